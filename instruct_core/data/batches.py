@@ -1,0 +1,90 @@
+"""
+Micro-batches as a pure function of a position in the reading order.
+
+    samples = SampleReader(rows, packing, loss_on="all")
+    batch = samples.micro_batch(sequence_indices)          # arrays of (B, T)
+
+A sample is one packed sequence. Which samples a step reads follows from `samples_seen` alone
+(see order.py); this module turns sample numbers into tokens. B: micro-batch size, T: seq_len.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from instruct_core.data.packing import Packing
+from instruct_core.data.shards import ShardSet
+from instruct_core.data.tokenizer import END_OF_TEXT_ID
+
+IGNORED = -100  # a target that no loss is taken on: torch's cross_entropy knows it by this number
+LossOn = Literal["all", "response"]
+
+
+class MicroBatch(NamedTuple):
+    """One forward of one rank."""
+
+    tokens: NDArray[np.int64]  # (B, T)
+    targets: NDArray[np.int64]  # (B, T), the next token of the same row, or IGNORED
+    positions: NDArray[np.int64]  # (B, T), from 0 in every row
+    row_ids: NDArray[np.int32]  # (B, T), equal where attention may look; padding is a row too
+
+    @property
+    def num_loss_tokens(self) -> int:
+        """Targets that count."""
+        return int((self.targets != IGNORED).sum())
+
+
+class SampleReader:
+    """
+    Packed sequences by number.
+
+    Args:
+        rows: The split's rows.
+        packing: Which rows make each sequence.
+        loss_on: "all" learns prompt and response, "response" only what follows the prompt.
+    """
+
+    def __init__(self, rows: ShardSet, packing: Packing, loss_on: LossOn) -> None:
+        self._rows, self._packing, self._loss_on = rows, packing, loss_on
+
+    def __len__(self) -> int:
+        return self._packing.num_sequences
+
+    def micro_batch(self, sequences: NDArray[np.uint64]) -> MicroBatch:
+        """Return the given sequences; B is their number."""
+        shape = (len(sequences), self._packing.seq_len)
+        batch = MicroBatch(
+            np.full(shape, END_OF_TEXT_ID, np.int64),
+            np.full(shape, IGNORED, np.int64),
+            np.zeros(shape, np.int64),
+            np.full(shape, -1, np.int32),
+        )
+        for index, sequence in enumerate(sequences.tolist()):
+            self._fill(batch, index, sequence)
+        return batch
+
+    def _fill(self, batch: MicroBatch, index: int, sequence: int) -> None:
+        rows, starts, lengths, sequence_starts, _ = self._packing
+        place = 0
+        first, stop = sequence_starts[sequence : sequence + 2].tolist()
+        for piece in range(first, stop):
+            row, start, length = int(rows[piece]), int(starts[piece]), int(lengths[piece])
+            end = place + length
+            # One token more: a piece of a cut row is followed by the next piece's first token.
+            tokens = self._rows.tokens(row, start, length + 1)
+            batch.tokens[index, place:end] = tokens[:length]
+            batch.row_ids[index, place:end] = piece - first
+            # A piece starts its positions anew: it does not see the pieces before it.
+            batch.positions[index, place:end] = np.arange(length)
+            learn_from = 0
+            if self._loss_on == "response":
+                # Token t is the target at place t - 1.
+                learn_from = max(0, self._rows.response_start(row) - start - 1)
+            num_targets = len(tokens) - 1
+            if learn_from < num_targets:
+                targets = tokens[learn_from + 1 :]
+                batch.targets[index, place + learn_from : place + num_targets] = targets
+            place = end

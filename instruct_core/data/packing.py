@@ -1,0 +1,144 @@
+"""
+Rows packed into sequences of seq_len tokens, so that no step computes on padding.
+
+    packing = load_packing(store, rows, "train", seq_len=1024, seed=1337)
+    packing.num_sequences, packing.filled          # 1534, 0.998
+
+Whole rows go together, longest first, each into the fullest sequence that still has room (best
+fit decreasing). A row is cut only if it is longer than a sequence. The packing is a pure function
+of the lengths, seq_len and seed, 16 bytes a row, and is cached beside the shards: planning a
+million rows takes seconds, reading the plan back takes milliseconds.
+
+Sources: Johnson 1973, "Near-optimal bin packing algorithms" (the bound); Krell et al. 2021,
+arXiv 2107.02027 (packing without cross-contamination: attention stays inside a row).
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from instruct_core.data.order import sample_at
+from instruct_core.data.shards import ShardSet
+from instruct_core.errors import CorruptFileError
+from instruct_core.storage.store import Store
+from instruct_core.storage.tensor_file import (
+    BytesSink,
+    from_numpy,
+    hash_arrays,
+    parse_header,
+    write_tensors,
+)
+
+logger = logging.getLogger(__name__)
+
+
+class Packing(NamedTuple):
+    """
+    Which pieces of which rows make each sequence.
+
+    Sequence ``s`` holds pieces ``sequence_starts[s]`` to ``sequence_starts[s + 1]``; piece ``p``
+    is ``lengths[p]`` tokens of row ``rows[p]`` from its token ``starts[p]`` on.
+    """
+
+    rows: NDArray[np.int64]
+    starts: NDArray[np.int32]
+    lengths: NDArray[np.int32]
+    sequence_starts: NDArray[np.int64]
+    seq_len: int
+
+    @property
+    def num_sequences(self) -> int:
+        return len(self.sequence_starts) - 1
+
+    @property
+    def filled(self) -> float:
+        """Share of all places that hold a token, 0..1."""
+        return float(self.lengths.sum() / max(1, self.num_sequences * self.seq_len))
+
+
+def pack(lengths: NDArray[np.int64], seq_len: int, seed: int) -> Packing:
+    """
+    Return the packing of rows of the given lengths, in tokens.
+
+    Rows of equal length are taken in an order drawn from ``seed``, so that neighbours in the
+    source do not always meet in one sequence.
+    """
+    rows, starts, pieces = _cut(lengths, seq_len)
+    draw = sample_at(np.arange(len(rows), dtype=np.uint64), max(1, len(rows)), seed)
+    order = np.lexsort((draw, -pieces))
+    sequence_of = np.empty(len(rows), dtype=np.int64)
+    with_room: list[list[int]] = [[] for _ in range(seq_len + 1)]  # by free tokens
+    rooms = 0  # bit r is set where a sequence has exactly r free tokens
+    num_sequences = 0
+    for piece, length in zip(order.tolist(), pieces[order].tolist(), strict=True):
+        fitting = rooms >> length
+        if fitting:
+            room = length + (fitting & -fitting).bit_length() - 1
+            sequence = with_room[room].pop()
+            if not with_room[room]:
+                rooms &= ~(1 << room)
+        else:
+            room, sequence = seq_len, num_sequences
+            num_sequences += 1
+        sequence_of[piece] = sequence
+        with_room[room - length].append(sequence)
+        rooms |= 1 << (room - length)
+    by_sequence = order[np.argsort(sequence_of[order], kind="stable")]
+    counts = np.bincount(sequence_of, minlength=num_sequences)
+    return Packing(
+        rows[by_sequence],
+        starts[by_sequence].astype(np.int32),
+        pieces[by_sequence].astype(np.int32),
+        np.concatenate([np.zeros(1, np.int64), np.cumsum(counts, dtype=np.int64)]),
+        seq_len,
+    )
+
+
+def _cut(
+    lengths: NDArray[np.int64], seq_len: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return (row, start, length) of every piece; a row of at most seq_len tokens is one piece."""
+    num_pieces = -(-lengths // seq_len)
+    rows = np.repeat(np.arange(len(lengths)), num_pieces)
+    first_pieces = np.cumsum(num_pieces) - num_pieces
+    starts = (np.arange(len(rows)) - first_pieces[rows]) * seq_len
+    return rows, starts, np.minimum(lengths[rows] - starts, seq_len)
+
+
+def load_packing(
+    store: Store, rows: ShardSet, split: str, fingerprint: str, seq_len: int, seed: int
+) -> Packing:
+    """Return the packing of a split from its cache, or plan it and cache it where that is allowed."""
+    name = f"packing/{split}-{seq_len}-{seed}.safetensors"
+    try:
+        return _read(store, name, fingerprint, seq_len)
+    except (FileNotFoundError, CorruptFileError):
+        packing = pack(rows.lengths(), seq_len, seed)
+    try:
+        _write(store, name, fingerprint, packing)
+    except OSError as error:
+        logger.warning("Packing %s is not cached: %s", store.where(name), error)
+    return packing
+
+
+def _read(store: Store, name: str, fingerprint: str, seq_len: int) -> Packing:
+    data = store.read(name)
+    places, metadata = parse_header(data, store.where(name))
+    arrays = {key: place.view(data) for key, place in places.items()}
+    if metadata != {"fingerprint": fingerprint, "xxh3": hash_arrays(arrays)}:
+        raise CorruptFileError(
+            f"Packing {store.where(name)} belongs to other shards, or is damaged."
+        )
+    return Packing(**arrays, seq_len=seq_len)
+
+
+def _write(store: Store, name: str, fingerprint: str, packing: Packing) -> None:
+    arrays = {key: array for key, array in packing._asdict().items() if key != "seq_len"}
+    data = BytesSink()
+    metadata = {"fingerprint": fingerprint, "xxh3": hash_arrays(arrays)}
+    write_tensors(data, {key: from_numpy(array) for key, array in arrays.items()}, metadata)
+    store.replace(name, bytes(data))

@@ -1,0 +1,237 @@
+"""
+The plan of a shard set: what goes into each shard, fixed before the first task starts.
+
+    plan = scan(source, columns=None, limit_rows=None, skip_bad_rows=False)
+    for row in plan.rows(shard=3): ...
+
+One pass over the source, in constant memory, checks every row, hashes the files and notes where
+each shard begins. Shard k is then a function of the plan and k; how many tasks there are decides
+nothing. The plan's fingerprint is a hash of all that goes into a shard's bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import fsspec
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from instruct_core.data.columns import Columns, detect_columns, parse_columns
+from instruct_core.data.order import sample_at
+from instruct_core.data.records import Cursor, Record, format_of, read_records
+from instruct_core.data.sources import Source
+from instruct_core.data.template import TEMPLATE_NAME, Row
+from instruct_core.data.tokenizer import TOKENIZER_NAME
+from instruct_core.errors import BadRowError, ConfigError
+from instruct_core.storage.documents import fingerprint_of
+
+SPLIT_SEED = 42
+VAL_FRACTION = 0.05
+BLOCK_ROWS = 250  # shards are whole blocks; 64 shards or more from 16,000 rows on
+MAX_BLOCKS_PER_SHARD = 40
+HASH_BYTES = 8 << 20
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """One file of a source as it was when the plan was made."""
+
+    url: str
+    bytes: int
+    modified: str
+    xxh3: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that decides the bytes of the shards; see the module's page."""
+
+    source: str
+    identity: str
+    files: list[SourceFile]
+    columns: str
+    limit_rows: int | None
+    skip_bad_rows: bool
+    num_rows: int
+    rows_per_shard: int
+    starts: list[tuple[int, int, int]]  # per shard: file index, byte offset, line
+    bad_rows: list[dict[str, str]] = field(default_factory=list)
+    template: str = TEMPLATE_NAME
+    tokenizer: str = TOKENIZER_NAME
+
+    @property
+    def num_shards(self) -> int:
+        return len(self.starts)
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """Return what the fingerprint is made of, under the names a person knows it by."""
+        return {
+            "source": [f"{f.url.rsplit('/', 1)[-1]} (xxh3 {f.xxh3[:12]})" for f in self.files],
+            "columns": self.columns,
+            "limit_rows": self.limit_rows,
+            "skip_bad_rows": self.skip_bad_rows,
+            "template": self.template,
+            "tokenizer": self.tokenizer,
+        }
+
+    @property
+    def fingerprint(self) -> str:
+        hashes = [(f.xxh3, f.bytes, format_of(f.url)) for f in self.files]
+        split = [SPLIT_SEED, VAL_FRACTION, self.rows_per_shard, self.num_rows]
+        return fingerprint_of([hashes, split, {**self.parts, "source": None}])
+
+    def is_val(self, shard: int) -> NDArray[np.bool_]:
+        """Return for each source row of a shard whether it belongs to the validation split."""
+        first = shard * self.rows_per_shard
+        rows = np.arange(first, min(first + self.rows_per_shard, self.num_rows), dtype=np.uint64)
+        num_val = max(1, round(VAL_FRACTION * self.num_rows)) if self.num_rows > 1 else 0
+        return sample_at(rows, self.num_rows, SPLIT_SEED) < num_val
+
+    def rows(self, shard: int) -> Iterator[Row | None]:
+        """
+        Yield the rows of one shard in source order; None for a bad row that is skipped.
+
+        Raises:
+            BadRowError: The source is no longer what was planned with.
+        """
+        columns = parse_columns(self.columns)
+        count = len(self.is_val(shard))
+        for record in self._records(shard, count):
+            try:
+                yield _to_row(record, columns)
+            except ValueError as error:
+                if not self.skip_bad_rows:
+                    raise BadRowError(_bad_row(record.where, str(error))) from None
+                yield None
+            count -= 1
+        if count:
+            raise BadRowError(
+                f"Source {self.source} ends {count} rows early in shard {shard}: it changed after the "
+                "command was given. Run the same preprocess command again."
+            )
+
+    def _records(self, shard: int, count: int) -> Iterator[Record]:
+        file_index, offset, line = self.starts[shard]
+        cursor = Cursor(offset, line)
+        for file in self.files[file_index:]:
+            for record in read_records(file.url, cursor):
+                if not count:
+                    return
+                count -= 1
+                yield record
+            cursor = Cursor(0, 1)
+
+    def to_document(self) -> dict[str, Any]:
+        """Return the plan as JSON values."""
+        starts = [{"shard": k, "start": list(start)} for k, start in enumerate(self.starts)]
+        return {"format": 1, "fingerprint": self.fingerprint} | asdict(self) | {"starts": starts}
+
+    @classmethod
+    def from_document(cls, document: dict[str, Any]) -> Plan:
+        """Return the plan of `to_document`."""
+        known = {name: document[name] for name in cls.__dataclass_fields__}
+        known["files"] = [SourceFile(**f) for f in known["files"]]
+        known["starts"] = [tuple(entry["start"]) for entry in known["starts"]]
+        return cls(**known)
+
+
+def stat_files(files: Sequence[str]) -> list[tuple[str, int, str]]:
+    """Return (url, bytes, last change) of each file: cheap, and enough to know nothing changed."""
+    stats = []
+    for url in files:
+        fs, path = fsspec.core.url_to_fs(url)
+        info = fs.info(path)
+        changed = info.get("mtime") or info.get("ETag") or info.get("LastModified") or ""
+        stats.append((url, int(info["size"]), str(changed)))
+    return stats
+
+
+def scan(
+    source: Source,
+    columns: Columns | None,
+    limit_rows: int | None,
+    skip_bad_rows: bool,
+    progress: Callable[[int], None] = lambda num_rows: None,
+) -> Plan:
+    """
+    Read a source once and return its plan.
+
+    Args:
+        columns: Where the fields are; None detects it from the first hundred rows.
+        limit_rows: Take only so many rows from the start.
+        skip_bad_rows: List bad rows in the plan instead of raising.
+        progress: Called with the rows read so far, every block.
+
+    Raises:
+        BadRowError: A row is bad; names the first and counts the others.
+        ConfigError: No row at all, or columns that are not known.
+    """
+    columns = columns or detect_columns(_first_values(source.files))
+    starts: list[tuple[int, int, int]] = []
+    bad_rows: list[dict[str, str]] = []
+    num_rows = 0
+    for file_index, url in enumerate(source.files):
+        cursor = Cursor(0, 1)
+        for record in read_records(url):
+            if num_rows == limit_rows:
+                break
+            if num_rows % BLOCK_ROWS == 0:
+                starts.append((file_index, *cursor))
+                progress(num_rows)
+            num_rows += 1
+            cursor = record.next
+            try:
+                _to_row(record, columns)
+            except ValueError as error:
+                bad_rows.append({"where": record.where, "problem": str(error)})
+    if num_rows == len(bad_rows) and not (bad_rows and not skip_bad_rows):
+        raise ConfigError(f"Source {source.name} has no usable row: {num_rows} rows read.")
+    if bad_rows and not skip_bad_rows:
+        more = f" ({len(bad_rows) - 1} more bad rows follow)" if len(bad_rows) > 1 else ""
+        raise BadRowError(_bad_row(bad_rows[0]["where"], bad_rows[0]["problem"], more))
+    blocks_per_shard = min(MAX_BLOCKS_PER_SHARD, max(1, len(starts) // 64))
+    return Plan(
+        source=source.name,
+        identity=source.identity,
+        files=[SourceFile(*stat, _hash_file(stat[0])) for stat in stat_files(source.files)],
+        columns=str(columns),
+        limit_rows=limit_rows,
+        skip_bad_rows=skip_bad_rows,
+        num_rows=num_rows,
+        rows_per_shard=blocks_per_shard * BLOCK_ROWS,
+        starts=starts[::blocks_per_shard],
+        bad_rows=bad_rows,
+    )
+
+
+def _first_values(files: Sequence[str]) -> list[Any]:
+    values: list[Any] = []
+    for url in files:
+        for record in read_records(url):
+            values.append(record.value)
+            if len(values) == 100:
+                return values
+    return values
+
+
+def _to_row(record: Record, columns: Columns) -> Row:
+    if record.problem:
+        raise ValueError(record.problem)
+    return columns.to_row(record.value)
+
+
+def _bad_row(where: str, problem: str, more: str = "") -> str:
+    return f"Row {where} cannot be used: {problem}{more}. Mend it, or pass --skip-bad-rows."
+
+
+def _hash_file(url: str) -> str:
+    hasher = xxhash.xxh3_128()
+    with fsspec.open(url, "rb") as file:
+        while data := file.read(HASH_BYTES):
+            hasher.update(data)
+    return str(hasher.hexdigest())

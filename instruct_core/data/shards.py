@@ -1,0 +1,257 @@
+"""
+Tokens on disk: one safetensors file per fixed range of source rows and split.
+
+    write_shard(store, plan, shard=3)            # train/00003.safetensors and val/00003.safetensors
+    write_manifest(store, plan)                  # last: now the set is complete
+    rows = ShardSet(Store("shards/alpaca"), "train")
+    rows.tokens(12, 0, 40)                       # the first 40 tokens of row 12, mapped from disk
+
+A file holds `tokens` (uint16, all rows one after another), `offsets` (int64, rows + 1) and
+`response_starts` (uint32, per row: the token where the response begins). It carries the
+fingerprint of its plan and a hash of its tensors, so a file that is there can be told from one
+that is right; the manifest then names every file with its size and hash.
+"""
+
+from __future__ import annotations
+
+import mmap
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from instruct_core.data.plan import Plan
+from instruct_core.data.template import render
+from instruct_core.data.tokenizer import Tokenizer
+from instruct_core.errors import CorruptFileError, MissingError
+from instruct_core.storage.cache import local_copy
+from instruct_core.storage.documents import dump_document, load_document
+from instruct_core.storage.store import Store
+from instruct_core.storage.tensor_file import (
+    BytesSink,
+    from_numpy,
+    hash_arrays,
+    parse_header,
+    write_tensors,
+)
+
+SPLITS = ("train", "val")
+ENCODE_CHARS = 1 << 20  # text per call of the tokenizer: large enough to fill it, small in memory
+MAX_OPEN_MAPS = 4096  # Linux allows 65,530 maps a process
+
+
+def shard_name(split: str, shard: int) -> str:
+    """Return a shard's file name inside its set."""
+    return f"{split}/{shard:05d}.safetensors"
+
+
+def write_shard(store: Store, plan: Plan, shard: int, tokenizer: Tokenizer) -> None:
+    """Tokenize one range of source rows and write both of its files, each whole or not at all."""
+    is_val = plan.is_val(shard)
+    texts: list[str] = []
+    prompt_bytes: list[int] = []
+    good = np.zeros(len(is_val), dtype=bool)
+    for index, row in enumerate(plan.rows(shard)):
+        if row is not None:
+            prompt, response = render(row)
+            texts.append(prompt + response)
+            prompt_bytes.append(len(prompt.encode()))
+            good[index] = True
+    tokens, ends = _encode(texts, tokenizer)
+    offsets = np.concatenate([np.zeros(1, np.int64), ends])
+    starts = _response_starts(tokens, offsets, np.array(prompt_bytes, np.int64), tokenizer)
+    for split in SPLITS:
+        chosen = np.flatnonzero(is_val[good] == (split == "val"))
+        rows = [tokens[offsets[row] : offsets[row + 1]] for row in chosen]
+        lengths = np.array([len(row) for row in rows], np.int64)
+        arrays = {
+            "tokens": np.concatenate([np.zeros(0, np.uint16), *rows]),
+            "offsets": np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]),
+            "response_starts": starts[chosen].astype(np.uint32),
+        }
+        data = BytesSink()
+        metadata = _metadata(plan, split, shard) | {"payload_xxh3": hash_arrays(arrays)}
+        write_tensors(data, {name: from_numpy(a) for name, a in arrays.items()}, metadata)
+        store.replace(shard_name(split, shard), bytes(data))
+
+
+def _encode(texts: list[str], tokenizer: Tokenizer) -> tuple[NDArray[np.uint16], NDArray[np.int64]]:
+    """Encode in calls of about a megabyte: one huge call would hold everything several times."""
+    all_tokens, all_ends = [np.zeros(0, np.uint16)], [np.zeros(0, np.int64)]
+    batch: list[str] = []
+    num_chars = total = 0
+    for index, text in enumerate(texts):
+        batch.append(text)
+        num_chars += len(text)
+        if num_chars >= ENCODE_CHARS or index == len(texts) - 1:
+            tokens, ends = tokenizer.encode_rows(batch)
+            all_tokens.append(tokens)
+            all_ends.append(ends + total)
+            total += len(tokens)
+            batch, num_chars = [], 0
+    return np.concatenate(all_tokens), np.concatenate(all_ends)
+
+
+def _response_starts(
+    tokens: NDArray[np.uint16],
+    offsets: NDArray[np.int64],
+    prompt_bytes: NDArray[np.int64],
+    tokenizer: Tokenizer,
+) -> NDArray[np.int64]:
+    """Return per row the token that holds the first byte after the prompt, from byte lengths."""
+    byte_ends = np.cumsum(tokenizer.bytes_of_token[tokens])
+    row_bytes = np.concatenate([np.zeros(1, np.int64), byte_ends])[offsets[:-1]]
+    return np.searchsorted(byte_ends, row_bytes + prompt_bytes, side="right") - offsets[:-1]
+
+
+def _metadata(plan: Plan, split: str, shard: int) -> dict[str, str]:
+    return {"format": "1", "fingerprint": plan.fingerprint, "split": split, "shard": str(shard)}
+
+
+def is_written(store: Store, plan: Plan, shard: int) -> bool:
+    """Return True if both files of a shard are there and hold what this plan put into them."""
+    return all(_entry(store, plan, split, shard) for split in SPLITS)
+
+
+def _entry(store: Store, plan: Plan, split: str, shard: int) -> dict[str, Any] | None:
+    """Return a file's line of the manifest; None unless it is there and verifies."""
+    name = shard_name(split, shard)
+    try:
+        data = store.read(name)
+        places, metadata = parse_header(data, name)
+    except (FileNotFoundError, CorruptFileError):
+        return None
+    arrays = {key: place.view(data) for key, place in places.items()}
+    if metadata != _metadata(plan, split, shard) | {"payload_xxh3": hash_arrays(arrays)}:
+        return None
+    return {
+        "file": name,
+        "rows": len(arrays["offsets"]) - 1,
+        "tokens": len(arrays["tokens"]),
+        "bytes": len(data),
+        "xxh3": xxhash.xxh3_128_hexdigest(data),
+    }
+
+
+def missing_shards(store: Store, plan: Plan) -> list[int]:
+    """Return the shards of which a file is not there, by name alone."""
+    there = [set(store.names(split)) for split in SPLITS]
+    return [
+        k
+        for k in range(plan.num_shards)
+        if any(f"{k:05d}.safetensors" not in names for names in there)
+    ]
+
+
+def write_manifest(store: Store, plan: Plan) -> bool:
+    """Verify every shard and write the document that completes the set; False if one is not right."""
+    files = {
+        split: [_entry(store, plan, split, k) for k in range(plan.num_shards)] for split in SPLITS
+    }
+    if not all(entry for entries in files.values() for entry in entries):
+        return False
+    document: dict[str, Any] = {
+        "format": 1,
+        "fingerprint": plan.fingerprint,
+        "source": plan.identity,
+        "source_rows": plan.num_rows,
+        "columns": plan.columns,
+        "template": plan.template,
+        "tokenizer": plan.tokenizer,
+    }
+    for split, entries in files.items():
+        document[f"{split}_rows"] = sum(entry["rows"] for entry in entries if entry)
+        document[f"{split}_tokens"] = sum(entry["tokens"] for entry in entries if entry)
+    document |= files | {"num_bad_rows": len(plan.bad_rows), "bad_rows": plan.bad_rows}
+    store.replace("manifest.json", dump_document(document))
+    return True
+
+
+def load_manifest(store: Store) -> dict[str, Any]:
+    """
+    Return the manifest of a complete shard set.
+
+    Raises:
+        MissingError: There is none: the set was never made, or is not finished.
+        CorruptFileError: It is no manifest.
+    """
+    try:
+        manifest = load_document(store, "manifest.json")
+        if any(split not in manifest for split in ("fingerprint", *SPLITS)):
+            raise CorruptFileError(f"{store.where('manifest.json')} is no manifest of shards.")
+        return manifest
+    except FileNotFoundError:
+        raise MissingError(
+            f"Shards {store.url} are not there or not finished: no manifest.json. "
+            f"Make them: python launch/preprocess.py --out {store.url}"
+        ) from None
+
+
+class ShardSet:
+    """
+    All rows of one split, mapped from disk; a shard is hashed when it is first opened.
+
+    Args:
+        store: A finished shard set. One that is not on this machine is fetched file by file.
+        split: "train" or "val".
+        manifest: Its manifest, when it was read already.
+
+    Raises:
+        MissingError: The set is not finished.
+    """
+
+    def __init__(self, store: Store, split: str, manifest: dict[str, Any] | None = None) -> None:
+        self._store = store
+        self._entries = (manifest or load_manifest(store))[split]
+        self._first_rows = np.cumsum([0, *(entry["rows"] for entry in self._entries)])
+        self._open = lru_cache(MAX_OPEN_MAPS)(self._open_shard)
+
+    def __len__(self) -> int:
+        return int(self._first_rows[-1])
+
+    def tokens(self, row: int, start: int, length: int) -> NDArray[np.uint16]:
+        """Return ``length`` tokens of a row from token ``start`` on; fewer at the row's end."""
+        arrays, local = self._locate(row)
+        begin, end = arrays["offsets"][local : local + 2]
+        return np.asarray(arrays["tokens"][begin + start : min(begin + start + length, end)])
+
+    def response_start(self, row: int) -> int:
+        """Return the token of a row at which its response begins."""
+        arrays, local = self._locate(row)
+        return int(arrays["response_starts"][local])
+
+    def lengths(self) -> NDArray[np.int64]:
+        """Return the number of tokens of every row; opens every shard once."""
+        shards = range(len(self._entries))
+        parts = [np.diff(self._open(shard)["offsets"]) for shard in shards]
+        return np.concatenate([np.zeros(0, np.int64), *parts])
+
+    def _locate(self, row: int) -> tuple[dict[str, Any], int]:
+        shard = int(np.searchsorted(self._first_rows, row, side="right")) - 1
+        return self._open(shard), row - int(self._first_rows[shard])
+
+    def _open_shard(self, shard: int) -> dict[str, Any]:
+        entry = self._entries[shard]
+        path = local_copy(self._store, entry["file"], entry["bytes"], entry["xxh3"])
+        data = _map_verified(path, self._store, entry)
+        places, _ = parse_header(data, str(path))
+        return {name: place.view(data) for name, place in places.items()}
+
+
+def _map_verified(path: Path, store: Store, entry: dict[str, Any]) -> mmap.mmap:
+    rebuild = f"Rebuild it: python launch/preprocess.py --out {store.url}"
+    where = f"Shard {store.where(entry['file'])}"
+    if not path.exists():
+        raise CorruptFileError(f"{where} is gone, though the manifest names it. {rebuild}")
+    if (size := path.stat().st_size) != entry["bytes"]:
+        raise CorruptFileError(
+            f"{where} is corrupt: it has {size} bytes, expected {entry['bytes']}. {rebuild}"
+        )
+    with path.open("rb") as file:
+        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    if xxhash.xxh3_128_hexdigest(data) != entry["xxh3"]:
+        raise CorruptFileError(f"{where} is corrupt: xxh3 differs from the manifest. {rebuild}")
+    return data

@@ -1,0 +1,36 @@
+"""
+The text that a row becomes: Alpaca's headings, then the end-of-text token.
+
+    prompt, response = render(Row("Add the numbers.", "1, 2", "3"))
+
+The prompt ends right before the response, so generation uses the very same function. Loss on the
+response alone needs to know where it starts; the shard keeps that place as a token index.
+
+Source: Taori et al. 2023, Stanford Alpaca (the headings); the model learns to stop at
+`<|endoftext|>`, which the tokenizer appends.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+TEMPLATE_NAME = "alpaca-headings-1"  # part of the fingerprint: change it with the text below
+
+
+class Row(NamedTuple):
+    """One training row; ``input`` may be empty. Fields are stripped when rendered."""
+
+    instruction: str
+    input: str
+    output: str
+
+
+def render_prompt(instruction: str, input: str = "") -> str:
+    """Return the text up to where the response starts."""
+    context = f"### Input:\n{input.strip()}\n\n" if input.strip() else ""
+    return f"### Instruction:\n{instruction.strip()}\n\n{context}### Response:\n"
+
+
+def render(row: Row) -> tuple[str, str]:
+    """Return (prompt, response); the row's text is the one followed by the other."""
+    return render_prompt(row.instruction, row.input), row.output.strip()

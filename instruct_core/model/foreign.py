@@ -1,0 +1,92 @@
+"""
+A `.pt` file that somebody else wrote, read without running anything in it.
+
+    content = load_foreign("checkpoints/best_model.pt")     # {"model": {...}, "config": {...}}
+
+A `.pt` is a pickle, and a pickle is a program. torch's own restricted reader builds tensors and
+plain containers only. Training scripts also put their config there, an object of a class that
+does not exist here: such an object is read as the dict of its fields. Anything that a pickle
+would have to call is refused by name.
+
+Sources: torch/_weights_only_unpickler.py; pickletools (NEWOBJ makes an object, REDUCE calls).
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from instruct_core.errors import UnsafeFileError
+
+PLAIN_STANDARD_CLASSES = {"argparse.Namespace", "types.SimpleNamespace"}
+
+
+class _PlainFields:
+    """Stands in for an unknown class: takes the fields of an object, and nothing else."""
+
+    wanted = ""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> _PlainFields:
+        if args or kwargs:
+            raise UnsafeFileError(f"it calls {cls.wanted}")
+        return super().__new__(cls)
+
+
+def load_foreign(data: bytes, where: str) -> dict[str, Any]:
+    """
+    Return the dict in a `.pt` file; objects in it become dicts of their fields.
+
+    Args:
+        data: The whole file.
+        where: Its address, for messages.
+
+    Raises:
+        UnsafeFileError: It wants something run or imported; the message names what.
+    """
+    try:
+        content = _load_restricted(data)
+    except UnsafeFileError as error:
+        raise UnsafeFileError(_refused(where, str(error))) from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, AttributeError) as error:
+        raise UnsafeFileError(_refused(where, str(error).strip().split("\n")[0])) from error
+    if not isinstance(content, dict):
+        raise UnsafeFileError(_refused(where, f"it holds a {type(content).__name__}, no dict"))
+    return {str(key): _plain(value) for key, value in content.items()}
+
+
+def _load_restricted(data: bytes) -> Any:
+    try:
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(io.BytesIO(data))
+    except ValueError:
+        names = []  # the format before torch 1.6; its reader below allows no unknown name
+    allowed = [(_stand_in(name), name) for name in names]
+    with torch.serialization.safe_globals(allowed):
+        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+
+
+def _stand_in(name: str) -> type[_PlainFields]:
+    module = name.split(".", maxsplit=1)[0]
+    installed = module in sys.stdlib_module_names or module in ("torch", "numpy")
+    if installed and module != "__main__" and name not in PLAIN_STANDARD_CLASSES:
+        raise UnsafeFileError(f"it wants {name}")
+    return type(name.rsplit(".", 1)[-1], (_PlainFields,), {"wanted": name})
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, _PlainFields):
+        return {name: _plain(field) for name, field in vars(value).items()}
+    if isinstance(value, Mapping):
+        return {key: _plain(field) for key, field in value.items()}
+    return value
+
+
+def _refused(where: str, reason: str) -> str:
+    return (
+        f"File {where} is not read: only tensors and plain fields are, and {reason}. "
+        "Save it again as torch.save({'model': model.state_dict()}, path)."
+    )

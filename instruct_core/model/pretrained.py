@@ -1,0 +1,160 @@
+"""
+Weights to start from: a Hugging Face folder, a step folder of ours, or a `.pt` file.
+
+    shape, weights = load_pretrained("checkpoints/best_model.pt")
+    model.load_state_dict(weights)
+
+Whatever form they come in, they leave in GPT-2's own: names below `transformer.`, matrices as
+(inputs, outputs), a vocabulary of 50,257 rows and the head tied to the embedding. What does not
+fit is an error that names the tensor; nothing is filled in.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from instruct_core.config import ModelConfig
+from instruct_core.errors import ConfigError, MissingError
+from instruct_core.model.foreign import load_foreign
+from instruct_core.model.gpt2 import GPT2
+from instruct_core.storage import tensor_file
+from instruct_core.storage.checkpoint import TORCH_TYPES
+from instruct_core.storage.documents import load_document
+from instruct_core.storage.store import Store
+
+PREFIXES = re.compile(r"^(?:(?:module|_orig_mod|model)\.)+")
+BUFFERS = re.compile(r"\.attn\.(?:bias|masked_bias)$")  # the causal mask of older versions
+MATRICES = re.compile(r"\.(?:c_attn|c_proj|c_fc)\.weight$")
+VOCAB_SIZE = 50257
+
+
+def load_pretrained(init: str) -> tuple[ModelConfig, dict[str, Tensor]]:
+    """
+    Return the shape and the weights of ``init``, a path or URL, as float32 in GPT-2's form.
+
+    Raises:
+        MissingError: It is not there, or a folder without weights.
+        UnsafeFileError: A pickle that wants more than tensors and plain fields.
+        ConfigError: Not a GPT-2, or weights that are incomplete.
+    """
+    if init.endswith((".pt", ".pth", ".ckpt")):
+        raw, num_heads = _read_foreign(init)
+    else:
+        raw, num_heads = _read_folder(init)
+    weights = _in_own_names(raw)
+    if "transformer.wte.weight" not in weights or "transformer.wpe.weight" not in weights:
+        raise ConfigError(f"--init {init} holds no GPT-2: transformer.wte.weight is missing.")
+    weights = _in_own_orientation(weights, init)
+    shape = _shape_of(weights, num_heads, init)
+    _check_complete(shape, weights, init)
+    return shape, weights
+
+
+def _read_folder(init: str) -> tuple[Mapping[str, Any], int | None]:
+    store = Store(init)
+    names = store.names()
+    if "config.json" not in names:
+        raise MissingError(
+            f"--init {init} is not there, or no model: no config.json in it. Give random, a Hugging "
+            "Face folder, a step folder of a run, or a .pt file."
+        )
+    config = load_document(store, "config.json")
+    activation = config.get("activation_function", "gelu_new")
+    if config.get("model_type", "gpt2") != "gpt2" or activation not in (
+        "gelu_new",
+        "gelu_pytorch_tanh",
+    ):
+        kind = f"{config.get('model_type')} with {activation}"
+        raise ConfigError(f"--init {init} must be a GPT-2 with gelu_new, got a {kind}.")
+    if "model.safetensors" in names:
+        data = bytearray(store.read("model.safetensors"))
+        places, _ = tensor_file.parse_header(data, store.where("model.safetensors"))
+        buffer = torch.frombuffer(data, dtype=torch.uint8)
+        tensors = {
+            name: buffer[p.start : p.stop].clone().view(TORCH_TYPES[p.dtype]).view(p.shape)
+            for name, p in places.items()
+        }
+        return tensors, config.get("n_head")
+    if "pytorch_model.bin" in names:
+        where = store.where("pytorch_model.bin")
+        return load_foreign(store.read("pytorch_model.bin"), where), config.get("n_head")
+    raise MissingError(
+        f"--init {init} has no weights: neither model.safetensors nor pytorch_model.bin in it."
+    )
+
+
+def _read_foreign(init: str) -> tuple[Mapping[str, Any], int | None]:
+    folder, _, name = init.rpartition("/")
+    store = Store(folder or ".")
+    if not store.exists(name):
+        raise MissingError(f"--init {init} is not there. Give another path, or --init random.")
+    content = load_foreign(store.read(name), init)
+    settings = content.get("config") or content.get("model_args") or content.get("args")
+    settings = settings if isinstance(settings, dict) else {}
+    num_heads = settings.get("n_head") or settings.get("num_heads")
+    weights = content.get("model", content)
+    if not isinstance(weights, dict):
+        raise ConfigError(f"--init {init} must hold a state dict under 'model'.")
+    return weights, num_heads
+
+
+def _in_own_names(raw: Mapping[str, Any]) -> dict[str, Tensor]:
+    weights = {}
+    for name, value in raw.items():
+        own = PREFIXES.sub("", name)
+        if not isinstance(value, Tensor) or BUFFERS.search(own):
+            continue
+        if not own.startswith(("transformer.", "lm_head.")):
+            own = f"transformer.{own}"
+        weights[own] = value.float()
+    return weights
+
+
+def _in_own_orientation(weights: dict[str, Tensor], init: str) -> dict[str, Tensor]:
+    """Turn nn.Linear matrices, drop padded vocabulary rows, and check that the head is tied."""
+    embedding = weights["transformer.wte.weight"][:VOCAB_SIZE]
+    head = weights.pop("lm_head.weight", embedding)[:VOCAB_SIZE]
+    if head.shape != embedding.shape or not torch.equal(head, embedding):
+        raise ConfigError(f"--init {init} has a head of its own; GPT-2's is its token embedding.")
+    width = embedding.shape[1]
+    # c_attn tells: attention's c_proj is square and looks the same either way.
+    first = weights.get("transformer.h.0.attn.c_attn.weight", torch.empty(0, 0))
+    turned = tuple(first.shape) == (3 * width, width)
+    result = {
+        name: value.t().contiguous() if turned and MATRICES.search(name) else value.contiguous()
+        for name, value in weights.items()
+    }
+    return result | {"transformer.wte.weight": embedding.contiguous()}
+
+
+def _shape_of(weights: Mapping[str, Tensor], num_heads: int | None, init: str) -> ModelConfig:
+    vocab_size, width = weights["transformer.wte.weight"].shape
+    layers = {int(m[1]) for name in weights if (m := re.match(r"transformer\.h\.(\d+)\.", name))}
+    if vocab_size != VOCAB_SIZE or not layers:
+        raise ConfigError(
+            f"--init {init} must be a GPT-2 of {VOCAB_SIZE} tokens and at least one layer, "
+            f"got {vocab_size} tokens and {len(layers)} layers."
+        )
+    return ModelConfig(
+        num_layers=len(layers),
+        num_heads=num_heads or width // 64,  # every published GPT-2 has heads of 64
+        width=width,
+        max_seq_len=weights["transformer.wpe.weight"].shape[0],
+    )
+
+
+def _check_complete(shape: ModelConfig, weights: Mapping[str, Tensor], init: str) -> None:
+    with torch.device("meta"):
+        expected = {name: tuple(p.shape) for name, p in GPT2(shape).named_parameters()}
+    found = {name: tuple(value.shape) for name, value in weights.items()}
+    if expected != found:
+        name = sorted({n for n, _ in expected.items() ^ found.items()})[0]
+        raise ConfigError(
+            f"--init {init} does not fit GPT-2: {name} has shape {found.get(name, 'none')}, "
+            f"expected {expected.get(name, 'none')}."
+        )

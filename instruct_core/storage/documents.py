@@ -1,0 +1,58 @@
+"""
+JSON documents: manifests, plans and run files, with one line an entry so that a diff reads well.
+
+    store.write("manifest.json", dump_document({"format": 1, "files": [{...}, {...}]}))
+
+Reading refuses what nobody of us wrote: too large, not JSON, not an object.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import xxhash
+
+from instruct_core.errors import CorruptFileError
+from instruct_core.storage.store import Store
+
+MAX_DOCUMENT_BYTES = 256 << 20
+
+
+def dump_document(document: Mapping[str, Any]) -> bytes:
+    """Return JSON with one line a key, and one line an item of a list of objects."""
+    lines = []
+    for key, value in document.items():
+        text = json.dumps(value, ensure_ascii=False)
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            items = ",\n  ".join(json.dumps(item, ensure_ascii=False) for item in value)
+            text = f"[\n  {items}\n ]"
+        lines.append(f"{json.dumps(key)}: {text}")
+    return ("{\n " + ",\n ".join(lines) + "\n}\n").encode()
+
+
+def load_document(store: Store, name: str) -> dict[str, Any]:
+    """
+    Return a document of a store.
+
+    Raises:
+        FileNotFoundError: It is not there.
+        CorruptFileError: It is too large, or no JSON object.
+    """
+    where = store.where(name)
+    if (size := store.size_bytes(name)) > MAX_DOCUMENT_BYTES:
+        raise CorruptFileError(f"{where} has {size} bytes, expected at most {MAX_DOCUMENT_BYTES}.")
+    try:
+        document = json.loads(store.read(name))
+    except (ValueError, RecursionError) as error:
+        raise CorruptFileError(f"{where} is no JSON: {error}.") from error
+    if not isinstance(document, dict):
+        raise CorruptFileError(f"{where} is no JSON object.")
+    return document
+
+
+def fingerprint_of(value: Any) -> str:
+    """Return a short hash of anything JSON can hold; equal values have equal fingerprints."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return str(xxhash.xxh3_128_hexdigest(text.encode()))

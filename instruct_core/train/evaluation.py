@@ -1,0 +1,86 @@
+"""
+Validation loss and sample answers, the same at every evaluation of a run.
+
+    loss = validation_loss(model, reader, device, micro_batch_size=8, stop=stop)
+
+The whole validation split is read, each row once over all ranks, and the loss is weighted by
+tokens; so it does not depend on the number of ranks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+
+import numpy as np
+import torch
+
+from instruct_core import ranks
+from instruct_core.data.batches import MicroBatch, SampleReader
+from instruct_core.data.shards import ShardSet
+from instruct_core.data.tokenizer import load_tokenizer
+from instruct_core.model.generation import generate
+from instruct_core.train.loss import WithLoss
+
+NUM_SAMPLES = 3
+SAMPLE_TOKENS = 48
+
+
+def on_device(batch: MicroBatch, device: torch.device) -> list[torch.Tensor]:
+    """Return the arrays of a micro-batch as tensors; copies to a GPU do not wait."""
+    tensors = [torch.from_numpy(array) for array in batch]
+    if device.type == "cuda":
+        tensors = [tensor.pin_memory().to(device, non_blocking=True) for tensor in tensors]
+    return tensors
+
+
+@torch.no_grad()
+def validation_loss(
+    model: WithLoss,
+    reader: SampleReader,
+    device: torch.device,
+    micro_batch_size: int,
+    autocast: AbstractContextManager[None],
+    stop: Callable[[], bool],
+) -> float | None:
+    """Return the mean loss per token, or None where a rank asked to stop meanwhile."""
+    model.eval()
+    totals = [0.0, 0.0]
+    try:
+        for batch in _share(reader, micro_batch_size):
+            if ranks.any_rank(stop()):
+                return None
+            if batch is not None:
+                with autocast:
+                    loss = model(*on_device(batch, device))
+                totals[0] += loss.item()  # once a micro-batch: the sum stays exact in float64
+                totals[1] += batch.num_loss_tokens
+    finally:
+        model.train()
+    loss_sum, num_tokens = ranks.sum_over_ranks(totals)
+    return loss_sum / max(1.0, num_tokens)
+
+
+def _share(reader: SampleReader, micro_batch_size: int) -> Iterator[MicroBatch | None]:
+    """Yield this rank's micro-batches; None where the other ranks still have one."""
+    stride = ranks.world_size() * micro_batch_size
+    for start in range(0, len(reader), stride):
+        first = start + ranks.rank() * micro_batch_size
+        sequences = np.arange(first, min(first + micro_batch_size, len(reader)), dtype=np.uint64)
+        yield reader.micro_batch(sequences) if len(sequences) else None
+
+
+def sample_answers(
+    model: WithLoss, rows: ShardSet, device: torch.device, stop: Callable[[], bool]
+) -> str:
+    """Return the model's answers to the first prompts of the validation split, as Markdown."""
+    tokenizer = load_tokenizer()
+    model.eval()
+    parts = []
+    for row in range(min(NUM_SAMPLES, len(rows))):
+        room = model.model.config.max_seq_len - SAMPLE_TOKENS
+        prompt: Sequence[int] = rows.tokens(row, 0, min(rows.response_start(row), room)).tolist()
+        answer = generate(model.model, prompt, max_new_tokens=SAMPLE_TOKENS, stop=stop)
+        parts.append(f"{tokenizer.decode(prompt)}**{tokenizer.decode(answer).strip()}**")
+    model.train()
+    return "\n\n---\n\n".join(parts)

@@ -1,0 +1,104 @@
+"""
+One continuous run in TensorBoard, whatever happened to the job that trained it.
+
+    metrics = Metrics("runs_instruct/my-run", resumed_at_step=100)
+    metrics.log(101, {"train/loss": 2.9})
+
+On resume TensorBoard is told to forget what an earlier attempt logged after the step that was
+resumed at, so no curve overlaps itself. The writer is tensorboard's own: torch's wraps it, and
+takes longer to import than a small model takes for a step.
+
+Sources: tensorboard/plugins/event_processing (a SessionLog START purges later steps); GPU peaks
+are dense bf16 figures of NVIDIA's data sheets; MFU as in PaLM, arXiv 2204.02311, appendix B.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+import psutil
+import torch
+
+from instruct_core.config import ModelConfig
+
+PEAK_FLOPS = {
+    "H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12, "GH200": 989e12, "A100": 312e12,
+    "L40S": 362e12, "A40": 150e12, "A10": 125e12, "L4": 121e12, "RTX 4090": 165e12,
+    "RTX 3090": 71e12,
+}  # fmt: skip
+
+
+class Metrics:
+    """
+    Scalars and texts of a run, written by rank 0.
+
+    Args:
+        logdir: Folder or URL of the run's events.
+        resumed_at_step: The step this attempt begins at; later points of earlier attempts go.
+    """
+
+    def __init__(self, logdir: str, resumed_at_step: int) -> None:
+        from tensorboard.compat.proto import event_pb2, summary_pb2, tensor_pb2, tensor_shape_pb2
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+        self._event, self._summary = event_pb2, summary_pb2
+        self._tensor, self._shape = tensor_pb2, tensor_shape_pb2
+        self._writer = EventFileWriter(logdir, max_queue_size=1000, flush_secs=5)
+        if resumed_at_step:
+            start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+            # Points at the step itself stay: they were logged before it was saved.
+            self._add(resumed_at_step + 1, event_pb2.Event(session_log=start))
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Write one point of each curve."""
+        points = [self._summary.Summary.Value(tag=t, simple_value=v) for t, v in values.items()]
+        self._add(step, self._event.Event(summary=self._summary.Summary(value=points)))
+
+    def log_text(self, step: int, tag: str, markdown: str) -> None:
+        """Write a text, shown as Markdown."""
+        tensor = self._tensor.TensorProto(
+            dtype="DT_STRING",
+            string_val=[markdown.encode()],
+            tensor_shape=self._shape.TensorShapeProto(
+                dim=[self._shape.TensorShapeProto.Dim(size=1)]
+            ),
+        )
+        plugin = self._summary.SummaryMetadata.PluginData(plugin_name="text")
+        metadata = self._summary.SummaryMetadata(plugin_data=plugin)
+        value = self._summary.Summary.Value(tag=tag, metadata=metadata, tensor=tensor)
+        self._add(step, self._event.Event(summary=self._summary.Summary(value=[value])))
+
+    def _add(self, step: int, event: object) -> None:
+        event.step, event.wall_time = step, time.time()  # type: ignore[attr-defined]
+        self._writer.add_event(event)
+
+    def close(self) -> None:
+        """Flush everything to the store."""
+        self._writer.close()
+
+
+def system_metrics(device: torch.device) -> dict[str, float]:
+    """Return this node's load: RAM of this process in GB, CPU and GPU use in percent."""
+    values = {
+        "system/ram_gb": psutil.Process().memory_info().rss / 1e9,
+        "system/cpu_percent": psutil.cpu_percent(),
+    }
+    if device.type == "cuda":
+        values["system/gpu_memory_gb"] = torch.cuda.max_memory_allocated(device) / 1e9
+        values["system/gpu_percent"] = float(torch.cuda.utilization(device))  # asks NVML
+    return values
+
+
+def flops_per_token(config: ModelConfig, seq_len: int) -> float:
+    """Return floating-point operations of one training token: 6 a weight, and attention's."""
+    weights = config.num_parameters - config.max_seq_len * config.width
+    return 6.0 * weights + 12.0 * config.num_layers * config.width * seq_len
+
+
+def peak_flops(device: torch.device) -> float | None:
+    """Return the dense bf16 peak of a known GPU, else None."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((peak for known, peak in PEAK_FLOPS.items() if known in name), None)

@@ -1,0 +1,301 @@
+"""
+The training loop: from a checkpoint, or from none, to the last step or to a warning.
+
+    trainer = Trainer(config, setup)
+    outcome = trainer.run()         # "finished", or "stopped" with everything saved
+
+Where a run stands is its `Progress`, and a checkpoint holds all of it: weights, optimizer, random
+generators and four integers. The loop votes once a step: whether any rank was warned, how many
+tokens the step's loss is a mean of, and what the last loss was, in one exchange on the CPU.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+from instruct_core import ranks
+from instruct_core.config import TrainConfig
+from instruct_core.data.batches import MicroBatch, SampleReader
+from instruct_core.data.order import sample_at
+from instruct_core.data.shards import ShardSet
+from instruct_core.errors import NonFiniteError
+from instruct_core.model.export import hugging_face_config
+from instruct_core.model.gpt2 import GPT2
+from instruct_core.storage.checkpoint import Checkpoints, Loaded
+from instruct_core.train.evaluation import on_device, sample_answers, validation_loss
+from instruct_core.train.loss import WithLoss
+from instruct_core.train.optimizer import make_optimizer, optimizer_tensors, restore_optimizer
+from instruct_core.train.rng import restore_rng, rng_state, seed_rng
+from instruct_core.train.schedule import learning_rate_at
+
+MAX_NON_FINITE_IN_A_ROW = 10
+
+Outcome = Literal["finished", "stopped"]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands; part of every checkpoint."""
+
+    global_step: int = 0
+    samples_seen: int = 0
+    tokens_seen: int = 0
+    skipped_steps: int = 0  # updates left out because loss or gradient was not finite
+    non_finite_in_a_row: int = 0
+    evaluated_at_step: int = -1
+    val_loss: float | None = None
+
+
+class StepReport(NamedTuple):
+    """What one step did, for logs and curves."""
+
+    progress: Progress
+    values: dict[str, float]  # TensorBoard's names
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What the trainer is given by whoever runs it, on every rank."""
+
+    model: GPT2
+    device: torch.device
+    train: SampleReader
+    val: SampleReader
+    val_rows: ShardSet
+    checkpoints: Checkpoints
+    facts: dict[str, Any]  # further entries of every manifest
+    stop: Callable[[], bool]
+    on_event: Callable[..., None]  # (name, **facts), on rank 0
+    on_step: Callable[[StepReport], None]  # on rank 0
+    on_samples: Callable[[int, str], None]  # (step, Markdown), on rank 0
+    on_read: Callable[[int, list[int]], None]  # (step, sample numbers), on every rank
+
+
+class Trainer:
+    """
+    One rank's part of a run.
+
+    Args:
+        config: The recipe.
+        setup: Model, data, stores and callbacks of this rank.
+        loaded: The checkpoint to go on from, or None.
+    """
+
+    def __init__(self, config: TrainConfig, setup: Setup, loaded: Loaded | None) -> None:
+        self._config, self._setup = config, setup
+        self._grad_accum_steps = config.grad_accum_steps(ranks.world_size())
+        self._core = WithLoss(setup.model.to(setup.device))
+        if config.compile:
+            setup.model.compile()
+        self._model = self._wrap()
+        self._optimizer = make_optimizer(setup.model, config)
+        self.progress = Progress()
+        self._saved_step = -1
+        self._read_ahead = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
+        self._loss_sum = torch.zeros((), device=setup.device)
+        self._save_seconds = 0.0
+        self._settle_buckets()
+        if loaded is not None:
+            self._restore(loaded)
+        if loaded is None or loaded.rng is None:
+            seed_rng(config.seed, ranks.rank(), self.progress.global_step)
+        else:
+            restore_rng(loaded.rng)
+
+    def _wrap(self) -> WithLoss | DistributedDataParallel:
+        if ranks.world_size() == 1:
+            return self._core
+        device_ids = [self._setup.device.index] if self._setup.device.type == "cuda" else None
+        return DistributedDataParallel(
+            self._core, device_ids=device_ids, gradient_as_bucket_view=True, broadcast_buffers=False
+        )
+
+    def _restore(self, loaded: Loaded) -> None:
+        self._setup.model.load_state_dict(loaded.model)
+        restore_optimizer(self._setup.model, self._optimizer, loaded.optimizer)
+        self.progress = Progress(**loaded.manifest["progress"])
+        self._saved_step = self.progress.global_step
+
+    def _settle_buckets(self) -> None:
+        """
+        Run one backward of nothing before the first step.
+
+        DDP regroups gradients after its first backward, and the grouping decides the order in
+        which three or more ranks are summed. Were it to happen after a resume, the first step
+        would differ in its last bits from that of a run which was not interrupted.
+        """
+        if ranks.world_size() > 1:
+            nothing = torch.zeros((1, 8), dtype=torch.int64, device=self._setup.device)
+            self._model(nothing, nothing, nothing, nothing).mul(0.0).backward()
+            self._optimizer.zero_grad()
+
+    def run(self) -> Outcome:
+        """
+        Train until the last step or until a rank is warned; the state is saved either way.
+
+        Raises:
+            NonFiniteError: Ten steps in a row gave no finite loss or gradient.
+            OSError, FencedError: A save failed.
+        """
+        last_step = self._config.max_steps
+        started_at = time.monotonic()
+        values: dict[str, float] = {}
+        batches = self._read_step()
+        while True:
+            waited_at = time.monotonic()
+            step = self.progress.global_step
+            micro_batches = batches.result()
+            data_seconds = time.monotonic() - waited_at
+            mine = sum(batch.num_loss_tokens for batch in micro_batches)
+            stops, num_loss_tokens, loss = ranks.sum_over_ranks(
+                # .item(): the step before has ended, its gradient norm was waited for.
+                [float(self._setup.stop()), mine, self._loss_sum.item()]
+            )
+            if values:
+                self._report(loss, values, time.monotonic() - started_at)
+            stopping, done = stops > 0, step >= last_step
+            if (self._is_due(self._config.eval_every) or done) and not stopping:
+                stopping = not self._evaluate()
+            if (self._is_due(self._config.save_every) and step) or stopping or done:
+                self._save()
+            if stopping and not done:
+                return "stopped"
+            if done:
+                return "finished"
+            started_at = time.monotonic()
+            values = self._train_step(micro_batches, num_loss_tokens)
+            values |= {"time/data_seconds": data_seconds, "time/save_seconds": self._save_seconds}
+            self._save_seconds = 0.0
+            batches = self._read_step()
+
+    def _is_due(self, every: int) -> bool:
+        return self.progress.global_step % every == 0
+
+    def _read_step(self) -> Future[list[MicroBatch]]:
+        """Start reading the step that follows `progress`, in a thread, while the GPU computes."""
+        return self._read_ahead.submit(self._micro_batches, self.progress)
+
+    def _micro_batches(self, progress: Progress) -> list[MicroBatch]:
+        """Return this rank's share of a step: a pure function of where the run stands."""
+        config, rank = self._config, ranks.rank()
+        if progress.global_step >= config.max_steps:
+            return []
+        shape = (self._grad_accum_steps, ranks.world_size(), config.micro_batch_size)
+        positions = progress.samples_seen + np.arange(config.global_batch_size, dtype=np.uint64)
+        samples = sample_at(positions, len(self._setup.train), config.seed).reshape(shape)[:, rank]
+        if config.record_samples:
+            self._setup.on_read(progress.global_step, samples.ravel().tolist())
+        return [self._setup.train.micro_batch(sequences) for sequences in samples]
+
+    def _train_step(self, batches: list[MicroBatch], num_loss_tokens: float) -> dict[str, float]:
+        """Make one update from the micro-batches of this rank; return what it was like."""
+        config, started_at = self._config, time.monotonic()
+        learning_rate = learning_rate_at(self.progress.global_step, config)
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate
+        # DDP takes the mean over ranks; the loss is the mean over the tokens of all ranks.
+        scale = ranks.world_size() / max(1.0, num_loss_tokens)
+        self._loss_sum = torch.zeros((), device=self._setup.device)
+        for index, batch in enumerate(batches):
+            with self._sync_only_if(index == len(batches) - 1):
+                with self._autocast():
+                    loss = self._model(*on_device(batch, self._setup.device))
+                (loss * scale).backward()
+            self._loss_sum += loss.detach()
+        norm = torch.nn.utils.clip_grad_norm_(self._core.parameters(), config.clip)
+        grad_norm = norm.item()  # waits for the GPU: a step that is not finite must not be made
+        finite = math.isfinite(grad_norm)
+        if finite:
+            self._optimizer.step()
+        self._optimizer.zero_grad()
+        before = self.progress
+        self.progress = replace(
+            before,
+            global_step=before.global_step + 1,
+            samples_seen=before.samples_seen + config.global_batch_size,
+            tokens_seen=before.tokens_seen + config.tokens_per_step,
+            skipped_steps=before.skipped_steps + (not finite),
+            non_finite_in_a_row=0 if finite else before.non_finite_in_a_row + 1,
+        )
+        if self.progress.non_finite_in_a_row >= MAX_NON_FINITE_IN_A_ROW:
+            raise NonFiniteError(
+                f"Run {config.run} had {MAX_NON_FINITE_IN_A_ROW} steps in a row without a finite "
+                f"gradient, up to step {self.progress.global_step}. Lower --learning-rate, or look "
+                "for broken rows; the last checkpoint is from before."
+            )
+        return {
+            "train/learning_rate": learning_rate,
+            "train/grad_norm": grad_norm,
+            "train/skipped_steps": float(self.progress.skipped_steps),
+            "train/loss_tokens": num_loss_tokens,
+            "time/compute_seconds": time.monotonic() - started_at,
+        }
+
+    def _sync_only_if(self, last: bool) -> AbstractContextManager[None]:
+        if last or not isinstance(self._model, DistributedDataParallel):
+            return nullcontext()
+        return self._model.no_sync()
+
+    def _autocast(self) -> AbstractContextManager[None]:
+        enabled = self._config.precision == "bf16"
+        return torch.autocast(self._setup.device.type, torch.bfloat16, enabled)
+
+    def _report(self, loss_sum: float, values: dict[str, float], seconds: float) -> None:
+        if ranks.rank() == 0:
+            values["train/loss"] = loss_sum / max(1.0, values["train/loss_tokens"])
+            values["time/step_seconds"] = seconds
+            values["train/tokens_per_second"] = self._config.tokens_per_step / seconds
+            self._setup.on_step(StepReport(self.progress, values))
+
+    def _evaluate(self) -> bool:
+        """Evaluate if this step has not been; False where a rank was warned meanwhile."""
+        step, setup = self.progress.global_step, self._setup
+        if self.progress.evaluated_at_step == step or not len(setup.val):
+            return True
+        # DDP's wrapper has nothing to add without gradients, and ranks differ in their batches.
+        val_loss = validation_loss(
+            self._core,
+            setup.val,
+            setup.device,
+            self._config.micro_batch_size,
+            self._autocast(),
+            setup.stop,
+        )
+        if val_loss is None:
+            return False
+        self.progress = replace(self.progress, evaluated_at_step=step, val_loss=val_loss)
+        if ranks.rank() == 0:
+            setup.on_event("evaluated", step=step, val_loss=val_loss)
+            setup.on_samples(
+                step, sample_answers(self._core, setup.val_rows, setup.device, setup.stop)
+            )
+        return True
+
+    def _save(self) -> None:
+        step, setup, started_at = self.progress.global_step, self._setup, time.monotonic()
+        if step == self._saved_step:
+            return
+        setup.checkpoints.save(
+            step,
+            model=setup.model.state_dict(),
+            model_config=hugging_face_config(setup.model.config),
+            optimizer=optimizer_tensors(setup.model, self._optimizer),
+            rng=rng_state(),
+            facts=setup.facts
+            | {"model": asdict(setup.model.config), "progress": asdict(self.progress)},
+            keep=self._config.keep_checkpoints,
+        )
+        self._saved_step = step
+        self._save_seconds = time.monotonic() - started_at
+        if ranks.rank() == 0:
+            setup.on_event("saved", step=step, seconds=round(self._save_seconds, 3))

@@ -1,0 +1,49 @@
+"""
+A fine-tuning job as submitit sees it: a callable whose whole state is its config.
+
+    executor.submit(FinetuneJob(config))
+
+Launchers import this module, so torch is imported only when the job runs. The saving is done in
+the training loop, where all ranks agree on a step; `checkpoint` runs in submitit's signal handler
+on one rank alone, and only says that the same config should run again.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import submitit
+
+from instruct_core.config import TrainConfig
+from jobs.reports import failure_report, job_folder
+from jobs.stop_signal import StopSignal
+
+
+@dataclass(frozen=True)
+class FinetuneJob:
+    """What every rank runs, at every attempt."""
+
+    config: TrainConfig
+    code_version: str
+
+    def __call__(self) -> str:
+        """Train until the end or until a warning; return "finished" or "stopped"."""
+        rank = submitit.JobEnvironment().global_rank
+        with StopSignal() as stop, failure_report(job_folder(), rank):
+            logging.basicConfig(
+                level=logging.INFO if rank == 0 else logging.WARNING,
+                format=f"%(asctime)s rank {rank} %(message)s",
+                datefmt="%Y-%m-%dT%H:%M:%S",
+            )
+            from jobs.training import train
+
+            result = train(self.config, self.code_version, stop)
+            if result.comes_back:
+                stop.hand_over()
+            return result.outcome
+
+    def checkpoint(self, *args: Any, **kwargs: Any) -> submitit.helpers.DelayedSubmission:
+        """Return what runs after a requeue; submitit calls this, see the module's page."""
+        return submitit.helpers.DelayedSubmission(self, *args, **kwargs)

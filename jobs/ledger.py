@@ -1,0 +1,47 @@
+"""
+What happened to a run, one JSON line an event, one file an attempt.
+
+    ledger = Ledger(Store("runs_instruct/my-run"), attempt=3)
+    ledger.note("resumed", step=100)
+
+Events: started, resumed, damaged, evaluated, saved, warned, requeued, stopped, failed, finished.
+Each has `utc_seconds` and `event`. Rank 0 writes.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from typing import Any
+
+from instruct_core.storage.store import Store
+
+logger = logging.getLogger(__name__)
+
+
+class Ledger:
+    """The events of one attempt; a line is on the disk when `note` returns."""
+
+    def __init__(self, store: Store, attempt: int) -> None:
+        self._store = store
+        self._name = f"attempt-{attempt:04d}.jsonl"
+        self._text = ""
+
+    def note(self, event: str, **facts: Any) -> None:
+        """Append one event. The whole file is written: object stores cannot append."""
+        entry = {"utc_seconds": round(time.time(), 3), "event": event, **facts}
+        self._text += json.dumps(entry) + "\n"
+        self._store.replace(self._name, self._text.encode())
+        logger.info("%s %s", event, ", ".join(f"{key} {value}" for key, value in facts.items()))
+
+
+def read_ledger(store: Store) -> list[dict[str, Any]]:
+    """Return all events of a run in the order of its attempts, each with its `attempt`."""
+    events = []
+    for name in store.names():
+        if name.startswith("attempt-") and name.endswith(".jsonl"):
+            attempt = int(name.removeprefix("attempt-").removesuffix(".jsonl"))
+            for line in store.read(name).decode().splitlines():
+                events.append({"attempt": attempt, **json.loads(line)})
+    return events

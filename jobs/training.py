@@ -1,0 +1,280 @@
+"""
+What one rank does from its start to its end: join the others, load, train, tell how it goes.
+
+    result = train(config, code_version, stop)
+
+Rank 0 keeps the ledger, the curves and the progress file; every rank reads the newest verified
+checkpoint from the store, never from its own past.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import time
+from importlib.metadata import version
+from typing import Any, NamedTuple
+
+import torch
+
+from instruct_core import ranks
+from instruct_core.config import PRESETS, ModelConfig, TrainConfig, describe, identity_of
+from instruct_core.data.batches import SampleReader
+from instruct_core.data.packing import load_packing
+from instruct_core.data.shards import ShardSet, load_manifest
+from instruct_core.errors import ConfigError, RunConflictError
+from instruct_core.model.gpt2 import GPT2
+from instruct_core.storage.checkpoint import Checkpoints, Loaded
+from instruct_core.storage.store import Store
+from instruct_core.train.metrics import Metrics, flops_per_token, peak_flops, system_metrics
+from instruct_core.train.trainer import Outcome, Setup, StepReport, Trainer
+from jobs.ledger import Ledger
+from jobs.reports import job_folder, write_progress
+from jobs.requeue import comes_back
+from jobs.stop_signal import StopSignal
+from jobs.world import World, process_group, read_world
+
+logger = logging.getLogger(__name__)
+
+PROGRESS_SECONDS = 0.5  # how often the progress file is replaced at most
+SYSTEM_METRICS_SECONDS = 5.0
+
+
+class Result(NamedTuple):
+    """How a rank's training ended, and whether the job should run again."""
+
+    outcome: Outcome
+    comes_back: bool
+
+
+def train(config: TrainConfig, code_version: str, stop: StopSignal) -> Result:
+    """Run one attempt on this rank; see the module's page."""
+    world = read_world()
+    _set_determinism(config)
+    with process_group(world) as device:
+        attempt = _Attempt(config, code_version, world, device, stop)
+        try:
+            outcome = attempt.run()
+            received = ranks.gather_from_ranks(stop.received)
+            back = outcome == "stopped" and comes_back(received)
+            attempt.conclude(outcome, back, received)
+        except Exception as error:
+            attempt.note("failed", error=f"{type(error).__name__}: {error}")
+            raise
+        finally:
+            attempt.close()
+        return Result(outcome, back)
+
+
+def _set_determinism(config: TrainConfig) -> None:
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
+        torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+class _Attempt:
+    """One attempt of a run on one rank, and all it reports to."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        code_version: str,
+        world: World,
+        device: torch.device,
+        stop: StopSignal,
+    ) -> None:
+        self._config, self._world, self._device, self._stop = config, world, device, stop
+        self._facts = {
+            "run": config.run,
+            "identity": identity_of(config),
+            "versions": {name: version(name) for name in ("instruct-cluster", "torch", "numpy")},
+            "git_commit": code_version,
+        }
+        self._folder = job_folder()
+        self._runs = Store(config.runs) / config.run
+        self._checkpoints = Checkpoints(
+            Store(config.checkpoints) / config.run, on_damaged=self._on_damaged
+        )
+        self._ledger: Ledger | None = None
+        self._metrics: Metrics | None = None
+        self._samples: Any = None
+        self._reported_at = self._measured_at = 0.0
+        self._state: dict[str, Any] = {
+            "max_steps": config.max_steps,
+            "world_size": world.world_size,
+        }
+
+    def run(self) -> Outcome:
+        config = self._config
+        number = self._checkpoints.claim_attempt()
+        if self._world.rank == 0:
+            self._ledger = Ledger(self._runs, number)
+            logger.info("Settings:\n%s", describe(config))
+        self.note(
+            "started", attempt=number, job_id=self._world.job_id, world_size=self._world.world_size,
+            device=str(self._device), pids=ranks.gather_from_ranks(os.getpid()),
+        )  # fmt: skip
+        train, val_rows, val = self._data()
+        loaded = self._checkpoints.load_newest()
+        self._check_identity(loaded)
+        trainer = Trainer(config, self._setup(train, val_rows, val, loaded), loaded)
+        step = trainer.progress.global_step
+        self.note("resumed", step=step)
+        if config.record_samples:
+            name = f"samples-{number:04d}-{self._world.rank:05d}.jsonl"
+            self._samples = self._runs.local_path(name).open("a")
+        self._report_progress("running", global_step=step, committed=step)
+        self._resumed_at = step
+        outcome = trainer.run()
+        self._ended_at = trainer.progress.global_step
+        return outcome
+
+    def conclude(self, outcome: Outcome, back: bool, received: list[signal.Signals | None]) -> None:
+        """Say how the attempt ended, once all ranks agree on it."""
+        step = self._ended_at
+        if outcome == "stopped":
+            names = sorted({signum.name for signum in received if signum is not None})
+            self.note("warned", step=step, signal=" and ".join(names))
+        self.note("requeued" if back else outcome, step=step)
+        self._report_progress("requeued" if back else outcome, global_step=step)
+
+    def _data(self) -> tuple[SampleReader, ShardSet, SampleReader]:
+        config = self._config
+        store = Store(config.shards)
+        manifest = load_manifest(store)
+        if manifest["fingerprint"] != config.data_fingerprint:
+            raise RunConflictError(
+                f"Shards {store.url} are not those the run {config.run} was begun with: fingerprint "
+                f"{manifest['fingerprint'][:12]}, expected {config.data_fingerprint[:12]}. Give the "
+                "old ones back with --shards, or begin another --run."
+            )
+        rows = {split: ShardSet(store, split, manifest) for split in ("train", "val")}
+        readers = {}
+        for split, these in rows.items():
+            packing = load_packing(
+                store, these, split, manifest["fingerprint"], config.seq_len, config.seed
+            )
+            readers[split] = SampleReader(these, packing, config.loss_on)
+        return readers["train"], rows["val"], readers["val"]
+
+    def _check_identity(self, loaded: Loaded | None) -> None:
+        if loaded is not None and loaded.manifest["identity"] != self._facts["identity"]:
+            found, expected = loaded.manifest["identity"], identity_of(self._config)
+            name = next(name for name in expected if found.get(name) != expected[name])
+            raise RunConflictError(
+                f"Run {self._config.run} has a checkpoint at step {loaded.step} that was made with "
+                f"{name} {found.get(name)}, not {expected[name]}. Begin another --run."
+            )
+
+    def _setup(
+        self, train: SampleReader, val_rows: ShardSet, val: SampleReader, loaded: Loaded | None
+    ) -> Setup:
+        model = self._model(loaded)
+        self._shape = model.config
+        return Setup(
+            model=model,
+            device=self._device,
+            train=train,
+            val=val,
+            val_rows=val_rows,
+            checkpoints=self._checkpoints,
+            facts=self._facts,
+            stop=lambda: self._stop.noted,
+            on_event=self._on_event,
+            on_step=self._on_step,
+            on_samples=self._on_samples,
+            on_read=self._on_read,
+        )
+
+    def _model(self, loaded: Loaded | None) -> GPT2:
+        """Return the model on the host; its weights come from ``loaded`` where there is one."""
+        config = self._config
+        if loaded is not None:
+            with torch.device("meta"):
+                model = GPT2(ModelConfig(**loaded.manifest["model"]), config.dropout)
+            return model.to_empty(device="cpu")
+        if config.init == "random":
+            model = GPT2(PRESETS[config.model], config.dropout)
+            model.initialize(config.seed)
+            return model
+        from instruct_core.model.pretrained import load_pretrained
+
+        shape, weights = load_pretrained(config.init)
+        if config.model and shape != PRESETS[config.model]:
+            raise ConfigError(
+                f"--init {config.init} is no {config.model}: it has {shape.num_layers} layers of "
+                f"width {shape.width}. Leave --model away to take it as it is."
+            )
+        with torch.device("meta"):
+            model = GPT2(shape, config.dropout)
+        model.load_state_dict(weights, assign=True)
+        return model
+
+    def note(self, event: str, **facts: Any) -> None:
+        """Write an event into the ledger, on rank 0."""
+        if self._ledger is not None:
+            self._ledger.note(event, **facts)
+
+    def _on_damaged(self, message: str) -> None:
+        self.note("damaged", message=message)
+
+    def _on_event(self, event: str, **facts: Any) -> None:
+        self.note(event, **facts)
+        if event == "saved":
+            self._report_progress("running", global_step=facts["step"], committed=facts["step"])
+        if event == "evaluated":
+            self._state["val_loss"] = facts["val_loss"]
+            self._curves().log(facts["step"], {"val/loss": facts["val_loss"]})
+
+    def _on_samples(self, step: int, markdown: str) -> None:
+        self._curves().log_text(step, "samples", markdown)
+
+    def _on_read(self, step: int, samples: list[int]) -> None:
+        self._samples.write(json.dumps({"step": step, "samples": samples}) + "\n")
+        self._samples.flush()
+
+    def _on_step(self, report: StepReport) -> None:
+        step, values, now = report.progress.global_step, report.values, time.monotonic()
+        if peak := peak_flops(self._device):
+            flops = flops_per_token(self._shape, self._config.seq_len)
+            speed = values["train/tokens_per_second"] / self._world.world_size
+            values["train/mfu"] = flops * speed / peak
+        if now - self._measured_at > SYSTEM_METRICS_SECONDS:
+            self._measured_at = now
+            values |= system_metrics(self._device)
+        self._curves().log(step, values)
+        if now - self._reported_at > PROGRESS_SECONDS:
+            self._report_progress(
+                "running",
+                global_step=step,
+                loss=values["train/loss"],
+                tokens_per_second=values["train/tokens_per_second"],
+            )
+            logger.info(
+                "step %d of %d, loss %.4f, %.0f tokens/s",
+                step,
+                self._config.max_steps,
+                values["train/loss"],
+                values["train/tokens_per_second"],
+            )
+
+    def _report_progress(self, state: str, **facts: Any) -> None:
+        if self._world.rank == 0:
+            self._reported_at = time.monotonic()
+            self._state |= {"state": state, "attempt": self._checkpoints.attempt, **facts}
+            write_progress(self._folder, **self._state)
+
+    def _curves(self) -> Metrics:
+        # Opened with the first point: tensorboard's import must not delay the first step.
+        if self._metrics is None:
+            self._metrics = Metrics(self._runs.url, self._resumed_at)
+        return self._metrics
+
+    def close(self) -> None:
+        """Flush and close what was opened."""
+        if self._metrics is not None:
+            self._metrics.close()
+        if self._samples is not None:
+            self._samples.close()

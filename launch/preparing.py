@@ -1,0 +1,181 @@
+"""
+From a source to a finished shard set: check every row here, then let an array of tasks write.
+
+    exit_code = prepare(Preprocess(source="builtin", out="shards/builtin"))
+
+What is there and verifies is kept. A changed source, template or tokenizer is named, and then all
+shards are made anew: the manifest goes first, so old and new are never taken for one set.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from instruct_core.data.columns import parse_columns
+from instruct_core.data.plan import Plan, scan, stat_files
+from instruct_core.data.shards import SPLITS, is_written, load_manifest, missing_shards
+from instruct_core.data.sources import Source, resolve_source
+from instruct_core.errors import ConfigError, CorruptFileError, MissingError
+from instruct_core.storage.documents import dump_document, load_document
+from instruct_core.storage.store import Store
+from jobs.preprocess import PreprocessJob
+from jobs.reports import read_failures
+from launch.cluster import (
+    LocalRun,
+    choose_cluster,
+    new_job_folder,
+    num_cores,
+    submit_local,
+)
+from launch.console import EXIT_FAILED, say
+from launch.preprocess import Preprocess
+
+POLL_SECONDS = 0.05
+
+
+def prepare(flags: Preprocess) -> int:
+    """Make a shard set; return the exit code."""
+    for name in ("num_tasks", "limit_rows", "parallel"):
+        if (value := getattr(flags, name)) is not None and value < 1:
+            raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, got {value}.")
+    columns = parse_columns(flags.columns) if flags.columns else None
+    choose_cluster(flags.cluster)
+    out = flags.out or f"shards/{Path(flags.source).name.split('.')[0]}"
+    store = Store(out if "://" in out else str(Path(out).resolve()))
+    source = resolve_source(flags.source, store)
+    old = _old_plan(store)
+    plan = _unchanged(old, flags, source, str(columns or ""))
+    if plan is None:
+        with _progress("Checking rows") as bar:
+            task = bar.add_task("Checking rows", total=None)
+            plan = scan(
+                source,
+                columns,
+                flags.limit_rows,
+                flags.skip_bad_rows,
+                progress=lambda rows: bar.update(task, completed=rows),
+            )
+    _report(plan, old)
+    work = _work(store, plan)
+    if flags.dry_run:
+        say(f"Would write {len(work)} of {plan.num_shards} shards into {store.url}:")
+        for task_number in range(flags.num_tasks):
+            mine = [shard for shard in work if shard % flags.num_tasks == task_number]
+            say(f"  task {task_number}: shards {mine}")
+        return 0
+    if not work and _is_complete(store, plan):
+        say(f"Shards {store.url} are complete: nothing to do.")
+        return 0
+    if old is not None and old.fingerprint != plan.fingerprint:
+        store.remove("manifest.json")  # first: from here on nobody takes the old shards for these
+        for split in SPLITS:
+            store.remove(split)
+    store.replace("plan.json", dump_document(plan.to_document()))
+    return _run(flags, store, plan, work)
+
+
+def _old_plan(store: Store) -> Plan | None:
+    try:
+        return Plan.from_document(load_document(store, "plan.json"))
+    except (FileNotFoundError, CorruptFileError, KeyError, TypeError):
+        return None
+
+
+def _unchanged(old: Plan | None, flags: Preprocess, source: Source, columns: str) -> Plan | None:
+    """Return the old plan if the same command would make it again, judged without reading rows."""
+    if old is None or (columns and columns != old.columns):
+        return None
+    asked = (source.identity, flags.limit_rows, flags.skip_bad_rows)
+    planned = (old.identity, old.limit_rows, old.skip_bad_rows)
+    same_files = stat_files(source.files) == [(f.url, f.bytes, f.modified) for f in old.files]
+    fresh = Plan(**{**vars(old), **_current_names()})
+    return old if asked == planned and same_files and fresh == old else None
+
+
+def _current_names() -> dict[str, Any]:
+    fields = Plan.__dataclass_fields__
+    return {name: fields[name].default for name in ("template", "tokenizer")}
+
+
+def _report(plan: Plan, old: Plan | None) -> None:
+    say(f"Source: {plan.identity}, {plan.num_rows:,} rows; columns {plan.columns}")
+    for bad in plan.bad_rows[:5]:
+        say(f"  skipped {bad['where']}: {bad['problem']}")
+    if len(plan.bad_rows) > 5:
+        say(f"  and {len(plan.bad_rows) - 5} more; all are in the manifest")
+    if old is None or old.fingerprint == plan.fingerprint:
+        return
+    for name, value in plan.parts.items():
+        if (before := old.parts[name]) != value:
+            say(f"Changed since these shards were made: {name}: {before} -> {value}")
+    say("All shards are made anew.")
+
+
+def _work(store: Store, plan: Plan) -> list[int]:
+    """Return the shards that are missing, stale or damaged; the damaged are named."""
+    missing = set(missing_shards(store, plan))
+    work = []
+    for shard in range(plan.num_shards):
+        if shard in missing:
+            work.append(shard)
+        elif not is_written(store, plan, shard):
+            work.append(shard)
+            if _is_complete(store, plan):
+                say(f"Shard {shard} in {store.url} is damaged, and is made again.")
+    return work
+
+
+def _is_complete(store: Store, plan: Plan) -> bool:
+    try:
+        return bool(load_manifest(store)["fingerprint"] == plan.fingerprint)
+    except (MissingError, CorruptFileError):
+        return False
+
+
+def _run(flags: Preprocess, store: Store, plan: Plan, work: list[int]) -> int:
+    """Run the tasks that have work, a few at a time, and show how many shards are there."""
+    parent = store.local_path("job") if store.is_local else Path("runs_instruct/preprocess-jobs")
+    folder = new_job_folder(parent)
+    # A set whose shards are all right and whose manifest is gone needs one task to write it.
+    tasks = sorted({shard % flags.num_tasks for shard in work}) or [0]
+    say(f"Job: {len(tasks)} tasks, logs in {folder}")
+    waiting, running, failed = tasks, list[LocalRun](), list[LocalRun]()
+    with _progress("Shards") as bar:
+        shown = bar.add_task("Shards", total=plan.num_shards)
+        while waiting or running:
+            while waiting and len(running) < (flags.parallel or num_cores()):
+                number, *waiting = waiting
+                job = PreprocessJob(store.url, number, flags.num_tasks)
+                running.append(submit_local(job, folder / f"task-{number:05d}", num_tasks=1))
+            time.sleep(POLL_SECONDS)
+            failed += [run for run in running if not run.is_running() and run.exit_code() != 0]
+            running = [run for run in running if run.is_running()]
+            bar.update(shown, completed=plan.num_shards - len(missing_shards(store, plan)))
+    if failed:
+        reports = [report for run in failed for report in read_failures(run.folder)]
+        reason = reports[0]["error"] if reports else f"see {failed[0].log_path()}"
+        print(f"error: {len(failed)} of {len(tasks)} tasks failed: {reason}", file=sys.stderr)
+        return EXIT_FAILED
+    manifest = load_manifest(store)
+    say(
+        f"Shards are ready in {store.url}: {manifest['train_rows']:,} rows and "
+        f"{manifest['train_tokens']:,} tokens to train on, {manifest['val_rows']:,} rows to validate."
+    )
+    return 0
+
+
+def _progress(what: str) -> Progress:
+    return Progress(
+        TextColumn(what),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )

@@ -1,0 +1,259 @@
+"""
+From flags to the settings of a run: defaults found on this machine, and nothing chosen in silence.
+
+    settings = resolve(flags, stored)      # stored: the config the run was begun with, or None
+
+Each default that depends on what is here is said in one line. What a person typed is taken as it
+is, or refused with the change that fits.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+
+from instruct_core.config import IDENTITY, PRESETS, ModelConfig, TrainConfig
+from instruct_core.errors import ConfigError, MissingError, RunConflictError
+from instruct_core.storage.store import Store
+from launch.cluster import num_cores, num_gpus, require_one_node
+from launch.console import say
+from launch.estimate import rank_bytes, step_seconds
+from launch.finetune import Finetune
+
+SEED_CHECKPOINT = "checkpoints/best_model.pt"
+PREFERRED_SHARDS = ("shards/alpaca", "shards/alpaca-gpt4", "shards/builtin")
+RECIPE_MICRO_BATCH_SIZE = 8
+AT_LEAST_ONE = (
+    "gpus", "max_steps", "tokens_per_step", "eval_every", "save_every", "keep_checkpoints",
+)  # fmt: skip
+
+
+class Places(NamedTuple):
+    """Where a run reads and writes, as absolute paths or URLs."""
+
+    shards: str
+    init: str
+    checkpoints: str
+    runs: str
+
+
+def absolute(place: str) -> str:
+    """Return a path as an absolute one, a URL as it is."""
+    return place if "://" in place else str(Path(place).expanduser().resolve())
+
+
+def check_flags(flags: Finetune) -> None:
+    """
+    Refuse values that make sense nowhere, before anything is read.
+
+    Raises:
+        ConfigError: Names the flag, the value and what it must be.
+    """
+    require_one_node(flags.nodes)
+    for name in AT_LEAST_ONE:
+        _require(getattr(flags, name) >= 1, name, getattr(flags, name), "at least 1")
+    for name in ("micro_batch_size", "decay_steps"):
+        value = getattr(flags, name)
+        _require(value is None or value >= 1, name, value, "at least 1")
+    for name in ("learning_rate", "epsilon", "clip"):
+        _require(getattr(flags, name) > 0, name, getattr(flags, name), "more than 0")
+    for name in ("warmup_steps", "weight_decay", "seed"):
+        _require(getattr(flags, name) >= 0, name, getattr(flags, name), "at least 0")
+    for name in ("dropout", "beta1", "beta2"):
+        value = getattr(flags, name)
+        _require(0 <= value < 1, name, value, "from 0 up to but not including 1")
+    low = flags.min_learning_rate
+    _require(
+        low is None or 0 <= low <= flags.learning_rate,
+        "min_learning_rate",
+        low,
+        f"between 0 and --learning-rate {flags.learning_rate}",
+    )
+    if flags.model is not None and flags.model not in PRESETS:
+        raise ConfigError(f"--model must be one of {', '.join(PRESETS)}, got {flags.model}.")
+    _require(flags.seq_len >= 2, "seq_len", flags.seq_len, "at least 2")
+    if flags.run is not None and (not flags.run or set(flags.run) & set("/\\:*? ")):
+        raise ConfigError(f"--run must be a plain name without / or spaces, got {flags.run!r}.")
+
+
+def _require(fits: bool, name: str, value: object, rule: str) -> None:
+    if not fits:
+        raise ConfigError(f"--{name.replace('_', '-')} must be {rule}, got {value}.")
+
+
+def find_shards(typed: str | None) -> str:
+    """
+    Return the shard set to use; one that is not finished is only returned for `builtin`.
+
+    Raises:
+        MissingError: The typed one is not there.
+        ConfigError: None was typed, and there are several.
+    """
+    if typed is not None:
+        if not Store(absolute(typed)).exists("manifest.json"):
+            raise MissingError(
+                f"Shards {typed} are not there or not finished: no manifest.json in it. "
+                f"Make them: python launch/preprocess.py --out {typed}"
+            )
+        return absolute(typed)
+    for place in PREFERRED_SHARDS:
+        if (Path(place) / "manifest.json").exists():
+            return absolute(place)
+    others = sorted(str(path.parent) for path in Path("shards").glob("*/manifest.json"))
+    if len(others) > 1:
+        raise ConfigError(f"--shards must name one of {', '.join(others)}: there are several.")
+    if others:
+        return absolute(others[0])
+    return absolute(PREFERRED_SHARDS[-1])
+
+
+def find_init(typed: str | None) -> str:
+    """
+    Return the weights to start from: "random" or an absolute place that is there.
+
+    Raises:
+        MissingError: The typed one is not there.
+    """
+    if typed is None:
+        if Path(SEED_CHECKPOINT).exists():
+            say(f"Init: {SEED_CHECKPOINT}")
+            return absolute(SEED_CHECKPOINT)
+        say(f"Init: random weights (no {SEED_CHECKPOINT} here)")
+        return "random"
+    if typed == "random":
+        return typed
+    folder, _, name = absolute(typed).rpartition("/")
+    if not Store(folder or "/").exists(name):
+        raise MissingError(f"--init {typed} is not there. Give another path, or --init random.")
+    return absolute(typed)
+
+
+def resolve(flags: Finetune, places: Places, run: str, fingerprint: str) -> TrainConfig:
+    """
+    Return the settings of a run on this machine.
+
+    Raises:
+        ConfigError: Something does not fit the machine or the model; names the change that does.
+    """
+    model = flags.model or ("gpt2" if places.init == "random" else "")
+    shape = PRESETS[model or "gpt2"]
+    if flags.seq_len > shape.max_seq_len:
+        raise ConfigError(f"--seq-len must be at most {shape.max_seq_len}, got {flags.seq_len}.")
+    gpus_here = num_gpus()
+    if 0 < gpus_here < flags.gpus:
+        raise ConfigError(
+            f"--gpus must be at most {gpus_here} on this machine, got {flags.gpus}. "
+            f"Use --gpus {gpus_here}."
+        )
+    precision = flags.precision
+    if precision == "auto":
+        precision = "bf16" if gpus_here else "fp32"
+    if gpus_here:
+        micro_batch_size = flags.micro_batch_size or RECIPE_MICRO_BATCH_SIZE
+    else:
+        micro_batch_size = _fit_cpu(flags, shape)
+    config = TrainConfig(
+        run=run,
+        shards=places.shards,
+        checkpoints=places.checkpoints,
+        runs=places.runs,
+        init=places.init,
+        model=model,
+        data_fingerprint=fingerprint,
+        max_steps=flags.max_steps,
+        decay_steps=flags.decay_steps or flags.max_steps,
+        seq_len=flags.seq_len,
+        micro_batch_size=micro_batch_size,
+        tokens_per_step=flags.tokens_per_step,
+        learning_rate=flags.learning_rate,
+        min_learning_rate=(
+            flags.learning_rate / 10 if flags.min_learning_rate is None else flags.min_learning_rate
+        ),
+        warmup_steps=flags.warmup_steps,
+        weight_decay=flags.weight_decay,
+        beta1=flags.beta1,
+        beta2=flags.beta2,
+        epsilon=flags.epsilon,
+        clip=flags.clip,
+        dropout=flags.dropout,
+        loss_on=flags.loss_on,
+        precision=precision,
+        seed=flags.seed,
+        eval_every=flags.eval_every,
+        save_every=flags.save_every,
+        keep_checkpoints=flags.keep_checkpoints,
+        compile=flags.compile,
+        deterministic=flags.deterministic,
+        record_samples=flags.record_samples,
+    )
+    config.grad_accum_steps(flags.gpus)  # raises with the change that fits
+    return config
+
+
+def _fit_cpu(flags: Finetune, shape: ModelConfig) -> int:
+    """Return the micro-batch size for CPU ranks, and say what that means for this machine."""
+    cores, free = num_cores(), psutil.virtual_memory().available
+    fitting = [
+        size
+        for size in (RECIPE_MICRO_BATCH_SIZE, 4, 2, 1)
+        if flags.gpus * rank_bytes(shape, size * flags.seq_len) < free
+        and flags.tokens_per_step % (flags.gpus * size * flags.seq_len) == 0
+    ]
+    chosen = flags.micro_batch_size or (fitting[0] if fitting else 1)
+    need = flags.gpus * rank_bytes(shape, chosen * flags.seq_len)
+    if need > free:
+        change = (
+            f"--micro-batch-size {fitting[0]}" if fitting else "fewer --gpus or a smaller --model"
+        )
+        raise ConfigError(
+            f"{flags.gpus} CPU ranks with --micro-batch-size {chosen} need about {need / 1e9:.0f} GB, "
+            f"and {free / 1e9:.0f} GB are free. Use {change}."
+        )
+    say(f"Ranks: no GPU here, so {flags.gpus} CPU ranks share {cores} cores (gloo)")
+    if flags.micro_batch_size is None and chosen != RECIPE_MICRO_BATCH_SIZE:
+        say(
+            f"Micro-batch: {chosen} sequences instead of {RECIPE_MICRO_BATCH_SIZE}, which fits this "
+            "machine; a step still takes the same samples"
+        )
+    seconds = step_seconds(shape, flags.tokens_per_step)
+    quick = "; for a quick look: make demo" if seconds > 10 else ""
+    say(
+        f"Estimate: a step of {flags.tokens_per_step:,} tokens takes about {_duration(seconds)}{quick}"
+    )
+    return chosen
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 1:
+        return f"{1000 * seconds:.0f} ms"
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} minutes"
+
+
+def resumed_flags(stored: TrainConfig) -> Finetune:
+    """Return the flags that a stored run stands for: the defaults of a resume."""
+    names = Finetune.__dataclass_fields__.keys() & TrainConfig.__dataclass_fields__.keys()
+    values = {name: getattr(stored, name) for name in sorted(names)}
+    return Finetune(**values | {"model": stored.model or None})
+
+
+def refuse_conflicts(config: TrainConfig, stored: TrainConfig) -> None:
+    """
+    Refuse settings that would change what a run ends with.
+
+    Raises:
+        RunConflictError: Names each setting, the run's value and the typed one.
+    """
+    differing = [n for n in IDENTITY if getattr(config, n) != getattr(stored, n)]
+    if differing:
+        pairs = [f"{n} is {getattr(stored, n)}, got {getattr(config, n)}" for n in differing]
+        raise RunConflictError(
+            f"Run {config.run} cannot go on with other settings: {'; '.join(pairs)}. "
+            "Leave them away, or begin another --run."
+        )
+    if config.max_steps < stored.max_steps:
+        raise RunConflictError(
+            f"Run {config.run} was begun for --max-steps {stored.max_steps}, got {config.max_steps}. "
+            "It can only grow."
+        )

@@ -1,0 +1,128 @@
+"""
+Follow a job on this machine: its events as lines, its steps as a bar, Ctrl-C as a stop.
+
+    exit_code = watch(job, "my-run", ledger)
+
+The first Ctrl-C (or TERM) asks the job to save and end, the second kills it. USR1 and USR2 are
+passed on, so a warning can be tried: kill -USR2 the launcher, and the run saves, is requeued and
+goes on.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from types import FrameType
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from instruct_core.storage.store import Store
+from jobs.ledger import read_ledger
+from jobs.reports import read_failures, read_progress
+from launch.cluster import LocalRun
+from launch.console import EXIT_FAILED, EXIT_INTERRUPTED, say
+
+POLL_SECONDS = 0.2
+LINE_SECONDS = 10.0  # between step lines where there is no terminal to draw a bar on
+SHOWN = {
+    "started": "Attempt {attempt} started: {world_size} ranks on {device}",
+    "resumed": "Going on from step {step}",
+    "damaged": "{message}",
+    "evaluated": "Step {step}: validation loss {val_loss:.4f}",
+    "saved": "Step {step}: saved in {seconds:.2f} s",
+    "warned": "Step {step}: warned by {signal}, all ranks saved",
+    "requeued": "Requeued: the next attempt goes on from step {step}",
+    "stopped": "Step {step}: stopped",
+    "failed": "Failed: {error}",
+    "finished": "Step {step}: finished",
+}
+
+
+def watch(job: LocalRun, run: str, ledger: Store) -> int:
+    """Follow a job until it ends; return the launcher's exit code."""
+    follower = _Follower(job, ledger)
+    before = {s: signal.signal(s, follower.on_signal) for s in follower.signals}
+    try:
+        follower.follow()
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+    return _conclude(job, run, follower.stopping)
+
+
+def _conclude(job: LocalRun, run: str, stopping: bool) -> int:
+    progress = read_progress(job.folder)
+    again = "Give the same command again to go on."
+    if progress.get("state") == "finished":
+        say(f"Talk to it: python launch/chat.py --run {run}")
+        return 0
+    if stopping or progress.get("state") == "stopped":
+        say(f"Run {run} is stopped at step {progress.get('committed', 0)}. {again}")
+        return EXIT_INTERRUPTED
+    failures = read_failures(job.folder)
+    reason = failures[0]["error"] if failures else "its processes were killed"
+    if failures and failures[0]["retry"]:
+        print(failures[0]["traceback"].rstrip(), file=sys.stderr)
+    print(f"error: run {run} failed: {reason} Log: {job.log_path()}", file=sys.stderr, flush=True)
+    return EXIT_FAILED
+
+
+class _Follower:
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+
+    def __init__(self, job: LocalRun, ledger: Store) -> None:
+        self._job, self._ledger = job, ledger
+        self._num_events = len(read_ledger(ledger))
+        self._line_at = time.monotonic()
+        self.stopping = False
+        self._console = Console(stderr=True)
+
+    def on_signal(self, signum: int, frame: FrameType | None) -> None:
+        """Pass a warning on; turn Ctrl-C into a stop, and the second one into a kill."""
+        if signum in (signal.SIGUSR1, signal.SIGUSR2):
+            self._job.warn(signal.Signals(signum))
+        elif self.stopping:
+            self._job.warn(signal.SIGKILL)
+        else:
+            self.stopping = True
+            say("Stopping: all ranks save at the next step (Ctrl-C again kills the run)")
+            self._job.warn(signal.SIGTERM)
+
+    def follow(self) -> None:
+        columns = (
+            TextColumn("step"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[numbers]}"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=self._console, transient=True) as bar:
+            task = bar.add_task("", total=None, numbers="")
+            while self._job.is_running():
+                self._show(bar, task)
+                time.sleep(POLL_SECONDS)
+            self._show(bar, task)
+
+    def _show(self, bar: Progress, task: TaskID) -> None:
+        events = read_ledger(self._ledger)
+        for event in events[self._num_events :]:
+            say(SHOWN[event["event"]].format(**event))
+        self._num_events = len(events)
+        progress = read_progress(self._job.folder)
+        if "loss" not in progress:
+            return
+        numbers = f"loss {progress['loss']:.4f}, {progress['tokens_per_second']:,.0f} tokens/s"
+        step, total = progress["global_step"], progress["max_steps"]
+        bar.update(task, completed=step, total=total, numbers=numbers)
+        if not self._console.is_terminal and time.monotonic() - self._line_at > LINE_SECONDS:
+            self._line_at = time.monotonic()
+            say(f"Step {step} of {total}: {numbers}")
