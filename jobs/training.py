@@ -204,7 +204,7 @@ class _Attempt:
         shape, weights = load_pretrained(config.init)
         if config.model and shape != PRESETS[config.model]:
             raise ConfigError(
-                f"--init {config.init} is no {config.model}: it has {shape.num_layers} layers of "
+                f"Model {config.init} is no {config.model}: it has {shape.num_layers} layers of "
                 f"width {shape.width}. Leave --model away to take it as it is."
             )
         with torch.device("meta"):

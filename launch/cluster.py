@@ -87,7 +87,7 @@ class RunLock:
         self._file.close()
 
 
-class _Executor(submitit.LocalExecutor):
+class _Executor(submitit.LocalExecutor):  # type: ignore[misc]  # submitit is not typed
     """submitit's local executor, with our controller in place of its own."""
 
     def __init__(self, folder: Path, num_tasks: int, lock: RunLock | None) -> None:

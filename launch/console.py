@@ -50,7 +50,12 @@ def parse_flags(flags: type[T], arguments: Sequence[str], default: T | None = No
     program = f"python launch/{flags.__name__.lower()}.py"
     try:
         with contextlib.redirect_stderr(printed):
-            return tyro.cli(flags, prog=program, args=list(arguments), default=default)
+            return tyro.cli(
+                flags,
+                prog=program,
+                args=list(arguments),
+                default=tyro.MISSING_NONPROP if default is None else default,
+            )
     except SystemExit as stop:
         if stop.code in (0, None):
             raise

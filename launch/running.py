@@ -160,12 +160,8 @@ def code_version() -> str:
     here = Path(__file__).resolve().parent
     git = ["git", "-C", str(here)]
     try:
-        commit = subprocess.run(
-            [*git, "rev-parse", "HEAD"], capture_output=True, check=True, text=True
-        )
-        changes = subprocess.run(
-            [*git, "status", "--porcelain", "-uno"], capture_output=True, text=True
-        )
+        commit = subprocess.check_output([*git, "rev-parse", "HEAD"], stderr=subprocess.DEVNULL)
+        changes = subprocess.check_output([*git, "status", "--porcelain", "-uno"])
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return commit.stdout.strip() + ("+changes" if changes.stdout.strip() else "")
+    return commit.decode().strip() + ("+changes" if changes.strip() else "")

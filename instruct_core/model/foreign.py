@@ -64,7 +64,7 @@ def _load_restricted(data: bytes) -> Any:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(io.BytesIO(data))
     except ValueError:
         names = []  # the format before torch 1.6; its reader below allows no unknown name
-    allowed = [(_stand_in(name), name) for name in names]
+    allowed: list[Any] = [(_stand_in(name), name) for name in names]
     with torch.serialization.safe_globals(allowed):
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
 

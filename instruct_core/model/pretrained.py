@@ -48,7 +48,7 @@ def load_pretrained(init: str) -> tuple[ModelConfig, dict[str, Tensor]]:
         raw, num_heads = _read_folder(init)
     weights = _in_own_names(raw)
     if "transformer.wte.weight" not in weights or "transformer.wpe.weight" not in weights:
-        raise ConfigError(f"--init {init} holds no GPT-2: transformer.wte.weight is missing.")
+        raise ConfigError(f"Model {init} holds no GPT-2: transformer.wte.weight is missing.")
     weights = _in_own_orientation(weights, init)
     shape = _shape_of(weights, num_heads, init)
     _check_complete(shape, weights, init)
@@ -60,7 +60,7 @@ def _read_folder(init: str) -> tuple[Mapping[str, Any], int | None]:
     names = store.names()
     if "config.json" not in names:
         raise MissingError(
-            f"--init {init} is not there, or no model: no config.json in it. Give random, a Hugging "
+            f"Model {init} is not there, or no model: no config.json in it. Give random, a Hugging "
             "Face folder, a step folder of a run, or a .pt file."
         )
     config = load_document(store, "config.json")
@@ -70,7 +70,7 @@ def _read_folder(init: str) -> tuple[Mapping[str, Any], int | None]:
         "gelu_pytorch_tanh",
     ):
         kind = f"{config.get('model_type')} with {activation}"
-        raise ConfigError(f"--init {init} must be a GPT-2 with gelu_new, got a {kind}.")
+        raise ConfigError(f"Model {init} must be a GPT-2 with gelu_new, got a {kind}.")
     if "model.safetensors" in names:
         data = bytearray(store.read("model.safetensors"))
         places, _ = tensor_file.parse_header(data, store.where("model.safetensors"))
@@ -84,7 +84,7 @@ def _read_folder(init: str) -> tuple[Mapping[str, Any], int | None]:
         where = store.where("pytorch_model.bin")
         return load_foreign(store.read("pytorch_model.bin"), where), config.get("n_head")
     raise MissingError(
-        f"--init {init} has no weights: neither model.safetensors nor pytorch_model.bin in it."
+        f"Model {init} has no weights: neither model.safetensors nor pytorch_model.bin in it."
     )
 
 
@@ -92,14 +92,14 @@ def _read_foreign(init: str) -> tuple[Mapping[str, Any], int | None]:
     folder, _, name = init.rpartition("/")
     store = Store(folder or ".")
     if not store.exists(name):
-        raise MissingError(f"--init {init} is not there. Give another path, or --init random.")
+        raise MissingError(f"Model {init} is not there. Give another path, or random.")
     content = load_foreign(store.read(name), init)
     settings = content.get("config") or content.get("model_args") or content.get("args")
     settings = settings if isinstance(settings, dict) else {}
     num_heads = settings.get("n_head") or settings.get("num_heads")
     weights = content.get("model", content)
     if not isinstance(weights, dict):
-        raise ConfigError(f"--init {init} must hold a state dict under 'model'.")
+        raise ConfigError(f"Model {init} must hold a state dict under 'model'.")
     return weights, num_heads
 
 
@@ -120,7 +120,7 @@ def _in_own_orientation(weights: dict[str, Tensor], init: str) -> dict[str, Tens
     embedding = weights["transformer.wte.weight"][:VOCAB_SIZE]
     head = weights.pop("lm_head.weight", embedding)[:VOCAB_SIZE]
     if head.shape != embedding.shape or not torch.equal(head, embedding):
-        raise ConfigError(f"--init {init} has a head of its own; GPT-2's is its token embedding.")
+        raise ConfigError(f"Model {init} has a head of its own; GPT-2's is its token embedding.")
     width = embedding.shape[1]
     # c_attn tells: attention's c_proj is square and looks the same either way.
     first = weights.get("transformer.h.0.attn.c_attn.weight", torch.empty(0, 0))
@@ -137,7 +137,7 @@ def _shape_of(weights: Mapping[str, Tensor], num_heads: int | None, init: str) -
     layers = {int(m[1]) for name in weights if (m := re.match(r"transformer\.h\.(\d+)\.", name))}
     if vocab_size != VOCAB_SIZE or not layers:
         raise ConfigError(
-            f"--init {init} must be a GPT-2 of {VOCAB_SIZE} tokens and at least one layer, "
+            f"Model {init} must be a GPT-2 of {VOCAB_SIZE} tokens and at least one layer, "
             f"got {vocab_size} tokens and {len(layers)} layers."
         )
     return ModelConfig(
@@ -155,6 +155,15 @@ def _check_complete(shape: ModelConfig, weights: Mapping[str, Tensor], init: str
     if expected != found:
         name = sorted({n for n, _ in expected.items() ^ found.items()})[0]
         raise ConfigError(
-            f"--init {init} does not fit GPT-2: {name} has shape {found.get(name, 'none')}, "
+            f"Model {init} does not fit GPT-2: {name} has shape {found.get(name, 'none')}, "
             f"expected {expected.get(name, 'none')}."
         )
+
+
+def load_model(init: str) -> GPT2:
+    """Return the model of ``init`` in eval mode, on the GPU where there is one; see above."""
+    shape, weights = load_pretrained(init)
+    with torch.device("meta"):
+        model = GPT2(shape)
+    model.load_state_dict(weights, assign=True)
+    return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")

@@ -288,7 +288,7 @@ def read_verified(folder: Store, entry: Mapping[str, Any]) -> Tensor:
         )
     buffer = torch.empty(size, dtype=torch.uint8)
     folder.read_into(entry["file"], buffer.numpy())
-    if xxhash.xxh3_128_hexdigest(buffer.numpy()) != entry["xxh3"]:
+    if xxhash.xxh3_128_hexdigest(buffer.numpy().data) != entry["xxh3"]:
         raise CorruptFileError(f"{where} is corrupt: xxh3 differs from the manifest.")
     return buffer
 
@@ -315,7 +315,7 @@ def _write_file(
 def _from_torch(tensor: Tensor) -> tensor_file.Tensor:
     on_host = tensor.detach().cpu().contiguous()
     data: np.ndarray[Any, np.dtype[np.uint8]] = on_host.reshape(-1).view(torch.uint8).numpy()
-    return tensor_file.Tensor(TYPE_NAMES[tensor.dtype], tuple(tensor.shape), memoryview(data))
+    return tensor_file.Tensor(TYPE_NAMES[tensor.dtype], tuple(tensor.shape), data.data)
 
 
 def _share(tensors: Tensors, rank: int, world_size: int) -> list[str]:

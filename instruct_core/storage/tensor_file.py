@@ -74,7 +74,7 @@ def from_numpy(array: np.ndarray[Any, np.dtype[Any]]) -> Tensor:
     names = {np.dtype(numpy_type): name for name, numpy_type in NUMPY_TYPES.items()}
     names[np.dtype("<u2")] = "U16"
     array = np.ascontiguousarray(array)
-    data = memoryview(array.reshape(-1).view(np.uint8))
+    data = memoryview(array.reshape(-1).view(np.uint8).data)
     return Tensor(names[array.dtype.newbyteorder("<")], array.shape, data)
 
 
@@ -108,8 +108,8 @@ def write_tensors(
     text += b" " * (-len(text) % 8)
     hasher = xxhash.xxh3_128()
     total = 0
-    for piece in [len(text).to_bytes(8, "little") + text, *(tensors[name].data for name in names)]:
-        view = memoryview(piece)
+    head = memoryview(len(text).to_bytes(8, "little") + text)
+    for view in [head, *(tensors[name].data for name in names)]:
         for start in range(0, view.nbytes, WRITE_BYTES):
             part = view[start : start + WRITE_BYTES]
             hasher.update(part)

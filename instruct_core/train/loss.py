@@ -50,7 +50,9 @@ def summed_loss(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
         head: Weight of the output head. (V, C)
         targets: Ids, or IGNORED. (B, T)
     """
-    loss: Tensor = _SlicedLoss.apply(hidden.flatten(0, 1), head, targets.flatten())
+    loss: Tensor = _SlicedLoss.apply(  # type: ignore[no-untyped-call]  # torch does not type it
+        hidden.flatten(0, 1), head, targets.flatten()
+    )
     return loss
 
 

@@ -1,0 +1,141 @@
+"""Fixtures that many tests share: small shard sets, launchers as a person runs them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+REPO = Path(__file__).resolve().parent.parent
+TINY_RUN = [
+    "--model=tiny", "--init=random", "--seq-len=64", "--tokens-per-step=512",
+    "--micro-batch-size=2", "--learning-rate=1e-3", "--warmup-steps=5", "--eval-every=10",
+    "--save-every=5",
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a test forgets, nothing waits for a host that is not there."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+def environment() -> dict[str, str]:
+    """Return the environment of a launcher: one thread a rank, so that ranks do not fight."""
+    return os.environ | {"HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
+
+
+def launch(
+    verb: str, *arguments: str, cwd: Path, timeout_seconds: float = 180
+) -> subprocess.CompletedProcess[str]:
+    """Run a launcher to its end, as a person does."""
+    command = [sys.executable, str(REPO / "launch" / f"{verb}.py"), *arguments]
+    return subprocess.run(
+        command, cwd=cwd, env=environment(), capture_output=True, text=True,
+        timeout=timeout_seconds, check=False,
+    )  # fmt: skip
+
+
+def start(verb: str, *arguments: str, cwd: Path) -> subprocess.Popen[str]:
+    """Start a launcher and return at once."""
+    command = [sys.executable, str(REPO / "launch" / f"{verb}.py"), *arguments]
+    return subprocess.Popen(
+        command,
+        cwd=cwd,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def write_rows(path: Path, num_rows: int, words: int = 12) -> Path:
+    """Write Alpaca rows of differing lengths as JSON lines."""
+    with path.open("w") as file:
+        for row in range(num_rows):
+            answer = " ".join(f"word{(row * 7 + k) % 97}" for k in range(1 + (row * 5) % words))
+            entry = {"instruction": f"Say number {row}.", "input": "", "output": answer}
+            file.write(json.dumps(entry) + "\n")
+    return path
+
+
+@pytest.fixture(scope="session")
+def rows_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """600 rows: three shards."""
+    return write_rows(tmp_path_factory.mktemp("rows") / "rows.jsonl", 600)
+
+
+@pytest.fixture(scope="session")
+def shard_set(tmp_path_factory: pytest.TempPathFactory, rows_file: Path) -> Path:
+    """A finished shard set of `rows_file`; nobody may change it."""
+    cwd = tmp_path_factory.mktemp("shards")
+    result = launch("preprocess", f"--source={rows_file}", "--out=small", cwd=cwd)
+    assert result.returncode == 0, result.stderr
+    return cwd / "small"
+
+
+def events_of(run: Path) -> list[dict[str, Any]]:
+    """Return all events of a run's ledger, attempts in order."""
+    lines = [line for path in sorted(run.glob("attempt-*.jsonl")) for line in path.open()]
+    return [json.loads(line) for line in lines]
+
+
+def wait_for(condition: Callable[[], Any], what: str, timeout_seconds: float = 120) -> Any:
+    """Poll until a condition holds and return its value: for what another process will do."""
+    deadline = time.monotonic() + timeout_seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"{what} did not happen in {timeout_seconds} s"
+        time.sleep(0.02)
+    return value
+
+
+def step_of(run: Path) -> int:
+    """Return the step that a run's newest job reports."""
+    reports = sorted(run.glob("job/*/progress.json"))
+    return int(json.loads(reports[-1].read_text()).get("global_step", 0)) if reports else 0
+
+
+def last_read_step(run: Path) -> int:
+    """Return the step that rank 0's newest attempt is at; needs --record-samples."""
+    files = sorted(run.glob("samples-*-00000.jsonl"))
+    lines = files[-1].read_text().splitlines() if files else []
+    return json.loads(lines[-1])["step"] - 1 if lines else 0  # it reads one step ahead
+
+
+def rank_pids(run: Path) -> list[int]:
+    """Return the process ids of the ranks of a run's newest attempt, rank 0 first."""
+    started = [event for event in events_of(run) if event["event"] == "started"]
+    return list(started[-1]["pids"]) if started else []
+
+
+def samples_of(run: Path) -> dict[int, set[int]]:
+    """Return which samples all ranks together read at each step; a later attempt's word counts."""
+    samples: dict[int, dict[str, list[int]]] = {}
+    for path in sorted(run.glob("samples-*.jsonl")):
+        attempt, rank = path.stem.split("-")[1:]
+        for line in path.open():
+            entry = json.loads(line)
+            step = samples.setdefault(entry["step"], {})
+            if step and next(iter(step)).split("/")[0] != attempt:
+                step.clear()
+            step[f"{attempt}/{rank}"] = entry["samples"]
+    return {step: {s for part in parts.values() for s in part} for step, parts in samples.items()}
+
+
+@pytest.fixture
+def killed_after_test() -> Iterator[list[subprocess.Popen[str]]]:
+    """Processes in this list are ended when the test is over, whatever happened."""
+    processes: list[subprocess.Popen[str]] = []
+    yield processes
+    for process in processes:
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+        process.communicate()

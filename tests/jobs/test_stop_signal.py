@@ -1,0 +1,86 @@
+"""Warnings are noted at once, in any state of the main thread, and never reach a child."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from jobs.stop_signal import WARNINGS, StopSignal
+
+
+@pytest.fixture(autouse=True)
+def harmless_handlers() -> Iterator[None]:
+    """A warning that is still on its way when a test ends must not end pytest."""
+    before = {signum: signal.signal(signum, lambda *_: None) for signum in WARNINGS}
+    yield
+    for signum, handler in before.items():
+        signal.signal(signum, handler)
+
+
+def send_soon(signum: signal.Signals) -> None:
+    threading.Timer(0.05, os.kill, (os.getpid(), signum)).start()
+
+
+def wait_until_noted(stop: StopSignal) -> None:
+    deadline = time.monotonic() + 5
+    while not stop.noted:
+        assert time.monotonic() < deadline, "no warning was noted within 5 s"
+        time.sleep(0.001)
+
+
+@pytest.mark.parametrize("signum", WARNINGS)
+def test_warning_is_noted(signum: signal.Signals) -> None:
+    with StopSignal() as stop:
+        send_soon(signum)
+
+        wait_until_noted(stop)
+
+        assert stop.received == signum
+
+
+def test_warning_is_noted_while_the_main_thread_is_inside_a_c_call() -> None:
+    with StopSignal() as stop:
+        started_at_seconds = time.monotonic()
+        send_soon(signal.SIGUSR2)
+
+        ctypes.CDLL(None).usleep(500_000)  # returns to Python only after half a second
+
+        assert stop.received_at_seconds is not None
+        assert stop.received_at_seconds - started_at_seconds < 0.4
+
+
+def test_first_warning_is_kept_when_another_follows() -> None:
+    with StopSignal() as stop:
+        os.kill(os.getpid(), signal.SIGUSR2)
+        wait_until_noted(stop)
+
+        os.kill(os.getpid(), signal.SIGTERM)
+
+        assert stop.received == signal.SIGUSR2
+
+
+def test_child_process_survives_the_warning() -> None:
+    with StopSignal():
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(0.3)"])
+
+        child.send_signal(signal.SIGUSR2)
+
+        assert child.wait() == 0
+
+
+def test_handlers_are_restored_on_exit() -> None:
+    before = [signal.getsignal(signum) for signum in WARNINGS]
+
+    with StopSignal():
+        pass
+
+    assert [signal.getsignal(signum) for signum in WARNINGS] == before
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, []) & set(WARNINGS)
