@@ -1,0 +1,133 @@
+"""Shards are what was written, or they are named."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from instruct_core.data.plan import Plan, scan
+from instruct_core.data.shards import (
+    ShardSet,
+    is_written,
+    load_manifest,
+    write_manifest,
+    write_shard,
+)
+from instruct_core.data.sources import Source
+from instruct_core.data.template import render
+from instruct_core.data.tokenizer import load_tokenizer
+from instruct_core.errors import CorruptFileError, MissingError
+from instruct_core.storage.documents import load_document
+from instruct_core.storage.store import Store
+
+
+@pytest.fixture
+def copied(shard_set: Path, tmp_path: Path) -> Store:
+    return Store(shutil.copytree(shard_set, tmp_path / "set"))
+
+
+@pytest.fixture
+def plan(shard_set: Path) -> Plan:
+    return Plan.from_document(load_document(Store(shard_set), "plan.json"))
+
+
+def test_rows_read_back_as_the_text_they_were(shard_set: Path, plan: Plan) -> None:
+    tokenizer = load_tokenizer()
+    rows = ShardSet(Store(shard_set), "val")
+    expected = []
+    for shard in range(plan.num_shards):
+        is_val = plan.is_val(shard)
+        texts = ["".join(render(row)) for row in plan.rows(shard) if row]
+        expected += [text for text, val in zip(texts, is_val, strict=True) if val]
+
+    texts = [tokenizer.decode(rows.tokens(row, 0, 10**6).tolist()) for row in range(len(rows))]
+
+    assert texts == [text + "<|endoftext|>" for text in expected]
+
+
+def test_response_begins_after_the_last_heading(shard_set: Path) -> None:
+    tokenizer, rows = load_tokenizer(), ShardSet(Store(shard_set), "train")
+
+    for row in range(0, len(rows), 50):
+        prompt = tokenizer.decode(rows.tokens(row, 0, rows.response_start(row)).tolist())
+        assert prompt.endswith("### Response:\n")
+
+
+def test_official_library_reads_a_shard(shard_set: Path) -> None:
+    arrays = load_file(shard_set / "train" / "00000.safetensors")
+
+    assert arrays["tokens"].dtype == np.uint16
+    assert arrays["offsets"][-1] == len(arrays["tokens"])
+    assert len(arrays["response_starts"]) == len(arrays["offsets"]) - 1
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "gone"])
+def test_damaged_shard_is_named_and_not_read(copied: Store, plan: Plan, damage: str) -> None:
+    path = copied.local_path("train/00001.safetensors")
+    data = bytearray(path.read_bytes())
+    if damage == "cut":
+        path.write_bytes(data[:-3])
+    elif damage == "flip":
+        data[len(data) // 2] ^= 4
+        path.write_bytes(data)
+    else:
+        path.unlink()
+
+    with pytest.raises(CorruptFileError, match=r"train/00001.safetensors is .*preprocess.py --out"):
+        ShardSet(copied, "train").lengths()
+    assert not is_written(copied, plan, 1)
+    assert is_written(copied, plan, 0)
+    assert not write_manifest(copied, plan)
+
+
+def test_rebuilt_shard_has_the_same_bytes(copied: Store, plan: Plan) -> None:
+    path = copied.local_path("train/00001.safetensors")
+    before = path.read_bytes()
+    path.unlink()
+
+    write_shard(copied, plan, 1, load_tokenizer())
+
+    assert path.read_bytes() == before
+
+
+def test_set_without_manifest_is_not_finished(copied: Store) -> None:
+    copied.remove("manifest.json")
+
+    with pytest.raises(MissingError, match="not finished: no manifest.json"):
+        load_manifest(copied)
+
+
+def test_shards_of_an_object_store_are_fetched_once(
+    shard_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("INSTRUCT_CACHE", str(tmp_path / "cache"))
+    remote = Store("memory://shards")
+    local = Store(shard_set)
+    for name in ["manifest.json", *(e["file"] for e in load_manifest(local)["train"])]:
+        remote.replace(name, local.read(name))
+
+    lengths = ShardSet(remote, "train").lengths()
+    remote.remove("train")  # from now on only the cache can answer
+    again = ShardSet(remote, "train").lengths()
+
+    assert np.array_equal(lengths, ShardSet(local, "train").lengths())
+    assert np.array_equal(lengths, again)
+
+
+def test_shard_of_a_scan_with_skipped_rows_has_the_good_ones(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"instruction": "a", "output": "b"}\nbad\n{"instruction": "c", "output": "d"}\n')
+    plan = scan(Source("rows", "rows", [str(path)]), None, None, skip_bad_rows=True)
+    store = Store(tmp_path / "out")
+
+    write_shard(store, plan, 0, load_tokenizer())
+    assert write_manifest(store, plan)
+
+    manifest = load_manifest(store)
+    assert manifest["train_rows"] + manifest["val_rows"] == 2
+    assert manifest["num_bad_rows"] == 1
+    assert manifest["bad_rows"][0]["where"] == f"{path}:2"

@@ -1,0 +1,113 @@
+"""The model is Hugging Face's GPT-2, and packed rows do not see each other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from instruct_core.config import PRESETS, ModelConfig
+from instruct_core.data.batches import SampleReader
+from instruct_core.data.packing import pack
+from instruct_core.data.shards import ShardSet
+from instruct_core.model.export import hugging_face_config
+from instruct_core.model.generation import generate
+from instruct_core.model.gpt2 import GPT2, row_mask
+from instruct_core.storage.store import Store
+
+SHAPE = ModelConfig(num_layers=3, num_heads=4, width=64)
+
+
+@pytest.fixture(scope="module")
+def model() -> GPT2:
+    model = GPT2(SHAPE)
+    model.initialize(seed=3)
+    with torch.no_grad():  # so that logits differ enough to compare
+        for parameter in model.parameters():
+            parameter.mul_(3.0)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def reference(model: GPT2) -> GPT2LMHeadModel:
+    theirs = GPT2LMHeadModel(GPT2Config(**hugging_face_config(SHAPE))).eval()
+    theirs.load_state_dict(model.state_dict() | {"lm_head.weight": model.head_weight})
+    return theirs
+
+
+@torch.no_grad()
+def test_logits_equal_transformers(model: GPT2, reference: GPT2LMHeadModel) -> None:
+    tokens = torch.randint(0, 50257, (2, 100), generator=torch.Generator().manual_seed(1))
+    positions = torch.arange(100).expand(2, 100)
+
+    ours = model.logits(model(tokens, positions, None))
+
+    assert (ours - reference(tokens).logits).abs().max() < 1e-5 * ours.abs().max()
+
+
+def test_greedy_text_equals_transformers(model: GPT2, reference: GPT2LMHeadModel) -> None:
+    prompt = list(range(100, 120))
+
+    ours = generate(model, prompt, max_new_tokens=30)
+
+    theirs = reference.generate(
+        torch.tensor([prompt]), max_new_tokens=30, do_sample=False, pad_token_id=50256
+    )
+    assert ours == theirs[0, 20:].tolist()[: len(ours)]
+    assert len(ours) == 30
+
+
+@torch.no_grad()
+def test_packed_row_has_the_logits_it_has_alone(model: GPT2, shard_set: Path) -> None:
+    rows = ShardSet(Store(shard_set), "train")
+    packing = pack(rows.lengths(), 256, seed=1)
+    batch = SampleReader(rows, packing, "all").micro_batch(np.array([0], np.uint64))
+    tokens, _, positions, row_ids = (torch.from_numpy(array) for array in batch)
+
+    packed = model(tokens, positions, row_mask(row_ids))[0]
+
+    assert len(set(row_ids[0].tolist())) > 3
+    for row in set(row_ids[0].tolist()) - {-1}:
+        there = row_ids[0] == row
+        alone = model(tokens[:, there], positions[:, there], None)[0]
+        assert torch.allclose(packed[there], alone, atol=1e-4)
+
+
+def test_same_seed_gives_the_same_weights() -> None:
+    first, again, other = GPT2(SHAPE), GPT2(SHAPE), GPT2(SHAPE)
+    first.initialize(1)
+    again.initialize(1)
+    other.initialize(2)
+
+    assert torch.equal(first.head_weight, again.head_weight)
+    assert not torch.equal(first.head_weight, other.head_weight)
+
+
+@pytest.mark.parametrize(
+    ("preset", "millions"), [("gpt2", 124.4), ("gpt2-medium", 354.8), ("gpt2-xl", 1557.6)]
+)
+def test_presets_have_the_published_sizes(preset: str, millions: float) -> None:
+    with torch.device("meta"):
+        counted = sum(p.numel() for p in GPT2(PRESETS[preset]).parameters())
+
+    assert counted == PRESETS[preset].num_parameters
+    assert abs(counted / 1e6 - millions) < 0.1
+
+
+def test_generation_leaves_the_runs_random_numbers_alone(model: GPT2) -> None:
+    before = torch.get_rng_state()
+
+    generate(model, [1, 2, 3], max_new_tokens=5, temperature=1.0, seed=4)
+
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_prompt_longer_than_the_context_loses_its_oldest_tokens(model: GPT2) -> None:
+    prompt = list(range(2000))
+
+    assert generate(model, prompt, max_new_tokens=4) == generate(
+        model, prompt[-1020:], max_new_tokens=4
+    )
