@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import tyro
+
 from launch.console import guarded, parse_flags, say
 
 
@@ -26,8 +28,8 @@ class Chat:
     """Path or URL where runs keep their checkpoints."""
     checkpoint: str | None = None
     """Path or URL of a step folder, a Hugging Face folder or a .pt file, instead of a run."""
-    prompt: tuple[str, ...] = ()
-    """Ask these and stop, instead of reading questions."""
+    prompt: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Ask this and stop, instead of reading questions; may be given several times."""
     input: str = ""
     """Text for the template's Input block, given with every question."""
     max_new_tokens: int = 128

@@ -14,9 +14,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from instruct_core.data.columns import parse_columns
 from instruct_core.data.plan import Plan, scan, stat_files
 from instruct_core.data.shards import SPLITS, is_written, load_manifest, missing_shards
@@ -26,6 +23,7 @@ from instruct_core.storage.documents import dump_document, load_document
 from instruct_core.storage.store import Store
 from jobs.preprocess import PreprocessJob
 from jobs.reports import read_failures
+from launch.bars import progress_bar
 from launch.cluster import (
     LocalRun,
     choose_cluster,
@@ -52,8 +50,8 @@ def prepare(flags: Preprocess) -> int:
     old = _old_plan(store)
     plan = _unchanged(old, flags, source, str(columns or ""))
     if plan is None:
-        with _progress("Checking rows") as bar:
-            task = bar.add_task("Checking rows", total=None)
+        with progress_bar("Checking rows") as bar:
+            task = bar.add_task("", total=None)
             plan = scan(
                 source,
                 columns,
@@ -146,8 +144,8 @@ def _run(flags: Preprocess, store: Store, plan: Plan, work: list[int]) -> int:
     tasks = sorted({shard % flags.num_tasks for shard in work}) or [0]
     say(f"Job: {len(tasks)} tasks, logs in {folder}")
     waiting, running, failed = tasks, list[LocalRun](), list[LocalRun]()
-    with _progress("Shards") as bar:
-        shown = bar.add_task("Shards", total=plan.num_shards)
+    with progress_bar("Shards") as bar:
+        shown = bar.add_task("", total=plan.num_shards)
         while waiting or running:
             while waiting and len(running) < (flags.parallel or num_cores()):
                 number, *waiting = waiting
@@ -168,14 +166,3 @@ def _run(flags: Preprocess, store: Store, plan: Plan, work: list[int]) -> int:
         f"{manifest['train_tokens']:,} tokens to train on, {manifest['val_rows']:,} rows to validate."
     )
     return 0
-
-
-def _progress(what: str) -> Progress:
-    return Progress(
-        TextColumn(what),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
-    )

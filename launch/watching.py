@@ -15,19 +15,12 @@ import sys
 import time
 from types import FrameType
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import Progress, TaskID, TextColumn
 
 from instruct_core.storage.store import Store
 from jobs.ledger import read_ledger
 from jobs.reports import read_failures, read_progress
+from launch.bars import console, progress_bar
 from launch.cluster import LocalRun
 from launch.console import EXIT_FAILED, EXIT_INTERRUPTED, say
 
@@ -84,7 +77,6 @@ class _Follower:
         self._num_events = len(read_ledger(ledger))
         self._line_at = time.monotonic()
         self.stopping = False
-        self._console = Console(stderr=True)
 
     def on_signal(self, signum: int, frame: FrameType | None) -> None:
         """Pass a warning on; turn Ctrl-C into a stop, and the second one into a kill."""
@@ -98,14 +90,8 @@ class _Follower:
             self._job.warn(signal.SIGTERM)
 
     def follow(self) -> None:
-        columns = (
-            TextColumn("step"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[numbers]}"),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=self._console, transient=True) as bar:
+        numbers = TextColumn("{task.fields[numbers]}")
+        with progress_bar("step", numbers) as bar:
             task = bar.add_task("", total=None, numbers="")
             while self._job.is_running():
                 self._show(bar, task)
@@ -123,6 +109,6 @@ class _Follower:
         numbers = f"loss {progress['loss']:.4f}, {progress['tokens_per_second']:,.0f} tokens/s"
         step, total = progress["global_step"], progress["max_steps"]
         bar.update(task, completed=step, total=total, numbers=numbers)
-        if not self._console.is_terminal and time.monotonic() - self._line_at > LINE_SECONDS:
+        if not console.is_terminal and time.monotonic() - self._line_at > LINE_SECONDS:
             self._line_at = time.monotonic()
             say(f"Step {step} of {total}: {numbers}")

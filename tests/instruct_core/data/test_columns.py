@@ -30,7 +30,7 @@ def test_shape_is_detected(record: dict[str, Any], columns: Any) -> None:
 
 
 def test_unknown_shape_names_the_columns_it_found() -> None:
-    with pytest.raises(ConfigError, match="found: question, answer. Name them: --columns"):
+    with pytest.raises(ConfigError, match=r"found: question, answer. Name them: --columns"):
         detect_columns([{"question": "a", "answer": "b"}])
 
 
@@ -41,7 +41,8 @@ def test_named_columns_are_used() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "instruction=a", "output=b,instruction=", "a=b,c=d", "output=a,output=b,instruction=c"]
+    "text",
+    ["", "instruction=a", "output=b,instruction=", "a=b,c=d", "output=a,output=b,instruction=c"],
 )
 def test_bad_columns_flag_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="--columns must be"):

@@ -91,7 +91,7 @@ def test_array_that_is_cut_off_is_refused(tmp_path: Path) -> None:
 
 def test_array_is_read_in_small_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(records, "READ_BYTES", 7)
-    rows: list[Any] = [{"a": "ä]},{[\\\" " * k} for k in range(9)]
+    rows: list[Any] = [{"a": 'ä]},{[\\" ' * k} for k in range(9)]
     path = tmp_path / "rows.json"
     path.write_text(json.dumps(rows, ensure_ascii=False))
 

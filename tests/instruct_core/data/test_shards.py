@@ -97,7 +97,7 @@ def test_rebuilt_shard_has_the_same_bytes(copied: Store, plan: Plan) -> None:
 def test_set_without_manifest_is_not_finished(copied: Store) -> None:
     copied.remove("manifest.json")
 
-    with pytest.raises(MissingError, match="not finished: no manifest.json"):
+    with pytest.raises(MissingError, match=r"not finished: no manifest\.json"):
         load_manifest(copied)
 
 
@@ -120,7 +120,9 @@ def test_shards_of_an_object_store_are_fetched_once(
 
 def test_shard_of_a_scan_with_skipped_rows_has_the_good_ones(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
-    path.write_text('{"instruction": "a", "output": "b"}\nbad\n{"instruction": "c", "output": "d"}\n')
+    path.write_text(
+        '{"instruction": "a", "output": "b"}\nbad\n{"instruction": "c", "output": "d"}\n'
+    )
     plan = scan(Source("rows", "rows", [str(path)]), None, None, skip_bad_rows=True)
     store = Store(tmp_path / "out")
 

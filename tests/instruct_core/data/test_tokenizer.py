@@ -39,9 +39,7 @@ def test_rows_encode_to_tiktokens_ids(reference: tiktoken.Encoding, texts: list[
 
     expected = [[*reference.encode_ordinary(text), END_OF_TEXT_ID] for text in texts]
     starts = [0, *ends[:-1].tolist()]
-    assert [
-        tokens[a:b].tolist() for a, b in zip(starts, ends.tolist(), strict=True)
-    ] == expected
+    assert [tokens[a:b].tolist() for a, b in zip(starts, ends.tolist(), strict=True)] == expected
 
 
 def test_row_that_spells_end_of_text_does_not_end_there() -> None:

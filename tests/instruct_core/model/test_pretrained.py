@@ -36,12 +36,10 @@ def as_seed_recipe(model: GPT2, prefix: str) -> dict[str, Tensor]:
     """The form of the recipe this project grew from: nn.Linear matrices, padded rows, its mask."""
     weights = {}
     for name, value in model.state_dict().items():
-        if name.endswith((".c_attn.weight", ".c_proj.weight", ".c_fc.weight")):
-            value = value.t().contiguous()
-        if name == "transformer.wte.weight":
-            value = torch.cat([value, torch.zeros(50304 - 50257, SHAPE.width)])
-            weights[f"{prefix}lm_head.weight"] = value
-        weights[prefix + name] = value
+        turned = name.endswith((".c_attn.weight", ".c_proj.weight", ".c_fc.weight"))
+        weights[prefix + name] = value.t().contiguous() if turned else value
+    padded = torch.cat([model.head_weight.detach(), torch.zeros(50304 - 50257, SHAPE.width)])
+    weights[f"{prefix}transformer.wte.weight"] = weights[f"{prefix}lm_head.weight"] = padded
     weights[f"{prefix}transformer.h.0.attn.bias"] = torch.ones(1, 1, 128, 128)
     return weights
 

@@ -1,0 +1,34 @@
+"""
+Progress bars on a terminal, and nothing where the output goes to a file.
+
+    with progress_bar("Shards") as bar:
+        task = bar.add_task("", total=15)
+"""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+console = Console(stderr=True)
+
+
+def progress_bar(what: str, *columns: ProgressColumn) -> Progress:
+    """Return a bar that counts to a total, with further columns before the remaining time."""
+    return Progress(
+        TextColumn(what),
+        BarColumn(),
+        MofNCompleteColumn(),
+        *columns,
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )

@@ -1,0 +1,160 @@
+"""Bad input: one line that says what to do, exit code 2, and nothing written or lost."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import TINY_RUN, launch
+
+GOOD = '{"instruction": "a", "output": "b"}\n'
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    """Return the content of every file below a folder."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory, shard_set: Path) -> Path:
+    """A working folder with shards, a trained run and all kinds of bad files."""
+    desk = tmp_path_factory.mktemp("desk")
+    shutil.copytree(shard_set, desk / "shards" / "small")
+    files = {
+        "good.jsonl": GOOD * 40,
+        "notjson.jsonl": GOOD + "{oops\n",
+        "wrongtype.jsonl": GOOD + '{"instruction": 3, "output": "b"}\n',
+        "missing.jsonl": GOOD + '{"instruction": "a"}\n',
+        "empty.jsonl": GOOD + '{"instruction": "a", "output": ""}\n',
+        "nothing.jsonl": "",
+        "other.jsonl": '{"question": "a", "answer": "b"}\n',
+        "cut.json": '[{"instruction": "a", "output": "b"},',
+        "bad.csv": "instruction,output\na,b\nonly one\n",
+        "rows.txt": "hello\n",
+        "broken.parquet": "PAR1 no",
+        "evil.pt": "not a pickle",
+    }
+    for name, content in files.items():
+        (desk / name).write_text(content)
+    (desk / "latin.jsonl").write_bytes(GOOD.encode() + b'{"instruction": "\xe9", "output": "b"}\n')
+    (desk / "folder").mkdir()
+    (desk / "nomanifest").mkdir()
+    (desk / "file").write_text("")
+    trained = launch(
+        "finetune", "--run=t", "--shards=shards/small", "--max-steps=2", *TINY_RUN, cwd=desk
+    )
+    assert trained.returncode == 0, trained.stderr
+    return desk
+
+
+PREPROCESS = {
+    "--source notjson.jsonl": "Row notjson.jsonl:2 cannot be used: not JSON",
+    "--source wrongtype.jsonl": "Row wrongtype.jsonl:2 cannot be used: column instruction is a number",
+    "--source missing.jsonl": "Row missing.jsonl:2 cannot be used: column output is missing",
+    "--source empty.jsonl": "Row empty.jsonl:2 cannot be used: column output is empty",
+    "--source latin.jsonl": "Row latin.jsonl:2 cannot be used: not valid UTF-8 at byte 17",
+    "--source nothing.jsonl": "found: none",
+    "--source other.jsonl": "found: question, answer. Name them: --columns",
+    "--source cut.json": "Row cut.json:1 is not JSON: the array is broken or cut off here",
+    "--source bad.csv": "Row bad.csv:3 cannot be used: it has 1 fields, the header has 2",
+    "--source rows.txt": "must end in .json, .jsonl, .csv or .parquet, got .txt",
+    "--source broken.parquet": "broken.parquet is no readable parquet file",
+    "--source folder": "is a folder. Name its files",
+    "--source gone.jsonl": "Source gone.jsonl is not there",
+    "--source nobody/nothing": "cannot be had as a Hugging Face dataset",
+    "--source s4://bucket/rows.jsonl": "Source s4://bucket/rows.jsonl cannot be read",
+    "--source good.jsonl --num-tasks 0": "--num-tasks must be at least 1, got 0",
+    "--source good.jsonl --num-tasks many": "invalid literal for int() with base 10: 'many'",
+    "--source good.jsonl --limit-rows -1": "--limit-rows must be at least 1, got -1",
+    "--source good.jsonl --columns a=b": "--columns must be instruction=NAME,output=NAME",
+    "--source good.jsonl --columns instruction=x,output=y": "column x is missing",
+    "--source good.jsonl --cluster moon": "invalid choice 'moon'",
+    "--source good.jsonl --num-taks 3": "Unrecognized options: --num-taks, 3. Perhaps you meant --num-tasks",
+    "--source good.jsonl --out file": "file",
+}  # fmt: skip
+BASE = "--run new --shards shards/small " + " ".join(TINY_RUN)
+FINETUNE = {
+    f"{BASE} --nodes 2": "--nodes must be 1 on the local executor, got 2",
+    f"{BASE} --gpus 0": "--gpus must be at least 1, got 0",
+    f"{BASE} --max-steps 0": "--max-steps must be at least 1, got 0",
+    f"{BASE} --save-every 0": "--save-every must be at least 1, got 0",
+    f"{BASE} --dropout 1": "--dropout must be from 0 up to but not including 1, got 1.0",
+    f"{BASE} --learning-rate -1": "--learning-rate must be more than 0, got -1.0",
+    f"{BASE} --learning-rate nan": "--learning-rate must be more than 0, got nan",
+    f"{BASE} --min-learning-rate 1": "--min-learning-rate must be between 0 and --learning-rate",
+    f"{BASE} --model gpt5": "--model must be one of gpt2, gpt2-medium",
+    f"{BASE} --seq-len 4096": "--seq-len must be at most 1024, got 4096",
+    f"{BASE} --tokens-per-step 1000": "Use --tokens-per-step",
+    f"{BASE} --gpus 3": "--tokens-per-step must be a multiple of ranks x --micro-batch-size",
+    f"{BASE} --run a/b": "--run must be a plain name without / or spaces, got 'a/b'",
+    f"{BASE} --init gone.pt": "--init gone.pt is not there",
+    f"{BASE} --shards nomanifest": "Shards nomanifest are not there or not finished",
+    f"{BASE} --shards gone": "Shards gone are not there or not finished",
+    f"{BASE} --checkpoints s4://x": "Place s4://x cannot be used: Protocol not known: s4",
+    f"{BASE} --micro-batch-size 100000000": "need about",
+    f"{BASE} --loss-on prompt": "invalid choice 'prompt'",
+    f"{BASE} --learning-rte 3": "options: --learning-rte, 3. Perhaps you meant --learning-rate",
+    "--run t --learning-rate 0.5": "learning_rate is 0.001, got 0.5",
+    "--run t --seed 1 --dropout 0.5": "dropout is 0.0, got 0.5; seed is 1337, got 1",
+    "--run t --max-steps 1": "begun for --max-steps 2, got 1. It can only grow",
+}  # fmt: skip
+CHAT = {
+    "--run gone": "Run gone is not there: no folder of that name",
+    "--checkpoint gone": "Model gone is not there",
+    "--checkpoint gone.pt": "Model gone.pt is not there",
+    "--checkpoint evil.pt": "File evil.pt is not read: only tensors and plain fields are",
+    "--checkpoint folder": "no config.json in it",
+    "--run t --checkpoint folder": "--run and --checkpoint name two models",
+    "--run t --max-new-tokens 0": "--max-new-tokens must be at least 1, got 0",
+    "--run t --temperature -1": "--temperature must be at least 0, got -1.0",
+}
+TABLE = [
+    (verb, arguments, message)
+    for verb, table in (("preprocess", PREPROCESS), ("finetune", FINETUNE), ("chat", CHAT))
+    for arguments, message in table.items()
+]
+
+
+@pytest.mark.parametrize(("verb", "arguments", "message"), TABLE)
+def test_bad_input_is_one_line_and_changes_nothing(
+    desk: Path, verb: str, arguments: str, message: str
+) -> None:
+    before = snapshot(desk)
+
+    result = launch(verb, *arguments.split(), cwd=desk)
+
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert message in result.stderr
+    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
+    assert snapshot(desk) == before
+
+
+def test_unpickling_init_fails_in_the_job_and_is_not_retried(desk: Path) -> None:
+    result = launch(
+        "finetune", "--run=evil", "--shards=shards/small", *TINY_RUN, "--init=evil.pt", cwd=desk
+    )
+
+    assert result.returncode == 1
+    assert "evil.pt is not read: only tensors and plain fields are" in result.stderr
+    attempts = list((desk / "checkpoints_instruct" / "evil" / "attempts").iterdir())
+    assert len(attempts) == 1
+
+
+def test_changed_shards_are_refused_on_resume(desk: Path, tmp_path: Path) -> None:
+    made = launch("preprocess", "--source=good.jsonl", f"--out={tmp_path}/other", cwd=desk)
+    assert made.returncode == 0, made.stderr
+
+    result = launch("finetune", "--run=t", f"--shards={tmp_path}/other", "--max-steps=4", cwd=desk)
+
+    assert result.returncode == 2
+    assert "data_fingerprint is" in result.stderr
+
+
+def test_manifest_is_json_that_a_person_can_read(desk: Path) -> None:
+    manifest = json.loads((desk / "shards" / "small" / "manifest.json").read_text())
+
+    assert manifest["train_rows"] + manifest["val_rows"] == 600
