@@ -23,7 +23,7 @@ WARN_AT_STEP = 150
 QUESTIONS = (
     "What is AI?",
     "What language are you written in?",
-    "Do you have any interest in robots?",
+    "You are immortal",
 )
 POLL_SECONDS = 0.1
 

@@ -14,6 +14,9 @@ from typing import Any
 
 import pytest
 
+from instruct_core.storage.store import Store
+from jobs.ledger import read_ledger
+
 REPO = Path(__file__).resolve().parent.parent
 TINY_RUN = [
     "--model=tiny", "--init=random", "--seq-len=64", "--tokens-per-step=512",
@@ -84,8 +87,7 @@ def shard_set(tmp_path_factory: pytest.TempPathFactory, rows_file: Path) -> Path
 
 def events_of(run: Path) -> list[dict[str, Any]]:
     """Return all events of a run's ledger, attempts in order."""
-    lines = [line for path in sorted(run.glob("attempt-*.jsonl")) for line in path.open()]
-    return [json.loads(line) for line in lines]
+    return read_ledger(Store(run))
 
 
 def wait_for(condition: Callable[[], Any], what: str, timeout_seconds: float = 120) -> Any:

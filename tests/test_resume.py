@@ -1,15 +1,21 @@
-"""The first promise: an interrupted run ends like an undisturbed one, bit for bit."""
+"""
+The promises of a run, on real processes: bitwise resume, nothing lost, nothing replayed.
+
+Each test trains the tiny model with the launcher that a person uses, and hits it from outside.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import random
 import signal
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.conftest import (
     TINY_RUN,
@@ -22,23 +28,38 @@ from tests.conftest import (
     wait_for,
 )
 
-STEPS = 30
+STEPS = 36
+GLOBAL_BATCH_SIZE = 8  # 512 tokens a step, 64 a sample
+Hit = Callable[[Path], None]
 
 
 def arguments(shards: Path, gpus: int, *more: str) -> list[str]:
     return [
-        f"--shards={shards}", f"--gpus={gpus}", f"--max-steps={STEPS}", "--run=r", "--dropout=0.1",
+        f"--shards={shards}", f"--gpus={gpus}", f"--max-steps={STEPS}", "--run=r",
         "--record-samples", *TINY_RUN, *more,
     ]  # fmt: skip
 
 
-def train_to_the_end(cwd: Path, shards: Path, gpus: int, *more: str) -> None:
+def train(cwd: Path, shards: Path, gpus: int, *more: str) -> subprocess.CompletedProcess[str]:
     result = launch("finetune", *arguments(shards, gpus, *more), cwd=cwd)
     assert result.returncode == 0, result.stderr
+    return result
+
+
+def run_of(cwd: Path) -> Path:
+    return cwd / "runs_instruct" / "r"
+
+
+def count(cwd: Path, event: str) -> int:
+    return sum(entry["event"] == event for entry in events_of(run_of(cwd)))
+
+
+def signal_a_rank(cwd: Path, signum: signal.Signals, draw: random.Random) -> None:
+    os.kill(draw.choice(rank_pids(run_of(cwd))), signum)
 
 
 def final_hashes(cwd: Path, step: int = STEPS) -> dict[str, str]:
-    """Hash every file of the last checkpoint but the manifest: model, optimizer and RNG."""
+    """Hash every file of a checkpoint but the manifest: model, optimizer and RNG."""
     folder = cwd / "checkpoints_instruct" / "r" / f"step-{step:08d}"
     return {
         path.name: hashlib.sha256(path.read_bytes()).hexdigest()
@@ -47,46 +68,175 @@ def final_hashes(cwd: Path, step: int = STEPS) -> dict[str, str]:
     }
 
 
+def losses(cwd: Path) -> dict[int, float]:
+    """Return the training loss of every step as TensorBoard shows it; each step once."""
+    events = EventAccumulator(str(run_of(cwd)), size_guidance={"scalars": 0})
+    events.Reload()
+    points = events.Scalars("train/loss")
+    assert len({point.step for point in points}) == len(points), "a curve overlaps itself"
+    return {point.step: point.value for point in points}
+
+
+def hit_at(launcher: subprocess.Popen[str], cwd: Path, step: int, hit: Hit) -> None:
+    """Wait until a run is at a step of its present attempt, hit it, and wait for what follows."""
+    before = count(cwd, "resumed")
+    wait_for(lambda: last_read_step(run_of(cwd)) >= step or launcher.poll() is not None, "the step")
+    assert launcher.poll() is None, "the run ended before it was hit"
+    hit(cwd)
+    wait_for(
+        lambda: count(cwd, "resumed") > before or launcher.poll() is not None, "an end or a restart"
+    )
+
+
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, shard_set: Path) -> Path:
     cwd = tmp_path_factory.mktemp("undisturbed")
-    train_to_the_end(cwd, shard_set, 2)
+    train(cwd, shard_set, 2, "--dropout=0.1")
     return cwd
 
 
-def test_run_hit_by_warning_stop_and_kill_ends_like_an_undisturbed_one(
-    undisturbed: Path, shard_set: Path, tmp_path: Path, killed_after_test: list
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory: pytest.TempPathFactory, shard_set: Path) -> Path:
+    """The same run, hit by USR2, TERM and SIGKILL at random steps, each on one random rank."""
+    cwd = tmp_path_factory.mktemp("interrupted")
+    seed = int.from_bytes(os.urandom(4), "little")
+    draw = random.Random(seed)
+    steps = sorted(draw.sample(range(2, STEPS - 4), 3))
+    print(f"seed {seed}: USR2, TERM and KILL at steps {steps}")
+    warn, stop, kill = (
+        lambda cwd, s=signum: signal_a_rank(cwd, s, draw)
+        for signum in (signal.SIGUSR2, signal.SIGTERM, signal.SIGKILL)
+    )
+    launcher = start("finetune", *arguments(shard_set, 2, "--dropout=0.1"), cwd=cwd)
+    hit_at(launcher, cwd, steps[0], warn)
+    hit_at(launcher, cwd, steps[1], stop)
+    launcher.communicate(timeout=60)
+    launcher = start("finetune", *arguments(shard_set, 2, "--dropout=0.1"), cwd=cwd)
+    wait_for(lambda: count(cwd, "resumed") == 3, "the resume after the stop")
+    hit_at(launcher, cwd, steps[2], kill)
+    _, errors = launcher.communicate(timeout=120)
+    assert launcher.returncode == 0, errors
+    return cwd
+
+
+def test_interrupted_run_ends_like_an_undisturbed_one_bit_for_bit(
+    undisturbed: Path, interrupted: Path
 ) -> None:
-    draw = random.Random(int.from_bytes(os.urandom(4), "little"))
-    usr2_at, term_at, kill_at = sorted(draw.sample(range(2, STEPS - 2), 3))
-    print(f"USR2 at step {usr2_at}, TERM at {term_at}, KILL at {kill_at}")
-    run = tmp_path / "runs_instruct" / "r"
-    faults = [(usr2_at, signal.SIGUSR2), (term_at, signal.SIGTERM), (kill_at, signal.SIGKILL)]
+    assert final_hashes(interrupted) == final_hashes(undisturbed)
+    assert samples_of(run_of(interrupted)) == samples_of(run_of(undisturbed))
 
-    while faults:
-        launcher = start("finetune", *arguments(shard_set, 2), cwd=tmp_path)
-        killed_after_test.append(launcher)
-        while faults and launcher.poll() is None:
-            at, signum = faults[0]
-            num_starts = len([e for e in events_of(run) if e["event"] == "started"])
-            wait_for(
-                lambda at=at: last_read_step(run) >= at or launcher.poll() is not None, f"step {at}"
-            )
-            if launcher.poll() is None:
-                faults.pop(0)
-                os.kill(draw.choice(rank_pids(run)), signum)
-                wait_for(
-                    lambda n=num_starts: len(
-                        [e for e in events_of(run) if e["event"] == "started"]
-                    ) > n or launcher.poll() is not None,
-                    "an end or a new attempt",
-                )  # fmt: skip
-        launcher.wait(timeout=120)
-        launcher.communicate()
-    train_to_the_end(tmp_path, shard_set, 2)
 
+def test_warned_run_loses_no_step(interrupted: Path) -> None:
+    events = events_of(run_of(interrupted))
+
+    warned = [event["step"] for event in events if event["event"] == "warned"]
+    resumed = [event["step"] for event in events if event["event"] == "resumed"]
+
+    assert len(warned) == 2
+    assert resumed[1:3] == warned
+
+
+def test_killed_run_loses_at_most_a_save_interval(interrupted: Path) -> None:
+    events = events_of(run_of(interrupted))
+
+    saved = [e["step"] for e in events if e["event"] == "saved" and e["attempt"] <= 2]
+    resumed = [event["step"] for event in events if event["event"] == "resumed"]
+
+    assert resumed[3] == max(saved)
+
+
+def test_curves_are_those_of_one_run(undisturbed: Path, interrupted: Path) -> None:
+    assert losses(interrupted) == losses(undisturbed)
+    assert sorted(losses(interrupted)) == list(range(1, STEPS + 1))
+
+
+def test_world_sizes_take_the_same_samples_to_the_same_losses(
+    tmp_path_factory: pytest.TempPathFactory, shard_set: Path
+) -> None:
+    desks = {gpus: tmp_path_factory.mktemp(f"ranks{gpus}") for gpus in (1, 2, 4)}
+
+    for gpus, cwd in desks.items():
+        train(cwd, shard_set, gpus, "--max-steps=12", "--eval-every=100")
+
+    reference = losses(desks[1])
+    for cwd in desks.values():
+        assert samples_of(run_of(cwd)) == samples_of(run_of(desks[1]))
+        assert losses(cwd) == pytest.approx(reference, abs=1e-4)
+
+
+def test_samples_are_read_once_an_epoch_over_interruptions_and_world_sizes(
+    tmp_path: Path, shard_set: Path, undisturbed: Path
+) -> None:
+    for gpus, step, signum in ((4, 6, signal.SIGTERM), (2, 14, signal.SIGINT)):
+        launcher = start("finetune", *arguments(shard_set, gpus, "--dropout=0.1"), cwd=tmp_path)
+        if signum == signal.SIGINT:  # Ctrl-C
+            hit_at(launcher, tmp_path, step, lambda cwd, p=launcher: p.send_signal(signal.SIGINT))
+        else:
+            hit_at(
+                launcher, tmp_path, step,
+                lambda cwd, s=signum: signal_a_rank(cwd, s, random.Random(1)),
+            )  # fmt: skip
+        _, errors = launcher.communicate(timeout=60)
+        assert launcher.returncode == 130, errors
+    train(tmp_path, shard_set, 1, "--dropout=0.1")
+
+    by_step = samples_of(run_of(tmp_path))
+    order = [sample for step in range(STEPS) for sample in sorted(by_step[step])]
+    epoch = max(order) + 1
+    assert len(order) == STEPS * GLOBAL_BATCH_SIZE
+    assert epoch < len(order), "the run must be longer than an epoch"
+    counted = {sample: order.count(sample) for sample in range(epoch)}
+    assert set(counted.values()) <= {1, 2}
+    assert by_step == samples_of(run_of(undisturbed))
+
+
+def test_damaged_checkpoint_is_named_and_the_one_before_serves(
+    tmp_path: Path, shard_set: Path, undisturbed: Path
+) -> None:
+    train(tmp_path, shard_set, 2, "--dropout=0.1", "--max-steps=15", f"--decay-steps={STEPS}")
+    path = (
+        tmp_path
+        / "checkpoints_instruct"
+        / "r"
+        / "step-00000015"
+        / "state-00001-of-00002.safetensors"
+    )
+    data = bytearray(path.read_bytes())
+    data[-20] ^= 1
+    path.write_bytes(data)
+
+    result = train(tmp_path, shard_set, 2, "--dropout=0.1", f"--max-steps={STEPS}")
+
+    assert "state-00001-of-00002.safetensors is corrupt: xxh3 differs" in result.stdout
+    assert "Going on from step 10" in result.stdout
     assert final_hashes(tmp_path) == final_hashes(undisturbed)
-    assert samples_of(run) == samples_of(undisturbed / "runs_instruct" / "r")
-    seen = [event["event"] for event in events_of(run)]
-    assert seen.count("requeued") >= 1
-    assert seen.count("resumed") >= 3
+
+
+def test_run_without_a_loadable_checkpoint_stops_and_says_why(
+    tmp_path: Path, shard_set: Path
+) -> None:
+    train(tmp_path, shard_set, 1, "--max-steps=5")
+    path = tmp_path / "checkpoints_instruct" / "r" / "step-00000005" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+
+    result = launch("finetune", *arguments(shard_set, 1, "--max-steps=10"), cwd=tmp_path)
+
+    assert result.returncode == 1
+    assert "does not start over by itself" in result.stderr
+    assert count(tmp_path, "started") == 2, "trying again would not help"
+
+
+def test_second_launcher_attaches_and_finished_run_is_not_run_again(
+    tmp_path: Path, shard_set: Path
+) -> None:
+    first = start("finetune", *arguments(shard_set, 1), cwd=tmp_path)
+    wait_for(lambda: count(tmp_path, "resumed"), "the first step")
+
+    second = launch("finetune", "--run=r", cwd=tmp_path)
+    first.communicate(timeout=60)
+    third = launch("finetune", "--run=r", cwd=tmp_path)
+
+    assert (first.returncode, second.returncode, third.returncode) == (0, 0, 0)
+    assert "Run r is training already" in second.stdout
+    assert f"Run r is finished: step {STEPS} of {STEPS}" in third.stdout
+    assert count(tmp_path, "started") == 1

@@ -167,6 +167,10 @@ def write_manifest(store: Store, plan: Plan) -> bool:
         document[f"{split}_tokens"] = sum(entry["tokens"] for entry in entries if entry)
     document |= files | {"num_bad_rows": len(plan.bad_rows), "bad_rows": plan.bad_rows}
     store.replace("manifest.json", dump_document(document))
+    for split in SPLITS:
+        for name in store.names(split):
+            if name.startswith("."):  # begun by a task that was killed
+                store.remove(f"{split}/{name}")
     return True
 
 

@@ -73,7 +73,7 @@ PREPROCESS = {
     "--source good.jsonl --columns a=b": "--columns must be instruction=NAME,output=NAME",
     "--source good.jsonl --columns instruction=x,output=y": "column x is missing",
     "--source good.jsonl --cluster moon": "invalid choice 'moon'",
-    "--source good.jsonl --num-taks 3": "Unrecognized options: --num-taks, 3. Perhaps you meant --num-tasks",
+    "--source good.jsonl --num-taks 3": "options: --num-taks, 3. Perhaps you meant --num-tasks",
     "--source good.jsonl --out file": "file",
 }  # fmt: skip
 BASE = "--run new --shards shards/small " + " ".join(TINY_RUN)

@@ -1,0 +1,138 @@
+"""What the loop does on one rank when numbers go wrong, and what evaluation reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from instruct_core.config import PRESETS, TrainConfig
+from instruct_core.data.batches import SampleReader
+from instruct_core.data.packing import pack
+from instruct_core.data.shards import ShardSet
+from instruct_core.errors import NonFiniteError
+from instruct_core.model.gpt2 import GPT2
+from instruct_core.storage.checkpoint import Checkpoints
+from instruct_core.storage.steps import committed_steps
+from instruct_core.storage.store import Store
+from instruct_core.train.trainer import Setup, StepReport, Trainer
+
+CONFIG = TrainConfig(
+    "r", "s", "c", "t", "random", "tiny", "f", max_steps=4, seq_len=64, micro_batch_size=2,
+    tokens_per_step=256, learning_rate=1e-3, warmup_steps=0, eval_every=2, save_every=2,
+)  # fmt: skip
+
+
+class Desk:
+    """A trainer's surroundings, with all it reported."""
+
+    def __init__(self, folder: Path, shard_set: Path) -> None:
+        self.events: list[tuple[str, dict[str, Any]]] = []
+        self.reports: list[StepReport] = []
+        self.model = GPT2(PRESETS["tiny"])
+        self.model.initialize(1)
+        self.stop: Callable[[], bool] = lambda: False
+        self.checkpoints = Checkpoints(Store(folder))
+        self.checkpoints.claim_attempt()
+        self.readers = {}
+        for split in ("train", "val"):
+            rows = ShardSet(Store(shard_set), split)
+            self.readers[split] = SampleReader(rows, pack(rows.lengths(), 64, 1), "all")
+        self.val_rows = ShardSet(Store(shard_set), "val")
+
+    def trainer(self, config: TrainConfig) -> Trainer:
+        setup = Setup(
+            model=self.model,
+            device=torch.device("cpu"),
+            train=self.readers["train"],
+            val=self.readers["val"],
+            val_rows=self.val_rows,
+            checkpoints=self.checkpoints,
+            facts={},
+            stop=lambda: self.stop(),  # noqa: PLW0108  a test may replace it
+            on_event=lambda name, **facts: self.events.append((name, facts)),
+            on_step=self.reports.append,
+            on_samples=lambda step, markdown: None,
+            on_read=lambda step, samples: None,
+        )
+        return Trainer(config, setup, self.checkpoints.load_newest())
+
+
+@pytest.fixture
+def desk(tmp_path: Path, shard_set: Path) -> Desk:
+    return Desk(tmp_path, shard_set)
+
+
+def poison(model: GPT2, steps: set[int]) -> None:
+    """Make the gradient of some steps not finite."""
+    calls = iter(range(10**6))
+
+    def hook(gradient: torch.Tensor) -> torch.Tensor:
+        return gradient * float("nan") if next(calls) in steps else gradient
+
+    model.transformer.ln_f.bias.register_hook(hook)
+
+
+def test_update_of_a_step_that_is_not_finite_is_left_out_and_counted(desk: Desk) -> None:
+    poison(desk.model, {0, 1, 2})
+    before = {name: value.clone() for name, value in desk.model.state_dict().items()}
+    # Two micro-batches a step: both belong to step 0, the third poisons step 1.
+    trainer = desk.trainer(replace(CONFIG, max_steps=2))
+
+    assert trainer.run() == "finished"
+
+    assert trainer.progress.skipped_steps == 2
+    assert all(torch.equal(before[name], v) for name, v in desk.model.state_dict().items())
+
+
+def test_ten_steps_in_a_row_that_are_not_finite_end_the_run(desk: Desk) -> None:
+    poison(desk.model, set(range(1000)))
+
+    with pytest.raises(NonFiniteError, match="10 steps in a row without a finite gradient"):
+        desk.trainer(replace(CONFIG, max_steps=50, save_every=100)).run()
+
+
+def test_warning_is_answered_at_the_next_step_with_a_save(desk: Desk) -> None:
+    desk.stop = lambda: len(desk.reports) >= 1
+
+    assert desk.trainer(replace(CONFIG, max_steps=50, save_every=100)).run() == "stopped"
+
+    assert committed_steps(desk.checkpoints.store) == [2]
+
+
+def test_evaluation_interrupted_by_a_warning_is_made_up_for_after_the_resume(desk: Desk) -> None:
+    desk.stop = lambda: True
+    assert desk.trainer(CONFIG).run() == "stopped"
+    desk.stop = lambda: False
+
+    desk.trainer(CONFIG).run()
+
+    evaluated = [facts["step"] for name, facts in desk.events if name == "evaluated"]
+    assert evaluated == [0, 2, 4]
+
+
+def test_validation_loss_reads_every_row_once_for_any_micro_batch_size(desk: Desk) -> None:
+    found = []
+    for size in (1, 4):
+        desk.events.clear()
+        desk.trainer(replace(CONFIG, micro_batch_size=size, max_steps=1)).run()
+        found.append(desk.events[0][1]["val_loss"])
+        desk.checkpoints.store.remove("step-00000001")
+        desk.checkpoints.store.remove("committed.json")
+        desk.model.initialize(1)
+
+    assert found[0] == pytest.approx(found[1], abs=1e-5)
+
+
+def test_finished_run_goes_on_when_its_end_is_moved(desk: Desk) -> None:
+    desk.trainer(CONFIG).run()
+
+    trainer = desk.trainer(replace(CONFIG, max_steps=6))
+    assert trainer.progress.global_step == 4
+    assert trainer.run() == "finished"
+
+    assert trainer.progress.samples_seen == 6 * CONFIG.global_batch_size

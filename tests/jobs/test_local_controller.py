@@ -1,0 +1,159 @@
+"""The scheduler of a machine without one, with tasks made of a few lines of shell."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import wait_for
+
+
+def controller(folder: Path, script: str, num_tasks: int = 1) -> subprocess.Popen[bytes]:
+    """Start a controller whose tasks run a Python script; each start appends a line to `starts`."""
+    head = (
+        "import os, sys, time, signal, json, pathlib\n"
+        "rank = int(os.environ['SUBMITIT_LOCAL_GLOBALID'])\n"
+        "starts = pathlib.Path('starts')\n"
+        "def note(word):\n"
+        "    with starts.open('a') as f: f.write(f'{word}\\n')\n"
+        "note(f'{rank} {os.getpid()}')\n"
+        "num = len([s for s in starts.read_text().split('\\n') if s.startswith(f'{rank} ')])\n"
+    )
+    env = os.environ | {
+        "SUBMITIT_LOCAL_NTASKS": str(num_tasks),
+        "SUBMITIT_LOCAL_COMMAND": shlex.join([sys.executable, "-u", "-c", head + script]),
+    }
+    command = [sys.executable, "-m", "jobs.local_controller", str(folder)]
+    return subprocess.Popen(command, cwd=folder, env=env, stderr=subprocess.PIPE)
+
+
+def starts(folder: Path) -> list[list[str]]:
+    path = folder / "starts"
+    return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+def test_crash_without_progress_is_tried_three_times(tmp_path: Path) -> None:
+    process = controller(tmp_path, "sys.exit(3)")
+
+    assert process.wait(timeout=60) == 1
+
+    assert len(starts(tmp_path)) == 3
+
+
+def test_crash_with_progress_is_tried_on(tmp_path: Path) -> None:
+    script = (
+        "pathlib.Path('progress.json').write_text(json.dumps({'committed': num}))\n"
+        "sys.exit(3 if num < 6 else 0)"
+    )
+    process = controller(tmp_path, script)
+
+    assert process.wait(timeout=60) == 0
+
+    assert len(starts(tmp_path)) == 6
+
+
+def test_failure_that_a_person_must_mend_is_not_tried_again(tmp_path: Path) -> None:
+    report = {"utc_seconds": 1.0, "rank": 0, "error": "x", "traceback": "", "retry": False}
+    script = (
+        f"pathlib.Path('failure-0.json').write_text({json.dumps(json.dumps(report))}); sys.exit(1)"
+    )
+    process = controller(tmp_path, script)
+
+    assert process.wait(timeout=60) == 1
+
+    assert len(starts(tmp_path)) == 1
+
+
+def test_requeue_ends_the_ranks_that_wait_and_starts_all_again_more_than_six_times(
+    tmp_path: Path,
+) -> None:
+    script = (
+        "if rank == 0: sys.exit(0 if num >= 9 else 144)\n"
+        "while starts.read_text().count('\\n0 ') < 8: time.sleep(0.02)"
+    )
+    process = controller(tmp_path, script, num_tasks=2)
+
+    assert process.wait(timeout=120) == 0
+
+    assert sum(entry[0] == "0" for entry in starts(tmp_path)) == 9
+
+
+def test_one_dead_rank_ends_the_others(tmp_path: Path) -> None:
+    script = (
+        "if num > 1: sys.exit(0)\n"
+        "if rank == 1: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "time.sleep(3600)"
+    )
+    process = controller(tmp_path, script, num_tasks=2)
+
+    assert process.wait(timeout=60) == 0
+
+
+@pytest.mark.parametrize("signum", [signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM])
+def test_signal_is_passed_on_to_every_task(tmp_path: Path, signum: signal.Signals) -> None:
+    script = (
+        "if num > 1: sys.exit(0)\n"
+        f"signal.signal({int(signum)}, lambda *a: (note('hit'), sys.exit(0)))\n"
+        "note('ready')\n"
+        "while True: signal.pause()"
+    )
+    process = controller(tmp_path, script, num_tasks=2)
+    wait_for(lambda: starts(tmp_path).count(["ready"]) == 2, "both tasks")
+
+    process.send_signal(signum)
+
+    assert process.wait(timeout=60) == 0
+    assert starts(tmp_path).count(["hit"]) == 2
+
+
+def test_warning_before_a_task_listens_is_a_requeue(tmp_path: Path) -> None:
+    script = "if num > 1: sys.exit(0)\nnote('ready')\ntime.sleep(3600)"
+    process = controller(tmp_path, script)
+    wait_for(lambda: ["ready"] in starts(tmp_path), "the task")
+
+    process.send_signal(signal.SIGUSR2)
+
+    assert process.wait(timeout=60) == 0
+    assert len([s for s in starts(tmp_path) if s[0] == "0"]) == 2
+
+
+def test_stop_reaches_a_task_that_ignores_the_first_one(tmp_path: Path) -> None:
+    script = (
+        "signal.signal(signal.SIGTERM, lambda *a: signal.signal(signal.SIGTERM, signal.SIG_DFL))\n"
+        "note('ready')\n"
+        "while True: time.sleep(3600)"
+    )
+    process = controller(tmp_path, script)
+    wait_for(lambda: ["ready"] in starts(tmp_path), "the task")
+
+    process.send_signal(signal.SIGTERM)
+
+    assert process.wait(timeout=60) == 0
+    assert len([s for s in starts(tmp_path) if s[0] == "0"]) == 1
+
+
+def test_killed_controller_takes_its_tasks_with_it(tmp_path: Path) -> None:
+    process = controller(tmp_path, "note('ready'); time.sleep(3600)", num_tasks=2)
+    wait_for(lambda: starts(tmp_path).count(["ready"]) == 2, "both tasks")
+    pids = [int(entry[1]) for entry in starts(tmp_path) if len(entry) == 2]
+
+    process.kill()
+    process.wait()
+
+    assert len(pids) == 2
+    wait_for(lambda: not any(is_alive(pid) for pid in pids), "the tasks' end", timeout_seconds=10)
