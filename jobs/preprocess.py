@@ -10,17 +10,18 @@ manifest; should two see it, both write the same bytes.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
 import submitit
 
+from instruct_core.data.fast_tokenizer import TokenizerName, choose_tokenizer
 from instruct_core.data.plan import Plan
 from instruct_core.data.shards import is_written, missing_shards, write_manifest, write_shard
-from instruct_core.data.tokenizer import load_tokenizer
 from instruct_core.storage.documents import load_document
 from instruct_core.storage.store import Store
-from jobs.reports import failure_report, job_folder, write_progress
+from jobs.reports import failure_report, job_folder, peak_bytes, write_progress
 
 
 @dataclass(frozen=True)
@@ -30,23 +31,29 @@ class PreprocessJob:
     out: str
     task: int
     num_tasks: int
+    tokenizer: TokenizerName = "auto"
 
     def __call__(self) -> int:
         """Write this task's shards; return how many were missing."""
         with failure_report(job_folder(), self.task):
             store = Store(self.out)
             plan = Plan.from_document(load_document(store, "plan.json"))
-            tokenizer = load_tokenizer()
+            tokenizer = choose_tokenizer(self.tokenizer)
             num_written = 0
             for count, shard in enumerate(range(self.task, plan.num_shards, self.num_tasks)):
-                write_progress(job_folder(), committed=count)
+                _report(count)
                 if not is_written(store, plan, shard):
                     write_shard(store, plan, shard, tokenizer)
                     num_written += 1
             if not missing_shards(store, plan):  # by name: cheap enough for every task to ask
                 write_manifest(store, plan)
+            _report(plan.num_shards)
             return num_written
 
     def checkpoint(self, *args: Any, **kwargs: Any) -> submitit.helpers.DelayedSubmission:
         """Return what runs after a requeue: the same task, which skips what is there."""
         return submitit.helpers.DelayedSubmission(self, *args, **kwargs)
+
+
+def _report(num_done: int) -> None:
+    write_progress(job_folder(), committed=num_done, peak_bytes=peak_bytes(os.getpid()))

@@ -149,7 +149,7 @@ def _run(flags: Preprocess, store: Store, plan: Plan, work: list[int]) -> int:
         while waiting or running:
             while waiting and len(running) < (flags.parallel or num_cores()):
                 number, *waiting = waiting
-                job = PreprocessJob(store.url, number, flags.num_tasks)
+                job = PreprocessJob(store.url, number, flags.num_tasks, flags.tokenizer)
                 running.append(submit_local(job, folder / f"task-{number:05d}", num_tasks=1))
             time.sleep(POLL_SECONDS)
             failed += [run for run in running if not run.is_running() and run.exit_code() != 0]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from launch.console import RARE, Cluster, guarded, parse_flags
 
@@ -41,6 +41,8 @@ class Preprocess:
     """Where the tasks run."""
     dry_run: bool = False
     """Show what would run, and stop."""
+    tokenizer: Annotated[Literal["auto", "tiktoken", "fastokens"], RARE] = "auto"
+    """What encodes; the ids are the same (auto: fastokens where it is installed)."""
     parallel: Annotated[int | None, RARE] = None
     """Local tasks at a time (default: one a core)."""
 

@@ -42,17 +42,17 @@ class Columns(NamedTuple):
         if self.messages:
             row = _from_messages(record, self.messages)
         else:
+            context = record.get(self.input)
             row = Row(
                 _text(record, self.instruction),
-                _text(record, self.input) if record.get(self.input) is not None else "",
+                "" if context is None or context == "" else _text(record, self.input),
                 _text(record, self.output),
             )
-        if not row.instruction.strip():
+        if not row.instruction or row.instruction.isspace():
             raise ValueError(f"column {self.instruction or self.messages} is empty")
-        if not row.output.strip():
-            raise ValueError(
-                f"column {self.output or self.messages} is empty: no response to learn"
-            )
+        if not row.output or row.output.isspace():
+            column = self.output or self.messages
+            raise ValueError(f"column {column} is empty: no response to learn")
         return row
 
 
@@ -129,11 +129,13 @@ def _from_messages(record: dict[str, Any], column: str) -> Row:
 
 
 def _text(record: dict[str, Any], column: str) -> str:
-    if column not in record:
-        raise ValueError(f"column {column} is missing")
-    value = record[column]
+    value = record.get(column)
     if not isinstance(value, str):
+        if column not in record:
+            raise ValueError(f"column {column} is missing")
         raise ValueError(f"column {column} is a {_json_type(value)}, expected text")
+    if value.isascii():
+        return value
     try:
         value.encode()
     except UnicodeEncodeError as error:

@@ -15,10 +15,10 @@ import csv
 import json
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import fsspec
+import orjson
 
 from instruct_core.errors import BadRowError, ConfigError
 
@@ -36,8 +36,7 @@ class Cursor(NamedTuple):
 FIRST = Cursor(0, 1)
 
 
-@dataclass(frozen=True)
-class Record:
+class Record(NamedTuple):
     """One source row: its value, or what is wrong with it; never both."""
 
     where: str
@@ -78,12 +77,19 @@ def _read_jsonl(file: Any, url: str, start: Cursor) -> Iterator[Record]:
     for raw in file:
         where = f"{url}:{line}"
         offset, line = offset + len(raw), line + 1
-        if not raw.strip():
-            continue
-        yield _parse_line(raw, where, Cursor(offset, line))
+        if not raw.isspace():
+            yield _parse_line(raw, where, Cursor(offset, line))
 
 
 def _parse_line(raw: bytes, where: str, following: Cursor) -> Record:
+    try:
+        return Record(where, following, value=orjson.loads(raw))
+    except orjson.JSONDecodeError:
+        return _parse_patiently(raw, where, following)
+
+
+def _parse_patiently(raw: bytes, where: str, following: Cursor) -> Record:
+    """Parse what the fast parser refuses, such as NaN, or find out what is wrong with it."""
     try:
         return Record(where, following, value=json.loads(raw.decode("utf-8-sig")))
     except UnicodeDecodeError as error:

