@@ -51,7 +51,7 @@ def process_group(world: World) -> Iterator[torch.device]:
         torch.cuda.set_device(device)
     else:
         _share_cores(world)
-        _keep_freed_memory()
+        keep_freed_memory()
     if world.world_size > 1:
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
@@ -73,7 +73,7 @@ def _share_cores(world: World) -> None:
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ranks_here))
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """
     Keep glibc from returning large buffers to the system after every use.
 

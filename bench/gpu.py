@@ -1,0 +1,239 @@
+"""
+    python bench/gpu.py            # one CUDA GPU, no network
+
+One JSON line a case: the two ceilings of this GPU (a large bf16 matrix product, a device copy); a
+training step of 124M parameters at 8 to 64 x 1,024 tokens in bf16, eager and compiled; attention
+over packed rows by a mask and by variable lengths; what a save costs through pinned host memory;
+and whether a run that is interrupted ends with the same bits under deterministic algorithms.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+GPU = torch.device("cuda", 0)
+SEQ_LEN = 1024
+ROW_TOKENS = 128  # rows of Alpaca's length, eight in a sequence
+REPEATS = 5
+
+
+def emit(case: str, **figures: Any) -> None:
+    """Print one case."""
+    print(json.dumps({"bench": "gpu", "case": case, "gpu": GPU_NAME, **figures}), flush=True)
+
+
+def seconds_of(run: Callable[[], object], warmup: int = 3, steps: int = 10) -> float:
+    """Return the median seconds of one call, the GPU's queue included."""
+    for _ in range(warmup):
+        run()
+    times = []
+    for _ in range(REPEATS):
+        torch.cuda.synchronize()
+        started_at = time.perf_counter()
+        for _ in range(steps):
+            run()
+        torch.cuda.synchronize()
+        times.append((time.perf_counter() - started_at) / steps)
+    return statistics.median(times)
+
+
+def ceilings() -> float:
+    """Measure what this GPU can do at best; return matrix FLOP/s."""
+    a = torch.randn(8192, 8192, device=GPU, dtype=torch.bfloat16)
+    flops = 2 * 8192**3 / seconds_of(lambda: a @ a)
+    source = torch.empty(1 << 30, dtype=torch.uint8, device=GPU)
+    target = torch.empty_like(source)
+    copied = 2 * source.nbytes / seconds_of(lambda: target.copy_(source))
+    emit("ceilings", bf16_tflops=round(flops / 1e12, 1), copy_gb_per_second=round(copied / 1e9))
+    return flops
+
+
+def packed_batch(batch_size: int) -> list[torch.Tensor]:
+    """Return tokens, targets, positions and row ids of packed rows. Each (B, T)."""
+    tokens = torch.randint(0, 50257, (batch_size, SEQ_LEN), device=GPU)
+    place = torch.arange(SEQ_LEN, device=GPU).expand(batch_size, SEQ_LEN)
+    return [tokens, tokens.roll(-1, 1), place % ROW_TOKENS, (place // ROW_TOKENS).int()]
+
+
+def training_step(batch_size: int, compiled: bool, ceiling: float) -> None:
+    from instruct_core.config import PRESETS, TrainConfig
+    from instruct_core.model.gpt2 import GPT2
+    from instruct_core.train.loss import WithLoss
+    from instruct_core.train.metrics import flops_per_token
+    from instruct_core.train.optimizer import make_optimizer
+
+    shape = PRESETS["gpt2"]
+    model = GPT2(shape)
+    model.initialize(1)
+    with_loss = WithLoss(model.to(GPU))
+    if compiled:
+        model.compile()
+    config = TrainConfig("bench", "", "", "", "random", "gpt2", "")
+    optimizer = make_optimizer(model, config)
+    batch = packed_batch(batch_size)
+
+    def step() -> None:
+        with torch.autocast("cuda", torch.bfloat16):
+            loss = with_loss(*batch)
+        (loss / batch[0].numel()).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    speed = batch_size * SEQ_LEN / seconds_of(step)
+    emit(
+        "training step",
+        batch_size=batch_size,
+        seq_len=SEQ_LEN,
+        compiled=compiled,
+        tokens_per_second=round(speed),
+        share_of_matrix_ceiling=round(speed * flops_per_token(shape, SEQ_LEN) / ceiling, 3),
+        peak_gigabytes=round(torch.cuda.max_memory_allocated() / 1e9, 1),
+    )
+
+
+def attention(batch_size: int) -> None:
+    """Compare the mask of packed rows with kernels that take each row's length."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    from instruct_core.model.gpt2 import row_mask
+
+    heads, size = 12, 64
+    row_ids = packed_batch(batch_size)[3]
+    mask = row_mask(row_ids)
+    shape = (batch_size, heads, SEQ_LEN, size)
+    q, k, v = (torch.randn(shape, device=GPU, dtype=torch.bfloat16) for _ in range(3))
+    flat = [x.transpose(1, 2).reshape(-1, heads, size).requires_grad_() for x in (q, k, v)]
+    starts = torch.arange(0, batch_size * SEQ_LEN + 1, ROW_TOKENS, device=GPU, dtype=torch.int32)
+    for x in (q, k, v):
+        x.requires_grad_()
+
+    def by_mask() -> torch.Tensor:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+    def by_length() -> torch.Tensor:
+        result: torch.Tensor = varlen_attn(
+            flat[0], flat[1], flat[2], starts, starts, ROW_TOKENS, ROW_TOKENS, window_size=(-1, 0)
+        )
+        return result
+
+    expected = by_mask().transpose(1, 2).reshape(-1, heads, size)
+    difference = (by_length() - expected).abs().max().item()
+    for name, run in (("mask", by_mask), ("variable lengths", by_length)):
+        seconds = seconds_of(lambda run=run: run().sum().backward())  # type: ignore[misc]
+        emit(
+            "packed attention, forward and backward",
+            by=name,
+            batch_size=batch_size,
+            milliseconds=round(1000 * seconds, 3),
+            largest_difference=difference,
+        )
+
+
+def save_stall() -> None:
+    """Measure the copy of weights and moments into kept pinned memory against a plain one."""
+    state = [torch.randn(124_439_808, device=GPU) for _ in range(3)]
+    pinned = [torch.empty(x.shape, pin_memory=True) for x in state]
+
+    def staged() -> None:
+        for host, device in zip(pinned, state, strict=True):
+            host.copy_(device, non_blocking=True)
+
+    for name, run in (("pinned", staged), ("pageable", lambda: [x.cpu() for x in state])):
+        seconds = seconds_of(run, warmup=1, steps=1)
+        rate = sum(x.nbytes for x in state) / seconds
+        emit(
+            "save stall", memory=name, seconds=round(seconds, 4), gb_per_second=round(rate / 1e9, 1)
+        )
+
+
+def bitwise_resume() -> None:
+    """Train 20 steps with dropout, and again with a restart in between; compare all bits."""
+    from instruct_core.config import PRESETS, TrainConfig
+    from instruct_core.model.gpt2 import GPT2
+    from instruct_core.train.loss import WithLoss
+    from instruct_core.train.optimizer import (
+        make_optimizer,
+        optimizer_tensors,
+        restore_optimizer,
+    )
+    from instruct_core.train.rng import restore_rng, rng_state, seed_rng
+
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    config = TrainConfig("bench", "", "", "", "random", "small-demo", "")
+
+    def fresh() -> tuple[GPT2, Any]:
+        model = GPT2(PRESETS["small-demo"], dropout=0.1)
+        model.initialize(1)
+        model.to(GPU)
+        return model, make_optimizer(model, config)
+
+    def train(model: GPT2, optimizer: Any, steps: range) -> None:
+        with_loss = WithLoss(model)
+        for step in steps:
+            generator = torch.Generator(GPU).manual_seed(step)
+            tokens = torch.randint(0, 50257, (4, 256), device=GPU, generator=generator)
+            place = torch.arange(256, device=GPU).expand(4, 256)
+            with torch.autocast("cuda", torch.bfloat16):
+                loss = with_loss(tokens, tokens.roll(-1, 1), place % 64, (place // 64).int())
+            (loss / tokens.numel()).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    seed_rng(1, 0, 0)
+    model, optimizer = fresh()
+    train(model, optimizer, range(20))
+    expected = {name: value.clone() for name, value in model.state_dict().items()}
+    seed_rng(1, 0, 0)
+    model, optimizer = fresh()
+    train(model, optimizer, range(9))
+    kept = (
+        {name: value.cpu() for name, value in model.state_dict().items()},
+        {name: value.cpu() for name, value in optimizer_tensors(model, optimizer).items()},
+        rng_state(),
+    )
+    seed_rng(99, 0, 0)
+    model, optimizer = fresh()
+    model.load_state_dict(kept[0])
+    restore_optimizer(model, optimizer, kept[1])
+    restore_rng(kept[2])
+    train(model, optimizer, range(9, 20))
+    same = all(torch.equal(expected[name], value) for name, value in model.state_dict().items())
+    emit("bitwise resume", same=same)
+
+
+def main() -> int:
+    if not torch.cuda.is_available():
+        print("error: bench/gpu.py needs a CUDA GPU, and torch sees none.", file=sys.stderr)
+        return 2
+    global GPU_NAME  # noqa: PLW0603  known only once there is a GPU
+    GPU_NAME = torch.cuda.get_device_name(GPU)
+    torch.set_float32_matmul_precision("high")
+    ceiling = ceilings()
+    for compiled in (False, True):
+        for batch_size in (8, 16, 32, 64):
+            training_step(batch_size, compiled, ceiling)
+            gc.collect()
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+    attention(16)
+    save_stall()
+    bitwise_resume()
+    return 0
+
+
+GPU_NAME = ""
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    sys.exit(main())
