@@ -69,7 +69,8 @@ def train(config: TrainConfig, code_version: str, stop: StopSignal) -> Result:
 
 
 def _set_determinism(config: TrainConfig) -> None:
-    if config.deterministic:
+    # On a CPU everything is deterministic, and saying so would import the compiler: a second.
+    if config.deterministic and torch.cuda.is_available():
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
         torch.use_deterministic_algorithms(True, warn_only=True)
 
@@ -206,6 +207,11 @@ class _Attempt:
             raise ConfigError(
                 f"Model {config.init} is no {config.model}: it has {shape.num_layers} layers of "
                 f"width {shape.width}. Leave --model away to take it as it is."
+            )
+        if config.seq_len > shape.max_seq_len:
+            raise ConfigError(
+                f"--seq-len must be at most {shape.max_seq_len}, which is what {config.init} has "
+                f"positions for, got {config.seq_len}."
             )
         with torch.device("meta"):
             model = GPT2(shape, config.dropout)

@@ -60,11 +60,10 @@ def process_group(world: World) -> Iterator[torch.device]:
             world_size=world.world_size,
             timeout=COLLECTIVE_TIMEOUT,
         )
-    try:
-        yield device
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+    yield device
+    # Not after an exception: to take leave of peers that hang would hang too.
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def _share_cores(world: World) -> None:

@@ -80,7 +80,20 @@ class RunLock:
 
     @property
     def fd(self) -> int:
+        """Descriptor that a controller inherits."""
         return self._file.fileno()
+
+    @staticmethod
+    def is_held(path: Path) -> bool:
+        """Return True if somebody holds the lock; creates nothing."""
+        if not path.exists():
+            return False
+        with path.open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
 
     def close(self) -> None:
         """Let go; a controller that inherited the file keeps the lock."""
@@ -148,13 +161,21 @@ def job_folders(parent: Path) -> list[Path]:
     return sorted(path for path in parent.glob("[0-9]*") if path.is_dir())
 
 
-def find_running(parent: Path) -> LocalRun | None:
-    """Return the job that runs in the newest folder below ``parent``, if one does."""
-    for folder in reversed(job_folders(parent)):
-        if (folder / "job.json").exists():
-            run = LocalRun(folder, json.loads((folder / "job.json").read_text())["pid"])
-            return run if run.is_running() else None
-    return None
+def find_running(parent: Path, lock: Path) -> LocalRun | None:
+    """
+    Return the job that holds ``lock``, the newest below ``parent``; None if nobody does.
+
+    Raises:
+        ConfigError: A launcher has just taken the lock, and its job has no folder yet.
+    """
+    if not RunLock.is_held(lock):
+        return None
+    newest = job_folders(parent)[-1:]
+    if not newest or not (newest[0] / "job.json").exists():
+        raise ConfigError(
+            f"Run {parent.parent.name} is being started by another launcher. Try again in a second."
+        )
+    return LocalRun(newest[0], json.loads((newest[0] / "job.json").read_text())["pid"])
 
 
 def choose_cluster(asked: Cluster) -> None:
@@ -176,8 +197,11 @@ def require_one_node(nodes: int) -> None:
 
 
 def num_gpus() -> int:
-    """Return how many NVIDIA GPUs this machine has; asks the driver, not torch."""
+    """Return how many NVIDIA GPUs a job here would see; asks the driver, not torch."""
     import pynvml
+
+    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
 
     try:
         pynvml.nvmlInit()

@@ -9,6 +9,7 @@ shards are made anew: the manifest goes first, so old and new are never taken fo
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from pathlib import Path
@@ -146,15 +147,21 @@ def _run(flags: Preprocess, store: Store, plan: Plan, work: list[int]) -> int:
     waiting, running, failed = tasks, list[LocalRun](), list[LocalRun]()
     with progress_bar("Shards") as bar:
         shown = bar.add_task("", total=plan.num_shards)
-        while waiting or running:
-            while waiting and len(running) < (flags.parallel or num_cores()):
-                number, *waiting = waiting
-                job = PreprocessJob(store.url, number, flags.num_tasks, flags.tokenizer)
-                running.append(submit_local(job, folder / f"task-{number:05d}", num_tasks=1))
-            time.sleep(POLL_SECONDS)
-            failed += [run for run in running if not run.is_running() and run.exit_code() != 0]
-            running = [run for run in running if run.is_running()]
-            bar.update(shown, completed=plan.num_shards - len(missing_shards(store, plan)))
+        try:
+            while waiting or running:
+                while waiting and len(running) < (flags.parallel or num_cores()):
+                    number, *waiting = waiting
+                    job = PreprocessJob(store.url, number, flags.num_tasks, flags.tokenizer)
+                    running.append(submit_local(job, folder / f"task-{number:05d}", num_tasks=1))
+                time.sleep(POLL_SECONDS)
+                failed += [run for run in running if not run.is_running() and run.exit_code() != 0]
+                running = [run for run in running if run.is_running()]
+                bar.update(shown, completed=plan.num_shards - len(missing_shards(store, plan)))
+        except KeyboardInterrupt:
+            for run in running:
+                run.warn(signal.SIGKILL)  # takes its task along; a shard is whole or not there
+            say("Stopped. Give the same command again to make what is missing.")
+            raise
     if failed:
         reports = [report for run in failed for report in read_failures(run.folder)]
         reason = reports[0]["error"] if reports else f"see {failed[0].log_path()}"

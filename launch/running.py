@@ -22,7 +22,7 @@ from instruct_core.data.packing import load_packing
 from instruct_core.data.shards import ShardSet, load_manifest
 from instruct_core.errors import ConfigError
 from instruct_core.storage.documents import dump_document, load_document
-from instruct_core.storage.steps import committed_steps
+from instruct_core.storage.steps import committed_steps, damage_of
 from instruct_core.storage.store import Store
 from jobs.finetune import FinetuneJob
 from launch.cluster import (
@@ -61,11 +61,11 @@ def finetune(flags: Finetune, arguments: Sequence[str]) -> int:
         check_flags(flags)
     job_parent = _job_parent(flags, run)
     ledger = Store(absolute(flags.runs)) / run
-    if (running := find_running(job_parent)) is not None:
+    if (running := find_running(job_parent, job_parent / "lock")) is not None:
         say(f"Run {run} is training already (job {running.pid}); watching it.")
         return watch(running, run, ledger)
     choose_cluster(flags.cluster)
-    config = _settings(flags, run)
+    config = _settings(flags, run, stored)
     if config is None:
         return EXIT_FAILED
     if stored is not None:
@@ -113,10 +113,12 @@ def _job_parent(flags: Finetune, run: str) -> Path:
     return Path(runs).resolve() / run / "job"
 
 
-def _settings(flags: Finetune, run: str) -> TrainConfig | None:
+def _settings(flags: Finetune, run: str, stored: TrainConfig | None) -> TrainConfig | None:
     """Return the run's settings, making the default shards first if they are missing; or None."""
     shards = find_shards(flags.shards)
-    init = find_init(flags.init)
+    # A run that has begun does not need what it started from any more.
+    begun = stored is not None and stored.init == flags.init
+    init = stored.init if stored is not None and begun else find_init(flags.init)
     places = Places(shards, init, absolute(flags.checkpoints), absolute(flags.runs))
     config = resolve(flags, places, run, fingerprint="")  # all that can be wrong, before any work
     if not Store(shards).exists("manifest.json"):
@@ -132,6 +134,9 @@ def _settings(flags: Finetune, run: str) -> TrainConfig | None:
 def _is_finished(config: TrainConfig) -> bool:
     steps = committed_steps(Store(config.checkpoints) / config.run)
     if not steps or steps[-1] < config.max_steps:
+        return False
+    if damage := damage_of(Store(config.checkpoints) / config.run, steps[-1]):
+        say(f"{damage} The run goes on from the one before.")
         return False
     say(
         f"Run {config.run} is finished: step {steps[-1]} of {config.max_steps}. Talk to it: "

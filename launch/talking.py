@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from instruct_core.data.template import render_prompt
 from instruct_core.data.tokenizer import load_tokenizer
-from instruct_core.errors import ConfigError, CorruptFileError, MissingError
+from instruct_core.errors import ConfigError, MissingError
 from instruct_core.storage.documents import load_document
-from instruct_core.storage.steps import committed_steps, step_name
+from instruct_core.storage.steps import committed_steps, damage_of, step_name
 from instruct_core.storage.store import Store
 from launch.chat import Chat
 from launch.console import say
@@ -90,18 +90,10 @@ def _latest_run(store: Store) -> str:
 
 
 def _newest_verified(store: Store, run: str) -> str:
-    from instruct_core.storage.checkpoint import read_manifest, read_verified
-
     for step in reversed(committed_steps(store)):
-        folder = store / step_name(step)
-        try:
-            entries = {entry["file"]: entry for entry in read_manifest(store, step)["files"]}
-            for name in ("config.json", "model.safetensors"):
-                read_verified(folder, entries[name])
-        except (CorruptFileError, FileNotFoundError) as error:
-            say(f"{error} Taking the one before.")
-            continue
-        return folder.url
+        if not (damage := damage_of(store, step)):
+            return (store / step_name(step)).url
+        say(f"{damage} Taking the one before.")
     raise MissingError(f"Run {run} has no checkpoint that can be loaded yet, in {store.url}.")
 
 

@@ -17,6 +17,9 @@ import pytest
 from instruct_core.storage.store import Store
 from jobs.ledger import read_ledger
 
+# One thread a process: workers and ranks share the cores, and more threads only fight.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 REPO = Path(__file__).resolve().parent.parent
 TINY_RUN = [
     "--model=tiny", "--init=random", "--seq-len=64", "--tokens-per-step=512",

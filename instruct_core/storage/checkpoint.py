@@ -17,7 +17,6 @@ optimizer, shared out over the ranks by bytes, and each rank's random number gen
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -30,12 +29,17 @@ from torch import Tensor
 from instruct_core import ranks
 from instruct_core.errors import CorruptFileError, FencedError, NoCheckpointError
 from instruct_core.storage import tensor_file
-from instruct_core.storage.documents import dump_document, load_document
-from instruct_core.storage.steps import STEP_FOLDER, committed_steps, step_name
+from instruct_core.storage.documents import dump_document
+from instruct_core.storage.steps import (
+    FORMAT,
+    STEP_FOLDER,
+    committed_steps,
+    read_manifest,
+    state_name,
+    step_name,
+)
 from instruct_core.storage.store import Store
 
-FORMAT = 1
-PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 TYPE_NAMES = {
     torch.float32: "F32", torch.float64: "F64", torch.float16: "F16", torch.bfloat16: "BF16",
     torch.int64: "I64", torch.int32: "I32", torch.uint8: "U8", torch.bool: "BOOL",
@@ -82,7 +86,9 @@ class Checkpoints:
         return self.attempt
 
     def _newest_attempt(self) -> int:
-        return max((int(name[:4]) for name in self.store.names("attempts")), default=-1)
+        return max(
+            (int(name.removesuffix(".json")) for name in self.store.names("attempts")), default=-1
+        )
 
     def save(
         self,
@@ -170,7 +176,7 @@ class Checkpoints:
             f"optimizer/{name}": optimizer[name] for name in _share(optimizer, rank, world_size)
         }
         share |= {f"rng/{name}": tensor for name, tensor in rng.items()}
-        entries.append(_write_file(folder, _state_name(rank, world_size), share, {}))
+        entries.append(_write_file(folder, state_name(rank, world_size), share, {}))
         return entries
 
     def _prune(self, newest: int, keep: int) -> None:
@@ -218,7 +224,7 @@ class Checkpoints:
         optimizer: dict[str, Tensor] = {}
         rng: dict[str, Tensor] | None = None
         for rank in range(manifest["world_size"]):
-            state = read_tensors(folder, entries[_state_name(rank, manifest["world_size"])])
+            state = read_tensors(folder, entries[state_name(rank, manifest["world_size"])])
             optimizer |= _below("optimizer/", state)
             if rank == ranks.rank():
                 rng = _below("rng/", state)
@@ -238,36 +244,6 @@ class Checkpoints:
                 "now. It does not start over by itself: restore its step folders, or begin again "
                 "under another --run."
             )
-
-
-def read_manifest(store: Store, step: int) -> dict[str, Any]:
-    """
-    Return a checkpoint's manifest.
-
-    Raises:
-        FileNotFoundError: There is none.
-        CorruptFileError: It is not one of ours, or names files outside its folder.
-    """
-    where = store.where(f"{step_name(step)}/manifest.json")
-    manifest = load_document(store, f"{step_name(step)}/manifest.json")
-    try:
-        names = [entry["file"] for entry in manifest["files"]]
-        states = [
-            _state_name(rank, manifest["world_size"]) for rank in range(manifest["world_size"])
-        ]
-        sound = (
-            manifest["format"] == FORMAT
-            and manifest["global_step"] == step
-            and set(names) >= {"config.json", "model.safetensors", *states}
-            and all(PLAIN_NAME.fullmatch(name) for name in names)
-            and all(isinstance(entry["bytes"], int) for entry in manifest["files"])
-            and all(isinstance(entry["xxh3"], str) for entry in manifest["files"])
-        )
-    except (KeyError, TypeError) as error:
-        raise CorruptFileError(f"Checkpoint {where} is no manifest: {error!r}.") from error
-    if not sound:
-        raise CorruptFileError(f"Checkpoint {where} is no manifest of this format and step.")
-    return manifest
 
 
 def read_verified(folder: Store, entry: Mapping[str, Any]) -> Tensor:
@@ -328,10 +304,6 @@ def _share(tensors: Tensors, rank: int, world_size: int) -> list[str]:
         if lightest == rank:
             mine.append(name)
     return mine
-
-
-def _state_name(rank: int, world_size: int) -> str:
-    return f"state-{rank:05d}-of-{world_size:05d}.safetensors"
 
 
 def _below(prefix: str, tensors: Tensors) -> dict[str, Tensor]:

@@ -39,6 +39,8 @@ from instruct_core.train.rng import restore_rng, rng_state, seed_rng
 from instruct_core.train.schedule import learning_rate_at
 
 MAX_NON_FINITE_IN_A_ROW = 10
+# A warned step that would take longer than this is given up; the run goes on from the one before.
+STOP_PATIENCE_SECONDS = 30.0
 
 Outcome = Literal["finished", "stopped"]
 
@@ -173,7 +175,11 @@ class Trainer:
             if done:
                 return "finished"
             started_at = time.monotonic()
-            values = self._train_step(micro_batches, num_loss_tokens)
+            report = self._train_step(micro_batches, num_loss_tokens)
+            if report is None:
+                self._save()
+                return "stopped"
+            values = report
             values |= {"time/data_seconds": data_seconds, "time/save_seconds": self._save_seconds}
             self._save_seconds = 0.0
             batches = self._read_step()
@@ -197,8 +203,15 @@ class Trainer:
             self._setup.on_read(progress.global_step, samples.ravel().tolist())
         return [self._setup.train.micro_batch(sequences) for sequences in samples]
 
-    def _train_step(self, batches: list[MicroBatch], num_loss_tokens: float) -> dict[str, float]:
-        """Make one update from the micro-batches of this rank; return what it was like."""
+    def _train_step(
+        self, batches: list[MicroBatch], num_loss_tokens: float
+    ) -> dict[str, float] | None:
+        """
+        Make one update from the micro-batches of this rank; return what it was like.
+
+        Returns None if a rank was warned and the rest of the step would take too long: then the
+        run stands where it stood before the step, random generators included.
+        """
         config, started_at = self._config, time.monotonic()
         learning_rate = learning_rate_at(self.progress.global_step, config)
         for group in self._optimizer.param_groups:
@@ -206,7 +219,12 @@ class Trainer:
         # DDP takes the mean over ranks; the loss is the mean over the tokens of all ranks.
         scale = ranks.world_size() / max(1.0, num_loss_tokens)
         self._loss_sum = torch.zeros((), device=self._setup.device)
+        before_step = rng_state() if len(batches) > 1 else {}
         for index, batch in enumerate(batches):
+            if index and self._gives_up(index, len(batches), time.monotonic() - started_at):
+                self._optimizer.zero_grad()
+                restore_rng(before_step)
+                return None
             with self._sync_only_if(index == len(batches) - 1):
                 with self._autocast():
                     loss = self._model(*on_device(batch, self._setup.device))
@@ -240,6 +258,12 @@ class Trainer:
             "train/loss_tokens": num_loss_tokens,
             "time/compute_seconds": time.monotonic() - started_at,
         }
+
+    def _gives_up(self, done: int, total: int, seconds: float) -> bool:
+        """Return on all ranks whether a warned step is given up after ``done`` micro-batches."""
+        stops, seconds_of_all = ranks.sum_over_ranks([float(self._setup.stop()), seconds])
+        remaining = seconds_of_all / ranks.world_size() / done * (total - done)
+        return stops > 0 and remaining > STOP_PATIENCE_SECONDS
 
     def _sync_only_if(self, last: bool) -> AbstractContextManager[None]:
         if last or not isinstance(self._model, DistributedDataParallel):

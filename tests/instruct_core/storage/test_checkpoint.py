@@ -16,8 +16,8 @@ from instruct_core.errors import CorruptFileError, FencedError, NoCheckpointErro
 from instruct_core.model.export import hugging_face_config
 from instruct_core.model.gpt2 import GPT2
 from instruct_core.storage import tensor_file
-from instruct_core.storage.checkpoint import Checkpoints, read_manifest
-from instruct_core.storage.steps import committed_steps, step_name
+from instruct_core.storage.checkpoint import Checkpoints
+from instruct_core.storage.steps import committed_steps, read_manifest, step_name
 from instruct_core.storage.store import Store
 from instruct_core.train.rng import restore_rng, rng_state
 

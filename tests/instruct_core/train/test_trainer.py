@@ -19,6 +19,7 @@ from instruct_core.model.gpt2 import GPT2
 from instruct_core.storage.checkpoint import Checkpoints
 from instruct_core.storage.steps import committed_steps
 from instruct_core.storage.store import Store
+from instruct_core.train import trainer as trainer_module
 from instruct_core.train.trainer import Setup, StepReport, Trainer
 
 CONFIG = TrainConfig(
@@ -136,3 +137,30 @@ def test_finished_run_goes_on_when_its_end_is_moved(desk: Desk) -> None:
     assert trainer.run() == "finished"
 
     assert trainer.progress.samples_seen == 6 * CONFIG.global_batch_size
+
+
+def test_long_step_is_given_up_when_warned_and_made_again_with_the_same_bits(
+    desk: Desk, tmp_path_factory: pytest.TempPathFactory, shard_set: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    desk.model = GPT2(PRESETS["tiny"], dropout=0.1)
+    desk.model.initialize(1)
+    config = replace(CONFIG, dropout=0.1)
+    other = Desk(tmp_path_factory.mktemp("undisturbed"), shard_set)
+    other.model = GPT2(PRESETS["tiny"], dropout=0.1)
+    other.model.initialize(1)
+    other.trainer(config).run()
+    monkeypatch.setattr(trainer_module, "STOP_PATIENCE_SECONDS", 0.0)
+    asked = iter(range(10**6))
+    # Evaluation asks before each of its batches; the warning comes inside a later step.
+    desk.stop = lambda: next(asked) > 12
+
+    trainer = desk.trainer(config)
+    assert trainer.run() == "stopped"
+    given_up_at = trainer.progress.global_step
+    desk.stop = lambda: False
+    desk.trainer(config).run()
+
+    assert 0 <= given_up_at < CONFIG.max_steps
+    expected = other.model.state_dict()
+    assert all(torch.equal(expected[n], v) for n, v in desk.model.state_dict().items())
