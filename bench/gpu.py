@@ -169,7 +169,7 @@ def bitwise_resume() -> None:
     )
     from instruct_core.train.rng import restore_rng, rng_state, seed_rng
 
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.use_deterministic_algorithms(True)
     config = TrainConfig("bench", "", "", "", "random", "small-demo", "")
 
     def fresh() -> tuple[GPT2, Any]:

@@ -115,7 +115,7 @@ class TrainConfig:
 
 # What decides the weights a run ends with. The shard set counts by its fingerprint, not its path.
 IDENTITY = (
-    "data_fingerprint", "init", "model", "decay_steps", "seq_len", "tokens_per_step",
+    "data_fingerprint", "model", "decay_steps", "seq_len", "tokens_per_step",
     "learning_rate", "min_learning_rate", "warmup_steps", "weight_decay", "beta1", "beta2",
     "epsilon", "clip", "dropout", "loss_on", "precision", "seed",
 )  # fmt: skip

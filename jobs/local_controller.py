@@ -58,8 +58,7 @@ class LocalController:
     def _pass_on(self, signum: int, frame: FrameType | None) -> None:
         self._stopping |= signum == signal.SIGTERM
         for task in self._tasks:
-            if task.returncode is None:
-                os.kill(task.pid, signum)
+            task.send_signal(signum)  # nothing happens to one that has ended
 
     def run(self) -> int:
         """Run the job to its end; return the exit code: 0 finished or stopped, 1 failed."""
@@ -95,7 +94,7 @@ class LocalController:
                 "SUBMITIT_LOCAL_JOB_ID": job_id,
                 "SUBMITIT_LOCAL_LOCALID": str(task),
                 "SUBMITIT_LOCAL_GLOBALID": str(task),
-                "INSTRUCT_RENDEZVOUS": f"file://{rendezvous}",
+                "INSTRUCT_RENDEZVOUS": str(rendezvous),
             }
             with paths.stdout.open("ab") as out, paths.stderr.open("ab") as err:
                 self._tasks.append(

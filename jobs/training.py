@@ -24,7 +24,7 @@ from instruct_core.config import PRESETS, ModelConfig, TrainConfig, describe, id
 from instruct_core.data.batches import SampleReader
 from instruct_core.data.packing import load_packing
 from instruct_core.data.shards import ShardSet, load_manifest
-from instruct_core.errors import ConfigError, RunConflictError
+from instruct_core.errors import RunConflictError
 from instruct_core.model.gpt2 import GPT2
 from instruct_core.storage.checkpoint import Checkpoints, Loaded
 from instruct_core.storage.store import Store
@@ -72,7 +72,8 @@ def _set_determinism(config: TrainConfig) -> None:
     # On a CPU everything is deterministic, and saying so would import the compiler: a second.
     if config.deterministic and torch.cuda.is_available():
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
-        torch.use_deterministic_algorithms(True, warn_only=True)
+        # Not warn_only: with it, attention's backward stays free to sum in any order.
+        torch.use_deterministic_algorithms(True)
 
 
 class _Attempt:
@@ -200,19 +201,9 @@ class _Attempt:
             model = GPT2(PRESETS[config.model], config.dropout)
             model.initialize(config.seed)
             return model
-        from instruct_core.model.pretrained import load_pretrained
+        from instruct_core.model.pretrained import load_fitting
 
-        shape, weights = load_pretrained(config.init)
-        if config.model and shape != PRESETS[config.model]:
-            raise ConfigError(
-                f"Model {config.init} is no {config.model}: it has {shape.num_layers} layers of "
-                f"width {shape.width}. Leave --model away to take it as it is."
-            )
-        if config.seq_len > shape.max_seq_len:
-            raise ConfigError(
-                f"--seq-len must be at most {shape.max_seq_len}, which is what {config.init} has "
-                f"positions for, got {config.seq_len}."
-            )
+        shape, weights = load_fitting(config.init, config.model, config.seq_len)
         with torch.device("meta"):
             model = GPT2(shape, config.dropout)
         model.load_state_dict(weights, assign=True)
@@ -275,7 +266,7 @@ class _Attempt:
     def _curves(self) -> Metrics:
         # Opened with the first point: tensorboard's import must not delay the first step.
         if self._metrics is None:
-            self._metrics = Metrics(self._runs.url, self._resumed_at)
+            self._metrics = Metrics(self._runs.url, self._checkpoints.attempt, self._resumed_at)
         return self._metrics
 
     def close(self) -> None:

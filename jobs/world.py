@@ -21,7 +21,7 @@ import submitit
 import torch
 import torch.distributed as dist
 
-RENDEZVOUS = "INSTRUCT_RENDEZVOUS"  # set by the controller: an address of its own for every start
+RENDEZVOUS = "INSTRUCT_RENDEZVOUS"  # set by the controller: a file of its own for every start
 COLLECTIVE_TIMEOUT = timedelta(minutes=10)
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
@@ -55,7 +55,7 @@ def process_group(world: World) -> Iterator[torch.device]:
     if world.world_size > 1:
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
-            init_method=os.environ[RENDEZVOUS],
+            store=torch._C._distributed_c10d.FileStore(os.environ[RENDEZVOUS], world.world_size),
             rank=world.rank,
             world_size=world.world_size,
             timeout=COLLECTIVE_TIMEOUT,

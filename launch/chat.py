@@ -8,6 +8,7 @@ Talks to a checkpoint of a run, also while it trains, or to any folder that --in
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -57,6 +58,8 @@ def main() -> int:
 
 def _questions(checkpoint: str) -> Iterator[str]:
     """Yield lines of the standard input until it ends; prompt for them on a terminal."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")
     interactive = sys.stdin.isatty()
     if interactive:
         import readline  # noqa: F401  line editing and history come with the import

@@ -24,7 +24,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 import submitit
 from submitit.local.local import LocalJob
 
@@ -42,12 +41,13 @@ class LocalRun:
     folder: Path
     pid: int
     process: subprocess.Popen[bytes] | None = None
+    lock: Path | None = None  # of one found running: nobody else tells when it ends
 
     def is_running(self) -> bool:
         """Return True as long as the controller lives."""
         if self.process is not None:
             return self.process.poll() is None
-        return psutil.pid_exists(self.pid) and psutil.Process(self.pid).status() != "zombie"
+        return self.lock is not None and RunLock.is_held(self.lock)
 
     def exit_code(self) -> int:
         """Return how the controller ended; 0 where somebody else is its parent."""
@@ -64,11 +64,15 @@ class LocalRun:
 
 
 class RunLock:
-    """The right to write a run, held by whoever has its file open; freed by the kernel on death."""
+    """
+    The right to write a run, held by whoever has its file open; freed by the kernel on death.
+
+    The file says who holds it: a controller inherits the open file and with it the lock.
+    """
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("a")
+        self._file = path.open("a+")
 
     def acquire(self) -> bool:
         """Take the lock; False if a controller holds it."""
@@ -76,7 +80,14 @@ class RunLock:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
+        self._file.truncate(0)  # what it says is of an earlier holder
         return True
+
+    def note(self, job: LocalRun, ledger: str) -> None:
+        """Say which job holds the lock, and where its ledger is."""
+        entry = {"pid": job.pid, "folder": str(job.folder), "ledger": ledger}
+        self._file.write(json.dumps(entry) + "\n")
+        self._file.flush()
 
     @property
     def fd(self) -> int:
@@ -115,6 +126,7 @@ class _Executor(submitit.LocalExecutor):  # type: ignore[misc]  # submitit is no
             "SUBMITIT_LOCAL_NTASKS": str(self._num_tasks()),
             "SUBMITIT_LOCAL_NODEID": "0",
             "SUBMITIT_LOCAL_JOB_NUM_NODES": "1",
+            "SUBMITIT_PREEMPT_SIGNAL": "USR2",  # whose handler StopSignal hands over to
             "GLOO_SOCKET_IFNAME": "lo",  # ranks of one machine; its host name may resolve to nothing
         }
         with (self.folder / "controller.log").open("ab") as log:
@@ -138,7 +150,6 @@ def submit_local(
     job = _Executor(folder, num_tasks, lock).submit(function)
     process = job._process
     assert process is not None, "submitit starts the controller at once"
-    (folder / "job.json").write_text(json.dumps({"pid": process.pid}))
     return LocalRun(folder, process.pid, process)
 
 
@@ -161,21 +172,22 @@ def job_folders(parent: Path) -> list[Path]:
     return sorted(path for path in parent.glob("[0-9]*") if path.is_dir())
 
 
-def find_running(parent: Path, lock: Path) -> LocalRun | None:
+def find_running(lock: Path) -> tuple[LocalRun, str] | None:
     """
-    Return the job that holds ``lock``, the newest below ``parent``; None if nobody does.
+    Return the job that holds a lock, and the place of its ledger; None if nobody holds it.
 
     Raises:
-        ConfigError: A launcher has just taken the lock, and its job has no folder yet.
+        ConfigError: A launcher has just taken it, and has not said for which job.
     """
     if not RunLock.is_held(lock):
         return None
-    newest = job_folders(parent)[-1:]
-    if not newest or not (newest[0] / "job.json").exists():
+    text = lock.read_text()
+    if not text.endswith("\n"):
         raise ConfigError(
-            f"Run {parent.parent.name} is being started by another launcher. Try again in a second."
+            f"Run {lock.parent.name} is being started by another launcher. Try again in a second."
         )
-    return LocalRun(newest[0], json.loads((newest[0] / "job.json").read_text())["pid"])
+    entry = json.loads(text)
+    return LocalRun(Path(entry["folder"]), entry["pid"], lock=lock), entry["ledger"]
 
 
 def choose_cluster(asked: Cluster) -> None:
@@ -200,14 +212,14 @@ def num_gpus() -> int:
     """Return how many NVIDIA GPUs a job here would see; asks the driver, not torch."""
     import pynvml
 
-    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
-        return len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
-
     try:
         pynvml.nvmlInit()
-        return int(pynvml.nvmlDeviceGetCount())
+        count = int(pynvml.nvmlDeviceGetCount())
     except pynvml.NVMLError:
         return 0
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    listed = [name for name in (visible or "").split(",") if name.strip() not in ("", "-1")]
+    return count if visible is None else min(count, len(listed))
 
 
 def num_cores() -> int:

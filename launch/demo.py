@@ -8,6 +8,7 @@ come back, finish, answer. It types the commands that a person would type, and p
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import signal
 import subprocess
@@ -26,6 +27,7 @@ QUESTIONS = (
     "You are immortal",
 )
 POLL_SECONDS = 0.1
+ON_CPU = os.environ | {"CUDA_VISIBLE_DEVICES": ""}  # two ranks on any machine
 
 
 def main() -> int:
@@ -55,15 +57,16 @@ def _run(verb: str, arguments: str, capture: bool = False) -> str:
     say(f"\n$ python launch/{verb}.py {arguments}")
     command = [sys.executable, f"launch/{verb}.py", *shlex.split(arguments)]
     output = subprocess.PIPE if capture else None
-    return subprocess.run(command, check=True, text=True, stdout=output).stdout or ""
+    return subprocess.run(command, check=True, text=True, stdout=output, env=ON_CPU).stdout or ""
 
 
 def _train_with_a_warning(arguments: str) -> None:
     """Train, and send USR2 half way: what a cluster sends before it takes the nodes away."""
     say(f"\n$ python launch/finetune.py {arguments}")
+    before = _jobs()
     command = [sys.executable, "launch/finetune.py", *shlex.split(arguments)]
-    launcher = subprocess.Popen(command)
-    while launcher.poll() is None and _step() < WARN_AT_STEP:
+    launcher = subprocess.Popen(command, env=ON_CPU)
+    while launcher.poll() is None and _step(_jobs() - before) < WARN_AT_STEP:
         time.sleep(POLL_SECONDS)
     if launcher.poll() is None:
         say(f"\n$ kill -USR2 {launcher.pid}    # the warning of a time limit")
@@ -72,9 +75,12 @@ def _train_with_a_warning(arguments: str) -> None:
         raise subprocess.CalledProcessError(launcher.returncode, command)
 
 
-def _step() -> int:
-    reports = sorted(Path("runs_instruct", RUN, "job").glob("*/progress.json"))
-    return int(json.loads(reports[-1].read_text()).get("global_step", 0)) if reports else 0
+def _jobs() -> set[Path]:
+    return set(Path("runs_instruct", RUN, "job").glob("*/progress.json"))
+
+
+def _step(reports: set[Path]) -> int:
+    return max([json.loads(path.read_text()).get("global_step", 0) for path in reports], default=0)
 
 
 def _references() -> dict[str, str]:

@@ -9,16 +9,19 @@ shards are made anew: the manifest goes first, so old and new are never taken fo
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-from instruct_core.data.columns import parse_columns
+from instruct_core.data.columns import Columns, parse_columns
+from instruct_core.data.fast_tokenizer import choose_tokenizer
 from instruct_core.data.plan import Plan, scan, stat_files
 from instruct_core.data.shards import SPLITS, is_written, load_manifest, missing_shards
-from instruct_core.data.sources import Source, resolve_source
+from instruct_core.data.sources import BUILTIN, Source, resolve_source
 from instruct_core.errors import ConfigError, CorruptFileError, MissingError
 from instruct_core.storage.documents import dump_document, load_document
 from instruct_core.storage.store import Store
@@ -36,6 +39,7 @@ from launch.console import EXIT_FAILED, say
 from launch.preprocess import Preprocess
 
 POLL_SECONDS = 0.05
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def prepare(flags: Preprocess) -> int:
@@ -44,10 +48,21 @@ def prepare(flags: Preprocess) -> int:
         if (value := getattr(flags, name)) is not None and value < 1:
             raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, got {value}.")
     columns = parse_columns(flags.columns) if flags.columns else None
-    choose_cluster(flags.cluster)
+    if flags.source == BUILTIN and columns:
+        raise ConfigError("--columns does not go with --source builtin, whose columns are known.")
     out = flags.out or f"shards/{Path(flags.source).name.split('.')[0]}"
-    store = Store(out if "://" in out else str(Path(out).resolve()))
-    source = resolve_source(flags.source, store)
+    if flags.out is None and not NAME.fullmatch(Path(out).name):
+        raise ConfigError(f"--out must be given with --source {flags.source}: it names no folder.")
+    choose_tokenizer(flags.tokenizer)  # raises here rather than in every task
+    choose_cluster(flags.cluster)
+    with tempfile.TemporaryDirectory() as scratch:
+        store = Store(out if "://" in out else str(Path(out).resolve()))
+        # A dry run writes nothing, not even a source that is made or downloaded.
+        source = resolve_source(flags.source, Store(scratch) if flags.dry_run else store)
+        return _prepare(flags, store, source, columns)
+
+
+def _prepare(flags: Preprocess, store: Store, source: Source, columns: Columns | None) -> int:
     old = _old_plan(store)
     plan = _unchanged(old, flags, source, str(columns or ""))
     if plan is None:
@@ -92,7 +107,7 @@ def _unchanged(old: Plan | None, flags: Preprocess, source: Source, columns: str
         return None
     asked = (source.identity, flags.limit_rows, flags.skip_bad_rows)
     planned = (old.identity, old.limit_rows, old.skip_bad_rows)
-    same_files = stat_files(source.files) == [(f.url, f.bytes, f.modified) for f in old.files]
+    same_files = stat_files(source.files) == old.stats
     fresh = Plan(**{**vars(old), **_current_names()})
     return old if asked == planned and same_files and fresh == old else None
 
@@ -141,6 +156,7 @@ def _run(flags: Preprocess, store: Store, plan: Plan, work: list[int]) -> int:
     """Run the tasks that have work, a few at a time, and show how many shards are there."""
     parent = store.local_path("job") if store.is_local else Path("runs_instruct/preprocess-jobs")
     folder = new_job_folder(parent)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: ends the tasks too
     # A set whose shards are all right and whose manifest is gone needs one task to write it.
     tasks = sorted({shard % flags.num_tasks for shard in work}) or [0]
     say(f"Job: {len(tasks)} tasks, logs in {folder}")
@@ -157,7 +173,7 @@ def _run(flags: Preprocess, store: Store, plan: Plan, work: list[int]) -> int:
                 failed += [run for run in running if not run.is_running() and run.exit_code() != 0]
                 running = [run for run in running if run.is_running()]
                 bar.update(shown, completed=plan.num_shards - len(missing_shards(store, plan)))
-        except KeyboardInterrupt:
+        except BaseException:
             for run in running:
                 run.warn(signal.SIGKILL)  # takes its task along; a shard is whole or not there
             say("Stopped. Give the same command again to make what is missing.")

@@ -41,11 +41,14 @@ from launch.settings import (
     Places,
     absolute,
     check_flags,
+    check_name,
     find_init,
     find_shards,
     refuse_conflicts,
     resolve,
     resumed_flags,
+    shape_of_init,
+    shape_of_run,
 )
 from launch.watching import watch
 
@@ -54,21 +57,25 @@ def finetune(flags: Finetune, arguments: Sequence[str]) -> int:
     """Begin, resume or attach to a run, and follow it to its end; return the exit code."""
     check_flags(flags)
     run = flags.run or f"{flags.model or 'gpt2'}-{Path(find_shards(flags.shards)).name}"
-    store = Store(absolute(flags.checkpoints)) / run
-    stored = _stored(store)
+    check_name(run)
+    checkpoints = absolute(flags.checkpoints)
+    store = Store(checkpoints) / run
+    stored = _stored(store, checkpoints)
     if stored is not None:
         flags = parse_flags(Finetune, arguments, default=resumed_flags(stored))
+        flags = replace(flags, checkpoints=checkpoints)
         check_flags(flags)
     job_parent = _job_parent(flags, run)
-    ledger = Store(absolute(flags.runs)) / run
-    if (running := find_running(job_parent, job_parent / "lock")) is not None:
-        say(f"Run {run} is training already (job {running.pid}); watching it.")
-        return watch(running, run, ledger)
+    lock_path = store.local_path("lock") if store.is_local else job_parent / "lock"
+    if (found := find_running(lock_path)) is not None:
+        job, ledger = found
+        say(f"Run {run} is training already (job {job.pid}); watching it.")
+        return watch(job, run, Store(ledger))
     choose_cluster(flags.cluster)
     config = _settings(flags, run, stored)
     if config is None:
-        return EXIT_FAILED
-    if stored is not None:
+        return EXIT_FAILED if not flags.dry_run else 0
+    if stored is not None and _has_begun(store):
         refuse_conflicts(config, stored)
         if _is_finished(config):
             return 0
@@ -77,25 +84,47 @@ def finetune(flags: Finetune, arguments: Sequence[str]) -> int:
         say(f"Would start {flags.gpus} ranks on this machine, and submits nothing. Settings:")
         say(json.dumps(to_json(config), indent=1))
         return 0
-    lock = RunLock(job_parent / "lock")
+    lock = RunLock(lock_path)
     if not lock.acquire():
         raise ConfigError(f"Run {run} is being started by another launcher. Try again in a second.")
     store.replace("run.json", dump_document(_run_document(config)))
     job = submit_local(
         FinetuneJob(config, code_version()), new_job_folder(job_parent), flags.gpus, lock
     )
+    ledger = f"{config.runs}/{run}"
+    lock.note(job, ledger)
     lock.close()
     say(f"Run {run}: job {job.pid}, log {job.log_path()}")
     say(f"Curves: tensorboard --logdir {config.runs}")
-    return watch(job, run, ledger)
+    return watch(job, run, Store(ledger))
 
 
-def _stored(store: Store) -> TrainConfig | None:
+def _stored(store: Store, checkpoints: str) -> TrainConfig | None:
+    """Return the settings a run was begun with, where it lies now: a project may be moved."""
     try:
         document = load_document(store, "run.json")
     except FileNotFoundError:
         return None
-    return from_json(document.get("config"), store.where("run.json"))
+    stored = from_json(document.get("config"), store.where("run.json"))
+    before, now = (str(Path(place).parent) for place in (stored.checkpoints, checkpoints))
+    if before == now or "://" in stored.checkpoints + checkpoints:
+        return replace(stored, checkpoints=checkpoints)
+
+    def moved(place: str) -> str:
+        return now + place.removeprefix(before) if place.startswith(f"{before}/") else place
+
+    return replace(
+        stored,
+        checkpoints=checkpoints,
+        shards=moved(stored.shards),
+        init=moved(stored.init),
+        runs=moved(stored.runs),
+    )
+
+
+def _has_begun(store: Store) -> bool:
+    """Return True if a run has saved: until then every setting may change."""
+    return store.exists("committed.json") or bool(committed_steps(store))
 
 
 def _run_document(config: TrainConfig) -> dict[str, Any]:
@@ -116,12 +145,20 @@ def _job_parent(flags: Finetune, run: str) -> Path:
 def _settings(flags: Finetune, run: str, stored: TrainConfig | None) -> TrainConfig | None:
     """Return the run's settings, making the default shards first if they are missing; or None."""
     shards = find_shards(flags.shards)
-    # A run that has begun does not need what it started from any more.
-    begun = stored is not None and stored.init == flags.init
-    init = stored.init if stored is not None and begun else find_init(flags.init)
+    store = Store(absolute(flags.checkpoints)) / run
+    if stored is not None and _has_begun(store) and absolute(flags.init or "") == stored.init:
+        init = stored.init  # a run that has begun does not need what it started from any more
+    elif stored is not None and flags.init == stored.init == "random":
+        init = "random"
+    else:
+        init = find_init(flags.init)
+    shape = shape_of_run(store) if _has_begun(store) else shape_of_init(init, flags)
     places = Places(shards, init, absolute(flags.checkpoints), absolute(flags.runs))
-    config = resolve(flags, places, run, fingerprint="")  # all that can be wrong, before any work
+    config = resolve(flags, places, run, shape)  # all that can be wrong, before any work
     if not Store(shards).exists("manifest.json"):
+        if flags.dry_run:
+            say("Would prepare builtin first: no shards are here yet. Nothing is written.")
+            return None
         say("Shards: none here yet, so builtin is prepared first")
         builtin = Preprocess(source="builtin", out=shards, num_tasks=num_cores(), cluster="local")
         if prepare(builtin) != 0:
@@ -152,6 +189,8 @@ def _described(config: TrainConfig, world_size: int) -> str:
     packing = load_packing(
         store, rows, "train", manifest["fingerprint"], config.seq_len, config.seed
     )
+    if not len(rows):
+        raise ConfigError(f"Shards {config.shards} have no row to train on. Prepare more rows.")
     epochs = config.max_steps * config.global_batch_size / max(1, packing.num_sequences)
     return (
         f"Data: {len(rows):,} rows in {packing.num_sequences:,} sequences, {packing.filled:.1%} "

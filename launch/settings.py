@@ -1,7 +1,7 @@
 """
 From flags to the settings of a run: defaults found on this machine, and nothing chosen in silence.
 
-    settings = resolve(flags, stored)      # stored: the config the run was begun with, or None
+    config = resolve(flags, places, "my-run", shape)
 
 Each default that depends on what is here is said in one line. What a person typed is taken as it
 is, or refused with the change that fits.
@@ -9,13 +9,19 @@ is, or refused with the change that fits.
 
 from __future__ import annotations
 
+import json
+import math
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
 import psutil
 
 from instruct_core.config import IDENTITY, PRESETS, ModelConfig, TrainConfig
-from instruct_core.errors import ConfigError, MissingError, RunConflictError
+from instruct_core.errors import ConfigError, CorruptFileError, MissingError, RunConflictError
+from instruct_core.storage.steps import committed_steps, read_manifest
 from instruct_core.storage.store import Store
 from launch.cluster import num_cores, num_gpus, require_one_node
 from launch.console import say
@@ -25,6 +31,7 @@ from launch.finetune import Finetune
 SEED_CHECKPOINT = "checkpoints/best_model.pt"
 PREFERRED_SHARDS = ("shards/alpaca", "shards/alpaca-gpt4", "shards/builtin")
 RECIPE_MICRO_BATCH_SIZE = 8
+PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 AT_LEAST_ONE = (
     "gpus", "max_steps", "tokens_per_step", "eval_every", "save_every", "keep_checkpoints",
 )  # fmt: skip
@@ -58,7 +65,7 @@ def check_flags(flags: Finetune) -> None:
         value = getattr(flags, name)
         _require(value is None or value >= 1, name, value, "at least 1")
     for name in ("learning_rate", "epsilon", "clip"):
-        _require(getattr(flags, name) > 0, name, getattr(flags, name), "more than 0")
+        _require(0 < getattr(flags, name) < math.inf, name, getattr(flags, name), "more than 0")
     for name in ("warmup_steps", "weight_decay", "seed"):
         _require(getattr(flags, name) >= 0, name, getattr(flags, name), "at least 0")
     for name in ("dropout", "beta1", "beta2"):
@@ -74,8 +81,17 @@ def check_flags(flags: Finetune) -> None:
     if flags.model is not None and flags.model not in PRESETS:
         raise ConfigError(f"--model must be one of {', '.join(PRESETS)}, got {flags.model}.")
     _require(flags.seq_len >= 2, "seq_len", flags.seq_len, "at least 2")
-    if flags.run is not None and (not flags.run or set(flags.run) & set("/\\:*? ")):
-        raise ConfigError(f"--run must be a plain name without / or spaces, got {flags.run!r}.")
+    _require(flags.seed < 2**63, "seed", flags.seed, "less than 2**63")
+    if flags.run is not None:
+        check_name(flags.run)
+
+
+def check_name(run: str) -> None:
+    """Refuse a run name that is no plain folder name; raises ConfigError."""
+    if not PLAIN_NAME.fullmatch(run):
+        raise ConfigError(
+            f"--run must be a plain name of letters, digits, '.', '_' and '-', got {run!r}."
+        )
 
 
 def _require(fits: bool, name: str, value: object, rule: str) -> None:
@@ -130,15 +146,40 @@ def find_init(typed: str | None) -> str:
     return absolute(typed)
 
 
-def resolve(flags: Finetune, places: Places, run: str, fingerprint: str) -> TrainConfig:
+def shape_of_init(init: str, flags: Finetune) -> ModelConfig:
     """
-    Return the settings of a run on this machine.
+    Return the shape of the weights that a new run starts from, which are loaded once to see.
+
+    Raises:
+        ConfigError: They cannot be loaded, or do not fit --model or --seq-len.
+    """
+    if init == "random":
+        return PRESETS[flags.model or "gpt2"]
+    command = [sys.executable, "-m", "jobs.check_init", init, flags.model or "", str(flags.seq_len)]
+    answer = json.loads(subprocess.check_output(command))
+    if "error" in answer:
+        raise ConfigError(answer["error"])
+    return ModelConfig(**answer["shape"])
+
+
+def shape_of_run(store: Store) -> ModelConfig:
+    """Return the shape of the model that a run trains, from its newest manifest that can be read."""
+    for step in reversed(committed_steps(store)):
+        try:
+            return ModelConfig(**read_manifest(store, step)["model"])
+        except (CorruptFileError, FileNotFoundError):
+            continue
+    return PRESETS["gpt2"]
+
+
+def resolve(flags: Finetune, places: Places, run: str, shape: ModelConfig) -> TrainConfig:
+    """
+    Return the settings of a run on this machine; the shards' fingerprint is left to be filled in.
 
     Raises:
         ConfigError: Something does not fit the machine or the model; names the change that does.
     """
     model = flags.model or ("gpt2" if places.init == "random" else "")
-    shape = PRESETS[model or "gpt2"]
     if flags.seq_len > shape.max_seq_len:
         raise ConfigError(f"--seq-len must be at most {shape.max_seq_len}, got {flags.seq_len}.")
     gpus_here = num_gpus()
@@ -161,7 +202,7 @@ def resolve(flags: Finetune, places: Places, run: str, fingerprint: str) -> Trai
         runs=places.runs,
         init=places.init,
         model=model,
-        data_fingerprint=fingerprint,
+        data_fingerprint="",
         max_steps=flags.max_steps,
         decay_steps=flags.decay_steps or flags.max_steps,
         seq_len=flags.seq_len,
@@ -245,7 +286,7 @@ def refuse_conflicts(config: TrainConfig, stored: TrainConfig) -> None:
     Raises:
         RunConflictError: Names each setting, the run's value and the typed one.
     """
-    differing = [n for n in IDENTITY if getattr(config, n) != getattr(stored, n)]
+    differing = [n for n in (*IDENTITY, "init") if getattr(config, n) != getattr(stored, n)]
     if differing:
         pairs = [f"{n} is {getattr(stored, n)}, got {getattr(config, n)}" for n in differing]
         raise RunConflictError(

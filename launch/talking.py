@@ -56,6 +56,8 @@ def find_checkpoint(flags: Chat) -> str:
         raise ConfigError(f"--max-new-tokens must be at least 1, got {flags.max_new_tokens}.")
     if flags.temperature < 0:
         raise ConfigError(f"--temperature must be at least 0, got {flags.temperature}.")
+    if not 0 <= flags.seed < 2**63:
+        raise ConfigError(f"--seed must be at least 0 and less than 2**63, got {flags.seed}.")
     if flags.run and flags.checkpoint:
         raise ConfigError("--run and --checkpoint name two models. Give one of them.")
     if flags.checkpoint:

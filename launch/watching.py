@@ -58,10 +58,11 @@ def _conclude(job: LocalRun, run: str, stopping: bool) -> int:
     if progress.get("state") == "finished":
         say(f"Talk to it: python launch/chat.py --run {run}")
         return 0
-    if stopping or progress.get("state") == "stopped":
-        say(f"Run {run} is stopped at step {progress.get('committed', 0)}. {again}")
-        return EXIT_INTERRUPTED
     failures = read_failures(job.folder)
+    if progress.get("state") == "stopped" or (stopping and not failures):
+        at = f" at step {progress['committed']}" if "committed" in progress else ""
+        say(f"Run {run} is stopped{at}. {again}")
+        return EXIT_INTERRUPTED
     reason = failures[0]["error"] if failures else "its processes were killed"
     if failures and failures[0]["retry"]:
         print(failures[0]["traceback"].rstrip(), file=sys.stderr)
@@ -86,8 +87,8 @@ class _Follower:
             self._job.warn(signal.SIGKILL)
         else:
             self.stopping = True
-            say("Stopping: all ranks save at the next step (Ctrl-C again kills the run)")
             self._job.warn(signal.SIGTERM)
+            say("Stopping: all ranks save at the next step (Ctrl-C again kills the run)")
 
     def follow(self) -> None:
         numbers = TextColumn("{task.fields[numbers]}")

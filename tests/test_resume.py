@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable
@@ -101,7 +102,7 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory, shard_set: Path) -> Pa
     cwd = tmp_path_factory.mktemp("interrupted")
     seed = int.from_bytes(os.urandom(4), "little")
     draw = random.Random(seed)
-    steps = sorted(draw.sample(range(2, STEPS - 4), 3))
+    steps = sorted(draw.sample(range(2, STEPS - 12), 3))  # the end must not come first
     print(f"seed {seed}: USR2, TERM and KILL at steps {steps}")
     warn, stop, kill = (
         lambda cwd, s=signum: signal_a_rank(cwd, s, draw)
@@ -111,6 +112,7 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory, shard_set: Path) -> Pa
     hit_at(launcher, cwd, steps[0], warn)
     hit_at(launcher, cwd, steps[1], stop)
     launcher.communicate(timeout=60)
+    assert launcher.returncode == 130, "the run was not stopped"
     launcher = start("finetune", *arguments(shard_set, 2, "--dropout=0.1"), cwd=cwd)
     wait_for(lambda: count(cwd, "resumed") == 3, "the resume after the stop")
     hit_at(launcher, cwd, steps[2], kill)
@@ -239,4 +241,31 @@ def test_second_launcher_attaches_and_finished_run_is_not_run_again(
     assert (first.returncode, second.returncode, third.returncode) == (0, 0, 0)
     assert "Run r is training already" in second.stdout
     assert f"Run r is finished: step {STEPS} of {STEPS}" in third.stdout
+    assert count(tmp_path, "started") == 1
+
+
+def test_moved_project_goes_on_where_it_lies_now(tmp_path: Path, shard_set: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    shutil.copytree(shard_set, here / "shards" / "small")
+    train(here, Path("shards/small"), 1, "--max-steps=5", "--decay-steps=10")
+    shutil.copytree(here, there)
+
+    result = launch("finetune", "--run=r", "--max-steps=10", cwd=there)
+
+    assert result.returncode == 0, result.stderr
+    assert "Going on from step 5" in result.stdout
+    assert (there / "checkpoints_instruct" / "r" / "step-00000010").exists()
+    assert not (here / "checkpoints_instruct" / "r" / "step-00000010").exists()
+
+
+def test_launcher_with_another_place_for_its_ledger_is_no_second_writer(
+    tmp_path: Path, shard_set: Path
+) -> None:
+    first = start("finetune", *arguments(shard_set, 1), cwd=tmp_path)
+    wait_for(lambda: count(tmp_path, "resumed"), "the first step")
+
+    second = launch("finetune", "--run=r", "--runs=elsewhere", cwd=tmp_path)
+    first.communicate(timeout=60)
+
+    assert "Run r is training already" in second.stdout
     assert count(tmp_path, "started") == 1

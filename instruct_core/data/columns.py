@@ -42,7 +42,7 @@ class Columns(NamedTuple):
         if self.messages:
             row = _from_messages(record, self.messages)
         else:
-            context = record.get(self.input)
+            context = record.get(self.input) if self.input else None
             row = Row(
                 _text(record, self.instruction),
                 "" if context is None or context == "" else _text(record, self.input),

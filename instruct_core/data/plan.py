@@ -64,6 +64,11 @@ class Plan:
     tokenizer: str = TOKENIZER_NAME
 
     @property
+    def stats(self) -> list[tuple[str, int, str]]:
+        """Return what `stat_files` said of the files when the plan was made."""
+        return [(f.url, f.bytes, f.modified) for f in self.files]
+
+    @property
     def num_shards(self) -> int:
         return len(self.starts)
 
@@ -109,10 +114,10 @@ class Plan:
                     raise BadRowError(_bad_row(record.where, str(error))) from None
                 yield None
             count -= 1
-        if count:
+        if count or stat_files([f.url for f in self.files]) != self.stats:
             raise BadRowError(
-                f"Source {self.source} ends {count} rows early in shard {shard}: it changed after the "
-                "command was given. Run the same preprocess command again."
+                f"Source {self.source} changed after the command was given, noticed in shard {shard}. "
+                "Run the same preprocess command again."
             )
 
     def _records(self, shard: int, count: int) -> Iterator[Record]:
@@ -171,6 +176,7 @@ def scan(
         BadRowError: A row is bad; names the first and counts the others.
         ConfigError: No row at all, or columns that are not known.
     """
+    stats = stat_files(source.files)
     columns = columns or detect_columns(_first_values(source.files))
     starts: list[tuple[int, int, int]] = []
     bad_rows: list[dict[str, str]] = []
@@ -194,11 +200,14 @@ def scan(
     if bad_rows and not skip_bad_rows:
         more = f" ({len(bad_rows) - 1} more bad rows follow)" if len(bad_rows) > 1 else ""
         raise BadRowError(_bad_row(bad_rows[0]["where"], bad_rows[0]["problem"], more))
+    files = [SourceFile(*stat, _hash_file(stat[0])) for stat in stats]
+    if stat_files(source.files) != stats:
+        raise BadRowError(f"Source {source.name} changed while it was read. Try again.")
     blocks_per_shard = min(MAX_BLOCKS_PER_SHARD, max(1, len(starts) // 64))
     return Plan(
         source=source.name,
         identity=source.identity,
-        files=[SourceFile(*stat, _hash_file(stat[0])) for stat in stat_files(source.files)],
+        files=files,
         columns=str(columns),
         limit_rows=limit_rows,
         skip_bad_rows=skip_bad_rows,

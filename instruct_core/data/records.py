@@ -103,12 +103,12 @@ def _parse_patiently(raw: bytes, where: str, following: Cursor) -> Record:
 def _read_json(file: Any, url: str, start: Cursor) -> Iterator[Record]:
     """Read the values of an array one by one; the array is never whole in memory."""
     offset, line = start
+    head = file.read(READ_BYTES)
+    opening = _ARRAY_OPENS.match(head)
+    if opening is None:  # one object a line, in spite of the name
+        yield from _read_jsonl(file, url, start)
+        return
     if not offset:
-        head = file.read(READ_BYTES)
-        opening = _ARRAY_OPENS.match(head)
-        if opening is None:
-            yield from _read_jsonl(file, url, start)
-            return
         offset, line = opening.end(), line + head.count(b"\n", 0, opening.end())
     file.seek(offset)
     buffer, position = b"", 0
@@ -160,7 +160,14 @@ def _value_end(buffer: bytes, start: int) -> int:
 def _read_csv(file: Any, url: str, start: Cursor) -> Iterator[Record]:
     csv.field_size_limit(MAX_RECORD_BYTES)
     lines = _CountedLines(file)
-    header = next(csv.reader(lines), [])
+    try:
+        header = next(csv.reader(lines), None)
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise BadRowError(
+            f"Row {url}:1 is no CSV header: {error}. Save the file as UTF-8 with a header."
+        ) from error
+    if header is None:
+        return  # an empty file has no rows
     if not header or len(set(header)) != len(header):
         raise BadRowError(f"Row {url}:1 is no CSV header: every column needs a name of its own.")
     if start.offset:

@@ -28,7 +28,7 @@ from instruct_core.data.plan import Plan
 from instruct_core.data.template import render
 from instruct_core.errors import CorruptFileError, MissingError
 from instruct_core.storage.cache import local_copy
-from instruct_core.storage.documents import dump_document, load_document
+from instruct_core.storage.documents import load_sealed, seal
 from instruct_core.storage.store import Store
 from instruct_core.storage.tensor_file import (
     BytesSink,
@@ -167,7 +167,7 @@ def write_manifest(store: Store, plan: Plan) -> bool:
         document[f"{split}_rows"] = sum(entry["rows"] for entry in entries if entry)
         document[f"{split}_tokens"] = sum(entry["tokens"] for entry in entries if entry)
     document |= files | {"num_bad_rows": len(plan.bad_rows), "bad_rows": plan.bad_rows}
-    store.replace("manifest.json", dump_document(document))
+    store.replace("manifest.json", seal(document))
     for split in SPLITS:
         for name in store.names(split):
             if name.startswith("."):  # begun by a task that was killed
@@ -184,7 +184,7 @@ def load_manifest(store: Store) -> dict[str, Any]:
         CorruptFileError: It is no manifest.
     """
     try:
-        manifest = load_document(store, "manifest.json")
+        manifest = load_sealed(store, "manifest.json")
         if any(split not in manifest for split in ("fingerprint", *SPLITS)):
             raise CorruptFileError(f"{store.where('manifest.json')} is no manifest of shards.")
         return manifest

@@ -23,6 +23,11 @@ import torch
 
 from instruct_core.errors import UnsafeFileError
 
+# What torch's reader raises for bytes that are no pickle, and for one that it refuses.
+NOT_A_CHECKPOINT = (
+    pickle.UnpicklingError, RuntimeError, EOFError, ValueError, AttributeError, LookupError,
+    TypeError, OverflowError,
+)  # fmt: skip
 PLAIN_STANDARD_CLASSES = {"argparse.Namespace", "types.SimpleNamespace"}
 
 
@@ -52,8 +57,9 @@ def load_foreign(data: bytes, where: str) -> dict[str, Any]:
         content = _load_restricted(data)
     except UnsafeFileError as error:
         raise UnsafeFileError(_refused(where, str(error))) from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, AttributeError) as error:
-        raise UnsafeFileError(_refused(where, str(error).strip().split("\n")[0])) from error
+    except NOT_A_CHECKPOINT as error:
+        reason = f"it is none that torch can read ({type(error).__name__})"
+        raise UnsafeFileError(_refused(where, reason)) from error
     if not isinstance(content, dict):
         raise UnsafeFileError(_refused(where, f"it holds a {type(content).__name__}, no dict"))
     return {str(key): _plain(value) for key, value in content.items()}

@@ -34,8 +34,8 @@ def generate(
 
     Args:
         model: In eval mode; its device is used.
-        prompt: Token ids, at least one; the oldest are dropped where they leave no room.
-        max_new_tokens: Stop after so many.
+        prompt: Token ids, at least one; the oldest are dropped if they leave no room.
+        max_new_tokens: Stop after so many, or where the context is full.
         temperature: 0 takes the likeliest token, more draws more freely.
         seed: Of the draws.
         stop: Asked before each token; True ends the text there.
@@ -43,8 +43,8 @@ def generate(
     device = model.head_weight.device
     generator = torch.Generator(device).manual_seed(seed)
     room = model.config.max_seq_len
-    max_new_tokens = min(max_new_tokens, room - 1)
-    tokens = list(prompt)[-(room - max_new_tokens) :]
+    tokens = list(prompt)[-(room - 1) :]
+    max_new_tokens = min(max_new_tokens, room - len(tokens))
     cache: Cache = []
     answer: list[int] = []
     fresh, position = tokens, 0

@@ -18,13 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from instruct_core.config import ModelConfig
-from instruct_core.errors import ConfigError, MissingError
+from instruct_core.config import PRESETS, ModelConfig
+from instruct_core.errors import ConfigError, InstructError, MissingError
 from instruct_core.model.foreign import load_foreign
 from instruct_core.model.gpt2 import GPT2
 from instruct_core.storage import tensor_file
-from instruct_core.storage.checkpoint import TORCH_TYPES
-from instruct_core.storage.documents import load_document
+from instruct_core.storage.checkpoint import TORCH_TYPES, read_verified
+from instruct_core.storage.documents import load_document, load_sealed
 from instruct_core.storage.store import Store
 
 PREFIXES = re.compile(r"^(?:(?:module|_orig_mod|model)\.)+")
@@ -42,6 +42,42 @@ def load_pretrained(init: str) -> tuple[ModelConfig, dict[str, Tensor]]:
         UnsafeFileError: A pickle that wants more than tensors and plain fields.
         ConfigError: Not a GPT-2, or weights that are incomplete.
     """
+    try:
+        return _load(init)
+    except InstructError:
+        raise
+    except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ConfigError(f"Model {init} holds no GPT-2 that can be read: {reason}.") from error
+
+
+def load_fitting(init: str, model: str, seq_len: int) -> tuple[ModelConfig, dict[str, Tensor]]:
+    """
+    Return `load_pretrained` of weights that a run of these settings can start from.
+
+    Args:
+        init: Where they are.
+        model: Preset that they must be, or "" for any.
+        seq_len: Positions that they must have at least.
+
+    Raises:
+        ConfigError: They are of another shape.
+    """
+    shape, weights = load_pretrained(init)
+    if model and shape != PRESETS[model]:
+        raise ConfigError(
+            f"Model {init} is no {model}: it has {shape.num_layers} layers of width {shape.width}. "
+            "Leave --model away to take it as it is."
+        )
+    if seq_len > shape.max_seq_len:
+        raise ConfigError(
+            f"--seq-len must be at most {shape.max_seq_len}, which is what {init} has positions "
+            f"for, got {seq_len}."
+        )
+    return shape, weights
+
+
+def _load(init: str) -> tuple[ModelConfig, dict[str, Tensor]]:
     if init.endswith((".pt", ".pth", ".ckpt")):
         raw, num_heads = _read_foreign(init)
     else:
@@ -63,6 +99,10 @@ def _read_folder(init: str) -> tuple[Mapping[str, Any], int | None]:
             f"Model {init} is not there, or no model: no config.json in it. Give random, a Hugging "
             "Face folder, a step folder of a run, or a .pt file."
         )
+    if "manifest.json" in names:  # a step folder of ours: its bytes are checked
+        for entry in load_sealed(store, "manifest.json")["files"]:
+            if entry["file"] in ("config.json", "model.safetensors"):
+                read_verified(store, entry)
     config = load_document(store, "config.json")
     activation = config.get("activation_function", "gelu_new")
     if config.get("model_type", "gpt2") != "gpt2" or activation not in (
@@ -140,9 +180,14 @@ def _shape_of(weights: Mapping[str, Tensor], num_heads: int | None, init: str) -
             f"Model {init} must be a GPT-2 of {VOCAB_SIZE} tokens and at least one layer, "
             f"got {vocab_size} tokens and {len(layers)} layers."
         )
+    num_heads = num_heads or max(1, width // 64)  # every published GPT-2 has heads of 64
+    if width % num_heads:
+        raise ConfigError(
+            f"Model {init} has a width of {width}, which {num_heads} heads do not divide."
+        )
     return ModelConfig(
         num_layers=len(layers),
-        num_heads=num_heads or width // 64,  # every published GPT-2 has heads of 64
+        num_heads=num_heads,
         width=width,
         max_seq_len=weights["transformer.wpe.weight"].shape[0],
     )

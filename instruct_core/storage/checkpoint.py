@@ -17,6 +17,8 @@ optimizer, shared out over the ranks by bytes, and each rank's random number gen
 from __future__ import annotations
 
 import json
+import logging
+import re
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -29,7 +31,7 @@ from torch import Tensor
 from instruct_core import ranks
 from instruct_core.errors import CorruptFileError, FencedError, NoCheckpointError
 from instruct_core.storage import tensor_file
-from instruct_core.storage.documents import dump_document
+from instruct_core.storage.documents import dump_document, seal
 from instruct_core.storage.steps import (
     FORMAT,
     STEP_FOLDER,
@@ -40,6 +42,9 @@ from instruct_core.storage.steps import (
 )
 from instruct_core.storage.store import Store
 
+logger = logging.getLogger(__name__)
+
+ATTEMPT_FILE = re.compile(r"(\d{4,})\.json")
 TYPE_NAMES = {
     torch.float32: "F32", torch.float64: "F64", torch.float16: "F16", torch.bfloat16: "BF16",
     torch.int64: "I64", torch.int32: "I32", torch.uint8: "U8", torch.bool: "BOOL",
@@ -86,9 +91,8 @@ class Checkpoints:
         return self.attempt
 
     def _newest_attempt(self) -> int:
-        return max(
-            (int(name.removesuffix(".json")) for name in self.store.names("attempts")), default=-1
-        )
+        matches = [ATTEMPT_FILE.fullmatch(name) for name in self.store.names("attempts")]
+        return max((int(match[1]) for match in matches if match), default=-1)
 
     def save(
         self,
@@ -143,9 +147,12 @@ class Checkpoints:
                 **facts,
                 "files": files,
             }
-            folder.write("manifest.json", dump_document(manifest))
+            folder.write("manifest.json", seal(manifest))
             self.store.claim("committed.json", json.dumps({"first_step": step}).encode())
-            self._prune(step, keep)
+            try:
+                self._prune(step, keep)
+            except OSError as error:  # an old folder that somebody reads on NFS; next time then
+                logger.warning("Old checkpoints of %s remain: %s", self.store.url, error)
         ranks.barrier()
 
     def _check_fence(self) -> None:

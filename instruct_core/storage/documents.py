@@ -52,6 +52,19 @@ def load_document(store: Store, name: str) -> dict[str, Any]:
     return document
 
 
+def seal(document: Mapping[str, Any]) -> bytes:
+    """Return a manifest's JSON with a hash of all it says: a flipped digit is noticed."""
+    return dump_document({**document, "xxh3": fingerprint_of(document)})
+
+
+def load_sealed(store: Store, name: str) -> dict[str, Any]:
+    """Return the document of `seal`; raises as `load_document` does, also for another hash."""
+    document = load_document(store, name)
+    if document.pop("xxh3", None) != fingerprint_of(document):
+        raise CorruptFileError(f"{store.where(name)} is corrupt: its own xxh3 differs.")
+    return document
+
+
 def fingerprint_of(value: Any) -> str:
     """Return a short hash of anything JSON can hold; equal values have equal fingerprints."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"))

@@ -13,7 +13,7 @@ from typing import Any
 import xxhash
 
 from instruct_core.errors import CorruptFileError
-from instruct_core.storage.documents import load_document
+from instruct_core.storage.documents import load_sealed
 from instruct_core.storage.store import Store
 
 FORMAT = 1
@@ -48,7 +48,7 @@ def read_manifest(store: Store, step: int) -> dict[str, Any]:
         CorruptFileError: It is not one of ours, or names files outside its folder.
     """
     where = store.where(f"{step_name(step)}/manifest.json")
-    manifest = load_document(store, f"{step_name(step)}/manifest.json")
+    manifest = load_sealed(store, f"{step_name(step)}/manifest.json")
     try:
         names = [entry["file"] for entry in manifest["files"]]
         states = [

@@ -80,7 +80,8 @@ def sample_answers(
     for row in range(min(NUM_SAMPLES, len(rows))):
         room = model.model.config.max_seq_len - SAMPLE_TOKENS
         prompt: Sequence[int] = rows.tokens(row, 0, min(rows.response_start(row), room)).tolist()
-        answer = generate(model.model, prompt, max_new_tokens=SAMPLE_TOKENS, stop=stop)
+        with torch.compiler.set_stance("force_eager"):  # every length would be compiled anew
+            answer = generate(model.model, prompt, max_new_tokens=SAMPLE_TOKENS, stop=stop)
         parts.append(f"{tokenizer.decode(prompt)}**{tokenizer.decode(answer).strip()}**")
     model.train()
     return "\n\n---\n\n".join(parts)

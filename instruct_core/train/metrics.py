@@ -1,7 +1,7 @@
 """
 One continuous run in TensorBoard, whatever happened to the job that trained it.
 
-    metrics = Metrics("runs_instruct/my-run", resumed_at_step=100)
+    metrics = Metrics("runs_instruct/my-run", attempt=1, resumed_at_step=100)
     metrics.log(101, {"train/loss": 2.9})
 
 On resume TensorBoard is told to forget what an earlier attempt logged after the step that was
@@ -14,10 +14,12 @@ are dense bf16 figures of NVIDIA's data sheets; MFU as in PaLM, arXiv 2204.02311
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping
 
 import psutil
+import pynvml
 import torch
 
 from instruct_core.config import ModelConfig
@@ -35,20 +37,22 @@ class Metrics:
 
     Args:
         logdir: Folder or URL of the run's events.
-        resumed_at_step: The step this attempt begins at; later points of earlier attempts go.
+        attempt: Number of this attempt; the first has nothing to forget.
+        resumed_at_step: The step it begins at; later points of earlier attempts go.
     """
 
-    def __init__(self, logdir: str, resumed_at_step: int) -> None:
+    def __init__(self, logdir: str, attempt: int, resumed_at_step: int) -> None:
         from tensorboard.compat.proto import event_pb2, summary_pb2, tensor_pb2, tensor_shape_pb2
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
         self._event, self._summary = event_pb2, summary_pb2
         self._tensor, self._shape = tensor_pb2, tensor_shape_pb2
         self._writer = EventFileWriter(logdir, max_queue_size=1000, flush_secs=5)
-        if resumed_at_step:
+        if attempt:
             start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
             # Points at the step itself stay: they were logged before it was saved.
-            self._add(resumed_at_step + 1, event_pb2.Event(session_log=start))
+            first = resumed_at_step + 1 if resumed_at_step else 0
+            self._add(first, event_pb2.Event(session_log=start))
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Write one point of each curve."""
@@ -86,7 +90,9 @@ def system_metrics(device: torch.device) -> dict[str, float]:
     }
     if device.type == "cuda":
         values["system/gpu_memory_gb"] = torch.cuda.max_memory_allocated(device) / 1e9
-        values["system/gpu_percent"] = float(torch.cuda.utilization(device))  # asks NVML
+        # NVML does not tell on a GPU that is shared out (MIG); a missing curve ends no run.
+        with contextlib.suppress(pynvml.NVMLError, RuntimeError, ModuleNotFoundError):
+            values["system/gpu_percent"] = float(torch.cuda.utilization(device))
     return values
 
 

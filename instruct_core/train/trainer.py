@@ -98,7 +98,7 @@ class Trainer:
         self._grad_accum_steps = config.grad_accum_steps(ranks.world_size())
         self._core = WithLoss(setup.model.to(setup.device))
         if config.compile:
-            setup.model.compile()
+            setup.model.compile(dynamic=False)  # kernels must not depend on what came before
         self._model = self._wrap()
         self._optimizer = make_optimizer(setup.model, config)
         self.progress = Progress()
@@ -138,7 +138,8 @@ class Trainer:
         """
         if ranks.world_size() > 1:
             nothing = torch.zeros((1, 8), dtype=torch.int64, device=self._setup.device)
-            self._model(nothing, nothing, nothing, nothing).mul(0.0).backward()
+            with torch.compiler.set_stance("force_eager"):
+                self._model(nothing, nothing, nothing, nothing).mul(0.0).backward()
             self._optimizer.zero_grad()
 
     def run(self) -> Outcome:

@@ -41,6 +41,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory, shard_set: Path) -> Path:
     for name, content in files.items():
         (desk / name).write_text(content)
     (desk / "latin.jsonl").write_bytes(GOOD.encode() + b'{"instruction": "\xe9", "output": "b"}\n')
+    (desk / "utf16.csv").write_bytes("instruction,output\na,b\n".encode("utf-16"))
     (desk / "folder").mkdir()
     (desk / "nomanifest").mkdir()
     (desk / "file").write_text("")
@@ -75,6 +76,10 @@ PREPROCESS = {
     "--source good.jsonl --cluster moon": "invalid choice 'moon'",
     "--source good.jsonl --num-taks 3": "options: --num-taks, 3. Perhaps you meant --num-tasks",
     "--source good.jsonl --out file": "file",
+    "--source *.nothing --out x": "is not there",
+    "--source utf16.csv": "Row utf16.csv:1 is no CSV header",
+    "--source g*.jsonl": "--out must be given with --source g*.jsonl: it names no folder",
+    "--source builtin --columns instruction=a,output=b": "--columns does not go with --source builtin",
 }  # fmt: skip
 BASE = "--run new --shards shards/small " + " ".join(TINY_RUN)
 FINETUNE = {
@@ -90,7 +95,13 @@ FINETUNE = {
     f"{BASE} --seq-len 4096": "--seq-len must be at most 1024, got 4096",
     f"{BASE} --tokens-per-step 1000": "Use --tokens-per-step",
     f"{BASE} --gpus 3": "--tokens-per-step must be a multiple of ranks x --micro-batch-size",
-    f"{BASE} --run a/b": "--run must be a plain name without / or spaces, got 'a/b'",
+    f"{BASE} --run a/b": "--run must be a plain name of letters, digits, '.', '_' and '-', got 'a/b'",
+    f"{BASE} --run ..": "--run must be a plain name",
+    f"{BASE} --seed 99999999999999999999": "--seed must be less than 2**63",
+    f"{BASE} --learning-rate inf": "--learning-rate must be more than 0, got inf",
+    f"{BASE} --init evil.pt": "evil.pt is not read: only tensors and plain fields are",
+    f"{BASE} --init folder": "no config.json in it",
+    f"{BASE} --model small-demo --init checkpoints_instruct/t/step-00000002": "is no small-demo",
     f"{BASE} --init gone.pt": "--init gone.pt is not there",
     f"{BASE} --shards nomanifest": "Shards nomanifest are not there or not finished",
     f"{BASE} --shards gone": "Shards gone are not there or not finished",
@@ -133,15 +144,21 @@ def test_bad_input_is_one_line_and_changes_nothing(
     assert snapshot(desk) == before
 
 
-def test_unpickling_init_fails_in_the_job_and_is_not_retried(desk: Path) -> None:
-    result = launch(
-        "finetune", "--run=evil", "--shards=shards/small", *TINY_RUN, "--init=evil.pt", cwd=desk
+def test_run_whose_first_settings_were_wrong_takes_others(desk: Path, tmp_path: Path) -> None:
+    shutil.copytree(desk / "shards", tmp_path / "shards")
+    killed = launch(
+        "finetune", *BASE.split(), "--max-steps=2", "--save-every=9", "--dry-run", cwd=desk
     )
+    assert killed.returncode == 0, killed.stderr
+    store = tmp_path / "checkpoints_instruct" / "new"
+    store.mkdir(parents=True)
+    document = json.loads((desk / "checkpoints_instruct" / "t" / "run.json").read_text())
+    document["config"] |= {"run": "new", "init": "/gone.pt", "learning_rate": 5.0}
+    (store / "run.json").write_text(json.dumps(document))
 
-    assert result.returncode == 1
-    assert "evil.pt is not read: only tensors and plain fields are" in result.stderr
-    attempts = list((desk / "checkpoints_instruct" / "evil" / "attempts").iterdir())
-    assert len(attempts) == 1
+    result = launch("finetune", *BASE.split(), "--max-steps=2", cwd=tmp_path)
+
+    assert result.returncode == 0, result.stderr
 
 
 def test_changed_shards_are_refused_on_resume(desk: Path, tmp_path: Path) -> None:

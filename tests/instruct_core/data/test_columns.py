@@ -88,5 +88,11 @@ def test_conversation_that_is_none_is_refused(record: Any) -> None:
         CHAT.to_row(record)
 
 
+def test_column_without_a_name_is_no_input() -> None:
+    columns = parse_columns("instruction=q,output=a")
+
+    assert columns.to_row({"": "0", "q": "x", "a": "y"}).input == ""
+
+
 def test_null_input_is_an_empty_one() -> None:
     assert ALPACA.to_row({"instruction": "a", "input": None, "output": "b"}).input == ""

@@ -98,11 +98,21 @@ def test_array_is_read_in_small_pieces(tmp_path: Path, monkeypatch: pytest.Monke
     assert [record.value for record in read_records(str(path))] == rows
 
 
-def test_json_file_of_lines_is_read_as_lines(tmp_path: Path) -> None:
+def test_json_file_of_lines_is_read_as_lines_from_any_place(tmp_path: Path) -> None:
     path = tmp_path / "rows.json"
     path.write_text('{"a": 1}\n{"a": 2}\n')
 
-    assert [record.value for record in read_records(str(path))] == [{"a": 1}, {"a": 2}]
+    first, second = read_records(str(path))
+
+    assert (first.value, second.value) == ({"a": 1}, {"a": 2})
+    assert [record.value for record in read_records(str(path), first.next)] == [{"a": 2}]
+
+
+def test_empty_csv_among_others_has_no_rows(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("")
+
+    assert list(read_records(str(path))) == []
 
 
 def test_unknown_ending_is_refused() -> None:

@@ -109,5 +109,14 @@ def test_prompt_longer_than_the_context_loses_its_oldest_tokens(model: GPT2) -> 
     prompt = list(range(2000))
 
     assert generate(model, prompt, max_new_tokens=4) == generate(
-        model, prompt[-1020:], max_new_tokens=4
+        model, prompt[-1023:], max_new_tokens=4
     )
+
+
+def test_prompt_that_fits_is_kept_whole_however_long_the_answer_may_be(model: GPT2) -> None:
+    prompt = list(range(500))
+
+    longest = generate(model, prompt, max_new_tokens=1000)
+
+    assert longest[:3] == generate(model, prompt, max_new_tokens=3)
+    assert len(longest) <= 524

@@ -136,7 +136,9 @@ def test_pickle_that_wants_more_is_refused_by_name(
     assert not (tmp_path / "owned").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"not a pickle", b"PK\x03\x04 broken"])
+@pytest.mark.parametrize(
+    "content", [b"", b"not a pickle", b"PK\x03\x04 broken", b"hello", b"a.b", b"R"]
+)
 def test_file_that_is_none_is_refused_in_one_line(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.pt").write_bytes(content)
 

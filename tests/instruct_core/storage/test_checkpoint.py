@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from instruct_core.model.export import hugging_face_config
 from instruct_core.model.gpt2 import GPT2
 from instruct_core.storage import tensor_file
 from instruct_core.storage.checkpoint import Checkpoints
+from instruct_core.storage.documents import load_sealed, seal
 from instruct_core.storage.steps import committed_steps, read_manifest, step_name
 from instruct_core.storage.store import Store
 from instruct_core.train.rng import restore_rng, rng_state
@@ -112,6 +112,19 @@ def test_run_whose_step_folders_were_deleted_does_not_start_over(checkpoints: Ch
         checkpoints.load_newest()
 
 
+def test_flipped_digit_in_a_manifest_is_noticed(checkpoints: Checkpoints) -> None:
+    save(checkpoints, 1)
+    save(checkpoints, 2)
+    name = f"{step_name(2)}/manifest.json"
+    data = checkpoints.store.read(name).replace(b'"x": 1', b'"x": 2')
+    checkpoints.store.remove(name)
+    checkpoints.store.write(name, data)
+
+    loaded = checkpoints.load_newest()
+
+    assert loaded is not None and loaded.step == 1
+
+
 def test_save_killed_before_its_manifest_was_never_there(checkpoints: Checkpoints) -> None:
     checkpoints.store.write(f"{step_name(1)}/model.safetensors", b"half")
 
@@ -148,10 +161,10 @@ def test_manifest_that_leaves_its_folder_is_refused(
 ) -> None:
     save(checkpoints, 1)
     name = f"{step_name(1)}/manifest.json"
-    manifest = json.loads(checkpoints.store.read(name))
+    manifest = load_sealed(checkpoints.store, name)
     manifest["files"].append(entry)
     checkpoints.store.remove(name)
-    checkpoints.store.write(name, json.dumps(manifest).encode())
+    checkpoints.store.write(name, seal(manifest))
 
     with pytest.raises(CorruptFileError, match="no manifest"):
         read_manifest(checkpoints.store, 1)
