@@ -183,16 +183,18 @@ def load_manifest(store: Store) -> dict[str, Any]:
         MissingError: There is none: the set was never made, or is not finished.
         CorruptFileError: It is no manifest.
     """
+    make = f"Make it: python launch/preprocess.py --out {store.url}"
     try:
         manifest = load_sealed(store, "manifest.json")
-        if any(split not in manifest for split in ("fingerprint", *SPLITS)):
-            raise CorruptFileError(f"{store.where('manifest.json')} is no manifest of shards.")
-        return manifest
     except FileNotFoundError:
         raise MissingError(
-            f"Shards {store.url} are not there or not finished: no manifest.json. "
-            f"Make them: python launch/preprocess.py --out {store.url}"
+            f"Shards {store.url} are not there or not finished: no manifest.json. {make}"
         ) from None
+    except CorruptFileError as error:
+        raise CorruptFileError(f"{error} {make}") from error
+    if any(key not in manifest for key in ("fingerprint", *SPLITS)):
+        raise CorruptFileError(f"{store.where('manifest.json')} is no manifest of shards. {make}")
+    return manifest
 
 
 class ShardSet:
