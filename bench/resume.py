@@ -87,8 +87,7 @@ def run_bare(desk: Path) -> None:
                 part = data[place.start : place.stop].view(torch.float32)
                 tensors[key] = part.view(place.shape)
     stamp(stamps, "load")
-    with torch.device("meta"):
-        model = GPT2(PRESETS["gpt2"])
+    model = GPT2(PRESETS["gpt2"])
     names = list(model.state_dict())
     model.load_state_dict({name: tensors[name] for name in names}, assign=True)
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)

@@ -194,9 +194,7 @@ class _Attempt:
         """Return the model on the host; its weights come from ``loaded`` where there is one."""
         config = self._config
         if loaded is not None:
-            with torch.device("meta"):
-                model = GPT2(ModelConfig(**loaded.manifest["model"]), config.dropout)
-            return model.to_empty(device="cpu")
+            return GPT2(ModelConfig(**loaded.manifest["model"]), config.dropout)
         if config.init == "random":
             model = GPT2(PRESETS[config.model], config.dropout)
             model.initialize(config.seed)
@@ -204,9 +202,8 @@ class _Attempt:
         from instruct_core.model.pretrained import load_fitting
 
         shape, weights = load_fitting(config.init, config.model, config.seq_len)
-        with torch.device("meta"):
-            model = GPT2(shape, config.dropout)
-        model.load_state_dict(weights, assign=True)
+        model = GPT2(shape, config.dropout)
+        model.load_state_dict(weights)
         return model
 
     def note(self, event: str, **facts: Any) -> None:

@@ -36,7 +36,7 @@ def row_mask(row_ids: Tensor) -> Tensor:
 
 class GPT2(nn.Module):
     """
-    The model without a loss.
+    The model without a loss. Its weights are not set: load them, or call `initialize`.
 
     Args:
         config: Its shape.
@@ -92,8 +92,8 @@ class Transformer(nn.Module):
 
     def __init__(self, config: ModelConfig, dropout: float) -> None:
         super().__init__()
-        self.wte = nn.Embedding(config.vocab_size, config.width)
-        self.wpe = nn.Embedding(config.max_seq_len, config.width)
+        self.wte = _embedding(config.vocab_size, config.width)
+        self.wpe = _embedding(config.max_seq_len, config.width)
         self.drop = nn.Dropout(dropout)
         self.h = nn.ModuleList(Block(config, dropout) for _ in range(config.num_layers))
         self.ln_f = nn.LayerNorm(config.width, eps=LAYER_NORM_EPSILON)
@@ -106,6 +106,11 @@ class Transformer(nn.Module):
             x = block(x, mask, cache, layer)
         normed: Tensor = self.ln_f(x)
         return normed
+
+
+def _embedding(rows: int, width: int) -> nn.Embedding:
+    """Return an embedding that is not drawn yet: weights are loaded, or drawn by `initialize`."""
+    return nn.Embedding(rows, width, _weight=torch.empty(rows, width))
 
 
 class Block(nn.Module):

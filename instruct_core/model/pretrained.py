@@ -194,8 +194,7 @@ def _shape_of(weights: Mapping[str, Tensor], num_heads: int | None, init: str) -
 
 
 def _check_complete(shape: ModelConfig, weights: Mapping[str, Tensor], init: str) -> None:
-    with torch.device("meta"):
-        expected = {name: tuple(p.shape) for name, p in GPT2(shape).named_parameters()}
+    expected = {name: tuple(p.shape) for name, p in GPT2(shape).named_parameters()}
     found = {name: tuple(value.shape) for name, value in weights.items()}
     if expected != found:
         name = sorted({n for n, _ in expected.items() ^ found.items()})[0]
@@ -208,7 +207,6 @@ def _check_complete(shape: ModelConfig, weights: Mapping[str, Tensor], init: str
 def load_model(init: str) -> GPT2:
     """Return the model of ``init`` in eval mode, on the GPU where there is one; see above."""
     shape, weights = load_pretrained(init)
-    with torch.device("meta"):
-        model = GPT2(shape)
-    model.load_state_dict(weights, assign=True)
+    model = GPT2(shape)
+    model.load_state_dict(weights)
     return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")

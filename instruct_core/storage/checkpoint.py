@@ -277,13 +277,20 @@ def read_verified(folder: Store, entry: Mapping[str, Any]) -> Tensor:
 
 
 def read_tensors(folder: Store, entry: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return the tensors of a verified file, as views of one buffer; see `read_verified`."""
+    """
+    Return the tensors of a verified file; see `read_verified`.
+
+    They are views of one buffer, which costs no copy, but for those that do not begin where
+    torch's own would: a product's last bits may depend on that, and a resume must not.
+    """
     buffer = read_verified(folder, entry)
     places, _ = tensor_file.parse_header(buffer.numpy(), folder.where(entry["file"]))
-    return {
-        name: buffer[place.start : place.stop].view(TORCH_TYPES[place.dtype]).view(place.shape)
-        for name, place in places.items()
-    }
+    tensors = {}
+    for name, place in places.items():
+        view = buffer[place.start : place.stop].view(TORCH_TYPES[place.dtype]).view(place.shape)
+        aligned = view.data_ptr() % tensor_file.ALIGNMENT_BYTES == 0
+        tensors[name] = view if aligned else view.clone()
+    return tensors
 
 
 def _write_file(

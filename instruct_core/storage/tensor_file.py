@@ -30,6 +30,7 @@ NUMPY_TYPES = {
     "U32": "<u4", "I32": "<i4", "F32": "<f4", "U64": "<u8", "I64": "<i8", "F64": "<f8",
 }  # fmt: skip
 MAX_HEADER_BYTES = 100_000_000  # the limit of the format
+ALIGNMENT_BYTES = 64  # of the first tensor: what was read can be computed with where it lies
 WRITE_BYTES = 8 << 20  # hash and write in pieces that stay in the cache
 
 
@@ -95,8 +96,13 @@ def write_tensors(
     Returns:
         Size in bytes and xxh3-128 of all bytes, computed on the way.
     """
-    # Wide types first keeps every tensor aligned to its own size.
-    names = sorted(tensors, key=lambda n: (-np.dtype(NUMPY_TYPES[tensors[n].dtype]).itemsize, n))
+
+    # Tensors that fill whole lines come first and keep each other aligned; then wide types first.
+    def place(name: str) -> tuple[bool, int, str]:
+        dtype, _, data = tensors[name]
+        return data.nbytes % ALIGNMENT_BYTES != 0, -np.dtype(NUMPY_TYPES[dtype]).itemsize, name
+
+    names = sorted(tensors, key=place)
     header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
     position = 0
     for name in names:
@@ -105,7 +111,7 @@ def write_tensors(
         header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [position, stop]}
         position = stop
     text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
+    text += b" " * (-(8 + len(text)) % ALIGNMENT_BYTES)
     hasher = xxhash.xxh3_128()
     total = 0
     head = memoryview(len(text).to_bytes(8, "little") + text)

@@ -42,10 +42,10 @@ def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dic
 def restore_optimizer(
     model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
 ) -> None:
-    """Put back what `optimizer_tensors` returned, as copies on the device of each weight."""
+    """Put back what `optimizer_tensors` returned; on a CPU the very tensors, which are now its own."""
     parameters = dict(model.named_parameters())
     for key, value in tensors.items():
         kind, _, name = key.partition("/")
         parameter = parameters[name]
         state = optimizer.state[parameter]
-        state[kind] = value.to(parameter.device, copy=True)
+        state[kind] = value.to(parameter.device)

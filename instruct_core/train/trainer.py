@@ -96,6 +96,8 @@ class Trainer:
     def __init__(self, config: TrainConfig, setup: Setup, loaded: Loaded | None) -> None:
         self._config, self._setup = config, setup
         self._grad_accum_steps = config.grad_accum_steps(ranks.world_size())
+        if loaded is not None:
+            setup.model.load_state_dict(loaded.model, assign=True)
         self._core = WithLoss(setup.model.to(setup.device))
         if config.compile:
             setup.model.compile(dynamic=False)  # kernels must not depend on what came before
@@ -123,7 +125,6 @@ class Trainer:
         )
 
     def _restore(self, loaded: Loaded) -> None:
-        self._setup.model.load_state_dict(loaded.model)
         restore_optimizer(self._setup.model, self._optimizer, loaded.optimizer)
         self.progress = Progress(**loaded.manifest["progress"])
         self._saved_step = self.progress.global_step
