@@ -39,10 +39,16 @@ FIRST = Cursor(0, 1)
 class Record(NamedTuple):
     """One source row: its value, or what is wrong with it; never both."""
 
-    where: str
+    url: str
+    line: int
     next: Cursor
     value: Any = None
     problem: str = ""
+
+    @property
+    def where(self) -> str:
+        """File and line, for messages."""
+        return f"{self.url}:{self.line}"
 
 
 def format_of(url: str) -> str:
@@ -75,29 +81,29 @@ def _read_jsonl(file: Any, url: str, start: Cursor) -> Iterator[Record]:
     file.seek(start.offset)
     offset, line = start
     for raw in file:
-        where = f"{url}:{line}"
-        offset, line = offset + len(raw), line + 1
+        offset += len(raw)
+        line += 1
         if not raw.isspace():
-            yield _parse_line(raw, where, Cursor(offset, line))
+            yield _parse_line(raw, url, line - 1, Cursor(offset, line))
 
 
-def _parse_line(raw: bytes, where: str, following: Cursor) -> Record:
+def _parse_line(raw: bytes, url: str, line: int, following: Cursor) -> Record:
     try:
-        return Record(where, following, value=orjson.loads(raw))
+        return Record(url, line, following, orjson.loads(raw))
     except orjson.JSONDecodeError:
-        return _parse_patiently(raw, where, following)
+        return _parse_patiently(raw, url, line, following)
 
 
-def _parse_patiently(raw: bytes, where: str, following: Cursor) -> Record:
+def _parse_patiently(raw: bytes, url: str, line: int, following: Cursor) -> Record:
     """Parse what the fast parser refuses, such as NaN, or find out what is wrong with it."""
     try:
-        return Record(where, following, value=json.loads(raw.decode("utf-8-sig")))
+        return Record(url, line, following, value=json.loads(raw.decode("utf-8-sig")))
     except UnicodeDecodeError as error:
         return Record(
-            where, following, problem=f"not valid UTF-8 at byte {error.start} of the line"
+            url, line, following, problem=f"not valid UTF-8 at byte {error.start} of the line"
         )
     except (ValueError, RecursionError) as error:
-        return Record(where, following, problem=f"not JSON: {error}")
+        return Record(url, line, following, problem=f"not JSON: {error}")
 
 
 def _read_json(file: Any, url: str, start: Cursor) -> Iterator[Record]:
@@ -131,10 +137,10 @@ def _read_json(file: Any, url: str, start: Cursor) -> Iterator[Record]:
             offset += position
             buffer, position = buffer[position:] + more, 0
             continue
-        raw, where = buffer[position:end], f"{url}:{line}"
+        raw, first_line = buffer[position:end], line
         line += raw.count(b"\n")
         position = end
-        yield _parse_line(raw, where, Cursor(offset + end, line))
+        yield _parse_line(raw, url, first_line, Cursor(offset + end, line))
 
 
 def _value_end(buffer: bytes, start: int) -> int:
@@ -184,15 +190,14 @@ def _read_csv(file: Any, url: str, start: Cursor) -> Iterator[Record]:
             problem = (
                 "not valid UTF-8" if isinstance(error, UnicodeDecodeError) else f"not CSV: {error}"
             )
-            yield Record(f"{url}:{line}", lines.cursor, problem=problem)
+            yield Record(url, line, lines.cursor, problem=problem)
             rows = csv.reader(lines, strict=True)  # the old one may still be inside a quote
             continue
-        where = f"{url}:{line}"
         if row and len(row) != len(header):
             problem = f"it has {len(row)} fields, the header has {len(header)}"
-            yield Record(where, lines.cursor, problem=problem)
+            yield Record(url, line, lines.cursor, problem=problem)
         elif row:
-            yield Record(where, lines.cursor, value=dict(zip(header, row, strict=True)))
+            yield Record(url, line, lines.cursor, value=dict(zip(header, row, strict=True)))
 
 
 class _CountedLines:
@@ -234,7 +239,7 @@ def _read_parquet(file: Any, url: str, start: Cursor) -> Iterator[Record]:
             for value in batch.to_pylist():
                 if first_row >= start.offset:
                     cursor = Cursor(first_row + 1, first_row + 2)
-                    yield Record(f"{url}:{first_row + 1}", cursor, value=value)
+                    yield Record(url, first_row + 1, cursor, value=value)
                 first_row += 1
     except (pa.ArrowException, UnicodeDecodeError) as error:
         raise BadRowError(f"Source {url} is no readable parquet file: {error}.") from error

@@ -124,7 +124,10 @@ class Store:
             return
         path = self.local_path(name)
         scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        self.write(str(scratch.relative_to(self._root)), data)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with scratch.open("wb", buffering=0) as file:
+            _WholeWrites(file).write(data)
+            os.fsync(file.fileno())
         scratch.replace(path)
         sync_folder(path.parent)
 
