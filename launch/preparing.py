@@ -133,14 +133,14 @@ def _report(plan: Plan, old: Plan | None) -> None:
 
 def _work(store: Store, plan: Plan) -> list[int]:
     """Return the shards that are missing, stale or damaged; the damaged are named."""
-    missing = set(missing_shards(store, plan))
+    missing, was_complete = set(missing_shards(store, plan)), _is_complete(store, plan)
     work = []
     for shard in range(plan.num_shards):
         if shard in missing:
             work.append(shard)
         elif not is_written(store, plan, shard):
             work.append(shard)
-            if _is_complete(store, plan):
+            if was_complete:
                 say(f"Shard {shard} in {store.url} is damaged, and is made again.")
     return work
 

@@ -102,12 +102,6 @@ def wait_for(condition: Callable[[], Any], what: str, timeout_seconds: float = 1
     return value
 
 
-def step_of(run: Path) -> int:
-    """Return the step that a run's newest job reports."""
-    reports = sorted(run.glob("job/*/progress.json"))
-    return int(json.loads(reports[-1].read_text()).get("global_step", 0)) if reports else 0
-
-
 def last_read_step(run: Path) -> int:
     """Return the step that rank 0's newest attempt is at; needs --record-samples."""
     files = sorted(run.glob("samples-*-00000.jsonl"))

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from instruct_core.config import PRESETS, ModelConfig
+from instruct_core.data.tokenizer import VOCAB_SIZE
 from instruct_core.errors import ConfigError, InstructError, MissingError
 from instruct_core.model.foreign import load_foreign
 from instruct_core.model.gpt2 import GPT2
@@ -30,7 +31,6 @@ from instruct_core.storage.store import Store
 PREFIXES = re.compile(r"^(?:(?:module|_orig_mod|model)\.)+")
 BUFFERS = re.compile(r"\.attn\.(?:bias|masked_bias)$")  # the causal mask of older versions
 MATRICES = re.compile(r"\.(?:c_attn|c_proj|c_fc)\.weight$")
-VOCAB_SIZE = 50257
 
 
 def load_pretrained(init: str) -> tuple[ModelConfig, dict[str, Tensor]]:

@@ -78,10 +78,6 @@ class Store:
         """Return a file's size; raises FileNotFoundError."""
         return int(self._fs.size(self._path(name)))
 
-    def changed_at(self, name: str) -> float:
-        """Return when a file was written, UTC seconds; raises FileNotFoundError."""
-        return float(self._fs.modified(self._path(name)).timestamp())
-
     def read(self, name: str) -> bytes:
         """Return a whole file; raises FileNotFoundError."""
         return bytes(self._fs.cat_file(self._path(name)))
