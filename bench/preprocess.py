@@ -74,7 +74,9 @@ def run_launcher(source: Path, out: Path, tokenizer: str) -> int:
         peaks.append(peak_bytes(process.pid))
         time.sleep(0.05)
     assert process.returncode == 0
-    tasks = [json.loads(p.read_text())["peak_bytes"] for p in out.glob("job/0000/*/progress.json")]
+    tasks = [
+        json.loads(p.read_text())["peak_bytes"] for p in out.glob("job/0000/*/progress-*.json")
+    ]
     return max([*peaks, *tasks])
 
 

@@ -160,6 +160,8 @@ def main() -> None:
                 "SUBMITIT_EXECUTOR": "local",
                 "SUBMITIT_LOCAL_JOB_ID": "1",
                 "SUBMITIT_FOLDER": str(desk / "job"),
+                "INSTRUCT_JOB": str(desk / "job"),
+                "INSTRUCT_START": "0000",
             }
             command = [sys.executable, __file__, "--contender", contender, "--desk", folder]
             output = subprocess.run(

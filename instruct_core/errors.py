@@ -14,7 +14,8 @@ a caller would expect.
      ├── UnsafeFileError (ValueError)      a file that wants to run code when it is read
      ├── NoCheckpointError (RuntimeError)  the run saved before, and nothing of it can be loaded
      ├── FencedError (RuntimeError)        a newer attempt has taken the run over
-     └── NonFiniteError (ArithmeticError)  the loss stays infinite or not a number
+     ├── NonFiniteError (ArithmeticError)  the loss stays infinite or not a number
+     └── SlurmError (OSError)              Slurm refuses, or does not answer
 """
 
 from __future__ import annotations
@@ -58,3 +59,7 @@ class FencedError(InstructError, RuntimeError):
 
 class NonFiniteError(InstructError, ArithmeticError):
     """The loss or the gradient stays infinite or not a number."""
+
+
+class SlurmError(InstructError, OSError):
+    """Slurm refuses, or does not answer."""

@@ -11,14 +11,18 @@ on one rank alone, and only says that the same config should run again.
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import submitit
 
 from instruct_core.config import TrainConfig
 from jobs.reports import failure_report, job_folder
 from jobs.stop_signal import StopSignal
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -40,10 +44,19 @@ class FinetuneJob:
             from jobs.training import train
 
             result = train(self.config, self.code_version, stop)
-            if result.comes_back:
-                stop.hand_over()
+            if result.answer == "requeue":
+                _hand_over(stop)
             return result.outcome
 
     def checkpoint(self, *args: Any, **kwargs: Any) -> submitit.helpers.DelayedSubmission:
         """Return what runs after a requeue; submitit calls this, see the module's page."""
         return submitit.helpers.DelayedSubmission(self, *args, **kwargs)
+
+
+def _hand_over(stop: StopSignal) -> NoReturn:
+    """Have submitit requeue the job; where Slurm refuses, the batch script knows what to do."""
+    try:
+        stop.hand_over()
+    except subprocess.SubprocessError as error:
+        logger.warning("Slurm did not requeue the job: %s", error)
+        sys.exit(1)

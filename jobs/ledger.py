@@ -4,8 +4,9 @@ What happened to a run, one JSON line an event, one file an attempt.
     ledger = Ledger(Store("runs_instruct/my-run"), attempt=3)
     ledger.note("resumed", step=100)
 
-Events: started, resumed, damaged, evaluated, saved, warned, requeued, stopped, failed, finished.
-Each has `utc_seconds` and `event`. Rank 0 writes.
+Events: started, resumed, damaged, evaluated, saved, warned, requeued, stopped, failed, finished,
+and crashed. Each has `utc_seconds` and `event`. Rank 0 writes all but the last: when ranks were
+killed, whoever started them adds it to the attempt's file.
 """
 
 from __future__ import annotations
@@ -34,6 +35,13 @@ class Ledger:
         self._text += json.dumps(entry) + "\n"
         self._store.replace(self._name, self._text.encode())
         logger.info("%s %s", event, ", ".join(f"{key} {value}" for key, value in facts.items()))
+
+
+def note_crash(store: Store, attempt: int, **facts: Any) -> None:
+    """Append `crashed` to the file of an attempt whose ranks have all ended."""
+    name = f"attempt-{attempt:04d}.jsonl"
+    entry = {"utc_seconds": round(time.time(), 3), "event": "crashed", **facts}
+    store.replace(name, store.read(name) + (json.dumps(entry) + "\n").encode())
 
 
 def read_ledger(store: Store) -> list[dict[str, Any]]:

@@ -29,8 +29,8 @@ from typing import Literal
 from submitit.core.utils import JobPaths
 from submitit.local.local import LOCAL_REQUEUE_RETURN_CODE
 
-from jobs.reports import clear_failures, read_failures, read_progress
-from jobs.requeue import CrashBudget
+from jobs.reports import FOLDER, START, read_failures, read_progress
+from jobs.requeue import cause_of, judge_crash
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +62,6 @@ class LocalController:
 
     def run(self) -> int:
         """Run the job to its end; return the exit code: 0 finished or stopped, 1 failed."""
-        budget = CrashBudget()
         while True:
             self._start()
             end = self._wait()
@@ -71,22 +70,19 @@ class LocalController:
             if self._stopping or end == "finished":
                 return 0
             if end == "crashed":
-                failures = read_failures(self._folder)
-                committed = int(read_progress(self._folder).get("committed", 0))
-                final = any(not failure["retry"] for failure in failures)
-                if final or not budget.allows_restart(committed):
+                crash = cause_of(read_failures(self._folder))
+                again, _ = judge_crash(crash, self._folder, read_progress(self._folder))
+                if not again:
                     return 1
             logger.warning("Tasks ended with %s (%s); starting again", codes, end)
 
     def _start(self) -> None:
-        clear_failures(self._folder)
         # Left by a kill in the middle of a requeue, it would block every later one (utils.py:182).
         for leftover in self._folder.glob("*.save_tmp"):
             leftover.unlink()
         job_id = str(os.getpid())
+        os.environ |= {FOLDER: str(self._folder), START: f"{self._num_starts:04d}"}
         self._num_starts += 1
-        # A name of its own for every start: ranks must not meet those of the start before.
-        rendezvous = self._folder / f"rendezvous-{job_id}-{self._num_starts}"
         self._tasks = []
         for task in range(self._num_tasks):
             paths = JobPaths(self._folder, job_id, task)
@@ -94,7 +90,6 @@ class LocalController:
                 "SUBMITIT_LOCAL_JOB_ID": job_id,
                 "SUBMITIT_LOCAL_LOCALID": str(task),
                 "SUBMITIT_LOCAL_GLOBALID": str(task),
-                "INSTRUCT_RENDEZVOUS": str(rendezvous),
             }
             with paths.stdout.open("ab") as out, paths.stderr.open("ab") as err:
                 self._tasks.append(

@@ -1,7 +1,7 @@
 """
 One task of a preprocessing array: every num_tasks-th shard of the plan.
 
-    executor.submit(PreprocessJob(out="shards/alpaca", task=3, num_tasks=16))
+    submit_slurm(PreprocessJob(out="shards/alpaca", num_tasks=16), ...)     # array tasks 0-15
 
 The plan lies in the shard set as plan.json. A shard that is there and verifies is skipped, so a
 killed task redoes only the shard it was at. Whichever task sees that all are there writes the
@@ -29,18 +29,19 @@ class PreprocessJob:
     """What one task runs."""
 
     out: str
-    task: int
     num_tasks: int
+    first_task: int = 0  # the task that a job of its own does, or that an array begins with
     tokenizer: TokenizerName = "auto"
 
     def __call__(self) -> int:
         """Write this task's shards; return how many were missing."""
-        with failure_report(job_folder(), self.task):
+        task = self.first_task + int(submitit.JobEnvironment().array_task_id or 0)
+        with failure_report(job_folder(), task):
             store = Store(self.out)
             plan = Plan.from_document(load_document(store, "plan.json"))
             tokenizer = choose_tokenizer(self.tokenizer)
             num_written = 0
-            for count, shard in enumerate(range(self.task, plan.num_shards, self.num_tasks)):
+            for count, shard in enumerate(range(task, plan.num_shards, self.num_tasks)):
                 _report(count)
                 if not is_written(store, plan, shard):
                     write_shard(store, plan, shard, tokenizer)

@@ -7,12 +7,16 @@ What a job leaves in its folder for those who wait for it: how far it is, and wh
 `committed` counts what a restart would not have to do again: it decides whether a crashed job
 made progress. A failure file is written before the exception goes on its way; the one with the
 earliest time is the cause, the others are ranks that lost their peer.
+
+Every start of a job has files of its own (`INSTRUCT_START`, which grows): processes of an earlier
+start that still live on a lost node cannot be taken for the present one.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import socket
 import time
 import traceback
 from collections.abc import Iterator
@@ -20,30 +24,41 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from instruct_core.errors import InstructError
+from instruct_core.errors import InstructError, SlurmError
 
-PROGRESS = "progress.json"
+START = "INSTRUCT_START"  # number of this start, set by the batch script or the local controller
+FOLDER = "INSTRUCT_JOB"  # folder of the job, or of one task of an array
 
 
 def job_folder() -> Path:
-    """Return the folder of the job that this process belongs to."""
-    return Path(os.environ["SUBMITIT_FOLDER"])
+    """Return the folder of the job, or of the array task, that this process belongs to."""
+    return Path(os.environ[FOLDER])
+
+
+def this_start() -> str:
+    """Return the number of this start of the job; later ones sort after it."""
+    return os.environ[START]
 
 
 def write_progress(folder: Path, **facts: Any) -> None:
-    """Replace the job's progress; a reader sees the old or the new one, never a part."""
-    scratch = folder / f".{PROGRESS}.{os.getpid()}"
-    scratch.write_text(json.dumps({"updated_at": time.time(), **facts}))
-    scratch.replace(folder / PROGRESS)
+    """Replace this start's progress; a reader sees the old or the new one, never a part."""
+    document = {"start": this_start(), "updated_at": time.time(), **facts}
+    _replace(folder / f"progress-{this_start()}.json", document)
 
 
 def read_progress(folder: Path) -> dict[str, Any]:
-    """Return the job's progress; {} before the first report."""
-    try:
-        progress: dict[str, Any] = json.loads((folder / PROGRESS).read_text())
-    except FileNotFoundError:
-        return {}
-    return progress
+    """Return the progress of the newest start of a job; {} before the first report."""
+    for path in sorted(folder.glob("progress-*.json"), reverse=True):
+        progress: dict[str, Any] = json.loads(path.read_text())
+        return progress
+    return {}
+
+
+def _replace(path: Path, document: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
+    scratch.write_text(json.dumps(document))
+    scratch.replace(path)
 
 
 def peak_bytes(pid: int) -> int:
@@ -63,27 +78,51 @@ def failure_report(folder: Path, rank: int) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        known = isinstance(error, InstructError)
-        report = {
-            "utc_seconds": time.time(),
-            "rank": rank,
-            "error": str(error) if known else f"{type(error).__name__}: {error}",
-            "traceback": traceback.format_exc(),
-            "retry": not known,  # what a person has to mend would fail the same way again
-        }
-        scratch = folder / f".failure-{rank}.{os.getpid()}"
-        scratch.write_text(json.dumps(report))
-        scratch.replace(folder / f"failure-{rank}.json")
+        write_failure(
+            folder,
+            rank,
+            error=str(error) if isinstance(error, InstructError) else describe_error(error),
+            trace=traceback.format_exc(),
+            retry=not isinstance(error, InstructError) or isinstance(error, SlurmError),
+        )
         raise
 
 
+def describe_error(error: BaseException) -> str:
+    """Return an exception as one line."""
+    return f"{type(error).__name__}: {error}"
+
+
+def write_failure(folder: Path, rank: int, error: str, trace: str, retry: bool) -> None:
+    """Write down why a rank fails. ``retry`` is False for what a person has to mend first."""
+    report = {
+        "utc_seconds": time.time(),
+        "rank": rank,
+        "node": os.environ.get("SLURMD_NODENAME", ""),
+        "error": error,
+        "traceback": trace,
+        "retry": retry,
+    }
+    _replace(folder / f"failure-{this_start()}-{rank}.json", report)
+
+
 def read_failures(folder: Path) -> list[dict[str, Any]]:
-    """Return the failure reports of a job, the first one first."""
-    reports = [json.loads(path.read_text()) for path in sorted(folder.glob("failure-*.json"))]
+    """Return the failure reports of this start, the first one first."""
+    paths = sorted(folder.glob(f"failure-{this_start()}-*.json"))
+    reports = [json.loads(path.read_text()) for path in paths]
     return sorted(reports, key=lambda report: float(report["utc_seconds"]))
 
 
-def clear_failures(folder: Path) -> None:
-    """Forget the failures of an earlier start."""
-    for path in folder.glob("failure-*.json"):
-        path.unlink()
+def write_outcome(folder: Path, error: str, trace: str, retry: bool = True) -> None:
+    """Write down that the job has failed for good, and why; ``retry`` as in a failure report."""
+    outcome = {"start": this_start(), "error": error, "traceback": trace, "retry": retry}
+    _replace(folder / "failed.json", outcome)
+
+
+def read_outcome(folder: Path) -> dict[str, Any] | None:
+    """Return why the job has failed for good; None where it has not."""
+    try:
+        outcome: dict[str, Any] = json.loads((folder / "failed.json").read_text())
+    except FileNotFoundError:
+        return None
+    return outcome

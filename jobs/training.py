@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import time
 from importlib.metadata import version
 from typing import Any, NamedTuple
@@ -30,9 +31,11 @@ from instruct_core.storage.checkpoint import Checkpoints, Loaded
 from instruct_core.storage.store import Store
 from instruct_core.train.metrics import Metrics, flops_per_token, peak_flops, system_metrics
 from instruct_core.train.trainer import Outcome, Setup, StepReport, Trainer
-from jobs.ledger import Ledger
-from jobs.reports import job_folder, write_progress
-from jobs.requeue import comes_back
+from jobs.guard import DEFAULT_LEAD_SECONDS, Deadline, Guard
+from jobs.ledger import Ledger, read_ledger
+from jobs.reports import describe_error, job_folder, write_progress
+from jobs.requeue import Answer, answer_to
+from jobs.slurm import own_restarts
 from jobs.stop_signal import StopSignal
 from jobs.world import World, process_group, read_world
 
@@ -43,29 +46,43 @@ SYSTEM_METRICS_SECONDS = 5.0
 
 
 class Result(NamedTuple):
-    """How a rank's training ended, and whether the job should run again."""
+    """How a rank's training ended, and who brings the job back."""
 
     outcome: Outcome
-    comes_back: bool
+    answer: Answer
 
 
 def train(config: TrainConfig, code_version: str, stop: StopSignal) -> Result:
     """Run one attempt on this rank; see the module's page."""
     world = read_world()
     _set_determinism(config)
-    with process_group(world) as device:
-        attempt = _Attempt(config, code_version, world, device, stop)
+    runs = Store(config.runs) / config.run
+    deadline = _deadline(runs) if world.rank == 0 and "SLURM_JOB_ID" in os.environ else None
+    with (
+        Guard(lambda: stop.noted, job_folder(), world.rank, deadline) as guard,
+        process_group(world) as device,
+    ):
+        attempt = _Attempt(config, code_version, world, device, guard, deadline)
         try:
             outcome = attempt.run()
             received = ranks.gather_from_ranks(stop.received)
-            back = outcome == "stopped" and comes_back(received)
-            attempt.conclude(outcome, back, received)
+            answer: Answer = "stop"
+            if outcome == "stopped":
+                mine = answer_to(received) if world.rank == 0 else None
+                answer = ranks.gather_from_ranks(mine)[0]  # Slurm is asked once
+            attempt.conclude(outcome, answer, received)
         except Exception as error:
-            attempt.note("failed", error=f"{type(error).__name__}: {error}")
+            attempt.note("failed", error=describe_error(error))
             raise
         finally:
             attempt.close()
-        return Result(outcome, back)
+        return Result(outcome, answer)
+
+
+def _deadline(runs: Store) -> Deadline:
+    saves = [event["seconds"] for event in read_ledger(runs) if event["event"] == "saved"]
+    lead = float(os.environ.get("INSTRUCT_LEAD", DEFAULT_LEAD_SECONDS))
+    return Deadline(lead, saves[-1] if saves else 0.0)
 
 
 def _set_determinism(config: TrainConfig) -> None:
@@ -85,9 +102,11 @@ class _Attempt:
         code_version: str,
         world: World,
         device: torch.device,
-        stop: StopSignal,
+        guard: Guard,
+        deadline: Deadline | None,
     ) -> None:
-        self._config, self._world, self._device, self._stop = config, world, device, stop
+        self._config, self._world, self._device = config, world, device
+        self._guard, self._deadline = guard, deadline
         self._facts = {
             "run": config.run,
             "identity": identity_of(config),
@@ -103,7 +122,9 @@ class _Attempt:
         self._metrics: Metrics | None = None
         self._samples: Any = None
         self._reported_at = self._measured_at = 0.0
+        self._told_lead = False
         self._state: dict[str, Any] = {
+            "ledger": self._runs.url,
             "max_steps": config.max_steps,
             "world_size": world.world_size,
         }
@@ -117,6 +138,7 @@ class _Attempt:
         self.note(
             "started", attempt=number, job_id=self._world.job_id, world_size=self._world.world_size,
             device=str(self._device), pids=ranks.gather_from_ranks(os.getpid()),
+            hosts=ranks.gather_from_ranks(socket.gethostname()), restarts=own_restarts(),
         )  # fmt: skip
         train, val_rows, val = self._data()
         loaded = self._checkpoints.load_newest()
@@ -133,14 +155,17 @@ class _Attempt:
         self._ended_at = trainer.progress.global_step
         return outcome
 
-    def conclude(self, outcome: Outcome, back: bool, received: list[signal.Signals | None]) -> None:
+    def conclude(
+        self, outcome: Outcome, answer: Answer, received: list[signal.Signals | None]
+    ) -> None:
         """Say how the attempt ended, once all ranks agree on it."""
         step = self._ended_at
         if outcome == "stopped":
             names = sorted({signum.name for signum in received if signum is not None})
             self.note("warned", step=step, signal=" and ".join(names))
-        self.note("requeued" if back else outcome, step=step)
-        self._report_progress("requeued" if back else outcome, global_step=step)
+        end = "requeued" if answer != "stop" else outcome
+        self.note(end, step=step)
+        self._report_progress(end, global_step=step)
 
     def _data(self) -> tuple[SampleReader, ShardSet, SampleReader]:
         config = self._config
@@ -183,7 +208,8 @@ class _Attempt:
             val_rows=val_rows,
             checkpoints=self._checkpoints,
             facts=self._facts,
-            stop=lambda: self._stop.noted,
+            stop=self._guard.asked,
+            working=self._guard.working,
             on_event=self._on_event,
             on_step=self._on_step,
             on_samples=self._on_samples,
@@ -215,8 +241,12 @@ class _Attempt:
         self.note("damaged", message=message)
 
     def _on_event(self, event: str, **facts: Any) -> None:
+        if event == "saved":
+            facts["step_seconds"] = round(self._guard.step_seconds, 3)
         self.note(event, **facts)
         if event == "saved":
+            if self._deadline is not None:
+                self._deadline.save_seconds = facts["seconds"]
             self._report_progress("running", global_step=facts["step"], committed=facts["step"])
         if event == "evaluated":
             self._state["val_loss"] = facts["val_loss"]
@@ -239,6 +269,10 @@ class _Attempt:
             self._measured_at = now
             values |= system_metrics(self._device)
         self._curves().log(step, values)
+        if self._deadline is not None and self._deadline.short_lead and not self._told_lead:
+            self._told_lead = True
+            lead, needed = self._deadline.short_lead
+            self.note("short_lead", lead_seconds=lead, needed_seconds=round(needed, 1))
         if now - self._reported_at > PROGRESS_SECONDS:
             self._report_progress(
                 "running",

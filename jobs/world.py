@@ -11,18 +11,27 @@ One process is one rank, started by the scheduler; nothing stands between it and
 from __future__ import annotations
 
 import ctypes
+import json
 import os
+import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import NamedTuple
 
+import psutil
 import submitit
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import Store, TCPStore
 
-RENDEZVOUS = "INSTRUCT_RENDEZVOUS"  # set by the controller: a file of its own for every start
+from jobs.reports import this_start
+
 COLLECTIVE_TIMEOUT = timedelta(minutes=10)
+MEETING_SECONDS = 600.0  # for rank 0 to appear: nodes import from a shared disk at different speeds
+POLL_SECONDS = 0.05
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
@@ -34,28 +43,34 @@ class World(NamedTuple):
     local_rank: int
     num_nodes: int
     job_id: str
+    peer: str  # name of another node of the job; "" where there is only one
 
 
 def read_world() -> World:
     """Return this process's place, from the variables that submitit's executor reads."""
     env = submitit.JobEnvironment()
-    return World(env.global_rank, env.num_tasks, env.local_rank, env.num_nodes, env.job_id)
+    others = [name for name in env.hostnames if name != env.hostnames[env.node]]
+    return World(
+        env.global_rank,
+        env.num_tasks,
+        env.local_rank,
+        env.num_nodes,
+        env.job_id,
+        "".join(others[:1]),
+    )
 
 
 @contextmanager
 def process_group(world: World) -> Iterator[torch.device]:
     """Join the ranks, and yield the device of this one: its GPU, or the CPU where there is none."""
-    device = torch.device("cpu")
-    if torch.cuda.is_available():
-        device = torch.device("cuda", world.local_rank)
-        torch.cuda.set_device(device)
-    else:
+    device = _own_device(world)
+    if device.type == "cpu":
         _share_cores(world)
         keep_freed_memory()
     if world.world_size > 1:
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
-            store=torch._C._distributed_c10d.FileStore(os.environ[RENDEZVOUS], world.world_size),
+            store=_meet(world),
             rank=world.rank,
             world_size=world.world_size,
             timeout=COLLECTIVE_TIMEOUT,
@@ -66,10 +81,85 @@ def process_group(world: World) -> Iterator[torch.device]:
         dist.destroy_process_group()
 
 
+def _own_device(world: World) -> torch.device:
+    if torch.cuda.is_available():
+        # Some clusters show every task all GPUs of the node, others only its own.
+        count = torch.cuda.device_count()
+        device = torch.device("cuda", 0 if count == 1 else world.local_rank)
+        torch.cuda.set_device(device)
+        return device
+    if "SLURM_GPUS_ON_NODE" in os.environ and Path("/dev/nvidiactl").exists():
+        # A crash that is counted, and the node excluded, rather than days on a CPU.
+        raise RuntimeError(
+            f"Slurm gave this job GPUs on {socket.gethostname()}, and CUDA finds none there."
+        )
+    return torch.device("cpu")
+
+
+def _meet(world: World) -> Store:
+    """
+    Return the store through which the ranks find each other.
+
+    Rank 0 takes any free port and writes address and port into the job's folder, which all nodes
+    share: a port agreed on beforehand may be taken by another job of the node. The file is of this
+    start alone, so nobody meets the ranks of an earlier one.
+    """
+    folder = Path(os.environ["SUBMITIT_FOLDER"])
+    path = folder / f"rendezvous-{this_start()}-{world.job_id}.json"
+    if world.rank == 0:
+        address = _own_address(world.peer)
+        _use_interface_of(address)
+        store = TCPStore(
+            address, 0, world.world_size, True, COLLECTIVE_TIMEOUT, wait_for_workers=False
+        )
+        scratch = path.with_suffix(".tmp")
+        scratch.write_text(json.dumps({"address": address, "port": store.port}))
+        scratch.replace(path)
+        return store
+    deadline = time.monotonic() + MEETING_SECONDS
+    # Listing the folder makes NFS look again; a name that was not there is remembered otherwise.
+    while path.name not in os.listdir(folder):  # noqa: PTH208  names only
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"Rank 0 did not appear within {MEETING_SECONDS:.0f} s: no {path}.")
+        time.sleep(POLL_SECONDS)
+    meeting = json.loads(path.read_text())
+    _use_interface_of(_address_towards(meeting["address"]))
+    return TCPStore(
+        meeting["address"], meeting["port"], world.world_size, False, COLLECTIVE_TIMEOUT
+    )
+
+
+def _own_address(peer: str) -> str:
+    """Return where the other ranks reach this one."""
+    if not peer:
+        return "127.0.0.1"
+    try:
+        return _address_towards(peer)
+    except OSError:  # node names that only Slurm can resolve
+        return os.environ["SLURM_LAUNCH_NODE_IPADDR"]  # rank 0 is on the node that launches
+
+
+def _address_towards(host: str) -> str:
+    """Return the address that this machine has on the way to another; nothing is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((host, 9))
+        return str(probe.getsockname()[0])
+
+
+def _use_interface_of(address: str) -> None:
+    """Have gloo use the interface with this address: a host's name may stand for another."""
+    for interface, places in sorted(psutil.net_if_addrs().items()):
+        if any(place.address == address for place in places):
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+
+
 def _share_cores(world: World) -> None:
     """Give each rank of this node its share of the cores; the same share after every resume."""
     ranks_here = -(-world.world_size // world.num_nodes)
-    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ranks_here))
+    share = max(1, len(os.sched_getaffinity(0)) // ranks_here)
+    # On Slurm the affinity may be this task's own already; a person's word counts most.
+    share = int(os.environ.get("SLURM_CPUS_PER_TASK", share))
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", share)))
 
 
 def keep_freed_memory() -> None:

@@ -1,133 +1,225 @@
 """
-Where jobs run. The only file that knows submitit's executors.
+Where jobs run. The only file that knows submitit's executors and Slurm's flags.
 
     job = submit_local(FinetuneJob(...), folder, num_tasks=4, lock=lock)
-    job.is_running()
+    job_id = submit_slurm(FinetuneJob(...), folder, resources)
 
-Without Slurm a job runs on this machine, through submitit's LocalExecutor and our controller (see
-jobs/local_controller.py). It has a session of its own: closing the terminal does not end it. As
-long as it lives it holds a lock on the run, so a second launcher attaches instead of starting a
-second writer.
+On Slurm a job is one script and one pickle in one folder, and every start of it, requeued or
+chained, runs the same script: the code and the settings of a run are those of its submission. Without
+Slurm a job runs on this machine, through submitit's LocalExecutor and our controller (see
+jobs/local_controller.py).
 """
 
 from __future__ import annotations
 
-import fcntl
-import json
 import os
+import shlex
 import shutil
-import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import submitit
+from submitit.core.utils import DelayedSubmission
 from submitit.local.local import LocalJob
 
-from instruct_core.errors import ConfigError
+from instruct_core.errors import ConfigError, SlurmError
+from jobs.after_step import JOB_IDS, LOG, SCRIPT
+from jobs.reports import FOLDER, START
+from jobs.slurm import clean_environment, run_client
 from launch.console import Cluster, say
+from launch.local_runs import LocalRun, RunLock
 
-# submitit counts warnings as time-outs and gives up after so many; our own rules decide instead.
+# submitit counts warnings as time-outs and gives up after so many (on limits up to 10 minutes every
+# signal is one); our own rules decide instead.
 UNLIMITED = 10**6
+CODE = "code"  # folder of a job with the code it runs
 
 
-@dataclass
-class LocalRun:
-    """A job on this machine, started here or found running."""
-
-    folder: Path
-    pid: int
-    process: subprocess.Popen[bytes] | None = None
-    lock: Path | None = None  # of one found running: nobody else tells when it ends
-
-    def is_running(self) -> bool:
-        """Return True as long as the controller lives."""
-        if self.process is not None:
-            return self.process.poll() is None
-        return self.lock is not None and RunLock.is_held(self.lock)
-
-    def exit_code(self) -> int:
-        """Return how the controller ended; 0 where somebody else is its parent."""
-        return self.process.wait() if self.process is not None else 0
-
-    def warn(self, signum: signal.Signals) -> None:
-        """Pass a signal to the controller, which passes it to all tasks."""
-        if self.is_running():
-            os.kill(self.pid, signum)
-
-    def log_path(self, task: int = 0) -> Path:
-        """Return where a task writes what it logs."""
-        return self.folder / f"{self.pid}_{task}_log.err"
-
-
-class RunLock:
+def choose_cluster(asked: Cluster) -> Literal["slurm", "local"]:
     """
-    The right to write a run, held by whoever has its file open; freed by the kernel on death.
+    Return where jobs run, and say it in one line where it was not typed.
 
-    The file says who holds it: a controller inherits the open file and with it the lock.
+    Raises:
+        ConfigError: Slurm was typed and is not here.
     """
-
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("a+")
-
-    def acquire(self) -> bool:
-        """Take the lock; False if a controller holds it."""
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        self._file.truncate(0)  # what it says is of an earlier holder
-        return True
-
-    def note(self, job: LocalRun, ledger: str) -> None:
-        """Say which job holds the lock, and where its ledger is."""
-        entry = {"pid": job.pid, "folder": str(job.folder), "ledger": ledger}
-        self._file.write(json.dumps(entry) + "\n")
-        self._file.flush()
-
-    @property
-    def fd(self) -> int:
-        """Descriptor that a controller inherits."""
-        return self._file.fileno()
-
-    @staticmethod
-    def is_held(path: Path) -> bool:
-        """Return True if somebody holds the lock; creates nothing."""
-        if not path.exists():
-            return False
-        with path.open() as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
-        return False
-
-    def close(self) -> None:
-        """Let go; a controller that inherited the file keeps the lock."""
-        self._file.close()
+    if asked == "local":
+        return asked
+    if shutil.which("sbatch") is None:
+        if asked == "slurm":
+            raise ConfigError("--cluster slurm needs sbatch on PATH, and there is none. Log in to a "
+                              "node of the cluster, or use --cluster local.")  # fmt: skip
+        say("Cluster: local executor (no sbatch on this machine)")
+        return "local"
+    try:
+        run_client(["sinfo", "-h", "-o", "%P"])
+    except SlurmError as error:
+        if asked == "slurm":
+            raise ConfigError(f"--cluster slurm cannot be used: {error}") from None
+        say(f"Cluster: local executor (Slurm is installed and does not answer: {error})")
+        return "local"
+    return "slurm"
 
 
-class _Executor(submitit.LocalExecutor):  # type: ignore[misc]  # submitit is not typed
+@dataclass(frozen=True)
+class Resources:
+    """What a job asks of Slurm: one process a task, and one task a GPU where there are GPUs."""
+
+    name: str
+    minutes: int
+    partition: str
+    nodes: int = 1
+    tasks_per_node: int = 1
+    gpus_per_node: int = 0
+    cpus_per_task: int = 1
+    mem_mb: int | None = None  # per node
+    lead_seconds: int = 120  # from Slurm's warning to its kill
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    exclude: str | None = None
+    after: tuple[str, ...] = ()  # job ids that must have ended well
+    array: str | None = None  # task numbers as sbatch takes them: 0-15%8
+    first_task: int = 0  # number that array task 0 stands for
+
+
+def batch_script(folder: Path, resources: Resources) -> str:
+    """Return the script that every start of a job runs."""
+    executor = submitit.SlurmExecutor(folder)
+    more = {"requeue": True, "chdir": str(folder)}
+    for name in ("account", "qos", "constraint", "exclude", "array"):
+        if (value := getattr(resources, name)) is not None:
+            more[name] = value
+    if resources.after:
+        more["dependency"] = "afterok:" + ":".join(resources.after)
+    executor.update_parameters(
+        job_name=resources.name,
+        time=resources.minutes,
+        partition=resources.partition,
+        nodes=resources.nodes,
+        ntasks_per_node=resources.tasks_per_node,
+        gpus_per_node=resources.gpus_per_node or None,
+        cpus_per_task=resources.cpus_per_task,
+        mem=f"{resources.mem_mb}MB" if resources.mem_mb else None,
+        signal_delay_s=resources.lead_seconds,
+        stderr_to_stdout=True,
+        additional_parameters=more,
+        # One rank that fails ends the others: they would wait for it in a collective.
+        srun_args=["--kill-on-bad-exit=1", f"--cpus-per-task={resources.cpus_per_task}"],
+        setup=_before(folder, resources),
+        teardown=[
+            "status=$?",
+            f"[ $status -eq 0 ] || {shlex.quote(sys.executable)} -m jobs.after_step",
+            "exit $status",
+        ],
+    )
+    if resources.array is not None:
+        executor.parameters["map_count"] = 1  # names the logs by array task; `array` says which
+    return str(executor._make_submission_file_text(executor._submitit_command_str, ""))
+
+
+def _before(folder: Path, resources: Resources) -> list[str]:
+    """Return what a start does before its tasks do."""
+    place, is_array = shlex.quote(str(folder)), resources.array is not None
+    job = "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}" if is_array else "${SLURM_JOB_ID}"
+    task = f"/task-$(printf %05d $(({resources.first_task} + SLURM_ARRAY_TASK_ID)))"
+    return [
+        f"export PYTHONPATH={place}/{CODE} PYTHONSAFEPATH=1  # not the folder it was typed in",
+        f"export {START}=$(printf %010d-%04d $SLURM_JOB_ID ${{SLURM_RESTART_COUNT:-0}})",
+        f"export {FOLDER}={place}{task if is_array else ''} {LOG}={place}/{job}_0_log.out",
+        f"export {SCRIPT}={place}/{_script_name(resources)} INSTRUCT_LEAD={resources.lead_seconds}",
+        # What a kill left behind would block the next re-pickle and the result (utils.py:182), and
+        # a job that submitit has moved its pickle to after sbatch could start before it is there.
+        f"rm -f {place}/{job}_*.save_tmp",
+        f"cp {place}/{_pickle_name(resources)} {place}/{job}_submitted.pkl",
+        f'echo "=== start ${START} on $SLURM_JOB_NODELIST at $(date -u +%FT%TZ)"',
+    ]
+
+
+def _script_name(resources: Resources) -> str:
+    return f"job-{resources.first_task:07d}.sh" if resources.array else "job.sh"
+
+
+def _pickle_name(resources: Resources) -> str:
+    return f"job-{resources.first_task:07d}.pkl" if resources.array else "job.pkl"
+
+
+def test_submission(folder: Path, resources: Resources) -> str:
+    """
+    Have Slurm judge a job without queueing it; return when and where it would start.
+
+    Raises:
+        ConfigError: It would be refused; says why.
+    """
+    text = batch_script(folder, resources)
+    # The folder is not there yet, and the test writes nothing.
+    text = "\n".join(line for line in text.splitlines() if "--chdir" not in line)
+    done = subprocess.run(
+        ["sbatch", "--test-only"], input=text, text=True, capture_output=True, check=False,
+        env=clean_environment(),
+    )  # fmt: skip
+    said = " ".join(done.stderr.replace("sbatch: error:", "").split())
+    if done.returncode != 0:
+        raise ConfigError(f"Slurm refuses this job in partition {resources.partition}: {said}.")
+    return said.partition(" to start at ")[2].partition(" ")[0]
+
+
+def submit_slurm(function: Callable[[], Any], folder: Path, resources: Resources) -> str:
+    """
+    Queue a job, or an array of them, whose folder is there; return its id.
+
+    Raises:
+        ConfigError: Slurm refuses it; says why.
+    """
+    submission = DelayedSubmission(function)
+    submission.set_timeout(resources.minutes, UNLIMITED)
+    submission.dump(folder / _pickle_name(resources))
+    script = folder / _script_name(resources)
+    script.write_text(batch_script(folder, resources))
+    try:
+        said = run_client(["sbatch", "--parsable", str(script)], clean_environment())
+    except SlurmError as error:
+        raise ConfigError(f"Slurm refuses this job: {error}") from None
+    job_id = said.strip().split(";")[0]
+    with (folder / JOB_IDS).open("a") as file:
+        file.write(f"{job_id}\n")
+    return job_id
+
+
+def freeze_code(folder: Path) -> None:
+    """Copy the code that a job runs into its folder: a requeue must not run edited files."""
+    here = Path(__file__).resolve().parent.parent
+    for package in ("jobs", "instruct_core"):
+        shutil.copytree(
+            here / package,
+            folder / CODE / package,
+            ignore=lambda _, names: (
+                [n for n in names if "." in n and not n.endswith(".py")] + ["__pycache__"]
+            ),
+        )
+
+
+class _LocalExecutor(submitit.LocalExecutor):  # type: ignore[misc]  # submitit is not typed
     """submitit's local executor, with our controller in place of its own."""
 
-    def __init__(self, folder: Path, num_tasks: int, lock: RunLock | None) -> None:
+    def __init__(self, folder: Path, code: Path, num_tasks: int, lock: RunLock | None) -> None:
         super().__init__(folder, max_num_timeout=UNLIMITED)
         self.update_parameters(tasks_per_node=num_tasks, timeout_min=UNLIMITED)
-        self._lock = lock
+        self._code, self._lock = code, lock
 
     def _submit_command(self, command: str) -> LocalJob[Any]:
-        env = os.environ | {
+        env = clean_environment() | {
             "SUBMITIT_EXECUTOR": "local",
             "SUBMITIT_LOCAL_COMMAND": command,
             "SUBMITIT_LOCAL_NTASKS": str(self._num_tasks()),
             "SUBMITIT_LOCAL_NODEID": "0",
             "SUBMITIT_LOCAL_JOB_NUM_NODES": "1",
             "SUBMITIT_PREEMPT_SIGNAL": "USR2",  # whose handler StopSignal hands over to
-            "GLOO_SOCKET_IFNAME": "lo",  # ranks of one machine; its host name may resolve to nothing
+            "PYTHONPATH": str(self._code / CODE),
+            "PYTHONSAFEPATH": "1",
         }
         with (self.folder / "controller.log").open("ab") as log:
             process = subprocess.Popen(
@@ -144,68 +236,37 @@ class _Executor(submitit.LocalExecutor):  # type: ignore[misc]  # submitit is no
 
 
 def submit_local(
-    function: Callable[[], Any], folder: Path, num_tasks: int, lock: RunLock | None = None
+    function: Callable[[], Any],
+    folder: Path,
+    num_tasks: int,
+    lock: RunLock | None = None,
+    code: Path | None = None,
 ) -> LocalRun:
-    """Start a job of ``num_tasks`` processes in a fresh folder, and return it."""
-    job = _Executor(folder, num_tasks, lock).submit(function)
+    """
+    Start a job of ``num_tasks`` processes in a fresh folder, and return it.
+
+    Args:
+        function: What every task calls; it is pickled.
+        folder: Of the job.
+        num_tasks: Processes.
+        lock: Held as long as the job lives.
+        code: Folder with the frozen code, if not the job's own.
+    """
+    job = _LocalExecutor(folder, code or folder, num_tasks, lock).submit(function)
     process = job._process
     assert process is not None, "submitit starts the controller at once"
     return LocalRun(folder, process.pid, process)
 
 
-def new_job_folder(parent: Path) -> Path:
-    """Create and return the next numbered folder below ``parent``; nothing stale is in it."""
-    parent.mkdir(parents=True, exist_ok=True)
-    number = len(job_folders(parent))
-    while True:
-        folder = parent / f"{number:04d}"
-        try:
-            folder.mkdir()
-        except FileExistsError:
-            number += 1
+def array_text(tasks: Sequence[int]) -> str:
+    """Return numbers as sbatch's --array takes them: 0-3,7."""
+    parts: list[list[int]] = []
+    for task in sorted(tasks):
+        if parts and task == parts[-1][-1] + 1:
+            parts[-1] = [parts[-1][0], task]
         else:
-            return folder
-
-
-def job_folders(parent: Path) -> list[Path]:
-    """Return the numbered job folders below ``parent``, oldest first."""
-    return sorted(path for path in parent.glob("[0-9]*") if path.is_dir())
-
-
-def find_running(lock: Path) -> tuple[LocalRun, str] | None:
-    """
-    Return the job that holds a lock, and the place of its ledger; None if nobody holds it.
-
-    Raises:
-        ConfigError: A launcher has just taken it, and has not said for which job.
-    """
-    if not RunLock.is_held(lock):
-        return None
-    text = lock.read_text()
-    if not text.endswith("\n"):
-        raise ConfigError(
-            f"Run {lock.parent.name} is being started by another launcher. Try again in a second."
-        )
-    entry = json.loads(text)
-    return LocalRun(Path(entry["folder"]), entry["pid"], lock=lock), entry["ledger"]
-
-
-def choose_cluster(asked: Cluster) -> None:
-    """Say where the job will run, in one line."""
-    if asked == "local":
-        return
-    reason = "no sbatch on this machine"
-    if shutil.which("sbatch"):
-        reason = "sbatch is here, but this version runs jobs on the local machine only"
-    say(f"Cluster: local executor ({reason})")
-
-
-def require_one_node(nodes: int) -> None:
-    """Refuse more nodes than this machine."""
-    if nodes != 1:
-        raise ConfigError(
-            f"--nodes must be 1 on the local executor, got {nodes}. Use --nodes 1 and more --gpus."
-        )
+            parts.append([task])
+    return ",".join("-".join(map(str, part)) for part in parts)
 
 
 def num_gpus() -> int:

@@ -27,7 +27,7 @@ EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
 
-Cluster = Literal["auto", "local"]  # values of --cluster
+Cluster = Literal["auto", "slurm", "local"]  # values of --cluster
 
 T = TypeVar("T")
 

@@ -76,7 +76,7 @@ def _train_with_a_warning(arguments: str) -> None:
 
 
 def _jobs() -> set[Path]:
-    return set(Path("runs_instruct", RUN, "job").glob("*/progress.json"))
+    return set(Path("runs_instruct", RUN, "job").glob("*/progress-*.json"))
 
 
 def _step(reports: set[Path]) -> int:

@@ -1,18 +1,21 @@
 """
     python launch/finetune.py --nodes 1 --gpus 4
 
-Fine-tunes GPT-2 on a shard set. Give the same run name again and it goes on where it stopped; if
-it is still training, you watch it. The work is in running.py; this file is the flags, and imports
-nothing that would make --help slow.
+Fine-tunes GPT-2 on a shard set, on Slurm where there is one. Give the same run name again and it
+goes on where it stopped; if it is still training, you are told. The work is in running.py; this
+file is the flags, and imports nothing that would make --help slow.
 """
 
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
+import tyro
+
 from launch.console import RARE, Cluster, guarded, parse_flags
+from launch.slurm_flags import SlurmFlags
 
 
 @dataclass(frozen=True)
@@ -21,11 +24,12 @@ class Finetune:
     Fine-tune GPT-2 on a shard set, and keep going whatever happens.
 
     The same run name again resumes it, or attaches to it while it is training. Flags that are not
-    typed then keep the run's values. Ctrl-C saves and stops; Ctrl-C twice kills.
+    typed then keep the run's values. On Slurm the job is queued and the command returns; scancel
+    saves and stops. Without Slurm it follows the run: Ctrl-C saves and stops, twice kills.
     """
 
     nodes: int = 1
-    """Machines to train on."""
+    """Machines to train on; more than one needs Slurm."""
     gpus: int = 1
     """Ranks per machine: one a GPU, or that many CPU ranks on a machine without GPUs."""
     run: str | None = None
@@ -73,9 +77,13 @@ class Finetune:
     compile: bool = False
     """Compile the model with torch.compile: slower to start, faster to run."""
     cluster: Cluster = "auto"
-    """Where the job runs."""
+    """Where the job runs (auto: Slurm where sbatch answers, else this machine)."""
+    follow: bool = False
+    """On Slurm: show the run's events and steps until it ends; Ctrl-C only stops showing."""
     dry_run: bool = False
-    """Show what would run, and stop."""
+    """Show what would run, with the batch script on Slurm, and stop."""
+    slurm: Annotated[SlurmFlags, tyro.conf.OmitArgPrefixes] = field(default_factory=SlurmFlags)
+    """What the job asks of Slurm."""
     decay_steps: Annotated[int | None, RARE] = None
     """Step at which the cosine ends (default: --max-steps of the first launch)."""
     weight_decay: Annotated[float, RARE] = 0.01

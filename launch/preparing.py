@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import re
 import signal
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -19,24 +18,26 @@ from typing import Any
 
 from instruct_core.data.columns import Columns, parse_columns
 from instruct_core.data.fast_tokenizer import choose_tokenizer
-from instruct_core.data.plan import Plan, scan, stat_files
+from instruct_core.data.plan import (
+    BLOCK_ROWS,
+    Plan,
+    default_rows_per_shard,
+    scan,
+    stat_files,
+)
 from instruct_core.data.shards import SPLITS, is_written, load_manifest, missing_shards
 from instruct_core.data.sources import BUILTIN, Source, resolve_source
 from instruct_core.errors import ConfigError, CorruptFileError, MissingError
 from instruct_core.storage.documents import dump_document, load_document
 from instruct_core.storage.store import Store
 from jobs.preprocess import PreprocessJob
-from jobs.reports import read_failures
+from launch.arrays import ShardArray, job_parent, report_failures, report_ready
 from launch.bars import progress_bar
-from launch.cluster import (
-    LocalRun,
-    choose_cluster,
-    new_job_folder,
-    num_cores,
-    submit_local,
-)
-from launch.console import EXIT_FAILED, say
+from launch.cluster import array_text, choose_cluster, freeze_code, num_cores, submit_local
+from launch.console import say
+from launch.local_runs import LocalRun, new_job_folder
 from launch.preprocess import Preprocess
+from launch.slurm_nodes import Request, check_slurm_flags, request_of
 
 POLL_SECONDS = 0.05
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -44,9 +45,14 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 def prepare(flags: Preprocess) -> int:
     """Make a shard set; return the exit code."""
-    for name in ("num_tasks", "limit_rows", "parallel"):
+    for name in ("num_tasks", "limit_rows", "array_parallelism", "rows_per_shard"):
         if (value := getattr(flags, name)) is not None and value < 1:
             raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, got {value}.")
+    if flags.rows_per_shard is not None and flags.rows_per_shard % BLOCK_ROWS:
+        raise ConfigError(
+            f"--rows-per-shard must be a multiple of {BLOCK_ROWS}, got {flags.rows_per_shard}."
+        )
+    check_slurm_flags(flags.slurm)
     columns = parse_columns(flags.columns) if flags.columns else None
     if flags.source == BUILTIN and columns:
         raise ConfigError("--columns does not go with --source builtin, whose columns are known.")
@@ -54,16 +60,23 @@ def prepare(flags: Preprocess) -> int:
     if flags.out is None and not NAME.fullmatch(Path(out).name):
         raise ConfigError(f"--out must be given with --source {flags.source}: it names no folder.")
     choose_tokenizer(flags.tokenizer)  # raises here rather than in every task
-    choose_cluster(flags.cluster)
+    cluster = choose_cluster(flags.cluster)
+    request = request_of(flags.slurm, wants_gpus=False) if cluster == "slurm" else None
     with tempfile.TemporaryDirectory() as scratch:
         store = Store(out if "://" in out else str(Path(out).resolve()))
         # A dry run writes nothing, not even a source that is made or downloaded.
         source = resolve_source(flags.source, Store(scratch) if flags.dry_run else store)
-        return _prepare(flags, store, source, columns)
+        return _prepare(flags, store, source, columns, request)
 
 
-def _prepare(flags: Preprocess, store: Store, source: Source, columns: Columns | None) -> int:
-    old = _old_plan(store)
+def _prepare(
+    flags: Preprocess,
+    store: Store,
+    source: Source,
+    columns: Columns | None,
+    request: Request | None,
+) -> int:
+    old, array = _old_plan(store), ShardArray(store)
     plan = _unchanged(old, flags, source, str(columns or ""))
     if plan is None:
         with progress_bar("Checking rows") as bar:
@@ -73,15 +86,29 @@ def _prepare(flags: Preprocess, store: Store, source: Source, columns: Columns |
                 columns,
                 flags.limit_rows,
                 flags.skip_bad_rows,
+                flags.rows_per_shard,
                 progress=lambda rows: bar.update(task, completed=rows),
             )
+    if (job := array.running()) is not None:
+        if old is None or old.fingerprint != plan.fingerprint:
+            raise ConfigError(
+                f"Shards {store.url} are being made from something else by job {job.job_id}. "
+                f"Wait for it, or end it: scancel {' '.join(job.job_ids)}"
+            )
+        say(f"Shards {store.url} are being made already: job {job.job_id}, {job.state()}.")
+        return array.follow(job, plan) if flags.follow else 0
     _report(plan, old)
     work = _work(store, plan)
+    # A set whose shards are all right and whose manifest is gone needs one task to write it.
+    tasks = sorted({shard % flags.num_tasks for shard in work}) or [0]
     if flags.dry_run:
         say(f"Would write {len(work)} of {plan.num_shards} shards into {store.url}:")
         for task_number in range(flags.num_tasks):
             mine = [shard for shard in work if shard % flags.num_tasks == task_number]
-            say(f"  task {task_number}: shards {mine}")
+            if mine:
+                say(f"  task {task_number}: shards {_ranges(mine)}")
+        if request is not None:
+            array.show(flags, request, tasks)
         return 0
     if not work and _is_complete(store, plan):
         say(f"Shards {store.url} are complete: nothing to do.")
@@ -91,7 +118,9 @@ def _prepare(flags: Preprocess, store: Store, source: Source, columns: Columns |
         for split in SPLITS:
             store.remove(split)
     store.replace("plan.json", dump_document(plan.to_document()))
-    return _run(flags, store, plan, work)
+    if request is not None:
+        return array.submit(flags, request, plan, tasks)
+    return _run(flags, store, plan, tasks)
 
 
 def _old_plan(store: Store) -> Plan | None:
@@ -105,8 +134,9 @@ def _unchanged(old: Plan | None, flags: Preprocess, source: Source, columns: str
     """Return the old plan if the same command would make it again, judged without reading rows."""
     if old is None or (columns and columns != old.columns):
         return None
-    asked = (source.identity, flags.limit_rows, flags.skip_bad_rows)
-    planned = (old.identity, old.limit_rows, old.skip_bad_rows)
+    rows_per_shard = flags.rows_per_shard or default_rows_per_shard(old.num_rows)
+    asked = (source.identity, flags.limit_rows, flags.skip_bad_rows, rows_per_shard)
+    planned = (old.identity, old.limit_rows, old.skip_bad_rows, old.rows_per_shard)
     same_files = stat_files(source.files) == old.stats
     fresh = Plan(**{**vars(old), **_current_names()})
     return old if asked == planned and same_files and fresh == old else None
@@ -152,23 +182,22 @@ def _is_complete(store: Store, plan: Plan) -> bool:
         return False
 
 
-def _run(flags: Preprocess, store: Store, plan: Plan, work: list[int]) -> int:
+def _run(flags: Preprocess, store: Store, plan: Plan, tasks: list[int]) -> int:
     """Run the tasks that have work, a few at a time, and show how many shards are there."""
-    parent = store.local_path("job") if store.is_local else Path("runs_instruct/preprocess-jobs")
-    folder = new_job_folder(parent)
+    folder = new_job_folder(job_parent(store))
+    freeze_code(folder)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: ends the tasks too
-    # A set whose shards are all right and whose manifest is gone needs one task to write it.
-    tasks = sorted({shard % flags.num_tasks for shard in work}) or [0]
     say(f"Job: {len(tasks)} tasks, logs in {folder}")
     waiting, running, failed = tasks, list[LocalRun](), list[LocalRun]()
     with progress_bar("Shards") as bar:
         shown = bar.add_task("", total=plan.num_shards)
         try:
             while waiting or running:
-                while waiting and len(running) < (flags.parallel or num_cores()):
+                while waiting and len(running) < (flags.array_parallelism or num_cores()):
                     number, *waiting = waiting
-                    job = PreprocessJob(store.url, number, flags.num_tasks, flags.tokenizer)
-                    running.append(submit_local(job, folder / f"task-{number:05d}", num_tasks=1))
+                    job = PreprocessJob(store.url, flags.num_tasks, number, flags.tokenizer)
+                    place = folder / f"task-{number:05d}"
+                    running.append(submit_local(job, place, num_tasks=1, code=folder))
                 time.sleep(POLL_SECONDS)
                 failed += [run for run in running if not run.is_running() and run.exit_code() != 0]
                 running = [run for run in running if run.is_running()]
@@ -179,13 +208,9 @@ def _run(flags: Preprocess, store: Store, plan: Plan, work: list[int]) -> int:
             say("Stopped. Give the same command again to make what is missing.")
             raise
     if failed:
-        reports = [report for run in failed for report in read_failures(run.folder)]
-        reason = reports[0]["error"] if reports else f"see {failed[0].log_path()}"
-        print(f"error: {len(failed)} of {len(tasks)} tasks failed: {reason}", file=sys.stderr)
-        return EXIT_FAILED
-    manifest = load_manifest(store)
-    say(
-        f"Shards are ready in {store.url}: {manifest['train_rows']:,} rows and "
-        f"{manifest['train_tokens']:,} tokens to train on, {manifest['val_rows']:,} rows to validate."
-    )
-    return 0
+        return report_failures([run.folder for run in failed], len(tasks))
+    return report_ready(store)
+
+
+def _ranges(numbers: list[int]) -> str:
+    return array_text(numbers).replace(",", ", ")

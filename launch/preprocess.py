@@ -8,10 +8,13 @@ imports nothing that would make --help slow.
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
+import tyro
+
 from launch.console import RARE, Cluster, guarded, parse_flags
+from launch.slurm_flags import SlurmFlags
 
 
 @dataclass(frozen=True)
@@ -38,13 +41,20 @@ class Preprocess:
     skip_bad_rows: bool = False
     """Leave bad rows out and list them in the manifest, instead of stopping at the first."""
     cluster: Cluster = "auto"
-    """Where the tasks run."""
+    """Where the tasks run (auto: Slurm where sbatch answers, else this machine)."""
+    array_parallelism: int | None = None
+    """Tasks that run at a time (default: on Slurm 128; on this machine one a core)."""
+    follow: bool = False
+    """On Slurm: wait for the array and show how many shards are there."""
     dry_run: bool = False
-    """Show what would run, and stop."""
+    """Show what would run, with the batch script on Slurm, and stop."""
+    slurm: Annotated[SlurmFlags, tyro.conf.OmitArgPrefixes] = field(default_factory=SlurmFlags)
+    """What every task asks of Slurm."""
     tokenizer: Annotated[Literal["auto", "tiktoken", "fastokens"], RARE] = "auto"
     """What encodes; the ids are the same (auto: fastokens where it is installed)."""
-    parallel: Annotated[int | None, RARE] = None
-    """Local tasks at a time (default: one a core)."""
+    rows_per_shard: Annotated[int | None, RARE] = None
+    """Source rows in a shard (default: 1/64 of the source, at least 250 and at most 10,000); more
+    tasks than shards find no work."""
 
 
 def main() -> int:

@@ -4,13 +4,13 @@ A training run from the person's side: begin it, resume it, or attach to it, and
     exit_code = finetune(flags, sys.argv[1:])
 
 Everything is checked before anything is written. `run.json` in the run's checkpoint folder holds
-the settings; they are the defaults of every later launch of the same name.
+the settings; they are the defaults of every later launch of the same name. On Slurm the job is
+queued and the launcher returns; on this machine it follows the job to its end.
 """
 
 from __future__ import annotations
 
 import json
-import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -25,23 +25,23 @@ from instruct_core.storage.documents import dump_document, load_document
 from instruct_core.storage.steps import committed_steps, damage_of
 from instruct_core.storage.store import Store
 from jobs.finetune import FinetuneJob
-from launch.cluster import (
-    RunLock,
-    choose_cluster,
-    find_running,
-    new_job_folder,
-    num_cores,
-    submit_local,
-)
+from launch.arrays import ShardArray
+from launch.cluster import choose_cluster, freeze_code, num_cores, submit_local
+from launch.code_version import code_difference, code_version
 from launch.console import EXIT_FAILED, parse_flags, say
 from launch.finetune import Finetune
+from launch.local_runs import RunLock, find_running, new_job_folder
 from launch.preparing import prepare
 from launch.preprocess import Preprocess
+from launch.queueing import QueuedRun
 from launch.settings import (
+    Machine,
     Places,
     absolute,
+    asked_of,
     check_flags,
     check_name,
+    check_places,
     find_init,
     find_shards,
     refuse_conflicts,
@@ -49,54 +49,122 @@ from launch.settings import (
     resumed_flags,
     shape_of_init,
     shape_of_run,
+    this_machine,
 )
-from launch.watching import watch
+from launch.slurm_runs import SlurmRun
+from launch.watching import watch, watch_slurm
 
 
 def finetune(flags: Finetune, arguments: Sequence[str]) -> int:
     """Begin, resume or attach to a run, and follow it to its end; return the exit code."""
     check_flags(flags)
-    run = flags.run or f"{flags.model or 'gpt2'}-{Path(find_shards(flags.shards)).name}"
+    run = flags.run or f"{flags.model or 'gpt2'}-{Path(_shards_of(flags)).name}"
     check_name(run)
     checkpoints = absolute(flags.checkpoints)
     store = Store(checkpoints) / run
     stored = _stored(store, checkpoints)
     if stored is not None:
-        flags = parse_flags(Finetune, arguments, default=resumed_flags(stored))
+        default = resumed_flags(stored, load_document(store, "run.json").get("asked", {}))
+        flags = parse_flags(Finetune, arguments, default=default)
         flags = replace(flags, checkpoints=checkpoints)
         check_flags(flags)
     job_parent = _job_parent(flags, run)
     lock_path = store.local_path("lock") if store.is_local else job_parent / "lock"
-    if (found := find_running(lock_path)) is not None:
-        job, ledger = found
-        say(f"Run {run} is training already (job {job.pid}); watching it.")
-        return watch(job, run, Store(ledger))
-    choose_cluster(flags.cluster)
-    config = _settings(flags, run, stored)
+    if (exit_code := _attach(flags, run, lock_path)) is not None:
+        return exit_code
+    queued = None
+    machine = this_machine()
+    if choose_cluster(flags.cluster) == "slurm":
+        queued = QueuedRun(flags, run)
+        machine = queued.machine
+    elif flags.nodes != 1:
+        raise ConfigError(
+            f"--nodes must be 1 on the local executor, got {flags.nodes}. Use --nodes 1 and more "
+            "--gpus."
+        )
+    config = _settings(flags, run, stored, machine)
     if config is None:
         return EXIT_FAILED if not flags.dry_run else 0
     if stored is not None and _has_begun(store):
         refuse_conflicts(config, stored)
         if _is_finished(config):
             return 0
-    say(_described(config, flags.gpus))
+    check_places(config)
+    _describe(config, flags.nodes * flags.gpus)
+    if queued is not None:
+        queued.check(config, job_parent)
     if flags.dry_run:
-        say(f"Would start {flags.gpus} ranks on this machine, and submits nothing. Settings:")
+        say("Submits nothing. Settings:")
         say(json.dumps(to_json(config), indent=1))
+        if queued is not None:
+            queued.show(config, job_parent)
         return 0
+    return _start(flags, config, queued, job_parent, lock_path)
+
+
+def _shards_of(flags: Finetune) -> str:
+    return find_shards(flags.shards, flags.slurm.after)
+
+
+def _attach(flags: Finetune, run: str, lock_path: Path) -> int | None:
+    """Attach to a run that is queued or training; None if it is neither."""
+    if (found := find_running(lock_path)) is not None:
+        job, ledger = found
+        say(f"Run {run} is training already (job {job.pid}); watching it.")
+        return watch(job, run, Store(ledger))
+    queued = SlurmRun.found(_note_of(lock_path))
+    if queued is None or not queued.is_running():
+        return None
+    say(f"Run {run} is on Slurm already: job {queued.job_id}, {queued.state()}.")
+    if flags.follow:
+        return watch_slurm(queued, run)
+    say(f"Follow it: python launch/logs.py {run} -f; end it: scancel {queued.job_id}")
+    return 0
+
+
+def _start(
+    flags: Finetune,
+    config: TrainConfig,
+    queued: QueuedRun | None,
+    job_parent: Path,
+    lock_path: Path,
+) -> int:
+    """Write down the run and submit its job; the only part of a launch that changes anything."""
+    run, ledger, note = config.run, f"{config.runs}/{config.run}", _note_of(lock_path)
     lock = RunLock(lock_path)
-    if not lock.acquire():
+    queued_meanwhile = SlurmRun.found(note)
+    if not lock.acquire() or (queued_meanwhile is not None and queued_meanwhile.is_running()):
         raise ConfigError(f"Run {run} is being started by another launcher. Try again in a second.")
-    store.replace("run.json", dump_document(_run_document(config)))
-    job = submit_local(
-        FinetuneJob(config, code_version()), new_job_folder(job_parent), flags.gpus, lock
-    )
-    ledger = f"{config.runs}/{run}"
+    store = Store(config.checkpoints) / run
+    store.replace("run.json", dump_document(_run_document(config, flags)))
+    folder = new_job_folder(job_parent)
+    freeze_code(folder)
+    function = FinetuneJob(config, code_version())
+    if queued is not None:
+        queued_job = queued.submit(function, folder, ledger)
+        queued_job.write_note(note)
+        lock.close()
+        _tell(run, queued_job, config)
+        return watch_slurm(queued_job, run) if flags.follow else 0
+    note.unlink(missing_ok=True)  # of an earlier job on Slurm, which has ended
+    job = submit_local(function, folder, flags.gpus, lock)
     lock.note(job, ledger)
     lock.close()
     say(f"Run {run}: job {job.pid}, log {job.log_path()}")
     say(f"Curves: tensorboard --logdir {config.runs}")
     return watch(job, run, Store(ledger))
+
+
+def _note_of(lock_path: Path) -> Path:
+    """Return where word of a run's job on Slurm is left: beside its lock."""
+    return lock_path.with_name("slurm.json")
+
+
+def _tell(run: str, job: SlurmRun, config: TrainConfig) -> None:
+    say(f"Run {run}: job {job.job_id}, {job.state()}; log {job.log_path()}")
+    say(f"See: python launch/status.py {run}; python launch/logs.py {run} -f")
+    say(f"Save and end it: scancel {job.job_id}; go on later: the same command again")
+    say(f"Curves: tensorboard --logdir {config.runs}")
 
 
 def _stored(store: Store, checkpoints: str) -> TrainConfig | None:
@@ -127,11 +195,13 @@ def _has_begun(store: Store) -> bool:
     return store.exists("committed.json") or bool(committed_steps(store))
 
 
-def _run_document(config: TrainConfig) -> dict[str, Any]:
+def _run_document(config: TrainConfig, flags: Finetune) -> dict[str, Any]:
     return {
         "format": 1,
         "written_at": time.time(),
         "code": code_version(),
+        "difference": code_difference(),
+        "asked": asked_of(flags),
         "config": to_json(config),
     }
 
@@ -142,9 +212,11 @@ def _job_parent(flags: Finetune, run: str) -> Path:
     return Path(runs).resolve() / run / "job"
 
 
-def _settings(flags: Finetune, run: str, stored: TrainConfig | None) -> TrainConfig | None:
+def _settings(
+    flags: Finetune, run: str, stored: TrainConfig | None, machine: Machine
+) -> TrainConfig | None:
     """Return the run's settings, making the default shards first if they are missing; or None."""
-    shards = find_shards(flags.shards)
+    shards = _shards_of(flags)
     store = Store(absolute(flags.checkpoints)) / run
     if stored is not None and _has_begun(store) and absolute(flags.init or "") == stored.init:
         init = stored.init  # a run that has begun does not need what it started from any more
@@ -154,18 +226,22 @@ def _settings(flags: Finetune, run: str, stored: TrainConfig | None) -> TrainCon
         init = find_init(flags.init)
     shape = shape_of_run(store) if _has_begun(store) else shape_of_init(init, flags)
     places = Places(shards, init, absolute(flags.checkpoints), absolute(flags.runs))
-    config = resolve(flags, places, run, shape)  # all that can be wrong, before any work
-    if not Store(shards).exists("manifest.json"):
-        if flags.dry_run:
-            say("Would prepare builtin first: no shards are here yet. Nothing is written.")
-            return None
-        say("Shards: none here yet, so builtin is prepared first")
-        builtin = Preprocess(source="builtin", out=shards, num_tasks=num_cores(), cluster="local")
-        if prepare(builtin) != 0:
-            return None
-    elif flags.shards is None:
-        say(f"Shards: {shards}")
-    return replace(config, data_fingerprint=load_manifest(Store(shards))["fingerprint"])
+    config = resolve(flags, places, run, shape, machine)  # all that can be wrong, before any work
+    found = Store(shards)
+    if found.exists("manifest.json"):
+        if flags.shards is None:
+            say(f"Shards: {shards}")
+        return replace(config, data_fingerprint=load_manifest(found)["fingerprint"])
+    if found.exists("plan.json") and (flags.slurm.after or ShardArray(found).running()):
+        return replace(config, data_fingerprint=load_document(found, "plan.json")["fingerprint"])
+    if flags.dry_run:
+        say("Would prepare builtin first: no shards are here yet. Nothing is written.")
+        return None
+    say("Shards: none here yet, so builtin is prepared first, on this machine")
+    builtin = Preprocess(source="builtin", out=shards, num_tasks=num_cores(), cluster="local")
+    if prepare(builtin) != 0:
+        return None
+    return replace(config, data_fingerprint=load_manifest(found)["fingerprint"])
 
 
 def _is_finished(config: TrainConfig) -> bool:
@@ -182,8 +258,15 @@ def _is_finished(config: TrainConfig) -> bool:
     return True
 
 
-def _described(config: TrainConfig, world_size: int) -> str:
+def _describe(config: TrainConfig, world_size: int) -> None:
     store = Store(config.shards)
+    step = (
+        f"a step is {world_size} ranks x {config.grad_accum_steps(world_size)} micro-batches x "
+        f"{config.micro_batch_size}"
+    )
+    if not store.exists("manifest.json"):
+        say(f"Data: {config.shards} is still being made; {config.max_steps:,} steps, {step}")
+        return
     manifest = load_manifest(store)
     rows = ShardSet(store, "train", manifest)
     packing = load_packing(
@@ -192,20 +275,7 @@ def _described(config: TrainConfig, world_size: int) -> str:
     if not len(rows):
         raise ConfigError(f"Shards {config.shards} have no row to train on. Prepare more rows.")
     epochs = config.max_steps * config.global_batch_size / max(1, packing.num_sequences)
-    return (
+    say(
         f"Data: {len(rows):,} rows in {packing.num_sequences:,} sequences, {packing.filled:.1%} "
-        f"filled; {config.max_steps:,} steps are {epochs:.1f} epochs; a step is {world_size} ranks x "
-        f"{config.grad_accum_steps(world_size)} micro-batches x {config.micro_batch_size}"
+        f"filled; {config.max_steps:,} steps are {epochs:.1f} epochs; {step}"
     )
-
-
-def code_version() -> str:
-    """Return the git commit of this code, with "+changes" where files differ from it."""
-    here = Path(__file__).resolve().parent
-    git = ["git", "-C", str(here)]
-    try:
-        commit = subprocess.check_output([*git, "rev-parse", "HEAD"], stderr=subprocess.DEVNULL)
-        changes = subprocess.check_output([*git, "status", "--porcelain", "-uno"])
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return commit.decode().strip() + ("+changes" if changes.strip() else "")

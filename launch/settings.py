@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import psutil
 
@@ -23,18 +26,36 @@ from instruct_core.config import IDENTITY, PRESETS, ModelConfig, TrainConfig
 from instruct_core.errors import ConfigError, CorruptFileError, MissingError, RunConflictError
 from instruct_core.storage.steps import committed_steps, read_manifest
 from instruct_core.storage.store import Store
-from launch.cluster import num_cores, num_gpus, require_one_node
+from launch.arrays import ShardArray
+from launch.cluster import num_cores, num_gpus
 from launch.console import say
 from launch.estimate import rank_bytes, step_seconds
 from launch.finetune import Finetune
+from launch.slurm_flags import SlurmFlags
+from launch.slurm_nodes import check_slurm_flags
 
 SEED_CHECKPOINT = "checkpoints/best_model.pt"
 PREFERRED_SHARDS = ("shards/alpaca", "shards/alpaca-gpt4", "shards/builtin")
 RECIPE_MICRO_BATCH_SIZE = 8
 PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 AT_LEAST_ONE = (
-    "gpus", "max_steps", "tokens_per_step", "eval_every", "save_every", "keep_checkpoints",
+    "nodes", "gpus", "max_steps", "tokens_per_step", "eval_every", "save_every", "keep_checkpoints",
 )  # fmt: skip
+
+
+class Machine(NamedTuple):
+    """What one node gives a run."""
+
+    num_gpus: int
+    num_cores: int
+    memory_bytes: int
+    name: str  # for messages
+
+
+def this_machine() -> Machine:
+    """Return what this machine gives."""
+    free = psutil.virtual_memory().available
+    return Machine(num_gpus(), num_cores(), free, "this machine")
 
 
 class Places(NamedTuple):
@@ -58,7 +79,7 @@ def check_flags(flags: Finetune) -> None:
     Raises:
         ConfigError: Names the flag, the value and what it must be.
     """
-    require_one_node(flags.nodes)
+    check_slurm_flags(flags.slurm)
     for name in AT_LEAST_ONE:
         _require(getattr(flags, name) >= 1, name, getattr(flags, name), "at least 1")
     for name in ("micro_batch_size", "decay_steps"):
@@ -99,16 +120,18 @@ def _require(fits: bool, name: str, value: object, rule: str) -> None:
         raise ConfigError(f"--{name.replace('_', '-')} must be {rule}, got {value}.")
 
 
-def find_shards(typed: str | None) -> str:
+def find_shards(typed: str | None, after: str | None = None) -> str:
     """
-    Return the shard set to use; one that is not finished is only returned for `builtin`.
+    Return the shard set to use; one that is not finished only for `builtin`, or while it is made.
 
     Raises:
         MissingError: The typed one is not there.
         ConfigError: None was typed, and there are several.
     """
     if typed is not None:
-        if not Store(absolute(typed)).exists("manifest.json"):
+        store = Store(absolute(typed))
+        being_made = after is not None or ShardArray(store).running() is not None
+        if not store.exists("manifest.json") and not (being_made and store.exists("plan.json")):
             raise MissingError(
                 f"Shards {typed} are not there or not finished: no manifest.json in it. "
                 f"Make them: python launch/preprocess.py --out {typed}"
@@ -146,6 +169,27 @@ def find_init(typed: str | None) -> str:
     return absolute(typed)
 
 
+def check_places(config: TrainConfig) -> None:
+    """
+    Refuse places on a disk that nobody can write to.
+
+    Raises:
+        ConfigError: Names the flag, the place and the folder that is in the way.
+    """
+    for flag, place in (("--checkpoints", config.checkpoints), ("--runs", config.runs)):
+        store = Store(place)
+        if not store.is_local:
+            continue
+        folder = store.local_path(config.run)
+        while not folder.exists():
+            folder = folder.parent
+        if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+            raise ConfigError(
+                f"{flag} {place} cannot be written: {folder} is no folder that you may write to. "
+                "Give another place."
+            )
+
+
 def shape_of_init(init: str, flags: Finetune) -> ModelConfig:
     """
     Return the shape of the weights that a new run starts from, which are loaded once to see.
@@ -172,9 +216,11 @@ def shape_of_run(store: Store) -> ModelConfig:
     return PRESETS["gpt2"]
 
 
-def resolve(flags: Finetune, places: Places, run: str, shape: ModelConfig) -> TrainConfig:
+def resolve(
+    flags: Finetune, places: Places, run: str, shape: ModelConfig, machine: Machine
+) -> TrainConfig:
     """
-    Return the settings of a run on this machine; the shards' fingerprint is left to be filled in.
+    Return the settings of a run on such nodes; the shards' fingerprint is left to be filled in.
 
     Raises:
         ConfigError: Something does not fit the machine or the model; names the change that does.
@@ -182,10 +228,10 @@ def resolve(flags: Finetune, places: Places, run: str, shape: ModelConfig) -> Tr
     model = flags.model or ("gpt2" if places.init == "random" else "")
     if flags.seq_len > shape.max_seq_len:
         raise ConfigError(f"--seq-len must be at most {shape.max_seq_len}, got {flags.seq_len}.")
-    gpus_here = num_gpus()
+    gpus_here = machine.num_gpus
     if 0 < gpus_here < flags.gpus:
         raise ConfigError(
-            f"--gpus must be at most {gpus_here} on this machine, got {flags.gpus}. "
+            f"--gpus must be at most {gpus_here} on {machine.name}, got {flags.gpus}. "
             f"Use --gpus {gpus_here}."
         )
     precision = flags.precision
@@ -194,7 +240,7 @@ def resolve(flags: Finetune, places: Places, run: str, shape: ModelConfig) -> Tr
     if gpus_here:
         micro_batch_size = flags.micro_batch_size or RECIPE_MICRO_BATCH_SIZE
     else:
-        micro_batch_size = _fit_cpu(flags, shape)
+        micro_batch_size = _fit_cpu(flags, shape, machine)
     config = TrainConfig(
         run=run,
         shards=places.shards,
@@ -229,18 +275,18 @@ def resolve(flags: Finetune, places: Places, run: str, shape: ModelConfig) -> Tr
         deterministic=flags.deterministic,
         record_samples=flags.record_samples,
     )
-    config.grad_accum_steps(flags.gpus)  # raises with the change that fits
+    config.grad_accum_steps(flags.nodes * flags.gpus)  # raises with the change that fits
     return config
 
 
-def _fit_cpu(flags: Finetune, shape: ModelConfig) -> int:
-    """Return the micro-batch size for CPU ranks, and say what that means for this machine."""
-    cores, free = num_cores(), psutil.virtual_memory().available
+def _fit_cpu(flags: Finetune, shape: ModelConfig, machine: Machine) -> int:
+    """Return the micro-batch size for CPU ranks, and say what that means for such a machine."""
+    cores, free, num_ranks = machine.num_cores, machine.memory_bytes, flags.nodes * flags.gpus
     fitting = [
         size
         for size in (RECIPE_MICRO_BATCH_SIZE, 4, 2, 1)
         if flags.gpus * rank_bytes(shape, size * flags.seq_len) < free
-        and flags.tokens_per_step % (flags.gpus * size * flags.seq_len) == 0
+        and flags.tokens_per_step % (num_ranks * size * flags.seq_len) == 0
     ]
     chosen = flags.micro_batch_size or (fitting[0] if fitting else 1)
     need = flags.gpus * rank_bytes(shape, chosen * flags.seq_len)
@@ -250,13 +296,15 @@ def _fit_cpu(flags: Finetune, shape: ModelConfig) -> int:
         )
         raise ConfigError(
             f"{flags.gpus} CPU ranks with --micro-batch-size {chosen} need about {need / 1e9:.0f} GB, "
-            f"and {free / 1e9:.0f} GB are free. Use {change}."
+            f"and {free / 1e9:.0f} GB are free on {machine.name}. Use {change}."
         )
-    say(f"Ranks: no GPU here, so {flags.gpus} CPU ranks share {cores} cores (gloo)")
+    say(
+        f"Ranks: no GPU on {machine.name}, so {num_ranks} CPU ranks run, {cores} cores a node (gloo)"
+    )
     if flags.micro_batch_size is None and chosen != RECIPE_MICRO_BATCH_SIZE:
         say(
-            f"Micro-batch: {chosen} sequences instead of {RECIPE_MICRO_BATCH_SIZE}, which fits this "
-            "machine; a step still takes the same samples"
+            f"Micro-batch: {chosen} sequences instead of {RECIPE_MICRO_BATCH_SIZE}, which fits "
+            f"{machine.name}; a step still takes the same samples"
         )
     seconds = step_seconds(shape, flags.tokens_per_step)
     quick = "; for a quick look: make demo" if seconds > 10 else ""
@@ -272,11 +320,31 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} minutes"
 
 
-def resumed_flags(stored: TrainConfig) -> Finetune:
-    """Return the flags that a stored run stands for: the defaults of a resume."""
+def resumed_flags(stored: TrainConfig, asked: Mapping[str, Any]) -> Finetune:
+    """
+    Return the flags that a stored run stands for: the defaults of a resume.
+
+    Args:
+        stored: Its settings.
+        asked: What it asked for last time, as `asked_of` gives it.
+    """
     names = Finetune.__dataclass_fields__.keys() & TrainConfig.__dataclass_fields__.keys()
     values = {name: getattr(stored, name) for name in sorted(names)}
-    return Finetune(**values | {"model": stored.model or None})
+    slurm = {
+        k: v for k, v in asked.get("slurm", {}).items() if k in SlurmFlags.__dataclass_fields__
+    }
+    return Finetune(
+        **values | {"model": stored.model or None},
+        nodes=int(asked.get("nodes", 1)),
+        gpus=int(asked.get("gpus", 1)),
+        slurm=SlurmFlags(**slurm),
+    )
+
+
+def asked_of(flags: Finetune) -> dict[str, Any]:
+    """Return what a run asks the cluster for: it may differ at every resume."""
+    slurm = asdict(flags.slurm) | {"after": None}  # waited for already
+    return {"nodes": flags.nodes, "gpus": flags.gpus, "slurm": slurm}
 
 
 def refuse_conflicts(config: TrainConfig, stored: TrainConfig) -> None:

@@ -1,5 +1,5 @@
 """
-Follow a job on this machine: its events as lines, its steps as a bar, Ctrl-C as a stop.
+Follow a job: its events as lines, its steps as a bar; on this machine, Ctrl-C as a stop.
 
     exit_code = watch(job, "my-run", ledger)
 
@@ -19,12 +19,14 @@ from rich.progress import Progress, TaskID, TextColumn
 
 from instruct_core.storage.store import Store
 from jobs.ledger import read_ledger
-from jobs.reports import read_failures, read_progress
+from jobs.reports import read_outcome, read_progress
 from launch.bars import console, progress_bar
-from launch.cluster import LocalRun
 from launch.console import EXIT_FAILED, EXIT_INTERRUPTED, say
+from launch.local_runs import LocalRun
+from launch.slurm_runs import SlurmRun
 
 POLL_SECONDS = 0.2
+SLURM_POLL_SECONDS = 1.0  # the files lie on a shared disk
 LINE_SECONDS = 10.0  # between step lines where there is no terminal to draw a bar on
 SHOWN = {
     "started": "Attempt {attempt} started: {world_size} ranks on {device}",
@@ -35,7 +37,10 @@ SHOWN = {
     "warned": "Step {step}: warned by {signal}, all ranks saved",
     "requeued": "Requeued: the next attempt goes on from step {step}",
     "stopped": "Step {step}: stopped",
+    "short_lead": "Slurm's warning comes {lead_seconds:.0f} s before the end, and a step and a save "
+    "need {needed_seconds:.0f} s: the run will stop by itself in time",
     "failed": "Failed: {error}",
+    "crashed": "Crashed: {error}",
     "finished": "Step {step}: finished",
 }
 
@@ -52,20 +57,34 @@ def watch(job: LocalRun, run: str, ledger: Store) -> int:
     return _conclude(job, run, follower.stopping)
 
 
-def _conclude(job: LocalRun, run: str, stopping: bool) -> int:
+def watch_slurm(job: SlurmRun, run: str) -> int:
+    """Follow a job on Slurm until it ends; Ctrl-C only stops following. Return the exit code."""
+    try:
+        _Follower(job, Store(job.ledger)).follow()
+    except KeyboardInterrupt:
+        say(f"Stopped watching; the job goes on. Save and end it: scancel {job.job_id}")
+        return 0
+    return _conclude(job, run, stopping=False)
+
+
+def _conclude(job: LocalRun | SlurmRun, run: str, stopping: bool) -> int:
     progress = read_progress(job.folder)
     again = "Give the same command again to go on."
     if progress.get("state") == "finished":
         say(f"Talk to it: python launch/chat.py --run {run}")
         return 0
-    failures = read_failures(job.folder)
-    if progress.get("state") == "stopped" or (stopping and not failures):
+    outcome = read_outcome(job.folder)
+    if progress.get("state") == "stopped" or (stopping and outcome is None):
         at = f" at step {progress['committed']}" if "committed" in progress else ""
         say(f"Run {run} is stopped{at}. {again}")
         return EXIT_INTERRUPTED
-    reason = failures[0]["error"] if failures else "its processes were killed"
-    if failures and failures[0]["retry"]:
-        print(failures[0]["traceback"].rstrip(), file=sys.stderr)
+    reason = "its processes were killed."
+    if outcome is not None:
+        reason = outcome["error"]
+        if outcome["retry"]:
+            print(outcome["traceback"].rstrip(), file=sys.stderr)
+    elif isinstance(job, SlurmRun):
+        reason = f"its job has ended ({job.state() or 'Slurm has forgotten it'})."
     print(f"error: run {run} failed: {reason} Log: {job.log_path()}", file=sys.stderr, flush=True)
     return EXIT_FAILED
 
@@ -73,7 +92,7 @@ def _conclude(job: LocalRun, run: str, stopping: bool) -> int:
 class _Follower:
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
-    def __init__(self, job: LocalRun, ledger: Store) -> None:
+    def __init__(self, job: LocalRun | SlurmRun, ledger: Store) -> None:
         self._job, self._ledger = job, ledger
         self._num_events = len(read_ledger(ledger))
         self._line_at = time.monotonic()
@@ -81,6 +100,7 @@ class _Follower:
 
     def on_signal(self, signum: int, frame: FrameType | None) -> None:
         """Pass a warning on; turn Ctrl-C into a stop, and the second one into a kill."""
+        assert isinstance(self._job, LocalRun)
         if signum in (signal.SIGUSR1, signal.SIGUSR2):
             self._job.warn(signal.Signals(signum))
         elif self.stopping:
@@ -96,7 +116,7 @@ class _Follower:
             task = bar.add_task("", total=None, numbers="")
             while self._job.is_running():
                 self._show(bar, task)
-                time.sleep(POLL_SECONDS)
+                time.sleep(POLL_SECONDS if isinstance(self._job, LocalRun) else SLURM_POLL_SECONDS)
             self._show(bar, task)
 
     def _show(self, bar: Progress, task: TaskID) -> None:

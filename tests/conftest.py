@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -127,6 +128,16 @@ def samples_of(run: Path) -> dict[int, set[int]]:
                 step.clear()
             step[f"{attempt}/{rank}"] = entry["samples"]
     return {step: {s for part in parts.values() for s in part} for step, parts in samples.items()}
+
+
+def hashes_of(checkpoints: Path, step: int) -> dict[str, str]:
+    """Hash every file of a checkpoint but the manifest: model, optimizer and RNG."""
+    folder = checkpoints / f"step-{step:08d}"
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.iterdir())
+        if path.name != "manifest.json"
+    }
 
 
 @pytest.fixture

@@ -34,7 +34,8 @@ def fsync(descriptor):
     real(descriptor)
 
 store.os.fsync = fsync
-PreprocessJob(sys.argv[1], task=0, num_tasks=1)()
+os.environ |= {"SUBMITIT_EXECUTOR": "local", "SUBMITIT_LOCAL_JOB_ID": "1"}
+PreprocessJob(sys.argv[1], num_tasks=1)()
 """
 
 
@@ -71,7 +72,7 @@ def test_task_killed_at_any_write_leaves_nothing_that_passes_for_a_shard(
     shutil.copy(shard_set / "plan.json", shards)
     store = Store(shards)
     plan = Plan.from_document(load_document(store, "plan.json"))
-    env = environment() | {"SUBMITIT_FOLDER": str(tmp_path)}
+    env = environment() | {"INSTRUCT_JOB": str(tmp_path), "INSTRUCT_START": "0000"}
     for kill_at in range(1, 100):
         command = [sys.executable, "-c", KILLED_AT, str(shards), str(kill_at)]
         killed = subprocess.run(command, env=env, check=False, capture_output=True)

@@ -67,7 +67,7 @@ def test_commands_of_the_readme_work_as_they_stand(clone: Path) -> None:
     for line in (
         "Cluster: local executor",
         "Init: random weights",
-        "Ranks: no GPU here, so 4 CPU ranks",
+        "Ranks: no GPU on this machine, so 4 CPU ranks",
         "Estimate: a step of 65,536 tokens takes about",
         "Run gpt2-builtin is stopped at",
     ):

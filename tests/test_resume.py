@@ -6,7 +6,6 @@ Each test trains the tiny model with the launcher that a person uses, and hits i
 
 from __future__ import annotations
 
-import hashlib
 import os
 import random
 import shutil
@@ -21,6 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tests.conftest import (
     TINY_RUN,
     events_of,
+    hashes_of,
     last_read_step,
     launch,
     rank_pids,
@@ -61,13 +61,7 @@ def signal_a_rank(cwd: Path, signum: signal.Signals, draw: random.Random) -> Non
 
 
 def final_hashes(cwd: Path, step: int = STEPS) -> dict[str, str]:
-    """Hash every file of a checkpoint but the manifest: model, optimizer and RNG."""
-    folder = cwd / "checkpoints_instruct" / "r" / f"step-{step:08d}"
-    return {
-        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.iterdir())
-        if path.name != "manifest.json"
-    }
+    return hashes_of(cwd / "checkpoints_instruct" / "r", step)
 
 
 def losses(cwd: Path) -> dict[int, float]:

@@ -161,6 +161,7 @@ def scan(
     columns: Columns | None,
     limit_rows: int | None,
     skip_bad_rows: bool,
+    rows_per_shard: int | None = None,
     progress: Callable[[int], None] = lambda num_rows: None,
 ) -> Plan:
     """
@@ -170,6 +171,7 @@ def scan(
         columns: Where the fields are; None detects it from the first hundred rows.
         limit_rows: Take only so many rows from the start.
         skip_bad_rows: List bad rows in the plan instead of raising.
+        rows_per_shard: A multiple of 250; None takes `default_rows_per_shard`.
         progress: Called with the rows read so far, every block.
 
     Raises:
@@ -203,7 +205,7 @@ def scan(
     files = [SourceFile(*stat, _hash_file(stat[0])) for stat in stats]
     if stat_files(source.files) != stats:
         raise BadRowError(f"Source {source.name} changed while it was read. Try again.")
-    blocks_per_shard = min(MAX_BLOCKS_PER_SHARD, max(1, len(starts) // 64))
+    rows_per_shard = rows_per_shard or default_rows_per_shard(num_rows)
     return Plan(
         source=source.name,
         identity=source.identity,
@@ -212,10 +214,16 @@ def scan(
         limit_rows=limit_rows,
         skip_bad_rows=skip_bad_rows,
         num_rows=num_rows,
-        rows_per_shard=blocks_per_shard * BLOCK_ROWS,
-        starts=starts[::blocks_per_shard],
+        rows_per_shard=rows_per_shard,
+        starts=starts[:: rows_per_shard // BLOCK_ROWS],
         bad_rows=bad_rows,
     )
+
+
+def default_rows_per_shard(num_rows: int) -> int:
+    """Return how many source rows go into a shard: a function of the source alone."""
+    blocks = -(-num_rows // BLOCK_ROWS)
+    return min(MAX_BLOCKS_PER_SHARD, max(1, blocks // 64)) * BLOCK_ROWS
 
 
 def _first_values(files: Sequence[str]) -> list[Any]:

@@ -40,7 +40,7 @@ from instruct_core.train.schedule import learning_rate_at
 
 MAX_NON_FINITE_IN_A_ROW = 10
 # A warned step that would take longer than this is given up; the run goes on from the one before.
-STOP_PATIENCE_SECONDS = 30.0
+STOP_PATIENCE_SECONDS = 10.0
 
 Outcome = Literal["finished", "stopped"]
 
@@ -77,6 +77,7 @@ class Setup:
     checkpoints: Checkpoints
     facts: dict[str, Any]  # further entries of every manifest
     stop: Callable[[], bool]
+    working: Callable[[str], None]  # what begins: "first step", "step", "evaluation", "save"
     on_event: Callable[..., None]  # (name, **facts), on rank 0
     on_step: Callable[[StepReport], None]  # on rank 0
     on_samples: Callable[[int, str], None]  # (step, Markdown), on rank 0
@@ -155,6 +156,7 @@ class Trainer:
         started_at = time.monotonic()
         values: dict[str, float] = {}
         batches = self._read_step()
+        phase = "first step"
         while True:
             waited_at = time.monotonic()
             step = self.progress.global_step
@@ -177,6 +179,8 @@ class Trainer:
             if done:
                 return "finished"
             started_at = time.monotonic()
+            self._setup.working(phase)
+            phase = "step"
             report = self._train_step(micro_batches, num_loss_tokens)
             if report is None:
                 self._save()
@@ -288,6 +292,7 @@ class Trainer:
         step, setup = self.progress.global_step, self._setup
         if self.progress.evaluated_at_step == step or not len(setup.val):
             return True
+        setup.working("evaluation")
         # DDP's wrapper has nothing to add without gradients, and ranks differ in their batches.
         val_loss = validation_loss(
             self._core,
@@ -311,6 +316,7 @@ class Trainer:
         step, setup, started_at = self.progress.global_step, self._setup, time.monotonic()
         if step == self._saved_step:
             return
+        setup.working("save")
         setup.checkpoints.save(
             step,
             model=setup.model.state_dict(),

@@ -57,7 +57,8 @@ def test_crash_without_progress_is_tried_three_times(tmp_path: Path) -> None:
 
 def test_crash_with_progress_is_tried_on(tmp_path: Path) -> None:
     script = (
-        "pathlib.Path('progress.json').write_text(json.dumps({'committed': num}))\n"
+        "name = 'progress-' + os.environ['INSTRUCT_START'] + '.json'\n"
+        "pathlib.Path(name).write_text(json.dumps({'committed': num}))\n"
         "sys.exit(3 if num < 6 else 0)"
     )
     process = controller(tmp_path, script)
@@ -68,9 +69,12 @@ def test_crash_with_progress_is_tried_on(tmp_path: Path) -> None:
 
 
 def test_failure_that_a_person_must_mend_is_not_tried_again(tmp_path: Path) -> None:
-    report = {"utc_seconds": 1.0, "rank": 0, "error": "x", "traceback": "", "retry": False}
+    report = {
+        "utc_seconds": 1.0, "rank": 0, "node": "", "error": "x", "traceback": "", "retry": False
+    }  # fmt: skip
     script = (
-        f"pathlib.Path('failure-0.json').write_text({json.dumps(json.dumps(report))}); sys.exit(1)"
+        "name = 'failure-' + os.environ['INSTRUCT_START'] + '-0.json'\n"
+        f"pathlib.Path(name).write_text({json.dumps(json.dumps(report))}); sys.exit(1)"
     )
     process = controller(tmp_path, script)
 

@@ -2,31 +2,115 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from signal import SIGTERM, SIGUSR1, SIGUSR2, Signals
 
 import pytest
 
-from jobs.requeue import CrashBudget, comes_back
+from jobs.reports import read_outcome
+from jobs.requeue import Crash, CrashBudget, answer_to, cause_of, judge_crash
+from jobs.slurm import JobRecord
+from tests.fakes import record
+
+SLURM = "jobs.requeue.show_job"
+
+
+@pytest.fixture
+def on_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "local")
+
+
+@pytest.fixture
+def on_slurm(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    return monkeypatch
 
 
 @pytest.mark.parametrize(
     ("received", "expected"),
     [
-        ([SIGUSR2, SIGUSR2], True),
-        ([None, SIGUSR1], True),
-        ([SIGTERM, SIGTERM], False),
-        ([SIGUSR2, SIGTERM], False),
+        ([SIGUSR2, SIGUSR2], "requeue"),
+        ([None, SIGUSR1], "requeue"),
+        ([SIGTERM, SIGTERM], "stop"),
+        ([SIGUSR2, SIGTERM], "stop"),
     ],
 )
 def test_persons_stop_is_final_and_a_warning_is_not(
-    received: list[Signals | None], expected: bool
+    on_this_machine: None, received: list[Signals | None], expected: str
 ) -> None:
-    assert comes_back(received) is expected
+    assert answer_to(received) == expected
 
 
-def test_budget_counts_crashes_in_a_row_that_committed_nothing() -> None:
-    budget = CrashBudget()
+@pytest.mark.parametrize(
+    ("job", "expected"),
+    [
+        (record(state="RUNNING", num_restarts=1), "requeue"),
+        (record(state="RUNNING", num_restarts=1, preempted_at="2026-11-23T06:57:46"), "requeue"),
+        (record(state="COMPLETING", num_restarts=2), "requeued"),
+        (record(state="PENDING", num_restarts=2), "requeued"),
+        (record(state="COMPLETING", num_restarts=1), "stop"),
+        (record(state="CANCELLED", num_restarts=1), "stop"),
+        (None, "stop"),
+    ],
+)
+def test_slurms_record_tells_who_is_asking(
+    on_slurm: pytest.MonkeyPatch, job: JobRecord | None, expected: str
+) -> None:
+    on_slurm.setattr(SLURM, lambda job_id: job)
 
-    allowed = [budget.allows_restart(committed) for committed in (0, 0, 5, 5, 7, 7, 7)]
+    assert answer_to([SIGTERM]) == expected
+
+
+def test_budget_counts_crashes_in_a_row_that_committed_nothing(tmp_path: Path) -> None:
+    allowed = [CrashBudget(tmp_path).allows_restart(step) for step in (0, 0, 5, 5, 7, 7, 7)]
 
     assert allowed == [True, True, True, True, True, True, False]
+
+
+def test_node_that_fails_twice_in_a_row_is_named(tmp_path: Path) -> None:
+    named = []
+    for step, node in enumerate(("node1", "node2", "node1", "node1", "node3", "", "")):
+        budget = CrashBudget(tmp_path)
+        budget.allows_restart(step, node)
+        named.append(budget.bad_node)
+
+    assert named == ["", "", "", "node1", "", "", ""]
+
+
+def report(rank: int, error: str, retry: bool = True) -> dict[str, object]:
+    return {"rank": rank, "node": f"node{rank}", "error": error, "traceback": "T", "retry": retry}
+
+
+def test_cause_is_the_rank_that_was_killed_not_those_that_lost_it() -> None:
+    said = (
+        "srun: error: node2: task 3: Killed\nsrun: Terminating StepId=1.0\n"
+        "srun: error: node1: tasks 0-1: Exited with exit code 1\n"
+    )
+
+    cause = cause_of([report(0, "Connection closed by peer")], said)
+
+    assert cause == Crash("rank 3 on node2: Killed.", "", "node2", True)
+
+
+def test_cause_is_the_first_report_where_ranks_ended_by_themselves() -> None:
+    said = "srun: error: node[1-2]: tasks 0-3: Exited with exit code 1\n"
+
+    cause = cause_of([report(2, "disk on fire"), report(0, "lost rank 2")], said)
+
+    assert (cause.error, cause.node) == ("disk on fire", "node2")
+
+
+def test_what_a_person_must_mend_is_not_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("INSTRUCT_START", "0000")
+    cause = cause_of([report(0, "lost rank 1"), report(1, "no such shards", retry=False)])
+
+    again, _ = judge_crash(cause, tmp_path, {"committed": 100})
+
+    assert not again
+    outcome = read_outcome(tmp_path)
+    assert outcome is not None
+    assert outcome["error"] == "no such shards"

@@ -55,6 +55,7 @@ class Desk:
             checkpoints=self.checkpoints,
             facts={},
             stop=lambda: self.stop(),  # noqa: PLW0108  a test may replace it
+            working=lambda phase: None,
             on_event=lambda name, **facts: self.events.append((name, facts)),
             on_step=self.reports.append,
             on_samples=lambda step, markdown: None,

@@ -1,0 +1,163 @@
+"""
+Ask Slurm about a job, or ask it to run one again; every question has a time limit.
+
+    record = show_job("1234")          # None where Slurm has forgotten it
+    record.state, record.num_restarts
+
+Everything comes from `scontrol`, which every cluster has: `sacct` needs accounting, and many
+clusters run without. Sources: scontrol(1); slurm.schedmd.com/job_state_codes.html.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from instruct_core.errors import SlurmError
+
+CLIENT_TIMEOUT_SECONDS = 30.0
+# States of a job that will still do something.
+ACTIVE = {
+    "PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED", "STAGE_OUT", "SIGNALING",
+    "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESIZING", "RESV_DEL_HOLD",
+    "STOPPED", "UPDATE_DB",
+}  # fmt: skip
+
+
+class JobRecord(NamedTuple):
+    """What Slurm says about a job, or about one task of an array."""
+
+    job_id: str  # of an array task: 12_3; of tasks that wait together: 12_[3-9]
+    state: str
+    reason: str
+    num_restarts: int
+    may_requeue: bool
+    preempted_at: str  # "None" unless it is being preempted
+    start: str  # expected, while it waits
+    end: str  # local time, 2026-11-23T06:57:46, or Unknown
+    nodes: str
+    excluded_nodes: str
+    exit_code: str
+
+    @property
+    def is_active(self) -> bool:
+        """Return True as long as the job waits, runs or is being taken down."""
+        return self.state in ACTIVE
+
+
+def run_client(command: Sequence[str], env: Mapping[str, str] | None = None) -> str:
+    """
+    Run one of Slurm's clients and return what it prints.
+
+    Args:
+        command: Its words.
+        env: Environment, if not this process's.
+
+    Raises:
+        SlurmError: It is not here, does not answer in time, or refuses; says what it said.
+    """
+    try:
+        done = subprocess.run(
+            command,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=CLIENT_TIMEOUT_SECONDS,
+            check=False,
+        )
+    except FileNotFoundError:
+        raise SlurmError(f"{command[0]} is not on this machine's PATH.") from None
+    except subprocess.TimeoutExpired:
+        raise SlurmError(
+            f"{command[0]} did not answer within {CLIENT_TIMEOUT_SECONDS:.0f} s."
+        ) from None
+    if done.returncode != 0:
+        said = " ".join((done.stderr or done.stdout).split())
+        raise SlurmError(f"{' '.join(command[:3])} failed: {said}")
+    return done.stdout
+
+
+def show_jobs(job_id: str) -> list[JobRecord]:
+    """Return the records of a job: one, or one a task of an array; [] where Slurm knows none."""
+    try:
+        text = run_client(["scontrol", "-o", "show", "job", job_id])
+    except SlurmError as error:
+        if "Invalid job id" in str(error):
+            return []
+        raise
+    return [_parse_job(line) for line in text.splitlines() if "JobId=" in line]
+
+
+def show_job(job_id: str) -> JobRecord | None:
+    """Return the record of a job that is no array, or of one task; None where Slurm knows none."""
+    records = show_jobs(job_id)
+    return records[0] if records else None
+
+
+def _parse_job(line: str) -> JobRecord:
+    facts = fields_of(line)
+    job_id = facts["JobId"]
+    if "ArrayTaskId" in facts:
+        tasks = facts["ArrayTaskId"].split("%")[0]
+        job_id = f"{facts['ArrayJobId']}_{tasks if tasks.isdigit() else f'[{tasks}]'}"
+    return JobRecord(
+        job_id=job_id,
+        state=facts["JobState"],
+        reason=facts.get("Reason", ""),
+        num_restarts=int(facts.get("Restarts", 0)),
+        may_requeue=facts.get("Requeue") != "0",
+        preempted_at=facts.get("PreemptTime", "None"),
+        start=facts.get("StartTime", "Unknown"),
+        end=facts.get("EndTime", "Unknown"),
+        nodes=facts.get("NodeList", "").replace("(null)", ""),
+        excluded_nodes=facts.get("ExcNodeList", "").replace("(null)", ""),
+        exit_code=facts.get("ExitCode", ""),
+    )
+
+
+def fields_of(line: str) -> dict[str, str]:
+    """Return the KEY=VALUE words of a line that scontrol prints; the first of a key counts."""
+    facts: dict[str, str] = {}
+    for key, value in re.findall(r"(\S+?)=(\S*)", line):
+        facts.setdefault(key, value)
+    return facts
+
+
+def tasks_of(job_id: str) -> list[int]:
+    """Return the array tasks that a record stands for: 12_[1-3,7] is 1, 2, 3 and 7."""
+    _, _, tasks = job_id.partition("_")
+    numbers: list[int] = []
+    for part in filter(None, tasks.strip("[]").split(",")):
+        low, _, high = part.partition("-")
+        numbers += range(int(low), int(high or low) + 1)
+    return numbers
+
+
+def clean_environment() -> dict[str, str]:
+    """
+    Return this environment without what an enclosing job has put into it.
+
+    A job submitted from inside another would take over that one's memory and task layout.
+    """
+    ours = ("SLURM_", "SUBMITIT_", "INSTRUCT_")
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(ours) or name == "SLURM_CONF"
+    }
+
+
+def own_job_id() -> str:
+    """Return the id that `scontrol requeue` takes for the job this process belongs to."""
+    if "SLURM_ARRAY_TASK_ID" in os.environ:
+        return f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    return os.environ["SLURM_JOB_ID"]
+
+
+def own_restarts() -> int:
+    """Return how often this job had been started before this time."""
+    return int(os.environ.get("SLURM_RESTART_COUNT", "0"))  # unset at the first start

@@ -1,0 +1,105 @@
+"""
+A training run on its way into Slurm's queue: what it asks for, checked, shown, submitted.
+
+    queued = QueuedRun(flags, "my-run")
+    config = resolve(..., queued.machine)
+    queued.check(config, folder)
+    job = queued.submit(FinetuneJob(config, version), folder, ledger)
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from instruct_core.config import TrainConfig
+from instruct_core.storage.store import Store
+from jobs.finetune import FinetuneJob
+from jobs.guard import needed_seconds
+from jobs.ledger import read_ledger
+from launch.arrays import ShardArray
+from launch.cluster import Resources, batch_script, submit_slurm, test_submission
+from launch.console import say
+from launch.finetune import Finetune
+from launch.settings import Machine, absolute
+from launch.slurm_nodes import cluster_limits, lead_of, request_of
+from launch.slurm_runs import SlurmRun
+
+
+class QueuedRun:
+    """
+    What a run asks of Slurm.
+
+    Args:
+        flags: What the person typed.
+        run: The run's name.
+
+    Raises:
+        ConfigError: The cluster has no such partition, or its nodes are too small.
+        SlurmError: Slurm does not answer.
+    """
+
+    def __init__(self, flags: Finetune, run: str) -> None:
+        self._flags, self._run = flags, run
+        self._request = request_of(flags.slurm, flags.nodes, flags.gpus)
+        for note in self._request.notes:
+            say(note)
+
+    @property
+    def machine(self) -> Machine:
+        """What one node gives the run."""
+        request = self._request
+        return Machine(
+            request.gpus_per_node,
+            request.cpus_per_task * self._flags.gpus,
+            request.mem_mb * 2**20,
+            f"a node of partition {request.partition}",
+        )
+
+    def check(self, config: TrainConfig, folder: Path) -> None:
+        """Have Slurm judge the job, and say what a person should know beforehand."""
+        start = test_submission(folder, self._resources(config))
+        if start:
+            say(f"Expected start: {start}")
+        if not cluster_limits().requeue_by_default:
+            say(
+                "Requeue: this cluster does not requeue jobs by itself (JobRequeue=0), so the job asks "
+                "for it (--requeue); should Slurm refuse, a follow-up job is chained "
+                "(--dependency=singleton)"
+            )
+
+    def show(self, config: TrainConfig, folder: Path) -> None:
+        """Print the batch script as it would be submitted."""
+        say(f"\n{batch_script(folder / 'NEXT', self._resources(config))}")
+
+    def submit(self, function: FinetuneJob, folder: Path, ledger: str) -> SlurmRun:
+        """Queue the job; return it."""
+        submit_slurm(function, folder, self._resources(function.config))
+        return SlurmRun(folder, ledger)
+
+    def _resources(self, config: TrainConfig) -> Resources:
+        flags, slurm, request = self._flags, self._flags.slurm, self._request
+        saves = [
+            event
+            for event in read_ledger(Store(absolute(config.runs)) / self._run)
+            if event["event"] == "saved"
+        ]
+        needed = needed_seconds(saves[-1]["step_seconds"], saves[-1]["seconds"]) if saves else 0.0
+        after = slurm.after.split(",") if slurm.after else []
+        if (making := ShardArray(Store(config.shards)).running()) is not None:
+            after += making.job_ids
+        return Resources(
+            name=f"instruct-{self._run}",
+            minutes=request.minutes,
+            partition=request.partition,
+            nodes=flags.nodes,
+            tasks_per_node=flags.gpus,
+            gpus_per_node=request.gpus_per_node,
+            cpus_per_task=request.cpus_per_task,
+            mem_mb=request.mem_mb,
+            lead_seconds=lead_of(request.minutes, slurm.lead, needed),
+            account=slurm.account,
+            qos=slurm.qos,
+            constraint=slurm.constraint,
+            exclude=slurm.exclude,
+            after=tuple(dict.fromkeys(after)),
+        )

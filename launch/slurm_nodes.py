@@ -1,0 +1,218 @@
+"""
+What a partition offers, and the share of its nodes that a job takes; refused in one line here
+rather than after hours in a queue.
+
+    request = request_of(flags.slurm, nodes=2, ranks_per_node=4)
+
+Sources: sinfo(1) and `scontrol show partition`, of which every cluster has both.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import NamedTuple
+
+from instruct_core.errors import ConfigError
+from jobs.guard import DEFAULT_LEAD_SECONDS
+from jobs.slurm import fields_of, run_client
+from launch.slurm_flags import SlurmFlags
+
+LONGEST_DEFAULT_MINUTES = 24 * 60
+LEAD_SHARE = 0.2  # of the time limit, at most: the rest is for training
+
+
+class Node(NamedTuple):
+    """One node of a partition."""
+
+    name: str
+    cores: int
+    memory_mb: int
+    gpus: int
+    features: tuple[str, ...]
+
+
+class Request(NamedTuple):
+    """What a job asks for, all defaults filled in."""
+
+    partition: str
+    minutes: int
+    gpus_per_node: int  # 0 where the nodes have none: then ranks run on cores
+    cpus_per_task: int
+    mem_mb: int
+    notes: tuple[str, ...]  # what was chosen, one line each
+
+
+def check_slurm_flags(flags: SlurmFlags) -> None:
+    """
+    Refuse values that make sense on no cluster.
+
+    Raises:
+        ConfigError: Names the flag, the value and what it must be.
+    """
+    for name in ("time", "cpus_per_task", "lead"):
+        if (value := getattr(flags, name)) is not None and value < 1:
+            raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, got {value}.")
+    if flags.mem is not None and not 0 < flags.mem < 1e6:
+        raise ConfigError(f"--mem must be more than 0 GB, got {flags.mem}.")
+    if flags.after is not None and not re.fullmatch(r"\d+(,\d+)*", flags.after):
+        raise ConfigError(f"--after must be job ids separated by commas, got {flags.after}.")
+    for name in ("partition", "account", "qos", "constraint", "exclude"):
+        value = getattr(flags, name)
+        if value is not None and (not value.strip() or "\n" in value):
+            raise ConfigError(f"--{name} must not be empty.")
+
+
+def request_of(
+    flags: SlurmFlags, nodes: int = 1, ranks_per_node: int = 1, wants_gpus: bool = True
+) -> Request:
+    """
+    Return what a job of so many ranks asks for: a GPU each where there are any and they are wanted,
+    else cores.
+
+    Raises:
+        ConfigError: No such partition, too long, too many nodes, GPUs, cores or too much memory;
+            names the value that would do.
+        SlurmError: Slurm does not answer.
+    """
+    partition, facts = _partition(flags.partition)
+    notes = []
+    if flags.partition is None:
+        notes.append(f"Partition: {partition} (the cluster's default)")
+    minutes = _minutes(flags.time, facts, partition)
+    if flags.time is None:
+        notes.append(f"Time limit: {minutes} minutes a start; the run comes back after it")
+    all_nodes = _nodes(partition, flags)
+    with_gpus = [node for node in all_nodes if node.gpus and wants_gpus]
+    if not wants_gpus:
+        usable = all_nodes
+    elif with_gpus:
+        most = max(node.gpus for node in with_gpus)
+        _at_most("--gpus", ranks_per_node, most, f"a node of partition {partition}")
+        usable = [node for node in with_gpus if node.gpus >= ranks_per_node]
+    else:
+        notes.append(
+            f"Ranks: partition {partition} has no GPUs, so {nodes * ranks_per_node} CPU ranks run (gloo)"
+        )
+        most = max((node.cores for node in all_nodes), default=0)
+        _at_most("--gpus", ranks_per_node, most, f"the cores of a node of partition {partition}")
+        usable = [node for node in all_nodes if node.cores >= ranks_per_node]
+    _at_most("--nodes", nodes, len(usable), f"partition {partition} for such a job")
+    cpus_per_task = flags.cpus_per_task or 1
+    if wants_gpus and flags.cpus_per_task is None:
+        share = min(node.cores // (node.gpus or ranks_per_node) for node in usable)
+        cpus_per_task = max(1, share)
+    cores = ranks_per_node * cpus_per_task
+    most_cores = max(node.cores for node in usable)
+    if cores > most_cores:
+        raise ConfigError(
+            f"--cpus-per-task must be at most {most_cores // ranks_per_node} for {ranks_per_node} ranks "
+            f"on a node of partition {partition}, got {cpus_per_task}."
+        )
+    least = min((node.memory_mb / node.cores, node) for node in usable if node.cores >= cores)[1]
+    mem_mb = int(least.memory_mb * cores / least.cores)
+    if flags.mem is not None:
+        mem_mb = int(flags.mem * 1024)
+        most_mb = max(node.memory_mb for node in usable)
+        if mem_mb > most_mb:
+            raise ConfigError(
+                f"--mem must be at most {most_mb / 1024:.1f} GB in partition {partition}, "
+                f"got {flags.mem}."
+            )
+    gpus = ranks_per_node if with_gpus else 0
+    return Request(partition, minutes, gpus, cpus_per_task, mem_mb, tuple(notes))
+
+
+def _at_most(flag: str, value: int, most: int, where: str) -> None:
+    if value > most:
+        raise ConfigError(f"{flag} must be at most {most} in {where}, got {value}.")
+
+
+def _partition(typed: str | None) -> tuple[str, dict[str, str]]:
+    text = run_client(["scontrol", "-o", "show", "partition"])
+    known = {facts["PartitionName"]: facts for facts in map(fields_of, text.splitlines()) if facts}
+    name = typed or os.environ.get("SBATCH_PARTITION") or ""
+    default = [name for name, facts in known.items() if facts.get("Default") == "YES"]
+    if not name and not default:
+        raise ConfigError(f"--partition must be one of {', '.join(known)}: there is no default.")
+    name = name or default[0]
+    if name not in known:
+        raise ConfigError(f"--partition must be one of {', '.join(known)}, got {name}.")
+    if (state := known[name].get("State")) not in ("UP", None):
+        raise ConfigError(f"--partition {name} takes no jobs now: it is {state}.")
+    return name, known[name]
+
+
+def minutes_of(text: str) -> int | None:
+    """Return a time limit of Slurm (D-HH:MM:SS, HH:MM:SS, UNLIMITED) in minutes; None for none."""
+    if text in ("UNLIMITED", "NONE", "INFINITE", ""):
+        return None
+    days, _, clock = text.rpartition("-")
+    hours, minutes, seconds = (int(part) for part in clock.split(":"))
+    return int(days or 0) * 1440 + hours * 60 + minutes + (seconds > 0)
+
+
+def _minutes(typed: int | None, facts: dict[str, str], partition: str) -> int:
+    longest = minutes_of(facts.get("MaxTime", ""))
+    if typed is None:
+        return min(longest or LONGEST_DEFAULT_MINUTES, LONGEST_DEFAULT_MINUTES)
+    if longest is not None and typed > longest:
+        raise ConfigError(
+            f"--time must be at most {longest} minutes in partition {partition}, got {typed}. A run "
+            "comes back after its time limit, so a shorter one does."
+        )
+    return typed
+
+
+def _nodes(partition: str, flags: SlurmFlags) -> list[Node]:
+    command = ["sinfo", "-h", "-N", "-p", partition, "-o", "%N|%c|%m|%G|%f"]
+    rows = [line.split("|") for line in run_client(command).splitlines()]
+    excluded: set[str] = set()
+    if flags.exclude:
+        excluded = set(run_client(["scontrol", "show", "hostnames", flags.exclude]).split())
+    found = []
+    for name, cores, memory_mb, gres, features in rows:
+        node = Node(name, int(cores), int(memory_mb), gpus_in(gres), tuple(features.split(",")))
+        # More than a plain feature name ("a&b", "a|b") is judged by Slurm itself.
+        plain = flags.constraint is not None and flags.constraint.isalnum()
+        if name not in excluded and (not plain or flags.constraint in node.features):
+            found.append(node)
+    if not found:
+        wanted = (
+            f"constraint {flags.constraint}" if flags.constraint else f"--exclude {flags.exclude}"
+        )
+        raise ConfigError(f"Partition {partition} has no node left with {wanted}.")
+    return found
+
+
+def gpus_in(gres: str) -> int:
+    """Return how many GPUs a node's GRES text names: gpu:a100:4(S:0-1),gpu:t4:2 has 6."""
+    counts = re.findall(r"gpu(?::[^:,()]+)??:(\d+)", gres)
+    return sum(int(count) for count in counts)
+
+
+def lead_of(minutes: int, typed: int | None, needed_seconds: float) -> int:
+    """Return how many seconds before its kill a job is warned."""
+    lead = typed or max(DEFAULT_LEAD_SECONDS, int(needed_seconds) + 1)
+    return lead if typed else max(1, min(lead, int(minutes * 60 * LEAD_SHARE)))
+
+
+class Limits(NamedTuple):
+    """What the cluster as a whole allows."""
+
+    max_array_size: int
+    requeue_by_default: bool
+    kill_wait_seconds: int
+
+
+def cluster_limits() -> Limits:
+    """Return the cluster's limits, from its configuration."""
+    facts = {}
+    for line in run_client(["scontrol", "show", "config"]).splitlines():
+        key, _, value = line.partition("=")
+        facts[key.strip()] = value.strip()
+    return Limits(
+        max_array_size=int(facts.get("MaxArraySize", 1001)),
+        requeue_by_default=facts.get("JobRequeue", "1") != "0",
+        kill_wait_seconds=int(facts.get("KillWait", "30").split()[0]),
+    )

@@ -1,0 +1,42 @@
+"""
+    python launch/status.py
+    python launch/status.py my-run
+
+Every run and every shard set that is being made, with Slurm's state, step, attempt, last save and
+what it waits for. Needs no accounting. The work is in statuses.py.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from launch.console import guarded, parse_flags
+
+
+@dataclass(frozen=True)
+class Status:
+    """Show every run at a glance, or one run with all its attempts."""
+
+    run: Annotated[str | None, tyro.conf.Positional] = None
+    """Name of a run (default: all)."""
+    checkpoints: str = "checkpoints_instruct"
+    """Path or URL where runs keep their checkpoints."""
+    runs: str = "runs_instruct"
+    """Path or URL where runs keep their ledgers."""
+    shards: str = "shards"
+    """Folder with shard sets."""
+
+
+def main() -> int:
+    flags = parse_flags(Status, sys.argv[1:])
+    from launch.statuses import show_status
+
+    return show_status(flags)
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(main))

@@ -1,0 +1,255 @@
+"""
+How runs and shard sets stand: what Slurm says where there is one, and what they have left on disk.
+
+    status = RunStatus.of("my-run", "checkpoints_instruct", "runs_instruct")
+    status.state(), status.step()
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from instruct_core.config import TrainConfig, from_json
+from instruct_core.data.plan import Plan
+from instruct_core.data.shards import missing_shards
+from instruct_core.errors import CorruptFileError, MissingError, SlurmError
+from instruct_core.storage.documents import load_document
+from instruct_core.storage.steps import committed_steps
+from instruct_core.storage.store import Store
+from jobs.ledger import read_ledger
+from jobs.reports import read_outcome, read_progress
+from jobs.slurm import JobRecord
+from launch.arrays import ShardArray
+from launch.console import say
+from launch.local_runs import RunLock, find_running, job_folders
+from launch.settings import absolute, check_name
+from launch.slurm_runs import SlurmRun
+
+if TYPE_CHECKING:
+    from launch.status import Status
+
+WIDE = 200  # columns where there is no terminal: lines are for programs then
+
+
+def show_status(flags: Status) -> int:
+    """Print what the launcher was asked for; return the exit code."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=WIDE)
+    if flags.run is not None:
+        _show_run(console, RunStatus.of(flags.run, flags.checkpoints, flags.runs))
+        return 0
+    found = Store(absolute(flags.checkpoints))
+    names = [name for name in found.names() if (found / name).exists("run.json")]
+    table = Table("run", "state", "job", "step", "attempt", "last save", "note", box=None)
+    for name in names:
+        status = RunStatus.of(name, flags.checkpoints, flags.runs)
+        table.add_row(
+            name, status.state(), status.job_id(), status.step(), status.attempt(),
+            status.last_save(), status.note(),
+        )  # fmt: skip
+    if names:
+        console.print(table)
+    else:
+        say(f"No runs in {flags.checkpoints}. Begin one: python launch/finetune.py")
+    _show_shards(console, Path(flags.shards))
+    return 0
+
+
+@dataclass
+class RunStatus:
+    """One run, as it stands now."""
+
+    config: TrainConfig
+    lock: Path
+    slurm: SlurmRun | None
+    events: list[dict[str, Any]]
+
+    @classmethod
+    def of(cls, name: str, checkpoints: str, runs: str) -> RunStatus:
+        """
+        Return how a run stands.
+
+        Raises:
+            MissingError: There is no run of that name.
+        """
+        check_name(name)
+        store = Store(absolute(checkpoints)) / name
+        try:
+            document = load_document(store, "run.json")
+        except FileNotFoundError:
+            raise MissingError(
+                f"Run {name} is not there: no {store.where('run.json')}. All runs: "
+                "python launch/status.py"
+            ) from None
+        config = from_json(document.get("config"), store.where("run.json"))
+        beside = Path(config.runs if "://" not in config.runs else "runs_instruct") / name / "job"
+        place = store.local_path("lock") if store.is_local else beside / "lock"
+        slurm = SlurmRun.found(place.with_name("slurm.json"))
+        return cls(config, place, slurm, read_ledger(Store(config.runs) / name))
+
+    def job_folders(self) -> list[Path]:
+        """Return the folders of its jobs, oldest first."""
+        place = self.config.runs if "://" not in self.config.runs else "runs_instruct"
+        return job_folders(Path(place).resolve() / self.config.run / "job")
+
+    def is_active(self) -> bool:
+        """Return True as long as a job of it waits or runs."""
+        return RunLock.is_held(self.lock) or (self.slurm is not None and self.slurm.is_running())
+
+    def progress(self) -> dict[str, Any]:
+        """Return the newest job's progress."""
+        folders = self.job_folders()
+        return read_progress(folders[-1]) if folders else {}
+
+    def outcome(self) -> dict[str, Any] | None:
+        """Return why the newest job failed, if it did."""
+        folders = self.job_folders()
+        return read_outcome(folders[-1]) if folders else None
+
+    def _records(self) -> list[JobRecord]:
+        try:
+            return self.slurm.records() if self.slurm is not None else []
+        except SlurmError:
+            return []
+
+    def state(self) -> str:
+        """Return its state in a word or two: Slurm's own while it has one."""
+        if RunLock.is_held(self.lock):
+            return "training here"
+        if self.slurm is not None and self.slurm.is_running():
+            return self.slurm.state()
+        said = self.progress().get("state")
+        if said in ("finished", "stopped"):
+            return str(said)
+        if self.outcome() is not None:
+            return "failed"
+        ended = self.slurm.state() if self.slurm is not None else ""
+        if ended:
+            return ended
+        return "not started" if said is None else "ended without a word"
+
+    def job_id(self) -> str:
+        """Return the id of its newest job: Slurm's, or a process id."""
+        if RunLock.is_held(self.lock) and (found := find_running(self.lock)):
+            return str(found[0].pid)
+        return self.slurm.job_id if self.slurm is not None else ""
+
+    def step(self) -> str:
+        """Return how far it is."""
+        steps = committed_steps(Store(self.config.checkpoints) / self.config.run)
+        reached = max([self.progress().get("global_step", 0), *steps])
+        return f"{reached} of {self.config.max_steps}"
+
+    def attempt(self) -> str:
+        """Return the number of its newest attempt."""
+        return str(self.events[-1]["attempt"]) if self.events else ""
+
+    def last_save(self) -> str:
+        """Return the step and the age of its newest save."""
+        saves = [event for event in self.events if event["event"] == "saved"]
+        if not saves:
+            return ""
+        return f"step {saves[-1]['step']}, {age(time.time() - saves[-1]['utc_seconds'])} ago"
+
+    def note(self) -> str:
+        """Return what a person should know: why it waits, until when, why it failed."""
+        notes = []
+        for record in self._records():
+            if record.state == "PENDING":
+                if record.start != "Unknown":
+                    notes.append(f"expected start {record.start}")
+                if record.reason == "DependencyNeverSatisfied":
+                    notes.append(f"what it waits for has failed: scancel {record.job_id}, mend it")
+                if record.reason == "Dependency":
+                    notes.append("waits for another job")
+                if record.reason == "BeginTime":
+                    notes.append("comes back after a requeue")
+        attempt = self.events[-1]["attempt"] if self.events else 0
+        for event in self.events:
+            if event["event"] == "short_lead" and event["attempt"] == attempt:
+                notes.append(
+                    f"Slurm's warning comes {event['lead_seconds']:.0f} s before the end, and "
+                    f"{event['needed_seconds']:.0f} s are needed"
+                )
+        outcome = self.outcome()
+        if outcome is not None and not self.is_active():
+            notes.append(outcome["error"])
+        return "; ".join(notes)
+
+
+def _show_run(console: Console, status: RunStatus) -> None:
+    config = status.config
+    say(f"Run {config.run}: {status.state()}, step {status.step()}")
+    if note := status.note():
+        say(f"Note: {note}")
+    say(f"Last save: {status.last_save() or 'none yet'}")
+    if status.slurm is not None:
+        say(f"Slurm jobs: {', '.join(status.slurm.job_ids)}")
+    for folder in status.job_folders()[-1:]:
+        say(f"Job folder: {folder}")
+    say(f"Checkpoints: {config.checkpoints}/{config.run}")
+    table = Table("attempt", "started", "job", "from step", "to step", "end", box=None)
+    for attempt in sorted({event["attempt"] for event in status.events}):
+        mine = [event for event in status.events if event["attempt"] == attempt]
+        by_name = {event["event"]: event for event in mine}
+        started, last = mine[0], mine[-1]
+        resumed = by_name.get("resumed", {}).get("step")
+        steps = [event["step"] for event in mine if "step" in event]
+        table.add_row(
+            str(attempt),
+            time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(started["utc_seconds"])),
+            str(started.get("job_id", "")),
+            "" if resumed is None else str(resumed),
+            str(steps[-1]) if steps else "",
+            _end_of(last),
+        )
+    if status.events:
+        console.print(table)
+    say(f"Its log: python launch/logs.py {config.run} -f")
+
+
+def _end_of(last: dict[str, Any]) -> str:
+    name = str(last["event"])
+    if name in ("crashed", "failed"):
+        return f"{name}: {last['error']}"
+    return name if name in ("requeued", "stopped", "finished") else ""
+
+
+def _show_shards(console: Console, folder: Path) -> None:
+    """Show the shard sets that array jobs make, or have made of late."""
+    table = Table("shards", "state", "job", "there", "note", box=None)
+    for place in sorted(folder.glob("*/job/slurm.json")):
+        store = Store(str(place.parent.parent.resolve()))
+        job = ShardArray(store).job()
+        if job is None:
+            continue
+        try:
+            plan = Plan.from_document(load_document(store, "plan.json"))
+        except (FileNotFoundError, CorruptFileError, KeyError, TypeError):
+            continue
+        there = plan.num_shards - len(missing_shards(store, plan))
+        failed = [read_outcome(path.parent) for path in job.folder.glob("task-*/failed.json")]
+        table.add_row(
+            store.url.rsplit("/", 1)[-1],
+            job.summary() or ("complete" if store.exists("manifest.json") else "ended"),
+            ", ".join(job.job_ids),
+            f"{there} of {plan.num_shards}",
+            f"{len(failed)} tasks failed: {failed[0]['error']}" if failed and failed[0] else "",
+        )
+    if table.rows:
+        console.print(table)
+
+
+def age(seconds: float) -> str:
+    """Return a duration as a person says it."""
+    for unit, size in (("days", 86400), ("hours", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"

@@ -1,0 +1,190 @@
+"""
+What clusters do to a job, on a real Slurm, one test a row of docs/preemption.md.
+
+Each run has two nodes of two ranks, is hit from outside, and ends with the bits of an undisturbed
+one; or it does not come back, where it must not. Judged by the run's own ledger, by `scontrol show
+job` and by the last checkpoint.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import wait_for
+from tests.slurm.conftest import Cluster, Run, assert_ended_as_if_undisturbed
+
+
+def test_warned_run_comes_back_and_loses_no_step(run: Run, undisturbed: Run) -> None:
+    run.submit()
+    run.reach(7)
+
+    run.cluster.run("scancel", "--signal=USR2", run.job_id)
+
+    run.wait_for_start(2)
+    run.wait_for_end()
+    assert run.events("resumed")[1]["step"] == run.events("warned")[0]["step"]
+    assert run.cluster.job(run.job_id)["Restarts"] == "1"
+    assert_ended_as_if_undisturbed(run, undisturbed)
+
+
+def test_run_requeued_by_somebody_comes_back_once(run: Run, undisturbed: Run) -> None:
+    run.submit()
+    run.reach(7)
+
+    run.cluster.run("scontrol", "requeue", run.job_id)
+
+    run.wait_for_start(2)
+    run.wait_for_end()
+    assert run.events("resumed")[1]["step"] == run.events("warned")[0]["step"]
+    assert run.cluster.job(run.job_id)["Restarts"] == "1"
+    assert_ended_as_if_undisturbed(run, undisturbed)
+
+
+def test_cancelled_run_saves_and_stays_away_until_it_is_wanted_again(
+    run: Run, undisturbed: Run
+) -> None:
+    run.submit()
+    run.reach(7)
+
+    run.cluster.run("scancel", run.job_id)
+
+    run.wait_for_end("CANCELLED")
+    assert run.events("stopped")
+    assert run.cluster.job(run.job_id)["Restarts"] == "0"
+    run.submit()
+    run.wait_for_end()
+    assert run.events("resumed")[1]["step"] == run.events("stopped")[0]["step"]
+    assert_ended_as_if_undisturbed(run, undisturbed)
+
+
+@pytest.mark.parametrize("kill_on_bad_exit", [0, 1])
+@pytest.mark.parametrize("send_user_signal", [True, False])
+def test_run_that_is_preempted_and_then_loses_a_rank_comes_back_twice(
+    other_cluster: Cluster,
+    tmp_path: Path,
+    shard_set: Path,
+    undisturbed: Run,
+    send_user_signal: bool,
+    kill_on_bad_exit: int,
+) -> None:
+    cluster = other_cluster(
+        num_nodes=2, send_user_signal=send_user_signal, kill_on_bad_exit=kill_on_bad_exit
+    )
+    run = Run(cluster, tmp_path / "run", shard_set)
+    run.submit()
+    run.reach(6)
+
+    cluster.run(
+        *("sbatch", "--partition=high", "--nodes=2", "--exclusive", "--output=/dev/null"),
+        "--wrap=true",
+    )
+    run.wait_for_start(2)
+    run.reach(14)
+    rank = (0, 3)[kill_on_bad_exit]
+    os.kill(run.pids()[rank], signal.SIGKILL)
+
+    run.wait_for_start(3)
+    run.wait_for_end()
+    assert run.events("warned")[0]["signal"] == ("SIGUSR2" if send_user_signal else "SIGTERM")
+    saved = [event["step"] for event in run.events("saved") if event["attempt"] == 1]
+    resumed = [event["step"] for event in run.events("resumed")]
+    assert resumed == [0, run.events("warned")[0]["step"], saved[-1]]
+    assert f"rank {rank} on node{1 + rank // 2}: Killed" in str(run.events("crashed")[0]["error"])
+    assert_ended_as_if_undisturbed(run, undisturbed)
+
+
+def test_run_that_may_not_be_requeued_is_followed_by_another_job(
+    run: Run, undisturbed: Run
+) -> None:
+    run.submit()
+    run.reach(7)
+    run.cluster.run("scontrol", "update", f"JobId={run.job_id}", "Requeue=0")
+
+    run.cluster.run("scancel", "--signal=USR2", run.job_id)
+
+    run.wait_for_start(2)
+    first, second = run.job_ids
+    assert run.cluster.job(first)["Restarts"] == "0"
+    assert run.cluster.job(second)["JobName"] == run.cluster.job(first)["JobName"]
+    run.wait_for_end()
+    assert run.events("resumed")[1]["step"] == run.events("warned")[0]["step"]
+    assert_ended_as_if_undisturbed(run, undisturbed)
+
+
+def test_cluster_that_does_not_requeue_by_itself_is_no_obstacle(
+    other_cluster: Cluster, tmp_path: Path, shard_set: Path, undisturbed: Run
+) -> None:
+    run = Run(other_cluster(num_nodes=2, requeue=0), tmp_path / "run", shard_set)
+
+    assert "JobRequeue=0" in run.submit("--dry-run")
+
+    run.submit()
+    run.reach(7)
+    run.cluster.run("scancel", "--signal=USR2", run.job_id)
+    run.wait_for_start(2)
+    run.wait_for_end()
+    assert_ended_as_if_undisturbed(run, undisturbed)
+
+
+def test_fifty_warnings_in_a_second_are_one(run: Run, undisturbed: Run) -> None:
+    run.submit()
+    run.reach(7)
+
+    for number in range(50):
+        name = ("USR2", "USR1")[number % 2]
+        for pid in run.pids():
+            with_signal = getattr(signal, f"SIG{name}")
+            try:
+                os.kill(pid, with_signal)
+            except ProcessLookupError:
+                break
+
+    run.wait_for_start(2)
+    run.wait_for_end()
+    assert len(run.events("warned")) == 1
+    assert_ended_as_if_undisturbed(run, undisturbed)
+
+
+def test_ten_faults_in_a_row_leave_no_trace(run: Run, undisturbed: Run) -> None:
+    seed = int.from_bytes(os.urandom(4), "little")
+    draw = random.Random(seed)
+    faults = [draw.choice(("USR2", "USR1", "requeue", "KILL", "ABRT")) for _ in range(10)]
+    print(f"seed {seed}: {faults}")
+    run.submit()
+    for number, fault in enumerate(faults, start=1):
+        run.wait_for_start(number)
+        at = int(str(run.events("resumed")[-1]["step"]))
+        run.reach(min(at + draw.randrange(1, 4), number * 2 + 4))
+        if fault == "requeue":
+            run.cluster.run("scontrol", "requeue", run.job_id)
+        elif fault.startswith("USR"):
+            run.cluster.run("scancel", f"--signal={fault}", run.job_id)
+        else:
+            os.kill(draw.choice(run.pids()), getattr(signal, f"SIG{fault}"))
+
+    run.wait_for_start(11)
+    run.wait_for_end()
+    assert_ended_as_if_undisturbed(run, undisturbed)
+
+
+def test_finished_run_is_not_requeued(undisturbed: Run) -> None:
+    said = undisturbed.submit()
+
+    assert "is finished: step 30 of 30" in said
+    assert undisturbed.cluster.job(undisturbed.job_id)["Restarts"] == "0"
+    assert len(undisturbed.job_ids) == 1
+
+
+def test_second_launcher_attaches_and_submits_nothing(run: Run) -> None:
+    run.submit()
+    said = run.submit()
+
+    assert f"Run r is on Slurm already: job {run.job_id}" in said
+    assert len(run.job_ids) == 1
+    run.cluster.run("scancel", run.job_id)
+    wait_for(lambda: run.state() == "CANCELLED", "the end")

@@ -1,0 +1,161 @@
+"""
+Faults that Slurm takes its time over: lost nodes, cut networks, hangs, a real time limit.
+
+They are set off side by side, on nodes of their own, and each test looks at one of them.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import wait_for
+from tests.slurm.cluster import SlurmCluster
+from tests.slurm.conftest import Run, assert_ended_as_if_undisturbed, boot
+
+pytestmark = [pytest.mark.xdist_group("slow-faults"), pytest.mark.timeout(500)]
+
+Hit = dict[str, Future[Run]]
+
+
+@pytest.fixture(scope="module")
+def hit(
+    undisturbed: Run, tmp_path_factory: pytest.TempPathFactory, shard_set: Path
+) -> Iterator[Hit]:
+    """All these runs, under way."""
+    apart = boot(num_nodes=6, network="netns")
+    beside = boot(num_nodes=8)
+    cases = {
+        lose_power: apart, cut_network: apart, lose_daemon: beside, hang: beside,
+        reach_time_limit: beside,
+    }  # fmt: skip
+    with apart, beside, ThreadPoolExecutor(len(cases)) as pool:
+        yield {
+            case.__name__: pool.submit(
+                case, Run(cluster, tmp_path_factory.mktemp(case.__name__), shard_set)
+            )
+            for case, cluster in cases.items()
+        }
+
+
+def node_of(run: Run, cluster: SlurmCluster) -> int:
+    """Return the number of the last node of a run's job: the batch script is on the first."""
+    names = cluster.run("scontrol", "show", "hostnames", cluster.job(run.job_id)["NodeList"])
+    return int(names.split()[-1].removeprefix("node"))
+
+
+def lose_power(run: Run) -> Run:
+    run.submit()
+    run.reach(8)
+    run.cluster.kill_node(node_of(run, run.cluster))
+    run.wait_for_start(2)
+    run.wait_for_end()
+    return run
+
+
+def cut_network(run: Run) -> Run:
+    run.submit()
+    run.reach(8)
+    run.cluster.cut(node_of(run, run.cluster))
+    run.wait_for_start(2)
+    run.wait_for_end()
+    return run
+
+
+def lose_daemon(run: Run) -> Run:
+    """All ranks live on without their slurmd, half asleep, until the next attempt trains."""
+    run.submit("--nodes=1", "--gpus=4")
+    run.reach(8)
+    ghosts = run.pids()
+    run.cluster.kill_slurmd(node_of(run, run.cluster))
+    while len(run.events("resumed")) < 2:
+        for pid in ghosts:
+            os.kill(pid, signal.SIGSTOP)
+        time.sleep(3)  # not a wait for something: how slow they are
+        for pid in ghosts:
+            os.kill(pid, signal.SIGCONT)
+        time.sleep(0.02)
+    run.wait_for_end()
+    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in ghosts), "the ghosts' end")
+    return run
+
+
+def hang(run: Run) -> Run:
+    run.submit()
+    run.reach(8)
+    os.kill(run.pids()[3], signal.SIGSTOP)
+    run.wait_for_start(2)
+    run.wait_for_end()
+    return run
+
+
+def reach_time_limit(run: Run) -> Run:
+    """Asleep until Slurm's own warning wakes the ranks, which takes less than a minute."""
+    run.submit("--time=1")
+    run.reach(7)
+    for pid in run.pids():
+        os.kill(pid, signal.SIGSTOP)
+    run.wait_for_start(2)
+    run.wait_for_end()
+    return run
+
+
+def assert_at_most_a_save_interval_was_lost(run: Run) -> None:
+    saved = [event["step"] for event in run.events("saved") if event["attempt"] == 0]
+    assert run.events("resumed")[1]["step"] == saved[-1]
+
+
+def test_run_on_a_node_that_loses_power_comes_back(hit: Hit, undisturbed: Run) -> None:
+    run = hit["lose_power"].result()
+
+    assert_at_most_a_save_interval_was_lost(run)
+    assert_ended_as_if_undisturbed(run, undisturbed)
+
+
+def test_run_whose_network_is_cut_comes_back(hit: Hit, undisturbed: Run) -> None:
+    run = hit["cut_network"].result()
+
+    assert_at_most_a_save_interval_was_lost(run)
+    assert_ended_as_if_undisturbed(run, undisturbed)
+
+
+def test_attempt_that_lives_on_without_its_slurmd_commits_nothing(
+    hit: Hit, undisturbed: Run
+) -> None:
+    run = hit["lose_daemon"].result()
+
+    second = next(e["utc_seconds"] for e in run.events("started") if e["attempt"] == 1)
+    late = [
+        event
+        for event in run.events("saved")
+        if event["attempt"] == 0 and float(str(event["utc_seconds"])) > float(str(second))
+    ]
+    assert not late
+    assert "belongs to attempt 1 now" in str([e for e in run.events("failed") if e["attempt"] == 0])
+    assert_ended_as_if_undisturbed(run, undisturbed)
+
+
+def test_run_that_hangs_says_where_and_comes_back(hit: Hit, undisturbed: Run) -> None:
+    run = hit["hang"].result()
+
+    stacks = list((run.folder / "job").glob("*/stacks/*-0000-rank-*.txt"))
+    assert {path.stem[-5:] for path in stacks} == {"00000", "00001", "00002"}
+    assert "trainer.py" in stacks[0].read_text()
+    assert "hangs" in str(run.events("crashed")[0]["error"])
+    assert_at_most_a_save_interval_was_lost(run)
+    assert_ended_as_if_undisturbed(run, undisturbed)
+
+
+def test_run_at_its_time_limit_comes_back_and_loses_no_step(hit: Hit, undisturbed: Run) -> None:
+    run = hit["reach_time_limit"].result()
+
+    assert run.events("warned")[0]["signal"] == "SIGUSR2"
+    assert run.events("resumed")[1]["step"] == run.events("warned")[0]["step"]
+    assert run.cluster.job(run.job_id)["TimeLimit"] == "00:01:00"
+    assert_ended_as_if_undisturbed(run, undisturbed)
