@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -138,6 +139,8 @@ if __name__ == "__main__":
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%Y-%m-%dT%H:%M:%S"
     )
+    # A requeue ends the batch script, and with it this process, before the job's nodes are changed.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
         after_step()
     except SlurmError as problem:

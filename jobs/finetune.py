@@ -41,6 +41,7 @@ class FinetuneJob:
                 format=f"%(asctime)s rank {rank} %(message)s",
                 datefmt="%Y-%m-%dT%H:%M:%S",
             )
+            logging.getLogger("submitit").propagate = False  # it has a handler of its own
             from jobs.training import train
 
             result = train(self.config, self.code_version, stop)

@@ -70,7 +70,7 @@ def train(config: TrainConfig, code_version: str, stop: StopSignal) -> Result:
             if outcome == "stopped":
                 mine = answer_to(received) if world.rank == 0 else None
                 answer = ranks.gather_from_ranks(mine)[0]  # Slurm is asked once
-            attempt.conclude(outcome, answer, received)
+            attempt.conclude(outcome, answer, received, stop.received_at_seconds)
         except Exception as error:
             attempt.note("failed", error=describe_error(error))
             raise
@@ -156,13 +156,18 @@ class _Attempt:
         return outcome
 
     def conclude(
-        self, outcome: Outcome, answer: Answer, received: list[signal.Signals | None]
+        self,
+        outcome: Outcome,
+        answer: Answer,
+        received: list[signal.Signals | None],
+        since: float | None,
     ) -> None:
         """Say how the attempt ended, once all ranks agree on it."""
         step = self._ended_at
         if outcome == "stopped":
             names = sorted({signum.name for signum in received if signum is not None})
-            self.note("warned", step=step, signal=" and ".join(names))
+            seconds = round(time.monotonic() - since, 3) if since is not None else 0.0
+            self.note("warned", step=step, signal=" and ".join(names), seconds=seconds)
         end = "requeued" if answer != "stop" else outcome
         self.note(end, step=step)
         self._report_progress(end, global_step=step)

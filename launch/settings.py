@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -183,11 +183,13 @@ def check_places(config: TrainConfig) -> None:
         folder = store.local_path(config.run)
         while not folder.exists():
             folder = folder.parent
-        if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        try:
+            with tempfile.TemporaryFile(dir=folder):  # tried, because root may write "everywhere"
+                pass
+        except OSError as error:
             raise ConfigError(
-                f"{flag} {place} cannot be written: {folder} is no folder that you may write to. "
-                "Give another place."
-            )
+                f"{flag} {place} cannot be written: {folder}: {error.strerror}. Give another place."
+            ) from None
 
 
 def shape_of_init(init: str, flags: Finetune) -> ModelConfig:

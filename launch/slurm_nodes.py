@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from instruct_core.errors import ConfigError
 from jobs.guard import DEFAULT_LEAD_SECONDS
-from jobs.slurm import fields_of, run_client
+from jobs.slurm import fields_of, run_client, show_jobs
 from launch.slurm_flags import SlurmFlags
 
 LONGEST_DEFAULT_MINUTES = 24 * 60
@@ -75,6 +75,7 @@ def request_of(
             names the value that would do.
         SlurmError: Slurm does not answer.
     """
+    check_after(flags.after)
     partition, facts = _partition(flags.partition)
     notes = []
     if flags.partition is None:
@@ -123,6 +124,24 @@ def request_of(
     return Request(partition, minutes, gpus, cpus_per_task, mem_mb, tuple(notes))
 
 
+def check_after(after: str | None) -> None:
+    """
+    Refuse to wait for a job that has failed, or that Slurm takes for done because it knows none.
+
+    Raises:
+        ConfigError: Names the job.
+    """
+    for job_id in filter(None, (after or "").split(",")):
+        records = show_jobs(job_id)
+        if not records:
+            raise ConfigError(
+                f"--after {job_id}: Slurm knows no such job. If it ended a while ago, leave it away."
+            )
+        ended = [r.state for r in records if not r.is_active and r.state != "COMPLETED"]
+        if ended:
+            raise ConfigError(f"--after {job_id} would wait for ever: that job is {ended[0]}.")
+
+
 def _at_most(flag: str, value: int, most: int, where: str) -> None:
     if value > most:
         raise ConfigError(f"{flag} must be at most {most} in {where}, got {value}.")
@@ -148,7 +167,7 @@ def minutes_of(text: str) -> int | None:
     if text in ("UNLIMITED", "NONE", "INFINITE", ""):
         return None
     days, _, clock = text.rpartition("-")
-    hours, minutes, seconds = (int(part) for part in clock.split(":"))
+    hours, minutes, seconds = (int(part) for part in ("0:0:" + clock).split(":")[-3:])
     return int(days or 0) * 1440 + hours * 60 + minutes + (seconds > 0)
 
 

@@ -190,8 +190,8 @@ def _show_run(console: Console, status: RunStatus) -> None:
     if note := status.note():
         say(f"Note: {note}")
     say(f"Last save: {status.last_save() or 'none yet'}")
-    if status.slurm is not None:
-        say(f"Slurm jobs: {', '.join(status.slurm.job_ids)}")
+    if job_ids := [i for folder in status.job_folders() for i in SlurmRun(folder).job_ids]:
+        say(f"Slurm jobs: {', '.join(job_ids)}")
     for folder in status.job_folders()[-1:]:
         say(f"Job folder: {folder}")
     say(f"Checkpoints: {config.checkpoints}/{config.run}")

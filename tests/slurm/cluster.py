@@ -392,7 +392,7 @@ KillOnBadExit={s.kill_on_bad_exit}
 {warn}
 InactiveLimit=0
 SlurmctldTimeout=10
-SlurmdTimeout=10
+SlurmdTimeout=15
 MessageTimeout=10
 MaxArraySize={s.max_array_size}
 ReturnToService=2

@@ -32,6 +32,21 @@ def num_queued(cluster: SlurmCluster, name: str) -> int:
     return len(cluster.run("squeue", "-h", "-r", "-n", name, "-o", "%i").split())
 
 
+def pids_of_task(folder: Path) -> list[int]:
+    """Return the Python processes of an array task, found by their environment."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            command, env = (entry / "cmdline").read_bytes(), (entry / "environ").read_bytes()
+        except OSError:
+            continue
+        is_python = (entry / "comm").read_text().startswith("python")
+        of_task = f"INSTRUCT_JOB={folder}\0".encode() in env
+        if is_python and of_task and b"submitit.core._submit" in command:
+            found.append(int(entry.name))
+    return found
+
+
 def test_array_makes_the_same_shards_as_one_task_and_a_rerun_only_what_is_missing(
     desk: Run, rows_file: Path, shard_set: Path
 ) -> None:
@@ -90,10 +105,12 @@ def test_task_that_is_killed_or_warned_comes_back_alone(desk: Run, tmp_path: Pat
     shards = desk.cwd / "s" / "train"
     wait_for(lambda: len(list(shards.glob("*"))) > 2, "some shards")
 
-    desk.cluster.run("scancel", "--signal=KILL", f"{job_id}_0")  # its processes, not the job
+    for pid in pids_of_task(desk.cwd / "s" / "job" / "0000" / "task-00000"):
+        os.kill(pid, signal.SIGKILL)
     desk.cluster.run("scancel", "--signal=USR2", f"{job_id}_1")
 
-    wait_for(lambda: (desk.cwd / "s" / "manifest.json").exists(), "all shards")
+    manifest = desk.cwd / "s" / "manifest.json"
+    wait_for(manifest.exists, "all shards")
     for task in (0, 1):
         record = f"{job_id}_{task}"
         wait_for(lambda r=record: desk.cluster.job(r)["JobState"] == "COMPLETED", "the task's end")
@@ -328,7 +345,7 @@ def test_warned_workers_outlive_the_warning(
         (["--mem=5"], "--mem must be at most 3.9 GB in partition low, got 5.0"),
         (["--gpus=3"], "--tokens-per-step must be a multiple of ranks x --micro-batch-size"),
         (["--after=next"], "--after must be job ids separated by commas, got next"),
-        (["--after=99999"], "Slurm refuses this job"),
+        (["--after=99999"], "--after 99999: Slurm knows no such job"),
         (["--constraint=fast"], "Partition low has no node left with constraint fast"),
         (["--exclude=node[1-4]"], "Partition low has no node left with --exclude node[1-4]"),
         (["--checkpoints=/proc/here"], "--checkpoints /proc/here cannot be written"),

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
 
 import pytest
 
@@ -22,6 +23,7 @@ from tests.slurm.conftest import Run, assert_ended_as_if_undisturbed, boot
 pytestmark = [pytest.mark.xdist_group("slow-faults"), pytest.mark.timeout(500)]
 
 Hit = dict[str, Future[Run]]
+_one_at_a_time = Lock()  # to get going: four ranks on two cores are enough
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +34,8 @@ def hit(
     apart = boot(num_nodes=6, network="netns")
     beside = boot(num_nodes=8)
     cases = {
-        lose_power: apart, cut_network: apart, lose_daemon: beside, hang: beside,
-        reach_time_limit: beside,
+        reach_time_limit: beside, hang: beside, lose_daemon: beside, lose_power: apart,
+        cut_network: apart,
     }  # fmt: skip
     with apart, beside, ThreadPoolExecutor(len(cases)) as pool:
         yield {
@@ -50,19 +52,24 @@ def node_of(run: Run, cluster: SlurmCluster) -> int:
     return int(names.split()[-1].removeprefix("node"))
 
 
-def lose_power(run: Run) -> Run:
-    run.submit()
+def get_going(run: Run, *flags: str) -> None:
+    run.submit(*flags)
     run.reach(8)
-    run.cluster.kill_node(node_of(run, run.cluster))
+
+
+def lose_power(run: Run) -> Run:
+    with _one_at_a_time:
+        get_going(run)
+        run.cluster.kill_node(node_of(run, run.cluster))
     run.wait_for_start(2)
     run.wait_for_end()
     return run
 
 
 def cut_network(run: Run) -> Run:
-    run.submit()
-    run.reach(8)
-    run.cluster.cut(node_of(run, run.cluster))
+    with _one_at_a_time:
+        get_going(run, "--exclude=node[1-2]")
+        run.cluster.cut(node_of(run, run.cluster))
     run.wait_for_start(2)
     run.wait_for_end()
     return run
@@ -70,10 +77,10 @@ def cut_network(run: Run) -> Run:
 
 def lose_daemon(run: Run) -> Run:
     """All ranks live on without their slurmd, half asleep, until the next attempt trains."""
-    run.submit("--nodes=1", "--gpus=4")
-    run.reach(8)
-    ghosts = run.pids()
-    run.cluster.kill_slurmd(node_of(run, run.cluster))
+    with _one_at_a_time:
+        get_going(run, "--nodes=1", "--gpus=4")
+        ghosts = run.pids()
+        run.cluster.kill_slurmd(node_of(run, run.cluster))
     while len(run.events("resumed")) < 2:
         for pid in ghosts:
             os.kill(pid, signal.SIGSTOP)
@@ -87,9 +94,9 @@ def lose_daemon(run: Run) -> Run:
 
 
 def hang(run: Run) -> Run:
-    run.submit()
-    run.reach(8)
-    os.kill(run.pids()[3], signal.SIGSTOP)
+    with _one_at_a_time:
+        get_going(run)
+        os.kill(run.pids()[3], signal.SIGSTOP)
     run.wait_for_start(2)
     run.wait_for_end()
     return run
@@ -97,10 +104,10 @@ def hang(run: Run) -> Run:
 
 def reach_time_limit(run: Run) -> Run:
     """Asleep until Slurm's own warning wakes the ranks, which takes less than a minute."""
-    run.submit("--time=1")
-    run.reach(7)
-    for pid in run.pids():
-        os.kill(pid, signal.SIGSTOP)
+    with _one_at_a_time:
+        get_going(run, "--time=1")
+        for pid in run.pids():
+            os.kill(pid, signal.SIGSTOP)
     run.wait_for_start(2)
     run.wait_for_end()
     return run
@@ -145,7 +152,8 @@ def test_run_that_hangs_says_where_and_comes_back(hit: Hit, undisturbed: Run) ->
     run = hit["hang"].result()
 
     stacks = list((run.folder / "job").glob("*/stacks/*-0000-rank-*.txt"))
-    assert {path.stem[-5:] for path in stacks} == {"00000", "00001", "00002"}
+    # The stopped rank may be woken by srun, and then writes its own.
+    assert {path.stem[-5:] for path in stacks} >= {"00000", "00001", "00002"}
     assert "trainer.py" in stacks[0].read_text()
     assert "hangs" in str(run.events("crashed")[0]["error"])
     assert_at_most_a_save_interval_was_lost(run)
@@ -155,7 +163,8 @@ def test_run_that_hangs_says_where_and_comes_back(hit: Hit, undisturbed: Run) ->
 def test_run_at_its_time_limit_comes_back_and_loses_no_step(hit: Hit, undisturbed: Run) -> None:
     run = hit["reach_time_limit"].result()
 
-    assert run.events("warned")[0]["signal"] == "SIGUSR2"
-    assert run.events("resumed")[1]["step"] == run.events("warned")[0]["step"]
+    warned = [event["step"] for event in run.events("warned")]
+    assert {event["signal"] for event in run.events("warned")} == {"SIGUSR2"}
+    assert [event["step"] for event in run.events("resumed")] == [0, *warned]
     assert run.cluster.job(run.job_id)["TimeLimit"] == "00:01:00"
     assert_ended_as_if_undisturbed(run, undisturbed)

@@ -1,0 +1,79 @@
+"""
+    python bench/timeline.py runs_instruct/my-run docs/warning.svg
+
+Draws what happened from a run's first warning to its next step, from its ledger. Nothing is drawn
+that is not in the ledger.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from instruct_core.storage.store import Store
+from jobs.ledger import read_ledger
+
+WIDTH, HEIGHT, LEFT, RIGHT, LINE = 900, 190, 30, 30, 95
+BEFORE, SAVING, WAITING, STARTING, AFTER = "#2563eb", "#d97706", "#9ca3af", "#7c3aed", "#059669"
+
+
+def moments(events: list[dict[str, Any]]) -> list[tuple[float, str, str]]:
+    """Return the moments of the first warning: seconds from it, what, and colour of what follows."""
+    warned = next(event for event in events if event["event"] == "warned")
+    at = warned["utc_seconds"] - warned["seconds"]
+    later = [event for event in events if event["utc_seconds"] > warned["utc_seconds"]]
+    next_of = {
+        name: next(e for e in later if e["event"] == name) for name in ("started", "resumed")
+    }
+    saved = [e for e in events if e["event"] == "saved" and e["attempt"] == warned["attempt"]][-1]
+    requeued = next(event for event in events if event["event"] == "requeued")
+    begun = saved["utc_seconds"] - saved["seconds"]
+    return [
+        (0.0, f"{warned['signal']}: noted, the step goes on", BEFORE),
+        (begun - at, f"all ranks agree on step {warned['step']}: save", SAVING),
+        (saved["utc_seconds"] - at, "manifest written", WAITING),
+        (requeued["utc_seconds"] - at, "rank 0 asks Slurm who asks, and requeues", WAITING),
+        (next_of["started"]["utc_seconds"] - at, "ranks have met, next attempt claimed", STARTING),
+        (
+            next_of["resumed"]["utc_seconds"] - at,
+            f"resumed at step {next_of['resumed']['step']}",
+            AFTER,
+        ),
+    ]
+
+
+def draw(points: list[tuple[float, str, str]]) -> str:
+    """Return the moments as SVG: equal places, for they lie between milliseconds and minutes apart."""
+    width = (WIDTH - LEFT - RIGHT) / len(points)
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
+        'font-family="sans-serif" font-size="12">',
+        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
+    ]
+    for number, (seconds, what, colour) in enumerate(points):
+        x = LEFT + number * width
+        parts += [
+            f'<rect x="{x:.0f}" y="{LINE - 4}" width="{width:.0f}" height="8" fill="{colour}"/>',
+            f'<circle cx="{x:.0f}" cy="{LINE}" r="6" fill="{colour}"/>',
+            f'<text x="{x:.0f}" y="{LINE - 14}" font-weight="bold">{seconds:.2f} s</text>',
+        ]
+        for row, words in enumerate(_rows(what, 22)):
+            parts.append(f'<text x="{x:.0f}" y="{LINE + 24 + 15 * row}">{words}</text>')
+    return "\n".join([*parts, "</svg>", ""])
+
+
+def _rows(text: str, width: int) -> list[str]:
+    rows = [""]
+    for word in text.split():
+        if rows[-1] and len(rows[-1]) + len(word) >= width:
+            rows.append("")
+        rows[-1] = f"{rows[-1]} {word}".strip()
+    return rows
+
+
+if __name__ == "__main__":
+    ledger = read_ledger(Store(sys.argv[1]))
+    Path(sys.argv[2]).write_text(draw(moments(ledger)))

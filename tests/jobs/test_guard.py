@@ -1,0 +1,143 @@
+"""The thread that acts where the training cannot."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from jobs import guard as guard_module
+from jobs.guard import HANG_EXIT_CODE, Deadline
+from jobs.slurm import JobRecord
+from tests.fakes import record
+
+HANGS = """
+import sys, threading, time
+from pathlib import Path
+from jobs import guard
+guard.HANG_SECONDS, guard.PATIENCE_SECONDS, guard.STACKS_GRACE_SECONDS = 0.5, {"save": 60.0}, 0.1
+guard.POLL_SECONDS = 0.05
+with guard.Guard(lambda: False, Path(sys.argv[1]), rank=2) as watched:
+    for _ in range(5):
+        watched.working("step")
+        time.sleep(0.3)
+    watched.working(sys.argv[2])
+    threading.Event().wait(2.0 if sys.argv[2] == "save" else 60.0)
+"""
+
+
+def hanging(folder: Path, phase: str) -> subprocess.CompletedProcess[str]:
+    env = os.environ | {"INSTRUCT_START": "0007"}
+    command = [sys.executable, "-c", HANGS, str(folder), phase]
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=50, check=False)
+
+
+def test_hang_is_written_down_and_ended(tmp_path: Path) -> None:
+    ended = hanging(tmp_path, "step")
+
+    assert ended.returncode == HANG_EXIT_CODE
+    stacks = (tmp_path / "stacks" / "0007-rank-00002.txt").read_text()
+    assert "threading.py" in stacks
+    failure = (tmp_path / "failure-0007-2.json").read_text()
+    assert "rank 2 hangs" in failure
+    assert '"retry": true' in failure
+
+
+def test_save_may_take_longer_than_a_step(tmp_path: Path) -> None:
+    assert hanging(tmp_path, "save").returncode == 0
+
+
+class Scheduler:
+    """Stands in for Slurm: gives the same record until told otherwise, and notes requeues."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.job: JobRecord | None = record()
+        self.requeued: list[list[str]] = []
+        self.warned: list[int] = []
+        monkeypatch.setenv("SLURM_JOB_ID", "7")
+        monkeypatch.delenv("SLURM_RESTART_COUNT", raising=False)
+        monkeypatch.setattr(guard_module, "show_job", lambda job_id: self.job)
+        monkeypatch.setattr(guard_module, "run_client", self.requeued.append)
+        monkeypatch.setattr(os, "kill", lambda pid, signum: self.warned.append(signum))
+
+    def ends_in(self, seconds: float, **facts: object) -> None:
+        end = datetime.now() + timedelta(seconds=seconds)
+        self.job = record(end=end.isoformat(timespec="milliseconds"), **facts)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def scheduler(monkeypatch: pytest.MonkeyPatch) -> Scheduler:
+    return Scheduler(monkeypatch)
+
+
+def test_run_warns_itself_where_slurm_would_be_too_late(scheduler: Scheduler) -> None:
+    deadline = Deadline(lead_seconds=20, save_seconds=40.0)
+    scheduler.ends_in(300)
+    deadline.look(stop_noted=False, step_seconds=10.0)
+
+    assert not scheduler.warned
+    assert deadline.short_lead == (20, 86.0)
+    deadline = Deadline(lead_seconds=20, save_seconds=40.0)
+    scheduler.ends_in(80)
+    deadline.look(stop_noted=False, step_seconds=10.0)
+    deadline.look(stop_noted=False, step_seconds=10.0)
+    assert scheduler.warned == [signal.SIGUSR1]
+
+
+def test_longer_limit_is_taken_note_of(scheduler: Scheduler) -> None:
+    deadline = Deadline(lead_seconds=120, save_seconds=1.0)
+    scheduler.ends_in(20)
+    deadline.look(stop_noted=False, step_seconds=1.0)
+
+    scheduler.ends_in(3600)
+    deadline.look(stop_noted=False, step_seconds=10.0)
+
+    assert not scheduler.warned
+
+
+def test_ranks_that_do_not_come_to_a_step_are_requeued_before_the_kill(
+    scheduler: Scheduler,
+) -> None:
+    deadline = Deadline(lead_seconds=120, save_seconds=1.0)
+    scheduler.ends_in(3.2)
+    deadline.look(stop_noted=True, step_seconds=1.0)
+    assert not scheduler.requeued
+
+    time.sleep(0.4)  # the deadline is a time, not an event
+    deadline.look(stop_noted=True, step_seconds=1.0)
+    deadline.look(stop_noted=True, step_seconds=1.0)
+
+    assert scheduler.requeued == [["scontrol", "requeue", "7"]]
+
+
+@pytest.mark.parametrize(
+    "facts", [{"state": "COMPLETING"}, {"state": "COMPLETING", "num_restarts": 1}]
+)
+def test_cancelled_or_requeued_job_is_left_alone_at_the_deadline(
+    scheduler: Scheduler, facts: dict[str, object]
+) -> None:
+    deadline = Deadline(lead_seconds=120, save_seconds=1.0)
+    scheduler.ends_in(0.5, **facts)
+
+    deadline.look(stop_noted=True, step_seconds=1.0)
+    deadline.look(stop_noted=True, step_seconds=1.0)
+
+    assert not scheduler.requeued
+
+
+def test_job_cancelled_after_the_warning_is_not_brought_back(scheduler: Scheduler) -> None:
+    deadline = Deadline(lead_seconds=120, save_seconds=1.0)
+    scheduler.ends_in(3.1)
+    deadline.look(stop_noted=True, step_seconds=1.0)
+
+    scheduler.ends_in(3.1, state="COMPLETING")
+    time.sleep(0.2)  # the deadline is a time, not an event
+    deadline.look(stop_noted=True, step_seconds=1.0)
+
+    assert not scheduler.requeued

@@ -1,0 +1,77 @@
+"""What Slurm's clients say, and what becomes of it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from instruct_core.errors import SlurmError
+from jobs import slurm
+from jobs.slurm import clean_environment, run_client, show_jobs, tasks_of
+
+LINE = (
+    "JobId=21 ArrayJobId=20 ArrayTaskId=3-5,9%2 JobName=shards-x UserId=me(1) Priority=4 Requeue=1 "
+    "Restarts=2 ExitCode=0:15 JobState=PENDING Reason=Resources Dependency=(null) "
+    "StartTime=2026-11-23T08:00:00 EndTime=Unknown PreemptTime=None NodeList=(null) "
+    "ExcNodeList=node[2-3] Comment=JobState=FAILED"
+)
+
+
+def fake(monkeypatch: pytest.MonkeyPatch, folder: Path, name: str, script: str) -> None:
+    """Put a client on PATH that does what a script says."""
+    path = folder / name
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+
+def test_record_of_waiting_array_tasks_is_read(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    fake(monkeypatch, tmp_path, "scontrol", f"echo '{LINE}'")
+
+    (job,) = show_jobs("20")
+
+    assert (job.job_id, job.state, job.reason) == ("20_[3-5,9]", "PENDING", "Resources")
+    assert (job.num_restarts, job.may_requeue, job.excluded_nodes) == (2, True, "node[2-3]")
+    assert job.is_active
+    assert tasks_of(job.job_id) == [3, 4, 5, 9]
+    assert tasks_of("20") == []
+
+
+def test_job_that_slurm_has_forgotten_has_no_record(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    said = "slurm_load_jobs error: Invalid job id specified"
+    fake(monkeypatch, tmp_path, "scontrol", f"echo {said} >&2; exit 1")
+
+    assert show_jobs("20") == []
+
+
+def test_client_that_refuses_or_does_not_answer_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    fake(monkeypatch, tmp_path, "scontrol", "echo 'Unable to contact' slurm controller >&2; exit 1")
+    with pytest.raises(SlurmError, match="Unable to contact slurm controller"):
+        show_jobs("20")
+
+    fake(monkeypatch, tmp_path, "scontrol", "exec sleep 60")
+    monkeypatch.setattr(slurm, "CLIENT_TIMEOUT_SECONDS", 0.1)
+    with pytest.raises(SlurmError, match="did not answer"):
+        show_jobs("20")
+
+    with pytest.raises(SlurmError, match="is not on this machine's PATH"):
+        run_client(["no-such-client"])
+
+
+def test_environment_of_an_enclosing_job_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SLURM_MEM_PER_CPU", "SLURM_CONF", "SUBMITIT_EXECUTOR", "SBATCH_ACCOUNT"):
+        monkeypatch.setenv(name, "x")
+
+    kept = clean_environment()
+
+    assert "SLURM_CONF" in kept
+    assert "SBATCH_ACCOUNT" in kept
+    assert not {"SLURM_MEM_PER_CPU", "SUBMITIT_EXECUTOR"} & kept.keys()
