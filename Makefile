@@ -3,14 +3,22 @@ PYTHON ?= python3
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check
+.PHONY: demo test check slurm
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
 	$(VENV)/bin/python launch/demo.py
 
-test: $(VENV)/installed-dev
-	$(VENV)/bin/python -m pytest -n 2 $(PYTEST_FLAGS)
+test: $(VENV)/installed-dev slurm
+	$(VENV)/bin/python -m pytest -n 2 --dist loadgroup $(PYTEST_FLAGS)
+
+# The tests boot a private Slurm where there is one, or can be one: root on Debian.
+SLURM_PACKAGES := slurm-client slurmctld slurmd munge slurm-wlm-basic-plugins iproute2
+slurm:
+	@command -v slurmctld slurmd srun ip >/dev/null \
+	  || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq \
+	       && apt-get install -y -qq --no-install-recommends $(SLURM_PACKAGES) >/dev/null; } \
+	  || echo "Tests on Slurm are skipped. As root: apt-get install $(SLURM_PACKAGES)"
 
 check: $(VENV)/installed-dev
 	$(VENV)/bin/ruff check .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import shutil
 import subprocess
@@ -18,7 +19,6 @@ from tests.conftest import (
     TINY_RUN,
     events_of,
     hashes_of,
-    last_read_step,
     samples_of,
     wait_for,
 )
@@ -102,7 +102,7 @@ class Run:
             f"--shards={shards}", "--nodes=2", "--gpus=2", "--cpus-per-task=1", "--time=60",
             f"--max-steps={STEPS}", f"--run={name}", "--record-samples", "--precision=fp32",
             "--dropout=0.1", *TINY_RUN, "--seq-len=32", "--tokens-per-step=128",
-            "--micro-batch-size=1", "--eval-every=20", *flags,
+            "--micro-batch-size=1", "--eval-every=1000", *flags,
         ]  # fmt: skip
 
     def launch(self, verb: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -152,8 +152,16 @@ class Run:
 
     def reach(self, step: int) -> None:
         """Wait until the newest attempt trains at a step; it must still run then."""
-        wait_for(lambda: last_read_step(self.folder) >= step, f"step {step}")
+        wait_for(lambda: self._step_of_newest_attempt() >= step, f"step {step}")
         assert not self.events("finished"), "the run ended before it was hit"
+
+    def _step_of_newest_attempt(self) -> int:
+        resumed = self.events("resumed")
+        if not resumed:
+            return -1
+        path = self.folder / f"samples-{resumed[-1]['attempt']:04d}-00000.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return json.loads(lines[-1])["step"] - 1 if lines else -1  # it reads one step ahead
 
     def wait_for_start(self, number: int) -> None:
         """Wait until the run has been started so many times."""
@@ -176,22 +184,41 @@ class Run:
         return samples_of(self.folder)
 
 
-@pytest.fixture(scope="session")
-def undisturbed(
-    cluster: SlurmCluster, tmp_path_factory: pytest.TempPathFactory, shard_set: Path
-) -> Run:
-    """The run that nobody hit."""
-    run = Run(cluster, tmp_path_factory.mktemp("undisturbed"), shard_set)
+def unhit(cluster: SlurmCluster, cwd: Path, shards: Path, *flags: str) -> Run:
+    """Return a run that nobody hit."""
+    run = Run(cluster, cwd, shards, *flags)
     run.submit()
     run.wait_for_end()
     assert len(run.events("started")) == 1
     return run
 
 
+@pytest.fixture(scope="session")
+def undisturbed(
+    cluster: SlurmCluster, tmp_path_factory: pytest.TempPathFactory, shard_set: Path
+) -> Run:
+    """Two nodes of two ranks, and nobody hit it."""
+    return unhit(cluster, tmp_path_factory.mktemp("undisturbed"), shard_set)
+
+
+@pytest.fixture(scope="session")
+def undisturbed_pair(
+    cluster: SlurmCluster, tmp_path_factory: pytest.TempPathFactory, shard_set: Path
+) -> Run:
+    """Two nodes of one rank, and nobody hit it."""
+    return unhit(cluster, tmp_path_factory.mktemp("pair"), shard_set, "--gpus=1")
+
+
 @pytest.fixture
 def run(cluster: SlurmCluster, tmp_path: Path, shard_set: Path) -> Run:
-    """A run that a test will hit; not yet submitted."""
+    """Two nodes of two ranks that a test will hit; not yet submitted."""
     return Run(cluster, tmp_path, shard_set)
+
+
+@pytest.fixture
+def pair(cluster: SlurmCluster, tmp_path: Path, shard_set: Path) -> Run:
+    """Two nodes of one rank: quicker, where it does not matter how many there are."""
+    return Run(cluster, tmp_path, shard_set, "--gpus=1")
 
 
 def assert_ended_as_if_undisturbed(run: Run, undisturbed: Run) -> None:

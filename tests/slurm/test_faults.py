@@ -8,6 +8,7 @@ job` and by the last checkpoint.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -91,7 +92,7 @@ def test_run_that_is_preempted_and_then_loses_a_rank_comes_back_twice(
     run.wait_for_start(3)
     run.wait_for_end()
     assert run.events("warned")[0]["signal"] == ("SIGUSR2" if send_user_signal else "SIGTERM")
-    saved = [event["step"] for event in run.events("saved") if event["attempt"] == 1]
+    saved = [event["step"] for event in run.events("saved") if event["attempt"] != 2]
     resumed = [event["step"] for event in run.events("resumed")]
     assert resumed == [0, run.events("warned")[0]["step"], saved[-1]]
     assert f"rank {rank} on node{1 + rank // 2}: Killed" in str(run.events("crashed")[0]["error"])
@@ -99,77 +100,63 @@ def test_run_that_is_preempted_and_then_loses_a_rank_comes_back_twice(
 
 
 def test_run_that_may_not_be_requeued_is_followed_by_another_job(
-    run: Run, undisturbed: Run
+    pair: Run, undisturbed_pair: Run
 ) -> None:
-    run.submit()
-    run.reach(7)
-    run.cluster.run("scontrol", "update", f"JobId={run.job_id}", "Requeue=0")
+    pair.submit()
+    pair.reach(7)
+    pair.cluster.run("scontrol", "update", f"JobId={pair.job_id}", "Requeue=0")
 
-    run.cluster.run("scancel", "--signal=USR2", run.job_id)
+    pair.cluster.run("scancel", "--signal=USR2", pair.job_id)
 
-    run.wait_for_start(2)
-    first, second = run.job_ids
-    assert run.cluster.job(first)["Restarts"] == "0"
-    assert run.cluster.job(second)["JobName"] == run.cluster.job(first)["JobName"]
-    run.wait_for_end()
-    assert run.events("resumed")[1]["step"] == run.events("warned")[0]["step"]
-    assert_ended_as_if_undisturbed(run, undisturbed)
+    pair.wait_for_start(2)
+    first, second = pair.job_ids
+    assert pair.cluster.job(first)["Restarts"] == "0"
+    assert pair.cluster.job(second)["JobName"] == pair.cluster.job(first)["JobName"]
+    pair.wait_for_end()
+    assert pair.events("resumed")[1]["step"] == pair.events("warned")[0]["step"]
+    assert_ended_as_if_undisturbed(pair, undisturbed_pair)
 
 
-def test_cluster_that_does_not_requeue_by_itself_is_no_obstacle(
-    other_cluster: Cluster, tmp_path: Path, shard_set: Path, undisturbed: Run
+def test_fifty_warnings_in_a_second_are_one_where_requeueing_is_off_by_default(
+    other_cluster: Cluster, tmp_path: Path, shard_set: Path, undisturbed_pair: Run
 ) -> None:
-    run = Run(other_cluster(num_nodes=2, requeue=0), tmp_path / "run", shard_set)
-
+    run = Run(other_cluster(num_nodes=2, requeue=0), tmp_path / "run", shard_set, "--gpus=1")
     assert "JobRequeue=0" in run.submit("--dry-run")
-
-    run.submit()
-    run.reach(7)
-    run.cluster.run("scancel", "--signal=USR2", run.job_id)
-    run.wait_for_start(2)
-    run.wait_for_end()
-    assert_ended_as_if_undisturbed(run, undisturbed)
-
-
-def test_fifty_warnings_in_a_second_are_one(run: Run, undisturbed: Run) -> None:
     run.submit()
     run.reach(7)
 
     for number in range(50):
-        name = ("USR2", "USR1")[number % 2]
+        signum = (signal.SIGUSR2, signal.SIGUSR1)[number % 2]
         for pid in run.pids():
-            with_signal = getattr(signal, f"SIG{name}")
-            try:
-                os.kill(pid, with_signal)
-            except ProcessLookupError:
-                break
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signum)
 
     run.wait_for_start(2)
     run.wait_for_end()
     assert len(run.events("warned")) == 1
-    assert_ended_as_if_undisturbed(run, undisturbed)
+    assert_ended_as_if_undisturbed(run, undisturbed_pair)
 
 
-def test_ten_faults_in_a_row_leave_no_trace(run: Run, undisturbed: Run) -> None:
+def test_ten_faults_in_a_row_leave_no_trace(pair: Run, undisturbed_pair: Run) -> None:
     seed = int.from_bytes(os.urandom(4), "little")
     draw = random.Random(seed)
     faults = [draw.choice(("USR2", "USR1", "requeue", "KILL", "ABRT")) for _ in range(10)]
     print(f"seed {seed}: {faults}")
-    run.submit()
+    pair.submit("--save-every=1")
     for number, fault in enumerate(faults, start=1):
-        run.wait_for_start(number)
-        at = int(str(run.events("resumed")[-1]["step"]))
-        run.reach(min(at + draw.randrange(1, 4), number * 2 + 4))
+        pair.wait_for_start(number)
+        # A step further than the last save: three crashes that made no progress would be the end.
+        pair.reach(int(str(pair.events("resumed")[-1]["step"])) + 2)
         if fault == "requeue":
-            run.cluster.run("scontrol", "requeue", run.job_id)
+            pair.cluster.run("scontrol", "requeue", pair.job_id)
         elif fault.startswith("USR"):
-            run.cluster.run("scancel", f"--signal={fault}", run.job_id)
+            pair.cluster.run("scancel", f"--signal={fault}", pair.job_id)
         else:
-            os.kill(draw.choice(run.pids()), getattr(signal, f"SIG{fault}"))
+            os.kill(draw.choice(pair.pids()), getattr(signal, f"SIG{fault}"))
 
-    run.wait_for_start(11)
-    run.wait_for_end()
-    assert_ended_as_if_undisturbed(run, undisturbed)
+    pair.wait_for_start(11)
+    pair.wait_for_end()
+    assert_ended_as_if_undisturbed(pair, undisturbed_pair)
 
 
 def test_finished_run_is_not_requeued(undisturbed: Run) -> None:
@@ -180,11 +167,11 @@ def test_finished_run_is_not_requeued(undisturbed: Run) -> None:
     assert len(undisturbed.job_ids) == 1
 
 
-def test_second_launcher_attaches_and_submits_nothing(run: Run) -> None:
-    run.submit()
-    said = run.submit()
+def test_second_launcher_attaches_and_submits_nothing(pair: Run) -> None:
+    pair.submit()
+    said = pair.submit()
 
-    assert f"Run r is on Slurm already: job {run.job_id}" in said
-    assert len(run.job_ids) == 1
-    run.cluster.run("scancel", run.job_id)
-    wait_for(lambda: run.state() == "CANCELLED", "the end")
+    assert f"Run r is on Slurm already: job {pair.job_id}" in said
+    assert len(pair.job_ids) == 1
+    pair.cluster.run("scancel", pair.job_id)
+    wait_for(lambda: pair.state() == "CANCELLED", "the end")
