@@ -10,12 +10,12 @@ demo: $(VENV)/installed
 	$(VENV)/bin/python launch/demo.py
 
 test: $(VENV)/installed-dev slurm
-	$(VENV)/bin/python -m pytest -n 2 --dist loadgroup $(PYTEST_FLAGS)
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile $(PYTEST_FLAGS)
 
 # The tests boot a private Slurm where there is one, or can be one: root on Debian.
 SLURM_PACKAGES := slurm-client slurmctld slurmd munge slurm-wlm-basic-plugins iproute2
 slurm:
-	@command -v slurmctld slurmd srun ip >/dev/null \
+	@{ command -v slurmctld && command -v slurmd && command -v srun && command -v ip; } >/dev/null \
 	  || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq \
 	       && apt-get install -y -qq --no-install-recommends $(SLURM_PACKAGES) >/dev/null; } \
 	  || echo "Tests on Slurm are skipped. As root: apt-get install $(SLURM_PACKAGES)"

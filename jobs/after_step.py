@@ -25,6 +25,7 @@ from jobs.slurm import (
     clean_environment,
     fields_of,
     own_job_id,
+    own_restarts,
     run_client,
     show_job,
 )
@@ -42,7 +43,8 @@ def after_step() -> None:
     """Decide and act; see the module's page."""
     folder = job_folder()
     job = _ask()
-    if job is None or job.state != "RUNNING":
+    if job is None or job.state != "RUNNING" or job.num_restarts != own_restarts():
+        # The last: this script is on a lost node, and the job already runs elsewhere.
         logger.info("Slurm has decided already: %s", job.state if job else "job unknown")
         return
     progress = read_progress(folder)
@@ -91,7 +93,7 @@ def _bring_back(job: JobRecord, bad_node: str) -> None:
         except SlurmError as error:
             logger.warning("%s", error)
             again = _ask()
-            if again is None or again.state != "RUNNING":
+            if again is None or again.state != "RUNNING" or again.num_restarts != own_restarts():
                 return  # cancelled meanwhile, or requeued after all
             if "disabled" in str(error) or not left:
                 break

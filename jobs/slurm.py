@@ -35,12 +35,10 @@ class JobRecord(NamedTuple):
     reason: str
     num_restarts: int
     may_requeue: bool
-    preempted_at: str  # "None" unless it is being preempted
     start: str  # expected, while it waits
     end: str  # local time, 2026-11-23T06:57:46, or Unknown
     nodes: str
     excluded_nodes: str
-    exit_code: str
 
     @property
     def is_active(self) -> bool:
@@ -110,12 +108,10 @@ def _parse_job(line: str) -> JobRecord:
         reason=facts.get("Reason", ""),
         num_restarts=int(facts.get("Restarts", 0)),
         may_requeue=facts.get("Requeue") != "0",
-        preempted_at=facts.get("PreemptTime", "None"),
         start=facts.get("StartTime", "Unknown"),
         end=facts.get("EndTime", "Unknown"),
         nodes=facts.get("NodeList", "").replace("(null)", ""),
         excluded_nodes=facts.get("ExcNodeList", "").replace("(null)", ""),
-        exit_code=facts.get("ExitCode", ""),
     )
 
 

@@ -53,6 +53,7 @@ class QueuedRun:
             request.cpus_per_task * self._flags.gpus,
             request.mem_mb * 2**20,
             f"a node of partition {request.partition}",
+            "more --mem, fewer --gpus or a smaller --model",
         )
 
     def check(self, config: TrainConfig, folder: Path) -> None:

@@ -50,6 +50,7 @@ class Machine(NamedTuple):
     num_cores: int
     memory_bytes: int
     name: str  # for messages
+    remedy: str = "fewer --gpus or a smaller --model"  # where memory does not suffice
 
 
 def this_machine() -> Machine:
@@ -293,9 +294,7 @@ def _fit_cpu(flags: Finetune, shape: ModelConfig, machine: Machine) -> int:
     chosen = flags.micro_batch_size or (fitting[0] if fitting else 1)
     need = flags.gpus * rank_bytes(shape, chosen * flags.seq_len)
     if need > free:
-        change = (
-            f"--micro-batch-size {fitting[0]}" if fitting else "fewer --gpus or a smaller --model"
-        )
+        change = f"--micro-batch-size {fitting[0]}" if fitting else machine.remedy
         raise ConfigError(
             f"{flags.gpus} CPU ranks with --micro-batch-size {chosen} need about {need / 1e9:.0f} GB, "
             f"and {free / 1e9:.0f} GB are free on {machine.name}. Use {change}."

@@ -80,6 +80,8 @@ def request_of(
     notes = []
     if flags.partition is None:
         notes.append(f"Partition: {partition} (the cluster's default)")
+    if facts.get("State") == "DOWN":
+        notes.append(f"Partition {partition} is DOWN: the job waits until it is up")
     minutes = _minutes(flags.time, facts, partition)
     if flags.time is None:
         notes.append(f"Time limit: {minutes} minutes a start; the run comes back after it")
@@ -157,7 +159,7 @@ def _partition(typed: str | None) -> tuple[str, dict[str, str]]:
     name = name or default[0]
     if name not in known:
         raise ConfigError(f"--partition must be one of {', '.join(known)}, got {name}.")
-    if (state := known[name].get("State")) not in ("UP", None):
+    if (state := known[name].get("State")) in ("INACTIVE", "DRAIN"):
         raise ConfigError(f"--partition {name} takes no jobs now: it is {state}.")
     return name, known[name]
 
@@ -221,7 +223,6 @@ class Limits(NamedTuple):
 
     max_array_size: int
     requeue_by_default: bool
-    kill_wait_seconds: int
 
 
 def cluster_limits() -> Limits:
@@ -233,5 +234,4 @@ def cluster_limits() -> Limits:
     return Limits(
         max_array_size=int(facts.get("MaxArraySize", 1001)),
         requeue_by_default=facts.get("JobRequeue", "1") != "0",
-        kill_wait_seconds=int(facts.get("KillWait", "30").split()[0]),
     )

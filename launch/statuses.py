@@ -113,7 +113,8 @@ class RunStatus:
         folders = self.job_folders()
         return read_outcome(folders[-1]) if folders else None
 
-    def _records(self) -> list[JobRecord]:
+    def records(self) -> list[JobRecord]:
+        """Return what Slurm knows about its newest job; [] where nobody can tell."""
         try:
             return self.slurm.records() if self.slurm is not None else []
         except SlurmError:
@@ -161,7 +162,7 @@ class RunStatus:
     def note(self) -> str:
         """Return what a person should know: why it waits, until when, why it failed."""
         notes = []
-        for record in self._records():
+        for record in self.records():
             if record.state == "PENDING":
                 if record.start != "Unknown":
                     notes.append(f"expected start {record.start}")
@@ -192,6 +193,8 @@ def _show_run(console: Console, status: RunStatus) -> None:
     say(f"Last save: {status.last_save() or 'none yet'}")
     if job_ids := [i for folder in status.job_folders() for i in SlurmRun(folder).job_ids]:
         say(f"Slurm jobs: {', '.join(job_ids)}")
+    if nodes := [record.nodes for record in status.records() if record.nodes]:
+        say(f"Nodes: {nodes[-1]}")
     for folder in status.job_folders()[-1:]:
         say(f"Job folder: {folder}")
     say(f"Checkpoints: {config.checkpoints}/{config.run}")

@@ -8,21 +8,10 @@ from jobs.slurm import JobRecord
 def record(
     state: str = "RUNNING",
     num_restarts: int = 0,
-    preempted_at: str = "None",
     end: str = "Unknown",
     may_requeue: bool = True,
 ) -> JobRecord:
     """Return what Slurm says about a job."""
     return JobRecord(
-        "7",
-        state,
-        "None",
-        num_restarts,
-        may_requeue,
-        preempted_at,
-        "Unknown",
-        end,
-        "node1",
-        "",
-        "0:0",
+        "7", state, "None", num_restarts, may_requeue, "Unknown", end, "node1", excluded_nodes=""
     )

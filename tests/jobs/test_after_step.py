@@ -29,7 +29,8 @@ class Batch:
             "INSTRUCT_SCRIPT": str(folder / "job.sh"),
         }.items():  # fmt: skip
             monkeypatch.setenv(name, value)
-        monkeypatch.delenv("SLURM_ARRAY_TASK_ID", raising=False)
+        for name in ("SLURM_ARRAY_TASK_ID", "SLURM_RESTART_COUNT"):
+            monkeypatch.delenv(name, raising=False)
         monkeypatch.setattr(module, "RETRY_SECONDS", 0.0)
         self.slurm()
 
@@ -70,6 +71,16 @@ def test_job_that_slurm_has_decided_about_is_left_alone(batch: Batch, state: str
     after_step()
 
     assert batch.asked() == []
+
+
+def test_script_on_a_lost_node_does_not_touch_the_job_that_runs_elsewhere(batch: Batch) -> None:
+    write_failure(batch.folder, 0, "FencedError: attempt 1 has taken over", "", retry=False)
+    batch.slurm(restarts=1)
+
+    after_step()
+
+    assert batch.asked() == []
+    assert read_outcome(batch.folder) is None
 
 
 @pytest.mark.parametrize("state", ["finished", "stopped"])

@@ -47,7 +47,6 @@ def test_persons_stop_is_final_and_a_warning_is_not(
     ("job", "expected"),
     [
         (record(state="RUNNING", num_restarts=1), "requeue"),
-        (record(state="RUNNING", num_restarts=1, preempted_at="2026-11-23T06:57:46"), "requeue"),
         (record(state="COMPLETING", num_restarts=2), "requeued"),
         (record(state="PENDING", num_restarts=2), "requeued"),
         (record(state="COMPLETING", num_restarts=1), "stop"),

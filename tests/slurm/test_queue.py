@@ -69,17 +69,13 @@ def test_array_larger_than_the_cluster_allows_becomes_two(
     """1,002 tasks where 1,001 are the most; they wait, because starting them takes minutes."""
     desk = Run(other_cluster(num_nodes=1), tmp_path / "desk", shard_set)
     rows = write_rows(tmp_path / "rows.jsonl", 1002 * 250, words=2)
-    desk.cluster.run("scontrol", "update", "PartitionName=low", "State=INACTIVE")
+    desk.cluster.run("scontrol", "update", "PartitionName=low", "State=DOWN")
     flags = [f"--source={rows}", "--out=s", "--num-tasks=1002", "--rows-per-shard=250"]
 
-    refused = desk.launch("preprocess", *flags)
-    desk.cluster.run("scontrol", "update", "PartitionName=low", "State=UP")
-    desk.cluster.run("scontrol", "update", "NodeName=node1", "State=DRAIN", "Reason=test")
     done = desk.launch("preprocess", *flags)
 
-    assert refused.returncode == 2
-    assert "takes no jobs now: it is INACTIVE" in refused.stderr
     assert done.returncode == 0, done.stderr
+    assert "Partition low is DOWN: the job waits until it is up" in done.stdout
     assert "array 0-1000%64" in done.stdout
     assert "array 0%64" in done.stdout
     assert num_queued(desk.cluster, "shards-s") == 1002
@@ -92,7 +88,7 @@ def test_array_larger_than_the_cluster_allows_becomes_two(
     desk.cluster.run(
         "scancel", (desk.cwd / "s" / "job" / "0000" / "job_ids").read_text().split()[0]
     )
-    desk.cluster.run("scontrol", "update", "NodeName=node1", "State=RESUME")
+    desk.cluster.run("scontrol", "update", "PartitionName=low", "State=UP")
     wait_for(lambda: desk.cluster.job(second)["JobState"] == "COMPLETED", "the last task")
     assert [p.name for p in (desk.cwd / "s" / "train").iterdir()] == ["01001.safetensors"]
 
@@ -332,7 +328,7 @@ def test_warned_workers_outlive_the_warning(
             ["--partition=nowhere"],
             "--partition must be one of low, high, short, closed, got nowhere",
         ),
-        (["--partition=closed"], "--partition closed takes no jobs now: it is DOWN"),
+        (["--partition=closed"], "--partition closed takes no jobs now: it is INACTIVE"),
         (
             ["--partition=short", "--time=31"],
             "--time must be at most 30 minutes in partition short",
@@ -385,8 +381,10 @@ def test_cluster_without_gpus_runs_ranks_on_cores(
 ) -> None:
     run = Run(other_cluster(num_nodes=2, gpus=0), tmp_path / "run", shard_set, "--max-steps=5")
 
-    said = run.submit()
+    refused = run.launch("finetune", *run.arguments, "--mem=0.5")
+    said = run.submit("--mem=3")
 
+    assert "0 GB are free on a node of partition low. Use more --mem" in refused.stderr
     assert "partition low has no GPUs, so 4 CPU ranks run (gloo)" in said
     run.wait_for_end()
     assert run.events("finished")

@@ -20,7 +20,7 @@ from tests.conftest import wait_for
 from tests.slurm.cluster import SlurmCluster
 from tests.slurm.conftest import Run, assert_ended_as_if_undisturbed, boot
 
-pytestmark = [pytest.mark.xdist_group("slow-faults"), pytest.mark.timeout(500)]
+pytestmark = pytest.mark.timeout(500)
 
 Hit = dict[str, Future[Run]]
 _one_at_a_time = Lock()  # to get going: four ranks on two cores are enough
