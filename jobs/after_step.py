@@ -19,7 +19,7 @@ from pathlib import Path
 
 from instruct_core.errors import SlurmError
 from jobs.reports import job_folder, read_failures, read_progress, this_start, write_outcome
-from jobs.requeue import cause_of, judge_crash
+from jobs.requeue import cause_of, judge_crash, was_warned_too_early
 from jobs.slurm import (
     JobRecord,
     clean_environment,
@@ -32,8 +32,9 @@ from jobs.slurm import (
 
 logger = logging.getLogger("after_step")
 
-TRIES = 20  # to reach Slurm's controller, which may be starting anew
+TRIES = 240  # to reach Slurm's controller, which may be starting anew: an hour
 RETRY_SECONDS = 15.0
+MAX_RESTARTS_WITHOUT_BOOKS = 20  # of a job whose crashes cannot be counted
 LOG = "INSTRUCT_LOG"  # what the batch script and rank 0 write
 SCRIPT = "INSTRUCT_SCRIPT"  # the batch script itself
 JOB_IDS = "job_ids"  # ids of this script's jobs, in the order of their submission
@@ -42,10 +43,8 @@ JOB_IDS = "job_ids"  # ids of this script's jobs, in the order of their submissi
 def after_step() -> None:
     """Decide and act; see the module's page."""
     folder = job_folder()
-    job = _ask()
-    if job is None or job.state != "RUNNING" or job.num_restarts != own_restarts():
-        # The last: this script is on a lost node, and the job already runs elsewhere.
-        logger.info("Slurm has decided already: %s", job.state if job else "job unknown")
+    job = _ours()
+    if job is None:
         return
     progress = read_progress(folder)
     if progress.get("start") != this_start():
@@ -55,26 +54,48 @@ def after_step() -> None:
         return
     if state == "requeued":
         logger.info("All ranks saved, and could not requeue the job themselves")
-        _bring_back(job, "")
+        _bring_back("")
         return
-    crash = cause_of(read_failures(folder), _said_in_this_start())
-    again, bad_node = judge_crash(crash, folder, progress)
+    said = _said_in_this_start()
+    if was_warned_too_early(said):
+        logger.info("Warned before the ranks could listen")
+        _bring_back("")
+        return
+    crash = cause_of(read_failures(folder), said)
+    try:
+        again, bad_node = judge_crash(crash, folder, progress)
+    except OSError as error:  # a full disk must not be the end of the run
+        again, bad_node = job.num_restarts < MAX_RESTARTS_WITHOUT_BOOKS, ""
+        logger.warning("Crashes cannot be counted: %s", error)
     if again:
         logger.warning("Crashed: %s Starting again.", crash.error)
-        _bring_back(job, bad_node)
+        _bring_back(bad_node)
     else:
         logger.error("Failed, and not started again: %s", crash.error)
 
 
-def _ask() -> JobRecord | None:
+def _ours() -> JobRecord | None:
+    """
+    Return Slurm's record of this job, or None where it has decided about the job already.
+
+    Raises:
+        SlurmError: It has not answered for an hour.
+    """
     for left in reversed(range(TRIES)):
         try:
-            return show_job(own_job_id())
+            job = show_job(own_job_id())
         except SlurmError as error:
+            if not left:
+                raise
             logger.warning("%s", error)
-            if left:
-                time.sleep(RETRY_SECONDS)
-    return None
+            time.sleep(RETRY_SECONDS)
+            continue
+        # Another count of restarts: this script is on a lost node, and the job runs elsewhere.
+        if job is not None and job.is_running and job.num_restarts == own_restarts():
+            return job
+        logger.info("Slurm has decided already: %s", job.state if job else "job unknown")
+        return None
+    raise AssertionError("unreachable")
 
 
 def _said_in_this_start() -> str:
@@ -83,44 +104,50 @@ def _said_in_this_start() -> str:
     return text.rpartition(f"start {this_start()}")[2]
 
 
-def _bring_back(job: JobRecord, bad_node: str) -> None:
+def _bring_back(bad_node: str) -> None:
     """Requeue the job, without a node that fails; chain a follow-up where Slurm refuses."""
-    for left in reversed(range(TRIES)):
-        if not job.may_requeue:
-            break
+    for _ in range(TRIES):
+        job = _ours()  # asked every time: someone may have cancelled it meanwhile
+        if job is None:
+            return
         try:
+            if not job.may_requeue:
+                _chain_follow_up()
+                return
             run_client(["scontrol", "requeue", own_job_id()])
         except SlurmError as error:
             logger.warning("%s", error)
-            again = _ask()
-            if again is None or again.state != "RUNNING" or again.num_restarts != own_restarts():
-                return  # cancelled meanwhile, or requeued after all
-            if "disabled" in str(error) or not left:
-                break
             time.sleep(RETRY_SECONDS)
         else:
-            # The list can be changed only now, while the job waits; this process has until
-            # KillWait to live.
-            if bad_node and _can_spare(job, bad_node):
-                excluded = ",".join(filter(None, (job.excluded_nodes, bad_node)))
-                run_client(
-                    ["scontrol", "update", f"JobId={own_job_id()}", f"ExcNodeList={excluded}"]
-                )
-                logger.warning("Node %s failed twice in a row, and is excluded", bad_node)
+            if bad_node:
+                _exclude(job, bad_node)
             return
-    _chain_follow_up()
+    raise SlurmError("Slurm did not take the job back for an hour.")
+
+
+def _exclude(job: JobRecord, node: str) -> None:
+    """Have a requeued job do without a node, if enough others like it are up."""
+    try:
+        # The list can be changed only now, while the job waits.
+        if _can_spare(job, node):
+            names = ",".join(filter(None, (job.excluded_nodes, node)))
+            run_client(["scontrol", "update", f"JobId={own_job_id()}", f"ExcNodeList={names}"])
+            logger.warning("Node %s failed twice in a row, and is excluded", node)
+    except SlurmError as error:  # it comes back all the same
+        logger.warning("Node %s could not be excluded: %s", node, error)
 
 
 def _can_spare(job: JobRecord, node: str) -> bool:
-    """Return True if enough nodes are up without this one and those excluded before."""
     record = fields_of(run_client(["scontrol", "-o", "show", "job", own_job_id()]))
-    usable = run_client(
-        ["sinfo", "-h", "-N", "-p", record["Partition"], "-t", "idle,mix,alloc,comp", "-o", "%N"]
-    )
-    excluded = f"{job.excluded_nodes},{node}".strip(",")
+    partition = record["Partition"]
+    states = "idle,mix,alloc,comp"
+    listed = run_client(["sinfo", "-h", "-N", "-p", partition, "-o", "%N|%G|%f"]).split()
+    kinds = dict(line.split("|", 1) for line in listed)
+    usable = run_client(["sinfo", "-h", "-N", "-p", partition, "-t", states, "-o", "%N"]).split()
+    excluded = ",".join(filter(None, (job.excluded_nodes, node)))
     names = run_client(["scontrol", "show", "hostnames", excluded]).split()
-    needed = int(os.environ["SLURM_JOB_NUM_NODES"])
-    return len(set(usable.split()) - set(names)) >= needed
+    alike = {name for name in usable if kinds.get(name) == kinds.get(node)}
+    return len(alike - set(names)) >= int(os.environ["SLURM_JOB_NUM_NODES"])
 
 
 def _chain_follow_up() -> None:
@@ -145,6 +172,6 @@ if __name__ == "__main__":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
         after_step()
-    except SlurmError as problem:
+    except Exception as problem:
         write_outcome(job_folder(), f"the job could not be started again: {problem}", "")
         raise

@@ -47,6 +47,9 @@ class FinetuneJob:
             result = train(self.config, self.code_version, stop)
             if result.answer == "requeue":
                 _hand_over(stop)
+            if result.answer == "unsure":
+                sys.exit(1)  # the batch script asks until Slurm answers
+            stop.ignore_from_now_on()
             return result.outcome
 
     def checkpoint(self, *args: Any, **kwargs: Any) -> submitit.helpers.DelayedSubmission:

@@ -38,8 +38,9 @@ logger = logging.getLogger(__name__)
 POLL_SECONDS = 0.5
 HANG_SECONDS = 60.0  # least time without a step that counts as a hang
 HANG_STEPS = 10  # ... and least number of steps' durations
-# Before the first step, and while a file is written, there is no rhythm to judge by.
-PATIENCE_SECONDS = {"start": 1800.0, "first step": 1800.0, "save": 1800.0}
+# Before the rhythm of steps is known, and where compiling or a slow disk may take their time.
+PATIENCE_SECONDS = 1800.0
+PATIENT_PHASES = ("start", "first step", "evaluation", "save")
 STACKS_GRACE_SECONDS = 3.0  # for the other ranks to write theirs: the first to end ends them all
 HANG_EXIT_CODE = 75
 MARGIN_SECONDS = 3.0  # between our requeue and Slurm's kill
@@ -103,7 +104,12 @@ class Guard:
         return statistics.median(self._steps) if self._steps else 0.0
 
     def _watch(self) -> None:
+        looked_at = time.monotonic()
         while not self._over.wait(POLL_SECONDS):
+            now = time.monotonic()
+            if now - looked_at > 10 * POLL_SECONDS:
+                self._alive_at = now  # the job was suspended: the clock went on, nobody else did
+            looked_at = now
             idle = time.monotonic() - self._alive_at
             if idle > self._patience():
                 self._end_hang(idle)
@@ -111,8 +117,9 @@ class Guard:
                 self._deadline.look(self._stop_noted(), self.step_seconds)
 
     def _patience(self) -> float:
-        usual = max(HANG_SECONDS, HANG_STEPS * self.step_seconds)
-        return max(usual, PATIENCE_SECONDS.get(self._phase, 0.0))
+        if not self._steps or self._phase in PATIENT_PHASES:
+            return PATIENCE_SECONDS
+        return max(HANG_SECONDS, HANG_STEPS * self.step_seconds)
 
     def _end_hang(self, idle: float) -> None:
         """Write down where every thread is, and end this process; never returns."""
@@ -126,7 +133,8 @@ class Guard:
             f"rank {self._rank} hangs: its {self._phase} has not ended for {idle:.0f} s. "
             f"Where all ranks were: {path.parent}."
         )
-        write_failure(self._folder, self._rank, error, path.read_text(), retry=True)
+        # No node is blamed: those who wait tell, and the one they wait for does not.
+        write_failure(self._folder, self._rank, error, path.read_text(), retry=True, node="")
         logger.error(error)
         time.sleep(STACKS_GRACE_SECONDS)
         os._exit(HANG_EXIT_CODE)  # the main thread cannot be raised out of a collective
@@ -154,19 +162,19 @@ class Deadline:
         now, needed = time.time(), needed_seconds(step_seconds, self.save_seconds)
         if self._end is None:
             self._end = _end_of_job()
+        end = float("inf") if self._end is None else self._end
         if needed > self._lead:
             self.short_lead = (self._lead, needed)
-        if not stop_noted and not self._warned and now > self._end - needed:
+        if not stop_noted and not self._warned and now > end - needed:
             self._end = _end_of_job()  # the limit may have been changed meanwhile
-            if now > self._end - needed:
+            if self._end is not None and now > self._end - needed:
                 self._warned = True
                 logger.warning("The time limit is %.0f s away: stopping now", self._end - now)
                 os.kill(os.getpid(), signal.SIGUSR1)
         if stop_noted and self._requeue_at == float("inf"):
             self._requeue_at = self._kill_time() - MARGIN_SECONDS
         if now > self._requeue_at and not self._given_up:
-            self._given_up = True
-            self._requeue()
+            self._given_up = self._requeue()
 
     def _kill_time(self) -> float:
         """Return when a job that has been warned is killed, where it is ours to requeue it."""
@@ -174,23 +182,27 @@ class Deadline:
             job = show_job(own_job_id())
         except SlurmError:
             return self._end or float("inf")
-        if job is None or job.state != "RUNNING":
+        if job is None or not job.is_running:
             return float("inf")  # cancelled, or requeued by Slurm: nothing for us to do
         try:
             return datetime.fromisoformat(job.end).timestamp()
         except ValueError:
             return float("inf")
 
-    def _requeue(self) -> None:
-        """Requeue from the last checkpoint: the ranks do not come to a step in time."""
+    def _requeue(self) -> bool:
+        """Requeue from the last checkpoint, because no step ends in time; False to try again."""
         try:
             job = show_job(own_job_id())
-            if job is None or job.state != "RUNNING" or job.num_restarts > own_restarts():
-                return  # cancelled, or on its way back
-            logger.error("No step boundary before the deadline: requeued from the last checkpoint")
+            if job is None or not job.is_running or job.num_restarts != own_restarts():
+                return True  # cancelled, or on its way back
+            logger.error("No step boundary before the deadline: back to the last checkpoint")
+            if not job.may_requeue:
+                os._exit(HANG_EXIT_CODE)  # the batch script chains a follow-up
             run_client(["scontrol", "requeue", own_job_id()])
         except SlurmError as error:
             logger.error("%s", error)
+            return False
+        return True
 
 
 def needed_seconds(step_seconds: float, save_seconds: float) -> float:
@@ -198,10 +210,12 @@ def needed_seconds(step_seconds: float, save_seconds: float) -> float:
     return 2 * step_seconds + 1.5 * save_seconds + 2 * MARGIN_SECONDS
 
 
-def _end_of_job() -> float:
-    """Return when the job's time ends, in UTC seconds; infinity where it is not known."""
+def _end_of_job() -> float | None:
+    """Return when the job's time ends, in UTC seconds; None where Slurm does not answer."""
     try:
         job = show_job(own_job_id())
         return datetime.fromisoformat(job.end).timestamp() if job else float("inf")
-    except (SlurmError, ValueError):  # "Unknown" where there is no limit
+    except SlurmError:
+        return None
+    except ValueError:  # "Unknown" where there is no limit
         return float("inf")

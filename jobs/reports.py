@@ -43,18 +43,27 @@ def this_start() -> str:
 def write_progress(folder: Path, **facts: Any) -> None:
     """Replace this start's progress; a reader sees the old or the new one, never a part."""
     document = {"start": this_start(), "updated_at": time.time(), **facts}
-    _replace(folder / f"progress-{this_start()}.json", document)
+    replace_json(folder / f"progress-{this_start()}.json", document)
 
 
 def read_progress(folder: Path) -> dict[str, Any]:
     """Return the progress of the newest start of a job; {} before the first report."""
     for path in sorted(folder.glob("progress-*.json"), reverse=True):
-        progress: dict[str, Any] = json.loads(path.read_text())
-        return progress
+        return read_json(path)
     return {}
 
 
-def _replace(path: Path, document: dict[str, Any]) -> None:
+def read_json(path: Path) -> dict[str, Any]:
+    """Return what `replace_json` wrote; {} where there is nothing, or a lost node left half of it."""
+    try:
+        document = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def replace_json(path: Path, document: dict[str, Any]) -> None:
+    """Write a document so that a reader sees the old one or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
     scratch.write_text(json.dumps(document))
@@ -93,17 +102,29 @@ def describe_error(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def write_failure(folder: Path, rank: int, error: str, trace: str, retry: bool) -> None:
-    """Write down why a rank fails. ``retry`` is False for what a person has to mend first."""
+def write_failure(
+    folder: Path, rank: int, error: str, trace: str, retry: bool, node: str | None = None
+) -> None:
+    """
+    Write down why a rank fails.
+
+    Args:
+        folder: Of the job.
+        rank: Who fails.
+        error: One line.
+        trace: Where it was.
+        retry: False for what a person has to mend first.
+        node: What is to blame, if not this node.
+    """
     report = {
         "utc_seconds": time.time(),
         "rank": rank,
-        "node": os.environ.get("SLURMD_NODENAME", ""),
+        "node": os.environ.get("SLURMD_NODENAME", "") if node is None else node,
         "error": error,
         "traceback": trace,
         "retry": retry,
     }
-    _replace(folder / f"failure-{this_start()}-{rank}.json", report)
+    replace_json(folder / f"failure-{this_start()}-{rank}.json", report)
 
 
 def read_failures(folder: Path) -> list[dict[str, Any]]:
@@ -116,13 +137,9 @@ def read_failures(folder: Path) -> list[dict[str, Any]]:
 def write_outcome(folder: Path, error: str, trace: str, retry: bool = True) -> None:
     """Write down that the job has failed for good, and why; ``retry`` as in a failure report."""
     outcome = {"start": this_start(), "error": error, "traceback": trace, "retry": retry}
-    _replace(folder / "failed.json", outcome)
+    replace_json(folder / "failed.json", outcome)
 
 
 def read_outcome(folder: Path) -> dict[str, Any] | None:
     """Return why the job has failed for good; None where it has not."""
-    try:
-        outcome: dict[str, Any] = json.loads((folder / "failed.json").read_text())
-    except FileNotFoundError:
-        return None
-    return outcome
+    return read_json(folder / "failed.json") or None

@@ -15,7 +15,6 @@ What Slurm's own record says right after a warning (all seen on Slurm 22.05):
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import signal
@@ -28,20 +27,23 @@ import submitit
 from instruct_core.errors import SlurmError
 from instruct_core.storage.store import Store
 from jobs.ledger import note_crash
-from jobs.reports import write_outcome
+from jobs.reports import read_json, replace_json, write_outcome
 from jobs.slurm import own_job_id, own_restarts, show_job
 
 logger = logging.getLogger(__name__)
 
 MAX_CRASHES_WITHOUT_PROGRESS = 3
+MAX_WARNINGS_WITHOUT_PROGRESS = 10
 CRASHES_THAT_EXCLUDE_A_NODE = 2
+NO_CRASHES: dict[str, Any] = {"committed": -1, "in_a_row": 0, "node": "", "node_in_a_row": 0}
 
-Answer = Literal["requeue", "requeued", "stop"]
+Answer = Literal["requeue", "requeued", "stop", "unsure"]
 
 
 def answer_to(received: Iterable[signal.Signals | None]) -> Answer:
     """
-    Return what a warned job does once it has saved: ask to run again, know that it will, or end.
+    Return what a warned job does once it has saved: ask to run again, know that it will, end, or
+    leave it to the batch script because Slurm does not answer.
 
     Args:
         received: The first warning of every rank, None for a rank that got none.
@@ -57,12 +59,11 @@ def _answer_of_slurm() -> Answer:
     try:
         job = show_job(own_job_id())
     except SlurmError as error:
-        # The batch script asks again before anything is requeued.
         logger.warning("Slurm does not say who warned us: %s", error)
-        return "requeue"
+        return "unsure"  # to requeue a job that someone cancelled would bring it back to life
     if job is not None and job.num_restarts > own_restarts():
         return "requeued"
-    return "requeue" if job is not None and job.state == "RUNNING" else "stop"
+    return "requeue" if job is not None and job.is_running else "stop"
 
 
 class Crash(NamedTuple):
@@ -108,6 +109,19 @@ def cause_of(failures: Sequence[dict[str, Any]], said: str = "") -> Crash:
     return Crash("its processes were killed.", "", "", True)
 
 
+def was_warned_too_early(said: str) -> bool:
+    """Return True if a rank died of a warning, because it came before it could listen."""
+    return any("User defined signal" in match["what"] for match in SRUN_SAYS.finditer(said))
+
+
+def allows_warning(folder: Path, resumed_at: int, ended_at: int) -> bool:
+    """Return False for a job that is warned again and again before it has made a step."""
+    path = folder / "warnings.json"
+    in_a_row = 0 if ended_at > resumed_at else read_json(path).get("in_a_row", 0) + 1
+    replace_json(path, {"in_a_row": in_a_row})
+    return bool(in_a_row < MAX_WARNINGS_WITHOUT_PROGRESS)
+
+
 class CrashBudget:
     """
     Counts crashes in a row that committed nothing new, and nodes that crash again and again.
@@ -118,10 +132,7 @@ class CrashBudget:
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "crashes.json"
-        try:
-            self._counts = json.loads(self._path.read_text())
-        except FileNotFoundError:
-            self._counts = {"committed": -1, "in_a_row": 0, "node": "", "node_in_a_row": 0}
+        self._counts = {**NO_CRASHES, **read_json(self._path)}
 
     def allows_restart(self, committed: int, node: str = "") -> bool:
         """Note one more crash, at which ``committed`` had been reached; True to start again."""
@@ -130,8 +141,7 @@ class CrashBudget:
         counts["committed"] = max(committed, counts["committed"])
         counts["node_in_a_row"] = counts["node_in_a_row"] + 1 if node == counts["node"] else 1
         counts["node"] = node
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._path.write_text(json.dumps(counts))
+        replace_json(self._path, counts)
         return bool(counts["in_a_row"] < MAX_CRASHES_WITHOUT_PROGRESS)
 
     @property

@@ -19,6 +19,9 @@ from typing import NamedTuple
 from instruct_core.errors import SlurmError
 
 CLIENT_TIMEOUT_SECONDS = 30.0
+SUBMIT_TIMEOUT_SECONDS = 300.0  # sbatch itself tries again for minutes where Slurm is busy
+# States of a job whose processes live, or would if they were not stopped for a while.
+RUNNING = {"RUNNING", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING"}
 # States of a job that will still do something.
 ACTIVE = {
     "PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED", "STAGE_OUT", "SIGNALING",
@@ -41,42 +44,51 @@ class JobRecord(NamedTuple):
     excluded_nodes: str
 
     @property
+    def is_running(self) -> bool:
+        """Return True unless the job is being taken down, waits, or has ended."""
+        return self.state in RUNNING
+
+    @property
     def is_active(self) -> bool:
         """Return True as long as the job waits, runs or is being taken down."""
         return self.state in ACTIVE
 
 
-def run_client(command: Sequence[str], env: Mapping[str, str] | None = None) -> str:
+def run_client(
+    command: Sequence[str], env: Mapping[str, str] | None = None, stdin: str = ""
+) -> str:
     """
     Run one of Slurm's clients and return what it prints.
 
     Args:
         command: Its words.
         env: Environment, if not this process's.
+        stdin: What it reads.
 
     Raises:
         SlurmError: It is not here, does not answer in time, or refuses; says what it said.
     """
+    timeout = SUBMIT_TIMEOUT_SECONDS if command[0] == "sbatch" else CLIENT_TIMEOUT_SECONDS
+    # Long lists of array tasks are cut otherwise; times may be told in another form.
+    settings = {"SLURM_BITSTR_LEN": "0", "SLURM_TIME_FORMAT": "standard"}
     try:
         done = subprocess.run(
             command,
-            env=env,
-            stdin=subprocess.DEVNULL,
+            env={**(os.environ if env is None else env), **settings},
+            input=stdin,
             capture_output=True,
             text=True,
-            timeout=CLIENT_TIMEOUT_SECONDS,
+            timeout=timeout,
             check=False,
         )
     except FileNotFoundError:
         raise SlurmError(f"{command[0]} is not on this machine's PATH.") from None
     except subprocess.TimeoutExpired:
-        raise SlurmError(
-            f"{command[0]} did not answer within {CLIENT_TIMEOUT_SECONDS:.0f} s."
-        ) from None
+        raise SlurmError(f"{command[0]} did not answer within {timeout:.0f} s.") from None
     if done.returncode != 0:
         said = " ".join((done.stderr or done.stdout).split())
         raise SlurmError(f"{' '.join(command[:3])} failed: {said}")
-    return done.stdout
+    return done.stdout or done.stderr  # `sbatch --test-only` speaks on the second
 
 
 def show_jobs(job_id: str) -> list[JobRecord]:
@@ -135,11 +147,12 @@ def tasks_of(job_id: str) -> list[int]:
 
 def clean_environment() -> dict[str, str]:
     """
-    Return this environment without what an enclosing job has put into it.
+    Return this environment without what an enclosing job, or a person's habits, have put into it.
 
-    A job submitted from inside another would take over that one's memory and task layout.
+    A job submitted from inside another would take over that one's memory and task layout, and
+    `SBATCH_*` counts more than what stands in a batch script.
     """
-    ours = ("SLURM_", "SUBMITIT_", "INSTRUCT_")
+    ours = ("SLURM_", "SBATCH_", "SUBMITIT_", "INSTRUCT_")
     return {
         name: value
         for name, value in os.environ.items()

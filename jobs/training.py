@@ -33,8 +33,8 @@ from instruct_core.train.metrics import Metrics, flops_per_token, peak_flops, sy
 from instruct_core.train.trainer import Outcome, Setup, StepReport, Trainer
 from jobs.guard import DEFAULT_LEAD_SECONDS, Deadline, Guard
 from jobs.ledger import Ledger, read_ledger
-from jobs.reports import describe_error, job_folder, write_progress
-from jobs.requeue import Answer, answer_to
+from jobs.reports import describe_error, job_folder, write_outcome, write_progress
+from jobs.requeue import MAX_WARNINGS_WITHOUT_PROGRESS, Answer, allows_warning, answer_to
 from jobs.slurm import own_restarts
 from jobs.stop_signal import StopSignal
 from jobs.world import World, process_group, read_world
@@ -68,7 +68,7 @@ def train(config: TrainConfig, code_version: str, stop: StopSignal) -> Result:
             received = ranks.gather_from_ranks(stop.received)
             answer: Answer = "stop"
             if outcome == "stopped":
-                mine = answer_to(received) if world.rank == 0 else None
+                mine = attempt.answer(received) if world.rank == 0 else None
                 answer = ranks.gather_from_ranks(mine)[0]  # Slurm is asked once
             attempt.conclude(outcome, answer, received, stop.received_at_seconds)
         except Exception as error:
@@ -154,6 +154,19 @@ class _Attempt:
         outcome = trainer.run()
         self._ended_at = trainer.progress.global_step
         return outcome
+
+    def answer(self, received: list[signal.Signals | None]) -> Answer:
+        """Return who brings this warned run back; nobody if it is warned over and over for nothing."""
+        answer = answer_to(received)
+        if answer == "stop" or allows_warning(self._folder, self._resumed_at, self._ended_at):
+            return answer
+        error = (
+            f"warned {MAX_WARNINGS_WITHOUT_PROGRESS} times in a row before a step was made. Raise "
+            "--time, or lower --lead."
+        )
+        self.note("failed", error=error)
+        write_outcome(self._folder, error, "", retry=False)
+        return "stop"
 
     def conclude(
         self,

@@ -88,12 +88,18 @@ def _own_device(world: World) -> torch.device:
         device = torch.device("cuda", 0 if count == 1 else world.local_rank)
         torch.cuda.set_device(device)
         return device
-    if "SLURM_GPUS_ON_NODE" in os.environ and Path("/dev/nvidiactl").exists():
+    if "SLURM_GPUS_ON_NODE" in os.environ and _has_nvidia_card():
         # A crash that is counted, and the node excluded, rather than days on a CPU.
         raise RuntimeError(
             f"Slurm gave this job GPUs on {socket.gethostname()}, and CUDA finds none there."
         )
     return torch.device("cpu")
+
+
+def _has_nvidia_card() -> bool:
+    """Return True if a GPU sits in this machine, whether or not its driver works."""
+    vendors = Path("/sys/bus/pci/devices").glob("*/vendor")
+    return any(path.read_text().strip() == "0x10de" for path in vendors)
 
 
 def _meet(world: World) -> Store:

@@ -11,6 +11,7 @@ that a fine-tuning job can wait for shards that are still being made.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -119,8 +120,8 @@ class ShardArray:
             cpus_per_task=request.cpus_per_task,
             mem_mb=request.mem_mb,
             lead_seconds=lead_of(request.minutes, slurm.lead, 0.0),
-            account=slurm.account,
-            qos=slurm.qos,
+            account=slurm.account or os.environ.get("SBATCH_ACCOUNT"),
+            qos=slurm.qos or os.environ.get("SBATCH_QOS"),
             constraint=slurm.constraint,
             exclude=slurm.exclude,
             after=tuple(slurm.after.split(",")) if slurm.after else (),

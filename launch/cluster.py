@@ -97,6 +97,7 @@ def batch_script(folder: Path, resources: Resources) -> str:
         more["dependency"] = "afterok:" + ":".join(resources.after)
     executor.update_parameters(
         job_name=resources.name,
+        wckey=None,  # submitit's own is unknown to clusters that check them
         time=resources.minutes,
         partition=resources.partition,
         nodes=resources.nodes,
@@ -112,6 +113,7 @@ def batch_script(folder: Path, resources: Resources) -> str:
         setup=_before(folder, resources),
         teardown=[
             "status=$?",
+            "trap '' TERM  # a requeue ends the script; what follows must come to its end",
             f"[ $status -eq 0 ] || {shlex.quote(sys.executable)} -m jobs.after_step",
             "exit $status",
         ],
@@ -127,13 +129,14 @@ def _before(folder: Path, resources: Resources) -> list[str]:
     job = "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}" if is_array else "${SLURM_JOB_ID}"
     task = f"/task-$(printf %05d $(({resources.first_task} + SLURM_ARRAY_TASK_ID)))"
     return [
-        f"export PYTHONPATH={place}/{CODE} PYTHONSAFEPATH=1  # not the folder it was typed in",
+        # Not the folder it was typed in; modules of the cluster stay behind ours.
+        f"export PYTHONPATH={place}/{CODE}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONSAFEPATH=1",
         f"export {START}=$(printf %010d-%04d $SLURM_JOB_ID ${{SLURM_RESTART_COUNT:-0}})",
         f"export {FOLDER}={place}{task if is_array else ''} {LOG}={place}/{job}_0_log.out",
         f"export {SCRIPT}={place}/{_script_name(resources)} INSTRUCT_LEAD={resources.lead_seconds}",
         # What a kill left behind would block the next re-pickle and the result (utils.py:182), and
         # a job that submitit has moved its pickle to after sbatch could start before it is there.
-        f"rm -f {place}/{job}_*.save_tmp",
+        f'rm -f {place}/{job}_*.save_tmp "${FOLDER}/failed.json"',
         f"cp {place}/{_pickle_name(resources)} {place}/{job}_submitted.pkl",
         f'echo "=== start ${START} on $SLURM_JOB_NODELIST at $(date -u +%FT%TZ)"',
     ]
@@ -157,13 +160,12 @@ def test_submission(folder: Path, resources: Resources) -> str:
     text = batch_script(folder, resources)
     # The folder is not there yet, and the test writes nothing.
     text = "\n".join(line for line in text.splitlines() if "--chdir" not in line)
-    done = subprocess.run(
-        ["sbatch", "--test-only"], input=text, text=True, capture_output=True, check=False,
-        env=clean_environment(),
-    )  # fmt: skip
-    said = " ".join(done.stderr.replace("sbatch: error:", "").split())
-    if done.returncode != 0:
-        raise ConfigError(f"Slurm refuses this job in partition {resources.partition}: {said}.")
+    try:
+        said = run_client(["sbatch", "--test-only"], clean_environment(), stdin=text)
+    except SlurmError as error:
+        raise ConfigError(
+            f"Slurm refuses this job in partition {resources.partition}: {error}. See it: --dry-run"
+        ) from None
     return said.partition(" to start at ")[2].partition(" ")[0]
 
 
@@ -182,7 +184,9 @@ def submit_slurm(function: Callable[[], Any], folder: Path, resources: Resources
     try:
         said = run_client(["sbatch", "--parsable", str(script)], clean_environment())
     except SlurmError as error:
-        raise ConfigError(f"Slurm refuses this job: {error}") from None
+        raise ConfigError(
+            f"Job {resources.name} was not queued: {error} See what is: squeue -n {resources.name}"
+        ) from None
     job_id = said.strip().split(";")[0]
     with (folder / JOB_IDS).open("a") as file:
         file.write(f"{job_id}\n")
@@ -218,7 +222,9 @@ class _LocalExecutor(submitit.LocalExecutor):  # type: ignore[misc]  # submitit 
             "SUBMITIT_LOCAL_NODEID": "0",
             "SUBMITIT_LOCAL_JOB_NUM_NODES": "1",
             "SUBMITIT_PREEMPT_SIGNAL": "USR2",  # whose handler StopSignal hands over to
-            "PYTHONPATH": str(self._code / CODE),
+            "PYTHONPATH": os.pathsep.join(
+                filter(None, (str(self._code / CODE), os.environ.get("PYTHONPATH")))
+            ),
             "PYTHONSAFEPATH": "1",
         }
         with (self.folder / "controller.log").open("ab") as log:

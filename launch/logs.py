@@ -33,15 +33,13 @@ class Logs:
     """Whose log; rank 0 tells how the run goes, and has the batch script's words."""
     checkpoints: str = "checkpoints_instruct"
     """Path or URL where runs keep their checkpoints."""
-    runs: str = "runs_instruct"
-    """Path or URL where runs keep their ledgers."""
 
 
 def main() -> int:
     flags = parse_flags(Logs, sys.argv[1:])
     from launch.statuses import RunStatus
 
-    status = RunStatus.of(flags.run, flags.checkpoints, flags.runs)
+    status = RunStatus.of(flags.run, flags.checkpoints)
     shown: dict[Path, int] = {}
     while True:
         ended = not flags.follow or not status.is_active()  # asked before the last look

@@ -9,6 +9,7 @@ A training run on its way into Slurm's queue: what it asks for, checked, shown, 
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from instruct_core.config import TrainConfig
@@ -20,7 +21,8 @@ from launch.arrays import ShardArray
 from launch.cluster import Resources, batch_script, submit_slurm, test_submission
 from launch.console import say
 from launch.finetune import Finetune
-from launch.settings import Machine, absolute
+from launch.machine import Machine
+from launch.settings import absolute
 from launch.slurm_nodes import cluster_limits, lead_of, request_of
 from launch.slurm_runs import SlurmRun
 
@@ -84,7 +86,9 @@ class QueuedRun:
             for event in read_ledger(Store(absolute(config.runs)) / self._run)
             if event["event"] == "saved"
         ]
-        needed = needed_seconds(saves[-1]["step_seconds"], saves[-1]["seconds"]) if saves else 0.0
+        needed = 0.0
+        if saves:
+            needed = needed_seconds(saves[-1].get("step_seconds", 0.0), saves[-1]["seconds"])
         after = slurm.after.split(",") if slurm.after else []
         if (making := ShardArray(Store(config.shards)).running()) is not None:
             after += making.job_ids
@@ -98,8 +102,8 @@ class QueuedRun:
             cpus_per_task=request.cpus_per_task,
             mem_mb=request.mem_mb,
             lead_seconds=lead_of(request.minutes, slurm.lead, needed),
-            account=slurm.account,
-            qos=slurm.qos,
+            account=slurm.account or os.environ.get("SBATCH_ACCOUNT"),
+            qos=slurm.qos or os.environ.get("SBATCH_QOS"),
             constraint=slurm.constraint,
             exclude=slurm.exclude,
             after=tuple(dict.fromkeys(after)),

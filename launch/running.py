@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from instruct_core.config import TrainConfig, from_json, to_json
+from instruct_core.config import TrainConfig, to_json
 from instruct_core.data.packing import load_packing
 from instruct_core.data.shards import ShardSet, load_manifest
 from instruct_core.errors import ConfigError
@@ -31,11 +31,11 @@ from launch.code_version import code_difference, code_version
 from launch.console import EXIT_FAILED, parse_flags, say
 from launch.finetune import Finetune
 from launch.local_runs import RunLock, find_running, new_job_folder
+from launch.machine import THIS_MACHINE, Machine, this_machine
 from launch.preparing import prepare
 from launch.preprocess import Preprocess
 from launch.queueing import QueuedRun
 from launch.settings import (
-    Machine,
     Places,
     absolute,
     asked_of,
@@ -49,9 +49,9 @@ from launch.settings import (
     resumed_flags,
     shape_of_init,
     shape_of_run,
-    this_machine,
 )
 from launch.slurm_runs import SlurmRun
+from launch.stored_runs import job_parent, lock_path, note_path, stored_config, stored_document
 from launch.watching import watch, watch_slurm
 
 
@@ -62,15 +62,15 @@ def finetune(flags: Finetune, arguments: Sequence[str]) -> int:
     check_name(run)
     checkpoints = absolute(flags.checkpoints)
     store = Store(checkpoints) / run
-    stored = _stored(store, checkpoints)
+    stored = stored_config(store)
     if stored is not None:
-        default = resumed_flags(stored, load_document(store, "run.json").get("asked", {}))
+        default = resumed_flags(stored, (stored_document(store) or {}).get("asked", {}))
         flags = parse_flags(Finetune, arguments, default=default)
         flags = replace(flags, checkpoints=checkpoints)
         check_flags(flags)
-    job_parent = _job_parent(flags, run)
-    lock_path = store.local_path("lock") if store.is_local else job_parent / "lock"
-    if (exit_code := _attach(flags, run, lock_path)) is not None:
+    parent = job_parent(flags.runs, run)
+    lock = lock_path(store, parent)
+    if (exit_code := _attach(flags, run, lock)) is not None:
         return exit_code
     queued = None
     machine = this_machine()
@@ -92,27 +92,27 @@ def finetune(flags: Finetune, arguments: Sequence[str]) -> int:
     check_places(config)
     _describe(config, flags.nodes * flags.gpus)
     if queued is not None:
-        queued.check(config, job_parent)
+        queued.check(config, parent)
     if flags.dry_run:
         say("Submits nothing. Settings:")
         say(json.dumps(to_json(config), indent=1))
         if queued is not None:
-            queued.show(config, job_parent)
+            queued.show(config, parent)
         return 0
-    return _start(flags, config, queued, job_parent, lock_path)
+    return _start(flags, config, queued, parent, lock)
 
 
 def _shards_of(flags: Finetune) -> str:
     return find_shards(flags.shards, flags.slurm.after)
 
 
-def _attach(flags: Finetune, run: str, lock_path: Path) -> int | None:
+def _attach(flags: Finetune, run: str, lock: Path) -> int | None:
     """Attach to a run that is queued or training; None if it is neither."""
-    if (found := find_running(lock_path)) is not None:
+    if (found := find_running(lock)) is not None:
         job, ledger = found
         say(f"Run {run} is training already (job {job.pid}); watching it.")
         return watch(job, run, Store(ledger))
-    queued = SlurmRun.found(_note_of(lock_path))
+    queued = SlurmRun.found(note_path(lock))
     if queued is None or not queued.is_running():
         return None
     say(f"Run {run} is on Slurm already: job {queued.job_id}, {queued.state()}.")
@@ -126,18 +126,18 @@ def _start(
     flags: Finetune,
     config: TrainConfig,
     queued: QueuedRun | None,
-    job_parent: Path,
-    lock_path: Path,
+    parent: Path,
+    lock_file: Path,
 ) -> int:
     """Write down the run and submit its job; the only part of a launch that changes anything."""
-    run, ledger, note = config.run, f"{config.runs}/{config.run}", _note_of(lock_path)
-    lock = RunLock(lock_path)
+    run, ledger, note = config.run, f"{config.runs}/{config.run}", note_path(lock_file)
+    lock = RunLock(lock_file)
     queued_meanwhile = SlurmRun.found(note)
     if not lock.acquire() or (queued_meanwhile is not None and queued_meanwhile.is_running()):
         raise ConfigError(f"Run {run} is being started by another launcher. Try again in a second.")
     store = Store(config.checkpoints) / run
     store.replace("run.json", dump_document(_run_document(config, flags)))
-    folder = new_job_folder(job_parent)
+    folder = new_job_folder(parent)
     freeze_code(folder)
     function = FinetuneJob(config, code_version())
     if queued is not None:
@@ -155,39 +155,11 @@ def _start(
     return watch(job, run, Store(ledger))
 
 
-def _note_of(lock_path: Path) -> Path:
-    """Return where word of a run's job on Slurm is left: beside its lock."""
-    return lock_path.with_name("slurm.json")
-
-
 def _tell(run: str, job: SlurmRun, config: TrainConfig) -> None:
     say(f"Run {run}: job {job.job_id}, {job.state()}; log {job.log_path()}")
     say(f"See: python launch/status.py {run}; python launch/logs.py {run} -f")
     say(f"Save and end it: scancel {job.job_id}; go on later: the same command again")
     say(f"Curves: tensorboard --logdir {config.runs}")
-
-
-def _stored(store: Store, checkpoints: str) -> TrainConfig | None:
-    """Return the settings a run was begun with, where it lies now: a project may be moved."""
-    try:
-        document = load_document(store, "run.json")
-    except FileNotFoundError:
-        return None
-    stored = from_json(document.get("config"), store.where("run.json"))
-    before, now = (str(Path(place).parent) for place in (stored.checkpoints, checkpoints))
-    if before == now or "://" in stored.checkpoints + checkpoints:
-        return replace(stored, checkpoints=checkpoints)
-
-    def moved(place: str) -> str:
-        return now + place.removeprefix(before) if place.startswith(f"{before}/") else place
-
-    return replace(
-        stored,
-        checkpoints=checkpoints,
-        shards=moved(stored.shards),
-        init=moved(stored.init),
-        runs=moved(stored.runs),
-    )
 
 
 def _has_begun(store: Store) -> bool:
@@ -204,12 +176,6 @@ def _run_document(config: TrainConfig, flags: Finetune) -> dict[str, Any]:
         "asked": asked_of(flags),
         "config": to_json(config),
     }
-
-
-def _job_parent(flags: Finetune, run: str) -> Path:
-    """Return where this run's jobs have their folders: beside its ledger if that is on a disk."""
-    runs = flags.runs if "://" not in flags.runs else "runs_instruct"
-    return Path(runs).resolve() / run / "job"
 
 
 def _settings(
@@ -233,6 +199,10 @@ def _settings(
             say(f"Shards: {shards}")
         return replace(config, data_fingerprint=load_manifest(found)["fingerprint"])
     if found.exists("plan.json") and (flags.slurm.after or ShardArray(found).running()):
+        if machine.name == THIS_MACHINE:
+            raise ConfigError(
+                f"Shards {shards} are still being made on Slurm. Wait for them, or train on Slurm too."
+            )
         return replace(config, data_fingerprint=load_document(found, "plan.json")["fingerprint"])
     if flags.dry_run:
         say("Would prepare builtin first: no shards are here yet. Nothing is written.")

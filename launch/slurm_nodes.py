@@ -4,7 +4,7 @@ rather than after hours in a queue.
 
     request = request_of(flags.slurm, nodes=2, ranks_per_node=4)
 
-Sources: sinfo(1) and `scontrol show partition`, of which every cluster has both.
+Sources: `scontrol show partition` and `show node`, which every cluster has.
 """
 
 from __future__ import annotations
@@ -55,6 +55,10 @@ def check_slurm_flags(flags: SlurmFlags) -> None:
             raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, got {value}.")
     if flags.mem is not None and not 0 < flags.mem < 1e6:
         raise ConfigError(f"--mem must be more than 0 GB, got {flags.mem}.")
+    if flags.lead is not None and flags.time is not None and flags.lead >= 60 * flags.time:
+        raise ConfigError(
+            f"--lead must be less than the time limit of {60 * flags.time} s, got {flags.lead}."
+        )
     if flags.after is not None and not re.fullmatch(r"\d+(,\d+)*", flags.after):
         raise ConfigError(f"--after must be job ids separated by commas, got {flags.after}.")
     for name in ("partition", "account", "qos", "constraint", "exclude"):
@@ -186,17 +190,24 @@ def _minutes(typed: int | None, facts: dict[str, str], partition: str) -> int:
 
 
 def _nodes(partition: str, flags: SlurmFlags) -> list[Node]:
-    command = ["sinfo", "-h", "-N", "-p", partition, "-o", "%N|%c|%m|%G|%f"]
-    rows = [line.split("|") for line in run_client(command).splitlines()]
     excluded: set[str] = set()
     if flags.exclude:
         excluded = set(run_client(["scontrol", "show", "hostnames", flags.exclude]).split())
     found = []
-    for name, cores, memory_mb, gres, features in rows:
-        node = Node(name, int(cores), int(memory_mb), gpus_in(gres), tuple(features.split(",")))
+    for line in run_client(["scontrol", "-o", "show", "node"]).splitlines():
+        facts = fields_of(line)
+        if partition not in facts.get("Partitions", "").split(","):
+            continue
+        node = Node(
+            facts["NodeName"],
+            int(facts.get("CPUEfctv") or facts["CPUTot"]),  # without those that Slurm keeps
+            int(facts["RealMemory"]) - int(facts.get("MemSpecLimit", 0)),
+            gpus_in(facts.get("Gres", "")),
+            tuple(facts.get("AvailableFeatures", "").split(",")),
+        )
         # More than a plain feature name ("a&b", "a|b") is judged by Slurm itself.
         plain = flags.constraint is not None and flags.constraint.isalnum()
-        if name not in excluded and (not plain or flags.constraint in node.features):
+        if node.name not in excluded and (not plain or flags.constraint in node.features):
             found.append(node)
     if not found:
         wanted = (
@@ -208,14 +219,16 @@ def _nodes(partition: str, flags: SlurmFlags) -> list[Node]:
 
 def gpus_in(gres: str) -> int:
     """Return how many GPUs a node's GRES text names: gpu:a100:4(S:0-1),gpu:t4:2 has 6."""
-    counts = re.findall(r"gpu(?::[^:,()]+)??:(\d+)", gres)
+    counts = re.findall(r"(?:^|,)gpu(?::[^:,()]+)?:(\d+)(?=[(,]|$)", gres)
     return sum(int(count) for count in counts)
 
 
 def lead_of(minutes: int, typed: int | None, needed_seconds: float) -> int:
     """Return how many seconds before its kill a job is warned."""
-    lead = typed or max(DEFAULT_LEAD_SECONDS, int(needed_seconds) + 1)
-    return lead if typed else max(1, min(lead, int(minutes * 60 * LEAD_SHARE)))
+    if typed is not None:
+        return min(typed, 60 * minutes - 1)
+    lead = max(DEFAULT_LEAD_SECONDS, int(needed_seconds) + 1)
+    return max(1, min(lead, int(minutes * 60 * LEAD_SHARE)))
 
 
 class Limits(NamedTuple):

@@ -15,7 +15,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from instruct_core.errors import SlurmError
+from instruct_core.errors import CorruptFileError, SlurmError
 from jobs.after_step import JOB_IDS
 from jobs.slurm import JobRecord, show_jobs, tasks_of
 
@@ -33,12 +33,17 @@ class SlurmRun:
 
     @classmethod
     def found(cls, note: Path) -> SlurmRun | None:
-        """Return the job that a note tells of; None where there is no note."""
+        """Return the job that a note tells of; None where there is no note. Raises CorruptFileError."""
         try:
             entry = json.loads(note.read_text())
+            return cls(Path(entry["folder"]), entry["ledger"])
         except FileNotFoundError:
             return None
-        return cls(Path(entry["folder"]), entry["ledger"])
+        except (ValueError, KeyError, TypeError):
+            raise CorruptFileError(
+                f"{note} is damaged: it should name the job on Slurm. If none runs any more (squeue), "
+                "remove it."
+            ) from None
 
     def write_note(self, note: Path) -> None:
         """Leave word of this job for later launchers."""

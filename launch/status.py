@@ -25,8 +25,6 @@ class Status:
     """Name of a run (default: all)."""
     checkpoints: str = "checkpoints_instruct"
     """Path or URL where runs keep their checkpoints."""
-    runs: str = "runs_instruct"
-    """Path or URL where runs keep their ledgers."""
     shards: str = "shards"
     """Folder with shard sets."""
 

@@ -1,7 +1,7 @@
 """
 How runs and shard sets stand: what Slurm says where there is one, and what they have left on disk.
 
-    status = RunStatus.of("my-run", "checkpoints_instruct", "runs_instruct")
+    status = RunStatus.of("my-run", "checkpoints_instruct")
     status.state(), status.step()
 """
 
@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from instruct_core.config import TrainConfig, from_json
+from instruct_core.config import TrainConfig
 from instruct_core.data.plan import Plan
 from instruct_core.data.shards import missing_shards
-from instruct_core.errors import CorruptFileError, MissingError, SlurmError
+from instruct_core.errors import CorruptFileError, InstructError, MissingError, SlurmError
 from instruct_core.storage.documents import load_document
 from instruct_core.storage.steps import committed_steps
 from instruct_core.storage.store import Store
@@ -30,6 +30,7 @@ from launch.console import say
 from launch.local_runs import RunLock, find_running, job_folders
 from launch.settings import absolute, check_name
 from launch.slurm_runs import SlurmRun
+from launch.stored_runs import job_parent, lock_path, note_path, stored_config
 
 if TYPE_CHECKING:
     from launch.status import Status
@@ -43,13 +44,17 @@ def show_status(flags: Status) -> int:
     if not console.is_terminal:
         console = Console(width=WIDE)
     if flags.run is not None:
-        _show_run(console, RunStatus.of(flags.run, flags.checkpoints, flags.runs))
+        _show_run(console, RunStatus.of(flags.run, flags.checkpoints))
         return 0
     found = Store(absolute(flags.checkpoints))
     names = [name for name in found.names() if (found / name).exists("run.json")]
     table = Table("run", "state", "job", "step", "attempt", "last save", "note", box=None)
     for name in names:
-        status = RunStatus.of(name, flags.checkpoints, flags.runs)
+        try:
+            status = RunStatus.of(name, flags.checkpoints)
+        except InstructError as error:
+            table.add_row(name, "unreadable", "", "", "", "", str(error))
+            continue
         table.add_row(
             name, status.state(), status.job_id(), status.step(), status.attempt(),
             status.last_save(), status.note(),
@@ -72,32 +77,29 @@ class RunStatus:
     events: list[dict[str, Any]]
 
     @classmethod
-    def of(cls, name: str, checkpoints: str, runs: str) -> RunStatus:
+    def of(cls, name: str, checkpoints: str) -> RunStatus:
         """
         Return how a run stands.
 
         Raises:
             MissingError: There is no run of that name.
+            CorruptFileError: What it has left cannot be read.
         """
         check_name(name)
         store = Store(absolute(checkpoints)) / name
-        try:
-            document = load_document(store, "run.json")
-        except FileNotFoundError:
+        config = stored_config(store)
+        if config is None:
             raise MissingError(
                 f"Run {name} is not there: no {store.where('run.json')}. All runs: "
                 "python launch/status.py"
-            ) from None
-        config = from_json(document.get("config"), store.where("run.json"))
-        beside = Path(config.runs if "://" not in config.runs else "runs_instruct") / name / "job"
-        place = store.local_path("lock") if store.is_local else beside / "lock"
-        slurm = SlurmRun.found(place.with_name("slurm.json"))
-        return cls(config, place, slurm, read_ledger(Store(config.runs) / name))
+            )
+        lock = lock_path(store, job_parent(config.runs, name))
+        slurm = SlurmRun.found(note_path(lock))
+        return cls(config, lock, slurm, read_ledger(Store(config.runs) / name))
 
     def job_folders(self) -> list[Path]:
         """Return the folders of its jobs, oldest first."""
-        place = self.config.runs if "://" not in self.config.runs else "runs_instruct"
-        return job_folders(Path(place).resolve() / self.config.run / "job")
+        return job_folders(job_parent(self.config.runs, self.config.run))
 
     def is_active(self) -> bool:
         """Return True as long as a job of it waits or runs."""

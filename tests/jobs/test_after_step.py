@@ -43,7 +43,8 @@ class Batch:
         show = f"case $* in *'show job'*) echo '{line}';; *hostnames*) echo $3 | tr , '\\n';; esac"
         fake(self._monkeypatch, self._clients, "scontrol", f"{asked}{more}\n{show}")
         fake(self._monkeypatch, self._clients, "sbatch", f"{asked}echo 8")
-        fake(self._monkeypatch, self._clients, "sinfo", "printf 'node1\\nnode2\\nnode3\\n'")
+        nodes = 'for n in 1 2 3; do case $* in *%G*) echo "node$n|gpu:4|x";; *) echo node$n;; esac; done'
+        fake(self._monkeypatch, self._clients, "sinfo", nodes)
 
     def asked(self) -> list[str]:
         """Return what Slurm was asked to do, without the questions."""
@@ -128,6 +129,39 @@ def test_array_task_that_may_not_be_requeued_is_followed_alone(
 
 def test_slurm_that_does_not_answer_is_asked_again(batch: Batch) -> None:
     batch.slurm(more="[ $(wc -l < $(dirname $0)/../asked) -gt 3 ] || { echo away >&2; exit 1; }")
+
+    after_step()
+
+    assert batch.asked() == ["scontrol requeue 7"]
+
+
+def test_job_that_is_cancelled_while_slurm_is_away_stays_cancelled(
+    batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch.slurm(more="case $* in requeue*) echo away >&2; exit 1;; esac")
+    monkeypatch.setattr(module.time, "sleep", lambda seconds: batch.slurm(state="COMPLETING"))
+
+    after_step()
+
+    assert batch.asked() == ["scontrol requeue 7"]  # the one that failed
+
+
+def test_rank_that_died_of_a_warning_before_it_listened_is_no_crash(batch: Batch) -> None:
+    with (batch.folder / "log").open("a") as log:
+        log.write("srun: error: node1: task 0: User defined signal 2\n")
+    for _ in range(5):
+        after_step()
+
+    assert batch.asked() == ["scontrol requeue 7"] * 5
+
+
+def test_crash_that_cannot_be_counted_is_no_end(
+    batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("jobs.requeue.replace_json", full)
 
     after_step()
 

@@ -21,7 +21,7 @@ HANGS = """
 import sys, threading, time
 from pathlib import Path
 from jobs import guard
-guard.HANG_SECONDS, guard.PATIENCE_SECONDS, guard.STACKS_GRACE_SECONDS = 0.5, {"save": 60.0}, 0.1
+guard.HANG_SECONDS, guard.HANG_STEPS, guard.STACKS_GRACE_SECONDS = 0.5, 3, 0.1
 guard.POLL_SECONDS = 0.05
 with guard.Guard(lambda: False, Path(sys.argv[1]), rank=2) as watched:
     for _ in range(5):
@@ -29,6 +29,19 @@ with guard.Guard(lambda: False, Path(sys.argv[1]), rank=2) as watched:
         time.sleep(0.3)
     watched.working(sys.argv[2])
     threading.Event().wait(2.0 if sys.argv[2] == "save" else 60.0)
+"""
+
+
+SUSPENDED = """
+import sys, time
+from pathlib import Path
+from jobs import guard
+guard.HANG_SECONDS, guard.HANG_STEPS, guard.POLL_SECONDS = 1.0, 1, 0.02
+with guard.Guard(lambda: False, Path(sys.argv[1]), rank=2) as watched:
+    for step in range(60):
+        watched.working("step")
+        time.sleep(0.05)
+        print(step, flush=True)
 """
 
 
@@ -51,6 +64,20 @@ def test_hang_is_written_down_and_ended(tmp_path: Path) -> None:
 
 def test_save_may_take_longer_than_a_step(tmp_path: Path) -> None:
     assert hanging(tmp_path, "save").returncode == 0
+
+
+def test_job_that_was_suspended_is_not_taken_for_hanging(tmp_path: Path) -> None:
+    env = os.environ | {"INSTRUCT_START": "0007"}
+    command = [sys.executable, "-c", SUSPENDED, str(tmp_path)]
+    process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()
+
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(2.0)  # how long it is suspended
+    process.send_signal(signal.SIGCONT)
+
+    assert process.wait(timeout=30) == 0
 
 
 class Scheduler:

@@ -7,8 +7,9 @@ from signal import SIGTERM, SIGUSR1, SIGUSR2, Signals
 
 import pytest
 
+from instruct_core.errors import SlurmError
 from jobs.reports import read_outcome
-from jobs.requeue import Crash, CrashBudget, answer_to, cause_of, judge_crash
+from jobs.requeue import Crash, CrashBudget, allows_warning, answer_to, cause_of, judge_crash
 from jobs.slurm import JobRecord
 from tests.fakes import record
 
@@ -47,6 +48,8 @@ def test_persons_stop_is_final_and_a_warning_is_not(
     ("job", "expected"),
     [
         (record(state="RUNNING", num_restarts=1), "requeue"),
+        (record(state="SUSPENDED", num_restarts=1), "requeue"),
+        (record(state="SIGNALING", num_restarts=1), "requeue"),
         (record(state="COMPLETING", num_restarts=2), "requeued"),
         (record(state="PENDING", num_restarts=2), "requeued"),
         (record(state="COMPLETING", num_restarts=1), "stop"),
@@ -60,6 +63,31 @@ def test_slurms_record_tells_who_is_asking(
     on_slurm.setattr(SLURM, lambda job_id: job)
 
     assert answer_to([SIGTERM]) == expected
+
+
+def test_slurm_that_does_not_answer_leaves_the_decision_to_the_batch_script(
+    on_slurm: pytest.MonkeyPatch,
+) -> None:
+    def away(job_id: str) -> None:
+        raise SlurmError("scontrol did not answer")
+
+    on_slurm.setattr(SLURM, away)
+
+    assert answer_to([SIGTERM]) == "unsure"
+
+
+def test_warnings_that_let_no_step_be_made_come_to_an_end(tmp_path: Path) -> None:
+    steps = [(0, 0)] * 9 + [(0, 1)] + [(1, 1)] * 10
+
+    allowed = [allows_warning(tmp_path, resumed_at, ended_at) for resumed_at, ended_at in steps]
+
+    assert allowed == [True] * 19 + [False]
+
+
+def test_budget_that_a_full_disk_has_cut_is_a_fresh_one(tmp_path: Path) -> None:
+    (tmp_path / "crashes.json").write_text("")
+
+    assert CrashBudget(tmp_path).allows_restart(5)
 
 
 def test_budget_counts_crashes_in_a_row_that_committed_nothing(tmp_path: Path) -> None:

@@ -13,6 +13,9 @@ from launch.slurm_nodes import gpus_in, lead_of, minutes_of
     [
         ("(null)", 0),
         ("gpu:4", 4),
+        ("gpu:3090:8", 8),
+        ("gpu:2080ti:4", 4),
+        ("gpu:1g.5gb:14,gpu:a100:2(S:0)", 16),
         ("gpu:a100:4(S:0-1)", 4),
         ("gpu:a100:2,gpu:t4:1,mps:200", 3),
         ("gpu:nvidia_h100_80gb_hbm3:8(S:0-1),shard:16", 8),

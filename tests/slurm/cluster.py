@@ -394,6 +394,7 @@ InactiveLimit=0
 SlurmctldTimeout=10
 SlurmdTimeout=15
 MessageTimeout=10
+MinJobAge=3600
 MaxArraySize={s.max_array_size}
 ReturnToService=2
 PropagateResourceLimits=NONE

@@ -20,6 +20,8 @@ from tests.slurm.conftest import Cluster, Run, assert_ended_as_if_undisturbed
 def test_warned_run_comes_back_and_loses_no_step(run: Run, undisturbed: Run) -> None:
     run.submit()
     run.reach(7)
+    # What a kill in the middle of an earlier requeue leaves: submitit stumbles over it.
+    (run.folder / "job" / "0000" / f"{run.job_id}_submitted.pkl.save_tmp").touch()
 
     run.cluster.run("scancel", "--signal=USR2", run.job_id)
 

@@ -199,6 +199,8 @@ def test_log_and_status_tell_of_all_attempts(
     run = Run(cluster, tmp_path, shard_set, "--gpus=1")
     run.submit()
     run.reach(5)
+    shutil.copytree(run.checkpoints, run.checkpoints.with_name("other"))
+    (run.checkpoints.with_name("other") / "slurm.json").write_text("")
     running = run.launch("status")
     cluster.run("scancel", run.job_id)
     run.wait_for_end("CANCELLED")
@@ -210,6 +212,7 @@ def test_log_and_status_tell_of_all_attempts(
     )  # fmt: skip
 
     assert "RUNNING" in running.stdout
+    assert "other  unreadable" in running.stdout
     assert "stopped" in stopped.stdout
     assert follower.stdout.count("=== start") == 2
     assert "rank 0 stopped step" in follower.stdout
