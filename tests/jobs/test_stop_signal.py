@@ -37,19 +37,6 @@ def wait_until_noted(stop: StopSignal) -> None:
 
 
 @pytest.mark.parametrize("signum", WARNINGS)
-def test_warning_after_the_end_requeues_nothing() -> None:
-    requeued: list[int] = []
-    before = signal.signal(signal.SIGUSR2, lambda signum, frame: requeued.append(signum))
-    try:
-        with StopSignal() as stop:
-            stop.ignore_from_now_on()
-        os.kill(os.getpid(), signal.SIGUSR2)
-    finally:
-        signal.signal(signal.SIGUSR2, before)
-
-    assert requeued == []
-
-
 def test_warning_is_noted(signum: signal.Signals) -> None:
     with StopSignal() as stop:
         send_soon(signum)
@@ -97,3 +84,16 @@ def test_handlers_are_restored_on_exit() -> None:
 
     assert [signal.getsignal(signum) for signum in WARNINGS] == before
     assert not signal.pthread_sigmask(signal.SIG_BLOCK, []) & set(WARNINGS)
+
+
+def test_warning_after_the_end_requeues_nothing() -> None:
+    requeued: list[int] = []
+    before = signal.signal(signal.SIGUSR2, lambda signum, frame: requeued.append(signum))
+    try:
+        with StopSignal() as stop:
+            stop.ignore_from_now_on()
+        os.kill(os.getpid(), signal.SIGUSR2)
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+
+    assert requeued == []
