@@ -50,7 +50,7 @@ from launch.settings import (
     shape_of_init,
     shape_of_run,
 )
-from launch.slurm_runs import SlurmRun
+from launch.slurm_runs import UNKNOWN, SlurmRun
 from launch.stored_runs import job_parent, lock_path, note_path, stored_config, stored_document
 from launch.watching import watch, watch_slurm
 
@@ -116,6 +116,9 @@ def _attach(flags: Finetune, run: str, lock: Path) -> int | None:
     if queued is None or not queued.is_running():
         return None
     say(f"Run {run} is on Slurm already: job {queued.job_id}, {queued.state()}.")
+    if queued.state() == UNKNOWN:
+        say(f"If you know that it has ended, remove {note_path(lock)} and try again.")
+        return EXIT_FAILED
     if flags.follow:
         return watch_slurm(queued, run)
     say(f"Follow it: python launch/logs.py {run} -f; end it: scancel {queued.job_id}")

@@ -19,6 +19,7 @@ from instruct_core.errors import CorruptFileError, SlurmError
 from jobs.after_step import JOB_IDS
 from jobs.slurm import JobRecord, show_jobs, tasks_of
 
+UNKNOWN = "unknown (Slurm does not answer)"
 ASK_AGAIN_SECONDS = 2.0  # one question to Slurm's controller serves so long
 
 
@@ -84,7 +85,7 @@ class SlurmRun:
         try:
             records = self.records()
         except SlurmError:
-            return "unknown (Slurm does not answer)"
+            return UNKNOWN
         if not records:
             return ""
         active = [record for record in records if record.is_active]
@@ -99,7 +100,7 @@ class SlurmRun:
             for record in self.records():
                 counts[record.state] += max(1, len(tasks_of(record.job_id)))
         except SlurmError:
-            return "unknown (Slurm does not answer)"
+            return UNKNOWN
         return ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
 
     def log_path(self, task: int = 0) -> Path:

@@ -404,6 +404,7 @@ JobCompType=jobcomp/none
 PartitionName=low Nodes=ALL Default=YES PriorityTier=1 PreemptMode=REQUEUE \
 GraceTime={s.grace_seconds} MaxTime=1-00:00:00 State=UP
 PartitionName=high Nodes=ALL PriorityTier=10 PreemptMode=OFF MaxTime=UNLIMITED State=UP
+PartitionName=gpu Nodes=ALL PriorityTier=1 PreemptMode=REQUEUE MaxTime=UNLIMITED State=UP
 PartitionName=short Nodes=ALL PriorityTier=1 PreemptMode=REQUEUE MaxTime=30 State=UP
 PartitionName=closed Nodes=ALL State=INACTIVE
 """

@@ -329,7 +329,7 @@ def test_warned_workers_outlive_the_warning(
     [
         (
             ["--partition=nowhere"],
-            "--partition must be one of low, high, short, closed, got nowhere",
+            "--partition must be one of low, high, gpu, short, closed, got nowhere",
         ),
         (["--partition=closed"], "--partition closed takes no jobs now: it is INACTIVE"),
         (
@@ -437,3 +437,24 @@ def test_launcher_that_dies_after_submitting_leaves_a_run_that_goes_on(
 
     desk.wait_for_end()
     assert desk.events("finished")
+
+
+def test_quickstart_of_the_readme_works_as_it_stands(desk: Run) -> None:
+    text = (REPO / "README.md").read_text().split("## On Slurm\n")[1]
+    block = text.split("```sh\n")[1].split("```")[0]
+    (desk.cwd / "launch").symlink_to(REPO / "launch")
+    said = []
+    for command in block.splitlines():
+        words = [word for word in command.split() if word != "-f"]  # it would wait for the end
+        done = subprocess.run(
+            [sys.executable, *words[1:]], cwd=desk.cwd, env=desk.cluster.env, text=True,
+            capture_output=True, timeout=120, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        said.append(done.stdout)
+    job_ids = desk.cluster.run("squeue", "-h", "-n", "instruct-gpt2-builtin", "-o", "%i").split()
+    desk.cluster.run("scancel", *job_ids)
+
+    assert len(job_ids) == 1
+    assert "still being made" in said[1]
+    assert "gpt2-builtin" in said[2]
