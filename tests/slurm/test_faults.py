@@ -17,31 +17,25 @@ import pytest
 from tests.slurm.conftest import Cluster, Run, assert_ended_as_if_undisturbed
 
 
-def test_warned_run_comes_back_and_loses_no_step(run: Run, undisturbed: Run) -> None:
+def test_run_that_is_warned_and_then_requeued_by_somebody_loses_no_step(
+    run: Run, undisturbed: Run
+) -> None:
     run.submit()
     run.reach(7)
     # What a kill in the middle of an earlier requeue leaves: submitit stumbles over it.
     (run.folder / "job" / "0000" / f"{run.job_id}_submitted.pkl.save_tmp").touch()
 
     run.cluster.run("scancel", "--signal=USR2", run.job_id)
-
     run.wait_for_start(2)
-    run.wait_for_end()
-    assert run.events("resumed")[1]["step"] == run.events("warned")[0]["step"]
-    assert run.cluster.job(run.job_id)["Restarts"] == "1"
-    assert_ended_as_if_undisturbed(run, undisturbed)
-
-
-def test_run_requeued_by_somebody_comes_back_once(run: Run, undisturbed: Run) -> None:
-    run.submit()
-    run.reach(7)
-
+    run.reach(15)
     run.cluster.run("scontrol", "requeue", run.job_id)
 
-    run.wait_for_start(2)
+    run.wait_for_start(3)
     run.wait_for_end()
-    assert run.events("resumed")[1]["step"] == run.events("warned")[0]["step"]
-    assert run.cluster.job(run.job_id)["Restarts"] == "1"
+    warned = [event["step"] for event in run.events("warned")]
+    assert [event["signal"] for event in run.events("warned")] == ["SIGUSR2", "SIGTERM"]
+    assert [event["step"] for event in run.events("resumed")] == [0, *warned]
+    assert run.cluster.job(run.job_id)["Restarts"] == "2"
     assert_ended_as_if_undisturbed(run, undisturbed)
 
 
@@ -62,8 +56,15 @@ def test_cancelled_run_saves_and_stays_away_until_it_is_wanted_again(
     assert_ended_as_if_undisturbed(run, undisturbed)
 
 
-@pytest.mark.parametrize("kill_on_bad_exit", [0, 1])
-@pytest.mark.parametrize("send_user_signal", [True, False])
+def preempt(run: Run) -> None:
+    """Have a job of a better partition take all nodes, for a moment."""
+    run.cluster.run(
+        *("sbatch", "--partition=high", "--nodes=2", "--exclusive", "--output=/dev/null"),
+        "--wrap=true",
+    )
+
+
+@pytest.mark.parametrize(("send_user_signal", "kill_on_bad_exit"), [(True, 0), (False, 1)])
 def test_run_that_is_preempted_and_then_loses_a_rank_comes_back_twice(
     other_cluster: Cluster,
     tmp_path: Path,
@@ -79,10 +80,7 @@ def test_run_that_is_preempted_and_then_loses_a_rank_comes_back_twice(
     run.submit()
     run.reach(6)
 
-    cluster.run(
-        *("sbatch", "--partition=high", "--nodes=2", "--exclusive", "--output=/dev/null"),
-        "--wrap=true",
-    )
+    preempt(run)
     run.wait_for_start(2)
     run.reach(14)
     rank = (0, 3)[kill_on_bad_exit]
@@ -96,3 +94,28 @@ def test_run_that_is_preempted_and_then_loses_a_rank_comes_back_twice(
     assert resumed == [0, run.events("warned")[0]["step"], saved[-1]]
     assert f"rank {rank} on node{1 + rank // 2}: Killed" in str(run.events("crashed")[0]["error"])
     assert_ended_as_if_undisturbed(run, undisturbed)
+
+
+@pytest.mark.parametrize(("send_user_signal", "kill_on_bad_exit"), [(True, 1), (False, 0)])
+def test_run_of_a_rank_a_node_that_is_preempted_comes_back(
+    other_cluster: Cluster,
+    tmp_path: Path,
+    shard_set: Path,
+    undisturbed_pair: Run,
+    send_user_signal: bool,
+    kill_on_bad_exit: int,
+) -> None:
+    cluster = other_cluster(
+        num_nodes=2, send_user_signal=send_user_signal, kill_on_bad_exit=kill_on_bad_exit
+    )
+    run = Run(cluster, tmp_path / "run", shard_set, "--gpus=1")
+    run.submit()
+    run.reach(6)
+
+    preempt(run)
+
+    run.wait_for_start(2)
+    run.wait_for_end()
+    assert run.events("warned")[0]["signal"] == ("SIGUSR2" if send_user_signal else "SIGTERM")
+    assert run.events("resumed")[1]["step"] == run.events("warned")[0]["step"]
+    assert_ended_as_if_undisturbed(run, undisturbed_pair)

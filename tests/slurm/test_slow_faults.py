@@ -105,7 +105,7 @@ def hang(run: Run) -> Run:
 def reach_time_limit(run: Run) -> Run:
     """Asleep until Slurm's own warning wakes the ranks, which takes less than a minute."""
     with _one_at_a_time:
-        get_going(run, "--time=1")
+        get_going(run, "--time=1", "--gpus=1")
         for pid in run.pids():
             os.kill(pid, signal.SIGSTOP)
     run.wait_for_start(2)
@@ -160,11 +160,13 @@ def test_run_that_hangs_says_where_and_comes_back(hit: Hit, undisturbed: Run) ->
     assert_ended_as_if_undisturbed(run, undisturbed)
 
 
-def test_run_at_its_time_limit_comes_back_and_loses_no_step(hit: Hit, undisturbed: Run) -> None:
+def test_run_at_its_time_limit_comes_back_and_loses_no_step(
+    hit: Hit, undisturbed_pair: Run
+) -> None:
     run = hit["reach_time_limit"].result()
 
     warned = [event["step"] for event in run.events("warned")]
     assert {event["signal"] for event in run.events("warned")} == {"SIGUSR2"}
     assert [event["step"] for event in run.events("resumed")] == [0, *warned]
     assert run.cluster.job(run.job_id)["TimeLimit"] == "00:01:00"
-    assert_ended_as_if_undisturbed(run, undisturbed)
+    assert_ended_as_if_undisturbed(run, undisturbed_pair)
