@@ -34,6 +34,7 @@ CLIENTS = (
     "sbatch", "srun", "squeue", "scontrol", "scancel", "sinfo", "sacct", "sacctmgr",
 )  # fmt: skip
 SUBNET = "10.213"
+PORTS = 200  # of one cluster
 
 
 @dataclass(frozen=True)
@@ -61,14 +62,13 @@ class SlurmCluster:
     Args:
         folder: All its files.
         settings: See there.
-        number: Tells clusters apart that run at the same time: ports and addresses follow from it.
     """
 
-    def __init__(self, folder: Path, settings: ClusterSettings, number: int = 0) -> None:
+    def __init__(self, folder: Path, settings: ClusterSettings) -> None:
         self.folder, self.settings = folder, settings
-        self._port = 20000 + 200 * number
-        self._subnet = f"{SUBNET}.{number % 250}"
-        self._space = f"ic{os.getpid()}n{number}"  # prefix of the network namespaces
+        self._port, self._held = _free_ports(90 + settings.num_nodes)
+        self._subnet = f"{SUBNET}.{self._port // PORTS % 250}"
+        self._space = f"ic{os.getpid()}p{self._port}"  # prefix of the network namespaces
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> Self:
@@ -198,6 +198,7 @@ class SlurmCluster:
         for process in self._daemons.values():
             process.wait()
         self._daemons.clear()
+        self._held.close()
         if self._in_netns:
             for node in [0, *self._nodes()]:
                 subprocess.run(
@@ -423,6 +424,26 @@ StorageUser=root
 StorageLoc=slurm_acct_db
 TrackWCKey=yes
 """
+
+
+def _free_ports(num: int) -> tuple[int, socket.socket]:
+    """
+    Return the first of so many free ports, and a socket that keeps other clusters off them.
+
+    The last port of each range is nobody's but the cluster's that has it open.
+    """
+    for first in range(20000, 32000, PORTS):
+        held = socket.socket()
+        try:
+            held.bind(("127.0.0.1", first + PORTS - 1))
+            for port in range(first, first + num + 10):
+                with socket.socket() as probe:
+                    probe.bind(("", port))
+        except OSError:
+            held.close()
+            continue
+        return first, held
+    raise AssertionError("no range of free ports on this machine")
 
 
 def _run(*command: str) -> None:

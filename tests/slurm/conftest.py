@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import shutil
@@ -27,7 +26,6 @@ from tests.slurm.cluster import ClusterSettings, SlurmCluster
 STEPS = 30
 NEEDED = ("slurmctld", "slurmd", "sbatch", "unshare", "nsenter")
 Cluster = Callable[..., SlurmCluster]
-_numbers = itertools.count()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -46,10 +44,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def boot(**settings: object) -> SlurmCluster:
-    """Return a cluster that does not clash with those of other test processes."""
+    """Return a cluster of a test's own; enter it to start it."""
     folder = Path(tempfile.mkdtemp(prefix="slurm"))  # names of sockets must be short
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    return SlurmCluster(folder, ClusterSettings(**settings), worker * 20 + next(_numbers))  # type: ignore[arg-type]
+    return SlurmCluster(folder, ClusterSettings(**settings))  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="session")
