@@ -11,7 +11,6 @@ that a fine-tuning job can wait for shards that are still being made.
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -36,7 +35,7 @@ from launch.cluster import (
 from launch.console import EXIT_FAILED, say
 from launch.local_runs import new_job_folder
 from launch.preprocess import Preprocess
-from launch.slurm_nodes import Request, cluster_limits, lead_of
+from launch.slurm_nodes import Request, cluster_limits, resources_of
 from launch.slurm_runs import SlurmRun
 
 PARALLELISM = 128
@@ -107,25 +106,13 @@ class ShardArray:
         self, flags: Preprocess, request: Request, tasks: Sequence[int]
     ) -> Iterator[Resources]:
         """Yield what to ask for, one array of at most MaxArraySize after the other."""
-        slurm = flags.slurm
         most = cluster_limits().max_array_size
         if most < 2:
             raise ConfigError(
                 "Slurm allows no array jobs here (MaxArraySize). Use --cluster local."
             )
-        one = Resources(
-            name=f"shards-{self._store.url.rsplit('/', 1)[-1]}",
-            minutes=request.minutes,
-            partition=request.partition,
-            cpus_per_task=request.cpus_per_task,
-            mem_mb=request.mem_mb,
-            lead_seconds=lead_of(request.minutes, slurm.lead, 0.0),
-            account=slurm.account or os.environ.get("SBATCH_ACCOUNT"),
-            qos=slurm.qos or os.environ.get("SBATCH_QOS"),
-            constraint=slurm.constraint,
-            exclude=slurm.exclude,
-            after=tuple(slurm.after.split(",")) if slurm.after else (),
-        )
+        name = f"shards-{self._store.url.rsplit('/', 1)[-1]}"
+        one = resources_of(name, flags.slurm, request)
         # Two arrays share what may run at a time.
         firsts = sorted({task // most * most for task in tasks})
         parallelism = max(1, (flags.array_parallelism or PARALLELISM) // len(firsts))

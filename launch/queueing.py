@@ -9,7 +9,7 @@ A training run on its way into Slurm's queue: what it asks for, checked, shown, 
 
 from __future__ import annotations
 
-import os
+from dataclasses import replace
 from pathlib import Path
 
 from instruct_core.config import TrainConfig
@@ -23,7 +23,7 @@ from launch.console import say
 from launch.finetune import Finetune
 from launch.machine import Machine
 from launch.settings import absolute
-from launch.slurm_nodes import cluster_limits, lead_of, request_of
+from launch.slurm_nodes import cluster_limits, request_of, resources_of
 from launch.slurm_runs import SlurmRun
 
 
@@ -80,7 +80,7 @@ class QueuedRun:
         return SlurmRun(folder, ledger)
 
     def _resources(self, config: TrainConfig) -> Resources:
-        flags, slurm, request = self._flags, self._flags.slurm, self._request
+        flags = self._flags
         saves = [
             event
             for event in read_ledger(Store(absolute(config.runs)) / self._run)
@@ -89,22 +89,12 @@ class QueuedRun:
         needed = 0.0
         if saves:
             needed = needed_seconds(saves[-1].get("step_seconds", 0.0), saves[-1]["seconds"])
-        after = slurm.after.split(",") if slurm.after else []
-        if (making := ShardArray(Store(config.shards)).running()) is not None:
-            after += making.job_ids
-        return Resources(
-            name=f"instruct-{self._run}",
-            minutes=request.minutes,
-            partition=request.partition,
+        one = resources_of(f"instruct-{self._run}", flags.slurm, self._request, needed)
+        making = ShardArray(Store(config.shards)).running()
+        after = (*one.after, *(making.job_ids if making is not None else ()))
+        return replace(
+            one,
             nodes=flags.nodes,
             tasks_per_node=flags.gpus,
-            gpus_per_node=request.gpus_per_node,
-            cpus_per_task=request.cpus_per_task,
-            mem_mb=request.mem_mb,
-            lead_seconds=lead_of(request.minutes, slurm.lead, needed),
-            account=slurm.account or os.environ.get("SBATCH_ACCOUNT"),
-            qos=slurm.qos or os.environ.get("SBATCH_QOS"),
-            constraint=slurm.constraint,
-            exclude=slurm.exclude,
             after=tuple(dict.fromkeys(after)),
         )

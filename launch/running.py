@@ -73,7 +73,6 @@ def finetune(flags: Finetune, arguments: Sequence[str]) -> int:
     if (exit_code := _attach(flags, run, lock)) is not None:
         return exit_code
     queued = None
-    machine = this_machine()
     if choose_cluster(flags.cluster) == "slurm":
         queued = QueuedRun(flags, run)
         machine = queued.machine
@@ -82,6 +81,8 @@ def finetune(flags: Finetune, arguments: Sequence[str]) -> int:
             f"--nodes must be 1 on the local executor, got {flags.nodes}. Use --nodes 1 and more "
             "--gpus."
         )
+    else:
+        machine = this_machine()
     config = _settings(flags, run, stored, machine)
     if config is None:
         return EXIT_FAILED if not flags.dry_run else 0

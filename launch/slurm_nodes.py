@@ -16,6 +16,7 @@ from typing import NamedTuple
 from instruct_core.errors import ConfigError
 from jobs.guard import DEFAULT_LEAD_SECONDS
 from jobs.slurm import fields_of, run_client, show_jobs
+from launch.cluster import Resources
 from launch.slurm_flags import SlurmFlags
 
 LONGEST_DEFAULT_MINUTES = 24 * 60
@@ -229,6 +230,34 @@ def lead_of(minutes: int, typed: int | None, needed_seconds: float) -> int:
         return min(typed, 60 * minutes - 1)
     lead = max(DEFAULT_LEAD_SECONDS, int(needed_seconds) + 1)
     return max(1, min(lead, int(minutes * 60 * LEAD_SHARE)))
+
+
+def resources_of(
+    name: str, flags: SlurmFlags, request: Request, needed_seconds: float = 0.0
+) -> Resources:
+    """
+    Return what every job of ours asks for: one process, which the caller multiplies.
+
+    Args:
+        name: Of the job.
+        flags: What the person typed; SBATCH_ACCOUNT and SBATCH_QOS are defaults.
+        request: All that the partition decides.
+        needed_seconds: What a warned job needs to end well, as far as it is known.
+    """
+    return Resources(
+        name=name,
+        minutes=request.minutes,
+        partition=request.partition,
+        gpus_per_node=request.gpus_per_node,
+        cpus_per_task=request.cpus_per_task,
+        mem_mb=request.mem_mb,
+        lead_seconds=lead_of(request.minutes, flags.lead, needed_seconds),
+        account=flags.account or os.environ.get("SBATCH_ACCOUNT"),
+        qos=flags.qos or os.environ.get("SBATCH_QOS"),
+        constraint=flags.constraint,
+        exclude=flags.exclude,
+        after=tuple(flags.after.split(",")) if flags.after else (),
+    )
 
 
 class Limits(NamedTuple):
