@@ -84,7 +84,11 @@ class TrainConfig:
     seed: int = 1337
     eval_every: int = 100
     save_every: int = 100
+    save_every_minutes: float | None = None
+    async_save: bool = True
+    max_unsaved_minutes: float = 60.0
     keep_checkpoints: int = 3
+    keep_every: int = 0
     compile: bool = False
     deterministic: bool = True
     record_samples: bool = False

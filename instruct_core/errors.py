@@ -13,6 +13,7 @@ a caller would expect.
      ├── CorruptFileError (ValueError)     a shard or checkpoint that is not what was written
      ├── UnsafeFileError (ValueError)      a file that wants to run code when it is read
      ├── NoCheckpointError (RuntimeError)  the run saved before, and nothing of it can be loaded
+     ├── UnsavedError (OSError)            no checkpoint could be written for too long
      ├── FencedError (RuntimeError)        a newer attempt has taken the run over
      ├── NonFiniteError (ArithmeticError)  the loss stays infinite or not a number
      └── SlurmError (OSError)              Slurm refuses, or does not answer
@@ -51,6 +52,10 @@ class UnsafeFileError(InstructError, ValueError):
 
 class NoCheckpointError(InstructError, RuntimeError):
     """The run saved before, and nothing of it can be loaded."""
+
+
+class UnsavedError(InstructError, OSError):
+    """No checkpoint could be written for too long."""
 
 
 class FencedError(InstructError, RuntimeError):

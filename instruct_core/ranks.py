@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 
 def rank() -> int:
@@ -41,13 +42,24 @@ def any_rank(flag: bool) -> bool:
     return sum_over_ranks([float(flag)])[0] > 0
 
 
-def gather_from_ranks(value: Any) -> list[Any]:
+def side_group() -> dist.ProcessGroup | None:
+    """Return a group of all ranks for another thread: exchanges of one group keep an order."""
+    return dist.new_group(backend="gloo") if dist.is_initialized() else None
+
+
+def gather_from_ranks(value: Any, group: dist.ProcessGroup | None = None) -> list[Any]:
     """Return the small values of all ranks, in rank order, on every rank."""
     if not dist.is_initialized():
         return [value]
     values: list[Any] = [None] * world_size()
-    dist.all_gather_object(values, value)
+    dist.all_gather_object(values, value, group)
     return values
+
+
+def broadcast(tensor: Tensor, source: int) -> None:
+    """Fill a CPU tensor on all ranks with that of rank ``source``."""
+    if dist.is_initialized():
+        dist.broadcast(tensor, source)
 
 
 def barrier() -> None:

@@ -27,7 +27,8 @@ from instruct_core.data.packing import load_packing
 from instruct_core.data.shards import ShardSet, load_manifest
 from instruct_core.errors import RunConflictError
 from instruct_core.model.gpt2 import GPT2
-from instruct_core.storage.checkpoint import Checkpoints, Loaded
+from instruct_core.storage.checkpoint import Checkpoints
+from instruct_core.storage.loading import Loaded, load_newest
 from instruct_core.storage.store import Store
 from instruct_core.train.metrics import Metrics, flops_per_token, peak_flops, system_metrics
 from instruct_core.train.trainer import Outcome, Setup, StepReport, Trainer
@@ -41,6 +42,7 @@ from jobs.world import World, process_group, read_world
 
 logger = logging.getLogger(__name__)
 
+STORE_PATIENCE_SECONDS = 60.0  # with an object store that does not answer
 PROGRESS_SECONDS = 0.5  # how often the progress file is replaced at most
 SYSTEM_METRICS_SECONDS = 5.0
 
@@ -115,9 +117,8 @@ class _Attempt:
         }
         self._folder = job_folder()
         self._runs = Store(config.runs) / config.run
-        self._checkpoints = Checkpoints(
-            Store(config.checkpoints) / config.run, on_damaged=self._on_damaged
-        )
+        place = Store(config.checkpoints, patience_seconds=STORE_PATIENCE_SECONDS)
+        self._checkpoints = Checkpoints(place / config.run)
         self._ledger: Ledger | None = None
         self._metrics: Metrics | None = None
         self._samples: Any = None
@@ -141,7 +142,11 @@ class _Attempt:
             hosts=ranks.gather_from_ranks(socket.gethostname()), restarts=own_restarts(),
         )  # fmt: skip
         train, val_rows, val = self._data()
-        loaded = self._checkpoints.load_newest()
+        loaded = load_newest(
+            self._checkpoints,
+            on_damaged=lambda message: self.note("damaged", message=message),
+            on_foreign=lambda message: self.note("foreign", message=message),
+        )
         self._check_identity(loaded)
         trainer = Trainer(config, self._setup(train, val_rows, val, loaded), loaded)
         step = trainer.progress.global_step
@@ -254,9 +259,6 @@ class _Attempt:
         """Write an event into the ledger, on rank 0."""
         if self._ledger is not None:
             self._ledger.note(event, **facts)
-
-    def _on_damaged(self, message: str) -> None:
-        self.note("damaged", message=message)
 
     def _on_event(self, event: str, **facts: Any) -> None:
         if event == "saved":

@@ -21,6 +21,7 @@ MATRIX_SIZE = 1536
 # bench/train_step.py, 124M parameters, 2 cores of an AMD EPYC with AVX-512.
 CPU_EFFICIENCY = 0.55
 BYTES_PER_PARAMETER = 20  # weight, gradient, two moments, and DDP's bucket, 4 bytes each
+SAVED_BYTES_PER_PARAMETER = 12  # weight and two moments
 ACTIVATIONS_PER_LAYER = 24  # numbers of the model's width that a token keeps for the backward
 SLICE_TOKENS = 1024  # of the loss, see instruct_core/train/loss.py
 PROCESS_BYTES = 700 << 20  # Python and torch
@@ -43,10 +44,18 @@ def step_seconds(shape: ModelConfig, tokens_per_step: int) -> float:
     return 6 * weights * tokens_per_step / (CPU_EFFICIENCY * cpu_flops())
 
 
-def rank_bytes(shape: ModelConfig, micro_tokens: int) -> int:
-    """Return about how much memory one CPU rank needs at its peak, in float32."""
+def rank_bytes(shape: ModelConfig, micro_tokens: int, staged_share: float) -> int:
+    """
+    Return about how much memory one CPU rank needs at its peak, in float32.
+
+    Args:
+        shape: Of the model.
+        micro_tokens: Tokens of a forward.
+        staged_share: Of the state that the rank copies for an asynchronous save, 0..1.
+    """
     head = shape.vocab_size * shape.width
     activations = micro_tokens * shape.num_layers * shape.width * ACTIVATIONS_PER_LAYER
     logits = 4 * min(micro_tokens, SLICE_TOKENS) * shape.vocab_size
     numbers = 2 * head + activations + logits
-    return PROCESS_BYTES + BYTES_PER_PARAMETER * shape.num_parameters + 4 * numbers
+    per_parameter = BYTES_PER_PARAMETER + SAVED_BYTES_PER_PARAMETER * staged_share
+    return PROCESS_BYTES + int(per_parameter * shape.num_parameters) + 4 * numbers

@@ -72,8 +72,12 @@ class Finetune:
     """Steps between evaluations on the whole validation split."""
     save_every: int = 100
     """Steps between checkpoints; a run killed without warning loses at most so many."""
+    save_every_minutes: float | None = None
+    """Save as well whenever so many minutes have gone since the last save began."""
+    async_save: bool = True
+    """Train on while a checkpoint is written; costs host memory for a copy of the state."""
     keep_checkpoints: int = 3
-    """Checkpoints that remain."""
+    """Newest checkpoints that remain, beside the best one by validation loss."""
     compile: bool = False
     """Compile the model with torch.compile: slower to start, faster to run."""
     cluster: Cluster = "auto"
@@ -84,6 +88,10 @@ class Finetune:
     """Show what would run, with the batch script on Slurm, and stop."""
     slurm: Annotated[SlurmFlags, tyro.conf.OmitArgPrefixes] = field(default_factory=SlurmFlags)
     """What the job asks of Slurm."""
+    keep_every: Annotated[int, RARE] = 0
+    """Checkpoints of steps divisible by this stay for good (0: none do)."""
+    max_unsaved_minutes: Annotated[float, RARE] = 60.0
+    """While saves fail the run goes on, and ends without a good checkpoint for so many minutes."""
     decay_steps: Annotated[int | None, RARE] = None
     """Step at which the cosine ends (default: --max-steps of the first launch)."""
     weight_decay: Annotated[float, RARE] = 0.01

@@ -43,14 +43,18 @@ def this_machine() -> Machine:
 def fit_cpu(flags: Finetune, shape: ModelConfig, machine: Machine) -> int:
     """Return the micro-batch size for CPU ranks, and say what that means for such a machine."""
     cores, free, num_ranks = machine.num_cores, machine.memory_bytes, flags.nodes * flags.gpus
+    staged = 1 / num_ranks if flags.async_save else 0.0
+
+    def needed(micro_batch_size: int) -> int:
+        return flags.gpus * rank_bytes(shape, micro_batch_size * flags.seq_len, staged)
+
     fitting = [
         size
         for size in (RECIPE_MICRO_BATCH_SIZE, 4, 2, 1)
-        if flags.gpus * rank_bytes(shape, size * flags.seq_len) < free
-        and flags.tokens_per_step % (num_ranks * size * flags.seq_len) == 0
+        if needed(size) < free and flags.tokens_per_step % (num_ranks * size * flags.seq_len) == 0
     ]
     chosen = flags.micro_batch_size or (fitting[0] if fitting else 1)
-    need = flags.gpus * rank_bytes(shape, chosen * flags.seq_len)
+    need = needed(chosen)
     if need > free:
         change = f"--micro-batch-size {fitting[0]}" if fitting else machine.remedy
         raise ConfigError(

@@ -68,7 +68,10 @@ def check_flags(flags: Finetune) -> None:
         _require(value is None or value >= 1, name, value, "at least 1")
     for name in ("learning_rate", "epsilon", "clip"):
         _require(0 < getattr(flags, name) < math.inf, name, getattr(flags, name), "more than 0")
-    for name in ("warmup_steps", "weight_decay", "seed"):
+    for name in ("save_every_minutes", "max_unsaved_minutes"):
+        value = getattr(flags, name)
+        _require(value is None or 0 < value < math.inf, name, value, "more than 0")
+    for name in ("warmup_steps", "weight_decay", "seed", "keep_every"):
         _require(getattr(flags, name) >= 0, name, getattr(flags, name), "at least 0")
     for name in ("dropout", "beta1", "beta2"):
         value = getattr(flags, name)
@@ -253,7 +256,11 @@ def resolve(
         seed=flags.seed,
         eval_every=flags.eval_every,
         save_every=flags.save_every,
+        save_every_minutes=flags.save_every_minutes,
+        async_save=flags.async_save,
+        max_unsaved_minutes=flags.max_unsaved_minutes,
         keep_checkpoints=flags.keep_checkpoints,
+        keep_every=flags.keep_every,
         compile=flags.compile,
         deterministic=flags.deterministic,
         record_samples=flags.record_samples,

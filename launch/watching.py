@@ -32,8 +32,13 @@ SHOWN = {
     "started": "Attempt {attempt} started: {world_size} ranks on {device}",
     "resumed": "Going on from step {step}",
     "damaged": "{message}",
+    "foreign": "Note: {message}",
     "evaluated": "Step {step}: validation loss {val_loss:.4f}",
     "saved": "Step {step}: saved in {seconds:.2f} s",
+    "save_failed": "Step {step}: not saved: {error}. Tried again in {retry_seconds:.0f} s; training "
+    "goes on",
+    "made_room": "The disk is nearly full: older checkpoints were removed, of steps {steps}",
+    "not_removed": "An older checkpoint could not be removed: {problem}",
     "warned": "Step {step}: warned by {signal}, all ranks saved",
     "requeued": "Requeued: the next attempt goes on from step {step}",
     "stopped": "Step {step}: stopped",

@@ -25,13 +25,7 @@ from instruct_core.data.order import sample_at
 from instruct_core.data.shards import ShardSet
 from instruct_core.errors import CorruptFileError
 from instruct_core.storage.store import Store
-from instruct_core.storage.tensor_file import (
-    BytesSink,
-    from_numpy,
-    hash_arrays,
-    parse_header,
-    write_tensors,
-)
+from instruct_core.storage.tensor_file import file_views, from_numpy, hash_arrays, parse_header
 
 logger = logging.getLogger(__name__)
 
@@ -138,7 +132,6 @@ def _read(store: Store, name: str, fingerprint: str, seq_len: int) -> Packing:
 
 def _write(store: Store, name: str, fingerprint: str, packing: Packing) -> None:
     arrays = {key: array for key, array in packing._asdict().items() if key != "seq_len"}
-    data = BytesSink()
     metadata = {"fingerprint": fingerprint, "xxh3": hash_arrays(arrays)}
-    write_tensors(data, {key: from_numpy(array) for key, array in arrays.items()}, metadata)
-    store.replace(name, bytes(data))
+    tensors = {key: from_numpy(array) for key, array in arrays.items()}
+    store.replace(name, b"".join(file_views(tensors, metadata)))

@@ -30,13 +30,7 @@ from instruct_core.errors import CorruptFileError, MissingError
 from instruct_core.storage.cache import local_copy
 from instruct_core.storage.documents import load_sealed, seal
 from instruct_core.storage.store import Store
-from instruct_core.storage.tensor_file import (
-    BytesSink,
-    from_numpy,
-    hash_arrays,
-    parse_header,
-    write_tensors,
-)
+from instruct_core.storage.tensor_file import file_views, from_numpy, hash_arrays, parse_header
 
 SPLITS = ("train", "val")
 ENCODE_CHARS = 1 << 20  # text per call of the tokenizer: large enough to fill it, small in memory
@@ -71,10 +65,9 @@ def write_shard(store: Store, plan: Plan, shard: int, tokenizer: BulkTokenizer) 
             "offsets": np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths[chosen])]),
             "response_starts": starts[chosen].astype(np.uint32),
         }
-        data = BytesSink()
         metadata = _metadata(plan, split, shard) | {"payload_xxh3": hash_arrays(arrays)}
-        write_tensors(data, {name: from_numpy(a) for name, a in arrays.items()}, metadata)
-        store.replace(shard_name(split, shard), bytes(data))
+        views = file_views({name: from_numpy(a) for name, a in arrays.items()}, metadata)
+        store.replace(shard_name(split, shard), b"".join(views))
 
 
 def _encode(

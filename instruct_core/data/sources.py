@@ -12,8 +12,10 @@ tasks on nodes without internet read files and nothing else.
 from __future__ import annotations
 
 import json
+import mmap
 import platform
 import re
+import tempfile
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -103,7 +105,10 @@ def _downloaded(dataset_id: str, out: Store) -> Source:
                 f"{type(error).__name__}: {reason}. On a machine without internet give a "
                 "file, or --source builtin."
             ) from error
-        with out.create(f"{name}.partial") as sink:
-            dataset.to_parquet(sink)
-        out.move(f"{name}.partial", name)
+        with tempfile.TemporaryFile() as scratch:
+            dataset.to_parquet(scratch)
+            scratch.flush()
+            mapped = mmap.mmap(scratch.fileno(), 0, access=mmap.ACCESS_READ)
+            with mapped, memoryview(mapped) as data:
+                out.replace(name, data)
     return Source(dataset_id, f"Hugging Face dataset {dataset_id}", [out.where(name)])

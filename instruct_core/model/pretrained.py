@@ -23,10 +23,10 @@ from instruct_core.data.tokenizer import VOCAB_SIZE
 from instruct_core.errors import ConfigError, InstructError, MissingError
 from instruct_core.model.foreign import load_foreign
 from instruct_core.model.gpt2 import GPT2
-from instruct_core.storage import tensor_file
-from instruct_core.storage.checkpoint import TORCH_TYPES, read_verified
 from instruct_core.storage.documents import load_document, load_sealed
+from instruct_core.storage.loading import read_verified, tensors_of
 from instruct_core.storage.store import Store
+from instruct_core.storage.tensor_file import aligned_buffer
 
 PREFIXES = re.compile(r"^(?:(?:module|_orig_mod|model)\.)+")
 BUFFERS = re.compile(r"\.attn\.(?:bias|masked_bias)$")  # the causal mask of older versions
@@ -99,10 +99,10 @@ def _read_folder(init: str) -> tuple[Mapping[str, Any], int | None]:
             f"Model {init} is not there, or no model: no config.json in it. Give random, a Hugging "
             "Face folder, a step folder of a run, or a .pt file."
         )
+    entries: dict[str, Any] = {}
     if "manifest.json" in names:  # a step folder of ours: its bytes are checked
-        for entry in load_sealed(store, "manifest.json")["files"]:
-            if entry["file"] in ("config.json", "model.safetensors"):
-                read_verified(store, entry)
+        entries = {entry["file"]: entry for entry in load_sealed(store, "manifest.json")["files"]}
+        read_verified(store, entries["config.json"])
     config = load_document(store, "config.json")
     activation = config.get("activation_function", "gelu_new")
     if config.get("model_type", "gpt2") != "gpt2" or activation not in (
@@ -112,14 +112,13 @@ def _read_folder(init: str) -> tuple[Mapping[str, Any], int | None]:
         kind = f"{config.get('model_type')} with {activation}"
         raise ConfigError(f"Model {init} must be a GPT-2 with gelu_new, got a {kind}.")
     if "model.safetensors" in names:
-        data = bytearray(store.read("model.safetensors"))
-        places, _ = tensor_file.parse_header(data, store.where("model.safetensors"))
-        buffer = torch.frombuffer(data, dtype=torch.uint8)
-        tensors = {
-            name: buffer[p.start : p.stop].clone().view(TORCH_TYPES[p.dtype]).view(p.shape)
-            for name, p in places.items()
-        }
-        return tensors, config.get("n_head")
+        if entries:
+            data = read_verified(store, entries["model.safetensors"])
+        else:
+            buffer = aligned_buffer(store.size_bytes("model.safetensors"))
+            store.read_hashed("model.safetensors", buffer)
+            data = torch.from_numpy(buffer)
+        return tensors_of(data, store.where("model.safetensors")), config.get("n_head")
     if "pytorch_model.bin" in names:
         where = store.where("pytorch_model.bin")
         return load_foreign(store.read("pytorch_model.bin"), where), config.get("n_head")

@@ -3,98 +3,114 @@ Checkpoints of a run: a folder a step, whole when its manifest is there, verifie
 
     checkpoints = Checkpoints(Store("checkpoints_instruct/my-run"))
     attempt = checkpoints.claim_attempt()
-    checkpoints.save(step=100, ...)            # every rank: each writes its share
-    loaded = checkpoints.load_newest()         # every rank: the newest whose bytes all verify
+    snapshot = checkpoints.take(step=100, ...)  # every rank, main thread: a copy of its share
+    checkpoints.write(snapshot, Keep(last=3))   # every rank, any thread: durable when it returns
+    loaded = load_newest(checkpoints)           # see loading.py
 
     run.json  committed.json  attempts/0003.json
     step-00000100/  config.json  model.safetensors  state-00000-of-00002.safetensors  manifest.json
 
 Data is written first, the manifest last, and nothing is renamed or overwritten: a save that is
-killed leaves a folder without a manifest, which the next save removes. The state files hold the
-optimizer, shared out over the ranks by bytes, and each rank's random number generators.
+killed leaves a folder without a manifest, which the next save removes. Every file is created
+exclusively, so an attempt that has lost its node and lives on cannot write into a newer one's. Rank
+0 writes the model; the optimizer is shared out so that all ranks write the same number of bytes;
+every rank adds its random number generators.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
-import logging
+import os
 import re
+import socket
 import time
+import uuid
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
-
-import numpy as np
-import torch
-import xxhash
-from torch import Tensor
+from typing import Any, NamedTuple, TypeVar
 
 from instruct_core import ranks
-from instruct_core.errors import CorruptFileError, FencedError, NoCheckpointError
-from instruct_core.storage import tensor_file
+from instruct_core.errors import CorruptFileError, FencedError
 from instruct_core.storage.documents import dump_document, seal
+from instruct_core.storage.retention import Keep, kept_steps
+from instruct_core.storage.staging import Image, Staging, Tensors, direct_image
 from instruct_core.storage.steps import (
     FORMAT,
-    STEP_FOLDER,
     committed_steps,
+    damage_of,
     read_manifest,
     state_name,
+    step_folders,
     step_name,
+    val_loss_of,
 )
 from instruct_core.storage.store import Store
 
-logger = logging.getLogger(__name__)
-
 ATTEMPT_FILE = re.compile(r"(\d{4,})\.json")
-TYPE_NAMES = {
-    torch.float32: "F32", torch.float64: "F64", torch.float16: "F16", torch.bfloat16: "BF16",
-    torch.int64: "I64", torch.int32: "I32", torch.uint8: "U8", torch.bool: "BOOL",
-}  # fmt: skip
-TORCH_TYPES = {name: dtype for dtype, name in TYPE_NAMES.items()}
+SPARE_BYTES = 16 << 20  # of a disk that is to stay free: the ledger and the logs go on
+SPARE_FILES = 100
 
-Tensors = Mapping[str, Tensor]
+T = TypeVar("T")
 
 
-class Loaded(NamedTuple):
-    """A verified checkpoint as one rank sees it."""
+class Snapshot(NamedTuple):
+    """A rank's share of a checkpoint, ready to be written."""
 
     step: int
-    manifest: dict[str, Any]
-    model: dict[str, Tensor]
-    optimizer: dict[str, Tensor]
-    rng: dict[str, Tensor] | None  # None for a rank that the saved run did not have
+    images: list[Image]
+    facts: Mapping[str, Any]
+    total_bytes: int  # of all ranks
+
+
+class Written(NamedTuple):
+    """What a save did beside committing its step."""
+
+    removed: list[int]  # older steps that made room on a full disk
+    problems: list[str]  # what should have been removed and could not be
 
 
 class Checkpoints:
     """
-    The checkpoints of one run.
+    The checkpoints of one run, for its writer.
 
     Args:
         store: The run's folder.
-        on_damaged: Told of every checkpoint that is set aside, on rank 0.
     """
 
-    def __init__(
-        self, store: Store, on_damaged: Callable[[str], None] = lambda message: None
-    ) -> None:
+    def __init__(self, store: Store) -> None:
         self.store = store
         self.attempt = -1
-        self._on_damaged = on_damaged
+        self.known_good: set[int] = set()  # steps whose every byte this process has compared
+        self._staging = Staging()
+        self._group: Any = None
+        self._no_space = False
 
     def claim_attempt(self) -> int:
         """Take the next attempt number, which nobody else can take, and return it. All ranks."""
         if ranks.rank() == 0:
             self.attempt = self._newest_attempt() + 1
-            claim = json.dumps({"attempt": self.attempt, "claimed_at": time.time()}).encode()
-            while not self.store.claim(f"attempts/{self.attempt:04d}.json", claim):
+            while not self.store.claim(f"attempts/{self.attempt:04d}.json", self._claim()):
                 self.attempt += 1
         self.attempt = ranks.gather_from_ranks(self.attempt)[0]
+        self._group = ranks.side_group()
         return self.attempt
+
+    def _claim(self) -> bytes:
+        claim = {
+            "attempt": self.attempt,
+            "claimed_at": time.time(),
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "token": uuid.uuid4().hex,  # nobody else's claim has the same bytes
+        }
+        return json.dumps(claim).encode()
 
     def _newest_attempt(self) -> int:
         matches = [ATTEMPT_FILE.fullmatch(name) for name in self.store.names("attempts")]
         return max((int(match[1]) for match in matches if match), default=-1)
 
-    def save(
+    def take(
         self,
         step: int,
         model: Tensors,
@@ -102,10 +118,10 @@ class Checkpoints:
         optimizer: Tensors,
         rng: Tensors,
         facts: Mapping[str, Any],
-        keep: int,
-    ) -> None:
+        copied: bool = True,
+    ) -> Snapshot:
         """
-        Write one checkpoint and commit it. Called by all ranks; returns on all once it is durable.
+        Return this rank's share of a checkpoint. Called by all ranks, in the main thread.
 
         Args:
             step: Its global step.
@@ -114,46 +130,80 @@ class Checkpoints:
             optimizer: All optimizer tensors, the same on every rank.
             rng: This rank's random number generators.
             facts: Further entries of the manifest: progress, identity, versions.
-            keep: How many checkpoints remain.
+            copied: False to leave CPU tensors where they lie; they must not change then.
+        """
+        rank, world_size = ranks.rank(), ranks.world_size()
+        needs_copy = copied or not self.store.is_local or any(t.is_cuda for t in model.values())
+        make = self._staging.image if needs_copy else direct_image
+        model_bytes = sum(tensor.nbytes for tensor in model.values())
+        share = _share(optimizer, rank, world_size, model_bytes)
+        state = {f"optimizer/{name}": optimizer[name] for name in share}
+        state |= {f"rng/{name}": tensor for name, tensor in rng.items()}
+        images = [make(state_name(rank, world_size), state, {})]
+        if rank == 0:
+            # transformers refuses a file that does not say "pt".
+            images.append(make("model.safetensors", model, {"format": "pt"}))
+            images.append(Image("config.json", [memoryview(dump_document(model_config))]))
+        self._staging.finish()
+        total = model_bytes + sum(tensor.nbytes for tensor in optimizer.values())
+        return Snapshot(step, images, facts, total)
+
+    def write(self, snapshot: Snapshot, keep: Keep) -> Written:
+        """
+        Write a checkpoint and commit it. Called by all ranks; returns on all once it is durable.
 
         Raises:
             FencedError: A newer attempt has begun; nothing was committed.
-            OSError: A rank could not write; nothing was committed.
+            OSError: A rank could not write; nothing was committed, and no part of it is left.
         """
-        folder = self.store / step_name(step)
-        if ranks.rank() == 0:
-            self._check_fence()
-            self.store.remove(step_name(step))  # leftovers of a save that was killed
-        ranks.barrier()
-        entries: list[dict[str, Any]] = []
-        problem = ""
+        first, folder = ranks.rank() == 0, self.store / step_name(snapshot.step)
+        room = self._together(lambda: self._make_ready(snapshot, keep) if first else None)[0]
+        if room is None:
+            return Written([], [])
         try:
-            entries = self._write_share(folder, model, model_config, optimizer, rng)
+            entries = self._together(lambda: [_put(folder, image) for image in snapshot.images])
+            files = [entry for part in entries for entry in part]
+            self._together(lambda: self._commit(snapshot, files) if first else None)
         except OSError as error:
-            problem = f"rank {ranks.rank()}: {error}"
-        gathered = ranks.gather_from_ranks((entries, problem))
-        problems = [problem for _, problem in gathered if problem]
-        if problems:
-            raise OSError(f"Checkpoint {folder.url} could not be written: {'; '.join(problems)}")
-        if ranks.rank() == 0:
-            self._check_fence()
-            files = [entry for entries, _ in gathered for entry in entries]
-            manifest = {
-                "format": FORMAT,
-                "global_step": step,
-                "attempt": self.attempt,
-                "world_size": ranks.world_size(),
-                "saved_at": time.time(),
-                **facts,
-                "files": files,
-            }
-            folder.write("manifest.json", seal(manifest))
-            self.store.claim("committed.json", json.dumps({"first_step": step}).encode())
-            try:
-                self._prune(step, keep)
-            except OSError as error:  # an old folder that somebody reads on NFS; next time then
-                logger.warning("Old checkpoints of %s remain: %s", self.store.url, error)
-        ranks.barrier()
+            if first:
+                self._clean_up(snapshot.step, error)
+            raise
+        pruned = self._together(lambda: self._prune(snapshot.step, keep) if first else None)[0]
+        return Written(room.removed, [*room.problems, *(pruned.problems if pruned else [])])
+
+    def _together(self, work: Callable[[], T]) -> list[T]:
+        """Do a part of a save on every rank; return what each returned, or raise what one met."""
+        value: T | None = None
+        problem: Exception | None = None
+        try:
+            value = work()
+        except Exception as error:  # told to all ranks, which raise it too
+            problem = error
+        told = "" if problem is None else f"rank {ranks.rank()}: {problem}"
+        number, fenced = getattr(problem, "errno", None), isinstance(problem, FencedError)
+        gathered = ranks.gather_from_ranks((value, told, number, fenced), self._group)
+        if problem is not None:
+            raise problem
+        for _, told, number, fenced in gathered:
+            if fenced:
+                raise FencedError(told)
+            if told:
+                raise OSError(number, told) if number else OSError(told)
+        return [value for value, *_ in gathered]
+
+    def _make_ready(self, snapshot: Snapshot, keep: Keep) -> Written | None:
+        """Clear the step's folder and make room for it; None if the step is committed already."""
+        if self._clear(snapshot.step):
+            return None
+        return self._make_room(snapshot, keep)
+
+    def _clear(self, step: int) -> bool:
+        """Remove what a save that was killed has left; True if the step is committed already."""
+        self._check_fence()
+        if self.store.exists(f"{step_name(step)}/manifest.json"):
+            return True  # by an attempt that was fenced off a moment too late: the same step
+        self.store.remove(step_name(step))
+        return False
 
     def _check_fence(self) -> None:
         if (newest := self._newest_attempt()) > self.attempt:
@@ -162,155 +212,131 @@ class Checkpoints:
                 f"{self.attempt}, which must not write any more."
             )
 
-    def _write_share(
-        self,
-        folder: Store,
-        model: Tensors,
-        model_config: Mapping[str, Any],
-        optimizer: Tensors,
-        rng: Tensors,
-    ) -> list[dict[str, Any]]:
-        rank, world_size = ranks.rank(), ranks.world_size()
-        entries = []
-        if rank == 0:
-            config = dump_document(model_config)
-            folder.write("config.json", config)
-            hashed = xxhash.xxh3_128_hexdigest(config)
-            entries.append({"file": "config.json", "bytes": len(config), "xxh3": hashed})
-            # transformers refuses a file that does not say "pt".
-            entries.append(_write_file(folder, "model.safetensors", model, {"format": "pt"}))
-        share = {
-            f"optimizer/{name}": optimizer[name] for name in _share(optimizer, rank, world_size)
-        }
-        share |= {f"rng/{name}": tensor for name, tensor in rng.items()}
-        entries.append(_write_file(folder, state_name(rank, world_size), share, {}))
-        return entries
-
-    def _prune(self, newest: int, keep: int) -> None:
-        """Remove what is older than the last ``keep``, manifest first, and leftovers of kills."""
-        kept = {*committed_steps(self.store)[-keep:], newest}
-        for name in self.store.names():
-            match = STEP_FOLDER.fullmatch(name)
-            if match and int(match[1]) not in kept and int(match[1]) < newest:
-                self.store.remove(f"{name}/manifest.json")
-                self.store.remove(name)
-
-    def load_newest(self) -> Loaded | None:
-        """
-        Return the newest checkpoint that verifies on all ranks, or None for a run without any.
-
-        A damaged one is named and set aside, and the one before it is tried.
-
-        Raises:
-            NoCheckpointError: The run has committed a step before, and none can be loaded.
-        """
-        mine = committed_steps(self.store) if ranks.rank() == 0 else []
-        steps = ranks.gather_from_ranks(mine)[0]  # one rank lists: listings may differ
-        for step in reversed(steps):
-            loaded, problem, complete = None, "", False
-            try:
-                manifest = read_manifest(self.store, step)
-                complete = True
-                loaded = self._load(step, manifest)
-            except (CorruptFileError, FileNotFoundError) as error:
-                problem = str(error)
-            problems = [problem for problem in ranks.gather_from_ranks(problem) if problem]
-            if loaded is not None and not problems:
-                return loaded
-            if ranks.rank() == 0:
-                self._set_aside(step, problems[0], was_committed=complete)
-            ranks.barrier()
-        self._refuse_to_start_over()
-        return None
-
-    def _load(self, step: int, manifest: dict[str, Any]) -> Loaded:
-        folder = self.store / step_name(step)
-        entries = {entry["file"]: entry for entry in manifest["files"]}
-        read_verified(folder, entries["config.json"])
-        model = read_tensors(folder, entries["model.safetensors"])
-        optimizer: dict[str, Tensor] = {}
-        rng: dict[str, Tensor] | None = None
-        for rank in range(manifest["world_size"]):
-            state = read_tensors(folder, entries[state_name(rank, manifest["world_size"])])
-            optimizer |= _below("optimizer/", state)
-            if rank == ranks.rank():
-                rng = _below("rng/", state)
-        return Loaded(step, manifest, model, optimizer, rng)
-
-    def _set_aside(self, step: int, problem: str, was_committed: bool) -> None:
-        aside = f"damaged-{step_name(step)}-attempt-{max(self.attempt, 0):04d}"
-        if was_committed:
-            self.store.claim("committed.json", json.dumps({"first_step": step}).encode())
-        self.store.move(step_name(step), aside)
-        self._on_damaged(f"{problem} Set aside as {self.store.where(aside)}.")
-
-    def _refuse_to_start_over(self) -> None:
-        if self.store.exists("committed.json"):
-            raise NoCheckpointError(
-                f"Run {self.store.url} has saved checkpoints before, and none of them can be loaded "
-                "now. It does not start over by itself: restore its step folders, or begin again "
-                "under another --run."
+    def _make_room(self, snapshot: Snapshot, keep: Keep) -> Written:
+        """Remove older checkpoints where the disk is nearly full; raises OSError if it stays so."""
+        needed = snapshot.total_bytes + SPARE_BYTES
+        if self._has_room(needed) and not self._no_space:
+            return Written([], [])
+        room = self._remove_all_but(keep._replace(last=1), newest=snapshot.step)
+        self._no_space = False
+        if not self._has_room(needed):
+            free = self.store.free()
+            assert free is not None, "a place without end has room"
+            left = "" if free.num_files is None else f" and {free.num_files:,} files"
+            raise OSError(
+                errno.ENOSPC,
+                f"no space for {self.store.where(step_name(snapshot.step))}: it needs "
+                f"{needed / 1e6:,.0f} MB, and {free.num_bytes / 1e6:,.0f} MB{left} are free",
             )
+        return room
 
-
-def read_verified(folder: Store, entry: Mapping[str, Any]) -> Tensor:
-    """
-    Return a file's bytes as a uint8 tensor after comparing them with its manifest entry.
-
-    Raises:
-        CorruptFileError: It is gone, or not what was written.
-    """
-    where = f"Checkpoint {folder.where(entry['file'])}"
-    try:
-        size = folder.size_bytes(entry["file"])
-    except FileNotFoundError:
-        raise CorruptFileError(f"{where} is gone, though the manifest names it.") from None
-    if size != entry["bytes"]:
-        raise CorruptFileError(
-            f"{where} is corrupt: it has {size} bytes, expected {entry['bytes']}."
+    def _has_room(self, needed: int) -> bool:
+        free = self.store.free()
+        if free is None:
+            return True
+        return free.num_bytes >= needed and (
+            free.num_files is None or free.num_files >= SPARE_FILES + 2 * ranks.world_size()
         )
-    buffer = torch.empty(size, dtype=torch.uint8)
-    folder.read_into(entry["file"], buffer.numpy())
-    if xxhash.xxh3_128_hexdigest(buffer.numpy().data) != entry["xxh3"]:
-        raise CorruptFileError(f"{where} is corrupt: xxh3 differs from the manifest.")
-    return buffer
+
+    def _commit(self, snapshot: Snapshot, files: list[dict[str, Any]]) -> None:
+        folder = self.store / step_name(snapshot.step)
+        sizes = folder.sizes()
+        for entry in files:  # a store that lost a part and did not say so
+            if sizes.get(entry["file"]) != entry["bytes"]:
+                raise OSError(
+                    f"{folder.where(entry['file'])} has {sizes.get(entry['file'])} bytes after "
+                    f"{entry['bytes']} were written"
+                )
+        manifest = {
+            "format": FORMAT,
+            "global_step": snapshot.step,
+            "attempt": self.attempt,
+            "world_size": ranks.world_size(),
+            "saved_at": time.time(),
+            **snapshot.facts,
+            "files": files,
+        }
+        self._check_fence()
+        if not folder.claim("manifest.json", seal(manifest)):
+            raise OSError(f"{folder.where('manifest.json')} was written by somebody else meanwhile")
+        mark_committed(self.store, snapshot.step)
+
+    def _clean_up(self, step: int, error: OSError) -> None:
+        """Remove what a failed save has left, unless it has become somebody else's."""
+        self._no_space = error.errno in (errno.ENOSPC, errno.EDQUOT)  # free space shows no quota
+        with contextlib.suppress(OSError, FencedError):  # the next save removes it
+            self._clear(step)
+
+    def _prune(self, newest: int, keep: Keep) -> Written:
+        """Remove checkpoints that need not stay, and leftovers of kills."""
+        pruned = self._remove_all_but(keep, newest)
+        committed = set(committed_steps(self.store))
+        for step in step_folders(self.store):
+            if step not in committed and step < newest:
+                self._remove(step, pruned)
+        return pruned
+
+    def _remove_all_but(self, keep: Keep, newest: int) -> Written:
+        """Remove committed steps; one of those that stay is known to be good before any goes."""
+        val_losses: dict[int, float | None] = {}
+        for step in committed_steps(self.store):
+            with contextlib.suppress(CorruptFileError, FileNotFoundError):  # loading sets it aside
+                val_losses[step] = val_loss_of(read_manifest(self.store, step))
+        kept = kept_steps(val_losses, keep)
+        doomed = [step for step in sorted(val_losses) if step not in kept and step < newest]
+        if doomed and not self.known_good & kept:
+            self._verify(max(kept))
+        removed = Written([], [])
+        for step in doomed:
+            self._remove(step, removed)
+            self.known_good.discard(step)
+        return removed
+
+    def _remove(self, step: int, done: Written) -> None:
+        try:
+            remove_step(self.store, step)
+            done.removed.append(step)
+        except OSError as error:  # somebody reads it on NFS, or it is not ours; next time then
+            done.problems.append(f"{self.store.where(step_name(step))} stays: {error}")
+
+    def _verify(self, step: int) -> None:
+        """Compare every byte of a checkpoint before older ones go; raises OSError."""
+        if damage := damage_of(self.store, step):
+            set_aside(self.store, step, self.attempt)
+            raise OSError(f"{damage} It is set aside, and older checkpoints stay")
+        self.known_good.add(step)
 
 
-def read_tensors(folder: Store, entry: Mapping[str, Any]) -> dict[str, Tensor]:
-    """
-    Return the tensors of a verified file; see `read_verified`.
-
-    They are views of one buffer, which costs no copy, but for those that do not begin where
-    torch's own would: a product's last bits may depend on that, and a resume must not.
-    """
-    buffer = read_verified(folder, entry)
-    places, _ = tensor_file.parse_header(buffer.numpy(), folder.where(entry["file"]))
-    tensors = {}
-    for name, place in places.items():
-        view = buffer[place.start : place.stop].view(TORCH_TYPES[place.dtype]).view(place.shape)
-        aligned = view.data_ptr() % tensor_file.ALIGNMENT_BYTES == 0
-        tensors[name] = view if aligned else view.clone()
-    return tensors
+def _put(folder: Store, image: Image) -> dict[str, Any]:
+    digest = folder.put(image.name, image.views)
+    return {"file": image.name, "bytes": image.num_bytes, "xxh3": digest}
 
 
-def _write_file(
-    folder: Store, name: str, tensors: Tensors, metadata: Mapping[str, str]
-) -> dict[str, Any]:
-    with folder.create(name) as sink:
-        parts = {key: _from_torch(tensor) for key, tensor in tensors.items()}
-        size, hashed = tensor_file.write_tensors(sink, parts, metadata)
-    return {"file": name, "bytes": size, "xxh3": hashed}
+def mark_committed(store: Store, step: int) -> None:
+    """Note that the run has saved: from now on it never starts over by itself."""
+    if not store.exists("committed.json"):
+        first = {"first_step": step, "token": uuid.uuid4().hex}
+        store.claim("committed.json", json.dumps(first).encode())
 
 
-def _from_torch(tensor: Tensor) -> tensor_file.Tensor:
-    on_host = tensor.detach().cpu().contiguous()
-    data: np.ndarray[Any, np.dtype[np.uint8]] = on_host.reshape(-1).view(torch.uint8).numpy()
-    return tensor_file.Tensor(TYPE_NAMES[tensor.dtype], tuple(tensor.shape), data.data)
+def remove_step(store: Store, step: int) -> None:
+    """Remove a checkpoint, manifest first: half of it must never pass for a whole one."""
+    store.remove(f"{step_name(step)}/manifest.json")
+    store.remove(step_name(step))
 
 
-def _share(tensors: Tensors, rank: int, world_size: int) -> list[str]:
+def set_aside(store: Store, step: int, attempt: int) -> str:
+    """Give a damaged checkpoint a name under which it is no checkpoint, and return the name."""
+    aside = f"damaged-{step_name(step)}-attempt-{max(attempt, 0):04d}"
+    while store.exists(aside):
+        aside += "-again"
+    store.move(step_name(step), aside)
+    return aside
+
+
+def _share(tensors: Tensors, rank: int, world_size: int, model_bytes: int) -> list[str]:
     """Return the names that one rank writes: largest first, each to the rank with the least."""
-    loads = [0] * world_size
+    loads = [model_bytes] + [0] * (world_size - 1)
     mine = []
     for name in sorted(tensors, key=lambda n: (-tensors[n].nbytes, n)):
         lightest = loads.index(min(loads))
@@ -318,7 +344,3 @@ def _share(tensors: Tensors, rank: int, world_size: int) -> list[str]:
         if lightest == rank:
             mine.append(name)
     return mine
-
-
-def _below(prefix: str, tensors: Tensors) -> dict[str, Tensor]:
-    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}

@@ -1,7 +1,7 @@
 """
 JSON documents: manifests, plans and run files, with one line an entry so that a diff reads well.
 
-    store.write("manifest.json", dump_document({"format": 1, "files": [{...}, {...}]}))
+    store.claim("manifest.json", seal({"format": 1, "files": [{...}, {...}]}))
 
 Reading refuses what nobody of us wrote: too large, not JSON, not an object.
 """
@@ -17,7 +17,7 @@ import xxhash
 from instruct_core.errors import CorruptFileError
 from instruct_core.storage.store import Store
 
-MAX_DOCUMENT_BYTES = 256 << 20
+MAX_DOCUMENT_BYTES = 64 << 20  # 10^5 shards are 26 MB; parsed, JSON can take 20 times its size
 
 
 def dump_document(document: Mapping[str, Any]) -> bytes:
@@ -41,10 +41,13 @@ def load_document(store: Store, name: str) -> dict[str, Any]:
         CorruptFileError: It is too large, or no JSON object.
     """
     where = store.where(name)
-    if (size := store.size_bytes(name)) > MAX_DOCUMENT_BYTES:
-        raise CorruptFileError(f"{where} has {size} bytes, expected at most {MAX_DOCUMENT_BYTES}.")
+    data = store.read(name, at_most=MAX_DOCUMENT_BYTES + 1)  # whatever its size claims to be
+    if len(data) > MAX_DOCUMENT_BYTES:
+        raise CorruptFileError(
+            f"{where} has more than {MAX_DOCUMENT_BYTES:,} bytes: no document of ours."
+        )
     try:
-        document = json.loads(store.read(name))
+        document = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise CorruptFileError(f"{where} is no JSON: {error}.") from error
     if not isinstance(document, dict):

@@ -3,15 +3,17 @@ Step folders for those who look at a run without loading it. No torch.
 
     committed_steps(Store("checkpoints_instruct/my-run"))     # [100, 200, 300]
     damage_of(store, 300)                                     # "" where every byte is right
+
+A manifest is what somebody else may have written: whatever it says is checked before it is used.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
-import xxhash
-
+from instruct_core.config import ModelConfig
 from instruct_core.errors import CorruptFileError
 from instruct_core.storage.documents import load_sealed
 from instruct_core.storage.store import Store
@@ -20,6 +22,8 @@ FORMAT = 1
 
 PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 STEP_FOLDER = re.compile(r"step-(\d{8})")
+DAMAGED_FOLDER = re.compile(r"damaged-step-\d{8}-attempt-\d{4,}")
+MAX_SHAPE = 1 << 20  # of any number in a model's shape
 
 
 def step_name(step: int) -> str:
@@ -27,11 +31,15 @@ def step_name(step: int) -> str:
     return f"step-{step:08d}"
 
 
+def step_folders(store: Store) -> list[int]:
+    """Return the steps that have a folder, oldest first, committed or not."""
+    matches = [STEP_FOLDER.fullmatch(name) for name in store.names()]
+    return [int(match[1]) for match in matches if match]
+
+
 def committed_steps(store: Store) -> list[int]:
     """Return the steps that have a manifest, oldest first. Their bytes are not verified."""
-    matches = [STEP_FOLDER.fullmatch(name) for name in store.names()]
-    steps = [int(match[1]) for match in matches if match]
-    return [step for step in steps if store.exists(f"{step_name(step)}/manifest.json")]
+    return [s for s in step_folders(store) if store.exists(f"{step_name(s)}/manifest.json")]
 
 
 def state_name(rank: int, world_size: int) -> str:
@@ -50,33 +58,91 @@ def read_manifest(store: Store, step: int) -> dict[str, Any]:
     where = store.where(f"{step_name(step)}/manifest.json")
     manifest = load_sealed(store, f"{step_name(step)}/manifest.json")
     try:
-        names = [entry["file"] for entry in manifest["files"]]
-        states = [
-            state_name(rank, manifest["world_size"]) for rank in range(manifest["world_size"])
-        ]
-        sound = (
-            manifest["format"] == FORMAT
-            and manifest["global_step"] == step
-            and set(names) >= {"config.json", "model.safetensors", *states}
-            and all(PLAIN_NAME.fullmatch(name) for name in names)
-            and all(isinstance(entry["bytes"], int) for entry in manifest["files"])
-            and all(isinstance(entry["xxh3"], str) for entry in manifest["files"])
-        )
-    except (KeyError, TypeError) as error:
-        raise CorruptFileError(f"Checkpoint {where} is no manifest: {error!r}.") from error
-    if not sound:
-        raise CorruptFileError(f"Checkpoint {where} is no manifest of this format and step.")
+        _check(manifest, step)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CorruptFileError(
+            f"Checkpoint {where} is no manifest of this format: {error}."
+        ) from None
     return manifest
 
 
-def damage_of(store: Store, step: int) -> str:
-    """Return what is wrong with a checkpoint, in one sentence; "" where every byte is right."""
+def _check(manifest: dict[str, Any], step: int) -> None:
+    """Raise for whatever would lead astray who believes it."""
+    _require(manifest["format"] == FORMAT, "format", manifest["format"])
+    _require(manifest["global_step"] == step, "global_step", manifest["global_step"])
+    _require(_is_count(manifest["attempt"]), "attempt", manifest["attempt"])
+    files, world_size = manifest["files"], manifest["world_size"]
+    _require(_is_count(world_size) and 1 <= world_size <= len(files), "world_size", world_size)
+    for entry in files:
+        sound = (
+            PLAIN_NAME.fullmatch(entry["file"])
+            and _is_count(entry["bytes"])
+            and isinstance(entry["xxh3"], str)
+        )
+        _require(bool(sound), "files", entry)
+    names = [entry["file"] for entry in files]
+    states = [state_name(rank, world_size) for rank in range(world_size)]
+    _require(set(names) == {"config.json", "model.safetensors", *states}, "files", names)
+    _require(len(names) == len(set(names)), "files", names)
+    saved_at = manifest["saved_at"]
+    _require(isinstance(saved_at, int | float) and math.isfinite(saved_at), "saved_at", saved_at)
+    if "model" in manifest:
+        shape = ModelConfig(**manifest["model"])
+        numbers = list(vars(shape).values())
+        _require(all(_is_count(n) and 0 < n <= MAX_SHAPE for n in numbers), "model", shape)
+        model_bytes = {entry["file"]: entry["bytes"] for entry in files}["model.safetensors"]
+        _require(4 * shape.num_parameters <= model_bytes, "model", shape)
+    if "progress" in manifest:
+        progress = manifest["progress"]
+        for name in ("global_step", "samples_seen", "tokens_seen"):
+            _require(_is_count(progress[name]), name, progress[name])
+        _require(progress["global_step"] == step, "progress", progress)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _require(holds: bool, name: str, value: object) -> None:
+    if not holds:
+        raise ValueError(f"{name} is {str(value)[:200]}")
+
+
+def size_of(manifest: dict[str, Any]) -> int:
+    """Return the bytes of a checkpoint's files."""
+    return sum(entry["bytes"] for entry in manifest["files"])
+
+
+def val_loss_of(manifest: dict[str, Any]) -> float | None:
+    """Return the validation loss of a checkpoint; None where that very step was not evaluated."""
+    progress = manifest.get("progress", {})
+    if progress.get("evaluated_at_step") != manifest["global_step"]:
+        return None
+    loss = progress.get("val_loss")
+    return float(loss) if isinstance(loss, int | float) and math.isfinite(loss) else None
+
+
+def damage_of(store: Store, step: int, every_byte: bool = True) -> str:
+    """
+    Return what is wrong with a checkpoint, in one sentence; "" where nothing is.
+
+    Args:
+        store: The run's folder.
+        step: Of the checkpoint.
+        every_byte: Read all files and compare hashes, instead of sizes alone.
+    """
     folder = store / step_name(step)
     try:
-        for entry in read_manifest(store, step)["files"]:
-            data = folder.read(entry["file"])
-            if len(data) != entry["bytes"] or xxhash.xxh3_128_hexdigest(data) != entry["xxh3"]:
-                return f"Checkpoint {folder.where(entry['file'])} is corrupt."
+        manifest = read_manifest(store, step)
+        sizes = folder.sizes()
+        for entry in manifest["files"]:
+            where = f"Checkpoint {folder.where(entry['file'])}"
+            if entry["file"] not in sizes:
+                return f"{where} is gone, though the manifest names it."
+            if (size := sizes[entry["file"]]) != entry["bytes"]:
+                return f"{where} is corrupt: it has {size} bytes, expected {entry['bytes']}."
+            if every_byte and folder.digest(entry["file"]) != entry["xxh3"]:
+                return f"{where} is corrupt: xxh3 differs from the manifest."
     except (CorruptFileError, FileNotFoundError) as error:
         return str(error)
     return ""

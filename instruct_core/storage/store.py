@@ -2,9 +2,8 @@
 One folder of files on anything that fsspec reaches: a path, s3://, gs://, az://, memory://.
 
     store = Store("checkpoints_instruct/my-run")
-    store.write("run.json", data)
-    with store.create("step-00000100/model.safetensors") as sink:
-        sink.write(part)
+    digest = store.put("step-00000100/model.safetensors", [view])
+    store.claim("step-00000100/manifest.json", data)          # whole or not at all, and only once
 
 On a local or shared disk every file is flushed to the disk, and so is the folder that names it,
 before a write returns; on an object store an object appears whole or not at all. Listings are
@@ -13,16 +12,23 @@ always asked anew: fsspec and NFS both keep old ones.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
+import uuid
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from urllib.parse import urlsplit
 
-import fsspec
-from fsspec.implementations.local import LocalFileSystem
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
 
 from instruct_core.errors import ConfigError
+from instruct_core.storage.backend import Backend, Free, ReadAt
+from instruct_core.storage.disk import Disk
+from instruct_core.storage.objects import Objects
+
+SCRATCH_BYTES = 64 << 20  # held at a time by who only wants a hash
 
 
 class Store:
@@ -31,22 +37,26 @@ class Store:
 
     Args:
         url: A path or any fsspec URL. It need not exist yet.
+        patience_seconds: How long reading and claiming go on while an object store does not answer.
 
     Raises:
-        ConfigError: No installed package speaks the URL's protocol.
+        ConfigError: No installed package speaks the URL's protocol, or it carries a password.
     """
 
-    def __init__(self, url: str | Path) -> None:
+    def __init__(self, url: str | Path, patience_seconds: float = 0.0) -> None:
         self.url = str(url).rstrip("/") or "/"
-        try:
-            self._fs, self._root = fsspec.core.url_to_fs(self.url)
-        except (ImportError, ValueError) as error:
-            raise ConfigError(f"Place {self.url} cannot be used: {error}") from error
-        self.is_local = isinstance(self._fs, LocalFileSystem)
+        self._patience = patience_seconds
+        _refuse_password(self.url)
+        self._files: Backend
+        if "://" not in self.url or self.url.startswith(("file://", "local://")):
+            self._files = Disk(Path(self.url.split("://")[-1]).expanduser())
+        else:
+            self._files = Objects(self.url, patience_seconds)
+        self.is_local = isinstance(self._files, Disk)
 
     def __truediv__(self, name: str) -> Store:
         """Return the store of a folder inside this one."""
-        return Store(f"{self.url}/{name}")
+        return Store(f"{self.url}/{name}", self._patience)
 
     def where(self, name: str) -> str:
         """Return the full address of a file, for messages."""
@@ -54,125 +64,137 @@ class Store:
 
     def local_path(self, name: str) -> Path:
         """Return the file's path on this machine's disk; only for a local store."""
-        assert self.is_local, f"{self.url} is not on this machine"
-        return Path(self._root) / name
-
-    def _path(self, name: str) -> str:
-        return f"{self._root}/{name}" if name else self._root
+        assert isinstance(self._files, Disk), f"{self.url} is not on this machine"
+        return self._files.root / name
 
     def names(self, folder: str = "") -> list[str]:
         """Return the names of files and folders directly inside, sorted; [] where there is none."""
-        self._fs.invalidate_cache()
-        try:
-            listed = self._fs.ls(self._path(folder), detail=False)
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        return sorted({path.rstrip("/").rsplit("/", 1)[-1] for path in listed})
+        return sorted(self._files.entries(folder))
+
+    def sizes(self, folder: str = "") -> dict[str, int]:
+        """Return the sizes in bytes of the files directly inside."""
+        entries = sorted(self._files.entries(folder).items())
+        return {name: size for name, size in entries if size is not None}
+
+    def forget_listings(self) -> None:
+        """Make sure that the next listing is the store's own, where this node keeps old ones."""
+        self._files.forget_listings()
 
     def exists(self, name: str) -> bool:
         """Return True if a file or folder of that name is there now."""
-        self._fs.invalidate_cache()
-        return bool(self._fs.exists(self._path(name)))
+        return self._files.exists(name)
 
     def size_bytes(self, name: str) -> int:
         """Return a file's size; raises FileNotFoundError."""
-        return int(self._fs.size(self._path(name)))
+        return self._files.size_bytes(name)
 
-    def read(self, name: str) -> bytes:
-        """Return a whole file; raises FileNotFoundError."""
-        return bytes(self._fs.cat_file(self._path(name)))
+    def read(self, name: str, at_most: int = 1 << 40) -> bytes:
+        """Return a whole file, or its first bytes; raises FileNotFoundError."""
+        return self._files.read(name, at_most)
 
-    def read_into(self, name: str, buffer: Any) -> int:
-        """Fill ``buffer`` from the start of a file with as few copies as the store allows."""
-        if not self.is_local:
-            data = self._fs.cat_file(self._path(name), end=len(buffer))
-            memoryview(buffer)[: len(data)] = data
-            return len(data)
-        view, filled = memoryview(buffer).cast("B"), 0
-        with self.local_path(name).open("rb", buffering=0) as file:
-            while count := file.readinto(view[filled:]):  # Linux reads at most 2 GiB at once
-                filled += count
-        return filled
+    def read_hashed(self, name: str, buffer: NDArray[np.uint8]) -> str:
+        """
+        Fill ``buffer`` from the start of a file, with a few reads at a time; return its xxh3-128.
 
-    @contextmanager
-    def create(self, name: str) -> Iterator[Any]:
-        """Open a new file for writing; it is durable when the block ends without an error."""
-        if not self.is_local:
-            with self._fs.open(self._path(name), "wb") as file:
-                yield file
-            return
-        path = self.local_path(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("wb", buffering=0) as file:
-            yield _WholeWrites(file)
-            os.fsync(file.fileno())
-        sync_folder(path.parent)
+        Raises:
+            FileNotFoundError: There is no such file.
+            CorruptFileError: It is shorter than the buffer, or no file.
+        """
+        hasher = xxhash.xxh3_128()
+        with self._files.reader(name) as read_at, self._threads() as threads:
+            self._fill(read_at, threads, memoryview(buffer.data), 0, hasher)
+        return hasher.hexdigest()
 
-    def write(self, name: str, data: bytes) -> None:
-        """Write a small file durably, in place."""
-        with self.create(name) as sink:
-            sink.write(data)
+    def digest(self, name: str) -> str:
+        """Return xxh3-128 of a file's bytes, of which few are held at a time; raises as above."""
+        size, hasher = self.size_bytes(name), xxhash.xxh3_128()
+        scratch = memoryview(np.empty(min(size, SCRATCH_BYTES), np.uint8).data)
+        with self._files.reader(name) as read_at, self._threads() as threads:
+            for offset in range(0, size, SCRATCH_BYTES):
+                self._fill(read_at, threads, scratch[: size - offset], offset, hasher)
+        return hasher.hexdigest()
 
-    def replace(self, name: str, data: bytes) -> None:
+    def _threads(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(self._files.read_threads, thread_name_prefix="read")
+
+    def _fill(
+        self, read_at: ReadAt, threads: ThreadPoolExecutor, view: memoryview, offset: int,
+        hasher: xxhash.xxh3_128,
+    ) -> None:  # fmt: skip
+        """Read pieces side by side, and hash them in order as they come, while they are cached."""
+        size = self._files.piece_bytes
+        pieces = [view[start : start + size] for start in range(0, view.nbytes, size)]
+        offsets = range(offset, offset + view.nbytes, size)
+        for piece, _ in zip(pieces, threads.map(read_at, pieces, offsets), strict=True):
+            hasher.update(piece)
+
+    def put(self, name: str, views: Sequence[memoryview]) -> str:
+        """
+        Write a new file durably; return xxh3-128 of its bytes, computed on the way.
+
+        Raises:
+            FileExistsError: There is a file of that name: nothing is ever overwritten.
+        """
+        return self._files.put(name, views)
+
+    def replace(self, name: str, data: bytes | memoryview) -> None:
         """Write a small file so that a reader sees the old bytes or the new, never a part."""
-        if not self.is_local:
-            self._fs.pipe_file(self._path(name), data)
-            return
-        path = self.local_path(name)
-        scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with scratch.open("wb", buffering=0) as file:
-            _WholeWrites(file).write(data)
-            os.fsync(file.fileno())
-        scratch.replace(path)
-        sync_folder(path.parent)
+        self._files.replace(name, data)
 
     def claim(self, name: str, data: bytes) -> bool:
-        """Create a file that nobody else created; False if somebody did. The data is never empty."""
-        if not self.is_local:
-            if self._fs.exists(self._path(name)):
-                return False
-            self._fs.pipe_file(self._path(name), data)
-            return True
-        path = self.local_path(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        except FileExistsError:
-            return False
-        with os.fdopen(descriptor, "wb", buffering=0) as file:
-            file.write(data)
-            os.fsync(file.fileno())
-        sync_folder(path.parent)
-        return True
+        """
+        Create a whole file that nobody else created; False if somebody did.
+
+        Args:
+            name: Of the file.
+            data: Never empty, and like nobody else's, so that a repeated request knows its own.
+        """
+        assert data, "an empty claim cannot be told from one that was cut off"
+        return self._files.claim(name, data)
 
     def remove(self, name: str) -> None:
         """Remove a file or a folder with all it holds; fine if it is gone already."""
-        if self.exists(name):
-            self._fs.rm(self._path(name), recursive=True)
+        self._files.remove(name)
 
     def move(self, name: str, new_name: str) -> None:
         """Give a folder another name; on an object store that copies it."""
-        self._fs.mv(self._path(name), self._path(new_name), recursive=True)
+        self._files.move(name, new_name)
+
+    def free(self) -> Free | None:
+        """Return what is left on the disk; None where there is no end."""
+        return self._files.free()
+
+    def writable_by_others(self, folder: str) -> list[str]:
+        """Return a folder's files that belong to another user and that others still may write."""
+        return self._files.writable_by_others(folder)
+
+    def try_out(self) -> bool:
+        """
+        Write, read and remove a small file; return whether the store keeps two writers apart.
+
+        Raises:
+            OSError: One of them does not work; says why.
+        """
+        if isinstance(self._files, Objects):
+            self._files.check_root()
+        name = f".try-{uuid.uuid4().hex}"
+        mine, other = f"{name} mine".encode(), f"{name} other".encode()
+        try:
+            self._files.claim(name, mine)
+            if self.read(name) not in (mine, other):
+                raise OSError(f"{self.where(name)} reads back other than it was written")
+            return not self._files.claim(name, other)
+        finally:
+            self.remove(name)
 
 
-class _WholeWrites:
-    """An unbuffered file whose write takes all of its bytes: the system call may take fewer."""
-
-    def __init__(self, file: Any) -> None:
-        self._file = file
-
-    def write(self, data: Any) -> int:
-        view, written = memoryview(data).cast("B"), 0
-        while written < view.nbytes:
-            written += self._file.write(view[written:])
-        return written
-
-
-def sync_folder(path: Path) -> None:
-    """Make the names in a folder durable: after fsync of a file, its name can still be lost."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _refuse_password(url: str) -> None:
+    """Refuse a URL with a password or a signature: it would end up in logs and settings."""
+    if "://" not in url:
+        return
+    parts = urlsplit(url)
+    if parts.password is not None or re.search(r"(?i)sig|token|secret|key", parts.query):
+        raise ConfigError(
+            f"Place {parts.scheme}://... carries a password. Take it out: credentials come from the "
+            "environment (AWS_ACCESS_KEY_ID, GOOGLE_APPLICATION_CREDENTIALS, AZURE_STORAGE_...)."
+        )

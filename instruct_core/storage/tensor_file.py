@@ -1,9 +1,9 @@
 """
 Safetensors files, written and read as the raw bytes they are.
 
-    digest = write_tensors(sink, {"tokens": array}, {"rows": "250"})
-    layout = parse_header(data)
-    tokens = layout["tokens"].view(data)
+    views = file_views({"tokens": from_numpy(array)}, {"rows": "250"})    # b"".join(views) is the file
+    places, metadata = parse_header(data, "where")
+    tokens = places["tokens"].view(data)
 
 The format is eight bytes of header length, a JSON header, and the tensors one after another. The
 library's own loader maps the file and copies page by page, which is 8 times slower than one read
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import xxhash
@@ -31,27 +31,24 @@ NUMPY_TYPES = {
 }  # fmt: skip
 MAX_HEADER_BYTES = 100_000_000  # the limit of the format
 ALIGNMENT_BYTES = 64  # of the first tensor: what was read can be computed with where it lies
-WRITE_BYTES = 8 << 20  # hash and write in pieces that stay in the cache
 
 
-class Sink(Protocol):
-    """Where bytes go: an open file of any store."""
-
-    def write(self, data: Any, /) -> Any: ...
-
-
-class BytesSink(bytearray):
-    """A file in memory."""
-
-    def write(self, data: Any, /) -> None:
-        self.extend(data)
-
-
-class Tensor(NamedTuple):
-    """One tensor of a file: its type in the format's own name, its shape and its bytes."""
+class Spec(NamedTuple):
+    """What the header says of a tensor: its type in the format's own name, and its shape."""
 
     dtype: str
     shape: tuple[int, ...]
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of its data; exact, however large the shape says it is."""
+        return int(np.prod(self.shape, dtype=object)) * np.dtype(NUMPY_TYPES[self.dtype]).itemsize
+
+
+class Tensor(NamedTuple):
+    """One tensor of a file: what the header says of it, and its bytes."""
+
+    spec: Spec
     data: memoryview
 
 
@@ -76,7 +73,7 @@ def from_numpy(array: np.ndarray[Any, np.dtype[Any]]) -> Tensor:
     names[np.dtype("<u2")] = "U16"
     array = np.ascontiguousarray(array)
     data = memoryview(array.reshape(-1).view(np.uint8).data)
-    return Tensor(names[array.dtype.newbyteorder("<")], array.shape, data)
+    return Tensor(Spec(names[array.dtype.newbyteorder("<")], array.shape), data)
 
 
 def hash_arrays(arrays: Mapping[str, np.ndarray[Any, np.dtype[Any]]]) -> str:
@@ -87,41 +84,49 @@ def hash_arrays(arrays: Mapping[str, np.ndarray[Any, np.dtype[Any]]]) -> str:
     return hasher.hexdigest()
 
 
-def write_tensors(
-    sink: Sink, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
-) -> tuple[int, str]:
-    """
-    Write a whole file; the same tensors and metadata give the same bytes.
-
-    Returns:
-        Size in bytes and xxh3-128 of all bytes, computed on the way.
-    """
+def plan_file(
+    specs: Mapping[str, Spec], metadata: Mapping[str, str]
+) -> tuple[bytes, dict[str, Place], int]:
+    """Return a file's first bytes, where each tensor lies in it, in that order, and its size."""
 
     # Tensors that fill whole lines come first and keep each other aligned; then wide types first.
-    def place(name: str) -> tuple[bool, int, str]:
-        dtype, _, data = tensors[name]
-        return data.nbytes % ALIGNMENT_BYTES != 0, -np.dtype(NUMPY_TYPES[dtype]).itemsize, name
+    def order(name: str) -> tuple[bool, int, str]:
+        itemsize = np.dtype(NUMPY_TYPES[specs[name].dtype]).itemsize
+        return specs[name].num_bytes % ALIGNMENT_BYTES != 0, -itemsize, name
 
-    names = sorted(tensors, key=place)
     header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
-    position = 0
+    position, names = 0, sorted(specs, key=order)
     for name in names:
-        dtype, shape, data = tensors[name]
-        stop = position + data.nbytes
+        dtype, shape = specs[name]
+        stop = position + specs[name].num_bytes
         header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [position, stop]}
         position = stop
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-(8 + len(text)) % ALIGNMENT_BYTES)
-    hasher = xxhash.xxh3_128()
-    total = 0
-    head = memoryview(len(text).to_bytes(8, "little") + text)
-    for view in [head, *(tensors[name].data for name in names)]:
-        for start in range(0, view.nbytes, WRITE_BYTES):
-            part = view[start : start + WRITE_BYTES]
-            hasher.update(part)
-            sink.write(part)
-        total += view.nbytes
-    return total, hasher.hexdigest()
+    head = len(text).to_bytes(8, "little") + text
+    places = {}
+    for name in names:
+        start, stop = header[name]["data_offsets"]
+        places[name] = Place(*specs[name], len(head) + start, len(head) + stop)
+    return head, places, len(head) + position
+
+
+def file_views(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> list[memoryview]:
+    """Return a whole file in parts; the same tensors and metadata give the same bytes."""
+    head, places, _ = plan_file({name: t.spec for name, t in tensors.items()}, metadata)
+    return [memoryview(head), *(tensors[name].data for name in places)]
+
+
+def aligned_buffer(size: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """
+    Return memory that begins on a 64-byte line; what is computed with where it lies needs that.
+
+    numpy asks the kernel for huge pages where it can, which makes the first touch several times
+    cheaper than that of torch's memory.
+    """
+    memory = np.empty(size + ALIGNMENT_BYTES, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT_BYTES
+    return memory[start : start + size]
 
 
 def parse_header(data: Any, where: str) -> tuple[dict[str, Place], dict[str, str]]:
@@ -147,9 +152,7 @@ def _parse_header(data: memoryview) -> tuple[dict[str, Place], dict[str, str]]:
     for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
         shape = tuple(int(n) for n in entry["shape"])
         start, stop = (8 + header_bytes + int(n) for n in entry["data_offsets"])
-        expected = (
-            int(np.prod(shape, dtype=object)) * np.dtype(NUMPY_TYPES[entry["dtype"]]).itemsize
-        )
+        expected = Spec(entry["dtype"], shape).num_bytes
         if start != position or min((0, *shape)) < 0 or stop - start != expected:
             raise ValueError(f"the offsets of {name} do not fit its shape")
         places[name] = Place(entry["dtype"], shape, start, stop)

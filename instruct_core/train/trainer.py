@@ -31,11 +31,13 @@ from instruct_core.data.shards import ShardSet
 from instruct_core.errors import NonFiniteError
 from instruct_core.model.export import hugging_face_config
 from instruct_core.model.gpt2 import GPT2
-from instruct_core.storage.checkpoint import Checkpoints, Loaded
+from instruct_core.storage.checkpoint import Checkpoints, Snapshot
+from instruct_core.storage.loading import Loaded
 from instruct_core.train.evaluation import on_device, sample_answers, validation_loss
 from instruct_core.train.loss import WithLoss
 from instruct_core.train.optimizer import make_optimizer, optimizer_tensors, restore_optimizer
 from instruct_core.train.rng import restore_rng, rng_state, seed_rng
+from instruct_core.train.saving import Saves
 from instruct_core.train.schedule import learning_rate_at
 
 MAX_NON_FINITE_IN_A_ROW = 10
@@ -105,10 +107,9 @@ class Trainer:
         self._model = self._wrap()
         self._optimizer = make_optimizer(setup.model, config)
         self.progress = Progress()
-        self._saved_step = -1
+        self._saves = Saves(config, setup.checkpoints, self._snapshot, setup.on_event)
         self._read_ahead = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
         self._loss_sum = torch.zeros((), device=setup.device)
-        self._save_seconds = 0.0
         self._settle_buckets()
         if loaded is not None:
             self._restore(loaded)
@@ -128,7 +129,7 @@ class Trainer:
     def _restore(self, loaded: Loaded) -> None:
         restore_optimizer(self._setup.model, self._optimizer, loaded.optimizer)
         self.progress = Progress(**loaded.manifest["progress"])
-        self._saved_step = self.progress.global_step
+        self._saves.saved_step = self.progress.global_step
 
     def _settle_buckets(self) -> None:
         """
@@ -150,7 +151,9 @@ class Trainer:
 
         Raises:
             NonFiniteError: Ten steps in a row gave no finite loss or gradient.
-            OSError, FencedError: A save failed.
+            UnsavedError: No checkpoint could be written for too long.
+            OSError: The last one could not.
+            FencedError: A newer attempt has begun.
         """
         last_step = self._config.max_steps
         started_at = time.monotonic()
@@ -163,31 +166,32 @@ class Trainer:
             micro_batches = batches.result()
             data_seconds = time.monotonic() - waited_at
             mine = sum(batch.num_loss_tokens for batch in micro_batches)
-            stops, num_loss_tokens, loss = ranks.sum_over_ranks(
+            stops, num_loss_tokens, loss, due, settled = ranks.sum_over_ranks(
                 # .item(): the step before has ended, its gradient norm was waited for.
-                [float(self._setup.stop()), mine, self._loss_sum.item()]
+                [float(self._setup.stop()), mine, self._loss_sum.item(), *self._saves.votes()]
             )
+            self._saves.look(settled == ranks.world_size())
             if values:
                 self._report(loss, values, time.monotonic() - started_at)
             stopping, done = stops > 0, step >= last_step
             if (self._is_due(self._config.eval_every) or done) and not stopping:
                 stopping = not self._evaluate()
-            if (self._is_due(self._config.save_every) and step) or stopping or done:
-                self._save()
-            if stopping and not done:
-                return "stopped"
-            if done:
-                return "finished"
+            if stopping or done:
+                self._finish_saving()
+                return "finished" if done else "stopped"
+            if step and (due or self._is_due(self._config.save_every)):
+                self._setup.working("save")
+                self._saves.begin(step)
             started_at = time.monotonic()
             self._setup.working(phase)
             phase = "step"
             report = self._train_step(micro_batches, num_loss_tokens)
             if report is None:
-                self._save()
+                self._finish_saving()
                 return "stopped"
             values = report
-            values |= {"time/data_seconds": data_seconds, "time/save_seconds": self._save_seconds}
-            self._save_seconds = 0.0
+            values |= {"time/data_seconds": data_seconds}
+            values |= {"time/save_seconds": self._saves.take_stall_seconds()}
             batches = self._read_step()
 
     def _is_due(self, every: int) -> bool:
@@ -312,22 +316,19 @@ class Trainer:
             )
         return True
 
-    def _save(self) -> None:
-        step, setup, started_at = self.progress.global_step, self._setup, time.monotonic()
-        if step == self._saved_step:
-            return
-        setup.working("save")
-        setup.checkpoints.save(
-            step,
+    def _finish_saving(self) -> None:
+        self._setup.working("save")
+        self._saves.finish(self.progress.global_step, self._setup.stop)
+
+    def _snapshot(self, copied: bool) -> Snapshot:
+        setup = self._setup
+        return setup.checkpoints.take(
+            self.progress.global_step,
             model=setup.model.state_dict(),
             model_config=hugging_face_config(setup.model.config),
             optimizer=optimizer_tensors(setup.model, self._optimizer),
             rng=rng_state(),
             facts=setup.facts
             | {"model": asdict(setup.model.config), "progress": asdict(self.progress)},
-            keep=self._config.keep_checkpoints,
+            copied=copied,
         )
-        self._saved_step = step
-        self._save_seconds = time.monotonic() - started_at
-        if ranks.rank() == 0:
-            setup.on_event("saved", step=step, seconds=round(self._save_seconds, 3))

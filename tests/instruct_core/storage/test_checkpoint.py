@@ -15,8 +15,10 @@ from instruct_core.errors import CorruptFileError, FencedError, NoCheckpointErro
 from instruct_core.model.export import hugging_face_config
 from instruct_core.model.gpt2 import GPT2
 from instruct_core.storage import tensor_file
-from instruct_core.storage.checkpoint import Checkpoints
+from instruct_core.storage.checkpoint import Checkpoints, Written
 from instruct_core.storage.documents import load_sealed, seal
+from instruct_core.storage.loading import load_newest
+from instruct_core.storage.retention import Keep
 from instruct_core.storage.steps import committed_steps, read_manifest, step_name
 from instruct_core.storage.store import Store
 from instruct_core.train.rng import restore_rng, rng_state
@@ -29,23 +31,32 @@ def tensors(step: int) -> dict[str, torch.Tensor]:
 @pytest.fixture(params=["file", "memory"])
 def checkpoints(request: pytest.FixtureRequest, tmp_path: Path) -> Checkpoints:
     url = f"memory://{tmp_path.name}" if request.param == "memory" else str(tmp_path / "run")
-    damaged: list[str] = []
-    checkpoints = Checkpoints(Store(url), on_damaged=damaged.append)
-    checkpoints.damaged = damaged  # type: ignore[attr-defined]
+    checkpoints = Checkpoints(Store(url))
     checkpoints.claim_attempt()
     return checkpoints
 
 
-def save(checkpoints: Checkpoints, step: int, keep: int = 3) -> None:
-    checkpoints.save(
-        step, tensors(step), {"model_type": "gpt2"}, tensors(step + 1), rng_state(), {"x": 1}, keep
-    )
+def save(
+    checkpoints: Checkpoints,
+    step: int,
+    keep: Keep = Keep(),  # noqa: B008  an immutable tuple
+    val_loss: float | None = None,
+) -> Written:
+    progress = {
+        "global_step": step, "samples_seen": step, "tokens_seen": step,
+        "evaluated_at_step": step, "val_loss": val_loss,
+    }  # fmt: skip
+    snapshot = checkpoints.take(
+        step, tensors(step), {"model_type": "gpt2"}, tensors(step + 1), rng_state(),
+        {"x": 1, "progress": progress},
+    )  # fmt: skip
+    return checkpoints.write(snapshot, keep)
 
 
 def change(store: Store, name: str, how: Callable[[bytearray], bytearray]) -> None:
     data = how(bytearray(store.read(name)))
     store.remove(name)
-    store.write(name, bytes(data))
+    store.replace(name, bytes(data))
 
 
 def flip_a_bit(data: bytearray) -> bytearray:
@@ -56,7 +67,7 @@ def flip_a_bit(data: bytearray) -> bytearray:
 def test_everything_comes_back_as_it_was(checkpoints: Checkpoints) -> None:
     save(checkpoints, 7)
 
-    loaded = checkpoints.load_newest()
+    loaded = load_newest(checkpoints)
 
     assert loaded is not None and loaded.step == 7 and loaded.manifest["x"] == 1
     for found, expected in ((loaded.model, tensors(7)), (loaded.optimizer, tensors(8))):
@@ -86,10 +97,11 @@ def test_damaged_file_is_named_set_aside_and_the_one_before_is_used(
     else:
         change(checkpoints.store, path, flip_a_bit if damage == "flip" else lambda d: d[:-1])
 
-    loaded = checkpoints.load_newest()
+    damaged: list[str] = []
+    loaded = load_newest(checkpoints, on_damaged=damaged.append)
 
     assert loaded is not None and loaded.step == 1
-    assert len(checkpoints.damaged) == 1 and name in checkpoints.damaged[0]  # type: ignore[attr-defined]
+    assert len(damaged) == 1 and name in damaged[0]
     assert "damaged-step-00000002-attempt-0000" in checkpoints.store.names()
     save(checkpoints, 2)
     assert committed_steps(checkpoints.store) == [1, 2]
@@ -101,7 +113,7 @@ def test_run_that_saved_does_not_start_over_when_nothing_loads(checkpoints: Chec
 
     for _ in range(2):
         with pytest.raises(NoCheckpointError, match="does not start over by itself"):
-            checkpoints.load_newest()
+            load_newest(checkpoints)
 
 
 def test_run_whose_step_folders_were_deleted_does_not_start_over(checkpoints: Checkpoints) -> None:
@@ -109,7 +121,7 @@ def test_run_whose_step_folders_were_deleted_does_not_start_over(checkpoints: Ch
     checkpoints.store.remove(step_name(1))
 
     with pytest.raises(NoCheckpointError):
-        checkpoints.load_newest()
+        load_newest(checkpoints)
 
 
 def test_flipped_digit_in_a_manifest_is_noticed(checkpoints: Checkpoints) -> None:
@@ -118,23 +130,25 @@ def test_flipped_digit_in_a_manifest_is_noticed(checkpoints: Checkpoints) -> Non
     name = f"{step_name(2)}/manifest.json"
     data = checkpoints.store.read(name).replace(b'"x": 1', b'"x": 2')
     checkpoints.store.remove(name)
-    checkpoints.store.write(name, data)
+    checkpoints.store.replace(name, data)
 
-    loaded = checkpoints.load_newest()
+    loaded = load_newest(checkpoints)
 
     assert loaded is not None and loaded.step == 1
 
 
 def test_save_killed_before_its_manifest_was_never_there(checkpoints: Checkpoints) -> None:
-    checkpoints.store.write(f"{step_name(1)}/model.safetensors", b"half")
+    checkpoints.store.replace(f"{step_name(1)}/model.safetensors", b"half")
 
-    assert checkpoints.load_newest() is None
+    assert load_newest(checkpoints) is None
 
 
-def test_first_manifest_killed_half_written_was_never_there(checkpoints: Checkpoints) -> None:
-    checkpoints.store.write(f"{step_name(1)}/manifest.json", b'{"format": 1, "glo')
+def test_run_whose_only_manifest_is_cut_off_does_not_start_over(checkpoints: Checkpoints) -> None:
+    """Manifests appear whole: half of one was a whole one, and the run has saved."""
+    checkpoints.store.replace(f"{step_name(1)}/manifest.json", b'{"format": 1, "glo')
 
-    assert checkpoints.load_newest() is None
+    with pytest.raises(NoCheckpointError):
+        load_newest(checkpoints)
 
 
 def test_older_attempt_cannot_commit_any_more(checkpoints: Checkpoints) -> None:
@@ -164,7 +178,7 @@ def test_manifest_that_leaves_its_folder_is_refused(
     manifest = load_sealed(checkpoints.store, name)
     manifest["files"].append(entry)
     checkpoints.store.remove(name)
-    checkpoints.store.write(name, seal(manifest))
+    checkpoints.store.replace(name, seal(manifest))
 
     with pytest.raises(CorruptFileError, match="no manifest"):
         read_manifest(checkpoints.store, 1)
@@ -175,9 +189,8 @@ def test_transformers_loads_a_step_folder(tmp_path: Path) -> None:
     model.initialize(1)
     checkpoints = Checkpoints(Store(tmp_path))
     checkpoints.claim_attempt()
-    checkpoints.save(
-        3, model.state_dict(), hugging_face_config(model.config), {}, rng_state(), {}, keep=1
-    )
+    config = hugging_face_config(model.config)
+    checkpoints.write(checkpoints.take(3, model.state_dict(), config, {}, rng_state(), {}), Keep())
 
     theirs = GPT2LMHeadModel.from_pretrained(tmp_path / step_name(3))
 
@@ -191,7 +204,7 @@ def test_official_library_reads_every_type_we_write(tmp_path: Path) -> None:
     checkpoints = Checkpoints(Store(tmp_path))
     checkpoints.claim_attempt()
 
-    checkpoints.save(1, expected, {}, {}, rng_state(), {}, keep=1)
+    checkpoints.write(checkpoints.take(1, expected, {}, {}, rng_state(), {}), Keep())
 
     found = load_file(tmp_path / step_name(1) / "model.safetensors")
     assert all(torch.equal(found[name], expected[name]) for name in expected)

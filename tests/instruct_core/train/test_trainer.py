@@ -17,6 +17,7 @@ from instruct_core.data.shards import ShardSet
 from instruct_core.errors import NonFiniteError
 from instruct_core.model.gpt2 import GPT2
 from instruct_core.storage.checkpoint import Checkpoints
+from instruct_core.storage.loading import load_newest
 from instruct_core.storage.steps import committed_steps
 from instruct_core.storage.store import Store
 from instruct_core.train import trainer as trainer_module
@@ -61,7 +62,7 @@ class Desk:
             on_samples=lambda step, markdown: None,
             on_read=lambda step, samples: None,
         )
-        return Trainer(config, setup, self.checkpoints.load_newest())
+        return Trainer(config, setup, load_newest(self.checkpoints))
 
 
 @pytest.fixture

@@ -1,0 +1,204 @@
+"""
+A folder on a local or shared disk, with writes that survive a power cut.
+
+    disk = Disk(Path("checkpoints_instruct/my-run"))
+    digest = disk.put("step-00000100/model.safetensors", views)
+
+Every new file is flushed to the disk, and so is every folder that got a new name: after fsync of a
+file its name can still be lost. What must appear whole or not at all (a claim, a manifest) is
+written aside and linked to its name, which is exclusive also on NFS, where O_EXCL and rename are not
+both: a link that succeeded although the server's answer was lost shows in the link count.
+
+Sources: open(2), link(2), fsync(2); nfs(5) on attribute caching.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import xxhash
+
+from instruct_core.errors import CorruptFileError
+from instruct_core.storage.backend import Free, ReadAt
+
+
+class Disk:
+    """
+    Files below a folder; names inside it are relative and use `/`.
+
+    Args:
+        root: The folder. It need not exist yet.
+    """
+
+    piece_bytes = 8 << 20  # hashed and written while it is in the cache
+    read_threads = 3
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def entries(self, folder: str) -> dict[str, int | None]:
+        """Return names directly inside a folder and their sizes, None for a folder; {} for none."""
+        found: dict[str, int | None] = {}
+        try:
+            with os.scandir(self.root / folder) as listing:
+                for entry in listing:
+                    try:
+                        found[entry.name] = None if entry.is_dir() else entry.stat().st_size
+                    except FileNotFoundError:  # removed meanwhile
+                        continue
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        return found
+
+    def forget_listings(self) -> None:
+        """Have NFS look at the folder anew: it remembers a listing until this node changes it."""
+        scratch = self.root / f".look.{socket.gethostname()}.{os.getpid()}"
+        if self.root.is_dir():
+            scratch.touch()
+            scratch.unlink()
+
+    def exists(self, name: str) -> bool:
+        """Return True if a file or folder of that name is there."""
+        return (self.root / name).exists()
+
+    def size_bytes(self, name: str) -> int:
+        """Return a file's size; raises FileNotFoundError."""
+        return (self.root / name).stat().st_size
+
+    def read(self, name: str, at_most: int) -> bytes:
+        """Return a file's first bytes; raises FileNotFoundError."""
+        with _open_file(self.root / name) as descriptor:
+            size = min(at_most, os.fstat(descriptor).st_size)
+            with os.fdopen(descriptor, "rb", closefd=False) as file:
+                return file.read(size)
+
+    @contextmanager
+    def reader(self, name: str) -> Iterator[ReadAt]:
+        """Open a file for reading at offsets, from several threads."""
+        with _open_file(self.root / name) as descriptor:
+
+            def read_at(view: memoryview, offset: int) -> None:
+                while view.nbytes:  # Linux reads at most 2 GiB at once
+                    count = os.preadv(descriptor, [view], offset)
+                    if not count:
+                        raise CorruptFileError(f"{self.root / name} ends after {offset} bytes.")
+                    view, offset = view[count:], offset + count
+
+            yield read_at
+
+    def put(self, name: str, views: Sequence[memoryview]) -> str:
+        """Write a new file durably, and return xxh3-128 of its bytes; raises FileExistsError."""
+        path = self._in_new_folder(name)
+        hasher = xxhash.xxh3_128()
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            for view in views:
+                for start in range(0, view.nbytes, self.piece_bytes):
+                    piece = view[start : start + self.piece_bytes]
+                    hasher.update(piece)
+                    while piece.nbytes:  # the system call may take less
+                        piece = piece[os.write(descriptor, piece) :]
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        sync_folder(path.parent)
+        return hasher.hexdigest()
+
+    def replace(self, name: str, data: bytes | memoryview) -> None:
+        """Write a small file so that a reader sees the old bytes or the new, never a part."""
+        path = self._in_new_folder(name)
+        self._write_aside(path, data).replace(path)
+        sync_folder(path.parent)
+
+    def claim(self, name: str, data: bytes) -> bool:
+        """Create a whole file that nobody else created; False if somebody did."""
+        path = self._in_new_folder(name)
+        scratch = self._write_aside(path, data)
+        try:
+            path.hardlink_to(scratch)
+            won = True
+        except FileExistsError:
+            won = scratch.stat().st_nlink == 2
+        finally:
+            scratch.unlink()
+        sync_folder(path.parent)
+        return won
+
+    def _write_aside(self, path: Path, data: bytes | memoryview) -> Path:
+        scratch = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
+        scratch.unlink(missing_ok=True)  # left by a process of the same number that was killed
+        self.put(str(scratch.relative_to(self.root)), [memoryview(data)])
+        return scratch
+
+    def _in_new_folder(self, name: str) -> Path:
+        """Return the path of a file whose folders are there and will still be after a power cut."""
+        path = self.root / name
+        missing = [folder for folder in (path.parent, *path.parent.parents) if not folder.exists()]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for folder in missing:
+            sync_folder(folder.parent)
+        return path
+
+    def remove(self, name: str) -> None:
+        """Remove a file or a folder with all it holds; fine if it is gone already."""
+        path = self.root / name
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, onerror=_unless_gone)
+        else:
+            path.unlink(missing_ok=True)
+
+    def move(self, name: str, new_name: str) -> None:
+        """Give a folder another name."""
+        (self.root / name).rename(self.root / new_name)
+        sync_folder((self.root / new_name).parent)
+
+    def free(self) -> Free:
+        """Return what is left on the disk for us."""
+        folder = self.root
+        while not folder.exists():
+            folder = folder.parent
+        found = os.statvfs(folder)
+        # Some file systems have no table of inodes, and say 0 of 0.
+        inodes = found.f_favail if found.f_files else None
+        return Free(found.f_bavail * found.f_frsize, inodes)
+
+    def writable_by_others(self, folder: str) -> list[str]:
+        """Return files that belong to another user whose group, or anybody, may write them."""
+        names = []
+        for name in ("", *sorted(self.entries(folder))):
+            found = (self.root / folder / name).stat()
+            if found.st_uid != os.getuid() and found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+                names.append(f"{folder}/{name}".rstrip("/"))
+        return names
+
+
+@contextmanager
+def _open_file(path: Path) -> Iterator[int]:
+    """Open a plain file for reading; a pipe or a device in its place would never end."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise CorruptFileError(f"{path} is no plain file.")
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _unless_gone(function: object, path: str, caught: tuple[type, BaseException, object]) -> None:
+    if not isinstance(caught[1], FileNotFoundError):
+        raise caught[1]
+
+
+def sync_folder(path: Path) -> None:
+    """Make the names in a folder durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,220 @@
+"""
+The newest checkpoint of a run whose every byte is right, on every rank.
+
+    loaded = load_newest(checkpoints, on_damaged=print)
+
+A damaged one is named and set aside, and the one before it is tried; a run that has ever saved and
+has none that can be loaded stops. From a disk every rank reads for itself: a node keeps the file in
+its memory after the first. From an object store each file is read by one rank and handed on.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from instruct_core import ranks
+from instruct_core.errors import CorruptFileError, NoCheckpointError
+from instruct_core.storage.checkpoint import Checkpoints, mark_committed, set_aside
+from instruct_core.storage.staging import TORCH_TYPES, view_of
+from instruct_core.storage.steps import committed_steps, read_manifest, state_name, step_name
+from instruct_core.storage.store import Store
+from instruct_core.storage.tensor_file import ALIGNMENT_BYTES, aligned_buffer, parse_header
+
+
+class Loaded(NamedTuple):
+    """A verified checkpoint as one rank sees it."""
+
+    step: int
+    manifest: dict[str, Any]
+    model: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    rng: dict[str, Tensor] | None  # None for a rank that the saved run did not have
+
+
+def load_newest(
+    checkpoints: Checkpoints,
+    on_damaged: Callable[[str], None] = lambda message: None,
+    on_foreign: Callable[[str], None] = lambda message: None,
+) -> Loaded | None:
+    """
+    Return the newest checkpoint that verifies on all ranks, or None for a run without any.
+
+    Args:
+        checkpoints: Of the run.
+        on_damaged: Told of every checkpoint that is set aside, on rank 0.
+        on_foreign: Told of files that another user owns and others may write, on rank 0.
+
+    Raises:
+        NoCheckpointError: The run has committed a step before, and none can be loaded.
+    """
+    store = checkpoints.store
+    if ranks.rank() == 0:
+        store.forget_listings()
+    mine = committed_steps(store) if ranks.rank() == 0 else []
+    for step in reversed(ranks.gather_from_ranks(mine)[0]):  # one rank lists: listings may differ
+        loaded, problem = _try(store, step)
+        if loaded is not None:
+            checkpoints.known_good.add(step)
+            _warn_of_others(store, step, on_foreign)
+            return loaded
+        if problem and ranks.rank() == 0:
+            mark_committed(store, step)
+            aside = set_aside(store, step, checkpoints.attempt)
+            on_damaged(f"{problem} Set aside as {store.where(aside)}.")
+        ranks.barrier()
+    if store.exists("committed.json"):
+        raise NoCheckpointError(
+            f"Run {store.url} has saved checkpoints before, and none of them can be loaded now. It "
+            "does not start over by itself: restore its step folders, or begin again under another "
+            "--run."
+        )
+    return None
+
+
+def _try(store: Store, step: int) -> tuple[Loaded | None, str]:
+    """Return a checkpoint, or what is wrong with it as some rank found; ("" for one that is gone)."""
+    manifest, problem = None, ""
+    if ranks.rank() == 0:
+        try:
+            manifest = read_manifest(store, step)
+        except FileNotFoundError:  # removed since it was listed
+            problem = ""
+        except CorruptFileError as error:
+            problem = str(error)
+    manifest, problem = ranks.gather_from_ranks((manifest, problem))[0]
+    if manifest is None:
+        return None, problem
+    files: dict[str, Tensor] = {}
+    loaded = None
+    try:
+        files = _read_own(store / step_name(step), manifest)
+    except (CorruptFileError, FileNotFoundError) as error:
+        problem = str(error)
+    problem = _first_of_ranks(problem)
+    if not problem:
+        try:
+            loaded = _assemble(store / step_name(step), manifest, _shared(manifest, files, store))
+        except CorruptFileError as error:
+            problem = str(error)
+        problem = _first_of_ranks(problem)
+    return (loaded, "") if not problem else (None, problem)
+
+
+def _first_of_ranks(problem: str) -> str:
+    return next((told for told in ranks.gather_from_ranks(problem) if told), "")
+
+
+def _owners(manifest: Mapping[str, Any], is_local: bool) -> dict[str, int | None]:
+    """Return which rank reads each file; None for all of them."""
+    loads = [0] * ranks.world_size()
+    owners: dict[str, int | None] = {}
+    for entry in sorted(manifest["files"], key=lambda e: (-e["bytes"], e["file"])):
+        lightest = loads.index(min(loads))
+        loads[lightest] += entry["bytes"]
+        owners[entry["file"]] = None if is_local else lightest
+    return owners
+
+
+def _read_own(folder: Store, manifest: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the bytes of the files that this rank reads."""
+    owners = _owners(manifest, folder.is_local)
+    return {
+        entry["file"]: read_verified(folder, entry)
+        for entry in manifest["files"]
+        if owners[entry["file"]] in (None, ranks.rank())
+    }
+
+
+def _shared(
+    manifest: Mapping[str, Any], files: dict[str, Tensor], store: Store
+) -> dict[str, Tensor]:
+    """Return the bytes of all files: what this rank has not read, another one hands on."""
+    owners = _owners(manifest, store.is_local)
+    for entry in manifest["files"]:
+        owner = owners[entry["file"]]
+        if owner is not None:
+            if owner != ranks.rank():
+                files[entry["file"]] = torch.from_numpy(aligned_buffer(entry["bytes"]))
+            ranks.broadcast(files[entry["file"]], owner)
+    return files
+
+
+def _assemble(folder: Store, manifest: dict[str, Any], files: Mapping[str, Tensor]) -> Loaded:
+    def tensors(name: str) -> dict[str, Tensor]:
+        return tensors_of(files[name], folder.where(name))
+
+    optimizer: dict[str, Tensor] = {}
+    rng: dict[str, Tensor] | None = None
+    for rank in range(manifest["world_size"]):
+        state = tensors(state_name(rank, manifest["world_size"]))
+        optimizer |= _below("optimizer/", state)
+        if rank == ranks.rank():
+            rng = _below("rng/", state)
+    step = manifest["global_step"]
+    return Loaded(step, manifest, tensors("model.safetensors"), optimizer, rng)
+
+
+def read_verified(folder: Store, entry: Mapping[str, Any]) -> Tensor:
+    """
+    Return a file's bytes as a uint8 tensor after comparing them with its manifest entry.
+
+    Raises:
+        CorruptFileError: It is gone, cannot be read, or is not what was written.
+    """
+    where = f"Checkpoint {folder.where(entry['file'])}"
+    try:
+        size = folder.size_bytes(entry["file"])
+        if size != entry["bytes"]:
+            raise CorruptFileError(
+                f"{where} is corrupt: it has {size} bytes, expected {entry['bytes']}."
+            )
+        buffer = aligned_buffer(size)
+        digest = folder.read_hashed(entry["file"], buffer)
+    except FileNotFoundError:
+        raise CorruptFileError(f"{where} is gone, though the manifest names it.") from None
+    except OSError as error:
+        if folder.is_local and error.errno == errno.EIO:  # a bad sector stays one
+            raise CorruptFileError(f"{where} cannot be read: {error.strerror}.") from error
+        raise
+    if digest != entry["xxh3"]:
+        raise CorruptFileError(f"{where} is corrupt: xxh3 differs from the manifest.")
+    return torch.from_numpy(buffer)
+
+
+def tensors_of(data: Tensor, where: str) -> dict[str, Tensor]:
+    """
+    Return the tensors inside the bytes of a safetensors file.
+
+    They are views of one buffer, which costs no copy, but for those that do not begin where
+    torch's own would: a product's last bits may depend on that, and a resume must not.
+
+    Raises:
+        CorruptFileError: The bytes are no file of tensors that torch has; ``where`` names it.
+    """
+    places, _ = parse_header(data.numpy(), where)
+    tensors = {}
+    for name, place in places.items():
+        if place.dtype not in TORCH_TYPES:
+            raise CorruptFileError(
+                f"{where} has a tensor of type {place.dtype}, which is not ours."
+            )
+        view = view_of(data, place)
+        tensors[name] = view if view.data_ptr() % ALIGNMENT_BYTES == 0 else view.clone()
+    return tensors
+
+
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+
+
+def _warn_of_others(store: Store, step: int, on_foreign: Callable[[str], None]) -> None:
+    if ranks.rank() == 0 and (names := store.writable_by_others(step_name(step))):
+        on_foreign(
+            f"{', '.join(store.where(name) for name in names[:3])} belongs to another user, and "
+            "others may write it: whoever can, decides what this run goes on with."
+        )

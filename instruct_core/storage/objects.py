@@ -1,0 +1,275 @@
+"""
+Files of anything else that fsspec reaches: s3://, gs://, az://, memory://.
+
+    objects = Objects("s3://bucket/my-run")
+    digest = objects.put("step-00000100/model.safetensors", views)
+
+An object appears whole or not at all, and here always as one that was not there: `put` and `claim`
+ask the store to create it only if nobody did (If-None-Match and its like). fsspec's clients answer
+the loser with FileExistsError, s3fs also with EINVAL; a request that was repeated because its answer
+got lost can lose against itself, so the loser looks whose bytes are there.
+
+Credentials come from the environment, as each client documents it; none are taken from a URL, and
+what a client says about them does not reach a message.
+
+Sources: S3 conditional writes (docs.aws.amazon.com, AmazonS3/latest/userguide/conditional-writes);
+fsspec's AsyncFileSystem._pipe_file and its versions in s3fs, gcsfs and adlfs.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import fsspec
+import xxhash
+
+from instruct_core.errors import ConfigError, CorruptFileError
+from instruct_core.storage.backend import Free, ReadAt
+
+# Fail within seconds where nobody answers; what is worth waiting for is tried again by us.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "s3": {
+        "config_kwargs": {"connect_timeout": 5, "read_timeout": 30, "retries": {"max_attempts": 1}}
+    }
+}
+EXTRAS = {"s3": "s3", "gs": "gcs", "gcs": "gcs", "az": "azure", "abfs": "azure", "abfss": "azure"}
+UPLOAD_BYTES = 16 << 20  # a part; eight of them travel at a time
+FIRST_RETRY_SECONDS, MAX_RETRY_SECONDS = 0.5, 5.0
+SECRETS = re.compile(r"KEY|SECRET|TOKEN|PASSWORD|CREDENTIAL|CONNECTION_STRING|SAS")
+
+T = TypeVar("T")
+
+
+class Objects:
+    """
+    Objects below a URL.
+
+    Args:
+        url: Of the folder.
+        patience_seconds: How long reading and claiming go on while the store does not answer.
+
+    Raises:
+        ConfigError: No installed package speaks the protocol.
+    """
+
+    piece_bytes = 16 << 20
+    read_threads = 8
+
+    def __init__(self, url: str, patience_seconds: float) -> None:
+        self._url, self._patience = url, patience_seconds
+        protocol = "s3" if url.startswith(("s3://", "s3a://")) else url.partition("://")[0]
+        try:
+            self._fs, self._root = fsspec.core.url_to_fs(url, **OPTIONS.get(protocol, {}))
+        except Exception as error:  # no such protocol, no client installed, no account given
+            extra = EXTRAS.get(protocol)
+            hint = f" Install it: pip install -c constraints.txt -e '.[{extra}]'" if extra else ""
+            reason = str(error).strip().splitlines()[0].rstrip(".")
+            raise ConfigError(
+                without_secrets(f"Place {url} cannot be used: {reason}.{hint}")
+            ) from None
+        self._is_s3 = protocol == "s3"
+
+    def _path(self, name: str) -> str:
+        return f"{self._root}/{name}" if name else str(self._root)
+
+    def entries(self, folder: str) -> dict[str, int | None]:
+        """Return names directly inside a folder and their sizes, None for a folder; {} for none."""
+        try:
+            listed = self._patiently(self._list, folder)
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        return {
+            entry["name"].rstrip("/").rsplit("/", 1)[-1]: (
+                None if entry["type"] == "directory" else int(entry["size"])
+            )
+            for entry in listed
+            if entry["name"].strip("/") != self._path(folder).strip("/")  # some list the folder too
+        }
+
+    def _list(self, folder: str) -> list[dict[str, Any]]:
+        self._fs.invalidate_cache()
+        return list(self._fs.ls(self._path(folder), detail=True))
+
+    def forget_listings(self) -> None:
+        """Have the client ask anew; `entries` does so every time."""
+        self._fs.invalidate_cache()
+
+    def exists(self, name: str) -> bool:
+        """Return True if an object or a folder of that name is there."""
+        self._fs.invalidate_cache()
+        return bool(self._patiently(self._fs.exists, self._path(name)))
+
+    def size_bytes(self, name: str) -> int:
+        """Return an object's size; raises FileNotFoundError."""
+        self._fs.invalidate_cache()
+        return int(self._patiently(self._fs.size, self._path(name)))
+
+    def read(self, name: str, at_most: int) -> bytes:
+        """Return an object's first bytes; raises FileNotFoundError."""
+        if self.size_bytes(name) <= at_most:
+            return bytes(self._patiently(self._fs.cat_file, self._path(name)))
+        return bytes(self._patiently(self._fs.cat_file, self._path(name), end=at_most))
+
+    @contextmanager
+    def reader(self, name: str) -> Iterator[ReadAt]:
+        """Read an object at offsets, from several threads."""
+        path = self._path(name)
+
+        def read_at(view: memoryview, offset: int) -> None:
+            end = offset + view.nbytes
+            data = self._patiently(self._fs.cat_file, path, start=offset, end=end)
+            if len(data) != view.nbytes:
+                raise CorruptFileError(
+                    f"{self._where(name)} ends after {offset + len(data)} bytes."
+                )
+            view[:] = data
+
+        yield read_at
+
+    def put(self, name: str, views: Sequence[memoryview]) -> str:
+        """Write a new object, and return xxh3-128 of its bytes; raises FileExistsError."""
+        data = views[0] if len(views) == 1 else memoryview(b"".join(views))
+        digest = xxhash.xxh3_128_hexdigest(data)
+        if not self._create(name, data):
+            raise FileExistsError(errno.EEXIST, "somebody else has written it", self._where(name))
+        return digest
+
+    def _create(self, name: str, data: memoryview) -> bool:
+        with _plain_errors(self._where(name)):
+            try:
+                if self._is_s3:
+                    self._fs.pipe_file(
+                        self._path(name), _Parts(data), chunksize=UPLOAD_BYTES, max_concurrency=8,
+                        mode="create",
+                    )  # fmt: skip
+                else:
+                    self._fs.pipe_file(self._path(name), bytes(data), mode="create")
+            except OSError as error:
+                if not isinstance(error, FileExistsError) and error.errno != errno.EINVAL:
+                    raise
+                try:
+                    return self._holds(name, data)
+                except FileNotFoundError:
+                    raise error from None  # not lost: the request itself was refused
+        return True
+
+    def _holds(self, name: str, data: memoryview) -> bool:
+        self._fs.invalidate_cache()
+        if self._fs.size(self._path(name)) != data.nbytes:
+            return False
+        return bool(self._fs.cat_file(self._path(name)) == data)
+
+    def replace(self, name: str, data: bytes | memoryview) -> None:
+        """Write a small object over what was there."""
+        with _plain_errors(self._where(name)):
+            self._fs.pipe_file(self._path(name), bytes(data))
+
+    def claim(self, name: str, data: bytes) -> bool:
+        """Create an object that nobody else created; False if somebody did."""
+        return self._patiently(self._create, name, memoryview(data))
+
+    def remove(self, name: str) -> None:
+        """Remove an object or a folder with all it holds; fine if it is gone already."""
+        with _plain_errors(self._where(name)):
+            self._fs.invalidate_cache()
+            try:
+                self._fs.rm(self._path(name), recursive=True)
+            except FileNotFoundError:
+                return
+
+    def move(self, name: str, new_name: str) -> None:
+        """Give a folder another name: a copy, then the removal, manifest first."""
+        with _plain_errors(self._where(name)):
+            self._fs.invalidate_cache()
+            for path in sorted(self._fs.find(self._path(name)), key=_manifest_first):
+                target = self._path(new_name) + path.removeprefix(self._path(name))
+                self._fs.cp_file(path, target)
+                self._fs.rm_file(path)
+
+    def free(self) -> Free | None:
+        """Return None: a bucket has no end."""
+        return None
+
+    def writable_by_others(self, folder: str) -> list[str]:
+        """Return []: who may write is the store's matter."""
+        return []
+
+    def check_root(self) -> None:
+        """Raise FileNotFoundError where the bucket itself is not there."""
+        bucket = self._root.strip("/").partition("/")[0]
+        with _plain_errors(self._url):
+            try:
+                there = not bucket or self._fs.exists(bucket)
+            except PermissionError:
+                return  # may be allowed to use a folder of it all the same
+        if not there and not self._url.startswith("memory://"):
+            raise FileNotFoundError(errno.ENOENT, f"no bucket {bucket}")
+
+    def _where(self, name: str) -> str:
+        return f"{self._url}/{name}"
+
+    def _patiently(self, call: Callable[..., T], *args: Any, **options: Any) -> T:
+        """Call until it is answered, or our patience ends."""
+        give_up_at, pause = time.monotonic() + self._patience, FIRST_RETRY_SECONDS
+        while True:
+            try:
+                with _plain_errors(self._url):
+                    return call(*args, **options)
+            except OSError as error:
+                if not _may_pass(error) or time.monotonic() + pause > give_up_at:
+                    raise
+            time.sleep(pause)
+            pause = min(2 * pause, MAX_RETRY_SECONDS)
+
+
+class _Parts:
+    """Bytes for s3fs, which cuts parts out of them; its client takes no memoryview."""
+
+    def __init__(self, view: memoryview) -> None:
+        self._view = view
+
+    def __len__(self) -> int:
+        return self._view.nbytes
+
+    def __getitem__(self, part: slice) -> bytes:
+        return bytes(self._view[part])
+
+
+def _manifest_first(path: str) -> tuple[bool, str]:
+    return not path.endswith("/manifest.json"), path
+
+
+def _may_pass(error: OSError) -> bool:
+    """Return True for what may be over in a while: no answer, too busy, a broken connection."""
+    lasting = (FileNotFoundError, FileExistsError, PermissionError, NotADirectoryError)
+    return not isinstance(error, lasting) and error.errno != errno.EINVAL
+
+
+@contextmanager
+def _plain_errors(where: str) -> Iterator[None]:
+    """Turn a client's own exceptions into OSError, and keep secrets out of all messages."""
+    try:
+        yield
+    except OSError as error:
+        # The same kind and number, so that a caller can tell them apart.
+        told = [without_secrets(a) if isinstance(a, str) else a for a in error.args]
+        raise type(error)(*(told or ["no answer in time"])) from None
+    except Exception as error:  # botocore's, aiohttp's, azure's and google's own
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        refused = "redential" in type(error).__name__ + lines[0]
+        kind = PermissionError if refused else OSError
+        raise kind(without_secrets(f"{where}: {lines[0]}")) from None
+
+
+def without_secrets(text: str) -> str:
+    """Return a text without the values of variables that look like credentials."""
+    for name, value in os.environ.items():
+        if len(value) >= 6 and SECRETS.search(name):
+            text = text.replace(value, f"${name}")
+    return text

@@ -1,0 +1,175 @@
+"""
+When a run saves, beside what, and what happens when that fails.
+
+    saves = Saves(config, checkpoints, take, report)
+    wants, settled = saves.votes()            # two numbers of every step's vote
+    saves.look(all_settled)                   # tells what a save in the background came to
+    if due: saves.begin(step)
+    saves.finish(step, stop)                  # at the end, or at a warning: saved when it returns
+
+A save is a copy of the state, for which training waits, and the writing of it, for which it does not
+(`--async-save`); one is written at a time. A small state is written at once all the same: to wait
+costs less than a step, and a kill then never loses more than a save interval. A save that fails is
+told and tried again with the state of a later step, after 5 seconds, 10, 20, up to five minutes; the
+run ends only when it has gone without a good checkpoint for `--max-unsaved-minutes`. All ranks do
+the same at the same step: what depends on a clock is rank 0's to decide, in the vote.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from instruct_core import ranks
+from instruct_core.config import TrainConfig
+from instruct_core.errors import UnsavedError
+from instruct_core.storage.background import Background
+from instruct_core.storage.checkpoint import Checkpoints, Snapshot, Written
+from instruct_core.storage.retention import Keep
+
+FIRST_RETRY_SECONDS, MAX_RETRY_SECONDS = 5.0, 300.0
+WRITTEN_AT_ONCE_BYTES = 64 << 20
+TRIES_AT_A_STOP = 4  # with 1, 2 and 4 seconds between: the scheduler does not wait long
+TRIES_BEFORE_GIVING_UP = 3
+POLL_SECONDS = 0.2
+
+
+class Saves:
+    """
+    One rank's view of the saves of a run.
+
+    Args:
+        config: Cadence and patience.
+        checkpoints: Where to.
+        take: Return the snapshot of the present step; given whether the state must be copied.
+        report: (event, **facts), on rank 0.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        checkpoints: Checkpoints,
+        take: Callable[[bool], Snapshot],
+        report: Callable[..., None],
+    ) -> None:
+        self._config, self._checkpoints = config, checkpoints
+        self._take, self._report = take, report
+        self._keep = Keep(config.keep_checkpoints, config.keep_every)
+        self._background: Background[Written] = Background()
+        self._step = -1  # of the newest save that was begun
+        self._began_at = self._copied_at = self._last_at = time.monotonic()
+        self._good_at = self._last_at  # when the state of the newest good checkpoint was taken
+        self._retry_at = float("inf")
+        self._failures = 0  # in a row
+        self._error: OSError | None = None
+        self.saved_step = -1
+        self._stall_seconds = 0.0
+
+    def votes(self) -> tuple[float, float]:
+        """Return whether a save is due by the clock, on rank 0, and whether ours is written."""
+        due = False
+        if ranks.rank() == 0 and not self._background.busy:
+            now, minutes = time.monotonic(), self._config.save_every_minutes
+            due = now >= self._retry_at or bool(minutes and now - self._last_at >= 60 * minutes)
+        return float(due), float(self._background.done)
+
+    def look(self, all_settled: bool) -> None:
+        """Report a save that all ranks have written, or that has failed."""
+        if all_settled and self._background.busy:
+            self._settle()
+
+    def begin(self, step: int) -> None:
+        """Save a step, after the save before it; returns when training may go on."""
+        started_at = time.monotonic()
+        if self._background.busy:
+            self._settle()
+        if step != self.saved_step:
+            self._start(step)
+        self._stall_seconds += time.monotonic() - started_at
+
+    def take_stall_seconds(self) -> float:
+        """Return how long training waited for saves since it was last asked."""
+        seconds, self._stall_seconds = self._stall_seconds, 0.0
+        return seconds
+
+    def _start(self, step: int) -> None:
+        self._step, self._began_at = step, time.monotonic()
+        snapshot = self._take(self._config.async_save)
+        self._copied_at = self._last_at = time.monotonic()
+        self._retry_at = float("inf")
+        self._background.start(lambda: self._checkpoints.write(snapshot, self._keep))
+        if not self._config.async_save or snapshot.total_bytes < WRITTEN_AT_ONCE_BYTES:
+            self._settle()
+
+    def finish(self, step: int, stop: Callable[[], bool]) -> None:
+        """
+        Save a step for good: waits for one that is being written, saves again if that is older.
+
+        Args:
+            step: The present one.
+            stop: Return True once this rank was warned: then there is little time.
+
+        Raises:
+            OSError: It cannot be saved in the time there is.
+        """
+        tries = 0
+        while True:
+            self.begin(step)
+            if self._background.busy:
+                self._settle()
+            if self.saved_step == step:
+                return
+            stopping = ranks.any_rank(stop())
+            tries += stopping
+            if tries >= TRIES_AT_A_STOP:
+                raise OSError(f"Step {step} could not be saved before the end: {self._error}")
+            if stopping:
+                time.sleep(2.0 ** (tries - 1))
+            else:
+                self._wait(self._pause(), stop)
+
+    def _wait(self, seconds: float, stop: Callable[[], bool]) -> None:
+        """Wait, but no longer than until a rank is warned."""
+        until = time.monotonic() + seconds
+        while ranks.any_rank(time.monotonic() < until) and not ranks.any_rank(stop()):
+            time.sleep(POLL_SECONDS)
+
+    def _settle(self) -> None:
+        """Wait for the save in flight, and tell what it came to; the same on all ranks."""
+        try:
+            written = self._background.result()
+        except OSError as error:
+            self._note_failure(error)
+            return
+        self.saved_step, self._good_at, self._failures = self._step, self._began_at, 0
+        if ranks.rank() == 0:
+            if written.removed:
+                self._report("made_room", steps=written.removed)
+            for problem in written.problems:
+                self._report("not_removed", problem=problem)
+            seconds = self._background.ended_at - self._began_at
+            stalled = self._copied_at - self._began_at
+            self._report(
+                "saved", step=self._step, seconds=round(seconds, 3), copy_seconds=round(stalled, 3)
+            )
+
+    def _note_failure(self, error: OSError) -> None:
+        self._failures, self._error = self._failures + 1, error
+        pause = self._pause()
+        self._retry_at = time.monotonic() + pause
+        unsaved_minutes = (time.monotonic() - self._good_at) / 60
+        if ranks.rank() == 0:
+            self._report("save_failed", step=self._step, error=str(error), retry_seconds=pause)
+        gives_up = (
+            self._failures >= TRIES_BEFORE_GIVING_UP
+            and unsaved_minutes > self._config.max_unsaved_minutes
+        )
+        if ranks.gather_from_ranks(gives_up)[0]:  # clocks differ by a little
+            raise UnsavedError(
+                f"Run {self._config.run} has not saved for {unsaved_minutes:.1f} minutes "
+                f"(--max-unsaved-minutes {self._config.max_unsaved_minutes:g}): {error}. Mend it, and "
+                "the same command goes on from the last checkpoint."
+            )
+
+    def _pause(self) -> float:
+        return float(min(FIRST_RETRY_SECONDS * 2 ** (self._failures - 1), MAX_RETRY_SECONDS))
