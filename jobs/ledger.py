@@ -4,9 +4,10 @@ What happened to a run, one JSON line an event, one file an attempt.
     ledger = Ledger(Store("runs_instruct/my-run"), attempt=3)
     ledger.note("resumed", step=100)
 
-Events: started, resumed, damaged, evaluated, saved, warned, requeued, stopped, failed, finished,
-and crashed. Each has `utc_seconds` and `event`. Rank 0 writes all but the last: when ranks were
-killed, whoever started them adds it to the attempt's file.
+Events: started, resumed, damaged, foreign, evaluated, saved, save_failed, made_room, not_removed,
+short_lead, warned, requeued, stopped, failed, finished, and crashed. Each has `utc_seconds` and
+`event`. Rank 0 writes all but the last: when ranks were killed, whoever started them adds it to the
+attempt's file.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 class Ledger:
-    """The events of one attempt; a line is on the disk when `note` returns."""
+    """The events of one attempt; a line is on the disk when `note` returns, unless the disk is full."""
 
     def __init__(self, store: Store, attempt: int) -> None:
         self._store = store
@@ -33,7 +34,10 @@ class Ledger:
         """Append one event. The whole file is written: object stores cannot append."""
         entry = {"utc_seconds": round(time.time(), 3), "event": event, **facts}
         self._text += json.dumps(entry) + "\n"
-        self._store.replace(self._name, self._text.encode())
+        try:
+            self._store.replace(self._name, self._text.encode())
+        except OSError as error:  # a full disk must not end the run; the next event writes all
+            logger.warning("The ledger could not be written: %s", error)
         logger.info("%s %s", event, ", ".join(f"{key} {value}" for key, value in facts.items()))
 
 

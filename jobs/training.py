@@ -267,7 +267,9 @@ class _Attempt:
         if event == "saved":
             if self._deadline is not None:
                 self._deadline.save_seconds = facts["seconds"]
-            self._report_progress("running", global_step=facts["step"], committed=facts["step"])
+            self._report_progress("running", committed=facts["step"])
+            if self._metrics is not None:
+                self._metrics.publish()
         if event == "evaluated":
             self._state["val_loss"] = facts["val_loss"]
             self._curves().log(facts["step"], {"val/loss": facts["val_loss"]})
@@ -312,12 +314,15 @@ class _Attempt:
         if self._world.rank == 0:
             self._reported_at = time.monotonic()
             self._state |= {"state": state, "attempt": self._checkpoints.attempt, **facts}
-            write_progress(self._folder, **self._state)
+            try:
+                write_progress(self._folder, **self._state)
+            except OSError as error:  # a full disk must not end the run
+                logger.warning("The progress could not be written: %s", error)
 
     def _curves(self) -> Metrics:
         # Opened with the first point: tensorboard's import must not delay the first step.
         if self._metrics is None:
-            self._metrics = Metrics(self._runs.url, self._checkpoints.attempt, self._resumed_at)
+            self._metrics = Metrics(self._runs, self._checkpoints.attempt, self._resumed_at)
         return self._metrics
 
     def close(self) -> None:

@@ -36,6 +36,7 @@ from launch.bars import progress_bar
 from launch.cluster import array_text, choose_cluster, freeze_code, num_cores, submit_local
 from launch.console import say
 from launch.local_runs import LocalRun, new_job_folder
+from launch.places import absolute, check_url
 from launch.preprocess import Preprocess
 from launch.slurm_nodes import Request, check_slurm_flags, request_of
 
@@ -60,10 +61,11 @@ def prepare(flags: Preprocess) -> int:
     if flags.out is None and not NAME.fullmatch(Path(out).name):
         raise ConfigError(f"--out must be given with --source {flags.source}: it names no folder.")
     choose_tokenizer(flags.tokenizer)  # raises here rather than in every task
+    check_url("--out", absolute(out), writes=not flags.dry_run)
     cluster = choose_cluster(flags.cluster)
     request = request_of(flags.slurm, wants_gpus=False) if cluster == "slurm" else None
     with tempfile.TemporaryDirectory() as scratch:
-        store = Store(out if "://" in out else str(Path(out).resolve()))
+        store = Store(absolute(out))
         # A dry run writes nothing, not even a source that is made or downloaded.
         source = resolve_source(flags.source, Store(scratch) if flags.dry_run else store)
         return _prepare(flags, store, source, columns, request)

@@ -22,7 +22,7 @@ from launch.cluster import Resources, batch_script, submit_slurm, test_submissio
 from launch.console import say
 from launch.finetune import Finetune
 from launch.machine import Machine
-from launch.settings import absolute
+from launch.places import absolute
 from launch.slurm_nodes import cluster_limits, request_of, resources_of
 from launch.slurm_runs import SlurmRun
 

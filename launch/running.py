@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from instruct_core.config import TrainConfig, to_json
+from instruct_core.config import ModelConfig, TrainConfig, to_json
 from instruct_core.data.packing import load_packing
 from instruct_core.data.shards import ShardSet, load_manifest
 from instruct_core.errors import ConfigError
@@ -32,12 +32,12 @@ from launch.console import EXIT_FAILED, parse_flags, say
 from launch.finetune import Finetune
 from launch.local_runs import RunLock, find_running, new_job_folder
 from launch.machine import THIS_MACHINE, Machine, this_machine
+from launch.places import absolute, check_url
 from launch.preparing import prepare
 from launch.preprocess import Preprocess
 from launch.queueing import QueuedRun
 from launch.settings import (
     Places,
-    absolute,
     asked_of,
     check_flags,
     check_name,
@@ -61,6 +61,7 @@ def finetune(flags: Finetune, arguments: Sequence[str]) -> int:
     run = flags.run or f"{flags.model or 'gpt2'}-{Path(_shards_of(flags)).name}"
     check_name(run)
     checkpoints = absolute(flags.checkpoints)
+    check_url("--checkpoints", checkpoints, writes=not flags.dry_run)
     store = Store(checkpoints) / run
     stored = stored_config(store)
     if stored is not None:
@@ -68,6 +69,7 @@ def finetune(flags: Finetune, arguments: Sequence[str]) -> int:
         flags = parse_flags(Finetune, arguments, default=default)
         flags = replace(flags, checkpoints=checkpoints)
         check_flags(flags)
+    check_url("--runs", absolute(flags.runs), writes=not flags.dry_run)
     parent = job_parent(flags.runs, run)
     lock = lock_path(store, parent)
     if (exit_code := _attach(flags, run, lock)) is not None:
@@ -83,14 +85,15 @@ def finetune(flags: Finetune, arguments: Sequence[str]) -> int:
         )
     else:
         machine = this_machine()
-    config = _settings(flags, run, stored, machine)
-    if config is None:
+    settings = _settings(flags, run, stored, machine)
+    if settings is None:
         return EXIT_FAILED if not flags.dry_run else 0
+    config, shape = settings
     if stored is not None and _has_begun(store):
         refuse_conflicts(config, stored)
         if _is_finished(config):
             return 0
-    check_places(config)
+    check_places(config, shape)
     _describe(config, flags.nodes * flags.gpus)
     if queued is not None:
         queued.check(config, parent)
@@ -184,8 +187,8 @@ def _run_document(config: TrainConfig, flags: Finetune) -> dict[str, Any]:
 
 def _settings(
     flags: Finetune, run: str, stored: TrainConfig | None, machine: Machine
-) -> TrainConfig | None:
-    """Return the run's settings, making the default shards first if they are missing; or None."""
+) -> tuple[TrainConfig, ModelConfig] | None:
+    """Return the run's settings and its model's shape, making the default shards first; or None."""
     shards = _shards_of(flags)
     store = Store(absolute(flags.checkpoints)) / run
     if stored is not None and _has_begun(store) and absolute(flags.init or "") == stored.init:
@@ -201,13 +204,14 @@ def _settings(
     if found.exists("manifest.json"):
         if flags.shards is None:
             say(f"Shards: {shards}")
-        return replace(config, data_fingerprint=load_manifest(found)["fingerprint"])
+        return replace(config, data_fingerprint=load_manifest(found)["fingerprint"]), shape
     if found.exists("plan.json") and (flags.slurm.after or ShardArray(found).running()):
         if machine.name == THIS_MACHINE:
             raise ConfigError(
                 f"Shards {shards} are still being made on Slurm. Wait for them, or train on Slurm too."
             )
-        return replace(config, data_fingerprint=load_document(found, "plan.json")["fingerprint"])
+        plan = load_document(found, "plan.json")
+        return replace(config, data_fingerprint=plan["fingerprint"]), shape
     if flags.dry_run:
         say("Would prepare builtin first: no shards are here yet. Nothing is written.")
         return None
@@ -215,7 +219,7 @@ def _settings(
     builtin = Preprocess(source="builtin", out=shards, num_tasks=num_cores(), cluster="local")
     if prepare(builtin) != 0:
         return None
-    return replace(config, data_fingerprint=load_manifest(found)["fingerprint"])
+    return replace(config, data_fingerprint=load_manifest(found)["fingerprint"]), shape
 
 
 def _is_finished(config: TrainConfig) -> bool:

@@ -14,7 +14,6 @@ import math
 import re
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -22,12 +21,14 @@ from typing import Any, NamedTuple
 
 from instruct_core.config import IDENTITY, PRESETS, ModelConfig, TrainConfig
 from instruct_core.errors import ConfigError, CorruptFileError, MissingError, RunConflictError
-from instruct_core.storage.steps import committed_steps, read_manifest
+from instruct_core.storage.steps import SPARE_BYTES, committed_steps, read_manifest, step_name
 from instruct_core.storage.store import Store
 from launch.arrays import ShardArray
 from launch.console import say
+from launch.estimate import SAVED_BYTES_PER_PARAMETER
 from launch.finetune import Finetune
 from launch.machine import RECIPE_MICRO_BATCH_SIZE, Machine, fit_cpu
+from launch.places import absolute, check_folder, reachable
 from launch.slurm_flags import SlurmFlags
 from launch.slurm_nodes import check_slurm_flags
 
@@ -46,11 +47,6 @@ class Places(NamedTuple):
     init: str
     checkpoints: str
     runs: str
-
-
-def absolute(place: str) -> str:
-    """Return a path as an absolute one, a URL as it is."""
-    return place if "://" in place else str(Path(place).expanduser().resolve())
 
 
 def check_flags(flags: Finetune) -> None:
@@ -115,7 +111,9 @@ def find_shards(typed: str | None, after: str | None = None) -> str:
     if typed is not None:
         store = Store(absolute(typed))
         being_made = after is not None or ShardArray(store).running() is not None
-        if not store.exists("manifest.json") and not (being_made and store.exists("plan.json")):
+        with reachable("--shards", typed):
+            there = store.exists("manifest.json") or (being_made and store.exists("plan.json"))
+        if not there:
             raise MissingError(
                 f"Shards {typed} are not there or not finished: no manifest.json in it. "
                 f"Make them: python launch/preprocess.py --out {typed}"
@@ -148,32 +146,32 @@ def find_init(typed: str | None) -> str:
     if typed == "random":
         return typed
     folder, _, name = absolute(typed).rpartition("/")
-    if not Store(folder or "/").exists(name):
+    with reachable("--init", typed):
+        there = Store(folder or "/").exists(name)
+    if not there:
         raise MissingError(f"--init {typed} is not there. Give another path, or --init random.")
     return absolute(typed)
 
 
-def check_places(config: TrainConfig) -> None:
+def check_places(config: TrainConfig, shape: ModelConfig) -> None:
     """
-    Refuse places on a disk that nobody can write to.
+    Refuse places on a disk that nobody can write to, or without room for a checkpoint.
 
     Raises:
         ConfigError: Names the flag, the place and the folder that is in the way.
     """
-    for flag, place in (("--checkpoints", config.checkpoints), ("--runs", config.runs)):
-        store = Store(place)
-        if not store.is_local:
-            continue
-        folder = store.local_path(config.run)
-        while not folder.exists():
-            folder = folder.parent
-        try:
-            with tempfile.TemporaryFile(dir=folder):  # tried, because root may write "everywhere"
-                pass
-        except OSError as error:
-            raise ConfigError(
-                f"{flag} {place} cannot be written: {folder}: {error.strerror}. Give another place."
-            ) from None
+    checkpoints, runs = (Store(place) / config.run for place in (config.checkpoints, config.runs))
+    if checkpoints.is_local:
+        needed = SAVED_BYTES_PER_PARAMETER * shape.num_parameters + SPARE_BYTES
+        for step in committed_steps(checkpoints)[:-1]:  # a full disk makes room by removing these
+            needed -= sum(checkpoints.sizes(step_name(step)).values())
+        check_folder("--checkpoints", checkpoints.local_path(""), needed)
+    if runs.is_local:
+        check_folder("--runs", runs.local_path(""), 0)
+    elif config.record_samples:
+        raise ConfigError(
+            f"--record-samples needs --runs on a disk, got {config.runs}: a line a step is appended."
+        )
 
 
 def shape_of_init(init: str, flags: Finetune) -> ModelConfig:

@@ -28,7 +28,8 @@ from jobs.slurm import JobRecord
 from launch.arrays import ShardArray
 from launch.console import say
 from launch.local_runs import RunLock, find_running, job_folders
-from launch.settings import absolute, check_name
+from launch.places import absolute
+from launch.settings import check_name
 from launch.slurm_runs import SlurmRun
 from launch.stored_runs import job_parent, lock_path, note_path, stored_config
 
@@ -181,6 +182,9 @@ class RunStatus:
                     f"Slurm's warning comes {event['lead_seconds']:.0f} s before the end, and "
                     f"{event['needed_seconds']:.0f} s are needed"
                 )
+        saves = [event for event in self.events if event["event"] in ("saved", "save_failed")]
+        if saves and saves[-1]["event"] == "save_failed":
+            notes.append(f"the last save failed: {saves[-1]['error']}")
         outcome = self.outcome()
         if outcome is not None and not self.is_active():
             notes.append(outcome["error"])

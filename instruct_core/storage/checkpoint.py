@@ -31,25 +31,14 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from instruct_core import ranks
-from instruct_core.errors import CorruptFileError, FencedError
+from instruct_core.errors import FencedError
 from instruct_core.storage.documents import dump_document, seal
-from instruct_core.storage.retention import Keep, kept_steps
+from instruct_core.storage.retention import Keep, Removed, Retention
 from instruct_core.storage.staging import Image, Staging, Tensors, direct_image
-from instruct_core.storage.steps import (
-    FORMAT,
-    committed_steps,
-    damage_of,
-    read_manifest,
-    state_name,
-    step_folders,
-    step_name,
-    val_loss_of,
-)
+from instruct_core.storage.steps import FORMAT, mark_committed, state_name, step_name
 from instruct_core.storage.store import Store
 
 ATTEMPT_FILE = re.compile(r"(\d{4,})\.json")
-SPARE_BYTES = 16 << 20  # of a disk that is to stay free: the ledger and the logs go on
-SPARE_FILES = 100
 
 T = TypeVar("T")
 
@@ -63,13 +52,6 @@ class Snapshot(NamedTuple):
     total_bytes: int  # of all ranks
 
 
-class Written(NamedTuple):
-    """What a save did beside committing its step."""
-
-    removed: list[int]  # older steps that made room on a full disk
-    problems: list[str]  # what should have been removed and could not be
-
-
 class Checkpoints:
     """
     The checkpoints of one run, for its writer.
@@ -81,10 +63,9 @@ class Checkpoints:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.attempt = -1
-        self.known_good: set[int] = set()  # steps whose every byte this process has compared
+        self.retention = Retention(store)
         self._staging = Staging()
         self._group: Any = None
-        self._no_space = False
 
     def claim_attempt(self) -> int:
         """Take the next attempt number, which nobody else can take, and return it. All ranks."""
@@ -92,7 +73,7 @@ class Checkpoints:
             self.attempt = self._newest_attempt() + 1
             while not self.store.claim(f"attempts/{self.attempt:04d}.json", self._claim()):
                 self.attempt += 1
-        self.attempt = ranks.gather_from_ranks(self.attempt)[0]
+        self.attempt = self.retention.attempt = ranks.gather_from_ranks(self.attempt)[0]
         self._group = ranks.side_group()
         return self.attempt
 
@@ -148,7 +129,7 @@ class Checkpoints:
         total = model_bytes + sum(tensor.nbytes for tensor in optimizer.values())
         return Snapshot(step, images, facts, total)
 
-    def write(self, snapshot: Snapshot, keep: Keep) -> Written:
+    def write(self, snapshot: Snapshot, keep: Keep) -> Removed:
         """
         Write a checkpoint and commit it. Called by all ranks; returns on all once it is durable.
 
@@ -159,7 +140,7 @@ class Checkpoints:
         first, folder = ranks.rank() == 0, self.store / step_name(snapshot.step)
         room = self._together(lambda: self._make_ready(snapshot, keep) if first else None)[0]
         if room is None:
-            return Written([], [])
+            return Removed([], [])
         try:
             entries = self._together(lambda: [_put(folder, image) for image in snapshot.images])
             files = [entry for part in entries for entry in part]
@@ -168,8 +149,8 @@ class Checkpoints:
             if first:
                 self._clean_up(snapshot.step, error)
             raise
-        pruned = self._together(lambda: self._prune(snapshot.step, keep) if first else None)[0]
-        return Written(room.removed, [*room.problems, *(pruned.problems if pruned else [])])
+        self._together(lambda: self.retention.prune(keep, snapshot.step, room) if first else None)
+        return room
 
     def _together(self, work: Callable[[], T]) -> list[T]:
         """Do a part of a save on every rank; return what each returned, or raise what one met."""
@@ -191,11 +172,12 @@ class Checkpoints:
                 raise OSError(number, told) if number else OSError(told)
         return [value for value, *_ in gathered]
 
-    def _make_ready(self, snapshot: Snapshot, keep: Keep) -> Written | None:
+    def _make_ready(self, snapshot: Snapshot, keep: Keep) -> Removed | None:
         """Clear the step's folder and make room for it; None if the step is committed already."""
         if self._clear(snapshot.step):
             return None
-        return self._make_room(snapshot, keep)
+        num_bytes, num_files = snapshot.total_bytes, 2 * ranks.world_size() + 2
+        return self.retention.make_room(keep, snapshot.step, num_bytes, num_files)
 
     def _clear(self, step: int) -> bool:
         """Remove what a save that was killed has left; True if the step is committed already."""
@@ -211,32 +193,6 @@ class Checkpoints:
                 f"Run {self.store.url} belongs to attempt {newest} now; this is attempt "
                 f"{self.attempt}, which must not write any more."
             )
-
-    def _make_room(self, snapshot: Snapshot, keep: Keep) -> Written:
-        """Remove older checkpoints where the disk is nearly full; raises OSError if it stays so."""
-        needed = snapshot.total_bytes + SPARE_BYTES
-        if self._has_room(needed) and not self._no_space:
-            return Written([], [])
-        room = self._remove_all_but(keep._replace(last=1), newest=snapshot.step)
-        self._no_space = False
-        if not self._has_room(needed):
-            free = self.store.free()
-            assert free is not None, "a place without end has room"
-            left = "" if free.num_files is None else f" and {free.num_files:,} files"
-            raise OSError(
-                errno.ENOSPC,
-                f"no space for {self.store.where(step_name(snapshot.step))}: it needs "
-                f"{needed / 1e6:,.0f} MB, and {free.num_bytes / 1e6:,.0f} MB{left} are free",
-            )
-        return room
-
-    def _has_room(self, needed: int) -> bool:
-        free = self.store.free()
-        if free is None:
-            return True
-        return free.num_bytes >= needed and (
-            free.num_files is None or free.num_files >= SPARE_FILES + 2 * ranks.world_size()
-        )
 
     def _commit(self, snapshot: Snapshot, files: list[dict[str, Any]]) -> None:
         folder = self.store / step_name(snapshot.step)
@@ -263,75 +219,14 @@ class Checkpoints:
 
     def _clean_up(self, step: int, error: OSError) -> None:
         """Remove what a failed save has left, unless it has become somebody else's."""
-        self._no_space = error.errno in (errno.ENOSPC, errno.EDQUOT)  # free space shows no quota
+        self.retention.no_space = error.errno in (errno.ENOSPC, errno.EDQUOT)
         with contextlib.suppress(OSError, FencedError):  # the next save removes it
             self._clear(step)
-
-    def _prune(self, newest: int, keep: Keep) -> Written:
-        """Remove checkpoints that need not stay, and leftovers of kills."""
-        pruned = self._remove_all_but(keep, newest)
-        committed = set(committed_steps(self.store))
-        for step in step_folders(self.store):
-            if step not in committed and step < newest:
-                self._remove(step, pruned)
-        return pruned
-
-    def _remove_all_but(self, keep: Keep, newest: int) -> Written:
-        """Remove committed steps; one of those that stay is known to be good before any goes."""
-        val_losses: dict[int, float | None] = {}
-        for step in committed_steps(self.store):
-            with contextlib.suppress(CorruptFileError, FileNotFoundError):  # loading sets it aside
-                val_losses[step] = val_loss_of(read_manifest(self.store, step))
-        kept = kept_steps(val_losses, keep)
-        doomed = [step for step in sorted(val_losses) if step not in kept and step < newest]
-        if doomed and not self.known_good & kept:
-            self._verify(max(kept))
-        removed = Written([], [])
-        for step in doomed:
-            self._remove(step, removed)
-            self.known_good.discard(step)
-        return removed
-
-    def _remove(self, step: int, done: Written) -> None:
-        try:
-            remove_step(self.store, step)
-            done.removed.append(step)
-        except OSError as error:  # somebody reads it on NFS, or it is not ours; next time then
-            done.problems.append(f"{self.store.where(step_name(step))} stays: {error}")
-
-    def _verify(self, step: int) -> None:
-        """Compare every byte of a checkpoint before older ones go; raises OSError."""
-        if damage := damage_of(self.store, step):
-            set_aside(self.store, step, self.attempt)
-            raise OSError(f"{damage} It is set aside, and older checkpoints stay")
-        self.known_good.add(step)
 
 
 def _put(folder: Store, image: Image) -> dict[str, Any]:
     digest = folder.put(image.name, image.views)
     return {"file": image.name, "bytes": image.num_bytes, "xxh3": digest}
-
-
-def mark_committed(store: Store, step: int) -> None:
-    """Note that the run has saved: from now on it never starts over by itself."""
-    if not store.exists("committed.json"):
-        first = {"first_step": step, "token": uuid.uuid4().hex}
-        store.claim("committed.json", json.dumps(first).encode())
-
-
-def remove_step(store: Store, step: int) -> None:
-    """Remove a checkpoint, manifest first: half of it must never pass for a whole one."""
-    store.remove(f"{step_name(step)}/manifest.json")
-    store.remove(step_name(step))
-
-
-def set_aside(store: Store, step: int, attempt: int) -> str:
-    """Give a damaged checkpoint a name under which it is no checkpoint, and return the name."""
-    aside = f"damaged-{step_name(step)}-attempt-{max(attempt, 0):04d}"
-    while store.exists(aside):
-        aside += "-again"
-    store.move(step_name(step), aside)
-    return aside
 
 
 def _share(tensors: Tensors, rank: int, world_size: int, model_bytes: int) -> list[str]:

@@ -56,6 +56,17 @@ class Disk:
             return {}
         return found
 
+    def tree(self) -> dict[str, int | None]:
+        """Return all files below with their sizes, and all folders with None."""
+        found: dict[str, int | None] = {}
+        folders = [""]
+        for folder in folders:
+            for name, size in self.entries(folder).items():
+                found[f"{folder}{name}"] = size
+                if size is None:
+                    folders.append(f"{folder}{name}/")
+        return found
+
     def forget_listings(self) -> None:
         """Have NFS look at the folder anew: it remembers a listing until this node changes it."""
         scratch = self.root / f".look.{socket.gethostname()}.{os.getpid()}"

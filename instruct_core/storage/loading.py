@@ -19,9 +19,16 @@ from torch import Tensor
 
 from instruct_core import ranks
 from instruct_core.errors import CorruptFileError, NoCheckpointError
-from instruct_core.storage.checkpoint import Checkpoints, mark_committed, set_aside
+from instruct_core.storage.checkpoint import Checkpoints
 from instruct_core.storage.staging import TORCH_TYPES, view_of
-from instruct_core.storage.steps import committed_steps, read_manifest, state_name, step_name
+from instruct_core.storage.steps import (
+    committed_steps,
+    mark_committed,
+    read_manifest,
+    set_aside,
+    state_name,
+    step_name,
+)
 from instruct_core.storage.store import Store
 from instruct_core.storage.tensor_file import ALIGNMENT_BYTES, aligned_buffer, parse_header
 
@@ -59,7 +66,7 @@ def load_newest(
     for step in reversed(ranks.gather_from_ranks(mine)[0]):  # one rank lists: listings may differ
         loaded, problem = _try(store, step)
         if loaded is not None:
-            checkpoints.known_good.add(step)
+            checkpoints.retention.known_good.add(step)
             _warn_of_others(store, step, on_foreign)
             return loaded
         if problem and ranks.rank() == 0:

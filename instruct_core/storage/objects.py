@@ -96,6 +96,16 @@ class Objects:
         self._fs.invalidate_cache()
         return list(self._fs.ls(self._path(folder), detail=True))
 
+    def tree(self) -> dict[str, int | None]:
+        """Return all objects below with their sizes, a thousand a request."""
+        found = self._patiently(self._find)
+        start = len(self._root.strip("/")) + 1
+        return {name.strip("/")[start:]: int(entry["size"]) for name, entry in found.items()}
+
+    def _find(self) -> dict[str, dict[str, Any]]:
+        self._fs.invalidate_cache()
+        return dict(self._fs.find(self._root, detail=True))
+
     def forget_listings(self) -> None:
         """Have the client ask anew; `entries` does so every time."""
         self._fs.invalidate_cache()
@@ -143,10 +153,10 @@ class Objects:
     def _create(self, name: str, data: memoryview) -> bool:
         with _plain_errors(self._where(name)):
             try:
-                if self._is_s3:
+                if self._is_s3 and data.nbytes >= 2 * UPLOAD_BYTES:
                     self._fs.pipe_file(
-                        self._path(name), _Parts(data), chunksize=UPLOAD_BYTES, max_concurrency=8,
-                        mode="create",
+                        self._path(name), _Parts(data), chunksize=UPLOAD_BYTES,
+                        max_concurrency=8, mode="create",
                     )  # fmt: skip
                 else:
                     self._fs.pipe_file(self._path(name), bytes(data), mode="create")
@@ -201,15 +211,17 @@ class Objects:
         return []
 
     def check_root(self) -> None:
-        """Raise FileNotFoundError where the bucket itself is not there."""
-        bucket = self._root.strip("/").partition("/")[0]
+        """Raise FileNotFoundError where the bucket is not there: some servers make one at a write."""
+        if not self._is_s3:
+            return
+        bucket = self._root.partition("/")[0]
         with _plain_errors(self._url):
             try:
-                there = not bucket or self._fs.exists(bucket)
+                self._fs.call_s3("head_bucket", Bucket=bucket)
+            except FileNotFoundError:
+                raise FileNotFoundError(errno.ENOENT, f"there is no bucket {bucket}") from None
             except PermissionError:
-                return  # may be allowed to use a folder of it all the same
-        if not there and not self._url.startswith("memory://"):
-            raise FileNotFoundError(errno.ENOENT, f"no bucket {bucket}")
+                return  # may be allowed to use a folder of it all the same; the write will tell
 
     def _where(self, name: str) -> str:
         return f"{self._url}/{name}"
@@ -229,7 +241,7 @@ class Objects:
 
 
 class _Parts:
-    """Bytes for s3fs, which cuts parts out of them; its client takes no memoryview."""
+    """A large object for s3fs, which cuts parts out of it; its client takes no memoryview."""
 
     def __init__(self, view: memoryview) -> None:
         self._view = view

@@ -2,12 +2,34 @@
 Which checkpoints remain: the last few, every Nth for good, and the best by validation loss.
 
     kept_steps({100: 3.1, 200: 2.7, 300: 2.9}, Keep(last=1))      # {200, 300}
+    Retention(store).prune(Keep(last=3), newest=300)
+
+Nothing is removed before one of those that stay has been read back and found right, byte for byte:
+the last good checkpoint never goes. Where the disk is nearly full, only the newest one stays, beside
+those that are kept for good, and the best.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 from collections.abc import Mapping
 from typing import NamedTuple
+
+from instruct_core.errors import CorruptFileError
+from instruct_core.storage.steps import (
+    SPARE_BYTES,
+    SPARE_FILES,
+    committed_steps,
+    damage_of,
+    read_manifest,
+    remove_step,
+    set_aside,
+    step_name,
+    steps_of,
+    val_loss_of,
+)
+from instruct_core.storage.store import Store
 
 
 class Keep(NamedTuple):
@@ -34,3 +56,104 @@ def kept_steps(val_losses: Mapping[int, float | None], keep: Keep) -> set[int]:
     if evaluated:
         kept.add(-min(evaluated)[1])
     return kept
+
+
+class Removed(NamedTuple):
+    """What went, and what should have gone and could not."""
+
+    steps: list[int]
+    problems: list[str]
+
+
+class Retention:
+    """
+    Removes checkpoints of one run.
+
+    Args:
+        store: The run's folder.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.known_good: set[int] = set()  # steps whose every byte this process has compared
+        self.attempt = 0  # ours, for the name of what is set aside
+        self.no_space = False  # the disk has refused a write: free space shows no quota
+
+    def prune(self, keep: Keep, newest: int, removed: Removed | None = None) -> Removed:
+        """
+        Remove checkpoints that need not stay, and what saves that were killed have left.
+
+        Args:
+            keep: The rule.
+            newest: Nothing from this step on is touched: it may be in the making.
+            removed: Problems are added to it.
+
+        Raises:
+            OSError: What was to stay is not what was written; it is set aside, and nothing went.
+        """
+        removed = removed or Removed([], [])
+        gone = self._remove_all_but(keep, newest)
+        removed.problems.extend(gone.problems)
+        for step, is_committed in steps_of(self._store).items():
+            if not is_committed and step < newest:
+                self._remove(step, gone)
+        return gone
+
+    def make_room(self, keep: Keep, newest: int, num_bytes: int, num_files: int) -> Removed:
+        """
+        Remove what may go where the disk is too full for one more checkpoint.
+
+        Raises:
+            OSError: It is too full all the same.
+        """
+        if not self.no_space and not self._shortage(num_bytes, num_files):
+            return Removed([], [])
+        removed = self._remove_all_but(keep._replace(last=1), newest)
+        self.no_space = False
+        if shortage := self._shortage(num_bytes, num_files):
+            raise OSError(
+                errno.ENOSPC, f"no space for {self._store.where(step_name(newest))}: {shortage}"
+            )
+        return removed
+
+    def _shortage(self, num_bytes: int, num_files: int) -> str:
+        """Return what the disk has too little of; "" where it suffices."""
+        free = self._store.free()
+        if free is None:
+            return ""
+        if free.num_bytes < num_bytes + SPARE_BYTES:
+            needed = (num_bytes + SPARE_BYTES) / 1e6
+            return f"it needs {needed:,.0f} MB, and {free.num_bytes / 1e6:,.0f} MB are free"
+        if free.num_files is not None and free.num_files < num_files + SPARE_FILES:
+            return f"it needs {num_files + SPARE_FILES} files, and {free.num_files} are free"
+        return ""
+
+    def _remove_all_but(self, keep: Keep, newest: int) -> Removed:
+        val_losses: dict[int, float | None] = {}
+        for step in committed_steps(self._store):
+            with contextlib.suppress(CorruptFileError, FileNotFoundError):  # loading sets it aside
+                val_losses[step] = val_loss_of(read_manifest(self._store, step))
+        kept = kept_steps(val_losses, keep)
+        doomed = [step for step in sorted(val_losses) if step not in kept and step < newest]
+        if doomed and not self.known_good & kept:
+            self._verify(max(kept))
+        removed = Removed([], [])
+        for step in doomed:
+            self._remove(step, removed)
+            self.known_good.discard(step)
+        return removed
+
+    def _remove(self, step: int, removed: Removed) -> None:
+        try:
+            remove_step(self._store, step)
+            removed.steps.append(step)
+        except OSError as error:  # somebody reads it on NFS, or it is not ours; next time then
+            removed.problems.append(f"{self._store.where(step_name(step))} stays: {error}")
+
+    def _verify(self, step: int) -> None:
+        if damage := damage_of(self._store, step):
+            aside = set_aside(self._store, step, self.attempt)
+            raise OSError(
+                f"{damage} It is set aside as {self._store.where(aside)}, and older ones stay"
+            )
+        self.known_good.add(step)

@@ -9,8 +9,10 @@ A manifest is what somebody else may have written: whatever it says is checked b
 
 from __future__ import annotations
 
+import json
 import math
 import re
+import uuid
 from typing import Any
 
 from instruct_core.config import ModelConfig
@@ -23,6 +25,8 @@ FORMAT = 1
 PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 STEP_FOLDER = re.compile(r"step-(\d{8})")
 DAMAGED_FOLDER = re.compile(r"damaged-step-\d{8}-attempt-\d{4,}")
+# Of a disk that stay free at a save: the ledger and the logs go on.
+SPARE_BYTES, SPARE_FILES = 16 << 20, 100
 MAX_SHAPE = 1 << 20  # of any number in a model's shape
 
 
@@ -31,15 +35,17 @@ def step_name(step: int) -> str:
     return f"step-{step:08d}"
 
 
-def step_folders(store: Store) -> list[int]:
-    """Return the steps that have a folder, oldest first, committed or not."""
-    matches = [STEP_FOLDER.fullmatch(name) for name in store.names()]
-    return [int(match[1]) for match in matches if match]
-
-
 def committed_steps(store: Store) -> list[int]:
     """Return the steps that have a manifest, oldest first. Their bytes are not verified."""
-    return [s for s in step_folders(store) if store.exists(f"{step_name(s)}/manifest.json")]
+    return [step for step, is_committed in steps_of(store).items() if is_committed]
+
+
+def steps_of(store: Store) -> dict[int, bool]:
+    """Return the steps that have a folder, oldest first, and whether each has a manifest."""
+    tree = store.tree()
+    matches = [STEP_FOLDER.fullmatch(name.partition("/")[0]) for name in tree]
+    steps = sorted({int(match[1]) for match in matches if match})
+    return {step: f"{step_name(step)}/manifest.json" in tree for step in steps}
 
 
 def state_name(rank: int, world_size: int) -> str:
@@ -146,3 +152,25 @@ def damage_of(store: Store, step: int, every_byte: bool = True) -> str:
     except (CorruptFileError, FileNotFoundError) as error:
         return str(error)
     return ""
+
+
+def mark_committed(store: Store, step: int) -> None:
+    """Note that the run has saved: from now on it never starts over by itself."""
+    if not store.exists("committed.json"):
+        first = {"first_step": step, "token": uuid.uuid4().hex}
+        store.claim("committed.json", json.dumps(first).encode())
+
+
+def remove_step(store: Store, step: int) -> None:
+    """Remove a checkpoint, manifest first: half of it must never pass for a whole one."""
+    store.remove(f"{step_name(step)}/manifest.json")
+    store.remove(step_name(step))
+
+
+def set_aside(store: Store, step: int, attempt: int) -> str:
+    """Give a damaged checkpoint a name under which it is no checkpoint, and return the name."""
+    aside = f"damaged-{step_name(step)}-attempt-{max(attempt, 0):04d}"
+    while store.exists(aside):
+        aside += "-again"
+    store.move(step_name(step), aside)
+    return aside

@@ -76,6 +76,10 @@ class Store:
         entries = sorted(self._files.entries(folder).items())
         return {name: size for name, size in entries if size is not None}
 
+    def tree(self) -> dict[str, int | None]:
+        """Return all files below by name, with sizes in bytes; on a disk, folders with None too."""
+        return dict(sorted(self._files.tree().items()))
+
     def forget_listings(self) -> None:
         """Make sure that the next listing is the store's own, where this node keeps old ones."""
         self._files.forget_listings()

@@ -1,12 +1,13 @@
 """
 One continuous run in TensorBoard, whatever happened to the job that trained it.
 
-    metrics = Metrics("runs_instruct/my-run", attempt=1, resumed_at_step=100)
+    metrics = Metrics(Store("runs_instruct/my-run"), attempt=1, resumed_at_step=100)
     metrics.log(101, {"train/loss": 2.9})
 
 On resume TensorBoard is told to forget what an earlier attempt logged after the step that was
 resumed at, so no curve overlaps itself. The writer is tensorboard's own: torch's wraps it, and
-takes longer to import than a small model takes for a step.
+takes longer to import than a small model takes for a step. An object store cannot append: events for
+one are written on this machine and sent there with every checkpoint.
 
 Sources: tensorboard/plugins/event_processing (a SessionLog START purges later steps); GPU peaks
 are dense bf16 figures of NVIDIA's data sheets; MFU as in PaLM, arXiv 2204.02311, appendix B.
@@ -15,15 +16,23 @@ are dense bf16 figures of NVIDIA's data sheets; MFU as in PaLM, arXiv 2204.02311
 from __future__ import annotations
 
 import contextlib
+import logging
+import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
 import psutil
 import pynvml
 import torch
 
 from instruct_core.config import ModelConfig
+from instruct_core.storage.store import Store
 
+logger = logging.getLogger(__name__)
+
+CLOSED_SECONDS = 30.0  # before curves are tried again after the disk has refused them
 PEAK_FLOPS = {
     "H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12, "GH200": 989e12, "A100": 312e12,
     "L40S": 362e12, "A40": 150e12, "A10": 125e12, "L4": 121e12, "RTX 4090": 165e12,
@@ -36,18 +45,26 @@ class Metrics:
     Scalars and texts of a run, written by rank 0.
 
     Args:
-        logdir: Folder or URL of the run's events.
+        store: Folder of the run's events.
         attempt: Number of this attempt; the first has nothing to forget.
         resumed_at_step: The step it begins at; later points of earlier attempts go.
     """
 
-    def __init__(self, logdir: str, attempt: int, resumed_at_step: int) -> None:
+    def __init__(self, store: Store, attempt: int, resumed_at_step: int) -> None:
         from tensorboard.compat.proto import event_pb2, summary_pb2, tensor_pb2, tensor_shape_pb2
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
         self._event, self._summary = event_pb2, summary_pb2
         self._tensor, self._shape = tensor_pb2, tensor_shape_pb2
-        self._writer = EventFileWriter(logdir, max_queue_size=1000, flush_secs=5)
+        self._store, self._make_writer = store, EventFileWriter
+        self._scratch = None
+        if store.is_local:
+            self._folder = store.local_path("")
+        else:
+            self._scratch = tempfile.TemporaryDirectory(prefix="events-")
+            self._folder = Path(self._scratch.name)
+        self._writer: Any = None
+        self._closed_until = 0.0  # time.monotonic()
         if attempt:
             start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
             # Points at the step itself stay: they were logged before it was saved.
@@ -75,11 +92,42 @@ class Metrics:
 
     def _add(self, step: int, event: object) -> None:
         event.step, event.wall_time = step, time.time()  # type: ignore[attr-defined]
-        self._writer.add_event(event)
+        if time.monotonic() < self._closed_until:
+            return
+        with self._or_without_curves():
+            if self._writer is None:
+                self._writer = self._make_writer(
+                    str(self._folder), max_queue_size=1000, flush_secs=5
+                )
+            self._writer.add_event(event)
+
+    @contextlib.contextmanager
+    def _or_without_curves(self) -> Iterator[None]:
+        """Have a full disk cost points of the curves, and not the run."""
+        try:
+            yield
+        except OSError as error:
+            logger.warning("No curves for %.0f s: %s", CLOSED_SECONDS, error)
+            self._writer, self._closed_until = None, time.monotonic() + CLOSED_SECONDS
+
+    def publish(self) -> None:
+        """Send an object store what was logged so far; on a disk it is there already."""
+        if self._scratch is None:
+            return
+        with self._or_without_curves():
+            if self._writer is not None:
+                self._writer.flush()
+            for path in sorted(self._folder.iterdir()):
+                self._store.replace(path.name, path.read_bytes())
 
     def close(self) -> None:
         """Flush everything to the store."""
-        self._writer.close()
+        self.publish()
+        with self._or_without_curves():
+            if self._writer is not None:
+                self._writer.close()
+        if self._scratch is not None:
+            self._scratch.cleanup()
 
 
 def system_metrics(device: torch.device) -> dict[str, float]:

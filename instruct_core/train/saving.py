@@ -24,8 +24,8 @@ from instruct_core import ranks
 from instruct_core.config import TrainConfig
 from instruct_core.errors import UnsavedError
 from instruct_core.storage.background import Background
-from instruct_core.storage.checkpoint import Checkpoints, Snapshot, Written
-from instruct_core.storage.retention import Keep
+from instruct_core.storage.checkpoint import Checkpoints, Snapshot
+from instruct_core.storage.retention import Keep, Removed
 
 FIRST_RETRY_SECONDS, MAX_RETRY_SECONDS = 5.0, 300.0
 WRITTEN_AT_ONCE_BYTES = 64 << 20
@@ -55,7 +55,7 @@ class Saves:
         self._config, self._checkpoints = config, checkpoints
         self._take, self._report = take, report
         self._keep = Keep(config.keep_checkpoints, config.keep_every)
-        self._background: Background[Written] = Background()
+        self._background: Background[Removed] = Background()
         self._step = -1  # of the newest save that was begun
         self._began_at = self._copied_at = self._last_at = time.monotonic()
         self._good_at = self._last_at  # when the state of the newest good checkpoint was taken
@@ -137,15 +137,15 @@ class Saves:
     def _settle(self) -> None:
         """Wait for the save in flight, and tell what it came to; the same on all ranks."""
         try:
-            written = self._background.result()
+            removed = self._background.result()
         except OSError as error:
             self._note_failure(error)
             return
         self.saved_step, self._good_at, self._failures = self._step, self._began_at, 0
         if ranks.rank() == 0:
-            if written.removed:
-                self._report("made_room", steps=written.removed)
-            for problem in written.problems:
+            if removed.steps:
+                self._report("made_room", steps=removed.steps)
+            for problem in removed.problems:
                 self._report("not_removed", problem=problem)
             seconds = self._background.ended_at - self._began_at
             stalled = self._copied_at - self._began_at

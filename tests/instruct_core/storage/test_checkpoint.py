@@ -15,10 +15,10 @@ from instruct_core.errors import CorruptFileError, FencedError, NoCheckpointErro
 from instruct_core.model.export import hugging_face_config
 from instruct_core.model.gpt2 import GPT2
 from instruct_core.storage import tensor_file
-from instruct_core.storage.checkpoint import Checkpoints, Written
+from instruct_core.storage.checkpoint import Checkpoints
 from instruct_core.storage.documents import load_sealed, seal
 from instruct_core.storage.loading import load_newest
-from instruct_core.storage.retention import Keep
+from instruct_core.storage.retention import Keep, Removed
 from instruct_core.storage.steps import committed_steps, read_manifest, step_name
 from instruct_core.storage.store import Store
 from instruct_core.train.rng import restore_rng, rng_state
@@ -41,7 +41,7 @@ def save(
     step: int,
     keep: Keep = Keep(),  # noqa: B008  an immutable tuple
     val_loss: float | None = None,
-) -> Written:
+) -> Removed:
     progress = {
         "global_step": step, "samples_seen": step, "tokens_seen": step,
         "evaluated_at_step": step, "val_loss": val_loss,

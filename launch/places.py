@@ -1,0 +1,104 @@
+"""
+Whether a run can read and write where it is told to, asked before anything is queued.
+
+    check_url("--checkpoints", "s3://bucket/runs", writes=True)
+    check_folder("--runs", Path("runs_instruct/my-run"), num_bytes=0)
+
+A place that nobody can reach or write, or that has no room for one checkpoint, is one line now and
+not a failed job tomorrow.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from instruct_core.errors import ConfigError, InstructError
+from instruct_core.storage.disk import Disk
+from instruct_core.storage.store import Store
+from launch.console import say
+
+CREDENTIALS = (
+    "Check the URL, and the credentials and endpoint in the environment (AWS_ACCESS_KEY_ID, "
+    "AWS_ENDPOINT_URL and their like)"
+)
+
+
+def absolute(place: str) -> str:
+    """Return a path as an absolute one, a URL as it is."""
+    return place if "://" in place else str(Path(place).expanduser().resolve())
+
+
+@contextmanager
+def reachable(flag: str, place: str) -> Iterator[None]:
+    """Turn what an object store answers into one line about the flag; raises ConfigError."""
+    try:
+        yield
+    except InstructError:
+        raise
+    except OSError as error:
+        hint = CREDENTIALS if "://" in place else "Give another place"
+        reason = str(error).rstrip(".")
+        raise ConfigError(f"{flag} {place} cannot be used: {reason}. {hint}.") from None
+
+
+def check_url(flag: str, place: str, writes: bool) -> None:
+    """
+    Refuse a URL that a job could not use; a path is left to `check_folder`.
+
+    Args:
+        flag: As typed, for the message.
+        place: What it says.
+        writes: Try to write as well: a small object, which is removed again.
+
+    Raises:
+        ConfigError: Names the flag, the place and what the store answered.
+    """
+    store = Store(place)
+    if store.is_local:
+        return
+    if place.startswith("memory://"):
+        raise ConfigError(
+            f"{flag} {place} cannot be used: memory ends with its process, and a job is another "
+            "one. Give a path or a URL that both reach."
+        )
+    with reachable(flag, place):
+        if not writes:
+            store.names()
+        elif not store.try_out():
+            say(
+                f"Note: {place} does not keep two writers apart (no conditional writes). Never let two "
+                "jobs train one run."
+            )
+
+
+def check_folder(flag: str, folder: Path, num_bytes: int) -> None:
+    """
+    Refuse a folder on a disk that nobody can write to, or that has no room.
+
+    Args:
+        flag: As typed, for the message.
+        folder: It need not exist yet, and is not made.
+        num_bytes: That must fit in.
+
+    Raises:
+        ConfigError: Names the flag and the folder that is in the way.
+    """
+    there = folder
+    while not there.exists():
+        there = there.parent
+    try:
+        with tempfile.TemporaryFile(dir=there):  # tried, because root may write "everywhere"
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"{flag} {folder} cannot be written: {there}: {error.strerror}. Give another place."
+        ) from None
+    free = Disk(folder).free()
+    if free.num_bytes < num_bytes or free.num_files == 0:
+        raise ConfigError(
+            f"{flag} {folder} has no room: a checkpoint needs {num_bytes / 1e6:,.0f} MB, and "
+            f"{free.num_bytes / 1e6:,.0f} MB are free. Make room, or give another place."
+        )

@@ -1,0 +1,332 @@
+"""
+The second promise, operation by operation: whatever happens to a save, a checkpoint remains.
+
+A save is killed at each of its operations, on a disk and on a real S3 server, or the operation is
+refused, or does something else than it says. After each, the newest committed step loads, bit for
+bit, and the next save works.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from instruct_core.storage.checkpoint import Checkpoints
+from instruct_core.storage.loading import load_newest
+from instruct_core.storage.retention import Keep
+from instruct_core.storage.steps import committed_steps, read_manifest, step_name, steps_of
+from instruct_core.storage.store import Store
+from tests.faults import EACCES, EIO, ENOSPC, Error, Faults, busy, run_in_child, timeout
+from tests.s3_server import S3Server
+
+KEEP = Keep(last=2)
+
+
+def tensors(step: int) -> dict[str, torch.Tensor]:
+    return {"a": torch.full((300,), float(step)), "b": torch.arange(step)}
+
+
+def save(checkpoints: Checkpoints, step: int) -> None:
+    rng = {"torch": torch.tensor([step], dtype=torch.uint8)}
+    snapshot = checkpoints.take(step, tensors(step), {"n": step}, tensors(step + 1), rng, {})
+    checkpoints.write(snapshot, KEEP)
+
+
+def begin(url: str) -> Checkpoints:
+    checkpoints = Checkpoints(Store(url))
+    checkpoints.claim_attempt()
+    return checkpoints
+
+
+def make_two(url: str) -> None:
+    """Leave two checkpoints, of which the next save removes the first."""
+    checkpoints = begin(url)
+    for step in (1, 2):
+        save(checkpoints, step)
+
+
+def check_newest(url: str, at_least: int) -> Checkpoints:
+    """Load as the next attempt does; the newest committed step must be there, and right."""
+    newest = committed_steps(Store(url))[-1]
+    checkpoints = begin(url)
+    damaged: list[str] = []
+
+    loaded = load_newest(checkpoints, on_damaged=damaged.append)
+
+    assert loaded is not None and not damaged
+    assert loaded.step == newest >= at_least
+    for found, step in ((loaded.model, newest), (loaded.optimizer, newest + 1)):
+        assert all(torch.equal(found[name], value) for name, value in tensors(step).items())
+    return checkpoints
+
+
+def check_next_save(checkpoints: Checkpoints, url: str, step: int = 4) -> None:
+    save(checkpoints, step)
+
+    loaded = load_newest(begin(url))
+    assert loaded is not None and loaded.step == step
+    store = Store(url)
+    assert all(steps_of(store).values()), "what a killed save has left is removed by the next"
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("template") / "run"
+    make_two(str(folder))
+    return folder
+
+
+@pytest.mark.parametrize("kill", ["before", "half", "after"])
+def test_save_killed_at_any_operation_on_a_disk_loses_nothing(
+    template: Path, tmp_path: Path, kill: str
+) -> None:
+    for at in range(1, 1000):
+        url = str(tmp_path / f"run-{at}")
+        shutil.copytree(template, url)
+
+        def attempt(url: str = url, at: int = at) -> None:
+            with Faults(at, kill=kill):
+                checkpoints = begin(url)
+                load_newest(checkpoints)
+                save(checkpoints, 3)
+
+        ended = run_in_child(attempt)
+
+        checkpoints = check_newest(url, at_least=3 if ended else 2)
+        check_next_save(checkpoints, url)
+        shutil.rmtree(url)
+        if ended:
+            assert at > 40, "a save has more operations than that"
+            return
+    pytest.fail("a save without end")
+
+
+@pytest.mark.parametrize("error", [ENOSPC, EIO, EACCES, timeout])
+def test_save_refused_at_any_operation_on_a_disk_loses_nothing(
+    template: Path, tmp_path: Path, error: Error
+) -> None:
+    refused = 0
+    for at in range(1, 1000):
+        url = str(tmp_path / f"run-{at}")
+        shutil.copytree(template, url)
+        checkpoints = begin(url)
+        load_newest(checkpoints)
+
+        with Faults(at, error=error) as faults:
+            try:
+                save(checkpoints, 3)
+                ended = True
+            except OSError:
+                ended = False
+        refused += not ended
+
+        # The same process goes on; and so would another one.
+        save(checkpoints, 3)
+        checkpoints = check_newest(url, at_least=3)
+        check_next_save(checkpoints, url)
+        shutil.rmtree(url)
+        if faults.count < at:
+            assert refused > 20, "most operations are ones that a save cannot do without"
+            return
+    pytest.fail("a save without end")
+
+
+def flip(data: bytes) -> bytes:
+    changed = bytearray(data)
+    changed[len(changed) // 2] ^= 1
+    return bytes(changed)
+
+
+def tear(data: bytes) -> bytes:
+    return data[: len(data) // 2]
+
+
+@pytest.mark.parametrize("spoil", [flip, tear])
+def test_write_that_reports_success_and_did_something_else_is_found_out(
+    template: Path, tmp_path: Path, spoil: Callable[[bytes], bytes]
+) -> None:
+    for at in range(1, 1000):
+        url = str(tmp_path / f"run-{at}")
+        shutil.copytree(template, url)
+        checkpoints = begin(url)
+        load_newest(checkpoints)
+
+        with Faults(at, spoil=spoil) as faults:
+            try:
+                save(checkpoints, 3)
+            except OSError:
+                assert faults.count >= at
+
+        loaded = load_newest(begin(url))
+        assert loaded is not None and loaded.step in (2, 3)
+        expected = tensors(loaded.step)
+        assert all(torch.equal(loaded.model[name], value) for name, value in expected.items())
+        if faults.count < at:
+            assert loaded.step == 3
+            return
+    pytest.fail("a save without end")
+
+
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    with S3Server(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture
+def s3_url(s3: S3Server, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
+    for name, value in s3.env.items():
+        monkeypatch.setenv(name, value)
+    return f"{s3.url}/{request.node.name}".replace("[", "-").replace("]", "")
+
+
+def test_save_killed_at_any_request_to_s3_loses_nothing(s3_url: str) -> None:
+    """One run after the other: a kill after a request is one before the next."""
+    make_two(s3_url)
+    step = 2
+    for at in range(1, 1000):
+
+        def attempt(at: int = at, step: int = step) -> None:
+            killed = begin(s3_url)
+            load_newest(killed)
+            with Faults(at, kill="before"):
+                save(killed, step + 1)
+
+        ended = run_in_child(attempt)
+
+        checkpoints = check_newest(s3_url, at_least=step + ended)
+        check_next_save(checkpoints, s3_url, step + 2)
+        step += 2
+        if ended:
+            assert at > 20, "a save has more requests than that"
+            return
+    pytest.fail("a save without end")
+
+
+def test_save_refused_at_any_request_to_s3_loses_nothing(s3_url: str) -> None:
+    make_two(s3_url)
+    step = 2
+    for at in range(1, 1000):
+        checkpoints = begin(s3_url)
+        load_newest(checkpoints)
+
+        with Faults(at, error=busy if at % 2 else timeout) as faults:
+            try:
+                save(checkpoints, step + 1)
+            except OSError:
+                assert faults.count >= at
+
+        save(checkpoints, step + 1)  # the same process goes on; and so would another one
+        check_newest(s3_url, at_least=step + 1)
+        step += 1
+        if faults.count < at:
+            return
+    pytest.fail("a save without end")
+
+
+def test_s3_that_is_busy_twice_is_asked_again(s3_url: str) -> None:
+    make_two(s3_url)
+    checkpoints = Checkpoints(Store(s3_url, patience_seconds=20))
+
+    with Faults(1, error=busy, times=2) as faults:
+        checkpoints.claim_attempt()
+        loaded = load_newest(checkpoints)
+
+    assert loaded is not None and loaded.step == 2
+    assert faults.count > 3
+
+
+def test_stale_listing_of_s3_does_not_hide_the_newest_step(s3_url: str) -> None:
+    make_two(s3_url)
+    checkpoints = begin(s3_url)
+    client = checkpoints.store._files._fs  # type: ignore[attr-defined]
+    client.ls(s3_url.removeprefix("s3://"))  # its listing is remembered from here on
+
+    def save_elsewhere() -> None:
+        save(begin(s3_url), 3)
+
+    assert run_in_child(save_elsewhere)
+    loaded = load_newest(checkpoints)
+
+    assert loaded is not None and loaded.step == 3
+
+
+def test_manifest_whose_data_is_gone_is_set_aside(s3_url: str, tmp_path: Path) -> None:
+    for url in (str(tmp_path / "run"), s3_url):
+        make_two(url)
+        for entry in read_manifest(Store(url), 2)["files"]:
+            Store(url).remove(f"{step_name(2)}/{entry['file']}")
+
+        damaged: list[str] = []
+        loaded = load_newest(begin(url), on_damaged=damaged.append)
+
+        assert loaded is not None and loaded.step == 1
+        assert "is gone, though the manifest names it" in damaged[0]
+
+
+def test_interrupted_claim_leaves_no_empty_lock(tmp_path: Path) -> None:
+    """An attempt's claim is whole or not there, at whatever operation it was killed."""
+    for at in range(1, 1000):
+        url = str(tmp_path / f"run-{at}")
+
+        def attempt(url: str = url, at: int = at) -> None:
+            with Faults(at, kill="before"):
+                begin(url)
+
+        ended = run_in_child(attempt)
+
+        folder = Path(url, "attempts")
+        claims = list(folder.glob("[0-9]*.json"))
+        assert all(claim.stat().st_size > 0 for claim in claims)
+        assert begin(url).attempt == len(claims)
+        if ended:
+            return
+    pytest.fail("a claim without end")
+
+
+def test_two_writers_of_one_step_leave_one_checkpoint(tmp_path: Path) -> None:
+    """A newer attempt begins while an older one is anywhere in its save: one of them commits."""
+    for at in range(1, 1000):
+        url = str(tmp_path / f"run-{at}")
+        older = begin(url)
+        newer = Checkpoints(Store(url))
+        overtaken = Overtaken(at, lambda newer=newer: (newer.claim_attempt(), save(newer, 1)))
+
+        with overtaken:
+            try:
+                save(older, 1)
+            except (OSError, RuntimeError) as error:
+                assert overtaken.count >= at, error
+
+        loaded = load_newest(begin(url))
+        assert loaded is not None and loaded.step == 1
+        assert all(torch.equal(loaded.model[name], v) for name, v in tensors(1).items())
+        if overtaken.count < at:
+            assert loaded.manifest["attempt"] == 0
+            return
+    pytest.fail("a save without end")
+
+
+class Overtaken(Faults):
+    """Has somebody else do something just before an operation."""
+
+    def __init__(self, at: int, other: Callable[[], object]) -> None:
+        super().__init__(at)
+        self._other = other
+
+    def _is_due(self) -> bool:
+        if super()._is_due():
+            at, self._at = self._at, 0
+            count = self.count
+            self._other()
+            self.count, self._at = max(count, at), 0
+        return False
+
+
+if os.environ.get("OMP_NUM_THREADS") != "1":  # a forked child hangs in a pool it has not got
+    torch.set_num_threads(1)
