@@ -32,7 +32,9 @@ Cluster = Literal["auto", "slurm", "local"]  # values of --cluster
 T = TypeVar("T")
 
 
-def parse_flags(flags: type[T], arguments: Sequence[str], default: T | None = None) -> T:
+def parse_flags(
+    flags: type[T], arguments: Sequence[str], default: T | None = None, program: str | None = None
+) -> T:
     """
     Return the flags a person typed; --help prints and ends the program.
 
@@ -40,6 +42,7 @@ def parse_flags(flags: type[T], arguments: Sequence[str], default: T | None = No
         flags: A dataclass.
         arguments: Words of the command line.
         default: Values of what is not typed; None takes the dataclass's own.
+        program: What a person types before the flags (default: the launcher named as the dataclass).
 
     Raises:
         ConfigError: A flag that is not known, or a value that does not fit; one line.
@@ -47,7 +50,7 @@ def parse_flags(flags: type[T], arguments: Sequence[str], default: T | None = No
     if {"-h", "--help"} & set(arguments):
         _hide_rare(flags)
     printed = io.StringIO()
-    program = f"python launch/{flags.__name__.lower()}.py"
+    program = program or f"python launch/{flags.__name__.lower()}.py"
     try:
         with contextlib.redirect_stderr(printed):
             return tyro.cli(

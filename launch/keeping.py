@@ -1,0 +1,180 @@
+"""
+What stands behind launch/checkpoints.py: a run's checkpoints, for a person to look at and to tidy.
+
+    exit_code = show(Ls(run="my-run"))
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from instruct_core.errors import ConfigError, CorruptFileError, MissingError
+from instruct_core.storage.retention import Keep, Retention
+from instruct_core.storage.steps import (
+    DAMAGED_FOLDER,
+    committed_steps,
+    damage_of,
+    read_manifest,
+    size_of,
+    step_name,
+    steps_of,
+    val_loss_of,
+)
+from instruct_core.storage.store import Store
+from launch.bars import progress_bar
+from launch.checkpoints import Export, Ls, Prune, Verify
+from launch.console import EXIT_FAILED, say
+from launch.places import absolute, check_url, reachable
+from launch.settings import check_name
+from launch.statuses import WIDE, age
+from launch.stored_runs import stored_config
+
+
+def show(flags: Ls) -> int:
+    """Print all checkpoints of a run, with sizes compared; return the exit code."""
+    store = _run_of(flags.run, flags.checkpoints)
+    steps = committed_steps(store)
+    _print(
+        store, steps, {step: damage_of(store, step, every_byte=False) for step in steps}, "sizes"
+    )
+    return 0
+
+
+def verify(flags: Verify) -> int:
+    """Read every byte of a run's checkpoints; return the exit code."""
+    store = _run_of(flags.run, flags.checkpoints)
+    steps = committed_steps(store) if flags.step is None else [_known(store, flags.step)]
+    damages = {}
+    with progress_bar("Checkpoints") as bar:
+        for step in bar.track(steps):
+            damages[step] = damage_of(store, step)
+    _print(store, steps, damages, "every byte")
+    return EXIT_FAILED if any(damages.values()) else 0
+
+
+def prune(flags: Prune) -> int:
+    """Remove what need not stay; return the exit code."""
+    for name in ("keep", "keep_every"):
+        value, least = getattr(flags, name), 1 if name == "keep" else 0
+        if value is not None and value < least:
+            raise ConfigError(f"--{name.replace('_', '-')} must be at least {least}, got {value}.")
+    store = _run_of(flags.run, flags.checkpoints)
+    config = stored_config(store)
+    assert config is not None, "a run that is there has settings"
+    keep = Keep(
+        config.keep_checkpoints if flags.keep is None else flags.keep,
+        config.keep_every if flags.keep_every is None else flags.keep_every,
+    )
+    before, steps = _bytes_of(store), committed_steps(store)
+    if not steps:
+        say(f"Run {flags.run} has no checkpoint yet.")
+        return 0
+    retention = Retention(store)
+    if flags.dry_run:
+        doomed = retention.doomed(keep, newest=steps[-1])
+        say(
+            f"Would remove steps {_listed(doomed)}; {_listed(sorted(set(steps) - set(doomed)))} stay"
+        )
+        return 0
+    removed = retention.prune(keep, newest=steps[-1])
+    for problem in removed.problems:
+        say(f"Note: {problem}")
+    aside = [name for name in store.names() if DAMAGED_FOLDER.match(name)]
+    if flags.damaged:
+        for name in aside:
+            store.remove(name)
+        say(f"Removed {len(aside)} damaged ones that were set aside")
+    freed = before - _bytes_of(store)
+    say(f"Removed steps {_listed(removed.steps)}, {freed / 1e6:,.1f} MB; "
+        f"{_listed(committed_steps(store))} stay")  # fmt: skip
+    return EXIT_FAILED if removed.problems else 0
+
+
+def export(flags: Export) -> int:
+    """Write a Hugging Face folder; return the exit code."""
+    from instruct_core.model.export_folder import export_folder
+
+    store = _run_of(flags.run, flags.checkpoints)
+    check_url("--out", flags.out, writes=True)
+    step = _newest_good(store, flags.run) if flags.step is None else _known(store, flags.step)
+    target = Store(absolute(flags.out))
+    with reachable("--out", flags.out):
+        export_folder(store, step, target)
+    say(f"Step {step} of run {flags.run} is in {target.url}: AutoModelForCausalLM and AutoTokenizer "
+        "load it.")  # fmt: skip
+    return 0
+
+
+def _run_of(run: str, checkpoints: str) -> Store:
+    check_name(run)
+    store = Store(absolute(checkpoints)) / run
+    with reachable("--checkpoints", checkpoints):
+        there = store.exists("run.json")
+    if not there:
+        raise MissingError(
+            f"Run {run} is not there: no {store.where('run.json')}. All runs: python launch/status.py"
+        )
+    return store
+
+
+def _known(store: Store, step: int) -> int:
+    steps = committed_steps(store)
+    if step not in steps:
+        raise MissingError(
+            f"--step {step} is not there in {store.url}. Its steps: {_listed(steps)}."
+        )
+    return step
+
+
+def _newest_good(store: Store, run: str) -> int:
+    for step in reversed(committed_steps(store)):
+        if not (damage := damage_of(store, step)):
+            return step
+        say(f"{damage} Taking the one before.")
+    raise MissingError(f"Run {run} has no checkpoint that can be loaded, in {store.url}.")
+
+
+def _bytes_of(store: Store) -> int:
+    return sum(size for size in store.tree().values() if size is not None)
+
+
+def _listed(steps: list[int]) -> str:
+    return ", ".join(map(str, steps)) or "none"
+
+
+def _print(store: Store, steps: list[int], damages: dict[int, str], what: str) -> None:
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=WIDE)
+    table = Table("step", "size", "age", "val loss", "verified", "attempt", box=None)
+    for step in steps:
+        try:
+            cells = _cells(read_manifest(store, step))
+        except (CorruptFileError, FileNotFoundError):
+            cells = ("", "", "", "")
+        size, since, loss, attempt = cells
+        table.add_row(str(step), size, since, loss, damages[step] or what, attempt)
+    if steps:
+        console.print(table)
+    else:
+        say("No checkpoint is committed yet.")
+    for name in store.names():
+        if DAMAGED_FOLDER.match(name):
+            say(f"Set aside, because it was damaged: {store.where(name)}")
+    for step, is_committed in steps_of(store).items():
+        if not is_committed:
+            say(f"Not committed, being written or left by a kill: {store.where(step_name(step))}")
+
+
+def _cells(manifest: dict[str, Any]) -> tuple[str, str, str, str]:
+    loss = val_loss_of(manifest)
+    return (
+        f"{size_of(manifest) / 1e6:,.1f} MB",
+        age(time.time() - manifest["saved_at"]),
+        "" if loss is None else f"{loss:.4f}",
+        str(manifest["attempt"]),
+    )
