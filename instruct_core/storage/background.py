@@ -20,7 +20,7 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
-NICENESS = 10  # a tenth of the share of an ordinary thread
+NICENESS = 19
 
 
 class Background(Generic[T]):

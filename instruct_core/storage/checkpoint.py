@@ -3,8 +3,9 @@ Checkpoints of a run: a folder a step, whole when its manifest is there, verifie
 
     checkpoints = Checkpoints(Store("checkpoints_instruct/my-run"))
     attempt = checkpoints.claim_attempt()
-    snapshot = checkpoints.take(step=100, ...)  # every rank, main thread: a copy of its share
+    snapshot = checkpoints.take(step=100, ...)  # every rank, main thread: its share, as it lies
     checkpoints.write(snapshot, Keep(last=3))   # every rank, any thread: durable when it returns
+    snapshot.copied.wait()                      # before the tensors change: soon after write began
     loaded = load_newest(checkpoints)           # see loading.py
 
     run.json  committed.json  attempts/0003.json
@@ -25,6 +26,7 @@ import json
 import os
 import re
 import socket
+import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -43,13 +45,24 @@ ATTEMPT_FILE = re.compile(r"(\d{4,})\.json")
 T = TypeVar("T")
 
 
+class Part(NamedTuple):
+    """A safetensors file to be: its name, its tensors as they lie, and its metadata."""
+
+    name: str
+    tensors: Tensors
+    metadata: Mapping[str, str]
+
+
 class Snapshot(NamedTuple):
-    """A rank's share of a checkpoint, ready to be written."""
+    """A rank's share of a checkpoint. Its tensors must not change until `copied` is set."""
 
     step: int
-    images: list[Image]
+    parts: list[Part]
+    documents: list[Image]
     facts: Mapping[str, Any]
     total_bytes: int  # of all ranks
+    direct: bool  # write the tensors from where they lie
+    copied: threading.Event
 
 
 class Checkpoints:
@@ -111,23 +124,33 @@ class Checkpoints:
             optimizer: All optimizer tensors, the same on every rank.
             rng: This rank's random number generators.
             facts: Further entries of the manifest: progress, identity, versions.
-            copied: False to leave CPU tensors where they lie; they must not change then.
+            copied: False to write CPU tensors from where they lie, all the time.
         """
         rank, world_size = ranks.rank(), ranks.world_size()
-        needs_copy = copied or not self.store.is_local or any(t.is_cuda for t in model.values())
-        make = self._staging.image if needs_copy else direct_image
         model_bytes = sum(tensor.nbytes for tensor in model.values())
         share = _share(optimizer, rank, world_size, model_bytes)
         state = {f"optimizer/{name}": optimizer[name] for name in share}
         state |= {f"rng/{name}": tensor for name, tensor in rng.items()}
-        images = [make(state_name(rank, world_size), state, {})]
+        parts, documents = [Part(state_name(rank, world_size), state, {})], []
         if rank == 0:
             # transformers refuses a file that does not say "pt".
-            images.append(make("model.safetensors", model, {"format": "pt"}))
-            images.append(Image("config.json", [memoryview(dump_document(model_config))]))
-        self._staging.finish()
+            parts.append(Part("model.safetensors", model, {"format": "pt"}))
+            documents.append(Image("config.json", [memoryview(dump_document(model_config))]))
+        self._staging.mark()
         total = model_bytes + sum(tensor.nbytes for tensor in optimizer.values())
-        return Snapshot(step, images, facts, total)
+        on_gpu = any(tensor.is_cuda for tensor in model.values())
+        direct = not copied and self.store.is_local and not on_gpu
+        return Snapshot(step, parts, documents, facts, total, direct, threading.Event())
+
+    def _images(self, snapshot: Snapshot) -> list[Image]:
+        """Return the files of a snapshot; from here on its tensors may change, if it is no direct one."""
+        try:
+            make = direct_image if snapshot.direct else self._staging.image
+            images = [make(*part) for part in snapshot.parts]
+            self._staging.finish()
+        finally:
+            snapshot.copied.set()  # whatever happened: somebody waits for it
+        return [*images, *snapshot.documents]
 
     def write(self, snapshot: Snapshot, keep: Keep) -> Removed:
         """
@@ -138,11 +161,17 @@ class Checkpoints:
             OSError: A rank could not write; nothing was committed, and no part of it is left.
         """
         first, folder = ranks.rank() == 0, self.store / step_name(snapshot.step)
-        room = self._together(lambda: self._make_ready(snapshot, keep) if first else None)[0]
+        images: list[Image] = []
+
+        def begin() -> Removed | None:
+            images.extend(self._images(snapshot))
+            return self._make_ready(snapshot, keep) if first else None
+
+        room = self._together(begin)[0]
         if room is None:
             return Removed([], [])
         try:
-            entries = self._together(lambda: [_put(folder, image) for image in snapshot.images])
+            entries = self._together(lambda: [_put(folder, image) for image in images])
             files = [entry for part in entries for entry in part]
             self._together(lambda: self._commit(snapshot, files) if first else None)
         except OSError as error:

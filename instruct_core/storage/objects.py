@@ -127,8 +127,8 @@ class Objects:
         return bytes(self._patiently(self._fs.cat_file, self._path(name), end=at_most))
 
     @contextmanager
-    def reader(self, name: str) -> Iterator[ReadAt]:
-        """Read an object at offsets, from several threads."""
+    def reader(self, name: str, past_cache: bool = False) -> Iterator[ReadAt]:
+        """Read an object at offsets, from several threads; nothing is cached."""
         path = self._path(name)
 
         def read_at(view: memoryview, offset: int) -> None:

@@ -5,9 +5,10 @@ What is to be saved, as the bytes of the files it becomes, in host memory.
     staging.finish()                 # from here on the tensors may change
     store.put(image.name, image.views)
 
-A file's image is filled tensor by tensor and then written in one piece, by another thread if need
-be. The memory is kept from one save to the next: to touch 1.5 GB for the first time costs more than
-to copy it. On a GPU it is pinned, and the copies run beside each other.
+A file's image is filled tensor by tensor and then written in one piece. Both may happen in another
+thread than the one that trains. The memory is kept from one save to the next: to touch 1.5 GB for
+the first time costs more than to copy it. On a GPU it is pinned, and the copies run in a stream of
+their own, beside the kernels of the next step.
 """
 
 from __future__ import annotations
@@ -44,21 +45,43 @@ class Image(NamedTuple):
 
 
 class Staging:
-    """Host memory for one set of files."""
+    """
+    Host memory for one set of files.
+
+    Make it in the thread that trains; what a GPU has been told to do until then is waited for.
+    """
 
     def __init__(self) -> None:
         self._buffers: dict[str, Tensor] = {}  # uint8, grown when a file grows
+        self._stream: torch.cuda.Stream | None = None
+        self._reached: torch.cuda.Event | None = None
+
+    def mark(self) -> None:
+        """Have the copies wait for what this thread has told the GPU so far."""
+        if torch.cuda.is_available():
+            self._stream = self._stream or torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            self._reached = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._reached.record()
 
     def image(self, name: str, tensors: Tensors, metadata: Mapping[str, str]) -> Image:
-        """Begin to copy tensors into the image of a safetensors file; the memory is reused."""
+        """Copy tensors into the image of a safetensors file; done after `finish` where on a GPU."""
         specs = {key: spec_of(tensor) for key, tensor in tensors.items()}
         head, places, size = plan_file(specs, metadata)
         on_gpu = any(tensor.is_cuda for tensor in tensors.values())
         buffer = self._buffer(name, size, on_gpu)
         buffer.numpy()[: len(head)] = np.frombuffer(head, np.uint8)
         for key, place in places.items():
-            view_of(buffer, place).copy_(tensors[key].detach(), non_blocking=on_gpu)
+            if tensors[key].is_cuda:
+                self._copy_from_gpu(tensors[key], view_of(buffer, place))
+            else:  # not torch's copy, which would start a second pool of threads
+                np.copyto(buffer.numpy()[place.start : place.stop], _bytes_of(tensors[key]))
         return Image(name, [memoryview(buffer.numpy()[:size].data)])
+
+    def _copy_from_gpu(self, tensor: Tensor, target: Tensor) -> None:
+        assert self._stream is not None and self._reached is not None, "mark comes first"
+        self._stream.wait_event(self._reached)
+        with torch.cuda.stream(self._stream):
+            target.copy_(tensor.detach(), non_blocking=True)
 
     def _buffer(self, name: str, size: int, pinned: bool) -> Tensor:
         buffer = self._buffers.get(name)
@@ -74,13 +97,15 @@ class Staging:
 
     def finish(self) -> None:
         """Wait for the copies from a GPU."""
-        if any(buffer.is_pinned() for buffer in self._buffers.values()):
-            torch.cuda.current_stream().synchronize()
+        if self._stream is not None:
+            self._stream.synchronize()
 
 
 def direct_image(name: str, tensors: Tensors, metadata: Mapping[str, str]) -> Image:
     """Return the image of CPU tensors as they lie: they must not change until it is written."""
-    parts = {key: FileTensor(spec_of(t), _bytes_of(t)) for key, t in tensors.items()}
+    parts = {
+        key: FileTensor(spec_of(t), memoryview(_bytes_of(t).data)) for key, t in tensors.items()
+    }
     return Image(name, file_views(parts, metadata))
 
 
@@ -94,8 +119,8 @@ def view_of(buffer: Tensor, place: Place) -> Tensor:
     return buffer[place.start : place.stop].view(TORCH_TYPES[place.dtype]).view(place.shape)
 
 
-def _bytes_of(tensor: Tensor) -> memoryview:
-    data: np.ndarray[Any, np.dtype[np.uint8]] = (
+def _bytes_of(tensor: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    flat: np.ndarray[Any, np.dtype[np.uint8]] = (
         tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
     )
-    return memoryview(data.data)
+    return flat

@@ -27,6 +27,7 @@ from instruct_core.errors import ConfigError
 from instruct_core.storage.backend import Backend, Free, ReadAt
 from instruct_core.storage.disk import Disk
 from instruct_core.storage.objects import Objects
+from instruct_core.storage.tensor_file import aligned_buffer
 
 SCRATCH_BYTES = 64 << 20  # held at a time by who only wants a hash
 
@@ -110,10 +111,11 @@ class Store:
         return hasher.hexdigest()
 
     def digest(self, name: str) -> str:
-        """Return xxh3-128 of a file's bytes, of which few are held at a time; raises as above."""
+        """Return xxh3-128 of a file's bytes as they lie on the disk; few are held at a time."""
         size, hasher = self.size_bytes(name), xxhash.xxh3_128()
-        scratch = memoryview(np.empty(min(size, SCRATCH_BYTES), np.uint8).data)
-        with self._files.reader(name) as read_at, self._threads() as threads:
+        scratch = memoryview(aligned_buffer(min(size, SCRATCH_BYTES)).data)
+        reader = self._files.reader(name, past_cache=True)
+        with reader as read_at, self._threads() as threads:
             for offset in range(0, size, SCRATCH_BYTES):
                 self._fill(read_at, threads, scratch[: size - offset], offset, hasher)
         return hasher.hexdigest()

@@ -16,6 +16,7 @@ Source: https://huggingface.co/docs/safetensors/index#format
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -31,6 +32,7 @@ NUMPY_TYPES = {
 }  # fmt: skip
 MAX_HEADER_BYTES = 100_000_000  # the limit of the format
 ALIGNMENT_BYTES = 64  # of the first tensor: what was read can be computed with where it lies
+PAGE_BYTES = 4096
 
 
 class Spec(NamedTuple):
@@ -42,7 +44,7 @@ class Spec(NamedTuple):
     @property
     def num_bytes(self) -> int:
         """Bytes of its data; exact, however large the shape says it is."""
-        return int(np.prod(self.shape, dtype=object)) * np.dtype(NUMPY_TYPES[self.dtype]).itemsize
+        return math.prod(self.shape) * np.dtype(NUMPY_TYPES[self.dtype]).itemsize
 
 
 class Tensor(NamedTuple):
@@ -119,13 +121,13 @@ def file_views(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> li
 
 def aligned_buffer(size: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """
-    Return memory that begins on a 64-byte line; what is computed with where it lies needs that.
+    Return memory that begins on a page: a disk can take it from there, and tensors compute with it.
 
     numpy asks the kernel for huge pages where it can, which makes the first touch several times
     cheaper than that of torch's memory.
     """
-    memory = np.empty(size + ALIGNMENT_BYTES, np.uint8)
-    start = -memory.ctypes.data % ALIGNMENT_BYTES
+    memory = np.empty(size + PAGE_BYTES, np.uint8)
+    start = -memory.ctypes.data % PAGE_BYTES
     return memory[start : start + size]
 
 

@@ -5,14 +5,17 @@ When a run saves, beside what, and what happens when that fails.
     wants, settled = saves.votes()            # two numbers of every step's vote
     saves.look(all_settled)                   # tells what a save in the background came to
     if due: saves.begin(step)
+    saves.hold_update()                       # before the weights change
     saves.finish(step, stop)                  # at the end, or at a warning: saved when it returns
 
-A save is a copy of the state, for which training waits, and the writing of it, for which it does not
-(`--async-save`); one is written at a time. A small state is written at once all the same: to wait
-costs less than a step, and a kill then never loses more than a save interval. A save that fails is
-told and tried again with the state of a later step, after 5 seconds, 10, 20, up to five minutes; the
-run ends only when it has gone without a good checkpoint for `--max-unsaved-minutes`. All ranks do
-the same at the same step: what depends on a clock is rank 0's to decide, in the vote.
+A save is a copy of the state into host memory, and the writing of that copy. Both are done beside
+training (`--async-save`): forward and backward only read the weights, so the copy has until their
+next update, which waits for it if it must. One save is written at a time. A small state is written
+at once all the same: to wait costs less than a step, and a kill then never loses more than a save
+interval. A save that fails is told and tried again with the state of a later step, after 5 seconds,
+10, 20, up to five minutes; the run ends only when it has gone without a good checkpoint for
+`--max-unsaved-minutes`. All ranks do the same at the same step: what depends on a clock is rank 0's
+to decide, in the vote.
 """
 
 from __future__ import annotations
@@ -56,8 +59,9 @@ class Saves:
         self._take, self._report = take, report
         self._keep = Keep(config.keep_checkpoints, config.keep_every)
         self._background: Background[Removed] = Background()
+        self._snapshot: Snapshot | None = None  # that may still have to be copied
         self._step = -1  # of the newest save that was begun
-        self._began_at = self._copied_at = self._last_at = time.monotonic()
+        self._began_at = self._last_at = time.monotonic()
         self._good_at = self._last_at  # when the state of the newest good checkpoint was taken
         self._retry_at = float("inf")
         self._failures = 0  # in a row
@@ -92,10 +96,18 @@ class Saves:
         seconds, self._stall_seconds = self._stall_seconds, 0.0
         return seconds
 
+    def hold_update(self) -> None:
+        """Wait until the weights may change: until a snapshot that is being copied is a copy."""
+        if self._snapshot is not None:
+            started_at = time.monotonic()
+            self._snapshot.copied.wait()
+            self._snapshot = None
+            self._stall_seconds += time.monotonic() - started_at
+
     def _start(self, step: int) -> None:
         self._step, self._began_at = step, time.monotonic()
-        snapshot = self._take(self._config.async_save)
-        self._copied_at = self._last_at = time.monotonic()
+        snapshot = self._snapshot = self._take(self._config.async_save)
+        self._last_at = time.monotonic()
         self._retry_at = float("inf")
         self._background.start(lambda: self._checkpoints.write(snapshot, self._keep))
         if not self._config.async_save or snapshot.total_bytes < WRITTEN_AT_ONCE_BYTES:
@@ -148,10 +160,7 @@ class Saves:
             for problem in removed.problems:
                 self._report("not_removed", problem=problem)
             seconds = self._background.ended_at - self._began_at
-            stalled = self._copied_at - self._began_at
-            self._report(
-                "saved", step=self._step, seconds=round(seconds, 3), copy_seconds=round(stalled, 3)
-            )
+            self._report("saved", step=self._step, seconds=round(seconds, 3))
 
     def _note_failure(self, error: OSError) -> None:
         self._failures, self._error = self._failures + 1, error

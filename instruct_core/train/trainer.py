@@ -244,6 +244,7 @@ class Trainer:
         grad_norm = norm.item()  # waits for the GPU: a step that is not finite must not be made
         finite = math.isfinite(grad_norm)
         if finite:
+            self._saves.hold_update()
             self._optimizer.step()
         self._optimizer.zero_grad()
         before = self.progress
