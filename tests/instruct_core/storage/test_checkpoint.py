@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -15,6 +17,7 @@ from instruct_core.errors import CorruptFileError, FencedError, NoCheckpointErro
 from instruct_core.model.export import hugging_face_config
 from instruct_core.model.gpt2 import GPT2
 from instruct_core.storage import tensor_file
+from instruct_core.storage.background import Background
 from instruct_core.storage.checkpoint import Checkpoints
 from instruct_core.storage.documents import load_sealed, seal
 from instruct_core.storage.loading import load_newest
@@ -22,6 +25,7 @@ from instruct_core.storage.retention import Keep, Removed
 from instruct_core.storage.steps import committed_steps, read_manifest, step_name
 from instruct_core.storage.store import Store
 from instruct_core.train.rng import restore_rng, rng_state
+from tests.conftest import wait_for
 
 
 def tensors(step: int) -> dict[str, torch.Tensor]:
@@ -161,27 +165,143 @@ def test_older_attempt_cannot_commit_any_more(checkpoints: Checkpoints) -> None:
     assert committed_steps(checkpoints.store) == []
 
 
+ENTRY = {"file": "config.json", "bytes": 1, "xxh3": ""}
+MODEL = {"num_layers": 1, "num_heads": 1, "width": 8}
+
+
 @pytest.mark.parametrize(
-    "entry",
+    "change",
     [
-        {"file": "../../secret", "bytes": 1, "xxh3": ""},
-        {"file": "/etc/passwd", "bytes": 1, "xxh3": ""},
-        {"file": "model.safetensors", "bytes": "1", "xxh3": ""},
-        {"bytes": 1},
+        {"files": [ENTRY | {"file": "../../secret"}]},
+        {"files": [ENTRY | {"file": "/etc/passwd"}]},
+        {"files": [ENTRY | {"bytes": "1"}]},
+        {"files": [ENTRY | {"bytes": -1}]},
+        {"files": [ENTRY | {"bytes": True}]},
+        {"files": [{"bytes": 1}]},
+        {"files": [ENTRY]},
+        {"files": None},
+        {"world_size": 10**12},
+        {"world_size": 0},
+        {"world_size": "1"},
+        {"global_step": 2},
+        {"format": 99},
+        {"attempt": -3},
+        {"saved_at": float("nan")},
+        {"model": MODEL | {"width": 10**9}},
+        {"model": MODEL | {"num_layers": 10**6}},
+        {"model": MODEL | {"command": "rm"}},
+        {"progress": {"global_step": 1}},
+        {"progress": {"global_step": 7, "samples_seen": 0, "tokens_seen": 0}},
     ],
 )
-def test_manifest_that_leaves_its_folder_is_refused(
-    checkpoints: Checkpoints, entry: dict[str, object]
+def test_manifest_that_would_lead_astray_is_refused(
+    checkpoints: Checkpoints, change: dict[str, object]
 ) -> None:
+    """It is sealed, as somebody would who wants to be believed."""
     save(checkpoints, 1)
     name = f"{step_name(1)}/manifest.json"
     manifest = load_sealed(checkpoints.store, name)
-    manifest["files"].append(entry)
-    checkpoints.store.remove(name)
+    if change.get("files"):
+        change = {"files": manifest["files"] + change["files"]}  # type: ignore[operator]
+    checkpoints.store.replace(name, seal(manifest | change))
+
+    with pytest.raises(CorruptFileError, match="is no manifest of this format"):
+        read_manifest(checkpoints.store, 1)
+
+
+def test_size_that_lies_takes_no_memory(checkpoints: Checkpoints) -> None:
+    save(checkpoints, 1)
+    save(checkpoints, 2)
+    name = f"{step_name(2)}/manifest.json"
+    manifest = load_sealed(checkpoints.store, name)
+    manifest["files"][0]["bytes"] = 10**15
     checkpoints.store.replace(name, seal(manifest))
 
-    with pytest.raises(CorruptFileError, match="no manifest"):
-        read_manifest(checkpoints.store, 1)
+    loaded = load_newest(checkpoints)
+
+    assert loaded is not None and loaded.step == 1
+
+
+def test_endless_manifest_is_not_read_to_its_end(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(Store(tmp_path))
+    checkpoints.claim_attempt()
+    save(checkpoints, 1)
+    save(checkpoints, 2)
+    manifest = tmp_path / step_name(2) / "manifest.json"
+    with manifest.open("r+b") as file:
+        file.truncate(10 << 30)  # 10 GB that take no space
+
+    damaged: list[str] = []
+    loaded = load_newest(checkpoints, on_damaged=damaged.append)
+
+    assert loaded is not None and loaded.step == 1
+    assert "has more than 67,108,864 bytes: no document of ours" in damaged[0]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+def test_what_is_no_file_is_refused(tmp_path: Path, kind: str) -> None:
+    checkpoints = Checkpoints(Store(tmp_path))
+    checkpoints.claim_attempt()
+    save(checkpoints, 1)
+    save(checkpoints, 2)
+    manifest = tmp_path / step_name(2) / "manifest.json"
+    manifest.unlink()
+    if kind == "pipe":
+        os.mkfifo(manifest)
+    elif kind == "device":
+        manifest.symlink_to("/dev/zero")
+    else:
+        manifest.mkdir()
+
+    loaded = load_newest(checkpoints)
+
+    assert loaded is not None and loaded.step == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give a file away")
+def test_files_that_others_may_write_are_warned_of(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(Store(tmp_path))
+    checkpoints.claim_attempt()
+    save(checkpoints, 1)
+    path = tmp_path / step_name(1) / "model.safetensors"
+    warnings: list[str] = []
+
+    for owner, mode in ((0, 0o664), (12345, 0o644), (12345, 0o664)):
+        assert warnings == []
+        os.chown(path, owner, owner)
+        path.chmod(mode)
+        load_newest(checkpoints, on_foreign=warnings.append)
+
+    assert len(warnings) == 1
+    assert f"{path} belongs to another user, and others may write it" in warnings[0]
+
+
+def test_two_hundred_saves_and_loads_leave_nothing_behind(tmp_path: Path) -> None:
+    """Memory, open files and threads are where they were."""
+    process = psutil.Process()
+    checkpoints = Checkpoints(Store(tmp_path))
+    checkpoints.claim_attempt()
+    model = {"w": torch.ones(2_000_000)}  # 8 MB: a leak of one a save would be 1.6 GB
+
+    def turn(step: int) -> None:
+        background: Background[Removed] = Background()
+        snapshot = checkpoints.take(step, model, {}, {}, rng_state(), {})
+        background.start(lambda: checkpoints.write(snapshot, Keep(last=1)))
+        background.result()
+        if step % 4 == 0:
+            assert load_newest(checkpoints) is not None
+
+    for step in range(1, 41):  # the allocator finds its size
+        turn(step)
+    before = (process.memory_info().rss, process.num_fds(), process.num_threads())
+    for step in range(41, 241):
+        turn(step)
+
+    assert process.memory_info().rss - before[0] < 64 << 20
+    assert process.num_fds() == before[1]
+    # A thread that was joined may take a moment to be gone from the system's list.
+    wait_for(lambda: process.num_threads() <= before[2], "the end of the threads", 10)
+    assert len(list(tmp_path.iterdir())) == 3  # one step, its attempt and the mark
 
 
 def test_transformers_loads_a_step_folder(tmp_path: Path) -> None:
