@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 from typing import Self
 
+import pytest
 import s3fs
 
 KEY, SECRET = "instruct-test-key", "instruct-test-secret-value"
@@ -64,6 +65,12 @@ class S3Server:
             "AWS_EC2_METADATA_DISABLED": "true",
         }
 
+    def use(self, patch: pytest.MonkeyPatch) -> None:
+        """Have this process talk to this server, and not to one of an earlier test that it knows."""
+        s3fs.S3FileSystem.clear_instance_cache()
+        for name, value in self.env.items():
+            patch.setenv(name, value)
+
     def __enter__(self) -> Self:
         self.start()
         return self
@@ -107,8 +114,12 @@ class S3Server:
             return False
         return True
 
+    def is_running(self) -> bool:
+        """Return True unless it was killed."""
+        return self._process is not None and self._process.poll() is None
+
     def kill(self) -> None:
         """End it as a power cut does."""
-        if self._process is not None and self._process.poll() is None:
+        if self._process is not None and self.is_running():
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()

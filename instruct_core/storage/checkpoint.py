@@ -76,14 +76,17 @@ class Checkpoints:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.attempt = -1
-        self.retention = Retention(store)
+        self._place = Store(
+            store.url
+        )  # for saves: what fails is told at once, and tried again later
+        self.retention = Retention(self._place)
         self._staging = Staging()
         self._group: Any = None
 
     def claim_attempt(self) -> int:
         """Take the next attempt number, which nobody else can take, and return it. All ranks."""
         if ranks.rank() == 0:
-            self.attempt = self._newest_attempt() + 1
+            self.attempt = _newest_attempt(self.store) + 1
             while not self.store.claim(f"attempts/{self.attempt:04d}.json", self._claim()):
                 self.attempt += 1
         self.attempt = self.retention.attempt = ranks.gather_from_ranks(self.attempt)[0]
@@ -99,10 +102,6 @@ class Checkpoints:
             "token": uuid.uuid4().hex,  # nobody else's claim has the same bytes
         }
         return json.dumps(claim).encode()
-
-    def _newest_attempt(self) -> int:
-        matches = [ATTEMPT_FILE.fullmatch(name) for name in self.store.names("attempts")]
-        return max((int(match[1]) for match in matches if match), default=-1)
 
     def take(
         self,
@@ -160,7 +159,7 @@ class Checkpoints:
             FencedError: A newer attempt has begun; nothing was committed.
             OSError: A rank could not write; nothing was committed, and no part of it is left.
         """
-        first, folder = ranks.rank() == 0, self.store / step_name(snapshot.step)
+        first, folder = ranks.rank() == 0, self._place / step_name(snapshot.step)
         images: list[Image] = []
 
         def begin() -> Removed | None:
@@ -211,20 +210,20 @@ class Checkpoints:
     def _clear(self, step: int) -> bool:
         """Remove what a save that was killed has left; True if the step is committed already."""
         self._check_fence()
-        if self.store.exists(f"{step_name(step)}/manifest.json"):
+        if self._place.exists(f"{step_name(step)}/manifest.json"):
             return True  # by an attempt that was fenced off a moment too late: the same step
-        self.store.remove(step_name(step))
+        self._place.remove(step_name(step))
         return False
 
     def _check_fence(self) -> None:
-        if (newest := self._newest_attempt()) > self.attempt:
+        if (newest := _newest_attempt(self._place)) > self.attempt:
             raise FencedError(
                 f"Run {self.store.url} belongs to attempt {newest} now; this is attempt "
                 f"{self.attempt}, which must not write any more."
             )
 
     def _commit(self, snapshot: Snapshot, files: list[dict[str, Any]]) -> None:
-        folder = self.store / step_name(snapshot.step)
+        folder = self._place / step_name(snapshot.step)
         sizes = folder.sizes()
         for entry in files:  # a store that lost a part and did not say so
             if sizes.get(entry["file"]) != entry["bytes"]:
@@ -244,13 +243,18 @@ class Checkpoints:
         self._check_fence()
         if not folder.claim("manifest.json", seal(manifest)):
             raise OSError(f"{folder.where('manifest.json')} was written by somebody else meanwhile")
-        mark_committed(self.store, snapshot.step)
+        mark_committed(self._place, snapshot.step)
 
     def _clean_up(self, step: int, error: OSError) -> None:
         """Remove what a failed save has left, unless it has become somebody else's."""
         self.retention.no_space = error.errno in (errno.ENOSPC, errno.EDQUOT)
         with contextlib.suppress(OSError, FencedError):  # the next save removes it
             self._clear(step)
+
+
+def _newest_attempt(store: Store) -> int:
+    matches = [ATTEMPT_FILE.fullmatch(name) for name in store.names("attempts")]
+    return max((int(match[1]) for match in matches if match), default=-1)
 
 
 def _put(folder: Store, image: Image) -> dict[str, Any]:

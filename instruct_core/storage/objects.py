@@ -32,10 +32,11 @@ import xxhash
 from instruct_core.errors import ConfigError, CorruptFileError
 from instruct_core.storage.backend import Free, ReadAt
 
-# Fail within seconds where nobody answers; what is worth waiting for is tried again by us.
+# Fail within seconds where nobody answers: what is worth waiting for is tried again by us. botocore's
+# own retries would also draw from Python's random generator, whose state belongs to the run.
 OPTIONS: dict[str, dict[str, Any]] = {
     "s3": {
-        "config_kwargs": {"connect_timeout": 5, "read_timeout": 30, "retries": {"max_attempts": 1}}
+        "config_kwargs": {"connect_timeout": 5, "read_timeout": 30, "retries": {"max_attempts": 0}}
     }
 }
 EXTRAS = {"s3": "s3", "gs": "gcs", "gcs": "gcs", "az": "azure", "abfs": "azure", "abfss": "azure"}

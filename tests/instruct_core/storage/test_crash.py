@@ -180,8 +180,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 
 @pytest.fixture
 def s3_url(s3: S3Server, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
-    for name, value in s3.env.items():
-        monkeypatch.setenv(name, value)
+    s3.use(monkeypatch)
     return f"{s3.url}/{request.node.name}".replace("[", "-").replace("]", "")
 
 

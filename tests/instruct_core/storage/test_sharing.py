@@ -60,8 +60,7 @@ def places(tmp_path_factory: pytest.TempPathFactory, server: S3Server) -> dict[s
 def saved_by_four(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A checkpoint that four ranks have written, on a disk and on S3."""
     with pytest.MonkeyPatch.context() as patch, S3Server(tmp_path_factory.mktemp("s3")) as server:
-        for name, value in server.env.items():
-            patch.setenv(name, value)
+        server.use(patch)
         urls = places(tmp_path_factory, server)
         for url in urls.values():
             in_ranks(4, lambda rank, url=url: save(url, 7))

@@ -1,0 +1,232 @@
+"""
+Runs on a real S3 server: the same commands with URLs, a server that dies, and no secret anywhere.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from instruct_core.storage.steps import committed_steps
+from instruct_core.storage.store import Store
+from jobs.ledger import read_ledger
+from tests.conftest import TINY_RUN, events_of, hashes_of, launch, start, wait_for
+from tests.s3_server import KEY, SECRET, S3Server
+
+STEPS = 20
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    with S3Server(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture
+def s3(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
+    server.use(monkeypatch)
+    return server
+
+
+def arguments(shards: object, checkpoints: str, *more: str) -> list[str]:
+    return [
+        f"--shards={shards}", f"--checkpoints={checkpoints}", "--run=r", f"--max-steps={STEPS}",
+        "--gpus=2", *TINY_RUN, *more,
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, shard_set: Path) -> dict[str, str]:
+    """The files of the last checkpoint of a run on a disk that nobody hit."""
+    cwd = tmp_path_factory.mktemp("undisturbed")
+    result = launch("finetune", *arguments(shard_set, "c"), cwd=cwd)
+    assert result.returncode == 0, result.stderr
+    return hashes_of(cwd / "c" / "r", STEPS)
+
+
+def downloaded(store: Store, step: int, folder: Path) -> dict[str, str]:
+    target = folder / f"step-{step:08d}"
+    target.mkdir(parents=True)
+    for name in store.names(f"step-{step:08d}"):
+        (target / name).write_bytes(store.read(f"step-{step:08d}/{name}"))
+    return hashes_of(folder, step)
+
+
+def test_server_killed_in_the_middle_of_a_save_loses_nothing(
+    s3: S3Server, tmp_path: Path, shard_set: Path, undisturbed: dict[str, str]
+) -> None:
+    """Two ranks; kill -9 while a step's objects arrive; the run goes on, and ends with the same bits."""
+    url = f"{s3.url}/killed"
+    store = Store(url) / "r"
+    launcher = start("finetune", *arguments(shard_set, url), cwd=tmp_path)
+    try:
+        wait_for(lambda: committed_steps(store), "the first save")
+        wait_for(
+            lambda: any(
+                name.startswith(("step-00000010/", "step-00000015/")) for name in store.tree()
+            ),
+            "the objects of a later step",
+        )
+        s3.kill()
+        run = tmp_path / "runs_instruct" / "r"
+        wait_for(
+            lambda: any(event["event"] == "save_failed" for event in events_of(run)),
+            "a report of the failed save",
+        )
+        s3.start()
+        said, errors = launcher.communicate(timeout=150)
+    finally:
+        launcher.kill()
+        if not s3.is_running():
+            s3.start()
+
+    assert launcher.returncode == 0, said + errors
+    assert "not saved: " in said and "training goes on" in said
+    events = events_of(run)
+    assert len([event for event in events if event["event"] == "started"]) == 1
+    assert committed_steps(store)[-1] == STEPS
+    assert downloaded(store, STEPS, tmp_path / "down") == undisturbed
+
+
+def test_everything_on_s3_from_rows_to_an_answer(
+    s3: S3Server, tmp_path: Path, rows_file: Path
+) -> None:
+    shards, checkpoints, runs = (f"{s3.url}/all/{name}" for name in ("shards", "c", "runs"))
+    place = f"--checkpoints={checkpoints}"
+
+    def run(verb: str, *words: str) -> str:
+        result = launch(verb, *words, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    run("preprocess", f"--source={rows_file}", f"--out={shards}", "--num-tasks=2")
+    run("finetune", *arguments(shards, checkpoints, f"--runs={runs}", "--max-steps=10"))
+    again = run("finetune", "--run=r", place, "--max-steps=12")
+    assert "Going on from step 10" in again
+    assert "finished" in run("status", place)
+    assert run("checkpoints", "verify", "r", place).count("every byte") == 3
+    run("checkpoints", "export", "r", place, "--out=model")
+    assert run("chat", "--run=r", place, "--prompt=Say 1", "--max-new-tokens=2").strip()
+
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
+    assert model.config.vocab_size == len(tokenizer) == 50257
+    events = read_ledger(Store(runs) / "r")
+    assert [e["step"] for e in events if e["event"] == "saved"] == [5, 10, 12]
+    assert sum("events.out.tfevents" in name for name in (Store(runs) / "r").names()) == 2
+    for text in (*_texts(tmp_path), *_objects(Store(f"{s3.url}/all"))):
+        assert SECRET.encode() not in text and KEY.encode() not in text
+
+
+def _texts(folder: Path) -> Iterator[bytes]:
+    """Yield all that jobs have left on this machine: logs, pickles, scripts, reports."""
+    for path in folder.rglob("*"):
+        if path.is_file() and path.suffix != ".safetensors":
+            yield path.read_bytes()
+
+
+def _objects(store: Store) -> Iterator[bytes]:
+    for name in store.tree():
+        if not name.endswith(".safetensors"):
+            yield store.read(name)
+
+
+TINY = " ".join(TINY_RUN)
+PLACES = {
+    "--checkpoints s3://nobody-has-this/c": "there is no bucket nobody-has-this",
+    "--runs s3://nobody-has-this/c": "there is no bucket nobody-has-this",
+    "--shards s3://bucket/none": "are not there or not finished",
+    "--checkpoints s3://key:password@bucket/c": "carries a password. Take it out",
+    "--checkpoints s3://bucket/c?X-Amz-Signature=12": "carries a password. Take it out",
+    "--checkpoints memory://c": "memory ends with its process",
+    "--checkpoints gs://bucket/c": "pip install -c constraints.txt -e '.[gcs]'",
+    "--checkpoints az://bucket/c": "pip install -c constraints.txt -e '.[azure]'",
+    "--runs s3://bucket/t --record-samples": "--record-samples needs --runs on a disk",
+}
+ENVIRONMENTS = {
+    "wrong secret": ({"AWS_SECRET_ACCESS_KEY": "wrong-secret-value"}, "signature"),
+    "wrong key": ({"AWS_ACCESS_KEY_ID": "nobody-knows-this"}, "access key"),
+    "nobody there": ({"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, "Could not connect"),
+}
+
+
+def refused(cwd: Path, shards: Path, words: str, **env: str) -> str:
+    """Launch, and return the one line of a refusal that changed nothing."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in env.items():
+            patch.setenv(name, value)
+        typed = words if "--shards" in words else f"--shards {shards} {words}"
+        result = launch("finetune", "--run=new", *typed.split(), *TINY_RUN, cwd=cwd)
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
+    assert list(cwd.iterdir()) == []
+    return result.stderr
+
+
+@pytest.mark.parametrize("words", PLACES)
+def test_place_that_cannot_be_used_is_one_line_before_anything_is_queued(
+    s3: S3Server, tmp_path: Path, shard_set: Path, words: str
+) -> None:
+    said = refused(tmp_path, shard_set, words)
+
+    assert PLACES[words] in said
+    assert "password@" not in said and "Signature=12" not in said
+
+
+@pytest.mark.parametrize("what", ENVIRONMENTS)
+def test_store_that_refuses_us_is_one_line_before_anything_is_queued(
+    s3: S3Server, tmp_path: Path, shard_set: Path, what: str
+) -> None:
+    env, expected = ENVIRONMENTS[what]
+
+    said = refused(tmp_path, shard_set, f"--checkpoints {s3.url}/c", **env)
+
+    assert expected in said and "--checkpoints s3://bucket/c cannot be used" in said
+    assert not any(value in said for name, value in env.items() if "KEY" in name)
+
+
+def test_dry_run_writes_nothing_to_a_bucket(s3: S3Server, tmp_path: Path, shard_set: Path) -> None:
+    url = f"{s3.url}/dry"
+
+    result = launch("finetune", *arguments(shard_set, url, "--dry-run"), cwd=tmp_path)
+
+    assert result.returncode == 0, result.stderr
+    assert Store(url).tree() == {}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a small file system")
+def test_disk_that_fills_up_keeps_the_run_alive(tmp_path: Path, shard_set: Path) -> None:
+    """20 MB a checkpoint on a disk of 90: it prunes, then waits for room, says so, and ends well."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=90m", "tmpfs", str(disk)]
+    subprocess.run(mount, check=True)
+    try:
+        launcher = start(
+            "finetune",
+            *arguments(shard_set, str(disk / "c"), "--keep-checkpoints=9", "--save-every=2"),
+            cwd=tmp_path,
+        )
+        run = tmp_path / "runs_instruct" / "r"
+
+        def seen(event: str) -> int:
+            return sum(entry["event"] == event for entry in events_of(run))
+
+        wait_for(lambda: seen("made_room"), "pruning")
+        (disk / "other").write_bytes(bytes(40 << 20))
+        wait_for(lambda: seen("save_failed"), "a save that found no room")
+        (disk / "other").unlink()
+        said, errors = launcher.communicate(timeout=150)
+    finally:
+        launcher.kill()
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+    assert launcher.returncode == 0, said + errors
+    assert "The disk is nearly full: older checkpoints were removed" in said
+    assert "no space for " in said and "training goes on" in said
+    assert events_of(run)[-1]["event"] == "finished" and seen("started") == 1
