@@ -224,7 +224,7 @@ def bench_load(state: State, root: Path) -> None:
     dcp.save(state.tensors(), checkpoint_id=root / DCP_FILES)
     template = {name: torch.empty_like(tensor) for name, tensor in state.tensors().items()}
 
-    ours = sorted((root / "run" / "step-00000001").iterdir())
+    ours = sorted((root / "run").glob("step-*/*"))
 
     def read_bare() -> None:
         for path in ours:
@@ -260,7 +260,7 @@ def bench_async(state: State, root: Path) -> None:
 
     def ours() -> tuple[float, Callable[[], bool], Callable[[], None]]:
         seconds = seconds_of(lambda: saves.begin(state.number + 1))
-        return seconds, lambda: bool(saves.votes()[1]), lambda: saves.look(True)
+        return seconds, lambda: bool(saves.votes()[1]), saves.look
 
     def theirs() -> tuple[float, Callable[[], bool], Callable[[], None]]:
         folder = root / f"async-{time.monotonic_ns()}"

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from instruct_core.errors import SlurmError
 from jobs.reports import job_folder, read_failures, read_progress, this_start, write_outcome
-from jobs.requeue import cause_of, judge_crash, was_warned_too_early
+from jobs.requeue import MAX_RESTARTS_WITHOUT_BOOKS, cause_of, judge_crash, was_warned_too_early
 from jobs.slurm import (
     JobRecord,
     clean_environment,
@@ -34,7 +34,6 @@ logger = logging.getLogger("after_step")
 
 TRIES = 240  # to reach Slurm's controller, which may be starting anew: an hour
 RETRY_SECONDS = 15.0
-MAX_RESTARTS_WITHOUT_BOOKS = 20  # of a job whose crashes cannot be counted
 LOG = "INSTRUCT_LOG"  # what the batch script and rank 0 write
 SCRIPT = "INSTRUCT_SCRIPT"  # the batch script itself
 JOB_IDS = "job_ids"  # ids of this script's jobs, in the order of their submission

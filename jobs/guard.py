@@ -206,8 +206,8 @@ class Deadline:
 
 
 def needed_seconds(step_seconds: float, save_seconds: float) -> float:
-    """Return what a warned run needs to end well: the step it is in, a save, and some."""
-    return 2 * step_seconds + 1.5 * save_seconds + 2 * MARGIN_SECONDS
+    """Return what a warned run needs to end well: its step, a save in flight, one more, and some."""
+    return 2 * step_seconds + 2.5 * save_seconds + 2 * MARGIN_SECONDS
 
 
 def _end_of_job() -> float | None:

@@ -45,7 +45,14 @@ def note_crash(store: Store, attempt: int, **facts: Any) -> None:
     """Append `crashed` to the file of an attempt whose ranks have all ended."""
     name = f"attempt-{attempt:04d}.jsonl"
     entry = {"utc_seconds": round(time.time(), 3), "event": "crashed", **facts}
-    store.replace(name, store.read(name) + (json.dumps(entry) + "\n").encode())
+    try:
+        before = store.read(name)
+    except FileNotFoundError:  # the disk was full when it should have been written
+        before = b""
+    try:
+        store.replace(name, before + (json.dumps(entry) + "\n").encode())
+    except OSError as error:
+        logger.warning("The ledger could not be written: %s", error)
 
 
 def read_ledger(store: Store) -> list[dict[str, Any]]:

@@ -30,7 +30,7 @@ from submitit.core.utils import JobPaths
 from submitit.local.local import LOCAL_REQUEUE_RETURN_CODE
 
 from jobs.reports import FOLDER, START, read_failures, read_progress
-from jobs.requeue import cause_of, judge_crash
+from jobs.requeue import MAX_RESTARTS_WITHOUT_BOOKS, cause_of, judge_crash
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +71,11 @@ class LocalController:
                 return 0
             if end == "crashed":
                 crash = cause_of(read_failures(self._folder))
-                again, _ = judge_crash(crash, self._folder, read_progress(self._folder))
+                try:
+                    again, _ = judge_crash(crash, self._folder, read_progress(self._folder))
+                except OSError as error:
+                    logger.warning("The crash could not be noted: %s", error)
+                    again = self._num_starts < MAX_RESTARTS_WITHOUT_BOOKS
                 if not again:
                     return 1
             logger.warning("Tasks ended with %s (%s); starting again", codes, end)

@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 MAX_CRASHES_WITHOUT_PROGRESS = 3
 MAX_WARNINGS_WITHOUT_PROGRESS = 10
+MAX_RESTARTS_WITHOUT_BOOKS = 20  # of a job whose crashes cannot be counted: its disk is full
 CRASHES_THAT_EXCLUDE_A_NODE = 2
 NO_CRASHES: dict[str, Any] = {"committed": -1, "in_a_row": 0, "node": "", "node_in_a_row": 0}
 

@@ -74,6 +74,7 @@ def train(config: TrainConfig, code_version: str, stop: StopSignal) -> Result:
                 answer = ranks.gather_from_ranks(mine)[0]  # Slurm is asked once
             attempt.conclude(outcome, answer, received, stop.received_at_seconds)
         except Exception as error:
+            guard.working("save")  # the ledger may lie in a store that takes its time
             attempt.note("failed", error=describe_error(error))
             raise
         finally:

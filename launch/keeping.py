@@ -69,7 +69,7 @@ def prune(flags: Prune) -> int:
         config.keep_checkpoints if flags.keep is None else flags.keep,
         config.keep_every if flags.keep_every is None else flags.keep_every,
     )
-    before, steps = _bytes_of(store), committed_steps(store)
+    before, steps = _sizes(store), committed_steps(store)
     if not steps:
         say(f"Run {flags.run} has no checkpoint yet.")
         return 0
@@ -88,7 +88,7 @@ def prune(flags: Prune) -> int:
         for name in aside:
             store.remove(name)
         say(f"Removed {len(aside)} damaged ones that were set aside")
-    freed = before - _bytes_of(store)
+    freed = sum(before.get(step, 0) for step in removed.steps)
     say(f"Removed steps {_listed(removed.steps)}, {freed / 1e6:,.1f} MB; "
         f"{_listed(committed_steps(store))} stay")  # fmt: skip
     return EXIT_FAILED if removed.problems else 0
@@ -102,8 +102,7 @@ def export(flags: Export) -> int:
     check_url("--out", flags.out, writes=True)
     step = _newest_good(store, flags.run) if flags.step is None else _known(store, flags.step)
     target = Store(absolute(flags.out))
-    with reachable("--out", flags.out):
-        export_folder(store, step, target)
+    export_folder(store, step, target)
     say(f"Step {step} of run {flags.run} is in {target.url}: AutoModelForCausalLM and AutoTokenizer "
         "load it.")  # fmt: skip
     return 0
@@ -138,8 +137,8 @@ def _newest_good(store: Store, run: str) -> int:
     raise MissingError(f"Run {run} has no checkpoint that can be loaded, in {store.url}.")
 
 
-def _bytes_of(store: Store) -> int:
-    return sum(size for size in store.tree().values() if size is not None)
+def _sizes(store: Store) -> dict[int, int]:
+    return {step: sum(store.sizes(step_name(step)).values()) for step in steps_of(store)}
 
 
 def _listed(steps: list[int]) -> str:

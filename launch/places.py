@@ -40,7 +40,7 @@ def reachable(flag: str, place: str) -> Iterator[None]:
         raise
     except OSError as error:
         hint = CREDENTIALS if "://" in place else "Give another place"
-        reason = str(error).rstrip(".")
+        reason = (error.strerror or str(error)).rstrip(".")
         raise ConfigError(f"{flag} {place} cannot be used: {reason}. {hint}.") from None
 
 
@@ -97,7 +97,11 @@ def check_folder(flag: str, folder: Path, num_bytes: int) -> None:
             f"{flag} {folder} cannot be written: {there}: {error.strerror}. Give another place."
         ) from None
     free = Disk(folder).free()
-    if free.num_bytes < num_bytes or free.num_files == 0:
+    if free is not None and free.num_files == 0:
+        raise ConfigError(
+            f"{flag} {folder} has no room: no file can be made there (inodes). Make room."
+        )
+    if free is not None and free.num_bytes < num_bytes:
         raise ConfigError(
             f"{flag} {folder} has no room: a checkpoint needs {num_bytes / 1e6:,.0f} MB, and "
             f"{free.num_bytes / 1e6:,.0f} MB are free. Make room, or give another place."

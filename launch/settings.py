@@ -21,7 +21,13 @@ from typing import Any, NamedTuple
 
 from instruct_core.config import IDENTITY, PRESETS, ModelConfig, TrainConfig
 from instruct_core.errors import ConfigError, CorruptFileError, MissingError, RunConflictError
-from instruct_core.storage.steps import SPARE_BYTES, committed_steps, read_manifest, step_name
+from instruct_core.storage.steps import (
+    SPARE_BYTES,
+    committed_steps,
+    read_manifest,
+    step_name,
+    steps_of,
+)
 from instruct_core.storage.store import Store
 from launch.arrays import ShardArray
 from launch.console import say
@@ -163,8 +169,10 @@ def check_places(config: TrainConfig, shape: ModelConfig) -> None:
     checkpoints, runs = (Store(place) / config.run for place in (config.checkpoints, config.runs))
     if checkpoints.is_local:
         needed = SAVED_BYTES_PER_PARAMETER * shape.num_parameters + SPARE_BYTES
-        for step in committed_steps(checkpoints)[:-1]:  # a full disk makes room by removing these
-            needed -= sum(checkpoints.sizes(step_name(step)).values())
+        newest = committed_steps(checkpoints)[-1:]
+        for step in steps_of(checkpoints):  # a full disk makes room by removing the others
+            if step not in newest:
+                needed -= sum(checkpoints.sizes(step_name(step)).values())
         check_folder("--checkpoints", checkpoints.local_path(""), needed)
     if runs.is_local:
         check_folder("--runs", runs.local_path(""), 0)

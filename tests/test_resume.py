@@ -277,3 +277,27 @@ def test_three_ranks_sum_gradients_in_the_same_order_after_a_resume(
     train(tmp_path / "parts", shard_set, 3, *flags)
 
     assert final_hashes(tmp_path / "parts", 10) == final_hashes(tmp_path / "whole", 10)
+
+
+def test_run_killed_while_a_save_is_written_beside_training_ends_with_the_same_bits(
+    tmp_path: Path, shard_set: Path
+) -> None:
+    """A state large enough for it; the undisturbed run waits for each of its saves."""
+    flags = ("--model=small-demo", "--max-steps=8", "--decay-steps=8", "--save-every=2",
+             "--dropout=0.1", "--eval-every=100")  # fmt: skip
+    train(tmp_path / "whole", shard_set, 2, *flags, "--no-async-save")
+    cwd = tmp_path / "killed"
+    cwd.mkdir()
+    folder = cwd / "checkpoints_instruct" / "r" / "step-00000004"
+
+    launcher = start("finetune", *arguments(shard_set, 2, *flags), cwd=cwd)
+    wait_for(lambda: folder.exists() or launcher.poll() is not None, "the second save")
+    was_in_flight = not (folder / "manifest.json").exists()
+    signal_a_rank(cwd, signal.SIGKILL, random.Random(1))
+    said, errors = launcher.communicate(timeout=150)
+
+    assert launcher.returncode == 0, said + errors
+    assert was_in_flight
+    resumed = [event["step"] for event in events_of(run_of(cwd)) if event["event"] == "resumed"]
+    assert resumed in ([0, 2], [0, 4])
+    assert final_hashes(cwd, 8) == final_hashes(tmp_path / "whole", 8)

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
+from typing import Any
 
 from instruct_core.data.tokenizer import END_OF_TEXT, END_OF_TEXT_ID, merges_path
 from instruct_core.errors import ConfigError, CorruptFileError
@@ -42,24 +44,24 @@ def export_folder(store: Store, step: int, target: Store) -> None:
             f"--out {target.url} is not empty. Give a new folder: nothing is overwritten."
         )
     folder = store / step_name(step)
-    manifest = read_manifest(store, step)
-    entries = {entry["file"]: entry for entry in manifest["files"]}
-    shape = json.loads(folder.read("config.json"))
-    names = ("model.safetensors", "config.json")
-    for name, data in _tokenizer_files(int(shape.get("n_positions", 1024))).items():
-        target.put(name, [memoryview(data)])
-    for name in names:
-        size = folder.size_bytes(name)
-        if size != entries[name]["bytes"]:
-            raise CorruptFileError(
-                f"Checkpoint {folder.where(name)} is corrupt: it has {size} bytes."
-            )
-        buffer = aligned_buffer(size)
-        if folder.read_hashed(name, buffer) != entries[name]["xxh3"]:
-            raise CorruptFileError(
-                f"Checkpoint {folder.where(name)} is corrupt: xxh3 differs from the manifest."
-            )
-        target.put(name, [memoryview(buffer.data)])
+    entries = {entry["file"]: entry for entry in read_manifest(store, step)["files"]}
+    files = {
+        name: _verified(folder, entries[name]) for name in ("model.safetensors", "config.json")
+    }
+    max_length = int(json.loads(bytes(files["config.json"])).get("n_positions", 1024))
+    views = {name: memoryview(data) for name, data in _tokenizer_files(max_length).items()}
+    for name, view in {**views, **files}.items():
+        target.put(name, [view])
+
+
+def _verified(folder: Store, entry: Mapping[str, Any]) -> memoryview:
+    where, size = folder.where(entry["file"]), folder.size_bytes(entry["file"])
+    if size != entry["bytes"]:
+        raise CorruptFileError(f"Checkpoint {where} is corrupt: it has {size} bytes.")
+    buffer = aligned_buffer(size)
+    if folder.read_hashed(entry["file"], buffer) != entry["xxh3"]:
+        raise CorruptFileError(f"Checkpoint {where} is corrupt: xxh3 differs from the manifest.")
+    return memoryview(buffer.data)
 
 
 def _tokenizer_files(max_length: int) -> dict[str, bytes]:

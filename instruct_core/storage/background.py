@@ -48,8 +48,10 @@ class Background(Generic[T]):
         self._value = self._error = None
 
         def run() -> None:
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)  # this thread's
             try:
+                os.setpriority(
+                    os.PRIO_PROCESS, threading.get_native_id(), NICENESS
+                )  # this thread's
                 self._value = work()
             except BaseException as error:  # raised where the result is asked for
                 self._error = error

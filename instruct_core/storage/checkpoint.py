@@ -35,7 +35,7 @@ from typing import Any, NamedTuple, TypeVar
 from instruct_core import ranks
 from instruct_core.errors import FencedError
 from instruct_core.storage.documents import dump_document, seal
-from instruct_core.storage.retention import Keep, Removed, Retention
+from instruct_core.storage.retention import Keep, Removed, Retention, SpoiledError
 from instruct_core.storage.staging import Image, Staging, Tensors, direct_image
 from instruct_core.storage.steps import FORMAT, mark_committed, state_name, step_name
 from instruct_core.storage.store import Store
@@ -143,12 +143,10 @@ class Checkpoints:
 
     def _images(self, snapshot: Snapshot) -> list[Image]:
         """Return the files of a snapshot; from here on its tensors may change, if it is no direct one."""
-        try:
-            make = direct_image if snapshot.direct else self._staging.image
-            images = [make(*part) for part in snapshot.parts]
-            self._staging.finish()
-        finally:
-            snapshot.copied.set()  # whatever happened: somebody waits for it
+        make = direct_image if snapshot.direct else self._staging.image
+        images = [make(*part) for part in snapshot.parts]
+        self._staging.finish()
+        snapshot.copied.set()
         return [*images, *snapshot.documents]
 
     def write(self, snapshot: Snapshot, keep: Keep) -> Removed:
@@ -159,6 +157,12 @@ class Checkpoints:
             FencedError: A newer attempt has begun; nothing was committed.
             OSError: A rank could not write; nothing was committed, and no part of it is left.
         """
+        try:
+            return self._write(snapshot, keep)
+        finally:
+            snapshot.copied.set()  # whatever happened: somebody waits for it
+
+    def _write(self, snapshot: Snapshot, keep: Keep) -> Removed:
         first, folder = ranks.rank() == 0, self._place / step_name(snapshot.step)
         images: list[Image] = []
 
@@ -177,8 +181,17 @@ class Checkpoints:
             if first:
                 self._clean_up(snapshot.step, error)
             raise
-        self._together(lambda: self.retention.prune(keep, snapshot.step, room) if first else None)
+        self._together(lambda: self._prune(keep, snapshot.step, room) if first else None)
         return room
+
+    def _prune(self, keep: Keep, newest: int, room: Removed) -> None:
+        """Remove what need not stay. The step is committed: only its own damage makes that undone."""
+        try:
+            self.retention.prune(keep, newest, room)
+        except SpoiledError:
+            raise
+        except OSError as error:
+            room.problems.append(f"{self._place.url}: {error}")
 
     def _together(self, work: Callable[[], T]) -> list[T]:
         """Do a part of a save on every rank; return what each returned, or raise what one met."""

@@ -113,7 +113,12 @@ class Disk:
                 while view.nbytes:  # Linux reads at most 2 GiB at once
                     whole = view.nbytes % PAGE_BYTES == offset % PAGE_BYTES == 0
                     descriptor = straight if past_cache and whole else cached
-                    count = os.preadv(descriptor, [view], offset)
+                    try:
+                        count = os.preadv(descriptor, [view], offset)
+                    except OSError as error:
+                        if error.errno != errno.EINVAL or descriptor == cached:
+                            raise
+                        count = os.preadv(cached, [view], offset)  # wants other alignments
                     if not count:
                         raise CorruptFileError(f"{path} ends after {offset} bytes.")
                     view, offset = view[count:], offset + count
@@ -189,13 +194,15 @@ class Disk:
         (self.root / name).rename(self.root / new_name)
         sync_folder((self.root / new_name).parent)
 
-    def free(self) -> Free:
-        """Return what is left on the disk for us."""
+    def free(self) -> Free | None:
+        """Return what is left on the disk for us; None where the file system does not tell."""
         folder = self.root
         while not folder.exists():
             folder = folder.parent
         found = os.statvfs(folder)
-        # Some file systems have no table of inodes, and say 0 of 0.
+        if not found.f_blocks:  # 0 of 0: many a FUSE
+            return None
+        # Some file systems have no table of inodes, and say 0 of 0 as well.
         inodes = found.f_favail if found.f_files else None
         return Free(found.f_bavail * found.f_frsize, inodes)
 

@@ -30,7 +30,7 @@ from instruct_core.storage.steps import (
     step_name,
 )
 from instruct_core.storage.store import Store
-from instruct_core.storage.tensor_file import ALIGNMENT_BYTES, aligned_buffer, parse_header
+from instruct_core.storage.tensor_file import aligned_buffer, parse_header
 
 
 class Loaded(NamedTuple):
@@ -210,8 +210,7 @@ def tensors_of(data: Tensor, where: str) -> dict[str, Tensor]:
             raise CorruptFileError(
                 f"{where} has a tensor of type {place.dtype}, which is not ours."
             )
-        view = view_of(data, place)
-        tensors[name] = view if view.data_ptr() % ALIGNMENT_BYTES == 0 else view.clone()
+        tensors[name] = view_of(data, place, copy_misaligned=True)
     return tensors
 
 

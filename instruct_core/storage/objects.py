@@ -28,6 +28,8 @@ from typing import Any, TypeVar
 
 import fsspec
 import xxhash
+from fsspec.asyn import AsyncFileSystem
+from fsspec.spec import AbstractFileSystem
 
 from instruct_core.errors import ConfigError, CorruptFileError
 from instruct_core.storage.backend import Free, ReadAt
@@ -70,11 +72,13 @@ class Objects:
         except Exception as error:  # no such protocol, no client installed, no account given
             extra = EXTRAS.get(protocol)
             hint = f" Install it: pip install -c constraints.txt -e '.[{extra}]'" if extra else ""
-            reason = str(error).strip().splitlines()[0].rstrip(".")
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
             raise ConfigError(
                 without_secrets(f"Place {url} cannot be used: {reason}.{hint}")
             ) from None
         self._is_s3 = protocol == "s3"
+        if self._is_s3:
+            self._fs.retries = 2  # once more where a connection was closed meanwhile
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}" if name else str(self._root)
@@ -99,13 +103,21 @@ class Objects:
 
     def tree(self) -> dict[str, int | None]:
         """Return all objects below with their sizes, a thousand a request."""
-        found = self._patiently(self._find)
+        try:
+            found = self._patiently(self._find)
+        except FileNotFoundError:
+            return {}
         start = len(self._root.strip("/")) + 1
         return {name.strip("/")[start:]: int(entry["size"]) for name, entry in found.items()}
 
     def _find(self) -> dict[str, dict[str, Any]]:
         self._fs.invalidate_cache()
-        return dict(self._fs.find(self._root, detail=True))
+        # fsspec's own find leaves out folders that it could not list.
+        own = getattr(type(self._fs), "_find", AbstractFileSystem.find)
+        own = type(self._fs).find if own is AbstractFileSystem.find else own
+        generic = own in (AbstractFileSystem.find, AsyncFileSystem._find)
+        strict = {"on_error": "raise"} if generic else {}
+        return dict(self._fs.find(self._root, detail=True, **strict))
 
     def forget_listings(self) -> None:
         """Have the client ask anew; `entries` does so every time."""
@@ -114,7 +126,11 @@ class Objects:
     def exists(self, name: str) -> bool:
         """Return True if an object or a folder of that name is there."""
         self._fs.invalidate_cache()
-        return bool(self._patiently(self._fs.exists, self._path(name)))
+        try:  # not fsspec's own exists, which takes a store that does not answer for an empty one
+            self._patiently(self._fs.info, self._path(name))
+        except FileNotFoundError:
+            return False
+        return True
 
     def size_bytes(self, name: str) -> int:
         """Return an object's size; raises FileNotFoundError."""

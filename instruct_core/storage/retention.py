@@ -58,6 +58,10 @@ def kept_steps(val_losses: Mapping[int, float | None], keep: Keep) -> set[int]:
     return kept
 
 
+class SpoiledError(OSError):
+    """A checkpoint that was written without an error, and reads back different."""
+
+
 class Removed(NamedTuple):
     """What went, and what should have gone and could not."""
 
@@ -89,7 +93,7 @@ class Retention:
             removed: Problems are added to it.
 
         Raises:
-            OSError: What was to stay is not what was written; it is set aside, and nothing went.
+            SpoiledError: What was to stay is not what was written; it is set aside, and nothing went.
         """
         removed = removed or Removed([], [])
         gone = self._remove_all_but(keep, newest)
@@ -109,6 +113,11 @@ class Retention:
         if not self.no_space and not self._shortage(num_bytes, num_files):
             return Removed([], [])
         removed = self._remove_all_but(keep._replace(last=1), newest)
+        for step, is_committed in steps_of(
+            self._store
+        ).items():  # left by kills, also of later steps
+            if not is_committed and step != newest:
+                self._remove(step, removed)
         self.no_space = False
         if shortage := self._shortage(num_bytes, num_files):
             raise OSError(
@@ -143,7 +152,8 @@ class Retention:
 
     def _remove_all_but(self, keep: Keep, newest: int) -> Removed:
         doomed, kept = self._sorted_out(keep, newest)
-        if doomed and not self.known_good & kept:
+        # One that stays for long must not vouch for a disk that has begun to lie since.
+        if doomed and not self.known_good & set(sorted(kept)[-keep.last :]):
             self._verify(max(kept))
         removed = Removed([], [])
         for step in doomed:
@@ -161,7 +171,7 @@ class Retention:
     def _verify(self, step: int) -> None:
         if damage := damage_of(self._store, step):
             aside = set_aside(self._store, step, self.attempt)
-            raise OSError(
+            raise SpoiledError(
                 f"{damage} It is set aside as {self._store.where(aside)}, and older ones stay"
             )
         self.known_good.add(step)

@@ -20,7 +20,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from instruct_core.storage.tensor_file import Place, Spec, aligned_buffer, file_views, plan_file
+from instruct_core.storage.tensor_file import (
+    ALIGNMENT_BYTES,
+    Place,
+    Spec,
+    aligned_buffer,
+    file_views,
+    plan_file,
+)
 from instruct_core.storage.tensor_file import Tensor as FileTensor
 
 TYPE_NAMES = {
@@ -114,9 +121,11 @@ def spec_of(tensor: Tensor) -> Spec:
     return Spec(TYPE_NAMES[tensor.dtype], tuple(tensor.shape))
 
 
-def view_of(buffer: Tensor, place: Place) -> Tensor:
-    """Return a tensor that lies inside the bytes of a file, without a copy."""
-    return buffer[place.start : place.stop].view(TORCH_TYPES[place.dtype]).view(place.shape)
+def view_of(buffer: Tensor, place: Place, copy_misaligned: bool = False) -> Tensor:
+    """Return a tensor inside the bytes of a file: in place, or a copy where that begins off a line."""
+    raw = buffer[place.start : place.stop]
+    raw = raw if raw.data_ptr() % ALIGNMENT_BYTES == 0 or not copy_misaligned else raw.clone()
+    return raw.view(TORCH_TYPES[place.dtype]).view(place.shape)
 
 
 def _bytes_of(tensor: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:

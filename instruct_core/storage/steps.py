@@ -9,6 +9,7 @@ A manifest is what somebody else may have written: whatever it says is checked b
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import re
@@ -151,6 +152,12 @@ def damage_of(store: Store, step: int, every_byte: bool = True) -> str:
                 return f"{where} is corrupt: xxh3 differs from the manifest."
     except (CorruptFileError, FileNotFoundError) as error:
         return str(error)
+    except OSError as error:
+        if not (store.is_local and error.errno == errno.EIO):
+            raise
+        return (
+            f"Checkpoint {folder.url} cannot be read: {error.strerror}."  # a bad sector stays one
+        )
     return ""
 
 

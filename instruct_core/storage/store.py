@@ -198,7 +198,10 @@ def _refuse_password(url: str) -> None:
     """Refuse a URL with a password or a signature: it would end up in logs and settings."""
     if "://" not in url:
         return
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise ConfigError(f"Place {url} is no URL: {error}.") from None
     if parts.password is not None or re.search(r"(?i)sig|token|secret|key", parts.query):
         raise ConfigError(
             f"Place {parts.scheme}://... carries a password. Take it out: credentials come from the "

@@ -57,12 +57,7 @@ class Metrics:
         self._event, self._summary = event_pb2, summary_pb2
         self._tensor, self._shape = tensor_pb2, tensor_shape_pb2
         self._store, self._make_writer = store, EventFileWriter
-        self._scratch = None
-        if store.is_local:
-            self._folder = store.local_path("")
-        else:
-            self._scratch = tempfile.TemporaryDirectory(prefix="events-")
-            self._folder = Path(self._scratch.name)
+        self._scratch: tempfile.TemporaryDirectory[str] | None = None
         self._writer: Any = None
         self._closed_until = 0.0  # time.monotonic()
         if attempt:
@@ -101,6 +96,12 @@ class Metrics:
                 )
             self._writer.add_event(event)
 
+    def _folder(self) -> Path:
+        if self._store.is_local:
+            return self._store.local_path("")
+        self._scratch = self._scratch or tempfile.TemporaryDirectory(prefix="events-")
+        return Path(self._scratch.name)
+
     @contextlib.contextmanager
     def _or_without_curves(self) -> Iterator[None]:
         """Have a full disk cost points of the curves, and not the run."""
@@ -117,7 +118,7 @@ class Metrics:
         with self._or_without_curves():
             if self._writer is not None:
                 self._writer.flush()
-            for path in sorted(self._folder.iterdir()):
+            for path in sorted(self._folder().iterdir()):
                 self._store.replace(path.name, path.read_bytes())
 
     def close(self) -> None:

@@ -3,7 +3,7 @@ When a run saves, beside what, and what happens when that fails.
 
     saves = Saves(config, checkpoints, take, report)
     wants, settled = saves.votes()            # two numbers of every step's vote
-    saves.look(all_settled)                   # tells what a save in the background came to
+    saves.look()                              # if all are: tells what a save came to
     if due: saves.begin(step)
     saves.hold_update()                       # before the weights change
     saves.finish(step, stop)                  # at the end, or at a warning: saved when it returns
@@ -77,10 +77,9 @@ class Saves:
             due = now >= self._retry_at or bool(minutes and now - self._last_at >= 60 * minutes)
         return float(due), float(self._background.done)
 
-    def look(self, all_settled: bool) -> None:
+    def look(self) -> None:
         """Report a save that all ranks have written, or that has failed."""
-        if all_settled and self._background.busy:
-            self._settle()
+        self._settle()
 
     def begin(self, step: int) -> None:
         """Save a step, after the save before it; returns when training may go on."""

@@ -170,7 +170,9 @@ class Trainer:
                 # .item(): the step before has ended, its gradient norm was waited for.
                 [float(self._setup.stop()), mine, self._loss_sum.item(), *self._saves.votes()]
             )
-            self._saves.look(settled == ranks.world_size())
+            if settled == ranks.world_size():
+                self._setup.working("save")  # reports may go to a store that takes its time
+                self._saves.look()
             if values:
                 self._report(loss, values, time.monotonic() - started_at)
             stopping, done = stops > 0, step >= last_step

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import types
@@ -15,12 +16,13 @@ import torch
 from torch import Tensor
 from transformers import GPT2LMHeadModel
 
-from instruct_core.config import ModelConfig
+from instruct_core.config import PRESETS, ModelConfig
 from instruct_core.errors import ConfigError, InstructError, MissingError, UnsafeFileError
 from instruct_core.model.export import hugging_face_config
 from instruct_core.model.gpt2 import GPT2
 from instruct_core.model.pretrained import load_pretrained
 from instruct_core.storage.documents import dump_document
+from instruct_core.storage.tensor_file import file_views, from_numpy
 
 SHAPE = ModelConfig(num_layers=2, num_heads=3, width=48, max_seq_len=128)
 
@@ -168,3 +170,22 @@ def test_head_of_its_own_is_refused(model: GPT2, tmp_path: Path) -> None:
 def test_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MissingError, match=r"no config\.json in it"):
         load_pretrained(str(tmp_path))
+
+
+@pytest.mark.parametrize("odd_bytes", [1, 2, 3, 5])
+def test_weights_that_begin_anywhere_in_their_file_are_read(tmp_path: Path, odd_bytes: int) -> None:
+    """The header of a file from elsewhere has any length; the Hub's own gpt2 begins off a word."""
+    model = GPT2(PRESETS["tiny"])
+    model.initialize(1)
+    parts = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    data = b"".join(file_views({name: from_numpy(part) for name, part in parts.items()}, {}))
+    size = int.from_bytes(data[:8], "little")
+    header = data[8 : 8 + size] + b" " * odd_bytes
+    (tmp_path / "model.safetensors").write_bytes(
+        len(header).to_bytes(8, "little") + header + data[8 + size :]
+    )
+    (tmp_path / "config.json").write_text(json.dumps(hugging_face_config(model.config)))
+
+    _, weights = load_pretrained(str(tmp_path))
+
+    assert all(torch.equal(weights[name], value) for name, value in model.state_dict().items())

@@ -195,3 +195,58 @@ def test_quota_that_free_space_does_not_show_makes_the_next_save_prune(
 
     assert save(checkpoints, 4, Keep(last=9)) == [1, 2]
     assert committed_steps(checkpoints.store) == [3, 4]
+
+
+def test_what_killed_saves_have_left_makes_room_on_a_full_disk(small_disk: Path) -> None:
+    """Also of a later step: the run was warned at 7, killed in that save, and went on from 1."""
+    checkpoints = begin(small_disk / "run")
+    save(checkpoints, 1, Keep(), size=SIX_MB)
+    left = small_disk / "run" / step_name(7)
+    left.mkdir()
+    (left / "model.safetensors").write_bytes(bytes(14 << 20))
+
+    save(checkpoints, 3, Keep(), size=SIX_MB)
+
+    assert committed_steps(checkpoints.store) == [1, 3] and not left.exists()
+
+
+def test_trouble_after_the_commit_does_not_undo_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints = begin(tmp_path)
+
+    def fail(*args: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(Retention, "prune", fail)
+    snapshot = checkpoints.take(1, {"w": torch.zeros(3)}, {}, {}, {}, {})
+
+    removed = checkpoints.write(snapshot, Keep())
+
+    assert "Input/output error" in removed.problems[0]
+    assert committed_steps(checkpoints.store) == [1]
+
+
+def test_checkpoint_that_stays_for_good_does_not_vouch_for_newer_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verified: list[int] = []
+    real = Retention._verify
+    monkeypatch.setattr(
+        Retention, "_verify", lambda self, step: (verified.append(step), real(self, step))[1]
+    )
+    checkpoints = begin(tmp_path)
+    for step in (10, 11, 12, 13, 14, 15, 16):
+        save(checkpoints, step, Keep(last=2, every=10))
+
+    assert committed_steps(checkpoints.store) == [10, 15, 16]
+    assert verified == [13, 15], "of every two that come, one is read back"
+
+
+def test_disk_that_does_not_tell_its_size_is_not_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = os.statvfs_result((4096, 4096, 0, 0, 0, 0, 0, 0, 0, 255))
+    monkeypatch.setattr(os, "statvfs", lambda path: found)
+
+    assert Store(tmp_path).free() is None

@@ -111,7 +111,7 @@ def test_training_goes_on_while_a_save_is_written(desk: Desk) -> None:
     assert copied.wait(SECONDS)
     desk.train_to(6)
     desk.wait_until_written()
-    desk.saves.look(all_settled=True)
+    desk.saves.look()
 
     assert desk.names() == ["saved"] and desk.saves.saved_step == 5
     assert desk.saved_weight() == (5, 5.0)
@@ -128,7 +128,7 @@ def test_update_waits_until_the_state_is_copied(desk: Desk) -> None:
     desk.checkpoints.go.set()
     trainer.join(SECONDS)
     desk.wait_until_written()
-    desk.saves.look(all_settled=True)
+    desk.saves.look()
 
     assert not too_early and updated.is_set()
     assert desk.saved_weight() == (5, 5.0)
@@ -143,7 +143,7 @@ def test_failed_copy_does_not_hold_the_update_for_ever(desk: Desk) -> None:
     desk.wait_until_written()
 
     with pytest.raises(TypeError):
-        desk.saves.look(all_settled=True)
+        desk.saves.look()
 
 
 def test_one_save_is_in_flight_at_a_time(desk: Desk) -> None:
@@ -205,7 +205,7 @@ def test_failed_save_is_reported_and_tried_again_with_a_later_step(desk: Desk) -
         assert bool(due) == (step > 1), "after a failure a save is due"
         desk.saves.begin(step)
         desk.wait_until_written()
-        desk.saves.look(all_settled=True)
+        desk.saves.look()
 
     assert desk.names() == ["save_failed", "save_failed", "saved"]
     assert "the disk says no" in desk.events[0][1]["error"]
@@ -287,7 +287,7 @@ def test_attempt_that_was_overtaken_ends_at_its_next_save(desk: Desk) -> None:
     desk.wait_until_written()
 
     with pytest.raises(FencedError, match="belongs to attempt 1 now; this is attempt 0"):
-        desk.saves.look(all_settled=True)
+        desk.saves.look()
 
 
 def test_save_is_due_by_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,88 @@
+"""A store that does not answer is not an empty one, and no URL brings a password in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import fsspec
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+
+from instruct_core.errors import ConfigError
+from instruct_core.storage.objects import without_secrets
+from instruct_core.storage.store import Store
+
+
+class Away(MemoryFileSystem):
+    """A store whose client has fsspec's own find and exists, and that does not answer."""
+
+    protocol = "away"
+    answers_after = 10**9
+    asked = 0
+
+    def _ask(self) -> None:
+        type(self).asked += 1
+        if self.asked <= self.answers_after:
+            raise TimeoutError("no answer")
+
+    def ls(self, *args: Any, **options: Any) -> Any:
+        self._ask()
+        return super().ls(*args, **options)
+
+    def info(self, *args: Any, **options: Any) -> Any:
+        self._ask()
+        return super().info(*args, **options)
+
+
+@pytest.fixture(autouse=True)
+def away(monkeypatch: pytest.MonkeyPatch) -> None:
+    fsspec.register_implementation("away", Away, clobber=True)
+    monkeypatch.setattr(Away, "asked", 0)
+
+
+@pytest.mark.parametrize("ask", ["names", "tree", "exists", "size_bytes"])
+def test_store_that_does_not_answer_is_no_empty_one(ask: str) -> None:
+    store = Store("away://run")
+
+    with pytest.raises(OSError, match="no answer"):
+        getattr(store, ask)(*(() if ask in ("names", "tree") else ("manifest.json",)))
+
+
+def test_store_that_answers_again_in_time_was_only_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Away, "answers_after", 2)
+
+    assert Store("away://run", patience_seconds=30).names() == []
+
+
+def test_tree_has_every_file_with_its_size() -> None:
+    for url in ("memory://tree-test",):
+        store = Store(url)
+        store.put("a/b.json", [memoryview(b"12345")])
+        store.put("c.json", [memoryview(b"1")])
+
+        assert store.tree() == {"a/b.json": 5, "c.json": 1}
+        assert Store(f"{url}/nothing-here").tree() == {}
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["s3://key:secret@bucket/a", "az://x/y?sig=abc", "https://host/f?X-Amz-Signature=1", "s3://[x"],
+)
+def test_url_with_a_password_is_refused_without_repeating_it(url: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Store(url)
+
+    assert "secret" not in str(caught.value) and "abc" not in str(caught.value)
+
+
+def test_account_in_an_azure_url_is_no_password() -> None:
+    with pytest.raises(ConfigError, match=r"\[azure\]"):  # its client is not installed here
+        Store("abfs://container@account.dfs.core.windows.net/runs")
+
+
+def test_secrets_of_the_environment_do_not_reach_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "very-secret-value")
+
+    assert without_secrets("denied: very-secret-value!") == "denied: $AWS_SECRET_ACCESS_KEY!"
