@@ -156,9 +156,12 @@ def _print(store: Store, steps: list[int], damages: dict[int, str], what: str) -
         except (CorruptFileError, FileNotFoundError):
             cells = ("", "", "", "")
         size, since, loss, attempt = cells
-        table.add_row(str(step), size, since, loss, damages[step] or what, attempt)
+        verified = "damaged" if damages[step] else what
+        table.add_row(str(step), size, since, loss, verified, attempt)
     if steps:
         console.print(table)
+        for damage in filter(None, damages.values()):
+            say(damage)
     else:
         say("No checkpoint is committed yet.")
     for name in store.names():

@@ -109,7 +109,7 @@ def test_run_warns_itself_where_slurm_would_be_too_late(scheduler: Scheduler) ->
     deadline.look(stop_noted=False, step_seconds=10.0)
 
     assert not scheduler.warned
-    assert deadline.short_lead == (20, 86.0)
+    assert deadline.short_lead == (20, 126.0)
     deadline = Deadline(lead_seconds=20, save_seconds=40.0)
     scheduler.ends_in(80)
     deadline.look(stop_noted=False, step_seconds=10.0)
