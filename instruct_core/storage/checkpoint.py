@@ -254,8 +254,12 @@ class Checkpoints:
             "files": files,
         }
         self._check_fence()
-        if not folder.claim("manifest.json", seal(manifest)):
+        sealed = seal(manifest)
+        if not folder.claim("manifest.json", sealed):
             raise OSError(f"{folder.where('manifest.json')} was written by somebody else meanwhile")
+        if folder.read("manifest.json") != sealed:
+            folder.remove("manifest.json")
+            raise OSError(f"{folder.where('manifest.json')} reads back other than it was written")
         mark_committed(self._place, snapshot.step)
 
     def _clean_up(self, step: int, error: OSError) -> None:
