@@ -14,14 +14,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from typing import Any
 
 from instruct_core.data.tokenizer import END_OF_TEXT, END_OF_TEXT_ID, merges_path
 from instruct_core.errors import ConfigError, CorruptFileError
-from instruct_core.storage.steps import read_manifest, step_name
+from instruct_core.storage.steps import read_manifest, read_verified, step_name
 from instruct_core.storage.store import Store
-from instruct_core.storage.tensor_file import aligned_buffer
 
 VOCAB_SHA256 = "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"
 
@@ -45,23 +42,12 @@ def export_folder(store: Store, step: int, target: Store) -> None:
         )
     folder = store / step_name(step)
     entries = {entry["file"]: entry for entry in read_manifest(store, step)["files"]}
-    files = {
-        name: _verified(folder, entries[name]) for name in ("model.safetensors", "config.json")
-    }
+    names = ("model.safetensors", "config.json")
+    files = {name: memoryview(read_verified(folder, entries[name]).data) for name in names}
     max_length = int(json.loads(bytes(files["config.json"])).get("n_positions", 1024))
     views = {name: memoryview(data) for name, data in _tokenizer_files(max_length).items()}
     for name, view in {**views, **files}.items():
         target.put(name, [view])
-
-
-def _verified(folder: Store, entry: Mapping[str, Any]) -> memoryview:
-    where, size = folder.where(entry["file"]), folder.size_bytes(entry["file"])
-    if size != entry["bytes"]:
-        raise CorruptFileError(f"Checkpoint {where} is corrupt: it has {size} bytes.")
-    buffer = aligned_buffer(size)
-    if folder.read_hashed(entry["file"], buffer) != entry["xxh3"]:
-        raise CorruptFileError(f"Checkpoint {where} is corrupt: xxh3 differs from the manifest.")
-    return memoryview(buffer.data)
 
 
 def _tokenizer_files(max_length: int) -> dict[str, bytes]:

@@ -24,7 +24,8 @@ from instruct_core.errors import ConfigError, InstructError, MissingError
 from instruct_core.model.foreign import load_foreign
 from instruct_core.model.gpt2 import GPT2
 from instruct_core.storage.documents import load_document, load_sealed
-from instruct_core.storage.loading import read_verified, tensors_of
+from instruct_core.storage.loading import tensors_of
+from instruct_core.storage.steps import read_verified
 from instruct_core.storage.store import Store
 from instruct_core.storage.tensor_file import aligned_buffer
 
@@ -113,12 +114,13 @@ def _read_folder(init: str) -> tuple[Mapping[str, Any], int | None]:
         raise ConfigError(f"Model {init} must be a GPT-2 with gelu_new, got a {kind}.")
     if "model.safetensors" in names:
         if entries:
-            data = read_verified(store, entries["model.safetensors"])
+            buffer = read_verified(store, entries["model.safetensors"])
         else:
             buffer = aligned_buffer(store.size_bytes("model.safetensors"))
             store.read_hashed("model.safetensors", buffer)
-            data = torch.from_numpy(buffer)
-        return tensors_of(data, store.where("model.safetensors")), config.get("n_head")
+        return tensors_of(torch.from_numpy(buffer), store.where("model.safetensors")), config.get(
+            "n_head"
+        )
     if "pytorch_model.bin" in names:
         where = store.where("pytorch_model.bin")
         return load_foreign(store.read("pytorch_model.bin"), where), config.get("n_head")

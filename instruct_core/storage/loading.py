@@ -10,7 +10,6 @@ its memory after the first. From an object store each file is read by one rank a
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -25,6 +24,7 @@ from instruct_core.storage.steps import (
     committed_steps,
     mark_committed,
     read_manifest,
+    read_verified,
     set_aside,
     state_name,
     step_name,
@@ -131,7 +131,7 @@ def _read_own(folder: Store, manifest: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return the bytes of the files that this rank reads."""
     owners = _owners(manifest, folder.is_local)
     return {
-        entry["file"]: read_verified(folder, entry)
+        entry["file"]: torch.from_numpy(read_verified(folder, entry))
         for entry in manifest["files"]
         if owners[entry["file"]] in (None, ranks.rank())
     }
@@ -164,33 +164,6 @@ def _assemble(folder: Store, manifest: dict[str, Any], files: Mapping[str, Tenso
             rng = _below("rng/", state)
     step = manifest["global_step"]
     return Loaded(step, manifest, tensors("model.safetensors"), optimizer, rng)
-
-
-def read_verified(folder: Store, entry: Mapping[str, Any]) -> Tensor:
-    """
-    Return a file's bytes as a uint8 tensor after comparing them with its manifest entry.
-
-    Raises:
-        CorruptFileError: It is gone, cannot be read, or is not what was written.
-    """
-    where = f"Checkpoint {folder.where(entry['file'])}"
-    try:
-        size = folder.size_bytes(entry["file"])
-        if size != entry["bytes"]:
-            raise CorruptFileError(
-                f"{where} is corrupt: it has {size} bytes, expected {entry['bytes']}."
-            )
-        buffer = aligned_buffer(size)
-        digest = folder.read_hashed(entry["file"], buffer)
-    except FileNotFoundError:
-        raise CorruptFileError(f"{where} is gone, though the manifest names it.") from None
-    except OSError as error:
-        if folder.is_local and error.errno == errno.EIO:  # a bad sector stays one
-            raise CorruptFileError(f"{where} cannot be read: {error.strerror}.") from error
-        raise
-    if digest != entry["xxh3"]:
-        raise CorruptFileError(f"{where} is corrupt: xxh3 differs from the manifest.")
-    return torch.from_numpy(buffer)
 
 
 def tensors_of(data: Tensor, where: str) -> dict[str, Tensor]:

@@ -14,12 +14,17 @@ import json
 import math
 import re
 import uuid
+from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from instruct_core.config import ModelConfig
 from instruct_core.errors import CorruptFileError
 from instruct_core.storage.documents import load_sealed
 from instruct_core.storage.store import Store
+from instruct_core.storage.tensor_file import aligned_buffer
 
 FORMAT = 1
 
@@ -127,6 +132,33 @@ def val_loss_of(manifest: dict[str, Any]) -> float | None:
         return None
     loss = progress.get("val_loss")
     return float(loss) if isinstance(loss, int | float) and math.isfinite(loss) else None
+
+
+def read_verified(folder: Store, entry: Mapping[str, Any]) -> NDArray[np.uint8]:
+    """
+    Return a file's bytes after comparing them with its manifest entry.
+
+    Raises:
+        CorruptFileError: It is gone, cannot be read, or is not what was written.
+    """
+    where = f"Checkpoint {folder.where(entry['file'])}"
+    try:
+        size = folder.size_bytes(entry["file"])
+        if size != entry["bytes"]:
+            raise CorruptFileError(
+                f"{where} is corrupt: it has {size} bytes, expected {entry['bytes']}."
+            )
+        buffer = aligned_buffer(size)
+        digest = folder.read_hashed(entry["file"], buffer)
+    except FileNotFoundError:
+        raise CorruptFileError(f"{where} is gone, though the manifest names it.") from None
+    except OSError as error:
+        if folder.is_local and error.errno == errno.EIO:  # a bad sector stays one
+            raise CorruptFileError(f"{where} cannot be read: {error.strerror}.") from error
+        raise
+    if digest != entry["xxh3"]:
+        raise CorruptFileError(f"{where} is corrupt: xxh3 differs from the manifest.")
+    return buffer
 
 
 def damage_of(store: Store, step: int, every_byte: bool = True) -> str:
