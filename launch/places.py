@@ -2,7 +2,7 @@
 Whether a run can read and write where it is told to, asked before anything is queued.
 
     check_url("--checkpoints", "s3://bucket/runs", writes=True)
-    check_folder("--runs", Path("runs_instruct/my-run"), num_bytes=0)
+    check_folder("--runs", "runs_instruct", Path("runs_instruct/my-run"), num_bytes=0)
 
 A place that nobody can reach or write, or that has no room for one checkpoint, is one line now and
 not a failed job tomorrow.
@@ -74,13 +74,14 @@ def check_url(flag: str, place: str, writes: bool) -> None:
             )
 
 
-def check_folder(flag: str, folder: Path, num_bytes: int) -> None:
+def check_folder(flag: str, place: str, folder: Path, num_bytes: int) -> None:
     """
     Refuse a folder on a disk that nobody can write to, or that has no room.
 
     Args:
         flag: As typed, for the message.
-        folder: It need not exist yet, and is not made.
+        place: What it says.
+        folder: That will be used there; it need not exist yet, and is not made.
         num_bytes: That must fit in.
 
     Raises:
@@ -94,15 +95,15 @@ def check_folder(flag: str, folder: Path, num_bytes: int) -> None:
             pass
     except OSError as error:
         raise ConfigError(
-            f"{flag} {folder} cannot be written: {there}: {error.strerror}. Give another place."
+            f"{flag} {place} cannot be written: {there}: {error.strerror}. Give another place."
         ) from None
     free = Disk(folder).free()
     if free is not None and free.num_files == 0:
         raise ConfigError(
-            f"{flag} {folder} has no room: no file can be made there (inodes). Make room."
+            f"{flag} {place} has no room: no file can be made there (inodes). Make room."
         )
     if free is not None and free.num_bytes < num_bytes:
         raise ConfigError(
-            f"{flag} {folder} has no room: a checkpoint needs {num_bytes / 1e6:,.0f} MB, and "
+            f"{flag} {place} has no room: a checkpoint needs {num_bytes / 1e6:,.0f} MB, and "
             f"{free.num_bytes / 1e6:,.0f} MB are free. Make room, or give another place."
         )

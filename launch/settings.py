@@ -173,9 +173,9 @@ def check_places(config: TrainConfig, shape: ModelConfig) -> None:
         for step in steps_of(checkpoints):  # a full disk makes room by removing the others
             if step not in newest:
                 needed -= sum(checkpoints.sizes(step_name(step)).values())
-        check_folder("--checkpoints", checkpoints.local_path(""), needed)
+        check_folder("--checkpoints", config.checkpoints, checkpoints.local_path(""), needed)
     if runs.is_local:
-        check_folder("--runs", runs.local_path(""), 0)
+        check_folder("--runs", config.runs, runs.local_path(""), 0)
     elif config.record_samples:
         raise ConfigError(
             f"--record-samples needs --runs on a disk, got {config.runs}: a line a step is appended."

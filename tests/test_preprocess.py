@@ -20,11 +20,11 @@ from tests.conftest import environment, launch, write_rows
 
 KILLED_AT = """
 import os, signal, sys
-from instruct_core.storage import store
+from instruct_core.storage import disk
 from jobs.preprocess import PreprocessJob
 
 calls, kill_at = 0, int(sys.argv[2])
-real = store.os.fsync
+real = disk.os.fsync
 
 def fsync(descriptor):
     global calls
@@ -33,7 +33,7 @@ def fsync(descriptor):
         os.kill(os.getpid(), signal.SIGKILL)
     real(descriptor)
 
-store.os.fsync = fsync
+disk.os.fsync = fsync
 os.environ |= {"SUBMITIT_EXECUTOR": "local", "SUBMITIT_LOCAL_JOB_ID": "1"}
 PreprocessJob(sys.argv[1], num_tasks=1)()
 """

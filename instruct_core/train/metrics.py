@@ -92,7 +92,7 @@ class Metrics:
         with self._or_without_curves():
             if self._writer is None:
                 self._writer = self._make_writer(
-                    str(self._folder), max_queue_size=1000, flush_secs=5
+                    str(self._folder()), max_queue_size=1000, flush_secs=5
                 )
             self._writer.add_event(event)
 

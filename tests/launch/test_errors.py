@@ -91,7 +91,7 @@ FINETUNE = {
     f"{BASE} --max-unsaved-minutes -1": "--max-unsaved-minutes must be more than 0, got -1.0",
     f"{BASE} --keep-checkpoints 0": "--keep-checkpoints must be at least 1, got 0",
     f"{BASE} --keep-every -5": "--keep-every must be at least 0, got -5",
-    f"{BASE} --async-save=maybe": "--async-save",
+    f"{BASE} --async-save=maybe": "Unrecognized options: maybe",
     f"{BASE} --checkpoints memory://x": "memory ends with its process",
     f"{BASE} --dropout 1": "--dropout must be from 0 up to but not including 1, got 1.0",
     f"{BASE} --learning-rate -1": "--learning-rate must be more than 0, got -1.0",
