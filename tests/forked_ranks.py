@@ -6,8 +6,8 @@ Ranks of one machine for a test: forked, so that they start in milliseconds, and
 
 from __future__ import annotations
 
+import json
 import os
-import pickle
 import tempfile
 import traceback
 from collections.abc import Callable
@@ -22,12 +22,12 @@ TIMEOUT = timedelta(seconds=60)
 
 
 def in_ranks(world_size: int, work: Callable[[int], Any]) -> list[Any]:
-    """Run ``work(rank)`` on so many ranks, and return what each returned."""
+    """Run ``work(rank)`` on so many ranks, and return what each returned, as JSON has it."""
     with tempfile.TemporaryDirectory() as folder:
         children = [_fork(Path(folder), rank, world_size, work) for rank in range(world_size)]
         codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
         assert codes == [0] * world_size, f"ranks ended with {codes}"
-        return [pickle.loads(Path(folder, str(rank)).read_bytes()) for rank in range(world_size)]
+        return [json.loads(Path(folder, str(rank)).read_text()) for rank in range(world_size)]
 
 
 def _fork(folder: Path, rank: int, world_size: int, work: Callable[[int], Any]) -> int:
@@ -41,7 +41,7 @@ def _fork(folder: Path, rank: int, world_size: int, work: Callable[[int], Any]) 
         dist.init_process_group(
             "gloo", store=store, rank=rank, world_size=world_size, timeout=TIMEOUT
         )
-        Path(folder, str(rank)).write_bytes(pickle.dumps(work(rank)))
+        Path(folder, str(rank)).write_text(json.dumps(work(rank)))
         dist.destroy_process_group()
         code = 0
     except BaseException:
