@@ -20,10 +20,10 @@ MATRIX_SIZE = 1536
 # Training reaches about half the speed of a bare matrix product on a CPU: measured with
 # bench/train_step.py, 124M parameters, 2 cores of an AMD EPYC with AVX-512.
 CPU_EFFICIENCY = 0.55
-BYTES_PER_PARAMETER = 20  # weight, gradient, two moments, and DDP's bucket, 4 bytes each
+BYTES_PER_PARAMETER = 16  # weight, gradient (which lies in DDP's bucket), two moments, 4 bytes each
 SAVED_BYTES_PER_PARAMETER = 12  # weight and two moments
 ACTIVATIONS_PER_LAYER = 24  # numbers of the model's width that a token keeps for the backward
-SLICE_TOKENS = 1024  # of the loss, see instruct_core/train/loss.py
+SLICE_TOKENS = 512  # of the loss, see instruct_core/train/loss.py
 PROCESS_BYTES = 700 << 20  # Python and torch
 
 

@@ -75,9 +75,9 @@ def losses(cwd: Path) -> dict[int, float]:
 
 def hit_at(launcher: subprocess.Popen[str], cwd: Path, step: int, hit: Hit) -> None:
     """Wait until a run is at a step of its present attempt, hit it, and wait for what follows."""
-    before = count(cwd, "resumed")
     wait_for(lambda: last_read_step(run_of(cwd)) >= step or launcher.poll() is not None, "the step")
     assert launcher.poll() is None, "the run ended before it was hit"
+    before = count(cwd, "resumed")  # now, when the present attempt has certainly said so
     hit(cwd)
     wait_for(
         lambda: count(cwd, "resumed") > before or launcher.poll() is not None, "an end or a restart"

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from instruct_core.data.batches import IGNORED
 from instruct_core.model.gpt2 import GPT2, row_mask
 
-SLICE_TOKENS = 1024
+SLICE_TOKENS = 512
 
 
 class WithLoss(nn.Module):

@@ -143,7 +143,7 @@ class Trainer:
             nothing = torch.zeros((1, 8), dtype=torch.int64, device=self._setup.device)
             with torch.compiler.set_stance("force_eager"):
                 self._model(nothing, nothing, nothing, nothing).mul(0.0).backward()
-            self._optimizer.zero_grad()
+            self._clear_gradients()
 
     def run(self) -> Outcome:
         """
@@ -234,7 +234,7 @@ class Trainer:
         before_step = rng_state() if len(batches) > 1 else {}
         for index, batch in enumerate(batches):
             if index and self._gives_up(index, len(batches), time.monotonic() - started_at):
-                self._optimizer.zero_grad()
+                self._clear_gradients()
                 restore_rng(before_step)
                 return None
             with self._sync_only_if(index == len(batches) - 1):
@@ -248,7 +248,7 @@ class Trainer:
         if finite:
             self._saves.hold_update()
             self._optimizer.step()
-        self._optimizer.zero_grad()
+        self._clear_gradients()
         before = self.progress
         self.progress = replace(
             before,
@@ -277,6 +277,10 @@ class Trainer:
         stops, seconds_of_all = ranks.sum_over_ranks([float(self._setup.stop()), seconds])
         remaining = seconds_of_all / ranks.world_size() / done * (total - done)
         return stops > 0 and remaining > STOP_PATIENCE_SECONDS
+
+    def _clear_gradients(self) -> None:
+        # Under DDP they stay where they are, in its buckets: fresh ones would be a second copy.
+        self._optimizer.zero_grad(set_to_none=ranks.world_size() == 1)
 
     def _sync_only_if(self, last: bool) -> AbstractContextManager[None]:
         if last or not isinstance(self._model, DistributedDataParallel):
