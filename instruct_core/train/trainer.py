@@ -133,16 +133,19 @@ class Trainer:
 
     def _settle_buckets(self) -> None:
         """
-        Run one backward of nothing before the first step.
+        Run two backwards of nothing before the first step.
 
         DDP regroups gradients after its first backward, and the grouping decides the order in
         which three or more ranks are summed. Were it to happen after a resume, the first step
-        would differ in its last bits from that of a run which was not interrupted.
+        would differ in its last bits from that of a run which was not interrupted. After the
+        second, all gradients lie in the new buckets, and none in memory of its own.
         """
         if ranks.world_size() > 1:
             nothing = torch.zeros((1, 8), dtype=torch.int64, device=self._setup.device)
-            with torch.compiler.set_stance("force_eager"):
-                self._model(nothing, nothing, nothing, nothing).mul(0.0).backward()
+            for _ in range(2):
+                self._optimizer.zero_grad(set_to_none=True)
+                with torch.compiler.set_stance("force_eager"):
+                    self._model(nothing, nothing, nothing, nothing).mul(0.0).backward()
             self._clear_gradients()
 
     def run(self) -> Outcome:
