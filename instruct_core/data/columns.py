@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from instruct_core.data.template import Row, render_prompt
+from instruct_core.data.template import Row, with_history
 from instruct_core.errors import ConfigError
 
 FIELDS = ("instruction", "input", "output")
@@ -121,10 +121,10 @@ def _from_messages(record: dict[str, Any], column: str) -> Row:
             "(after at most one system)"
         )
     *history, instruction, output = [text.strip() for text in texts]
-    # An earlier exchange reads in the text as a row of its own would, without its end.
-    for question, answer in reversed(list(zip(history[::2], history[1::2], strict=True))):
-        earlier = render_prompt(question).removeprefix("### Instruction:\n") + answer
-        instruction = f"{earlier}\n\n### Instruction:\n{instruction}"
+    pairs = zip(history[::2], history[1::2], strict=True)
+    instruction = with_history(
+        [Row(question, "", answer) for question, answer in pairs], instruction
+    )
     return Row(system + instruction, "", output)
 
 

@@ -12,8 +12,10 @@ Source: Taori et al. 2023, Stanford Alpaca (the headings); the model learns to s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
+HEADING = "### Instruction:"
 TEMPLATE_NAME = "alpaca-headings-1"  # part of the fingerprint: change it with the text below
 
 
@@ -28,7 +30,20 @@ class Row(NamedTuple):
 def render_prompt(instruction: str, input: str = "") -> str:
     """Return the text up to where the response starts."""
     context = f"### Input:\n{input.strip()}\n\n" if input.strip() else ""
-    return f"### Instruction:\n{instruction.strip()}\n\n{context}### Response:\n"
+    return f"{HEADING}\n{instruction.strip()}\n\n{context}### Response:\n"
+
+
+def with_history(earlier: Sequence[Row], instruction: str) -> str:
+    """
+    Return an instruction that follows earlier exchanges.
+
+    Rendered, each exchange reads as a row of its own would, without its end-of-text token.
+    """
+    for row in reversed(earlier):
+        exchange = render_prompt(row.instruction, row.input) + row.output.strip()
+        instruction = f"{exchange}\n\n{HEADING}\n{instruction.strip()}"
+        instruction = instruction.removeprefix(f"{HEADING}\n")
+    return instruction
 
 
 def render(row: Row) -> tuple[str, str]:

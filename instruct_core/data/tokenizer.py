@@ -54,6 +54,10 @@ class Tokenizer:
         """Return the text of ``tokens``, with U+FFFD where they are not UTF-8."""
         return str(self._encoding.decode([t for t in tokens if t < VOCAB_SIZE]))
 
+    def bytes_of(self, token: int) -> bytes:
+        """Return the bytes of one token, which may be a part of a character."""
+        return bytes(self._encoding.decode_single_token_bytes(token))
+
     def encode_rows(self, texts: Sequence[str]) -> tuple[NDArray[np.uint16], NDArray[np.int64]]:
         """
         Encode each text and end it with `<|endoftext|>`.

@@ -1,65 +1,208 @@
 """
 Text from a model, token by token, with the keys and values of earlier tokens kept.
 
-    answer = generate(model, tokenizer.encode(render_prompt("What is AI?")), max_new_tokens=64)
+    [answer] = generate(model, [tokenizer.encode(render_prompt("What is AI?"))], max_new_tokens=64)
+    answer.tokens, answer.finish_reason        # [1212, 318, ...], "end"
 
-Greedy by default; with a temperature it draws from its own generator, so sampling while training
-leaves the run's random numbers alone.
+Prompts of a batch may differ in length: they end together, and what stands before the shorter ones
+is masked. Each text draws its random numbers from its own stream, so a sampled answer does not
+depend on its neighbours, and sampling while training leaves the run's random numbers alone.
 
-T: tokens so far, V: vocabulary
+B: texts that still grow, T: tokens of the longest prompt, V: vocabulary
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from instruct_core.data.tokenizer import END_OF_TEXT_ID
 from instruct_core.model.gpt2 import GPT2, Cache
+from instruct_core.model.sampling import Sampling
+
+NUCLEUS_TOKENS = 1024  # looked at first for top-p: sorting the whole vocabulary takes far longer
+UNIFORM_STEPS = 1 << 24  # so coarse that a draw times the total never rounds up to the total
+
+FinishReason = Literal["end", "stopped", "length"]
+
+
+class Generated(NamedTuple):
+    """What followed a prompt, and why no more: the model ended it, the caller, or the room."""
+
+    tokens: list[int]
+    finish_reason: FinishReason
 
 
 @torch.inference_mode()
 def generate(
     model: GPT2,
-    prompt: Sequence[int],
+    prompts: Sequence[Sequence[int]],
     *,
     max_new_tokens: int = 128,
-    temperature: float = 0.0,
-    seed: int = 0,
-    stop: Callable[[], bool] = lambda: False,
-) -> list[int]:
+    sampling: Sampling | None = None,
+    streams: Sequence[int] | None = None,
+    on_token: Callable[[int, int], bool] = lambda text, token: True,
+) -> list[Generated]:
     """
-    Return the tokens that follow a prompt, up to the end of text, which is not among them.
+    Return what follows each prompt; the end-of-text token ends a text and is not among its tokens.
 
     Args:
         model: In eval mode; its device is used.
-        prompt: Token ids, at least one; the oldest are dropped if they leave no room.
-        max_new_tokens: Stop after so many, or where the context is full.
-        temperature: 0 takes the likeliest token, more draws more freely.
-        seed: Of the draws.
-        stop: Asked before each token; True ends the text there.
+        prompts: Token ids, at least one each, and fewer than the model has positions.
+        max_new_tokens: Of each text at most; fewer where the model's positions end.
+        sampling: How tokens are chosen; None takes the likeliest.
+        streams: Which random numbers of the seed each text draws; None numbers them from 0.
+        on_token: Called with the text's index and its new token; False ends the text with it.
+
+    Raises:
+        ValueError: A prompt is empty, or leaves no room for a token.
     """
-    device = model.head_weight.device
-    generator = torch.Generator(device).manual_seed(seed)
-    room = model.config.max_seq_len
-    tokens = list(prompt)[-(room - 1) :]
-    max_new_tokens = min(max_new_tokens, room - len(tokens))
-    cache: Cache = []
-    answer: list[int] = []
-    fresh, position = tokens, 0
-    while len(answer) < max_new_tokens and not stop():
-        ids = torch.tensor([fresh], device=device)  # (1, T) first, then (1, 1)
-        positions = torch.arange(position, position + len(fresh), device=device)[None]
-        logits = model.logits(model(ids, positions, None, cache)[0, -1]).float()  # (V,)
-        position += len(fresh)
-        if temperature > 0:
-            weights = torch.softmax(logits / temperature, dim=-1)
-            token = int(torch.multinomial(weights, 1, generator=generator).item())
-        else:
-            token = int(logits.argmax().item())  # the next token depends on it: this wait is real
-        if token == END_OF_TEXT_ID:
+    sampling = sampling or Sampling()
+    lengths = [len(prompt) for prompt in prompts]
+    most = model.config.max_seq_len
+    for length in lengths:
+        if not 0 < length < most:
+            raise ValueError(f"a prompt must have 1 to {most - 1} tokens, got {length}")
+    room = [min(max_new_tokens, most - length) for length in lengths]
+    batch = _Batch(model, prompts, max(room), sampling, streams or range(len(prompts)))
+    answers: list[list[int]] = [[] for _ in prompts]
+    reasons: list[FinishReason] = ["length" for _ in prompts]
+    growing = [text for text in range(len(prompts)) if room[text] > 0]
+    batch.keep(growing)
+    while growing:
+        still = []
+        # The next token depends on these: the wait for the GPU is real.
+        for place, token in enumerate(batch.next_tokens().tolist()):
+            text = growing[place]
+            if token == END_OF_TEXT_ID:
+                reasons[text] = "end"
+                continue
+            answers[text].append(token)
+            if not on_token(text, token):
+                reasons[text] = "stopped"
+            elif len(answers[text]) < room[text]:
+                still.append(place)
+        growing = [growing[place] for place in still]
+        batch.keep(still)
+    return [Generated(*pair) for pair in zip(answers, reasons, strict=True)]
+
+
+class _Batch:
+    """Texts that grow together, one token a step."""
+
+    def __init__(
+        self,
+        model: GPT2,
+        prompts: Sequence[Sequence[int]],
+        most_new_tokens: int,
+        sampling: Sampling,
+        streams: Sequence[int],
+    ) -> None:
+        self._model, self._sampling = model, sampling
+        self._device = model.head_weight.device
+        lengths = torch.tensor([len(prompt) for prompt in prompts])
+        longest = int(lengths.max())
+        tokens = torch.full((len(prompts), longest), END_OF_TEXT_ID)
+        for row, prompt in zip(tokens, prompts, strict=True):
+            row[longest - len(prompt) :] = torch.tensor(prompt)
+        self._tokens = tokens.to(self._device)  # (B, T) first, then (B, 1): not in the cache yet
+        self._padding = (longest - lengths).to(self._device)  # (B,)
+        self._is_ragged = bool((lengths < longest).any())
+        self._cache = Cache(model, len(prompts), longest + most_new_tokens)
+        self._said = self._seen(tokens) if sampling.repetition_penalty != 1 else None
+        self._draws = _uniform(sampling, streams, most_new_tokens).to(self._device)
+        self._step = 0
+
+    def _seen(self, tokens: Tensor) -> Tensor:
+        """Return which tokens each prompt has. (B, V)"""
+        said = torch.zeros((len(tokens), self._model.config.vocab_size), dtype=torch.bool)
+        return said.scatter_(1, tokens, True).to(self._device)
+
+    def keep(self, places: Sequence[int]) -> None:
+        """Go on with some of the texts only."""
+        if len(places) == len(self._tokens) or not places:
+            return
+        chosen = torch.tensor(places, device=self._device)
+        self._tokens, self._padding = self._tokens[chosen], self._padding[chosen]
+        self._draws = self._draws[chosen]
+        if self._said is not None:
+            self._said = self._said[chosen]
+        self._cache.keep(chosen)
+
+    def next_tokens(self) -> Tensor:
+        """Take a step; return every text's new token. (B,)"""
+        start, end = self._cache.length, self._cache.length + self._tokens.shape[1]
+        places = torch.arange(start, end, device=self._device)
+        positions = (places - self._padding[:, None]).clamp_(min=0)  # (B, T)
+        mask = self._mask(places, end) if self._is_ragged else None
+        hidden = self._model(self._tokens, positions, mask, self._cache)
+        logits = self._model.last_logits(hidden).float()  # (B, V)
+        if self._said is not None:
+            penalty = self._sampling.repetition_penalty
+            lowered = torch.where(logits < 0, logits * penalty, logits / penalty)
+            logits = torch.where(self._said, lowered, logits)
+        chosen = choose(logits, self._sampling, self._draws[:, self._step])
+        if self._said is not None:
+            self._said.scatter_(1, chosen[:, None], True)
+        self._tokens, self._step = chosen[:, None], self._step + 1
+        return chosen
+
+    def _mask(self, places: Tensor, end: int) -> Tensor:
+        """Return where each new token may look. (B, 1, T, P + T)"""
+        before = torch.arange(end, device=self._device)
+        is_text = before >= self._padding[:, None, None]  # (B, 1, P + T)
+        # Padding looks at itself: looking nowhere would make it, and then everything, NaN.
+        own = before == places[:, None]
+        return ((before <= places[:, None]) & is_text | own)[:, None]
+
+
+def choose(logits: Tensor, sampling: Sampling, draws: Tensor) -> Tensor:
+    """
+    Return one token for each row of scores. (B,)
+
+    Args:
+        logits: Scores. (B, V)
+        sampling: How to choose; the repetition penalty is in the scores already.
+        draws: A number from [0, 1) for each row, float64. (B,)
+    """
+    if sampling.temperature == 0:
+        return logits.argmax(dim=-1)
+    logits = logits / sampling.temperature
+    tokens = None
+    if 0 < sampling.top_k < logits.shape[-1]:
+        logits, tokens = logits.topk(sampling.top_k)
+    weights = torch.softmax(logits, dim=-1, dtype=torch.float64)
+    if sampling.top_p < 1:
+        weights, order = _nucleus(weights, sampling.top_p)
+        tokens = order if tokens is None else tokens.gather(-1, order)
+    sums = weights.cumsum(dim=-1)
+    # The first place whose sum exceeds the draw: a token without probability is never taken.
+    place = torch.searchsorted(sums, draws[:, None] * sums[:, -1:], right=True)
+    return (place if tokens is None else tokens.gather(-1, place))[:, 0]
+
+
+def _nucleus(weights: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
+    """Return the likeliest weights that make up top_p, zeros after them, and where they were."""
+    for size in (min(NUCLEUS_TOKENS, weights.shape[-1]), weights.shape[-1]):
+        likeliest, order = weights.topk(size)
+        before = likeliest.cumsum(dim=-1) - likeliest
+        if size == weights.shape[-1] or bool((before[:, -1] >= top_p).all()):
             break
-        answer.append(token)
-        fresh = [token]
-    return answer
+    return likeliest.masked_fill(before >= top_p, 0.0), order
+
+
+def _uniform(sampling: Sampling, streams: Sequence[int], num_steps: int) -> Tensor:
+    """Return the random numbers of every text and step, from [0, 1). (B, steps)"""
+    if sampling.temperature == 0:
+        return torch.zeros((len(streams), num_steps), dtype=torch.float64)
+    rows = [
+        np.random.Generator(np.random.Philox(key=[sampling.seed, stream])).integers(
+            UNIFORM_STEPS, size=num_steps
+        )
+        for stream in streams
+    ]
+    return torch.from_numpy(np.stack(rows) / UNIFORM_STEPS)

@@ -9,7 +9,7 @@ Packed rows do not see each other: the mask keeps attention inside a row and pos
 
 Sources: Radford et al. 2019 (the model); transformers' modeling_gpt2.py (names; parity is tested).
 
-B: micro-batch size, T: tokens, P: tokens before these in the cache, C: width, H: heads, V: vocabulary
+B: batch size, T: tokens, P: tokens before these in the cache, C: width, H: heads, V: vocabulary
 """
 
 from __future__ import annotations
@@ -25,7 +25,42 @@ from instruct_core.config import ModelConfig
 INIT_STD = 0.02
 LAYER_NORM_EPSILON = 1e-5
 
-Cache = list[tuple[Tensor, Tensor]]  # per layer: keys and values, each (B, H, P, C/H)
+
+class Cache:
+    """
+    Keys and values of the tokens so far, in room that is made once.
+
+    Args:
+        model: Whose layers they belong to.
+        batch_size: Texts side by side.
+        room: Most tokens of a text.
+    """
+
+    def __init__(self, model: GPT2, batch_size: int, room: int) -> None:
+        config, weight = model.config, model.head_weight
+        shape = (batch_size, config.num_heads, room, config.width // config.num_heads)
+        # Memory that no token has reached is never touched, so it costs nothing on a CPU.
+        self._layers = [(weight.new_empty(shape), weight.new_empty(shape)) for _ in model.blocks]
+        self.length = 0  # tokens that all layers have, P
+
+    def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Take T new tokens (B, H, T, C/H) of a layer; return all it has, (B, H, P + T, C/H)."""
+        end = self.length + keys.shape[2]
+        all_keys, all_values = self._layers[layer]
+        all_keys[:, :, self.length : end] = keys
+        all_values[:, :, self.length : end] = values
+        return all_keys[:, :, :end], all_values[:, :, :end]
+
+    def keep(self, texts: Tensor) -> None:
+        """Forget all texts but these. (B,)"""
+        for layer, pair in enumerate(self._layers):
+            keys, values = (self._selected(tensor, texts) for tensor in pair)
+            self._layers[layer] = (keys, values)
+
+    def _selected(self, old: Tensor, texts: Tensor) -> Tensor:
+        new = old.new_empty((len(texts), *old.shape[1:]))
+        new[:, :, : self.length] = old[texts, :, : self.length]
+        return new
 
 
 def row_mask(row_ids: Tensor) -> Tensor:
@@ -67,6 +102,22 @@ class GPT2(nn.Module):
         """Return the scores of every next token; the head is the token embedding. (..., V)"""
         return F.linear(hidden, self.head_weight)
 
+    def last_logits(self, hidden: Tensor) -> Tensor:
+        """
+        Return `logits` of each text's last token. (B, V)
+
+        A BLAS on a CPU goes through a large matrix in strides when few rows meet it from the left;
+        turned round, it reads the matrix once and in order, in half the time or less. For one row
+        it does so by itself.
+        """
+        last = hidden[:, -1]
+        return (self.head_weight @ last.t()).t() if len(last) > 1 else self.logits(last)
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The layers, first to last."""
+        return self.transformer.h
+
     @property
     def head_weight(self) -> Tensor:
         """The output head, which is the token embedding. (V, C)"""
@@ -104,6 +155,8 @@ class Transformer(nn.Module):
         x = self.drop(self.wte(tokens) + self.wpe(positions))
         for layer, block in enumerate(self.h):
             x = block(x, mask, cache, layer)
+        if cache is not None:
+            cache.length += tokens.shape[1]
         normed: Tensor = self.ln_f(x)
         return normed
 
@@ -145,11 +198,7 @@ class Attention(nn.Module):
         heads = self.c_attn(x).view(b, t, 3, self.num_heads, c // self.num_heads)
         q, k, v = heads.permute(2, 0, 3, 1, 4)  # each (B, H, T, C/H)
         if cache is not None:
-            if layer < len(cache):
-                k, v = (torch.cat(pair, dim=2) for pair in zip(cache[layer], (k, v), strict=True))
-                cache[layer] = (k, v)
-            else:
-                cache.append((k, v))
+            k, v = cache.append(layer, k, v)
         y = F.scaled_dot_product_attention(
             q,
             k,

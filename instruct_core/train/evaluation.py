@@ -81,7 +81,12 @@ def sample_answers(
         room = model.model.config.max_seq_len - SAMPLE_TOKENS
         prompt: Sequence[int] = rows.tokens(row, 0, min(rows.response_start(row), room)).tolist()
         with torch.compiler.set_stance("force_eager"):  # every length would be compiled anew
-            answer = generate(model.model, prompt, max_new_tokens=SAMPLE_TOKENS, stop=stop)
-        parts.append(f"{tokenizer.decode(prompt)}**{tokenizer.decode(answer).strip()}**")
+            [answer] = generate(
+                model.model,
+                [prompt],
+                max_new_tokens=SAMPLE_TOKENS,
+                on_token=lambda text, token: not stop(),
+            )
+        parts.append(f"{tokenizer.decode(prompt)}**{tokenizer.decode(answer.tokens).strip()}**")
     model.train()
     return "\n\n---\n\n".join(parts)

@@ -14,7 +14,6 @@ from instruct_core.data.batches import SampleReader
 from instruct_core.data.packing import pack
 from instruct_core.data.shards import ShardSet
 from instruct_core.model.export import hugging_face_config
-from instruct_core.model.generation import generate
 from instruct_core.model.gpt2 import GPT2, row_mask
 from instruct_core.storage.store import Store
 
@@ -46,18 +45,6 @@ def test_logits_equal_transformers(model: GPT2, reference: GPT2LMHeadModel) -> N
     ours = model.logits(model(tokens, positions, None))
 
     assert (ours - reference(tokens).logits).abs().max() < 1e-5 * ours.abs().max()
-
-
-def test_greedy_text_equals_transformers(model: GPT2, reference: GPT2LMHeadModel) -> None:
-    prompt = list(range(100, 120))
-
-    ours = generate(model, prompt, max_new_tokens=30)
-
-    theirs = reference.generate(
-        torch.tensor([prompt]), max_new_tokens=30, do_sample=False, pad_token_id=50256
-    )
-    assert ours == theirs[0, 20:].tolist()[: len(ours)]
-    assert len(ours) == 30
 
 
 @torch.no_grad()
@@ -95,28 +82,3 @@ def test_presets_have_the_published_sizes(preset: str, millions: float) -> None:
 
     assert counted == PRESETS[preset].num_parameters
     assert abs(counted / 1e6 - millions) < 0.1
-
-
-def test_generation_leaves_the_runs_random_numbers_alone(model: GPT2) -> None:
-    before = torch.get_rng_state()
-
-    generate(model, [1, 2, 3], max_new_tokens=5, temperature=1.0, seed=4)
-
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_prompt_longer_than_the_context_loses_its_oldest_tokens(model: GPT2) -> None:
-    prompt = list(range(2000))
-
-    assert generate(model, prompt, max_new_tokens=4) == generate(
-        model, prompt[-1023:], max_new_tokens=4
-    )
-
-
-def test_prompt_that_fits_is_kept_whole_however_long_the_answer_may_be(model: GPT2) -> None:
-    prompt = list(range(500))
-
-    longest = generate(model, prompt, max_new_tokens=1000)
-
-    assert longest[:3] == generate(model, prompt, max_new_tokens=3)
-    assert len(longest) <= 524

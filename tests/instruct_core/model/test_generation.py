@@ -1,0 +1,219 @@
+"""Generation: the text of transformers, the same alone and in company, drawn as it should be."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from instruct_core.config import ModelConfig
+from instruct_core.data.tokenizer import END_OF_TEXT_ID, VOCAB_SIZE
+from instruct_core.errors import ConfigError
+from instruct_core.model.export import hugging_face_config
+from instruct_core.model.generation import Generated, choose, generate
+from instruct_core.model.gpt2 import GPT2, Cache
+from instruct_core.model.sampling import Sampling
+
+SHAPE = ModelConfig(num_layers=3, num_heads=4, width=64, max_seq_len=256)
+
+
+@pytest.fixture(scope="module")
+def model() -> GPT2:
+    model = GPT2(SHAPE)
+    model.initialize(seed=3)
+    with torch.no_grad():  # so that logits differ enough to compare
+        for parameter in model.parameters():
+            parameter.mul_(3.0)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def reference(model: GPT2) -> GPT2LMHeadModel:
+    theirs = GPT2LMHeadModel(GPT2Config(**hugging_face_config(SHAPE))).eval()
+    theirs.load_state_dict(model.state_dict() | {"lm_head.weight": model.head_weight})
+    return theirs
+
+
+def prompts(count: int, seed: int = 0) -> list[list[int]]:
+    draw = np.random.default_rng(seed)
+    return [draw.integers(VOCAB_SIZE, size=draw.integers(1, 50)).tolist() for _ in range(count)]
+
+
+def alone(model: GPT2, prompt: list[int], **settings: object) -> Generated:
+    return generate(model, [prompt], **settings)[0]  # type: ignore[arg-type]
+
+
+@torch.no_grad()
+def test_logits_are_the_same_with_and_without_the_cache(model: GPT2) -> None:
+    tokens = torch.tensor([prompts(1)[0] + list(range(40))])
+    positions = torch.arange(tokens.shape[1])[None]
+    whole = model.logits(model(tokens, positions, None))
+    cache = Cache(model, 1, room=tokens.shape[1])
+
+    pieces = [
+        model.logits(model(tokens[:, a:b], positions[:, a:b], None, cache))
+        for a, b in [(0, 7), *((n, n + 1) for n in range(7, tokens.shape[1]))]
+    ]
+
+    assert (torch.cat(pieces, dim=1) - whole).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("penalty", [1.0, 1.3])
+def test_greedy_text_is_that_of_transformers(
+    model: GPT2, reference: GPT2LMHeadModel, penalty: float
+) -> None:
+    for prompt in prompts(20):
+        ours = alone(
+            model, prompt, max_new_tokens=200, sampling=Sampling(repetition_penalty=penalty)
+        )
+
+        theirs = reference.generate(
+            torch.tensor([prompt]), attention_mask=torch.ones((1, len(prompt)), dtype=torch.long),
+            max_new_tokens=200, do_sample=False, repetition_penalty=penalty,
+            pad_token_id=END_OF_TEXT_ID,
+        )[0, len(prompt) :].tolist()  # fmt: skip
+        assert ours.tokens == [token for token in theirs if token != END_OF_TEXT_ID]
+        assert len(ours.tokens) == 200 or ours.finish_reason == "end"
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(),
+        Sampling(repetition_penalty=1.5),
+        Sampling(temperature=1.0, top_k=40, top_p=0.9, repetition_penalty=1.1, seed=5),
+    ],
+    ids=["greedy", "penalty", "sampled"],
+)
+def test_text_in_a_batch_is_the_text_alone(model: GPT2, sampling: Sampling) -> None:
+    batch = prompts(9, seed=1)
+
+    together = generate(model, batch, max_new_tokens=60, sampling=sampling)
+
+    for stream, prompt in enumerate(batch):
+        one = alone(model, prompt, max_new_tokens=60, sampling=sampling, streams=[stream])
+        assert one == together[stream]
+
+
+def test_text_ends_where_the_model_ends_it(model: GPT2) -> None:
+    ending = GPT2(SHAPE)
+    ending.load_state_dict(model.state_dict())
+    free = alone(ending, [7, 8, 9], max_new_tokens=9).tokens
+    with torch.no_grad():  # what the model likes fifth is now the end
+        wte = ending.transformer.wte.weight
+        wte[[free[4], END_OF_TEXT_ID]] = wte[[END_OF_TEXT_ID, free[4]]]
+
+    short, long = generate(ending.eval(), [[7, 8, 9], [7, 8, 10]], max_new_tokens=9)
+
+    assert short == Generated(free[: free.index(free[4])], "end")
+    assert END_OF_TEXT_ID not in long.tokens
+
+
+def test_caller_ends_one_text_and_the_others_go_on(model: GPT2) -> None:
+    batch = prompts(4, seed=2)
+    free = generate(model, batch, max_new_tokens=20)
+    heard: list[tuple[int, int]] = []
+
+    def until_third(text: int, token: int) -> bool:
+        heard.append((text, token))
+        return text != 1 or sum(t == 1 for t, _ in heard) < 3
+
+    answers = generate(model, batch, max_new_tokens=20, on_token=until_third)
+
+    assert answers[1] == Generated(free[1].tokens[:3], "stopped")
+    assert [answers[n] for n in (0, 2, 3)] == [free[n] for n in (0, 2, 3)]
+    for text, answer in enumerate(answers):
+        assert [token for t, token in heard if t == text] == answer.tokens
+
+
+def test_text_fills_the_positions_and_no_more(model: GPT2) -> None:
+    full, brief = generate(model, [[5] * 250, [5, 6]], max_new_tokens=20)
+
+    assert (len(full.tokens), full.finish_reason) == (6, "length")
+    assert len(brief.tokens) == 20
+    for bad in ([], [5] * 256):
+        with pytest.raises(ValueError, match="1 to 255 tokens"):
+            generate(model, [[1], bad])
+
+
+def test_no_tokens_wanted_no_tokens_made(model: GPT2) -> None:
+    assert generate(model, [[1]], max_new_tokens=0) == [Generated([], "length")]
+
+
+def test_drawing_leaves_the_runs_random_numbers_alone(model: GPT2) -> None:
+    before = torch.get_rng_state()
+
+    generate(model, [[1, 2, 3]], max_new_tokens=5, sampling=Sampling(temperature=1.0, seed=4))
+
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_seed_and_stream_decide_what_is_drawn(model: GPT2) -> None:
+    def drawn(seed: int, stream: int) -> list[int]:
+        sampling = Sampling(temperature=1.0, seed=seed)
+        return alone(model, [3], max_new_tokens=12, sampling=sampling, streams=[stream]).tokens
+
+    assert drawn(1, 0) == drawn(1, 0)
+    assert len({tuple(drawn(seed, stream)) for seed in (1, 2) for stream in (0, 1)}) == 4
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 1000),
+    temperature=st.floats(0.1, 3.0),
+    top_k=st.integers(0, 30),
+    top_p=st.floats(0.05, 1.0),
+    size=st.sampled_from([20, 3000]),
+)
+def test_tokens_are_drawn_with_their_probabilities(
+    seed: int, temperature: float, top_k: int, top_p: float, size: int
+) -> None:
+    """Every place of the unit interval is drawn from; each token's share of it is compared."""
+    logits = torch.from_numpy(np.random.default_rng(seed).normal(0, 2, size)).float()
+    sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
+    num_draws = 2000
+    draws = (torch.arange(num_draws, dtype=torch.float64) + 0.5) / num_draws
+
+    tokens = choose(logits.expand(num_draws, size), sampling, draws)
+
+    expected = expected_probabilities(logits.double().numpy(), temperature, top_k, top_p)
+    shares = np.bincount(tokens.numpy(), minlength=size) / num_draws
+    assert np.abs(shares - expected).max() < 2 / num_draws
+    assert not shares[expected == 0].any()
+
+
+def expected_probabilities(
+    logits: np.ndarray, temperature: float, top_k: int, top_p: float
+) -> np.ndarray:
+    """Say in the plainest way what the three settings mean."""
+    weights = np.exp(logits / temperature - (logits / temperature).max())
+    order = np.argsort(-weights)
+    if top_k:
+        weights[order[top_k:]] = 0
+    weights /= weights.sum()
+    before = np.cumsum(weights[order]) - weights[order]
+    weights[order[before >= top_p]] = 0
+    return weights / weights.sum()
+
+
+@pytest.mark.parametrize("draw", [0.0, 1 - 2.0**-24])
+def test_token_without_probability_is_never_drawn(draw: float) -> None:
+    logits = torch.full((1, 5000), -torch.inf)
+    logits[0, 2000:2100] = 0.0
+
+    token = choose(logits, Sampling(temperature=1.0), torch.tensor([draw], dtype=torch.float64))
+
+    assert 2000 <= int(token) < 2100
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("temperature", -0.1), ("temperature", float("nan")), ("top_k", -1), ("top_p", 0.0),
+     ("top_p", 1.1), ("repetition_penalty", 0.0), ("seed", -1)],
+)  # fmt: skip
+def test_setting_without_sense_is_named_as_its_flag(field: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=f"--{field.replace('_', '-')} must be .*, got {value}"):
+        Sampling(**{field: value}).check()  # type: ignore[arg-type]
