@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import torch
 
 from instruct_core import ranks
-from instruct_core.config import PRESETS, ModelConfig, TrainConfig, describe, identity_of
+from instruct_core.config import ModelConfig, TrainConfig, describe, identity_of
 from instruct_core.data.batches import SampleReader
 from instruct_core.data.packing import load_packing
 from instruct_core.data.shards import ShardSet, load_manifest
@@ -245,16 +245,9 @@ class _Attempt:
         config = self._config
         if loaded is not None:
             return GPT2(ModelConfig(**loaded.manifest["model"]), config.dropout)
-        if config.init == "random":
-            model = GPT2(PRESETS[config.model], config.dropout)
-            model.initialize(config.seed)
-            return model
-        from instruct_core.model.pretrained import load_fitting
+        from instruct_core.model.pretrained import first_model
 
-        shape, weights = load_fitting(config.init, config.model, config.seq_len)
-        model = GPT2(shape, config.dropout)
-        model.load_state_dict(weights)
-        return model
+        return first_model(config.init, config.model, config.seed, config.seq_len, config.dropout)
 
     def note(self, event: str, **facts: Any) -> None:
         """Write an event into the ledger, on rank 0."""

@@ -1,27 +1,33 @@
 """
     python launch/chat.py --run my-run
-    python launch/chat.py --run my-run --prompt "What is AI?"
+    python launch/chat.py --run my-run --prompt "What is AI?" --temperature 0.7
 
 Talks to a checkpoint of a run, also while it trains, or to any folder that --init takes. Without
---prompt it reads questions from the terminal, or from a pipe, one a line.
+--prompt it reads questions from the terminal, or from a pipe, one a line; /help lists what else
+can be typed. The work is in dialogue.py; this file is the flags.
 """
 
 from __future__ import annotations
 
-import io
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
+from typing import Annotated
 
 import tyro
 
-from launch.console import guarded, parse_flags, say
+from instruct_core.errors import ConfigError
+from instruct_core.model.sampling import Sampling
+from launch.console import guarded, parse_flags
 
 
 @dataclass(frozen=True)
 class Chat:
-    """Talk to a run's newest checkpoint, or to any GPT-2."""
+    """
+    Talk to a run's newest checkpoint, or to any GPT-2.
+
+    Questions are one conversation: what was said before is part of the prompt. Type /help for the
+    commands; Ctrl-C stops an answer, Ctrl-D ends.
+    """
 
     run: str | None = None
     """Name of the run (default: the one that saved last)."""
@@ -29,51 +35,39 @@ class Chat:
     """Path or URL where runs keep their checkpoints."""
     checkpoint: str | None = None
     """Path or URL of a step folder, a Hugging Face folder or a .pt file, instead of a run."""
+    base: str | None = None
+    """What /compare asks too (default: what the run started from): a model as --checkpoint takes it."""
     prompt: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """Ask this and stop, instead of reading questions; may be given several times."""
+    """Ask this and stop, instead of reading questions; given several times, each stands alone."""
     input: str = ""
     """Text for the template's Input block, given with every question."""
     max_new_tokens: int = 128
     """Longest answer, in tokens."""
-    temperature: float = 0.0
-    """0 takes the likeliest word, 1 draws freely."""
-    seed: int = 0
-    """Of the draws."""
+    sampling: Annotated[Sampling, tyro.conf.OmitArgPrefixes] = field(default_factory=Sampling)
+    """How words are chosen."""
+    json: bool = False
+    """Print one JSON object a line for every answer, for programs."""
 
 
 def main() -> int:
     flags = parse_flags(Chat, sys.argv[1:])
-    from launch.talking import find_checkpoint, load_speaker
+    flags.sampling.check()
+    if flags.max_new_tokens < 1:
+        raise ConfigError(f"--max-new-tokens must be at least 1, got {flags.max_new_tokens}.")
+    if not all(prompt.strip() for prompt in flags.prompt):
+        raise ConfigError(
+            "--prompt must have some text, got none. Leave it away to type questions."
+        )
+    from launch.dialogue import Dialogue, talk
+    from launch.talking import load_speaker
 
-    checkpoint = find_checkpoint(flags)
-    speaker = load_speaker(flags, checkpoint)
-    if flags.prompt:
-        for question in flags.prompt:
-            say(speaker.answer(question))
-        return 0
-    for question in _questions(checkpoint):
-        say(speaker.answer(question))
+    dialogue = Dialogue(flags, load_speaker(flags.run, flags.checkpoint, flags.checkpoints))
+    if not flags.prompt:
+        return talk(dialogue)
+    for question in flags.prompt:
+        dialogue.turns.clear()
+        dialogue.ask(question)
     return 0
-
-
-def _questions(checkpoint: str) -> Iterator[str]:
-    """Yield lines of the standard input until it ends; prompt for them on a terminal."""
-    if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(errors="replace")
-    interactive = sys.stdin.isatty()
-    if interactive:
-        import readline  # noqa: F401  line editing and history come with the import
-
-        say(f"Talking to {Path(checkpoint).name}; an empty line or Ctrl-D ends.")
-    while True:
-        try:
-            line = input("> " if interactive else "")
-        except EOFError:
-            return
-        if line.strip():
-            yield line
-        elif interactive:
-            return
 
 
 if __name__ == "__main__":

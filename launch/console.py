@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -26,6 +27,7 @@ RARE = "rare"  # Annotated[float, RARE]
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141
 
 Cluster = Literal["auto", "slurm", "local"]  # values of --cluster
 
@@ -89,13 +91,21 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
+def note(text: str) -> None:
+    """Print one line for the person beside what a program may read."""
+    print(text, file=sys.stderr, flush=True)
+
+
 def guarded(main: Callable[[], int]) -> int:
     """Run a launcher and return its exit code; what a person can mend becomes one line, code 2."""
     try:
         return main()
+    except BrokenPipeError:  # whoever read the output has gone, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_BROKEN_PIPE
     except (InstructError, OSError) as error:
         line = " ".join(str(error).split())
-        print(f"error: {line}", file=sys.stderr, flush=True)
+        note(f"error: {line}")
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED

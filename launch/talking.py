@@ -1,82 +1,179 @@
 """
 Questions in, answers out: what stands behind launch/chat.py.
 
-    speaker = load_speaker(flags, find_checkpoint(flags))
-    print(speaker.answer("What is AI?"))
+    speaker = load_speaker(run="my-run", checkpoint=None, checkpoints="checkpoints_instruct")
+    answer = speaker.answer([], Row("What is AI?", "", ""), Sampling(), 128, on_text=print)
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
-from instruct_core.data.template import render_prompt
+from instruct_core.data.answer_text import AnswerText
+from instruct_core.data.conversation import fit_prompt
+from instruct_core.data.template import Row
 from instruct_core.data.tokenizer import load_tokenizer
-from instruct_core.errors import ConfigError, MissingError
+from instruct_core.errors import ConfigError, CorruptFileError, MissingError
+from instruct_core.model.sampling import Sampling
 from instruct_core.storage.documents import load_document
 from instruct_core.storage.steps import committed_steps, damage_of, step_name
 from instruct_core.storage.store import Store
-from launch.chat import Chat
-from launch.console import say
+from launch.console import note
+from launch.stored_runs import stored_config
 
 if TYPE_CHECKING:
     from instruct_core.model.gpt2 import GPT2
 
+LOADS = 3  # a run that trains may remove a step while it is being read
+
+
+class Answer(NamedTuple):
+    """What was answered, and what it took."""
+
+    text: str
+    finish_reason: str  # end, stopped (a next instruction), length, or interrupted
+    num_prompt_tokens: int
+    num_new_tokens: int
+    num_dropped: int  # earlier exchanges that had no room
+    seconds: float
+    first_token_seconds: float
+
 
 class Speaker:
-    """A model that answers one question at a time."""
+    """
+    A model that answers.
 
-    def __init__(self, model: GPT2, flags: Chat) -> None:
-        self._model, self._flags = model, flags
+    Args:
+        place: Where it came from.
+        model: In eval mode.
+    """
+
+    def __init__(self, place: str, model: GPT2) -> None:
+        self.place, self._model = place, model
         self._tokenizer = load_tokenizer()
 
-    def answer(self, question: str) -> str:
-        """Return the model's answer to a question in the training template."""
+    def answer(
+        self,
+        turns: Sequence[Row],
+        question: Row,
+        sampling: Sampling,
+        max_new_tokens: int,
+        on_text: Callable[[str], None],
+    ) -> Answer:
+        """
+        Return the answer to a question; Ctrl-C ends it early.
+
+        Args:
+            turns: The conversation so far.
+            question: Its output is not used.
+            sampling: How words are chosen.
+            max_new_tokens: Longest answer.
+            on_text: Given each part of the text as soon as it is certain.
+
+        Raises:
+            ConfigError: The question alone is too long for the model.
+        """
         from instruct_core.model.generation import generate
 
-        prompt = self._tokenizer.encode(render_prompt(question, self._flags.input))
-        tokens = generate(
-            self._model,
-            prompt,
-            max_new_tokens=self._flags.max_new_tokens,
-            temperature=self._flags.temperature,
-            seed=self._flags.seed,
-        )
-        return self._tokenizer.decode(tokens).strip()
+        started_at = time.perf_counter()
+        longest = self._model.config.max_seq_len
+        tokens, num_dropped = fit_prompt(self._tokenizer, turns, question, longest, max_new_tokens)
+        text, times = AnswerText(self._tokenizer), list[float]()
+
+        def take(_: int, token: int) -> bool:
+            times.append(time.perf_counter() - started_at)
+            on_text(text.take(token))
+            return not text.is_over
+
+        try:
+            [generated] = generate(
+                self._model,
+                [tokens],
+                max_new_tokens=max_new_tokens,
+                sampling=sampling,
+                on_token=take,
+            )
+            reason: str = generated.finish_reason
+        except KeyboardInterrupt:
+            reason = "interrupted"
+        on_text(text.rest())
+        return Answer(
+            text.shown, reason, len(tokens), len(times), num_dropped,
+            round(time.perf_counter() - started_at, 4), round(times[0], 4) if times else 0.0,
+        )  # fmt: skip
 
 
-def find_checkpoint(flags: Chat) -> str:
+def load_speaker(run: str | None, checkpoint: str | None, checkpoints: str) -> Speaker:
     """
-    Return the place of the model to talk to: what was named, or the newest verified step of a run.
+    Return the model that was named, or the newest verified step of a run.
 
     Raises:
-        ConfigError: A flag makes no sense.
+        ConfigError: Two models are named.
         MissingError: No such run, or it has not saved yet.
     """
-    if flags.max_new_tokens < 1:
-        raise ConfigError(f"--max-new-tokens must be at least 1, got {flags.max_new_tokens}.")
-    if flags.temperature < 0:
-        raise ConfigError(f"--temperature must be at least 0, got {flags.temperature}.")
-    if not 0 <= flags.seed < 2**63:
-        raise ConfigError(f"--seed must be at least 0 and less than 2**63, got {flags.seed}.")
-    if flags.run and flags.checkpoint:
-        raise ConfigError("--run and --checkpoint name two models. Give one of them.")
-    if flags.checkpoint:
-        return flags.checkpoint
-    runs = Store(flags.checkpoints)
-    run = flags.run or _latest_run(runs)
-    if not (runs / run).names():
-        raise MissingError(
-            f"Run {run} is not there: no folder of that name in {runs.url}. "
-            f"Runs: {', '.join(_runs(runs)) or 'none'}."
+    from instruct_core.model.pretrained import load_model
+
+    if checkpoint:
+        if run:
+            raise ConfigError("--run and --checkpoint name two models. Give one of them.")
+        return Speaker(checkpoint, load_model(checkpoint))
+    store = find_run(run, checkpoints)
+    for attempt in range(LOADS):
+        place = newest_verified(store)
+        try:
+            return Speaker(place, load_model(place))
+        except (CorruptFileError, MissingError, FileNotFoundError):
+            if attempt == LOADS - 1:
+                raise
+    raise AssertionError("the last attempt returns or raises")
+
+
+def load_base(place: str, base: str | None) -> Speaker:
+    """
+    Return the model that another one was trained from.
+
+    Args:
+        place: Of the trained one.
+        base: What was named by hand, if anything.
+
+    Raises:
+        ConfigError: Nothing was named, and the place is no step of a run that would tell.
+    """
+    from instruct_core.model.pretrained import first_model, load_model
+
+    if base:
+        return Speaker(base, load_model(base))
+    run = place.rstrip("/").rpartition("/")[0]
+    config = stored_config(Store(run)) if run else None
+    if config is None:
+        raise ConfigError(
+            f"Model {place} is no step of a run, so its base is not known. Give --base."
         )
-    return _newest_verified(runs / run, run)
+    model = first_model(config.init, config.model, config.seed)
+    what = f"random weights of {config.model}" if config.init == "random" else config.init
+    return Speaker(what, model.eval())
 
 
-def _runs(store: Store) -> list[str]:
-    return [name for name in store.names() if store.exists(f"{name}/run.json")]
+def find_run(run: str | None, checkpoints: str) -> Store:
+    """
+    Return the folder of a run's checkpoints; of the run that saved last where none is named.
+
+    Raises:
+        MissingError: No such run, or none at all.
+    """
+    store = Store(checkpoints)
+    name = run or latest_run(store)
+    if not (store / name).names():
+        raise MissingError(
+            f"Run {name} is not there: no folder of that name in {store.url}. "
+            f"Runs: {', '.join(_runs(store)) or 'none'}."
+        )
+    return store / name
 
 
-def _latest_run(store: Store) -> str:
+def latest_run(store: Store) -> str:
     """Return the run that saved last, by the manifests' own words."""
     saved = []
     for name in _runs(store):
@@ -91,16 +188,14 @@ def _latest_run(store: Store) -> str:
     return max(saved)[1]
 
 
-def _newest_verified(store: Store, run: str) -> str:
+def _runs(store: Store) -> list[str]:
+    return [name for name in store.names() if store.exists(f"{name}/run.json")]
+
+
+def newest_verified(store: Store) -> str:
+    """Return the place of a run's newest step of which every byte is right."""
     for step in reversed(committed_steps(store)):
         if not (damage := damage_of(store, step)):
             return (store / step_name(step)).url
-        say(f"{damage} Taking the one before.")
-    raise MissingError(f"Run {run} has no checkpoint that can be loaded yet, in {store.url}.")
-
-
-def load_speaker(flags: Chat, checkpoint: str) -> Speaker:
-    """Return the model of a checkpoint, ready to answer, on the GPU where there is one."""
-    from instruct_core.model.pretrained import load_model
-
-    return Speaker(load_model(checkpoint), flags)
+        note(f"{damage} Taking the one before.")
+    raise MissingError(f"Run {store.url} has no checkpoint that can be loaded yet.")

@@ -205,6 +205,27 @@ def _check_complete(shape: ModelConfig, weights: Mapping[str, Tensor], init: str
         )
 
 
+def first_model(init: str, model: str, seed: int, seq_len: int = 0, dropout: float = 0.0) -> GPT2:
+    """
+    Return the model that a run begins with, on the host.
+
+    Args:
+        init: Where its weights are, or "random".
+        model: Preset that they must be, or "" for any.
+        seed: Of random weights.
+        seq_len: Positions that they must have at least.
+        dropout: See GPT2.
+    """
+    if init == "random":
+        fresh = GPT2(PRESETS[model], dropout)
+        fresh.initialize(seed)
+        return fresh
+    shape, weights = load_fitting(init, model, seq_len)
+    loaded = GPT2(shape, dropout)
+    loaded.load_state_dict(weights)
+    return loaded
+
+
 def load_model(init: str) -> GPT2:
     """Return the model of ``init`` in eval mode, on the GPU where there is one; see above."""
     shape, weights = load_pretrained(init)

@@ -128,6 +128,10 @@ CHAT = {
     "--run t --checkpoint folder": "--run and --checkpoint name two models",
     "--run t --max-new-tokens 0": "--max-new-tokens must be at least 1, got 0",
     "--run t --temperature -1": "--temperature must be at least 0, got -1.0",
+    "--run t --top-k -1": "--top-k must be at least 0, got -1",
+    "--run t --top-p 0": "--top-p must be more than 0 and at most 1, got 0.0",
+    "--run t --repetition-penalty 0": "--repetition-penalty must be more than 0, got 0.0",
+    "--run t --prompt=": "--prompt must have some text",
 }
 TABLE = [
     (verb, arguments, message)

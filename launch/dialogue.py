@@ -1,0 +1,260 @@
+"""
+A conversation at a terminal, through a pipe, or with a program.
+
+    dialogue = Dialogue(flags, speaker)
+    exit_code = talk(dialogue)
+
+A line is a question, or a command that begins with `/`. Answers go to the standard output, and
+what else is to be said to the standard error, so that a program reads nothing but answers.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import io
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from instruct_core.data.template import Row
+from instruct_core.errors import ConfigError, InstructError
+from instruct_core.model.sampling import Sampling
+from launch.chat import Chat
+from launch.console import EXIT_BAD_INPUT, note, say
+from launch.talking import Answer, Speaker, find_run, load_base, load_speaker, newest_verified
+
+HISTORY_LINES = 1000
+
+
+class Dialogue:
+    """
+    What was said so far, and how the next question is answered.
+
+    Args:
+        flags: What was asked for; /set changes a part of it.
+        speaker: Who answers.
+    """
+
+    def __init__(self, flags: Chat, speaker: Speaker) -> None:
+        self._flags, self.speaker = flags, speaker
+        self._base: Speaker | None = None
+        self.turns: list[Row] = []
+        self._commands: dict[str, tuple[Callable[[str], None], str]] = {
+            "help": (self._help, "this list"),
+            "set": (self._set, "/set temperature 0.5 changes a setting; /set alone shows all"),
+            "retry": (self._retry, "answer the last question again, with the next seed"),
+            "compare": (self._compare, "the base model's answer beside the last one"),
+            "history": (self._history, "the conversation so far"),
+            "clear": (self._clear, "forget the conversation"),
+            "reload": (self._reload, "take the run's newest checkpoint"),
+            "quit": (self._quit, "end, as Ctrl-D does"),
+        }
+        self.is_over = False
+
+    def take(self, line: str) -> None:
+        """
+        Answer a question, or do what a command says.
+
+        Raises:
+            ConfigError: No such command, or one that cannot be done now.
+        """
+        if not line.startswith("/"):
+            self.ask(line)
+            return
+        name, _, rest = line[1:].strip().partition(" ")
+        if name not in self._commands:
+            known = ", ".join(f"/{known}" for known in self._commands)
+            raise ConfigError(f"Command /{name} is not known. Commands: {known}.")
+        self._commands[name][0](rest.strip())
+
+    def ask(self, question: str) -> None:
+        """Answer a question and remember both."""
+        row = Row(question.strip(), self._flags.input, "")
+        answer = self._answer(self.speaker, self.turns, row, show=not self._flags.json)
+        if self._flags.json:
+            self._say_json(row, answer)
+        if answer.text:
+            self.turns.append(row._replace(output=answer.text))
+
+    def _answer(self, speaker: Speaker, turns: list[Row], row: Row, show: bool) -> Answer:
+        def on_text(part: str) -> None:
+            if show and part:
+                sys.stdout.write(part)
+                sys.stdout.flush()
+
+        flags = self._flags
+        answer = speaker.answer(turns, row, flags.sampling, flags.max_new_tokens, on_text)
+        if show:
+            say("")
+            if not answer.text and answer.finish_reason != "interrupted":
+                note("(The model ended its answer before the first word.)")
+        if answer.num_dropped:
+            note(
+                f"The conversation no longer fits the model: the {answer.num_dropped} oldest of "
+                f"{len(turns)} exchanges were left out. /clear forgets them."
+            )
+        return answer
+
+    def _say_json(self, row: Row, answer: Answer, **more: str) -> None:
+        document = {
+            "prompt": row.instruction,
+            "input": row.input,
+            "response": answer.text,
+            "finish_reason": answer.finish_reason,
+            "prompt_tokens": answer.num_prompt_tokens,
+            "new_tokens": answer.num_new_tokens,
+            "dropped_turns": answer.num_dropped,
+            "seconds": answer.seconds,
+            "first_token_seconds": answer.first_token_seconds,
+            "checkpoint": self.speaker.place,
+        }
+        say(json.dumps(document | more, ensure_ascii=False))
+
+    def _last(self) -> Row:
+        if not self.turns:
+            raise ConfigError("There is no question yet. Ask one first.")
+        return self.turns[-1]
+
+    def _help(self, rest: str) -> None:
+        for name, (_, meaning) in self._commands.items():
+            note(f"  /{name:9}{meaning}")
+        note("Anything else is a question. Ctrl-C stops an answer.")
+
+    def _set(self, rest: str) -> None:
+        settings = {field.name: field.type for field in fields(Sampling)}
+        kinds = {**settings, "max_new_tokens": "int", "input": "str"}
+        if not rest:
+            values = {**vars(self._flags), **vars(self._flags.sampling)}
+            for name in kinds:
+                note(f"  {name.replace('_', '-'):20}{values[name]}")
+            return
+        typed, _, value = rest.partition(" ")
+        name = typed.replace("-", "_")
+        if name not in kinds:
+            known = ", ".join(kinds).replace("_", "-")
+            raise ConfigError(f"Setting {typed} is not known. Settings: {known}.")
+        try:
+            new = {"float": float, "int": int, "str": str}[str(kinds[name])](value.strip())
+        except ValueError:
+            raise ConfigError(f"/set {typed} takes a number, got {value.strip()!r}.") from None
+        if name in settings:
+            sampling = replace(self._flags.sampling, **{name: new})
+            sampling.check()
+            self._flags = replace(self._flags, sampling=sampling)
+        elif name == "max_new_tokens" and int(new) < 1:
+            raise ConfigError(f"/set {typed} must be at least 1, got {new}.")
+        else:
+            self._flags = replace(self._flags, **{name: new})
+
+    def _retry(self, rest: str) -> None:
+        question = self._last().instruction
+        sampling = self._flags.sampling
+        if sampling.temperature == 0:
+            note("The likeliest answer stays the same: /set temperature 0.8 draws others.")
+        self._flags = replace(self._flags, sampling=replace(sampling, seed=sampling.seed + 1))
+        self.turns.pop()
+        self.ask(question)
+
+    def _compare(self, rest: str) -> None:
+        tuned = self._last()
+        if self._base is None:
+            self._base = load_base(self.speaker.place, self._flags.base)
+        answer = self._answer(self._base, self.turns[:-1], tuned, show=False)
+        if self._flags.json:
+            self._say_json(tuned, answer, tuned_response=tuned.output, base=self._base.place)
+            return
+        table = Table(*(f"{what}: {who.place.rsplit('/', 1)[-1]}" for what, who in (
+            ("tuned", self.speaker), ("base", self._base)
+        )), show_lines=True)  # fmt: skip
+        table.add_row(tuned.output, answer.text)
+        Console(markup=False, highlight=False).print(table)
+
+    def _history(self, rest: str) -> None:
+        for row in self.turns:
+            say(f"> {row.instruction}")
+            say(row.output)
+
+    def _clear(self, rest: str) -> None:
+        self.turns.clear()
+
+    def _reload(self, rest: str) -> None:
+        if self._flags.checkpoint:
+            raise ConfigError(
+                "--checkpoint names one model: there is no newer one. Start with --run."
+            )
+        run = self._flags.run or self.speaker.place.split("/")[-2]
+        if newest_verified(find_run(run, self._flags.checkpoints)) == self.speaker.place:
+            note(f"{Path(self.speaker.place).name} is still the newest.")
+            return
+        self.speaker = load_speaker(run, None, self._flags.checkpoints)
+        note(f"Talking to {Path(self.speaker.place).name} now.")
+
+    def _quit(self, rest: str) -> None:
+        self.is_over = True
+
+
+def talk(dialogue: Dialogue) -> int:
+    """Take lines until they end; return the exit code, 2 if a line from a pipe was no good."""
+    exit_code = 0
+    interactive = sys.stdin.isatty()
+    for line in _lines(dialogue, interactive):
+        try:
+            dialogue.take(line)
+        except (InstructError, OSError) as error:
+            if isinstance(error, BrokenPipeError):
+                raise
+            note(f"error: {error}")
+            exit_code = 0 if interactive else EXIT_BAD_INPUT
+        except KeyboardInterrupt:
+            if not interactive:
+                raise
+            note("Stopped.")
+        if dialogue.is_over:
+            break
+    return exit_code
+
+
+def _lines(dialogue: Dialogue, interactive: bool) -> Iterator[str]:
+    """Yield what is typed, line by line; Ctrl-C throws a line away, Ctrl-D ends."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")
+    if interactive:
+        _edit_lines()
+        note(f"Talking to {Path(dialogue.speaker.place).name}. /help shows commands, Ctrl-D ends.")
+    while True:
+        try:
+            line = input("> " if interactive else "").strip()
+        except EOFError:
+            return
+        except KeyboardInterrupt:
+            if not interactive:
+                raise
+            note("")
+            continue
+        if line:
+            yield line
+
+
+def _edit_lines() -> None:
+    """Let `input` edit its line, and remember lines from one conversation to the next."""
+    import readline
+
+    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    path = Path(state) / "instruct-cluster" / "chat_history"
+
+    def keep() -> None:
+        with contextlib.suppress(OSError):  # a home that cannot be written is no reason to complain
+            path.parent.mkdir(parents=True, exist_ok=True)
+            readline.write_history_file(path)
+
+    with contextlib.suppress(OSError):  # none yet
+        readline.read_history_file(path)
+    readline.set_history_length(HISTORY_LINES)
+    atexit.register(keep)
