@@ -1,7 +1,7 @@
 """
-What a launcher asks before it queues a job: can these weights be started from?
+What a launcher asks before it queues a job: can these weights be loaded, and which are they?
 
-    python -m jobs.check_init PATH MODEL SEQ_LEN      # prints {"shape": ...} or {"error": ...}
+    python -m jobs.check_init PATH MODEL SEQ_LEN      # {"shape": ..., "xxh3": ...}, or {"error": ...}
 
 A process of its own, because launchers do not import torch.
 """
@@ -14,12 +14,13 @@ from dataclasses import asdict
 from typing import Any
 
 from instruct_core.errors import InstructError
-from instruct_core.model.pretrained import load_fitting
+from instruct_core.model.pretrained import hash_weights, load_fitting
 
 if __name__ == "__main__":
     init, model, seq_len = sys.argv[1:]
     try:
-        answer: dict[str, Any] = {"shape": asdict(load_fitting(init, model, int(seq_len))[0])}
+        shape, weights = load_fitting(init, model, int(seq_len))
+        answer: dict[str, Any] = {"shape": asdict(shape), "xxh3": hash_weights(weights)}
     except (InstructError, OSError) as error:
         answer = {"error": str(error)}
     print(json.dumps(answer))

@@ -1,27 +1,27 @@
 """
-Preprocessing as array jobs: queued in one go, followed, and finished by whoever looks again.
+Work that an array of tasks shares, each task its own parts: shards, or answers.
 
-    array = ShardArray(store)
-    array.submit(flags, request, plan, tasks)
+    work = Work(what="Shards", name="shards-alpaca", parent=folder, num_parts=64, ...)
+    exit_code = TaskArray(work).submit(flags.slurm, request, tasks, parallelism=128)
+    exit_code = run_here(work, tasks, parallelism=2)           # without Slurm
 
 An array larger than the cluster allows (MaxArraySize) becomes several. Only tasks with work are
-queued; one that fails or is preempted comes back alone. The job's note lies in the shard set, so
-that a fine-tuning job can wait for shards that are still being made.
+queued; one that fails or is preempted comes back alone. The job's note lies in the folder of the
+jobs, so that a fine-tuning job can wait for shards that are still being made.
 """
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from instruct_core.data.plan import Plan
-from instruct_core.data.shards import load_manifest, missing_shards
 from instruct_core.errors import ConfigError
 from instruct_core.storage.store import Store
-from jobs.preprocess import PreprocessJob
 from jobs.reports import read_outcome
 from launch.bars import progress_bar
 from launch.cluster import (
@@ -29,115 +29,173 @@ from launch.cluster import (
     array_text,
     batch_script,
     freeze_code,
+    submit_local,
     submit_slurm,
     test_submission,
 )
 from launch.console import EXIT_FAILED, say
-from launch.local_runs import new_job_folder
-from launch.preprocess import Preprocess
+from launch.local_runs import LocalRun, new_job_folder
+from launch.slurm_flags import SlurmFlags
 from launch.slurm_nodes import Request, cluster_limits, resources_of
 from launch.slurm_runs import SlurmRun
 
 PARALLELISM = 128
 POLL_SECONDS = 2.0
+LOCAL_POLL_SECONDS = 0.05
 
 
-def job_parent(store: Store) -> Path:
-    """Return where the jobs that make a shard set have their folders."""
+@dataclass(frozen=True)
+class Work:
+    """What the tasks of an array make together."""
+
+    what: str  # "Shards", for bars and messages
+    name: str  # of the job
+    parent: Path  # where its jobs have their folders
+    num_parts: int
+    task: Callable[[int], Callable[[], Any]]  # what a task runs, or an array that begins with it
+    num_missing: Callable[[], int]
+    is_ready: Callable[[], bool]
+    report_ready: Callable[[], None]
+    next_step: str  # what can be typed now that it is queued
+
+    @property
+    def num_done(self) -> int:
+        """Parts that are there."""
+        return self.num_parts - self.num_missing()
+
+
+def array_parent(store: Store) -> Path:
+    """Return where the jobs that fill a store with parts have their folders."""
     if store.is_local:
         return store.local_path("job")
-    return Path("runs_instruct/preprocess-jobs").resolve() / store.url.rsplit("/", 1)[-1]
+    return Path("runs_instruct/array-jobs").resolve() / store.url.rsplit("/", 1)[-1]
 
 
-class ShardArray:
+def array_job(store: Store) -> SlurmRun | None:
+    """Return the array jobs that fill a store, or did so last."""
+    return SlurmRun.found(array_parent(store) / "slurm.json")
+
+
+def running_array(store: Store) -> SlurmRun | None:
+    """Return the array jobs that fill a store now, if there are any."""
+    job = array_job(store)
+    return job if job is not None and job.is_running() else None
+
+
+class TaskArray:
     """
-    The array jobs that make one shard set.
+    The array jobs that do one work on Slurm.
 
     Args:
-        store: The shard set.
+        work: What they make.
+        flags: What every task asks of Slurm.
+        request: What the partition gives.
+        parallelism: Tasks that run at a time at most.
     """
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._note = job_parent(store) / "slurm.json"
+    def __init__(
+        self, work: Work, flags: SlurmFlags, request: Request, parallelism: int | None
+    ) -> None:
+        self._work, self._flags, self._request = work, flags, request
+        self._parallelism = parallelism or PARALLELISM
 
-    def job(self) -> SlurmRun | None:
-        """Return the jobs that made the shards last, or are making them."""
-        return SlurmRun.found(self._note)
-
-    def running(self) -> SlurmRun | None:
-        """Return the jobs that are making the shards now, if there are any."""
-        job = self.job()
-        return job if job is not None and job.is_running() else None
-
-    def show(self, flags: Preprocess, request: Request, tasks: Sequence[int]) -> None:
+    def show(self, tasks: Sequence[int]) -> None:
         """Print the batch scripts that `submit` would queue; Slurm judges them too."""
-        folder = job_parent(self._store) / "NEXT"
-        for resources in self._arrays(flags, request, tasks):
+        folder = self._work.parent / "NEXT"
+        for resources in self._arrays(tasks):
             test_submission(folder, resources)
             say(f"\n{batch_script(folder, resources)}")
 
-    def submit(self, flags: Preprocess, request: Request, plan: Plan, tasks: Sequence[int]) -> int:
-        """Queue the tasks; return the exit code."""
-        parent = job_parent(self._store)
-        arrays = list(self._arrays(flags, request, tasks))
-        for note in request.notes:
+    def submit(self, tasks: Sequence[int]) -> SlurmRun:
+        """Queue the tasks, and say so; return the job."""
+        work = self._work
+        arrays = list(self._arrays(tasks))
+        for note in self._request.notes:
             say(note)
         for resources in arrays:
-            test_submission(parent, resources)
-        folder = new_job_folder(parent)
+            test_submission(work.parent, resources)
+        folder = new_job_folder(work.parent)
         freeze_code(folder)
         job = SlurmRun(folder)
         for resources in arrays:
-            function = PreprocessJob(
-                self._store.url, flags.num_tasks, resources.first_task, flags.tokenizer
-            )
-            job_id = submit_slurm(function, folder, resources)
-            job.write_note(self._note)
-            say(f"Job {job_id}: array {resources.array} of partition {request.partition}")
-        say(f"Shards: {len(tasks)} tasks make what is missing; logs in {folder}")
-        say(
-            f"See: python launch/status.py; train as soon as they are there: "
-            f"python launch/finetune.py --shards {self._store.url}"
-        )
-        return self.follow(job, plan) if flags.follow else 0
+            job_id = submit_slurm(work.task(resources.first_task), folder, resources)
+            job.write_note(work.parent / "slurm.json")
+            say(f"Job {job_id}: array {resources.array} of partition {self._request.partition}")
+        say(f"{work.what}: {len(tasks)} tasks make what is missing; logs in {folder}")
+        say(work.next_step)
+        return job
 
-    def _arrays(
-        self, flags: Preprocess, request: Request, tasks: Sequence[int]
-    ) -> Iterator[Resources]:
+    def _arrays(self, tasks: Sequence[int]) -> Iterator[Resources]:
         """Yield what to ask for, one array of at most MaxArraySize after the other."""
         most = cluster_limits().max_array_size
         if most < 2:
             raise ConfigError(
                 "Slurm allows no array jobs here (MaxArraySize). Use --cluster local."
             )
-        name = f"shards-{self._store.url.rsplit('/', 1)[-1]}"
-        one = resources_of(name, flags.slurm, request)
+        one = resources_of(self._work.name, self._flags, self._request)
         # Two arrays share what may run at a time.
         firsts = sorted({task // most * most for task in tasks})
-        parallelism = max(1, (flags.array_parallelism or PARALLELISM) // len(firsts))
+        parallelism = max(1, self._parallelism // len(firsts))
         for first in firsts:
             numbers = [task - first for task in tasks if first <= task < first + most]
             array = f"{array_text(numbers)}%{parallelism}"
             yield replace(one, array=array, first_task=first)
 
-    def follow(self, job: SlurmRun, plan: Plan) -> int:
-        """Show how many shards are there until the jobs have ended; return the exit code."""
-        store = self._store
+
+def say_tasks(what: str, parts: Sequence[int], num_tasks: int) -> None:
+    """Say which task would make which parts."""
+    for task in range(num_tasks):
+        if mine := [part for part in parts if part % num_tasks == task]:
+            say(f"  task {task}: {what} {array_text(mine).replace(',', ', ')}")
+
+
+def follow_array(work: Work, job: SlurmRun) -> int:
+    """Show how many parts are there until the jobs have ended; return the exit code."""
+    try:
+        with progress_bar(work.what) as bar:
+            shown = bar.add_task("", total=work.num_parts)
+            while job.is_running():
+                bar.update(shown, completed=work.num_done)
+                time.sleep(POLL_SECONDS)
+            bar.update(shown, completed=work.num_done)
+    except KeyboardInterrupt:
+        say(f"Stopped watching; the jobs go on. End them: scancel {' '.join(job.job_ids)}")
+        return 0
+    failed = sorted(path.parent for path in job.folder.glob("task-*/failed.json"))
+    if failed or not work.is_ready():
+        return report_failures(failed, len(list(job.folder.glob("task-*"))))
+    work.report_ready()
+    return 0
+
+
+def run_here(work: Work, tasks: Sequence[int], parallelism: int) -> int:
+    """Run the tasks on this machine, a few at a time; return the exit code."""
+    folder = new_job_folder(work.parent)
+    freeze_code(folder)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: ends the tasks too
+    say(f"Job: {len(tasks)} tasks, logs in {folder}")
+    waiting, running, failed = list(tasks), list[LocalRun](), list[LocalRun]()
+    with progress_bar(work.what) as bar:
+        shown = bar.add_task("", total=work.num_parts)
         try:
-            with progress_bar("Shards") as bar:
-                shown = bar.add_task("", total=plan.num_shards)
-                while job.is_running():
-                    bar.update(shown, completed=plan.num_shards - len(missing_shards(store, plan)))
-                    time.sleep(POLL_SECONDS)
-                bar.update(shown, completed=plan.num_shards - len(missing_shards(store, plan)))
-        except KeyboardInterrupt:
-            say(f"Stopped watching; the jobs go on. End them: scancel {' '.join(job.job_ids)}")
-            return 0
-        failed = sorted(path.parent for path in job.folder.glob("task-*/failed.json"))
-        if failed or not store.exists("manifest.json"):
-            return report_failures(failed, len(list(job.folder.glob("task-*"))))
-        return report_ready(store)
+            while waiting or running:
+                while waiting and len(running) < parallelism:
+                    number, *waiting = waiting
+                    place = folder / f"task-{number:05d}"
+                    running.append(submit_local(work.task(number), place, num_tasks=1, code=folder))
+                time.sleep(LOCAL_POLL_SECONDS)
+                failed += [run for run in running if not run.is_running() and run.exit_code() != 0]
+                running = [run for run in running if run.is_running()]
+                bar.update(shown, completed=work.num_done)
+        except BaseException:
+            for run in running:
+                run.warn(signal.SIGKILL)  # takes its task along; a part is whole or not there
+            say("Stopped. Give the same command again to make what is missing.")
+            raise
+    if failed:
+        return report_failures([run.folder for run in failed], len(tasks))
+    work.report_ready()
+    return 0
 
 
 def report_failures(folders: Sequence[Path], num_tasks: int) -> int:
@@ -150,13 +208,3 @@ def report_failures(folders: Sequence[Path], num_tasks: int) -> int:
         file=sys.stderr,
     )
     return EXIT_FAILED
-
-
-def report_ready(store: Store) -> int:
-    """Say that a shard set is whole; return the exit code."""
-    manifest = load_manifest(store)
-    say(
-        f"Shards are ready in {store.url}: {manifest['train_rows']:,} rows and "
-        f"{manifest['train_tokens']:,} tokens to train on, {manifest['val_rows']:,} rows to validate."
-    )
-    return 0

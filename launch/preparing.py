@@ -10,9 +10,7 @@ shards are made anew: the manifest goes first, so old and new are never taken fo
 from __future__ import annotations
 
 import re
-import signal
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -23,24 +21,30 @@ from instruct_core.data.plan import (
     Plan,
     default_rows_per_shard,
     scan,
-    stat_files,
 )
+from instruct_core.data.ranges import stat_files
 from instruct_core.data.shards import SPLITS, is_written, load_manifest, missing_shards
 from instruct_core.data.sources import BUILTIN, Source, resolve_source
 from instruct_core.errors import ConfigError, CorruptFileError, MissingError
 from instruct_core.storage.documents import dump_document, load_document
 from instruct_core.storage.store import Store
 from jobs.preprocess import PreprocessJob
-from launch.arrays import ShardArray, job_parent, report_failures, report_ready
+from launch.arrays import (
+    TaskArray,
+    Work,
+    array_parent,
+    follow_array,
+    run_here,
+    running_array,
+    say_tasks,
+)
 from launch.bars import progress_bar
-from launch.cluster import array_text, choose_cluster, freeze_code, num_cores, submit_local
+from launch.cluster import choose_cluster, num_cores
 from launch.console import say
-from launch.local_runs import LocalRun, new_job_folder
 from launch.places import absolute, check_url
 from launch.preprocess import Preprocess
 from launch.slurm_nodes import Request, check_slurm_flags, request_of
 
-POLL_SECONDS = 0.05
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -78,7 +82,7 @@ def _prepare(
     columns: Columns | None,
     request: Request | None,
 ) -> int:
-    old, array = _old_plan(store), ShardArray(store)
+    old = _old_plan(store)
     plan = _unchanged(old, flags, source, str(columns or ""))
     if plan is None:
         with progress_bar("Checking rows") as bar:
@@ -91,28 +95,27 @@ def _prepare(
                 flags.rows_per_shard,
                 progress=lambda rows: bar.update(task, completed=rows),
             )
-    if (job := array.running()) is not None:
+    work = _work_of(flags, store, plan)
+    if (job := running_array(store)) is not None:
         if old is None or old.fingerprint != plan.fingerprint:
             raise ConfigError(
                 f"Shards {store.url} are being made from something else by job {job.job_id}. "
                 f"Wait for it, or end it: scancel {' '.join(job.job_ids)}"
             )
         say(f"Shards {store.url} are being made already: job {job.job_id}, {job.state()}.")
-        return array.follow(job, plan) if flags.follow else 0
+        return follow_array(work, job) if flags.follow else 0
     _report(plan, old)
-    work = _work(store, plan)
+    todo = _todo(store, plan)
     # A set whose shards are all right and whose manifest is gone needs one task to write it.
-    tasks = sorted({shard % flags.num_tasks for shard in work}) or [0]
+    tasks = sorted({shard % flags.num_tasks for shard in todo}) or [0]
+    array = TaskArray(work, flags.slurm, request, flags.array_parallelism) if request else None
     if flags.dry_run:
-        say(f"Would write {len(work)} of {plan.num_shards} shards into {store.url}:")
-        for task_number in range(flags.num_tasks):
-            mine = [shard for shard in work if shard % flags.num_tasks == task_number]
-            if mine:
-                say(f"  task {task_number}: shards {_ranges(mine)}")
-        if request is not None:
-            array.show(flags, request, tasks)
+        say(f"Would write {len(todo)} of {plan.num_shards} shards into {store.url}:")
+        say_tasks("shards", todo, flags.num_tasks)
+        if array is not None:
+            array.show(tasks)
         return 0
-    if not work and _is_complete(store, plan):
+    if not todo and _is_complete(store, plan):
         say(f"Shards {store.url} are complete: nothing to do.")
         return 0
     if old is not None and old.fingerprint != plan.fingerprint:
@@ -120,9 +123,33 @@ def _prepare(
         for split in SPLITS:
             store.remove(split)
     store.replace("plan.json", dump_document(plan.to_document()))
-    if request is not None:
-        return array.submit(flags, request, plan, tasks)
-    return _run(flags, store, plan, tasks)
+    if array is None:
+        return run_here(work, tasks, flags.array_parallelism or num_cores())
+    job = array.submit(tasks)
+    return follow_array(work, job) if flags.follow else 0
+
+
+def _work_of(flags: Preprocess, store: Store, plan: Plan) -> Work:
+    def report_ready() -> None:
+        manifest = load_manifest(store)
+        say(
+            f"Shards are ready in {store.url}: {manifest['train_rows']:,} rows and "
+            f"{manifest['train_tokens']:,} tokens to train on, {manifest['val_rows']:,} rows to "
+            "validate."
+        )
+
+    return Work(
+        what="Shards",
+        name=f"shards-{store.url.rsplit('/', 1)[-1]}",
+        parent=array_parent(store),
+        num_parts=plan.num_shards,
+        task=lambda first: PreprocessJob(store.url, flags.num_tasks, first, flags.tokenizer),
+        num_missing=lambda: len(missing_shards(store, plan)),
+        is_ready=lambda: store.exists("manifest.json"),
+        report_ready=report_ready,
+        next_step="See: python launch/status.py; train as soon as they are there: "
+        f"python launch/finetune.py --shards {store.url}",
+    )
 
 
 def _old_plan(store: Store) -> Plan | None:
@@ -163,18 +190,18 @@ def _report(plan: Plan, old: Plan | None) -> None:
     say("All shards are made anew.")
 
 
-def _work(store: Store, plan: Plan) -> list[int]:
+def _todo(store: Store, plan: Plan) -> list[int]:
     """Return the shards that are missing, stale or damaged; the damaged are named."""
     missing, was_complete = set(missing_shards(store, plan)), _is_complete(store, plan)
-    work = []
+    todo = []
     for shard in range(plan.num_shards):
         if shard in missing:
-            work.append(shard)
+            todo.append(shard)
         elif not is_written(store, plan, shard):
-            work.append(shard)
+            todo.append(shard)
             if was_complete:
                 say(f"Shard {shard} in {store.url} is damaged, and is made again.")
-    return work
+    return todo
 
 
 def _is_complete(store: Store, plan: Plan) -> bool:
@@ -182,37 +209,3 @@ def _is_complete(store: Store, plan: Plan) -> bool:
         return bool(load_manifest(store)["fingerprint"] == plan.fingerprint)
     except (MissingError, CorruptFileError):
         return False
-
-
-def _run(flags: Preprocess, store: Store, plan: Plan, tasks: list[int]) -> int:
-    """Run the tasks that have work, a few at a time, and show how many shards are there."""
-    folder = new_job_folder(job_parent(store))
-    freeze_code(folder)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: ends the tasks too
-    say(f"Job: {len(tasks)} tasks, logs in {folder}")
-    waiting, running, failed = tasks, list[LocalRun](), list[LocalRun]()
-    with progress_bar("Shards") as bar:
-        shown = bar.add_task("", total=plan.num_shards)
-        try:
-            while waiting or running:
-                while waiting and len(running) < (flags.array_parallelism or num_cores()):
-                    number, *waiting = waiting
-                    job = PreprocessJob(store.url, flags.num_tasks, number, flags.tokenizer)
-                    place = folder / f"task-{number:05d}"
-                    running.append(submit_local(job, place, num_tasks=1, code=folder))
-                time.sleep(POLL_SECONDS)
-                failed += [run for run in running if not run.is_running() and run.exit_code() != 0]
-                running = [run for run in running if run.is_running()]
-                bar.update(shown, completed=plan.num_shards - len(missing_shards(store, plan)))
-        except BaseException:
-            for run in running:
-                run.warn(signal.SIGKILL)  # takes its task along; a shard is whole or not there
-            say("Stopped. Give the same command again to make what is missing.")
-            raise
-    if failed:
-        return report_failures([run.folder for run in failed], len(tasks))
-    return report_ready(store)
-
-
-def _ranges(numbers: list[int]) -> str:
-    return array_text(numbers).replace(",", ", ")

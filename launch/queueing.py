@@ -17,7 +17,7 @@ from instruct_core.storage.store import Store
 from jobs.finetune import FinetuneJob
 from jobs.guard import needed_seconds
 from jobs.ledger import read_ledger
-from launch.arrays import ShardArray
+from launch.arrays import running_array
 from launch.cluster import Resources, batch_script, submit_slurm, test_submission
 from launch.console import say
 from launch.finetune import Finetune
@@ -90,7 +90,7 @@ class QueuedRun:
         if saves:
             needed = needed_seconds(saves[-1].get("step_seconds", 0.0), saves[-1]["seconds"])
         one = resources_of(f"instruct-{self._run}", flags.slurm, self._request, needed)
-        making = ShardArray(Store(config.shards)).running()
+        making = running_array(Store(config.shards))
         after = (*one.after, *(making.job_ids if making is not None else ()))
         return replace(
             one,

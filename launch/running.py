@@ -25,7 +25,7 @@ from instruct_core.storage.documents import dump_document, load_document
 from instruct_core.storage.steps import committed_steps, damage_of
 from instruct_core.storage.store import Store
 from jobs.finetune import FinetuneJob
-from launch.arrays import ShardArray
+from launch.arrays import running_array
 from launch.cluster import choose_cluster, freeze_code, num_cores, submit_local
 from launch.code_version import code_difference, code_version
 from launch.console import EXIT_FAILED, parse_flags, say
@@ -205,7 +205,7 @@ def _settings(
         if flags.shards is None:
             say(f"Shards: {shards}")
         return replace(config, data_fingerprint=load_manifest(found)["fingerprint"]), shape
-    if found.exists("plan.json") and (flags.slurm.after or ShardArray(found).running()):
+    if found.exists("plan.json") and (flags.slurm.after or running_array(found)):
         if machine.name == THIS_MACHINE:
             raise ConfigError(
                 f"Shards {shards} are still being made on Slurm. Wait for them, or train on Slurm too."

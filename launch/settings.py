@@ -9,11 +9,8 @@ is, or refused with the change that fits.
 
 from __future__ import annotations
 
-import json
 import math
 import re
-import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -29,7 +26,7 @@ from instruct_core.storage.steps import (
     steps_of,
 )
 from instruct_core.storage.store import Store
-from launch.arrays import ShardArray
+from launch.arrays import running_array
 from launch.console import say
 from launch.estimate import SAVED_BYTES_PER_PARAMETER
 from launch.finetune import Finetune
@@ -37,6 +34,7 @@ from launch.machine import RECIPE_MICRO_BATCH_SIZE, Machine, fit_cpu
 from launch.places import absolute, check_folder, reachable
 from launch.slurm_flags import SlurmFlags
 from launch.slurm_nodes import check_slurm_flags
+from launch.weights import inspect_weights
 
 SEED_CHECKPOINT = "checkpoints/best_model.pt"
 PREFERRED_SHARDS = ("shards/alpaca", "shards/alpaca-gpt4", "shards/builtin")
@@ -116,7 +114,7 @@ def find_shards(typed: str | None, after: str | None = None) -> str:
     """
     if typed is not None:
         store = Store(absolute(typed))
-        being_made = after is not None or ShardArray(store).running() is not None
+        being_made = after is not None or running_array(store) is not None
         with reachable("--shards", typed):
             there = store.exists("manifest.json") or (being_made and store.exists("plan.json"))
         if not there:
@@ -191,11 +189,7 @@ def shape_of_init(init: str, flags: Finetune) -> ModelConfig:
     """
     if init == "random":
         return PRESETS[flags.model or "gpt2"]
-    command = [sys.executable, "-m", "jobs.check_init", init, flags.model or "", str(flags.seq_len)]
-    answer = json.loads(subprocess.check_output(command))
-    if "error" in answer:
-        raise ConfigError(answer["error"])
-    return ModelConfig(**answer["shape"])
+    return inspect_weights(init, flags.model or "", flags.seq_len).shape
 
 
 def shape_of_run(store: Store) -> ModelConfig:

@@ -25,7 +25,7 @@ from instruct_core.storage.store import Store
 from jobs.ledger import read_ledger
 from jobs.reports import read_outcome, read_progress
 from jobs.slurm import JobRecord
-from launch.arrays import ShardArray
+from launch.arrays import array_job
 from launch.console import say
 from launch.local_runs import RunLock, find_running, job_folders
 from launch.places import absolute
@@ -236,7 +236,7 @@ def _show_shards(console: Console, folder: Path) -> None:
     table = Table("shards", "state", "job", "there", "note", box=None)
     for place in sorted(folder.glob("*/job/slurm.json")):
         store = Store(str(place.parent.parent.resolve()))
-        job = ShardArray(store).job()
+        job = array_job(store)
         if job is None:
             continue
         try:

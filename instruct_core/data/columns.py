@@ -3,6 +3,7 @@ Which columns of a dataset hold the instruction, the input and the output.
 
     columns = detect_columns(records)          # or parse_columns("instruction=question,output=answer")
     row = columns.to_row(record)               # ValueError says what is wrong with the record
+    row = columns.to_question(record)          # the same, of a record that has no output yet
 
 Three shapes are known: Alpaca's (instruction, input, output), Dolly's (instruction, context,
 response) and chat `messages`, a list of {"role", "content"}. Anything else is named by hand.
@@ -37,28 +38,44 @@ class Columns(NamedTuple):
         Raises:
             ValueError: What is wrong with the record, without its place.
         """
+        row = self.to_question(record, is_answered=True)
+        if not self.messages:
+            row = row._replace(output=_text(record, self.output))
+        if not row.output or row.output.isspace():
+            column = self.output or self.messages
+            raise ValueError(f"column {column} is empty: no response to learn")
+        return row
+
+    def to_question(self, record: Any, is_answered: bool = False) -> Row:
+        """
+        Return the instruction and input of one record.
+
+        Args:
+            is_answered: Whether messages end with the answer, or with the question.
+
+        Raises:
+            ValueError: What is wrong with the record, without its place.
+        """
         if not isinstance(record, dict):
             raise ValueError(f"the row is a {_json_type(record)}, expected an object")
         if self.messages:
-            row = _from_messages(record, self.messages)
+            row = _from_messages(record, self.messages, is_answered)
         else:
             context = record.get(self.input) if self.input else None
             row = Row(
                 _text(record, self.instruction),
                 "" if context is None or context == "" else _text(record, self.input),
-                _text(record, self.output),
+                "",
             )
         if not row.instruction or row.instruction.isspace():
             raise ValueError(f"column {self.instruction or self.messages} is empty")
-        if not row.output or row.output.isspace():
-            column = self.output or self.messages
-            raise ValueError(f"column {column} is empty: no response to learn")
         return row
 
 
 ALPACA = Columns(instruction="instruction", input="input", output="output")
 DOLLY = Columns(instruction="instruction", input="context", output="response")
 CHAT = Columns(messages="messages")
+PROMPT = Columns(instruction="prompt", input="input")
 
 
 def detect_columns(records: Sequence[Any]) -> Columns:
@@ -81,9 +98,31 @@ def detect_columns(records: Sequence[Any]) -> Columns:
     )
 
 
-def parse_columns(text: str) -> Columns:
+def detect_questions(records: Sequence[Any]) -> Columns:
+    """
+    Return the shape of the first record that has a known one; an output is not needed.
+
+    Raises:
+        ConfigError: None has; the message names the columns of the first.
+    """
+    for record in records:
+        if isinstance(record, dict):
+            for columns in (DOLLY if "context" in record else ALPACA, CHAT, PROMPT):
+                if {columns.instruction, columns.messages} - {""} <= record.keys():
+                    return columns._replace(output="")
+    found = next((", ".join(r) for r in records if isinstance(r, dict)), "none")
+    raise ConfigError(
+        f"Columns must have instruction, prompt or messages among them, found: {found}. "
+        "Name them: --columns instruction=NAME[,input=NAME]"
+    )
+
+
+def parse_columns(text: str, is_answered: bool = True) -> Columns:
     """
     Return the columns written as ``instruction=question,output=answer`` or ``messages=turns``.
+
+    Args:
+        is_answered: Whether an output must be among them, or must not.
 
     Raises:
         ConfigError: Another word, a word twice, or neither the pair nor messages.
@@ -91,20 +130,24 @@ def parse_columns(text: str) -> Columns:
     pairs = [part.partition("=") for part in text.split(",")]
     given = {field.strip(): name.strip() for field, _, name in pairs}
     known = {*FIELDS, "messages"}
-    complete = given.keys() in ({"messages"}, {"instruction", "output"}, set(FIELDS))
+    output = {"output"} if is_answered else set()
+    complete = given.keys() in (
+        {"messages"},
+        {"instruction", *output},
+        {"instruction", "input", *output},
+    )
     if (
         len(given) != len(pairs)
         or not given.keys() <= known
         or not all(given.values())
         or not complete
     ):
-        raise ConfigError(
-            f"--columns must be instruction=NAME,output=NAME[,input=NAME] or messages=NAME, got {text!r}"
-        )
+        pair = "instruction=NAME,output=NAME" if is_answered else "instruction=NAME"
+        raise ConfigError(f"--columns must be {pair}[,input=NAME] or messages=NAME, got {text!r}")
     return Columns(**given)
 
 
-def _from_messages(record: dict[str, Any], column: str) -> Row:
+def _from_messages(record: dict[str, Any], column: str, is_answered: bool) -> Row:
     """The last answer is the output; everything before it, in the template's words, leads to it."""
     if column not in record:
         raise ValueError(f"column {column} is missing")
@@ -115,11 +158,15 @@ def _from_messages(record: dict[str, Any], column: str) -> Row:
     texts = [_text(turn, "content") for turn in turns]
     system = texts.pop(0) + "\n\n" if roles[:1] == ["system"] else ""
     roles = roles[1:] if system else roles
-    if not roles or len(roles) % 2 or roles != ["user", "assistant"] * (len(roles) // 2):
+    by_turns = ["user", "assistant"] * (len(roles) // 2) + ["user"] * (not is_answered)
+    if not roles or roles != by_turns:
+        last = "" if is_answered else ", the last one user's"
         raise ValueError(
-            f"column {column} has roles {roles}, expected user and assistant by turns "
+            f"column {column} has roles {roles}, expected user and assistant by turns{last} "
             "(after at most one system)"
         )
+    if not is_answered:
+        texts.append("")
     *history, instruction, output = [text.strip() for text in texts]
     pairs = zip(history[::2], history[1::2], strict=True)
     instruction = with_history(

@@ -11,18 +11,23 @@ nothing. The plan's fingerprint is a hash of all that goes into a shard's bytes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import fsspec
 import numpy as np
-import xxhash
 from numpy.typing import NDArray
 
 from instruct_core.data.columns import Columns, detect_columns, parse_columns
 from instruct_core.data.order import sample_at
-from instruct_core.data.records import Cursor, Record, format_of, read_records
+from instruct_core.data.ranges import (
+    SourceFile,
+    first_values,
+    records_from,
+    scan_ranges,
+    stat_files,
+)
+from instruct_core.data.records import Record, format_of
 from instruct_core.data.sources import Source
 from instruct_core.data.template import TEMPLATE_NAME, Row
 from instruct_core.data.tokenizer import TOKENIZER_NAME
@@ -33,17 +38,6 @@ SPLIT_SEED = 42
 VAL_FRACTION = 0.05
 BLOCK_ROWS = 250  # shards are whole blocks; 64 shards or more from 16,000 rows on
 MAX_BLOCKS_PER_SHARD = 40
-HASH_BYTES = 8 << 20
-
-
-@dataclass(frozen=True)
-class SourceFile:
-    """One file of a source as it was when the plan was made."""
-
-    url: str
-    bytes: int
-    modified: str
-    xxh3: str
 
 
 @dataclass(frozen=True)
@@ -106,7 +100,7 @@ class Plan:
         """
         columns = parse_columns(self.columns)
         count = len(self.is_val(shard))
-        for record in self._records(shard, count):
+        for record in records_from([f.url for f in self.files], self.starts[shard], count):
             try:
                 yield _to_row(record, columns)
             except ValueError as error:
@@ -120,17 +114,6 @@ class Plan:
                 "Run the same preprocess command again."
             )
 
-    def _records(self, shard: int, count: int) -> Iterator[Record]:
-        file_index, offset, line = self.starts[shard]
-        cursor = Cursor(offset, line)
-        for file in self.files[file_index:]:
-            for record in read_records(file.url, cursor):
-                if not count:
-                    return
-                count -= 1
-                yield record
-            cursor = Cursor(0, 1)
-
     def to_document(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
         starts = [{"shard": k, "start": list(start)} for k, start in enumerate(self.starts)]
@@ -143,17 +126,6 @@ class Plan:
         known["files"] = [SourceFile(**f) for f in known["files"]]
         known["starts"] = [tuple(entry["start"]) for entry in known["starts"]]
         return cls(**known)
-
-
-def stat_files(files: Sequence[str]) -> list[tuple[str, int, str]]:
-    """Return (url, bytes, last change) of each file: cheap, and enough to know nothing changed."""
-    stats = []
-    for url in files:
-        fs, path = fsspec.core.url_to_fs(url)
-        info = fs.info(path)
-        changed = info.get("mtime") or info.get("ETag") or info.get("LastModified") or ""
-        stats.append((url, int(info["size"]), str(changed)))
-    return stats
 
 
 def scan(
@@ -178,44 +150,33 @@ def scan(
         BadRowError: A row is bad; names the first and counts the others.
         ConfigError: No row at all, or columns that are not known.
     """
-    stats = stat_files(source.files)
-    columns = columns or detect_columns(_first_values(source.files))
-    starts: list[tuple[int, int, int]] = []
+    columns = columns or detect_columns(first_values(source.files))
     bad_rows: list[dict[str, str]] = []
-    num_rows = 0
-    for file_index, url in enumerate(source.files):
-        cursor = Cursor(0, 1)
-        for record in read_records(url):
-            if num_rows == limit_rows:
-                break
-            if num_rows % BLOCK_ROWS == 0:
-                starts.append((file_index, *cursor))
-                progress(num_rows)
-            num_rows += 1
-            cursor = record.next
-            try:
-                _to_row(record, columns)
-            except ValueError as error:
-                bad_rows.append({"where": record.where, "problem": str(error)})
+
+    def check(record: Record) -> None:
+        try:
+            _to_row(record, columns)
+        except ValueError as error:
+            bad_rows.append({"where": record.where, "problem": str(error)})
+
+    ranges = scan_ranges(source, limit_rows, BLOCK_ROWS, check, progress)
+    num_rows = ranges.num_rows
     if num_rows == len(bad_rows) and not (bad_rows and not skip_bad_rows):
         raise ConfigError(f"Source {source.name} has no usable row: {num_rows} rows read.")
     if bad_rows and not skip_bad_rows:
         more = f" ({len(bad_rows) - 1} more bad rows follow)" if len(bad_rows) > 1 else ""
         raise BadRowError(_bad_row(bad_rows[0]["where"], bad_rows[0]["problem"], more))
-    files = [SourceFile(*stat, _hash_file(stat[0])) for stat in stats]
-    if stat_files(source.files) != stats:
-        raise BadRowError(f"Source {source.name} changed while it was read. Try again.")
     rows_per_shard = rows_per_shard or default_rows_per_shard(num_rows)
     return Plan(
         source=source.name,
         identity=source.identity,
-        files=files,
+        files=ranges.files,
         columns=str(columns),
         limit_rows=limit_rows,
         skip_bad_rows=skip_bad_rows,
         num_rows=num_rows,
         rows_per_shard=rows_per_shard,
-        starts=starts[:: rows_per_shard // BLOCK_ROWS],
+        starts=ranges.starts[:: rows_per_shard // BLOCK_ROWS],
         bad_rows=bad_rows,
     )
 
@@ -226,16 +187,6 @@ def default_rows_per_shard(num_rows: int) -> int:
     return min(MAX_BLOCKS_PER_SHARD, max(1, blocks // 64)) * BLOCK_ROWS
 
 
-def _first_values(files: Sequence[str]) -> list[Any]:
-    values: list[Any] = []
-    for url in files:
-        for record in read_records(url):
-            values.append(record.value)
-            if len(values) == 100:
-                return values
-    return values
-
-
 def _to_row(record: Record, columns: Columns) -> Row:
     if record.problem:
         raise ValueError(record.problem)
@@ -244,11 +195,3 @@ def _to_row(record: Record, columns: Columns) -> Row:
 
 def _bad_row(where: str, problem: str, more: str = "") -> str:
     return f"Row {where} cannot be used: {problem}{more}. Mend it, or pass --skip-bad-rows."
-
-
-def _hash_file(url: str) -> str:
-    hasher = xxhash.xxh3_128()
-    with fsspec.open(url, "rb") as file:
-        while data := file.read(HASH_BYTES):
-            hasher.update(data)
-    return str(hasher.hexdigest())

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+import xxhash
 from torch import Tensor
 
 from instruct_core.config import PRESETS, ModelConfig
@@ -203,6 +204,15 @@ def _check_complete(shape: ModelConfig, weights: Mapping[str, Tensor], init: str
             f"Model {init} does not fit GPT-2: {name} has shape {found.get(name, 'none')}, "
             f"expected {expected.get(name, 'none')}."
         )
+
+
+def hash_weights(weights: Mapping[str, Tensor]) -> str:
+    """Return xxh3-128 of weights as `load_pretrained` returns them, however they were stored."""
+    hasher = xxhash.xxh3_128()
+    for name in sorted(weights):
+        hasher.update(name.encode())
+        hasher.update(weights[name].detach().cpu().numpy().data)
+    return hasher.hexdigest()
 
 
 def first_model(init: str, model: str, seed: int, seq_len: int = 0, dropout: float = 0.0) -> GPT2:

@@ -1,0 +1,179 @@
+"""
+The plan of a batch inference: which rows make each part, and all that decides the answers.
+
+    plan = scan_prompts(source, None, None, model="checkpoints_instruct/r/step-00000100", ...)
+    for record, question in plan.questions(part=3): ...
+
+Part k of the answers is a function of the plan and k; how many tasks there are decides nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from instruct_core.data.columns import Columns, detect_questions, parse_columns
+from instruct_core.data.ranges import (
+    SourceFile,
+    Start,
+    first_values,
+    records_from,
+    scan_ranges,
+    stat_files,
+)
+from instruct_core.data.records import Record
+from instruct_core.data.sources import Source
+from instruct_core.data.template import TEMPLATE_NAME, Row
+from instruct_core.data.tokenizer import TOKENIZER_NAME
+from instruct_core.errors import BadRowError, ConfigError
+from instruct_core.model.sampling import Sampling
+from instruct_core.storage.documents import fingerprint_of
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides the answer to a question."""
+
+    model: str
+    """Path or URL of the weights."""
+    model_xxh3: str
+    """Hash of the weights; the place does not count."""
+    max_new_tokens: int
+    sampling: Sampling
+    batch_size: int
+    """Questions answered side by side; another number may change the last bits of a score."""
+    answer_column: str
+
+
+@dataclass(frozen=True)
+class PromptPlan:
+    """All that decides the answers; see the module's page."""
+
+    source: str
+    files: list[SourceFile]
+    columns: str
+    limit_rows: int | None
+    num_rows: int
+    rows_per_part: int
+    starts: list[Start]
+    settings: Settings
+    template: str = TEMPLATE_NAME
+    tokenizer: str = TOKENIZER_NAME
+
+    @property
+    def num_parts(self) -> int:
+        return len(self.starts)
+
+    @property
+    def choices(self) -> dict[str, Any]:
+        """Return what the fingerprint is made of, under the names a person knows it by."""
+        settings = asdict(self.settings)
+        del settings["model"]
+        return {
+            "source": [f.xxh3 for f in self.files],
+            "columns": self.columns,
+            "limit_rows": self.limit_rows,
+            "rows_per_part": self.rows_per_part,
+            "template": self.template,
+            "tokenizer": self.tokenizer,
+            **settings.pop("sampling"),
+            **settings,
+        }
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint_of(self.choices)
+
+    def num_rows_of(self, part: int) -> int:
+        """Return how many rows a part has."""
+        return min(self.rows_per_part, self.num_rows - part * self.rows_per_part)
+
+    def questions(self, part: int) -> Iterator[tuple[dict[str, Any], Row]]:
+        """
+        Yield the records of one part, in order, each with the question in it.
+
+        Raises:
+            BadRowError: The source is no longer what was planned with.
+        """
+        columns = parse_columns(self.columns, is_answered=False)
+        urls, count = [f.url for f in self.files], self.num_rows_of(part)
+        for record in records_from(urls, self.starts[part], count):
+            yield record.value, _to_question(record, columns, self.settings.answer_column)
+            count -= 1
+        if count or stat_files(urls) != [(f.url, f.bytes, f.modified) for f in self.files]:
+            raise BadRowError(
+                f"Source {self.source} changed after the command was given, noticed in part {part}. "
+                "Bring the old file back, or give another --out."
+            )
+
+    def to_document(self) -> dict[str, Any]:
+        """Return the plan as JSON values."""
+        starts = [{"part": k, "start": list(start)} for k, start in enumerate(self.starts)]
+        return {"format": 1, "fingerprint": self.fingerprint} | asdict(self) | {"starts": starts}
+
+    @classmethod
+    def from_document(cls, document: dict[str, Any]) -> PromptPlan:
+        """Return the plan of `to_document`."""
+        known = {name: document[name] for name in cls.__dataclass_fields__}
+        known["files"] = [SourceFile(**f) for f in known["files"]]
+        known["starts"] = [tuple(entry["start"]) for entry in known["starts"]]
+        sampling = Sampling(**known["settings"]["sampling"])
+        known["settings"] = Settings(**(known["settings"] | {"sampling": sampling}))
+        return cls(**known)
+
+
+def scan_prompts(
+    source: Source,
+    columns: Columns | None,
+    limit_rows: int | None,
+    rows_per_part: int,
+    settings: Settings,
+    progress: Callable[[int], None] = lambda num_rows: None,
+) -> PromptPlan:
+    """
+    Read all questions once and return the plan of their answers.
+
+    Args:
+        columns: Where the question is; None detects it from the first hundred rows.
+        limit_rows: Take only so many rows from the start.
+        rows_per_part: A task that is killed loses a part of so many rows at most.
+        progress: Called with the rows read so far, every part.
+
+    Raises:
+        BadRowError: A row is bad; names the first.
+        ConfigError: No row at all, or columns that are not known.
+    """
+    columns = columns or detect_questions(first_values(source.files))
+
+    def check(record: Record) -> None:
+        _to_question(record, columns, settings.answer_column)
+
+    ranges = scan_ranges(source, limit_rows, rows_per_part, check, progress)
+    if not ranges.num_rows:
+        raise ConfigError(f"Source {source.name} has no rows.")
+    return PromptPlan(
+        source=source.name,
+        files=ranges.files,
+        columns=str(columns),
+        limit_rows=limit_rows,
+        num_rows=ranges.num_rows,
+        rows_per_part=rows_per_part,
+        starts=ranges.starts,
+        settings=settings,
+    )
+
+
+def _to_question(record: Record, columns: Columns, answer_column: str) -> Row:
+    try:
+        if record.problem:
+            raise ValueError(record.problem)
+        row = columns.to_question(record.value)
+        if answer_column in record.value:
+            raise ValueError(
+                f"it has a column {answer_column} already; put the answer elsewhere with "
+                "--answer-column NAME"
+            )
+    except ValueError as error:
+        raise BadRowError(f"Row {record.where} cannot be used: {error}.") from None
+    return row

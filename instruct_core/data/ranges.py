@@ -1,0 +1,125 @@
+"""
+A source as ranges of rows that tasks can read by themselves.
+
+    ranges = scan_ranges(source, limit_rows=None, block_rows=250, check=check)
+    for record in records_from(source.files, ranges.starts[3], count=250): ...
+
+One pass over the source, in constant memory, hashes the files and notes where every range begins;
+after that a task reads its own range and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import fsspec
+import xxhash
+
+from instruct_core.data.records import Cursor, Record, read_records
+from instruct_core.data.sources import Source
+from instruct_core.errors import BadRowError
+
+HASH_BYTES = 8 << 20
+Start = tuple[int, int, int]  # file index, byte offset, line
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """One file of a source as it was when the plan was made."""
+
+    url: str
+    bytes: int
+    modified: str
+    xxh3: str
+
+
+class Ranges(NamedTuple):
+    """The files of a source, how many rows they have, and where each block of rows begins."""
+
+    files: list[SourceFile]
+    num_rows: int
+    starts: list[Start]
+
+
+def scan_ranges(
+    source: Source,
+    limit_rows: int | None,
+    block_rows: int,
+    check: Callable[[Record], None],
+    progress: Callable[[int], None] = lambda num_rows: None,
+) -> Ranges:
+    """
+    Read a source once.
+
+    Args:
+        limit_rows: Take only so many rows from the start.
+        block_rows: Rows of a block.
+        check: Called with every record.
+        progress: Called with the rows read so far, every block.
+
+    Raises:
+        BadRowError: The source changed meanwhile.
+    """
+    stats = stat_files(source.files)
+    starts: list[Start] = []
+    num_rows = 0
+    for file_index, url in enumerate(source.files):
+        cursor = Cursor(0, 1)
+        for record in read_records(url):
+            if num_rows == limit_rows:
+                break
+            if num_rows % block_rows == 0:
+                starts.append((file_index, *cursor))
+                progress(num_rows)
+            num_rows += 1
+            cursor = record.next
+            check(record)
+    files = [SourceFile(*stat, _hash_file(stat[0])) for stat in stats]
+    if stat_files(source.files) != stats:
+        raise BadRowError(f"Source {source.name} changed while it was read. Try again.")
+    return Ranges(files, num_rows, starts)
+
+
+def records_from(files: Sequence[str], start: Start, count: int) -> Iterator[Record]:
+    """Yield ``count`` records from a start on; fewer where the source ends."""
+    file_index, offset, line = start
+    cursor = Cursor(offset, line)
+    for url in files[file_index:]:
+        for record in read_records(url, cursor):
+            if not count:
+                return
+            count -= 1
+            yield record
+        cursor = Cursor(0, 1)
+
+
+def first_values(files: Sequence[str]) -> list[Any]:
+    """Return the first hundred values of a source, or all."""
+    values: list[Any] = []
+    for url in files:
+        for record in read_records(url):
+            values.append(record.value)
+            if len(values) == 100:
+                return values
+    return values
+
+
+def stat_files(files: Sequence[str]) -> list[tuple[str, int, str]]:
+    """Return (url, bytes, last change) of each file: cheap, and enough to know nothing changed."""
+    stats = []
+    for url in files:
+        fs, path = fsspec.core.url_to_fs(url)
+        info = fs.info(path)
+        changed = info.get("mtime") or info.get("ETag") or info.get("LastModified") or ""
+        stats.append((url, int(info["size"]), str(changed)))
+    return stats
+
+
+def _hash_file(url: str) -> str:
+    hasher = xxhash.xxh3_128()
+    with fsspec.open(url, "rb") as file:
+        while data := file.read(HASH_BYTES):
+            hasher.update(data)
+    return str(hasher.hexdigest())

@@ -1,0 +1,131 @@
+"""
+Answers to many questions: one JSONL part for each range of rows, then all parts as one file.
+
+    write_part(store, plan, 3, load_model(plan.settings.model))     # 00003.jsonl, 00003.json
+    if not missing_parts(store, plan):
+        join_parts(store, plan, Store("."), "answers.jsonl")
+
+Inside a part, questions of like length are answered side by side, and come out in their order. A
+row's random numbers are those of its own index. A part's document is written after it, with its
+hash; so a part that is there can be told from one that is right.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import xxhash
+
+from instruct_core.data.answer_text import AnswerText
+from instruct_core.data.prompt_plan import PromptPlan
+from instruct_core.data.template import Row, render_prompt
+from instruct_core.data.tokenizer import load_tokenizer
+from instruct_core.errors import ConfigError
+from instruct_core.model.answer_parts import part_name
+from instruct_core.model.generation import generate
+from instruct_core.model.gpt2 import GPT2
+from instruct_core.model.pretrained import hash_weights, load_model
+from instruct_core.storage.documents import seal
+from instruct_core.storage.store import Store
+
+TOO_LONG = "too_long"  # finish_reason of a question that leaves the model no room to answer
+
+
+class Answered(NamedTuple):
+    """The answer to one question."""
+
+    text: str
+    finish_reason: str
+    num_new_tokens: int
+
+
+def load_planned_model(plan: PromptPlan) -> GPT2:
+    """
+    Return the model of a plan.
+
+    Raises:
+        ConfigError: Its weights are no longer those that were planned with.
+    """
+    model = load_model(plan.settings.model)
+    if hash_weights(model.state_dict()) != plan.settings.model_xxh3:
+        raise ConfigError(
+            f"Model {plan.settings.model} has other weights than when the command was given. Bring "
+            "the old ones back, or give another --out."
+        )
+    return model
+
+
+def write_part(store: Store, plan: PromptPlan, part: int, model: GPT2) -> None:
+    """Answer one range of rows, and write its lines and then its document."""
+    started_at = time.perf_counter()
+    records, questions = zip(*plan.questions(part), strict=True)
+    answers = answer_rows(model, questions, part * plan.rows_per_part, plan)
+    lines = [
+        json.dumps(_line(record, answer, plan), ensure_ascii=False, default=str) + "\n"
+        for record, answer in zip(records, answers, strict=True)
+    ]
+    data = "".join(lines).encode()
+    store.replace(part_name(part, "jsonl"), data)
+    document = {
+        "fingerprint": plan.fingerprint,
+        "part": part,
+        "rows": len(lines),
+        "new_tokens": sum(answer.num_new_tokens for answer in answers),
+        "seconds": round(time.perf_counter() - started_at, 3),
+        "bytes": len(data),
+        "lines_xxh3": xxhash.xxh3_128_hexdigest(data),
+    }
+    store.replace(part_name(part, "json"), seal(document))
+
+
+def _line(record: dict[str, Any], answer: Answered, plan: PromptPlan) -> dict[str, Any]:
+    added = {
+        plan.settings.answer_column: answer.text,
+        "finish_reason": answer.finish_reason,
+        "new_tokens": answer.num_new_tokens,
+    }
+    return record | added
+
+
+def answer_rows(
+    model: GPT2, questions: Sequence[Row], first_row: int, plan: PromptPlan
+) -> list[Answered]:
+    """
+    Return the answers to questions, in their order.
+
+    Args:
+        model: In eval mode.
+        questions: Of one part.
+        first_row: Index of the first question in the source.
+        plan: What decides the answers.
+    """
+    tokenizer, settings = load_tokenizer(), plan.settings
+    prompts = [tokenizer.encode(render_prompt(row.instruction, row.input)) for row in questions]
+    fitting = [n for n, tokens in enumerate(prompts) if len(tokens) < model.config.max_seq_len]
+    by_length = sorted(
+        fitting, key=lambda n: len(prompts[n])
+    )  # stable: equal ones keep their order
+    answers = [Answered("", TOO_LONG, 0) for _ in questions]
+    for start in range(0, len(by_length), settings.batch_size):
+        batch = by_length[start : start + settings.batch_size]
+        texts = [AnswerText(tokenizer) for _ in batch]
+
+        def on_token(text: int, token: int, texts: list[AnswerText] = texts) -> bool:
+            texts[text].take(token)
+            return not texts[text].is_over
+
+        generated = generate(
+            model,
+            [prompts[n] for n in batch],
+            max_new_tokens=settings.max_new_tokens,
+            sampling=settings.sampling,
+            streams=[first_row + n for n in batch],
+            on_token=on_token,
+        )
+        for n, text, (tokens, reason) in zip(batch, texts, generated, strict=True):
+            text.rest()
+            answers[n] = Answered(text.shown, reason, len(tokens))
+    return answers

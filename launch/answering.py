@@ -1,0 +1,189 @@
+"""
+From a file of questions to a file of answers: check every row here, then let an array of tasks answer.
+
+    exit_code = answer_file(Generate(source="questions.jsonl", out="answers.jsonl"))
+
+Answers that are there and verify are kept; answers that were made in another way are never
+overwritten.
+"""
+
+from __future__ import annotations
+
+import tempfile
+
+from instruct_core.data.columns import parse_columns
+from instruct_core.data.prompt_plan import PromptPlan, Settings, scan_prompts
+from instruct_core.data.sources import resolve_source
+from instruct_core.errors import ConfigError, CorruptFileError
+from instruct_core.model.answer_parts import joined, missing_parts, part_document
+from instruct_core.storage.documents import dump_document, load_document, load_sealed
+from instruct_core.storage.store import Store
+from jobs.generate import GenerateJob, places_of
+from launch.arrays import (
+    TaskArray,
+    Work,
+    array_parent,
+    follow_array,
+    run_here,
+    running_array,
+    say_tasks,
+)
+from launch.bars import progress_bar
+from launch.cluster import choose_cluster, num_cores
+from launch.console import say
+from launch.generate import Generate
+from launch.places import absolute, check_url
+from launch.slurm_nodes import check_slurm_flags, request_of
+from launch.talking import find_run, newest_verified
+from launch.weights import inspect_weights
+
+
+def answer_file(flags: Generate) -> int:
+    """Answer the questions of a file; return the exit code."""
+    _check(flags)
+    out = absolute(flags.out)
+    _, name, store = places_of(out)
+    if not name:
+        raise ConfigError(f"--out must name a file, got {flags.out}. Use {flags.out}answers.jsonl")
+    check_url("--out", out.rpartition("/")[0], writes=not flags.dry_run)
+    cluster = choose_cluster(flags.cluster)
+    request = request_of(flags.slurm) if cluster == "slurm" else None
+    old = _old_plan(store)
+    plan = _plan(flags, old)
+    _refuse_other_answers(flags, plan, old, out)
+    work = _work(flags, plan, out, is_local=request is None)
+    if (job := running_array(store)) is not None:
+        say(f"Answers {flags.out} are being made already: job {job.job_id}, {job.state()}.")
+        return follow_array(work, job) if flags.follow else 0
+    todo = [k for k in range(plan.num_parts) if part_document(store, plan, k) is None]
+    tasks = sorted({part % flags.num_tasks for part in todo}) or [0]
+    array = TaskArray(work, flags.slurm, request, flags.array_parallelism) if request else None
+    if flags.dry_run:
+        say(f"Would make {len(todo)} of {plan.num_parts} parts of {flags.out}:")
+        say_tasks("parts", todo, flags.num_tasks)
+        if array is not None:
+            array.show(tasks)
+        return 0
+    if not todo and work.is_ready():
+        say(f"Answers {flags.out} are complete: nothing to do.")
+        return 0
+    store.replace("plan.json", dump_document(plan.to_document()))
+    if array is None:
+        return run_here(work, tasks, flags.array_parallelism or 1)
+    job = array.submit(tasks)
+    return follow_array(work, job) if flags.follow else 0
+
+
+def _check(flags: Generate) -> None:
+    names = ("num_tasks", "limit_rows", "max_new_tokens", "batch_size", "array_parallelism")
+    for name in (*names, "rows_per_part"):
+        if (value := getattr(flags, name)) is not None and value < 1:
+            raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, got {value}.")
+    if not flags.answer_column.strip() or flags.answer_column in ("finish_reason", "new_tokens"):
+        raise ConfigError(
+            f"--answer-column must be a name of its own, got {flags.answer_column!r}."
+        )
+    flags.sampling.check()
+    check_slurm_flags(flags.slurm)
+
+
+def _old_plan(store: Store) -> PromptPlan | None:
+    try:
+        return PromptPlan.from_document(load_document(store, "plan.json"))
+    except (FileNotFoundError, CorruptFileError, KeyError, TypeError):
+        return None
+
+
+def _plan(flags: Generate, old: PromptPlan | None) -> PromptPlan:
+    columns = parse_columns(flags.columns, is_answered=False) if flags.columns else None
+    with tempfile.TemporaryDirectory() as scratch:
+        source = resolve_source(flags.source, Store(scratch))
+        if scratch in "".join(source.files):
+            raise ConfigError(
+                f"--source {flags.source} must be a file of questions: a path, a glob or a URL."
+            )
+    model = _model(flags, old)
+    settings = Settings(
+        model=absolute(model),
+        model_xxh3=inspect_weights(model).xxh3,
+        max_new_tokens=flags.max_new_tokens,
+        sampling=flags.sampling,
+        batch_size=flags.batch_size,
+        answer_column=flags.answer_column,
+    )
+    source = source._replace(files=[absolute(file) for file in source.files])
+    with progress_bar("Checking rows") as bar:
+        task = bar.add_task("", total=None)
+        plan = scan_prompts(
+            source,
+            columns,
+            flags.limit_rows,
+            flags.rows_per_part,
+            settings,
+            progress=lambda rows: bar.update(task, completed=rows),
+        )
+    say(f"Source: {plan.source}, {plan.num_rows:,} rows; columns {plan.columns}")
+    say(f"Model: {model}")
+    return plan
+
+
+def _model(flags: Generate, old: PromptPlan | None) -> str:
+    if flags.checkpoint:
+        if flags.run:
+            raise ConfigError("--run and --checkpoint name two models. Give one of them.")
+        return flags.checkpoint
+    run = find_run(flags.run, flags.checkpoints)
+    # A run that went on meanwhile has newer steps; what was begun is finished with the same one.
+    begun = old.settings.model if old is not None else ""
+    if begun.rpartition("/")[0] == absolute(run.url) and Store(begun).names():
+        return begun
+    return newest_verified(run)
+
+
+def _refuse_other_answers(
+    flags: Generate, plan: PromptPlan, old: PromptPlan | None, out: str
+) -> None:
+    folder, name, _ = places_of(out)
+    if old is None:
+        if folder.exists(name):
+            raise ConfigError(
+                f"--out {flags.out} is there, and was not made by this command. Give another name: "
+                "nothing is overwritten."
+            )
+        return
+    changes = [
+        f"{key}: {old.choices[key]} -> {value}"
+        for key, value in plan.choices.items()
+        if old.choices[key] != value
+    ]
+    if changes:
+        raise ConfigError(
+            f"--out {flags.out} was made, or begun, in another way ({'; '.join(changes)}). Give "
+            f"another name, or remove it and {flags.out}.parts."
+        )
+
+
+def _work(flags: Generate, plan: PromptPlan, out: str, is_local: bool) -> Work:
+    folder, name, store = places_of(out)
+    threads = max(1, num_cores() // (flags.array_parallelism or 1)) if is_local else 0
+
+    def report_ready() -> None:
+        manifest = load_sealed(store, "manifest.json")
+        speed = manifest["new_tokens"] / max(manifest["seconds"], 1e-9)
+        say(
+            f"Answers are ready in {flags.out}: {manifest['rows']:,} rows, "
+            f"{manifest['new_tokens']:,} new tokens, {speed:,.0f} tokens/s a task."
+        )
+
+    return Work(
+        what="Answers",
+        name=f"answers-{name}",
+        parent=array_parent(store),
+        num_parts=plan.num_parts,
+        task=lambda first: GenerateJob(out, flags.num_tasks, first, threads),
+        num_missing=lambda: len(missing_parts(store, plan)),
+        is_ready=lambda: joined(store, plan, folder, name) is not None,
+        report_ready=report_ready,
+        next_step=f"See how many parts are there: python launch/generate.py --follow with the same "
+        f"flags; the answers will be in {flags.out}",
+    )

@@ -1,0 +1,43 @@
+"""
+Weights looked at before a job that needs them is queued. Launchers do not import torch, so another
+process loads them.
+
+    weights = inspect_weights("gpt2-folder")
+    weights.shape.max_seq_len, weights.xxh3
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import NamedTuple
+
+from instruct_core.config import ModelConfig
+from instruct_core.errors import ConfigError
+
+
+class Weights(NamedTuple):
+    """The shape of a model, and a hash of its weights."""
+
+    shape: ModelConfig
+    xxh3: str
+
+
+def inspect_weights(place: str, model: str = "", seq_len: int = 0) -> Weights:
+    """
+    Load a model once to see what it is.
+
+    Args:
+        place: Path or URL of a step folder, a Hugging Face folder or a .pt file.
+        model: Preset that it must be, or "" for any.
+        seq_len: Positions that it must have at least.
+
+    Raises:
+        ConfigError: It cannot be loaded, or does not fit.
+    """
+    command = [sys.executable, "-m", "jobs.check_init", place, model, str(seq_len)]
+    answer = json.loads(subprocess.check_output(command))
+    if "error" in answer:
+        raise ConfigError(answer["error"])
+    return Weights(ModelConfig(**answer["shape"]), answer["xxh3"])
