@@ -1,0 +1,290 @@
+"""launch/evaluate.py as a person uses it: what it finds, where it writes, what it refuses."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from instruct_core.storage.steps import read_manifest, step_name
+from instruct_core.storage.store import Store
+from launch.report import FILES, SHOWN_CHARS, as_text
+from tests.conftest import TINY_RUN, launch
+
+NASTY = "a | b\n<script>alert(1)</script>\n\n`c` \\| **d** [e](f) ![g](h) &amp; _i_"
+QUICK = ["--rows=6", "--max-new-tokens=8"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 20 steps on rows that look like markup."""
+    cwd = tmp_path_factory.mktemp("trained")
+    with (cwd / "rows.jsonl").open("w") as file:
+        for row in range(300):
+            entry = {"instruction": f"{row}: {NASTY}", "output": f"{NASTY} {row}"}
+            file.write(json.dumps(entry) + "\n")
+    for verb, *arguments in (
+        ("preprocess", "--source=rows.jsonl", "--out=shards/nasty"),
+        (
+            "finetune", "--run=r", "--shards=shards/nasty", "--max-steps=20", *TINY_RUN,
+            "--seq-len=128", "--tokens-per-step=1024", "--save-every=10",
+        ),
+    ):  # fmt: skip
+        result = launch(verb, *arguments, cwd=cwd)
+        assert result.returncode == 0, result.stderr
+    return cwd
+
+
+@pytest.fixture
+def desk(trained: Path, tmp_path: Path) -> Path:
+    shutil.copytree(trained, tmp_path / "desk")
+    return tmp_path / "desk"
+
+
+@pytest.fixture(scope="module")
+def evaluated(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of the run's newest step, without a flag that would not be needed."""
+    cwd = tmp_path_factory.mktemp("evaluated") / "desk"
+    shutil.copytree(trained, cwd)
+    said = evaluate(cwd, *QUICK)
+    folder = cwd / "runs_instruct" / "r" / "evaluation-step-00000020"
+    assert f"Report: {folder}/report.html" in said
+    assert "perplexity of responses" in said and "ROUGE-L F1" in said
+    return folder
+
+
+def evaluate(cwd: Path, *arguments: str) -> str:
+    result = launch("evaluate", *arguments, cwd=cwd)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def report_of(folder: Path) -> dict[str, Any]:
+    return dict(json.loads((folder / "report.json").read_text()))
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+class Page(HTMLParser):
+    """The cells of every table row, and all tags there are."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.rows: list[list[str]] = []
+        self.tags: set[str] = set()
+        self._in_cell = False
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        self.tags.add(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+            self._in_cell = True
+
+    def handle_endtag(self, tag: str) -> None:
+        self._in_cell = self._in_cell and tag not in ("td", "th")
+
+    def handle_data(self, data: str) -> None:
+        if self._in_cell:
+            self.rows[-1][-1] += data
+
+
+def test_trained_model_is_likelier_to_say_what_the_rows_say(evaluated: Path) -> None:
+    report = report_of(evaluated)
+
+    before, after = report["before"], report["after"]
+    manifest = read_manifest(Store(evaluated.parents[2] / "checkpoints_instruct" / "r"), 20)
+    assert (report["run"], report["step"]) == ("r", 20)
+    assert before["loss"] == pytest.approx(math.log(50257), abs=0.1)
+    assert after["loss"] < before["loss"] - 0.3
+    assert after["response_loss"] < before["response_loss"] - 0.3
+    assert after["perplexity"] == pytest.approx(math.exp(after["loss"]))
+    assert after["loss"] == pytest.approx(manifest["progress"]["val_loss"], abs=1e-4)
+    assert report["num_response_tokens"] < report["num_tokens"]
+    assert report["val_rows"] == 15 and report["num_answered"] == 6
+
+
+def test_folder_holds_the_report_in_all_its_forms(evaluated: Path) -> None:
+    files = files_of(evaluated)
+
+    report = report_of(evaluated)
+    page = files["report.html"].decode()
+    assert set(files) == set(FILES)
+    assert [step for step, _ in report["curves"]["train/loss"]] == list(range(1, 21))
+    assert [step for step, _ in report["curves"]["val/loss"]] == [0, 10, 20]
+    for form in (files["report.md"].decode(), page):
+        assert f"{report['after']['perplexity']:,.2f}" in form
+        assert "random weights of tiny, seed 1337" in form
+    assert files["report.md"].decode().count("](loss.svg)") == 1
+    assert page.count("<svg") == 1 and "<img" not in page
+    assert "val/loss" in files["loss.svg"].decode() and "evaluated" in files["loss.svg"].decode()
+
+
+def test_text_of_rows_stays_in_its_cell(evaluated: Path) -> None:
+    page = Page((evaluated / "report.html").read_text())
+
+    report = report_of(evaluated)
+    header = page.rows.index(["prompt", "reference", "before", "after"])
+    rows = page.rows[header + 1 :]
+    assert len(rows) == 6
+    for row, sample in zip(rows, report["samples"], strict=True):
+        number = sample["prompt"].removeprefix("### Instruction:\n").partition(":")[0]
+        shown = NASTY.replace("\n", " ↵ ")
+        assert row[0] == f"{number}: {shown}"
+        assert row[1] == f"{shown} {number}"
+        assert sample["reference"] == f"{NASTY} {number}"
+        assert len(row) == 4
+    assert not page.tags & {"script", "strong", "em", "code", "a", "img"}
+    lines = (evaluated / "report.md").read_text().splitlines()
+    assert sum("&lt;script&gt;" in line for line in lines) == 6
+    assert not any("<script>" in line for line in lines)
+
+
+def test_long_text_is_cut_and_control_characters_are_gone() -> None:
+    assert as_text("a\x1b[31mb\x00c\x85d\u2028e\r\nf") == "a \\[31mb c ↵ d ↵ e ↵ f"
+    assert as_text("x" * 2000) == "x" * SHOWN_CHARS + " …"
+
+
+def test_same_evaluation_writes_the_same_bytes(evaluated: Path) -> None:
+    before = files_of(evaluated)
+
+    evaluate(evaluated.parents[2], "--run=r", *QUICK)
+
+    assert files_of(evaluated) == before
+
+
+def test_step_folder_is_compared_with_a_named_base(evaluated: Path) -> None:
+    cwd = evaluated.parents[2]
+    steps = [f"checkpoints_instruct/r/{step_name(step)}" for step in (10, 20)]
+
+    evaluate(cwd, f"--checkpoint={steps[1]}", f"--base={steps[0]}", "--out=later", *QUICK)
+
+    report, whole = report_of(cwd / "later"), report_of(evaluated)
+    assert report["base"] == str(cwd / steps[0])
+    assert report["after"] == whole["after"]
+    assert report["after"]["loss"] < report["before"]["loss"] < whole["before"]["loss"] - 0.1
+
+
+def test_model_of_no_run_replaces_a_report_and_has_no_curve(evaluated: Path) -> None:
+    cwd = evaluated.parents[2]
+    shutil.copytree(evaluated, cwd / "again")
+    (cwd / "again" / "report.json").unlink()  # written last: a kill can leave the others
+    step = cwd / "checkpoints_instruct" / "r" / step_name(20)
+    shutil.copytree(step, cwd / "plain", ignore=shutil.ignore_patterns("manifest*", "state*"))
+
+    evaluate(
+        cwd, "--checkpoint=plain", "--base=random", "--shards=shards/nasty", "--out=again", *QUICK
+    )
+
+    report, whole = report_of(cwd / "again"), report_of(evaluated)
+    assert set(files_of(cwd / "again")) == set(FILES) - {"loss.svg"}
+    assert "There is no curve" in (cwd / "again" / "report.md").read_text()
+    assert report["run"] is None and report["curves"] == {}
+    # Packed into longer sequences, rows are what they were.
+    assert report["seq_len"] == 1024 and whole["seq_len"] == 128
+    for when in ("before", "after"):
+        assert report[when] == pytest.approx(whole[when], rel=1e-4)
+
+
+def test_run_began_from_weights_that_are_its_base(desk: Path) -> None:
+    first = f"{desk}/checkpoints_instruct/r/{step_name(10)}"
+    edit(desk, init=first)
+
+    evaluate(desk, "--run=r", "--out=mine", *QUICK)
+    edit(desk, init=f"{desk}/gone")
+    result = launch("evaluate", "--run=r", "--out=other", *QUICK, cwd=desk)
+
+    assert report_of(desk / "mine")["base"] == first
+    assert result.returncode == 2
+    assert f"error: Base {desk}/gone, which the run was trained from, is not" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def edit(desk: Path, **settings: object) -> None:
+    """Change what a run says it was begun with."""
+    path = desk / "checkpoints_instruct" / "r" / "run.json"
+    document = json.loads(path.read_text())
+    document["config"] |= settings
+    path.write_text(json.dumps(document))
+
+
+def test_shards_made_anew_are_refused_unless_named(desk: Path) -> None:
+    edit(desk, data_fingerprint="0" * 32)
+
+    refused = launch("evaluate", "--run=r", "--out=mine", *QUICK, cwd=desk)
+    evaluate(desk, "--run=r", "--out=mine", "--shards=shards/nasty", *QUICK)
+
+    assert refused.returncode == 2 and refused.stderr.count("\n") == 1
+    assert "are not those the run r was trained on" in refused.stderr
+
+
+def test_damaged_step_is_named_and_the_one_before_is_evaluated(desk: Path) -> None:
+    path = desk / "checkpoints_instruct" / "r" / step_name(20) / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-9] ^= 1
+    path.write_bytes(data)
+
+    result = launch("evaluate", "--run=r", *QUICK, cwd=desk)
+
+    assert result.returncode == 0, result.stderr
+    assert "is corrupt" in result.stdout + result.stderr
+    assert report_of(desk / "runs_instruct" / "r" / "evaluation-step-00000010")["step"] == 10
+
+
+BAD = {
+    "--run gone": "Run gone is not there",
+    "--run ../r": "--run must be a plain name",
+    "--run r --checkpoint x": "--run and --checkpoint name two models",
+    "--checkpoints nowhere": "has saved yet. Train one",
+    "--rows 0": "--rows must be at least 1, got 0",
+    "--max-new-tokens 0": "--max-new-tokens must be at least 1, got 0",
+    "--rows many": "invalid literal for int() with base 10: 'many'",
+    "--checkpoint plain": "--base must be given with --checkpoint plain: no run.json beside it",
+    "--checkpoint plain --base random": "--shards must be given with --checkpoint plain",
+    "--checkpoint plain --base random --shards shards/nasty": "--out must be given with --checkpoint",
+    "--checkpoint gone --base random --shards shards/nasty --out new": "gone is not there",
+    "--base gone": "gone is not there",
+    "--shards gone": "gone are not there or not finished: no manifest.json",
+    "--out shards": "is in use: it is not empty, and there is no report.json",
+    "--out rows.jsonl": "rows.jsonl: Not a directory. Give another place",
+    "--out s3://nobody/x": "--out s3://nobody/x cannot be used",
+    "--checkpoints s3://nobody/x": "--checkpoints s3://nobody/x cannot be used",
+}
+
+
+@pytest.mark.parametrize("words", BAD)
+def test_bad_words_are_one_line_and_write_nothing(
+    trained: Path, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    before = sorted(trained.rglob("*"))
+
+    result = launch("evaluate", *words.split(), cwd=trained)
+
+    assert result.returncode == 2, result.stdout
+    assert BAD[words] in result.stderr
+    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
+    assert sorted(trained.rglob("*")) == before
+
+
+def test_help_teaches_without_importing_torch() -> None:
+    result = subprocess.run(
+        [sys.executable, "-X", "importtime", str(Path("launch", "evaluate.py").resolve()), "--help"],
+        capture_output=True, text=True, check=True, env=os.environ | {"COLUMNS": "100"},
+    )  # fmt: skip
+
+    imported = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
+    assert "usage: python launch/evaluate.py" in result.stdout and "--base" in result.stdout
+    assert not imported & {"torch", "numpy", "matplotlib", "submitit", "rouge_score"}
