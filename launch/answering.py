@@ -10,6 +10,7 @@ overwritten.
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 
 from instruct_core.data.columns import parse_columns
 from instruct_core.data.prompt_plan import PromptPlan, Settings, scan_prompts
@@ -41,10 +42,10 @@ from launch.weights import inspect_weights
 def answer_file(flags: Generate) -> int:
     """Answer the questions of a file; return the exit code."""
     _check(flags)
-    out = absolute(flags.out)
-    _, name, store = places_of(out)
-    if not name:
+    if flags.out.endswith("/") or not flags.out:
         raise ConfigError(f"--out must name a file, got {flags.out}. Use {flags.out}answers.jsonl")
+    out = absolute(flags.out)
+    _, _, store = places_of(out)
     check_url("--out", out.rpartition("/")[0], writes=not flags.dry_run)
     cluster = choose_cluster(flags.cluster)
     request = request_of(flags.slurm) if cluster == "slurm" else None
@@ -111,7 +112,6 @@ def _plan(flags: Generate, old: PromptPlan | None) -> PromptPlan:
         batch_size=flags.batch_size,
         answer_column=flags.answer_column,
     )
-    source = source._replace(files=[absolute(file) for file in source.files])
     with progress_bar("Checking rows") as bar:
         task = bar.add_task("", total=None)
         plan = scan_prompts(
@@ -122,6 +122,7 @@ def _plan(flags: Generate, old: PromptPlan | None) -> PromptPlan:
             settings,
             progress=lambda rows: bar.update(task, completed=rows),
         )
+    plan = replace(plan, files=[replace(f, url=absolute(f.url)) for f in plan.files])  # for tasks
     say(f"Source: {plan.source}, {plan.num_rows:,} rows; columns {plan.columns}")
     say(f"Model: {model}")
     return plan

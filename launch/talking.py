@@ -141,7 +141,7 @@ def load_base(place: str, base: str | None) -> Speaker:
     Raises:
         ConfigError: Nothing was named, and the place is no step of a run that would tell.
     """
-    from instruct_core.model.pretrained import first_model, load_model
+    from instruct_core.model.pretrained import first_model, load_model, ready
 
     if base:
         return Speaker(base, load_model(base))
@@ -153,7 +153,7 @@ def load_base(place: str, base: str | None) -> Speaker:
         )
     model = first_model(config.init, config.model, config.seed)
     what = f"random weights of {config.model}" if config.init == "random" else config.init
-    return Speaker(what, model.eval())
+    return Speaker(what, ready(model))
 
 
 def find_run(run: str | None, checkpoints: str) -> Store:

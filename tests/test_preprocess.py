@@ -172,7 +172,10 @@ def test_dry_run_writes_no_shard(tmp_path: Path, rows_file: Path) -> None:
     assert not (tmp_path / "s").exists()
 
 
-@pytest.mark.parametrize("verb", ["preprocess", "finetune", "chat", "status", "logs"])
+VERBS = ["preprocess", "finetune", "generate", "evaluate", "chat", "status", "logs"]
+
+
+@pytest.mark.parametrize("verb", VERBS)
 def test_help_teaches_without_importing_torch(verb: str, tmp_path: Path) -> None:
     result = subprocess.run(
         [sys.executable, "-X", "importtime", str(Path("launch", f"{verb}.py").resolve()), "--help"],

@@ -237,8 +237,13 @@ def first_model(init: str, model: str, seed: int, seq_len: int = 0, dropout: flo
 
 
 def load_model(init: str) -> GPT2:
-    """Return the model of ``init`` in eval mode, on the GPU where there is one; see above."""
+    """Return the model of ``init``, ready to answer on this machine; see above."""
     shape, weights = load_pretrained(init)
     model = GPT2(shape)
     model.load_state_dict(weights)
+    return ready(model)
+
+
+def ready(model: GPT2) -> GPT2:
+    """Return a model in eval mode, on the GPU where there is one."""
     return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")

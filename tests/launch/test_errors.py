@@ -35,6 +35,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory, shard_set: Path) -> Path:
         "cut.json": '[{"instruction": "a", "output": "b"},',
         "bad.csv": "instruction,output\na,b\nonly one\n",
         "rows.txt": "hello\n",
+        "questions.jsonl": '{"prompt": "Hi."}\n',
         "broken.parquet": "PAR1 no",
         "evil.pt": "not a pickle",
     }
@@ -133,9 +134,39 @@ CHAT = {
     "--run t --repetition-penalty 0": "--repetition-penalty must be more than 0, got 0.0",
     "--run t --prompt=": "--prompt must have some text",
 }
+ASK = "--run t --source questions.jsonl --out a.jsonl"
+GENERATE = {
+    f"{ASK} --num-tasks 0": "--num-tasks must be at least 1, got 0",
+    f"{ASK} --batch-size 0": "--batch-size must be at least 1, got 0",
+    f"{ASK} --max-new-tokens -1": "--max-new-tokens must be at least 1, got -1",
+    f"{ASK} --temperature nan": "--temperature must be at least 0, got nan",
+    f"{ASK} --top-p 2": "--top-p must be more than 0 and at most 1, got 2.0",
+    f"{ASK} --columns output=a": "--columns must be instruction=NAME[,input=NAME] or messages=NAME",
+    f"{ASK} --columns instruction=gone": "questions.jsonl:1 cannot be used: column gone is missing",
+    f"{ASK} --answer-column new_tokens": "--answer-column must be a name of its own",
+    f"{ASK} --answer-column prompt": "questions.jsonl:1 cannot be used: it has a column prompt",
+    f"{ASK} --checkpoint folder": "--run and --checkpoint name two models",
+    "--run gone --source questions.jsonl --out a.jsonl": "Run gone is not there",
+    "--checkpoint evil.pt --source questions.jsonl --out a.jsonl": "File evil.pt is not read",
+    "--run t --source gone.jsonl --out a.jsonl": "Source gone.jsonl is not there",
+    "--run t --source builtin --out a.jsonl": "--source builtin must be a file of questions",
+    "--run t --source nothing.jsonl --out a.jsonl": "Columns must have instruction, prompt or messages",
+    "--run t --source notjson.jsonl --out a.jsonl": "Row notjson.jsonl:2 cannot be used: not JSON",
+    "--run t --source other.jsonl --out a.jsonl": "Columns must have instruction, prompt or messages",
+    "--run t --source questions.jsonl --out folder/": "--out must name a file, got folder/",
+    "--run t --source questions.jsonl --out folder": "--out folder is there",
+    "--run t --source questions.jsonl --out good.jsonl": "--out good.jsonl is there",
+    "--run t --source questions.jsonl --out file/a.jsonl": "file",
+    "--run t --source questions.jsonl --out s4://x/a.jsonl": "Protocol not known: s4",
+}
 TABLE = [
     (verb, arguments, message)
-    for verb, table in (("preprocess", PREPROCESS), ("finetune", FINETUNE), ("chat", CHAT))
+    for verb, table in (
+        ("preprocess", PREPROCESS),
+        ("finetune", FINETUNE),
+        ("chat", CHAT),
+        ("generate", GENERATE),
+    )
     for arguments, message in table.items()
 ]
 

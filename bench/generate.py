@@ -1,0 +1,144 @@
+"""
+    python bench/generate.py              # 124M parameters; --model small-demo for a quick look
+
+Our generation beside transformers.generate: same random weights, same prompts, same threads, in
+turn in one process. Tokens per second greedy and sampled, one text and sixteen; the time to the
+first token; and, each in a fresh process, the memory that generation takes above the loaded model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+
+import numpy as np
+import psutil
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from bench.common import report, seconds_of
+from instruct_core.config import PRESETS
+from instruct_core.model.export import hugging_face_config
+from instruct_core.model.generation import generate
+from instruct_core.model.gpt2 import GPT2
+from instruct_core.model.sampling import Sampling
+
+PROMPT_TOKENS = 128
+NEW_TOKENS = 64
+SETTINGS = {
+    "greedy": Sampling(),
+    "sampled": Sampling(temperature=0.8, top_k=50, top_p=0.95),
+}
+END_OF_TEXT_ID = 50256
+Run = Callable[[list[list[int]], Sampling, int], int]  # returns how many tokens it made
+
+
+def prompts(batch_size: int) -> list[list[int]]:
+    draw = np.random.default_rng(0)
+    return draw.integers(END_OF_TEXT_ID, size=(batch_size, PROMPT_TOKENS)).tolist()
+
+
+def make_ours(model: GPT2) -> Run:
+    def run(batch: list[list[int]], sampling: Sampling, num_tokens: int) -> int:
+        answers = generate(model, batch, max_new_tokens=num_tokens, sampling=sampling)
+        return sum(len(answer.tokens) for answer in answers)
+
+    return run
+
+
+def make_theirs(model: GPT2) -> Run:
+    theirs = GPT2LMHeadModel(GPT2Config(**hugging_face_config(model.config))).eval()
+    theirs.load_state_dict(model.state_dict() | {"lm_head.weight": model.head_weight}, assign=True)
+    theirs.tie_weights()
+    theirs.generation_config.eos_token_id = None  # all texts go on to the last token
+    theirs.generation_config.pad_token_id = END_OF_TEXT_ID
+
+    def run(batch: list[list[int]], sampling: Sampling, num_tokens: int) -> int:
+        tokens = torch.tensor(batch)
+        how = {"do_sample": False}
+        if sampling.temperature:
+            how = {"do_sample": True, "temperature": sampling.temperature}  # type: ignore[dict-item]
+            how |= {"top_k": sampling.top_k, "top_p": sampling.top_p}  # type: ignore[dict-item]
+        made = theirs.generate(
+            tokens, attention_mask=torch.ones_like(tokens), max_new_tokens=num_tokens, **how
+        )
+        return int((made.shape[1] - tokens.shape[1]) * len(batch))
+
+    return run
+
+
+def memory_of(contender: str, batch_size: int, model_name: str) -> float:
+    """Return the megabytes that generation took at its peak, in a process of its own."""
+    command = [sys.executable, "-m", "bench.generate", "--model", model_name]
+    command += ["--memory-of", contender, "--batch-size", str(batch_size)]
+    return float(json.loads(subprocess.check_output(command))["megabytes"])
+
+
+def measure_memory(make: Callable[[GPT2], Run], model: GPT2, batch_size: int) -> float:
+    run = make(model)
+    run([[1, 2]], Sampling(), 2)  # threads and kernels are there
+    before = psutil.Process().memory_info().rss
+    run(prompts(batch_size), Sampling(), NEW_TOKENS)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return max(0, peak - before) / 1e6
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="gpt2", choices=sorted(PRESETS))
+    parser.add_argument("--memory-of", choices=("ours", "transformers"), help=argparse.SUPPRESS)
+    parser.add_argument("--batch-size", type=int, default=1, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    model = GPT2(PRESETS[arguments.model])
+    model.initialize(seed=0)
+    model.eval()
+    makers = {"ours": make_ours, "transformers": make_theirs}
+    if arguments.memory_of:
+        megabytes = measure_memory(makers[arguments.memory_of], model, arguments.batch_size)
+        print(json.dumps({"megabytes": megabytes}))
+        return
+    runs = {name: make(model) for name, make in makers.items()}
+
+    def speed(run: Run, batch: list[list[int]], sampling: Sampling) -> float:
+        made = 0
+
+        def once() -> None:
+            nonlocal made
+            made = run(batch, sampling, NEW_TOKENS)
+
+        return made / seconds if (seconds := seconds_of(once)) else 0.0
+
+    for batch_size in (1, 16):
+        batch = prompts(batch_size)
+        for name, sampling in SETTINGS.items():
+            report(
+                f"generate/{name}/batch-{batch_size}",
+                {who: lambda run=run: speed(run, batch, sampling) for who, run in runs.items()},  # noqa: B023
+                baseline="transformers",
+                unit="tokens_per_second",
+            )
+        report(
+            f"generate/first-token/batch-{batch_size}",
+            {
+                who: lambda run=run: seconds_of(lambda: run(batch, Sampling(), 1))  # noqa: B023
+                for who, run in runs.items()
+            },
+            baseline="transformers",
+            unit="seconds",
+            higher_is_better=False,
+        )
+        report(
+            f"generate/memory/batch-{batch_size}",
+            {who: lambda who=who: memory_of(who, batch_size, arguments.model) for who in runs},  # noqa: B023
+            baseline="transformers",
+            unit="megabytes",
+            higher_is_better=False,
+        )
+
+
+if __name__ == "__main__":
+    main()
