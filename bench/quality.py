@@ -67,7 +67,6 @@ CONTENDERS = {
     "padded": Contender("all", "padded"),
     "padded, same rows": Contender("all", "padded as packed"),
 }
-BASELINE = "packed"
 CHECK = "padded, same rows"  # differs by rounding alone: one seed shows it
 
 
@@ -219,13 +218,14 @@ def parse_flags() -> argparse.Namespace:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("--steps", type=int, default=295, help="optimizer steps of each run")
+    add("--steps", type=int, default=220, help="optimizer steps of each run")
     add("--seeds", type=int, default=3, help="runs of each contender: weights and order differ")
     add("--model", default="tiny", choices=PRESETS, help="preset of the shape, random weights")
     add("--seq-len", type=int, default=256, help="places of a sequence")
     add("--batch-size", type=int, default=2, help="packed sequences of a step")
     add("--learning-rate", type=float, default=5e-3, help="peak; cosine to a tenth of it")
     add("--warmup-steps", type=int, default=20, help="steps of linear warmup")
+    add("--contenders", nargs="+", default=list(CONTENDERS), choices=CONTENDERS, help="which run")
     add("--threads", type=int, default=1, help="threads of torch")
     return parser.parse_args()
 
@@ -243,27 +243,29 @@ def main() -> None:
         min_learning_rate=flags.learning_rate / 10, warmup_steps=flags.warmup_steps,
         eval_every=10**6, save_every=10**6,
     )  # fmt: skip
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in CONTENDERS}
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in flags.contenders}
     with tempfile.TemporaryDirectory() as folder:
         shards = make_shards(Path(folder))
         for seed in range(1, flags.seeds + 1):
-            for name, contender in CONTENDERS.items():
+            for name in found:
                 if name == CHECK and seed > 1:
                     continue
-                model, read = train(contender, replace(config, seed=seed), shards)
+                model, read = train(CONTENDERS[name], replace(config, seed=seed), shards)
                 found[name].append(judge(model, shards, flags.seq_len))
                 line: dict[str, Any] = {"bench": "quality run", "contender": name, "seed": seed}
                 print(json.dumps(line | rounded(found[name][-1]) | read), flush=True)
+    baseline = flags.contenders[0]
     for name, runs in found.items():
         line = {"bench": f"quality {flags.model}", "contender": name}
         for key in runs[0]:
             line[key] = summary([run[key] for run in runs])
         for key in ("loss", "response_loss"):
-            pairs = zip(runs, found[BASELINE], strict=False)
-            line[f"{key}_minus_{BASELINE}"] = summary(
+            pairs = zip(runs, found[baseline], strict=False)
+            line[f"{key}_minus_{baseline}"] = summary(
                 [ours[key] - base[key] for ours, base in pairs]
             )
-        line |= {"steps": flags.steps, "seeds": len(runs), "machine": machine()}
+        line |= {"steps": flags.steps, "learning_rate": flags.learning_rate}
+        line |= {"seeds": len(runs), "machine": machine()}
         print(json.dumps(line), flush=True)
 
 

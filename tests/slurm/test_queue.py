@@ -11,7 +11,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from instruct_core.config import PRESETS
+from instruct_core.model.gpt2 import GPT2
 from tests.conftest import REPO, wait_for, write_rows
 from tests.slurm.cluster import SlurmCluster
 from tests.slurm.conftest import Cluster, Run, assert_ended_as_if_undisturbed
@@ -111,6 +114,36 @@ def test_task_that_is_killed_or_warned_comes_back_alone(desk: Run, tmp_path: Pat
         record = f"{job_id}_{task}"
         wait_for(lambda r=record: desk.cluster.job(r)["JobState"] == "COMPLETED", "the task's end")
         assert desk.cluster.job(record)["Restarts"] == "1"
+
+
+def test_questions_are_answered_by_an_array_and_a_killed_task_comes_back(
+    desk: Run, tmp_path: Path
+) -> None:
+    model = GPT2(PRESETS["tiny"])
+    model.initialize(seed=1)
+    torch.save({"model": model.state_dict()}, tmp_path / "tiny.pt")
+    (tmp_path / "q.jsonl").write_text(
+        "".join(json.dumps({"id": n, "prompt": f"Say {n}."}) + "\n" for n in range(60))
+    )
+    flags = [
+        "--checkpoint=tiny.pt", "--source=q.jsonl", "--rows-per-part=10", "--max-new-tokens=200",
+        "--temperature=1",
+    ]  # fmt: skip
+    alone = desk.launch("generate", *flags, "--out=one.jsonl", "--cluster=local", "--num-tasks=1")
+    assert alone.returncode == 0, alone.stderr
+
+    done = desk.launch("generate", *flags, "--out=a.jsonl", "--num-tasks=2")
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "a.jsonl.parts" / "job" / "0000"
+    pids = wait_for(lambda: pids_of_task(folder / "task-00001"), "the task's process")
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    ended = desk.launch("generate", *flags, "--out=a.jsonl", "--num-tasks=2", "--follow")
+
+    assert ended.returncode == 0, ended.stderr
+    assert "array 0-1%128 of partition low" in done.stdout
+    assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "one.jsonl").read_bytes()
+    assert "complete: nothing to do" in desk.launch("generate", *flags, "--out=a.jsonl").stdout
 
 
 def test_training_waits_for_shards_that_are_being_made(
