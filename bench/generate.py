@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
+import os
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
-import psutil
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -26,6 +26,7 @@ from instruct_core.model.export import hugging_face_config
 from instruct_core.model.generation import generate
 from instruct_core.model.gpt2 import GPT2
 from instruct_core.model.sampling import Sampling
+from jobs.reports import peak_bytes
 
 PROMPT_TOKENS = 128
 NEW_TOKENS = 64
@@ -81,10 +82,10 @@ def memory_of(contender: str, batch_size: int, model_name: str) -> float:
 def measure_memory(make: Callable[[GPT2], Run], model: GPT2, batch_size: int) -> float:
     run = make(model)
     run([[1, 2]], Sampling(), 2)  # threads and kernels are there
-    before = psutil.Process().memory_info().rss
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew; see proc(5)
+    before = peak_bytes(os.getpid())
     run(prompts(batch_size), Sampling(), NEW_TOKENS)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return max(0, peak - before) / 1e6
+    return (peak_bytes(os.getpid()) - before) / 1e6
 
 
 def main() -> None:

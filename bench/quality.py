@@ -8,11 +8,12 @@ mean loss per token over the whole validation split, on all tokens and on those 
 row alone in its sequence. Differences to the first contender are taken seed by seed: one seed draws
 the same weights for all.
 
-Padded runs read the pieces of rows that packed ones read, each in a sequence of its own, and as
-many of their tokens: a step takes pieces, in an order of their own, until the run has had the
-tokens of the packed run, to the nearest piece; sequences it does not need stay empty. "same rows"
-takes those of each packed step instead, with the first seed: only rounding is left. Places of a
-batch that hold padding in all its sequences are cut off, which changes nothing but the time.
+A run of `padded` reads the pieces of rows that `packed` reads, each in a sequence of its own, and as
+many of their tokens: a step takes pieces, in an order of their own, until the run has had as many
+tokens as the packed one, to the nearest piece; sequences it does not need stay empty.
+`padded-same-rows` takes the pieces of each packed step instead, with the first seed: only rounding
+is left. Places of a batch that hold padding in all its sequences are cut off, which changes nothing
+but the time.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ REPO = Path(__file__).resolve().parent.parent
 PADDED_BATCH = 8  # sequences per forward where each holds one piece
 EMPTY = -1  # stands for the piece of a sequence that has none
 
-Pieces = NDArray[np.int64]  # pieces of a packing, by number
+Integers = NDArray[np.int64]  # most often pieces of a packing, by number
 
 
 class Contender(NamedTuple):
@@ -63,11 +64,11 @@ class Contender(NamedTuple):
 
 CONTENDERS = {
     "packed": Contender("all", "packed"),
-    "packed, loss on responses": Contender("response", "packed"),
+    "packed-responses": Contender("response", "packed"),
     "padded": Contender("all", "padded"),
-    "padded, same rows": Contender("all", "padded as packed"),
+    "padded-same-rows": Contender("all", "padded as packed"),
 }
-CHECK = "padded, same rows"  # differs by rounding alone: one seed shows it
+CHECK = "padded-same-rows"  # differs by rounding alone: one seed shows it
 
 
 class Trimmed(SampleReader):
@@ -84,7 +85,7 @@ class Trimmed(SampleReader):
         )
 
 
-def packed_steps(packing: Packing, config: TrainConfig) -> list[Pieces]:
+def packed_steps(packing: Packing, config: TrainConfig) -> list[Integers]:
     """Return which pieces the trainer reads at each step of a packed run."""
     slots = np.arange(config.max_steps * config.global_batch_size, dtype=np.uint64)
     sequences = sample_at(slots, packing.num_sequences, config.seed)
@@ -93,7 +94,7 @@ def packed_steps(packing: Packing, config: TrainConfig) -> list[Pieces]:
     return [np.concatenate([np.arange(*starts[s : s + 2]) for s in step]) for step in steps]
 
 
-def steps_of_as_many_tokens(packing: Packing, tokens: Pieces, seed: int) -> list[Pieces]:
+def steps_of_as_many_tokens(packing: Packing, tokens: Integers, seed: int) -> list[Integers]:
     """Return pieces in an order of their own, cut into steps of as many tokens in all as given."""
     totals = np.cumsum(tokens)
     epochs = -(-int(totals[-1]) // int(packing.lengths.sum()))
@@ -103,12 +104,12 @@ def steps_of_as_many_tokens(packing: Packing, tokens: Pieces, seed: int) -> list
     return np.split(order, np.searchsorted(middles, totals))[: len(totals)]
 
 
-def tokens_of(packing: Packing, steps: Sequence[Pieces]) -> Pieces:
+def tokens_of(packing: Packing, steps: Sequence[Integers]) -> Integers:
     """Return how many tokens each step holds."""
     return np.array([packing.lengths[pieces].sum() for pieces in steps])
 
 
-def one_a_sequence(packing: Packing, pieces: Pieces) -> Packing:
+def one_a_sequence(packing: Packing, pieces: Integers) -> Packing:
     """Return sequences of one piece each, or of none."""
     there = pieces != EMPTY
     return Packing(
@@ -120,12 +121,12 @@ def one_a_sequence(packing: Packing, pieces: Pieces) -> Packing:
     )
 
 
-def longest_first(packing: Packing, pieces: Pieces) -> Pieces:
+def longest_first(packing: Packing, pieces: Integers) -> Integers:
     """Return pieces in an order in which little of a batch is padding."""
     return pieces[np.argsort(-packing.lengths[pieces], kind="stable")]
 
 
-def padded(packing: Packing, steps: Sequence[Pieces], seed: int) -> Packing:
+def padded(packing: Packing, steps: Sequence[Integers], seed: int) -> Packing:
     """Return the packing whose samples the trainer reads, in its own order, as these steps."""
     room = -(-max(len(pieces) for pieces in steps) // PADDED_BATCH) * PADDED_BATCH
     read = np.full((len(steps), room), EMPTY)
@@ -247,13 +248,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         shards = make_shards(Path(folder))
         for seed in range(1, flags.seeds + 1):
-            for name in found:
+            for name, runs in found.items():
                 if name == CHECK and seed > 1:
                     continue
                 model, read = train(CONTENDERS[name], replace(config, seed=seed), shards)
-                found[name].append(judge(model, shards, flags.seq_len))
+                runs.append(judge(model, shards, flags.seq_len))
                 line: dict[str, Any] = {"bench": "quality run", "contender": name, "seed": seed}
-                print(json.dumps(line | rounded(found[name][-1]) | read), flush=True)
+                print(json.dumps(line | rounded(runs[-1]) | read), flush=True)
     baseline = flags.contenders[0]
     for name, runs in found.items():
         line = {"bench": f"quality {flags.model}", "contender": name}

@@ -67,6 +67,7 @@ def generate(
     for length in lengths:
         if not 0 < length < most:
             raise ValueError(f"a prompt must have 1 to {most - 1} tokens, got {length}")
+    model.lay_out(for_batches=len(prompts) > 1)
     room = [min(max_new_tokens, most - length) for length in lengths]
     batch = _Batch(model, prompts, max(room), sampling, streams or range(len(prompts)))
     answers: list[list[int]] = [[] for _ in prompts]
