@@ -75,7 +75,7 @@ def make_theirs(model: GPT2) -> Run:
 def memory_of(contender: str, batch_size: int, model_name: str) -> float:
     """Return the megabytes that generation took at its peak, in a process of its own."""
     command = [sys.executable, "-m", "bench.generate", "--model", model_name]
-    command += ["--memory-of", contender, "--batch-size", str(batch_size)]
+    command += ["--memory-of", contender, "--batch-sizes", str(batch_size)]
     return float(json.loads(subprocess.check_output(command))["megabytes"])
 
 
@@ -92,14 +92,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="gpt2", choices=sorted(PRESETS))
     parser.add_argument("--memory-of", choices=("ours", "transformers"), help=argparse.SUPPRESS)
-    parser.add_argument("--batch-size", type=int, default=1, help=argparse.SUPPRESS)
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 16])
     arguments = parser.parse_args()
     model = GPT2(PRESETS[arguments.model])
     model.initialize(seed=0)
     model.eval()
     makers = {"ours": make_ours, "transformers": make_theirs}
     if arguments.memory_of:
-        megabytes = measure_memory(makers[arguments.memory_of], model, arguments.batch_size)
+        megabytes = measure_memory(makers[arguments.memory_of], model, arguments.batch_sizes[0])
         print(json.dumps({"megabytes": megabytes}))
         return
     runs = {name: make(model) for name, make in makers.items()}
@@ -113,7 +113,7 @@ def main() -> None:
 
         return made / seconds if (seconds := seconds_of(once)) else 0.0
 
-    for batch_size in (1, 16):
+    for batch_size in arguments.batch_sizes:
         batch = prompts(batch_size)
         for name, sampling in SETTINGS.items():
             report(
