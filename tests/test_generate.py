@@ -84,6 +84,17 @@ def test_number_of_tasks_decides_nothing(desk: Path, answers: bytes, num_tasks: 
     assert (desk / out).read_bytes() == answers
 
 
+def test_row_draws_the_same_whoever_is_answered_beside_it(desk: Path, answers: bytes) -> None:
+    settings = [flag for flag in FLAGS if not flag.startswith(("--batch-size", "--rows-per-part"))]
+
+    result = launch(
+        "generate", *settings, *SAMPLED, "--batch-size=3", "--out=three.jsonl", cwd=desk
+    )
+
+    assert result.returncode == 0, result.stderr
+    assert (desk / "three.jsonl").read_bytes() == answers
+
+
 def test_killed_command_makes_only_what_is_missing(desk: Path, answers: bytes) -> None:
     command = [*FLAGS, *SAMPLED, "--out=killed.jsonl", "--num-tasks=2"]
     parts = desk / "killed.jsonl.parts"
