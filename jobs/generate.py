@@ -17,7 +17,7 @@ from typing import Any
 import submitit
 
 from instruct_core.data.prompt_plan import PromptPlan
-from instruct_core.model.answer_parts import join_parts, missing_parts, part_document
+from instruct_core.model.answer_parts import join_parts, missing_parts, read_part
 from instruct_core.storage.documents import load_document
 from instruct_core.storage.store import Store
 from jobs.reports import failure_report, job_folder, peak_bytes, write_progress
@@ -54,7 +54,7 @@ class GenerateJob:
         out, name, store = places_of(self.out)
         plan = PromptPlan.from_document(load_document(store, "plan.json"))
         mine = range(task, plan.num_parts, self.num_tasks)
-        todo = [part for part in mine if part_document(store, plan, part) is None]
+        todo = [part for part in mine if read_part(store, plan, part) is None]
         model = load_planned_model(plan) if todo else None
         for count, part in enumerate(todo):
             _report(len(mine) - len(todo) + count)

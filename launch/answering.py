@@ -16,26 +16,18 @@ from instruct_core.data.columns import parse_columns
 from instruct_core.data.prompt_plan import PromptPlan, Settings, scan_prompts
 from instruct_core.data.sources import resolve_source
 from instruct_core.errors import ConfigError, CorruptFileError
-from instruct_core.model.answer_parts import joined, missing_parts, part_document
+from instruct_core.model.answer_parts import joined, missing_parts, read_part
 from instruct_core.storage.documents import dump_document, load_document, load_sealed
 from instruct_core.storage.store import Store
 from jobs.generate import GenerateJob, places_of
-from launch.arrays import (
-    TaskArray,
-    Work,
-    array_parent,
-    follow_array,
-    run_here,
-    running_array,
-    say_tasks,
-)
+from launch.arrays import Work, array_parent, carry_out, follow_array, running_array, show
 from launch.bars import progress_bar
 from launch.cluster import choose_cluster, num_cores
-from launch.console import say
+from launch.console import check_counts, say
 from launch.generate import Generate
 from launch.places import absolute, check_url
 from launch.slurm_nodes import check_slurm_flags, request_of
-from launch.talking import find_run, newest_verified
+from launch.talking import check_one_model, find_run, newest_verified
 from launch.weights import inspect_weights
 
 
@@ -56,30 +48,21 @@ def answer_file(flags: Generate) -> int:
     if (job := running_array(store)) is not None:
         say(f"Answers {flags.out} are being made already: job {job.job_id}, {job.state()}.")
         return follow_array(work, job) if flags.follow else 0
-    todo = [k for k in range(plan.num_parts) if part_document(store, plan, k) is None]
-    tasks = sorted({part % flags.num_tasks for part in todo}) or [0]
-    array = TaskArray(work, flags.slurm, request, flags.array_parallelism) if request else None
+    todo = [part for part in range(plan.num_parts) if read_part(store, plan, part) is None]
     if flags.dry_run:
         say(f"Would make {len(todo)} of {plan.num_parts} parts of {flags.out}:")
-        say_tasks("parts", todo, flags.num_tasks)
-        if array is not None:
-            array.show(tasks)
+        show(work, todo, flags, request)
         return 0
     if not todo and work.is_ready():
         say(f"Answers {flags.out} are complete: nothing to do.")
         return 0
     store.replace("plan.json", dump_document(plan.to_document()))
-    if array is None:
-        return run_here(work, tasks, flags.array_parallelism or 1)
-    job = array.submit(tasks)
-    return follow_array(work, job) if flags.follow else 0
+    return carry_out(work, todo, flags, request, parallelism_here=1)
 
 
 def _check(flags: Generate) -> None:
-    names = ("num_tasks", "limit_rows", "max_new_tokens", "batch_size", "array_parallelism")
-    for name in (*names, "rows_per_part"):
-        if (value := getattr(flags, name)) is not None and value < 1:
-            raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, got {value}.")
+    check_counts(flags, "num_tasks", "limit_rows", "max_new_tokens", "batch_size")
+    check_counts(flags, "array_parallelism", "rows_per_part")
     if not flags.answer_column.strip() or flags.answer_column in ("finish_reason", "new_tokens"):
         raise ConfigError(
             f"--answer-column must be a name of its own, got {flags.answer_column!r}."
@@ -129,9 +112,8 @@ def _plan(flags: Generate, old: PromptPlan | None) -> PromptPlan:
 
 
 def _model(flags: Generate, old: PromptPlan | None) -> str:
+    check_one_model(flags.run, flags.checkpoint)
     if flags.checkpoint:
-        if flags.run:
-            raise ConfigError("--run and --checkpoint name two models. Give one of them.")
         return flags.checkpoint
     run = find_run(flags.run, flags.checkpoints)
     # A run that went on meanwhile has newer steps; what was begun is finished with the same one.
@@ -178,6 +160,7 @@ def _work(flags: Generate, plan: PromptPlan, out: str, is_local: bool) -> Work:
 
     return Work(
         what="Answers",
+        parts="parts",
         name=f"answers-{name}",
         parent=array_parent(store),
         num_parts=plan.num_parts,

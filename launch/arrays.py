@@ -2,8 +2,7 @@
 Work that an array of tasks shares, each task its own parts: shards, or answers.
 
     work = Work(what="Shards", name="shards-alpaca", parent=folder, num_parts=64, ...)
-    exit_code = TaskArray(work).submit(flags.slurm, request, tasks, parallelism=128)
-    exit_code = run_here(work, tasks, parallelism=2)           # without Slurm
+    exit_code = carry_out(work, todo=[7, 12], flags=flags, request=request, parallelism_here=2)
 
 An array larger than the cluster allows (MaxArraySize) becomes several. Only tasks with work are
 queued; one that fails or is preempted comes back alone. The job's note lies in the folder of the
@@ -18,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from instruct_core.errors import ConfigError
 from instruct_core.storage.store import Store
@@ -44,11 +43,25 @@ POLL_SECONDS = 2.0
 LOCAL_POLL_SECONDS = 0.05
 
 
+class ArrayFlags(Protocol):
+    """What a launcher of an array lets a person choose."""
+
+    @property
+    def num_tasks(self) -> int: ...
+    @property
+    def array_parallelism(self) -> int | None: ...
+    @property
+    def follow(self) -> bool: ...
+    @property
+    def slurm(self) -> SlurmFlags: ...
+
+
 @dataclass(frozen=True)
 class Work:
     """What the tasks of an array make together."""
 
     what: str  # "Shards", for bars and messages
+    parts: str  # what they are called one by one
     name: str  # of the job
     parent: Path  # where its jobs have their folders
     num_parts: int
@@ -142,11 +155,43 @@ class TaskArray:
             yield replace(one, array=array, first_task=first)
 
 
-def say_tasks(what: str, parts: Sequence[int], num_tasks: int) -> None:
-    """Say which task would make which parts."""
-    for task in range(num_tasks):
-        if mine := [part for part in parts if part % num_tasks == task]:
-            say(f"  task {task}: {what} {array_text(mine).replace(',', ', ')}")
+def tasks_of(todo: Sequence[int], num_tasks: int) -> list[int]:
+    """Return the tasks that have parts to make; one where all are there and only the end is missing."""
+    return sorted({part % num_tasks for part in todo}) or [0]
+
+
+def show(work: Work, todo: Sequence[int], flags: ArrayFlags, request: Request | None) -> None:
+    """Say which task would make which parts, and print the batch scripts on Slurm."""
+    for task in range(flags.num_tasks):
+        if mine := [part for part in todo if part % flags.num_tasks == task]:
+            say(f"  task {task}: {work.parts} {array_text(mine).replace(',', ', ')}")
+    if request is not None:
+        array = TaskArray(work, flags.slurm, request, flags.array_parallelism)
+        array.show(tasks_of(todo, flags.num_tasks))
+
+
+def carry_out(
+    work: Work,
+    todo: Sequence[int],
+    flags: ArrayFlags,
+    request: Request | None,
+    parallelism_here: int,
+) -> int:
+    """
+    Have tasks make what is missing; return the exit code.
+
+    Args:
+        work: What they make.
+        todo: The parts that are missing.
+        flags: How they run.
+        request: What the partition gives; None runs them on this machine.
+        parallelism_here: Tasks that run at a time on this machine, if that is not in the flags.
+    """
+    tasks = tasks_of(todo, flags.num_tasks)
+    if request is None:
+        return run_here(work, tasks, flags.array_parallelism or parallelism_here)
+    job = TaskArray(work, flags.slurm, request, flags.array_parallelism).submit(tasks)
+    return follow_array(work, job) if flags.follow else 0
 
 
 def follow_array(work: Work, job: SlurmRun) -> int:

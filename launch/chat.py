@@ -17,7 +17,7 @@ import tyro
 
 from instruct_core.errors import ConfigError
 from instruct_core.model.sampling import Sampling
-from launch.console import guarded, parse_flags
+from launch.console import check_counts, guarded, parse_flags
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,7 @@ class Chat:
 def main() -> int:
     flags = parse_flags(Chat, sys.argv[1:])
     flags.sampling.check()
-    if flags.max_new_tokens < 1:
-        raise ConfigError(f"--max-new-tokens must be at least 1, got {flags.max_new_tokens}.")
+    check_counts(flags, "max_new_tokens")
     if not all(prompt.strip() for prompt in flags.prompt):
         raise ConfigError(
             "--prompt must have some text, got none. Leave it away to type questions."

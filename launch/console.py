@@ -67,6 +67,18 @@ def parse_flags(
     raise ConfigError(f"{_first_message(printed.getvalue())} See {program} --help.") from None
 
 
+def check_counts(flags: Any, *names: str) -> None:
+    """
+    Refuse a count below 1; None is a default that is chosen later.
+
+    Raises:
+        ConfigError: The first such flag.
+    """
+    for name in names:
+        if (value := getattr(flags, name)) is not None and value < 1:
+            raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, got {value}.")
+
+
 def _hide_rare(flags: type[Any]) -> None:
     for name, hint in get_type_hints(flags, include_extras=True).items():
         if RARE in getattr(hint, "__metadata__", ()):

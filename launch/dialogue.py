@@ -207,9 +207,9 @@ def talk(dialogue: Dialogue) -> int:
     for line in _lines(dialogue, interactive):
         try:
             dialogue.take(line)
+        except BrokenPipeError:
+            raise  # nobody reads the answers any more
         except (InstructError, OSError) as error:
-            if isinstance(error, BrokenPipeError):
-                raise
             note(f"error: {error}")
             exit_code = 0 if interactive else EXIT_BAD_INPUT
         except KeyboardInterrupt:

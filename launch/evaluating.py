@@ -20,7 +20,7 @@ from instruct_core.errors import ConfigError, MissingError, RunConflictError
 from instruct_core.storage.steps import STEP_FOLDER, step_name
 from instruct_core.storage.store import Store
 from launch.bars import progress_bar
-from launch.console import say
+from launch.console import check_counts, say
 from launch.evaluate import Evaluate
 from launch.places import absolute, check_folder, check_url, reachable
 from launch.report import (
@@ -35,7 +35,7 @@ from launch.report import (
 )
 from launch.settings import check_name
 from launch.stored_runs import job_parent, stored_config
-from launch.talking import find_run, newest_verified
+from launch.talking import check_one_model, find_run, newest_verified
 
 if TYPE_CHECKING:
     from instruct_core.model.answers import AnswerScores, Example
@@ -73,9 +73,7 @@ class Measured(NamedTuple):
 
 def evaluate(flags: Evaluate) -> int:
     """Compare a model with its base and write the report; return the exit code."""
-    for name in ("rows", "max_new_tokens"):
-        if (value := getattr(flags, name)) < 1:
-            raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, got {value}.")
+    check_counts(flags, "rows", "max_new_tokens")
     subject = _find_subject(flags)
     base = _find_base(flags, subject)
     shards, manifest = _find_shards(flags, subject)
@@ -93,8 +91,7 @@ def evaluate(flags: Evaluate) -> int:
 
 
 def _find_subject(flags: Evaluate) -> Subject:
-    if flags.run and flags.checkpoint:
-        raise ConfigError("--run and --checkpoint name two models. Give one of them.")
+    check_one_model(flags.run, flags.checkpoint)
     if flags.checkpoint:
         place = absolute(flags.checkpoint)
         parent, _, name = place.rpartition("/")
@@ -182,7 +179,7 @@ def _runs(flags: Evaluate, config: TrainConfig) -> str:
 
 def _load_models(flags: Evaluate, subject: Subject, base: str) -> tuple[GPT2, GPT2, str]:
     """Return the model, its base, and the base in words."""
-    from instruct_core.model.pretrained import first_model, load_model
+    from instruct_core.model.pretrained import first_model, load_model, ready
 
     after, config = load_model(subject.place), subject.config
     if base != "random":
@@ -202,8 +199,7 @@ def _load_models(flags: Evaluate, subject: Subject, base: str) -> tuple[GPT2, GP
             f"{subject.place} has none of them. Give the weights it was trained from: --base PLACE"
         )
     seed = config.seed if config else TrainConfig.seed
-    before = first_model(base, preset, seed).eval().to(after.head_weight.device)
-    return after, before, f"random weights of {preset}, seed {seed}"
+    return after, ready(first_model(base, preset, seed)), f"random weights of {preset}, seed {seed}"
 
 
 def _prepare(

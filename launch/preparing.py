@@ -29,18 +29,10 @@ from instruct_core.errors import ConfigError, CorruptFileError, MissingError
 from instruct_core.storage.documents import dump_document, load_document
 from instruct_core.storage.store import Store
 from jobs.preprocess import PreprocessJob
-from launch.arrays import (
-    TaskArray,
-    Work,
-    array_parent,
-    follow_array,
-    run_here,
-    running_array,
-    say_tasks,
-)
+from launch.arrays import Work, array_parent, carry_out, follow_array, running_array, show
 from launch.bars import progress_bar
 from launch.cluster import choose_cluster, num_cores
-from launch.console import say
+from launch.console import check_counts, say
 from launch.places import absolute, check_url
 from launch.preprocess import Preprocess
 from launch.slurm_nodes import Request, check_slurm_flags, request_of
@@ -50,9 +42,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 def prepare(flags: Preprocess) -> int:
     """Make a shard set; return the exit code."""
-    for name in ("num_tasks", "limit_rows", "array_parallelism", "rows_per_shard"):
-        if (value := getattr(flags, name)) is not None and value < 1:
-            raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, got {value}.")
+    check_counts(flags, "num_tasks", "limit_rows", "array_parallelism", "rows_per_shard")
     if flags.rows_per_shard is not None and flags.rows_per_shard % BLOCK_ROWS:
         raise ConfigError(
             f"--rows-per-shard must be a multiple of {BLOCK_ROWS}, got {flags.rows_per_shard}."
@@ -106,14 +96,9 @@ def _prepare(
         return follow_array(work, job) if flags.follow else 0
     _report(plan, old)
     todo = _todo(store, plan)
-    # A set whose shards are all right and whose manifest is gone needs one task to write it.
-    tasks = sorted({shard % flags.num_tasks for shard in todo}) or [0]
-    array = TaskArray(work, flags.slurm, request, flags.array_parallelism) if request else None
     if flags.dry_run:
         say(f"Would write {len(todo)} of {plan.num_shards} shards into {store.url}:")
-        say_tasks("shards", todo, flags.num_tasks)
-        if array is not None:
-            array.show(tasks)
+        show(work, todo, flags, request)
         return 0
     if not todo and _is_complete(store, plan):
         say(f"Shards {store.url} are complete: nothing to do.")
@@ -123,10 +108,7 @@ def _prepare(
         for split in SPLITS:
             store.remove(split)
     store.replace("plan.json", dump_document(plan.to_document()))
-    if array is None:
-        return run_here(work, tasks, flags.array_parallelism or num_cores())
-    job = array.submit(tasks)
-    return follow_array(work, job) if flags.follow else 0
+    return carry_out(work, todo, flags, request, parallelism_here=num_cores())
 
 
 def _work_of(flags: Preprocess, store: Store, plan: Plan) -> Work:
@@ -140,6 +122,7 @@ def _work_of(flags: Preprocess, store: Store, plan: Plan) -> Work:
 
     return Work(
         what="Shards",
+        parts="shards",
         name=f"shards-{store.url.rsplit('/', 1)[-1]}",
         parent=array_parent(store),
         num_parts=plan.num_shards,

@@ -17,6 +17,7 @@ from instruct_core.errors import ConfigError
 from jobs.guard import DEFAULT_LEAD_SECONDS
 from jobs.slurm import fields_of, run_client, show_jobs
 from launch.cluster import Resources
+from launch.console import check_counts
 from launch.slurm_flags import SlurmFlags
 
 LONGEST_DEFAULT_MINUTES = 24 * 60
@@ -51,9 +52,7 @@ def check_slurm_flags(flags: SlurmFlags) -> None:
     Raises:
         ConfigError: Names the flag, the value and what it must be.
     """
-    for name in ("time", "cpus_per_task", "lead"):
-        if (value := getattr(flags, name)) is not None and value < 1:
-            raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, got {value}.")
+    check_counts(flags, "time", "cpus_per_task", "lead")
     if flags.mem is not None and not 0 < flags.mem < 1e6:
         raise ConfigError(f"--mem must be more than 0 GB, got {flags.mem}.")
     if flags.lead is not None and flags.time is not None and flags.lead >= 60 * flags.time:

@@ -115,9 +115,8 @@ def load_speaker(run: str | None, checkpoint: str | None, checkpoints: str) -> S
     """
     from instruct_core.model.pretrained import load_model
 
+    check_one_model(run, checkpoint)
     if checkpoint:
-        if run:
-            raise ConfigError("--run and --checkpoint name two models. Give one of them.")
         return Speaker(checkpoint, load_model(checkpoint))
     store = find_run(run, checkpoints)
     for attempt in range(LOADS):
@@ -154,6 +153,12 @@ def load_base(place: str, base: str | None) -> Speaker:
     model = first_model(config.init, config.model, config.seed)
     what = f"random weights of {config.model}" if config.init == "random" else config.init
     return Speaker(what, ready(model))
+
+
+def check_one_model(run: str | None, checkpoint: str | None) -> None:
+    """Refuse --run beside --checkpoint; raises ConfigError."""
+    if run and checkpoint:
+        raise ConfigError("--run and --checkpoint name two models. Give one of them.")
 
 
 def find_run(run: str | None, checkpoints: str) -> Store:

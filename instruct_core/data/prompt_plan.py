@@ -1,7 +1,7 @@
 """
 The plan of a batch inference: which rows make each part, and all that decides the answers.
 
-    plan = scan_prompts(source, None, None, model="checkpoints_instruct/r/step-00000100", ...)
+    plan = scan_prompts(source, None, None, rows_per_part=128, settings=Settings(...))
     for record, question in plan.questions(part=3): ...
 
 Part k of the answers is a function of the plan and k; how many tasks there are decides nothing.
@@ -69,6 +69,7 @@ class PromptPlan:
     def choices(self) -> dict[str, Any]:
         """Return what the fingerprint is made of, under the names a person knows it by."""
         settings = asdict(self.settings)
+        sampling = settings.pop("sampling")
         del settings["model"]
         return {
             "source": [f.xxh3 for f in self.files],
@@ -77,17 +78,13 @@ class PromptPlan:
             "rows_per_part": self.rows_per_part,
             "template": self.template,
             "tokenizer": self.tokenizer,
-            **settings.pop("sampling"),
+            **sampling,
             **settings,
         }
 
     @property
     def fingerprint(self) -> str:
         return fingerprint_of(self.choices)
-
-    def num_rows_of(self, part: int) -> int:
-        """Return how many rows a part has."""
-        return min(self.rows_per_part, self.num_rows - part * self.rows_per_part)
 
     def questions(self, part: int) -> Iterator[tuple[dict[str, Any], Row]]:
         """
@@ -97,7 +94,8 @@ class PromptPlan:
             BadRowError: The source is no longer what was planned with.
         """
         columns = parse_columns(self.columns, is_answered=False)
-        urls, count = [f.url for f in self.files], self.num_rows_of(part)
+        urls = [f.url for f in self.files]
+        count = min(self.rows_per_part, self.num_rows - part * self.rows_per_part)
         for record in records_from(urls, self.starts[part], count):
             yield record.value, _to_question(record, columns, self.settings.answer_column)
             count -= 1

@@ -30,15 +30,16 @@ def missing_parts(store: Store, plan: PromptPlan) -> list[int]:
     return [part for part in range(plan.num_parts) if part_name(part, "json") not in there]
 
 
-def part_document(store: Store, plan: PromptPlan, part: int) -> dict[str, Any] | None:
-    """Return a part's document; None unless it is of this plan, and its lines verify."""
+def read_part(store: Store, plan: PromptPlan, part: int) -> tuple[dict[str, Any], bytes] | None:
+    """Return a part's document and its lines; None unless both are of this plan and verify."""
     try:
         document = load_sealed(store, part_name(part, "json"))
         right = document["fingerprint"] == plan.fingerprint and document["part"] == part
-        digest = store.digest(part_name(part, "jsonl"))
+        lines = store.read(part_name(part, "jsonl"))
     except (FileNotFoundError, CorruptFileError, KeyError):
         return None
-    return document if right and digest == document["lines_xxh3"] else None
+    right = right and xxhash.xxh3_128_hexdigest(lines) == document["lines_xxh3"]
+    return (document, lines) if right else None
 
 
 def join_parts(store: Store, plan: PromptPlan, out: Store, name: str) -> bool:
@@ -47,17 +48,20 @@ def join_parts(store: Store, plan: PromptPlan, out: Store, name: str) -> bool:
 
     Two tasks that do it at once write the same bytes.
     """
-    documents = [part_document(store, plan, part) for part in range(plan.num_parts)]
-    if not all(documents):
-        return False
-    data = b"".join(store.read(part_name(part, "jsonl")) for part in range(plan.num_parts))
+    documents, lines = [], []
+    for part in range(plan.num_parts):
+        if (found := read_part(store, plan, part)) is None:
+            return False
+        documents.append(found[0])
+        lines.append(found[1])
+    data = b"".join(lines)
     out.replace(name, data)
     manifest = {
         "format": 1,
         "fingerprint": plan.fingerprint,
         "rows": plan.num_rows,
-        "new_tokens": sum(document["new_tokens"] for document in documents if document),
-        "seconds": round(sum(document["seconds"] for document in documents if document), 3),
+        "new_tokens": sum(document["new_tokens"] for document in documents),
+        "seconds": round(sum(document["seconds"] for document in documents), 3),
         "lines_xxh3": xxhash.xxh3_128_hexdigest(data),
     }
     store.replace("manifest.json", seal(manifest))

@@ -18,10 +18,9 @@ from typing import NamedTuple
 
 from rouge_score.rouge_scorer import RougeScorer
 
-from instruct_core.data.answer_text import AnswerText
 from instruct_core.data.shards import ShardSet
-from instruct_core.data.tokenizer import Tokenizer, load_tokenizer
-from instruct_core.model.generation import generate
+from instruct_core.data.tokenizer import load_tokenizer
+from instruct_core.model.batch_answers import answer_prompts
 from instruct_core.model.gpt2 import GPT2
 
 BATCH_SIZE = 8
@@ -75,33 +74,14 @@ def greedy_answers(
         max_new_tokens: Longest answer.
         on_answers: Told how many answers were given, after each batch.
     """
-    tokenizer = load_tokenizer()
-    # Prompts of like length go together: the shorter ones of a batch are padded.
-    order = sorted(range(len(examples)), key=lambda index: len(examples[index].prompt))
-    answers = [""] * len(examples)
-    for start in range(0, len(order), BATCH_SIZE):
-        chosen = order[start : start + BATCH_SIZE]
-        prompts = [examples[index].prompt for index in chosen]
-        texts = _answer_batch(model, tokenizer, prompts, max_new_tokens)
-        for index, text in zip(chosen, texts, strict=True):
-            answers[index] = text
-        on_answers(len(chosen))
-    return answers
-
-
-def _answer_batch(
-    model: GPT2, tokenizer: Tokenizer, prompts: list[list[int]], max_new_tokens: int
-) -> list[str]:
-    texts = [AnswerText(tokenizer) for _ in prompts]
-
-    def goes_on(text: int, token: int) -> bool:
-        texts[text].take(token)
-        return not texts[text].is_over
-
-    generate(model, prompts, max_new_tokens=max_new_tokens, on_token=goes_on)
-    for text in texts:
-        text.rest()
-    return [text.shown for text in texts]
+    answers = answer_prompts(
+        model,
+        [example.prompt for example in examples],
+        batch_size=BATCH_SIZE,
+        max_new_tokens=max_new_tokens,
+        on_answers=on_answers,
+    )
+    return [answer.text for answer in answers]
 
 
 def score(answers: Sequence[str], references: Sequence[str]) -> AnswerScores:

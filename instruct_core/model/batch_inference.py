@@ -1,7 +1,7 @@
 """
 Answers to many questions: one JSONL part for each range of rows, then all parts as one file.
 
-    write_part(store, plan, 3, load_model(plan.settings.model))     # 00003.jsonl, 00003.json
+    write_part(store, plan, 3, load_planned_model(plan))     # 00003.jsonl, 00003.json
     if not missing_parts(store, plan):
         join_parts(store, plan, Store("."), "answers.jsonl")
 
@@ -14,32 +14,20 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import xxhash
 
-from instruct_core.data.answer_text import AnswerText
 from instruct_core.data.prompt_plan import PromptPlan
-from instruct_core.data.template import Row, render_prompt
+from instruct_core.data.template import render_prompt
 from instruct_core.data.tokenizer import load_tokenizer
 from instruct_core.errors import ConfigError
 from instruct_core.model.answer_parts import part_name
-from instruct_core.model.generation import generate
+from instruct_core.model.batch_answers import Answered, answer_prompts
 from instruct_core.model.gpt2 import GPT2
 from instruct_core.model.pretrained import hash_weights, load_model
 from instruct_core.storage.documents import seal
 from instruct_core.storage.store import Store
-
-TOO_LONG = "too_long"  # finish_reason of a question that leaves the model no room to answer
-
-
-class Answered(NamedTuple):
-    """The answer to one question."""
-
-    text: str
-    finish_reason: str
-    num_new_tokens: int
 
 
 def load_planned_model(plan: PromptPlan) -> GPT2:
@@ -62,7 +50,15 @@ def write_part(store: Store, plan: PromptPlan, part: int, model: GPT2) -> None:
     """Answer one range of rows, and write its lines and then its document."""
     started_at = time.perf_counter()
     records, questions = zip(*plan.questions(part), strict=True)
-    answers = answer_rows(model, questions, part * plan.rows_per_part, plan)
+    tokenizer, settings = load_tokenizer(), plan.settings
+    answers = answer_prompts(
+        model,
+        [tokenizer.encode(render_prompt(row.instruction, row.input)) for row in questions],
+        batch_size=settings.batch_size,
+        max_new_tokens=settings.max_new_tokens,
+        sampling=settings.sampling,
+        first_stream=part * plan.rows_per_part,
+    )
     lines = [
         json.dumps(_line(record, answer, plan), ensure_ascii=False, default=str) + "\n"
         for record, answer in zip(records, answers, strict=True)
@@ -88,44 +84,3 @@ def _line(record: dict[str, Any], answer: Answered, plan: PromptPlan) -> dict[st
         "new_tokens": answer.num_new_tokens,
     }
     return record | added
-
-
-def answer_rows(
-    model: GPT2, questions: Sequence[Row], first_row: int, plan: PromptPlan
-) -> list[Answered]:
-    """
-    Return the answers to questions, in their order.
-
-    Args:
-        model: In eval mode.
-        questions: Of one part.
-        first_row: Index of the first question in the source.
-        plan: What decides the answers.
-    """
-    tokenizer, settings = load_tokenizer(), plan.settings
-    prompts = [tokenizer.encode(render_prompt(row.instruction, row.input)) for row in questions]
-    fitting = [n for n, tokens in enumerate(prompts) if len(tokens) < model.config.max_seq_len]
-    by_length = sorted(
-        fitting, key=lambda n: len(prompts[n])
-    )  # stable: equal ones keep their order
-    answers = [Answered("", TOO_LONG, 0) for _ in questions]
-    for start in range(0, len(by_length), settings.batch_size):
-        batch = by_length[start : start + settings.batch_size]
-        texts = [AnswerText(tokenizer) for _ in batch]
-
-        def on_token(text: int, token: int, texts: list[AnswerText] = texts) -> bool:
-            texts[text].take(token)
-            return not texts[text].is_over
-
-        generated = generate(
-            model,
-            [prompts[n] for n in batch],
-            max_new_tokens=settings.max_new_tokens,
-            sampling=settings.sampling,
-            streams=[first_row + n for n in batch],
-            on_token=on_token,
-        )
-        for n, text, (tokens, reason) in zip(batch, texts, generated, strict=True):
-            text.rest()
-            answers[n] = Answered(text.shown, reason, len(tokens))
-    return answers
