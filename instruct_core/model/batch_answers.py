@@ -1,0 +1,80 @@
+"""
+Answers to many prompts, those of like length side by side.
+
+    answers = answer_prompts(model, prompts, batch_size=16, max_new_tokens=128)
+    answers[0].text, answers[0].finish_reason         # "A field of ...", "end"
+
+The shorter prompts of a batch are padded, so little is computed for nothing if they hardly differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from instruct_core.data.answer_text import AnswerText
+from instruct_core.data.tokenizer import load_tokenizer
+from instruct_core.model.generation import generate
+from instruct_core.model.gpt2 import GPT2
+from instruct_core.model.sampling import Sampling
+
+TOO_LONG = "too_long"  # finish_reason of a prompt that leaves the model no room to answer
+
+
+class Answered(NamedTuple):
+    """The answer to one prompt, up to where the model begins an instruction of its own."""
+
+    text: str
+    finish_reason: str
+    num_new_tokens: int
+
+
+def answer_prompts(
+    model: GPT2,
+    prompts: Sequence[Sequence[int]],
+    *,
+    batch_size: int,
+    max_new_tokens: int,
+    sampling: Sampling | None = None,
+    first_stream: int = 0,
+    on_answers: Callable[[int], None] = lambda count: None,
+) -> list[Answered]:
+    """
+    Return the answers to prompts, in their order.
+
+    Args:
+        model: In eval mode; its device is used.
+        prompts: Token ids, at least one each.
+        batch_size: Prompts answered side by side.
+        max_new_tokens: Longest answer.
+        sampling: How tokens are chosen; None takes the likeliest.
+        first_stream: Which random numbers of the seed the first prompt draws; the others follow.
+        on_answers: Told how many answers were given, after each batch.
+    """
+    tokenizer = load_tokenizer()
+    fitting = [n for n, tokens in enumerate(prompts) if len(tokens) < model.config.max_seq_len]
+    by_length = sorted(
+        fitting, key=lambda n: len(prompts[n])
+    )  # stable: equal ones keep their order
+    answers = [Answered("", TOO_LONG, 0) for _ in prompts]
+    for start in range(0, len(by_length), batch_size):
+        batch = by_length[start : start + batch_size]
+        texts = [AnswerText(tokenizer) for _ in batch]
+
+        def goes_on(text: int, token: int, texts: list[AnswerText] = texts) -> bool:
+            texts[text].take(token)
+            return not texts[text].is_over
+
+        generated = generate(
+            model,
+            [prompts[n] for n in batch],
+            max_new_tokens=max_new_tokens,
+            sampling=sampling,
+            streams=[first_stream + n for n in batch],
+            on_token=goes_on,
+        )
+        for n, text, (tokens, reason) in zip(batch, texts, generated, strict=True):
+            text.rest()
+            answers[n] = Answered(text.shown, reason, len(tokens))
+        on_answers(len(batch))
+    return answers
