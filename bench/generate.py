@@ -1,5 +1,5 @@
 """
-    python bench/generate.py              # 124M parameters; --model small-demo for a quick look
+    python -m bench.generate            # 124M parameters; --model small-demo for a quick look
 
 Our generation beside transformers.generate: same random weights, same prompts, same threads, in
 turn in one process. Tokens per second greedy and sampled, one text and sixteen; the time to the

@@ -1,5 +1,5 @@
 """
-    python bench/preprocess.py
+    python -m bench.preprocess
 
 Rows as JSON lines on disk to finished shards, against one thread of bare tiktoken on text in
 memory. All contenders encode the same text, in one run, in turn. Peak memory is that of the

@@ -1,5 +1,5 @@
 """
-    python bench/train_step.py            # on a CPU: the demo's model; --model gpt2 for 124M
+    python -m bench.train_step          # on a CPU: the demo's model; --model gpt2 for 124M
 
 Tokens per second of our training loop against a bare loop of the same model: no logging, no
 loader, no votes, all logits at once. Each figure comes from a fresh process, because the setting

@@ -7,34 +7,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2LMHeadModel
 
-from instruct_core.config import ModelConfig
 from instruct_core.data.tokenizer import END_OF_TEXT_ID, VOCAB_SIZE
 from instruct_core.errors import ConfigError
-from instruct_core.model.export import hugging_face_config
 from instruct_core.model.generation import Generated, choose, generate
 from instruct_core.model.gpt2 import GPT2, Cache
 from instruct_core.model.sampling import Sampling
-
-SHAPE = ModelConfig(num_layers=3, num_heads=4, width=64, max_seq_len=256)
-
-
-@pytest.fixture(scope="module")
-def model() -> GPT2:
-    model = GPT2(SHAPE)
-    model.initialize(seed=3)
-    with torch.no_grad():  # so that logits differ enough to compare
-        for parameter in model.parameters():
-            parameter.mul_(3.0)
-    return model.eval()
-
-
-@pytest.fixture(scope="module")
-def reference(model: GPT2) -> GPT2LMHeadModel:
-    theirs = GPT2LMHeadModel(GPT2Config(**hugging_face_config(SHAPE))).eval()
-    theirs.load_state_dict(model.state_dict() | {"lm_head.weight": model.head_weight})
-    return theirs
+from tests.instruct_core.model.conftest import SHAPE
 
 
 def prompts(count: int, seed: int = 0) -> list[list[int]]:

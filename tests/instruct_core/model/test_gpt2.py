@@ -7,34 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2LMHeadModel
 
-from instruct_core.config import PRESETS, ModelConfig
+from instruct_core.config import PRESETS
 from instruct_core.data.batches import SampleReader
 from instruct_core.data.packing import pack
 from instruct_core.data.shards import ShardSet
-from instruct_core.model.export import hugging_face_config
 from instruct_core.model.gpt2 import GPT2, row_mask
 from instruct_core.storage.store import Store
-
-SHAPE = ModelConfig(num_layers=3, num_heads=4, width=64)
-
-
-@pytest.fixture(scope="module")
-def model() -> GPT2:
-    model = GPT2(SHAPE)
-    model.initialize(seed=3)
-    with torch.no_grad():  # so that logits differ enough to compare
-        for parameter in model.parameters():
-            parameter.mul_(3.0)
-    return model.eval()
-
-
-@pytest.fixture(scope="module")
-def reference(model: GPT2) -> GPT2LMHeadModel:
-    theirs = GPT2LMHeadModel(GPT2Config(**hugging_face_config(SHAPE))).eval()
-    theirs.load_state_dict(model.state_dict() | {"lm_head.weight": model.head_weight})
-    return theirs
+from tests.instruct_core.model.conftest import SHAPE
 
 
 @torch.no_grad()
