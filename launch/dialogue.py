@@ -16,7 +16,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -201,12 +201,26 @@ class Dialogue:
 
 
 def talk(dialogue: Dialogue) -> int:
-    """Take lines until they end; return the exit code, 2 if a line from a pipe was no good."""
+    """
+    Take lines until they end; return the exit code, 2 if a line from a pipe was no good.
+
+    At a terminal Ctrl-C stops an answer, or throws a line away, and Ctrl-D ends.
+    """
     exit_code = 0
     interactive = sys.stdin.isatty()
-    for line in _lines(dialogue, interactive):
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")
+    if interactive:
+        _edit_lines()
+        note(f"Talking to {Path(dialogue.speaker.place).name}. /help shows commands, Ctrl-D ends.")
+    while not dialogue.is_over:
+        line = ""
         try:
-            dialogue.take(line)
+            line = input("> " if interactive else "").strip()
+            if line:
+                dialogue.take(line)
+        except EOFError:
+            break
         except BrokenPipeError:
             raise  # nobody reads the answers any more
         except (InstructError, OSError) as error:
@@ -215,31 +229,8 @@ def talk(dialogue: Dialogue) -> int:
         except KeyboardInterrupt:
             if not interactive:
                 raise
-            note("Stopped.")
-        if dialogue.is_over:
-            break
+            note("Stopped." if line else "")
     return exit_code
-
-
-def _lines(dialogue: Dialogue, interactive: bool) -> Iterator[str]:
-    """Yield what is typed, line by line; Ctrl-C throws a line away, Ctrl-D ends."""
-    if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(errors="replace")
-    if interactive:
-        _edit_lines()
-        note(f"Talking to {Path(dialogue.speaker.place).name}. /help shows commands, Ctrl-D ends.")
-    while True:
-        try:
-            line = input("> " if interactive else "").strip()
-        except EOFError:
-            return
-        except KeyboardInterrupt:
-            if not interactive:
-                raise
-            note("")
-            continue
-        if line:
-            yield line
 
 
 def _edit_lines() -> None:

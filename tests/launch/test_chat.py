@@ -240,7 +240,10 @@ def test_ctrl_c_stops_the_answer_and_not_the_chat(trained: Path) -> None:
         terminal.wait_for(" ")  # the first words of an answer of several seconds
         terminal.type("\x03")
         terminal.wait_for("> ")
-        terminal.type("half a line\x03")  # throws the line away
+        terminal.type("half a line")
+        terminal.wait_for("half a line")
+        terminal.type("\x03")  # throws the line away
+        terminal.wait_for("\n")  # not the old prompt, drawn once more
         terminal.wait_for("> ")
         terminal.type("/history\n")
         terminal.wait_for("> Say number 3.")

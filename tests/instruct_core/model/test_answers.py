@@ -11,7 +11,7 @@ import torch
 from instruct_core.config import ModelConfig
 from instruct_core.data.shards import ShardSet
 from instruct_core.data.tokenizer import load_tokenizer
-from instruct_core.model import answers as module
+from instruct_core.model import batch_answers as module
 from instruct_core.model.answers import first_examples, greedy_answers, score
 from instruct_core.model.generation import Generated
 from instruct_core.model.gpt2 import GPT2
@@ -83,8 +83,9 @@ def test_answer_ends_where_another_instruction_begins(
     def chatty(
         model: GPT2,
         prompts: Sequence[Sequence[int]],
-        max_new_tokens: int,
+        *,
         on_token: Callable[[int, int], bool],
+        **others: object,
     ) -> list[Generated]:
         for token in said:
             taken.append(token)
