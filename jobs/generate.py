@@ -36,7 +36,7 @@ class GenerateJob:
     out: str
     num_tasks: int
     first_task: int = 0  # the task that a job of its own does, or that an array begins with
-    num_threads: int = 0  # 0: all cores that the process may use
+    tasks_here: int = 1  # that share the cores of the machine
 
     def __call__(self) -> int:
         """Write this task's parts; return how many were missing."""
@@ -45,12 +45,10 @@ class GenerateJob:
             return self._run(task)
 
     def _run(self, task: int) -> int:
-        import torch
-
         from instruct_core.model.batch_inference import load_planned_model, write_part
+        from jobs.world import share_cores
 
-        # torch counts the machine's cores, also where a process may use a few of them.
-        torch.set_num_threads(self.num_threads or len(os.sched_getaffinity(0)))
+        share_cores(self.tasks_here)
         out, name, store = places_of(self.out)
         plan = PromptPlan.from_document(load_document(store, "plan.json"))
         mine = range(task, plan.num_parts, self.num_tasks)

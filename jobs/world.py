@@ -65,7 +65,7 @@ def process_group(world: World) -> Iterator[torch.device]:
     """Join the ranks, and yield the device of this one: its GPU, or the CPU where there is none."""
     device = _own_device(world)
     if device.type == "cpu":
-        _share_cores(world)
+        share_cores(-(-world.world_size // world.num_nodes))
         keep_freed_memory()
     if world.world_size > 1:
         dist.init_process_group(
@@ -159,10 +159,9 @@ def _use_interface_of(address: str) -> None:
             os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
 
 
-def _share_cores(world: World) -> None:
-    """Give each rank of this node its share of the cores; the same share after every resume."""
-    ranks_here = -(-world.world_size // world.num_nodes)
-    share = max(1, len(os.sched_getaffinity(0)) // ranks_here)
+def share_cores(processes_here: int) -> None:
+    """Give each process of this node its share of the cores; the same share after every resume."""
+    share = max(1, len(os.sched_getaffinity(0)) // processes_here)
     # On Slurm the affinity may be this task's own already; a person's word counts most.
     share = int(os.environ.get("SLURM_CPUS_PER_TASK", share))
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", share)))

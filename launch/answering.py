@@ -22,7 +22,7 @@ from instruct_core.storage.store import Store
 from jobs.generate import GenerateJob, places_of
 from launch.arrays import Work, array_parent, carry_out, follow_array, running_array, show
 from launch.bars import progress_bar
-from launch.cluster import choose_cluster, num_cores
+from launch.cluster import choose_cluster
 from launch.console import check_counts, say
 from launch.generate import Generate
 from launch.places import absolute, check_url
@@ -148,7 +148,7 @@ def _refuse_other_answers(
 
 def _work(flags: Generate, plan: PromptPlan, out: str, is_local: bool) -> Work:
     folder, name, store = places_of(out)
-    threads = max(1, num_cores() // (flags.array_parallelism or 1)) if is_local else 0
+    tasks_here = flags.array_parallelism or 1 if is_local else 1
 
     def report_ready() -> None:
         manifest = load_sealed(store, "manifest.json")
@@ -164,7 +164,7 @@ def _work(flags: Generate, plan: PromptPlan, out: str, is_local: bool) -> Work:
         name=f"answers-{name}",
         parent=array_parent(store),
         num_parts=plan.num_parts,
-        task=lambda first: GenerateJob(out, flags.num_tasks, first, threads),
+        task=lambda first: GenerateJob(out, flags.num_tasks, first, tasks_here),
         num_missing=lambda: len(missing_parts(store, plan)),
         is_ready=lambda: joined(store, plan, folder, name) is not None,
         report_ready=report_ready,

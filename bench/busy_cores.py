@@ -1,0 +1,93 @@
+"""
+    python -m bench.busy_cores
+
+What a program that computes on every core costs ours, as on a login node: sixteen texts that grow
+by sixteen tokens, and a training step, with threads that soon sleep while they wait for each other
+(GOMP_SPINCOUNT=5000, what the launchers set) and with threads that spin (the default). Both on quiet
+cores too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+from bench.common import report, seconds_of
+
+NUM_CORES = len(os.sched_getaffinity(0))
+POLICIES = {"sleep": "5000", "spin": ""}
+SPINNER = "while True: pass"
+
+
+@contextlib.contextmanager
+def neighbours(count: int) -> Iterator[None]:
+    """Keep other programs computing."""
+    others = [subprocess.Popen([sys.executable, "-c", SPINNER]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
+
+
+def measure(work: str, policy: str) -> float:
+    """Return the seconds of one piece of work, in a process of its own."""
+    env = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
+    if POLICIES[policy]:
+        env["GOMP_SPINCOUNT"] = POLICIES[policy]
+    command = [sys.executable, "-m", "bench.busy_cores", "--work", work]
+    return float(subprocess.check_output(command, env=env))
+
+
+def do(work: str) -> float:
+    import torch
+
+    from instruct_core.config import PRESETS
+    from instruct_core.model.generation import generate
+    from instruct_core.model.gpt2 import GPT2
+    from instruct_core.train.loss import WithLoss
+
+    torch.set_num_threads(NUM_CORES)
+    model = GPT2(PRESETS["small-demo"])
+    model.initialize(seed=0)
+    with_loss = WithLoss(model)
+    tokens = torch.arange(4 * 256).view(4, 256)
+    positions = torch.arange(256).expand(4, 256)
+
+    def grow() -> None:
+        generate(model.eval(), [list(range(64))] * 16, max_new_tokens=16)
+
+    def step() -> None:
+        with_loss(tokens, tokens.roll(-1, 1), positions, torch.zeros_like(positions)).backward()
+
+    run = {"generate": grow, "train": step}[work]
+    run()
+    return seconds_of(run)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", choices=("generate", "train"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.work:
+        print(do(arguments.work))
+        return
+    for work in ("generate", "train"):
+        for cores, count in (("quiet", 0), ("busy", NUM_CORES)):
+            with neighbours(count):
+                report(
+                    f"busy_cores/{work}/{cores}",
+                    {policy: lambda policy=policy: measure(work, policy) for policy in POLICIES},  # noqa: B023
+                    baseline="spin",
+                    unit="seconds",
+                    higher_is_better=False,
+                )
+
+
+if __name__ == "__main__":
+    main()
