@@ -1,5 +1,6 @@
 """
     python -m bench.generate            # 124M parameters; --model small-demo for a quick look
+    python -m bench.generate --device cuda
 
 Our generation beside transformers.generate: same random weights, same prompts, same threads, in
 turn in one process. Tokens per second greedy and sampled, one text and sixteen; the time to the
@@ -53,13 +54,14 @@ def make_ours(model: GPT2) -> Run:
 
 def make_theirs(model: GPT2) -> Run:
     theirs = GPT2LMHeadModel(GPT2Config(**hugging_face_config(model.config))).eval()
+    theirs.to(model.head_weight.device)
     theirs.load_state_dict(model.state_dict() | {"lm_head.weight": model.head_weight}, assign=True)
     theirs.tie_weights()
     theirs.generation_config.eos_token_id = None  # all texts go on to the last token
     theirs.generation_config.pad_token_id = END_OF_TEXT_ID
 
     def run(batch: list[list[int]], sampling: Sampling, num_tokens: int) -> int:
-        tokens = torch.tensor(batch)
+        tokens = torch.tensor(batch, device=model.head_weight.device)
         how = {"do_sample": False}
         if sampling.temperature:
             how = {"do_sample": True, "temperature": sampling.temperature}  # type: ignore[dict-item]
@@ -72,16 +74,25 @@ def make_theirs(model: GPT2) -> Run:
     return run
 
 
-def memory_of(contender: str, batch_size: int, model_name: str) -> float:
+def memory_command(contender: str, batch_size: int, flags: argparse.Namespace) -> list[str]:
+    command = [sys.executable, "-m", "bench.generate", "--model", flags.model]
+    command += ["--device", flags.device, "--memory-of", contender]
+    return [*command, "--batch-sizes", str(batch_size)]
+
+
+def memory_of(command: list[str]) -> float:
     """Return the megabytes that generation took at its peak, in a process of its own."""
-    command = [sys.executable, "-m", "bench.generate", "--model", model_name]
-    command += ["--memory-of", contender, "--batch-sizes", str(batch_size)]
     return float(json.loads(subprocess.check_output(command))["megabytes"])
 
 
 def measure_memory(make: Callable[[GPT2], Run], model: GPT2, batch_size: int) -> float:
     run = make(model)
     run([[1, 2]], Sampling(), 2)  # threads and kernels are there
+    if model.head_weight.is_cuda:
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run(prompts(batch_size), Sampling(), NEW_TOKENS)
+        return (torch.cuda.max_memory_allocated() - before) / 1e6
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew; see proc(5)
     before = peak_bytes(os.getpid())
     run(prompts(batch_size), Sampling(), NEW_TOKENS)
@@ -93,10 +104,11 @@ def main() -> None:
     parser.add_argument("--model", default="gpt2", choices=sorted(PRESETS))
     parser.add_argument("--memory-of", choices=("ours", "transformers"), help=argparse.SUPPRESS)
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 16])
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     arguments = parser.parse_args()
     model = GPT2(PRESETS[arguments.model])
     model.initialize(seed=0)
-    model.eval()
+    model.eval().to(arguments.device)
     makers = {"ours": make_ours, "transformers": make_theirs}
     if arguments.memory_of:
         megabytes = measure_memory(makers[arguments.memory_of], model, arguments.batch_sizes[0])
@@ -132,9 +144,10 @@ def main() -> None:
             unit="seconds",
             higher_is_better=False,
         )
+        commands = {who: memory_command(who, batch_size, arguments) for who in runs}
         report(
             f"generate/memory/batch-{batch_size}",
-            {who: lambda who=who: memory_of(who, batch_size, arguments.model) for who in runs},  # noqa: B023
+            {who: lambda command=command: memory_of(command) for who, command in commands.items()},
             baseline="transformers",
             unit="megabytes",
             higher_is_better=False,

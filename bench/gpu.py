@@ -1,25 +1,36 @@
 """
-    python bench/gpu.py            # one CUDA GPU, no network
+    python -m bench.gpu            # one CUDA GPU, no network
 
 One JSON line a case: the two ceilings of this GPU (a large bf16 matrix product, a device copy); a
-training step of 124M parameters at 8 to 64 x 1,024 tokens in bf16, eager and compiled; attention
-over packed rows by a mask and by variable lengths; what a save costs through pinned host memory;
-and whether a run that is interrupted ends with the same bits under deterministic algorithms.
+training step of 124M parameters at 8 to 64 x 1,024 tokens in bf16, as a run makes it, eager and
+compiled; the same without each of the things that make it fast, in turn; attention over packed rows
+by a mask and by their lengths; what a save costs through pinned host memory; and whether a run that
+is interrupted ends with the same bits under deterministic algorithms.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import statistics
 import sys
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch.nn.attention.varlen import varlen_attn
+
+from instruct_core.config import PRESETS, TrainConfig
+from instruct_core.data.batches import row_starts
+from instruct_core.model.gpt2 import GPT2, row_mask
+from instruct_core.train import loss as sliced
+from instruct_core.train.loss import WithLoss
+from instruct_core.train.metrics import flops_per_token
+from instruct_core.train.optimizer import make_optimizer, optimizer_tensors, restore_optimizer
+from instruct_core.train.rng import be_deterministic, restore_rng, rng_state, seed_rng
 
 GPU = torch.device("cuda", 0)
 SEQ_LEN = 1024
@@ -59,85 +70,119 @@ def ceilings() -> float:
 
 
 def packed_batch(batch_size: int) -> list[torch.Tensor]:
-    """Return tokens, targets, positions and row ids of packed rows. Each (B, T)."""
+    """Return tokens, targets, positions and row ids of packed rows, (B, T), and their starts."""
     tokens = torch.randint(0, 50257, (batch_size, SEQ_LEN), device=GPU)
     place = torch.arange(SEQ_LEN, device=GPU).expand(batch_size, SEQ_LEN)
-    return [tokens, tokens.roll(-1, 1), place % ROW_TOKENS, (place // ROW_TOKENS).int()]
+    row_ids = (place // ROW_TOKENS).int()
+    starts = torch.from_numpy(row_starts(row_ids.cpu().numpy())).to(GPU)
+    return [tokens, tokens.roll(-1, 1), place % ROW_TOKENS, row_ids, starts]
 
 
-def training_step(batch_size: int, compiled: bool, ceiling: float) -> None:
-    from instruct_core.config import PRESETS, TrainConfig
-    from instruct_core.model.gpt2 import GPT2
-    from instruct_core.train.loss import WithLoss
-    from instruct_core.train.metrics import flops_per_token
-    from instruct_core.train.optimizer import make_optimizer
+class Step:
+    """
+    A training step of 124M parameters.
 
-    shape = PRESETS["gpt2"]
-    model = GPT2(shape)
-    model.initialize(1)
-    with_loss = WithLoss(model.to(GPU))
-    if compiled:
-        model.compile()
-    config = TrainConfig("bench", "", "", "", "random", "gpt2", "")
-    optimizer = make_optimizer(model, config)
-    batch = packed_batch(batch_size)
+    Args:
+        batch_size: Sequences; all in one micro-batch.
+        compiled: As with --compile.
+        by_mask: Attention goes by a mask, as on older GPUs, and not by the rows' starts.
+    """
 
-    def step() -> None:
+    def __init__(self, batch_size: int, compiled: bool = False, by_mask: bool = False) -> None:
+        self._model = GPT2(PRESETS["gpt2"])
+        self._model.initialize(1)
+        self._with_loss = WithLoss(self._model.to(GPU))
+        if compiled:
+            self._model.compile(dynamic=False)
+        config = TrainConfig("bench", "", "", "", "random", "gpt2", "")
+        self._optimizer = make_optimizer(self._model, config)
+        self._batch = packed_batch(batch_size)[: 4 if by_mask else 5]
+
+    def __call__(self) -> None:
         with torch.autocast("cuda", torch.bfloat16):
-            loss = with_loss(*batch)
-        (loss / batch[0].numel()).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
+            loss = self._with_loss(*self._batch)
+        (loss / self._batch[0].numel()).backward()
+        torch.nn.utils.clip_grad_norm_(self._model.parameters(), 1.0)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
 
-    speed = batch_size * SEQ_LEN / seconds_of(step)
+
+def measure_step(case: str, ceiling: float, batch_size: int, **how: bool) -> None:
+    gc.collect()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    speed = batch_size * SEQ_LEN / seconds_of(Step(batch_size, **how))
     emit(
-        "training step",
+        case,
         batch_size=batch_size,
         seq_len=SEQ_LEN,
-        compiled=compiled,
+        **how,
         tokens_per_second=round(speed),
-        share_of_matrix_ceiling=round(speed * flops_per_token(shape, SEQ_LEN) / ceiling, 3),
+        share_of_matrix_ceiling=round(
+            speed * flops_per_token(PRESETS["gpt2"], SEQ_LEN) / ceiling, 3
+        ),
         peak_gigabytes=round(torch.cuda.max_memory_allocated() / 1e9, 1),
     )
 
 
+def training_steps(ceiling: float) -> None:
+    be_deterministic()
+    for compiled in (False, True):
+        for batch_size in (8, 16, 32, 64):
+            measure_step("training step", ceiling, batch_size, compiled=compiled)
+    measure_step("training step, attention by a mask", ceiling, 32, by_mask=True)
+    with changed(sliced.HEAD_MULTIPLE, 1):
+        measure_step("training step, 50,257 words as they are", ceiling, 32)
+    with changed(sliced.SLICE_TOKENS, 512):
+        measure_step("training step, loss by 512 tokens", ceiling, 32)
+    torch.use_deterministic_algorithms(False)
+    measure_step("training step, --no-deterministic", ceiling, 32)
+
+
+@contextlib.contextmanager
+def changed(setting: dict[str, int], value: int) -> Iterator[None]:
+    """Have the loss use another value on GPUs."""
+    usual = setting["cuda"]
+    setting["cuda"] = value
+    yield
+    setting["cuda"] = usual
+
+
 def attention(batch_size: int) -> None:
     """Compare the mask of packed rows with kernels that take each row's length."""
-    from torch.nn.attention.varlen import varlen_attn
-
-    from instruct_core.model.gpt2 import row_mask
-
     heads, size = 12, 64
     row_ids = packed_batch(batch_size)[3]
     mask = row_mask(row_ids)
     shape = (batch_size, heads, SEQ_LEN, size)
     q, k, v = (torch.randn(shape, device=GPU, dtype=torch.bfloat16) for _ in range(3))
     flat = [x.transpose(1, 2).reshape(-1, heads, size).requires_grad_() for x in (q, k, v)]
-    starts = torch.arange(0, batch_size * SEQ_LEN + 1, ROW_TOKENS, device=GPU, dtype=torch.int32)
+    starts = packed_batch(batch_size)[4]
     for x in (q, k, v):
         x.requires_grad_()
 
     def by_mask() -> torch.Tensor:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
-    def by_length() -> torch.Tensor:
+    def by_starts() -> torch.Tensor:
         result: torch.Tensor = varlen_attn(
-            flat[0], flat[1], flat[2], starts, starts, ROW_TOKENS, ROW_TOKENS, window_size=(-1, 0)
+            flat[0], flat[1], flat[2], starts, starts, SEQ_LEN, SEQ_LEN, window_size=(-1, 0)
         )
         return result
 
     expected = by_mask().transpose(1, 2).reshape(-1, heads, size)
-    difference = (by_length() - expected).abs().max().item()
-    for name, run in (("mask", by_mask), ("variable lengths", by_length)):
-        seconds = seconds_of(lambda run=run: run().sum().backward())  # type: ignore[misc]
-        emit(
-            "packed attention, forward and backward",
-            by=name,
-            batch_size=batch_size,
-            milliseconds=round(1000 * seconds, 3),
-            largest_difference=difference,
-        )
+    difference = (by_starts() - expected).abs().max().item()
+    for deterministic in (True, False):
+        torch.use_deterministic_algorithms(deterministic)
+        for name, run in (("mask", by_mask), ("starts of rows", by_starts)):
+            seconds = seconds_of(lambda run=run: run().sum().backward())  # type: ignore[misc]
+            emit(
+                "packed attention, forward and backward",
+                by=name,
+                deterministic=deterministic,
+                batch_size=batch_size,
+                milliseconds=round(1000 * seconds, 3),
+                largest_difference=difference,
+            )
 
 
 def save_stall() -> None:
@@ -159,17 +204,7 @@ def save_stall() -> None:
 
 def bitwise_resume() -> None:
     """Train 20 steps with dropout, and again with a restart in between; compare all bits."""
-    from instruct_core.config import PRESETS, TrainConfig
-    from instruct_core.model.gpt2 import GPT2
-    from instruct_core.train.loss import WithLoss
-    from instruct_core.train.optimizer import (
-        make_optimizer,
-        optimizer_tensors,
-        restore_optimizer,
-    )
-    from instruct_core.train.rng import restore_rng, rng_state, seed_rng
-
-    torch.use_deterministic_algorithms(True)
+    be_deterministic()
     config = TrainConfig("bench", "", "", "", "random", "small-demo", "")
 
     def fresh() -> tuple[GPT2, Any]:
@@ -214,18 +249,12 @@ def bitwise_resume() -> None:
 
 def main() -> int:
     if not torch.cuda.is_available():
-        print("error: bench/gpu.py needs a CUDA GPU, and torch sees none.", file=sys.stderr)
+        print("error: bench.gpu needs a CUDA GPU, and torch sees none.", file=sys.stderr)
         return 2
     global GPU_NAME  # noqa: PLW0603  known only once there is a GPU
     GPU_NAME = torch.cuda.get_device_name(GPU)
-    torch.set_float32_matmul_precision("high")
     ceiling = ceilings()
-    for compiled in (False, True):
-        for batch_size in (8, 16, 32, 64):
-            training_step(batch_size, compiled, ceiling)
-            gc.collect()
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
+    training_steps(ceiling)
     attention(16)
     save_stall()
     bitwise_resume()
@@ -235,5 +264,4 @@ def main() -> int:
 GPU_NAME = ""
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
     sys.exit(main())

@@ -31,6 +31,7 @@ from instruct_core.storage.checkpoint import Checkpoints
 from instruct_core.storage.loading import Loaded, load_newest
 from instruct_core.storage.store import Store
 from instruct_core.train.metrics import Metrics, flops_per_token, peak_flops, system_metrics
+from instruct_core.train.rng import be_deterministic
 from instruct_core.train.trainer import Outcome, Setup, StepReport, Trainer
 from jobs.guard import DEFAULT_LEAD_SECONDS, Deadline, Guard
 from jobs.ledger import Ledger, read_ledger
@@ -57,7 +58,8 @@ class Result(NamedTuple):
 def train(config: TrainConfig, code_version: str, stop: StopSignal) -> Result:
     """Run one attempt on this rank; see the module's page."""
     world = read_world()
-    _set_determinism(config)
+    if config.deterministic:
+        be_deterministic()
     runs = Store(config.runs) / config.run
     deadline = _deadline(runs) if world.rank == 0 and "SLURM_JOB_ID" in os.environ else None
     with (
@@ -86,14 +88,6 @@ def _deadline(runs: Store) -> Deadline:
     saves = [event["seconds"] for event in read_ledger(runs) if event["event"] == "saved"]
     lead = float(os.environ.get("INSTRUCT_LEAD", DEFAULT_LEAD_SECONDS))
     return Deadline(lead, saves[-1] if saves else 0.0)
-
-
-def _set_determinism(config: TrainConfig) -> None:
-    # On a CPU everything is deterministic, and saying so would import the compiler: a second.
-    if config.deterministic and torch.cuda.is_available():
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
-        # Not warn_only: with it, attention's backward stays free to sum in any order.
-        torch.use_deterministic_algorithms(True)
 
 
 class _Attempt:

@@ -20,6 +20,8 @@ from jobs.ledger import read_ledger
 
 # One thread a process: workers and ranks share the cores, and more threads only fight.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A suite that was started in the background ignores Ctrl-C, and so would all that it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REPO = Path(__file__).resolve().parent.parent
 TINY_RUN = [

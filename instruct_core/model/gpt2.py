@@ -15,6 +15,7 @@ B: batch size, T: tokens, P: tokens before these in the cache, C: width, H: head
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -66,6 +67,13 @@ class Cache:
         return new
 
 
+class RowStarts(NamedTuple):
+    """Which rows attention stays in, for a GPU's kernels that take lengths: they skip the rest."""
+
+    starts: Tensor  # of each row in the B x T tokens, and the end; int32. (rows + 1,)
+    longest: int  # no row is longer
+
+
 def row_mask(row_ids: Tensor) -> Tensor:
     """Return (B, 1, T, T), True where a token may look: at itself and before, inside its row."""
     same_row = row_ids[:, None, :, None] == row_ids[:, None, None, :]
@@ -83,11 +91,15 @@ class GPT2(nn.Module):
 
     def __init__(self, config: ModelConfig, dropout: float = 0.0) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.dropout = config, dropout
         self.transformer = Transformer(config, dropout)
 
     def forward(
-        self, tokens: Tensor, positions: Tensor, mask: Tensor | None, cache: Cache | None = None
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        mask: Tensor | RowStarts | None,
+        cache: Cache | None = None,
     ) -> Tensor:
         """
         Return the last hidden state of every token.
@@ -95,7 +107,8 @@ class GPT2(nn.Module):
         Args:
             tokens: Ids. (B, T)
             positions: Place of each token in its row. (B, T)
-            mask: Where attention may look, or None for plain causal order. (B, 1, T, P + T)
+            mask: Where attention may look, (B, 1, T, P + T), or the rows it stays in, which takes
+                half precision, no dropout and no cache; or None for plain causal order.
             cache: Keys and values of earlier tokens; this call's are appended to it.
         """
         hidden: Tensor = self.transformer(tokens, positions, mask, cache)
@@ -163,7 +176,11 @@ class Transformer(nn.Module):
         self.ln_f = nn.LayerNorm(config.width, eps=LAYER_NORM_EPSILON)
 
     def forward(
-        self, tokens: Tensor, positions: Tensor, mask: Tensor | None, cache: Cache | None
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        mask: Tensor | RowStarts | None,
+        cache: Cache | None,
     ) -> Tensor:
         x = self.drop(self.wte(tokens) + self.wpe(positions))
         for layer, block in enumerate(self.h):
@@ -189,7 +206,9 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(config.width, eps=LAYER_NORM_EPSILON)
         self.mlp = MLP(config, dropout)
 
-    def forward(self, x: Tensor, mask: Tensor | None, cache: Cache | None, layer: int) -> Tensor:
+    def forward(
+        self, x: Tensor, mask: Tensor | RowStarts | None, cache: Cache | None, layer: int
+    ) -> Tensor:
         x = x + self.attn(self.ln_1(x), mask, cache, layer)
         after_mlp: Tensor = x + self.mlp(self.ln_2(x))
         return after_mlp
@@ -206,9 +225,15 @@ class Attention(nn.Module):
         self.dropout = dropout
         self.drop = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, mask: Tensor | None, cache: Cache | None, layer: int) -> Tensor:
+    def forward(
+        self, x: Tensor, mask: Tensor | RowStarts | None, cache: Cache | None, layer: int
+    ) -> Tensor:
         b, t, c = x.shape
         heads = self.c_attn(x).view(b, t, 3, self.num_heads, c // self.num_heads)
+        if isinstance(mask, RowStarts):
+            y = _attend_in_rows(heads.flatten(0, 1), mask)
+            by_rows: Tensor = self.drop(self.c_proj(y.view(b, t, c)))
+            return by_rows
         q, k, v = heads.permute(2, 0, 3, 1, 4)  # each (B, H, T, C/H)
         if cache is not None:
             k, v = cache.append(layer, k, v)
@@ -222,6 +247,18 @@ class Attention(nn.Module):
         )
         projected: Tensor = self.drop(self.c_proj(y.transpose(1, 2).reshape(b, t, c)))
         return projected
+
+
+def _attend_in_rows(heads: Tensor, rows: RowStarts) -> Tensor:
+    """Return causal attention inside each row. (B x T, 3, H, C/H) -> (B x T, H, C/H)"""
+    from torch.nn.attention.varlen import varlen_attn  # takes a second, and is for GPUs
+
+    q, k, v = heads.unbind(1)
+    starts, longest = rows
+    causal = (-1, 0)
+    y = varlen_attn(q, k, v, starts, starts, longest, longest, window_size=causal)
+    assert isinstance(y, Tensor)
+    return y
 
 
 class MLP(nn.Module):

@@ -9,6 +9,9 @@ loss run over a slice of tokens at a time, and each slice's gradient is taken at
 computed twice. The loss is a sum: the trainer divides by the loss tokens of all ranks, so that
 ranks and accumulation give one result.
 
+A GPU's tensor cores want matrices whose sides are multiples of 64, and 50,257 is odd: there the
+head gets rows of zeros with a bias of minus infinity, which no probability and no gradient reaches.
+
 B: micro-batch size, T: seq_len, N: B x T, C: width, V: vocabulary
 """
 
@@ -21,9 +24,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from instruct_core.data.batches import IGNORED
-from instruct_core.model.gpt2 import GPT2, row_mask
+from instruct_core.model.gpt2 import GPT2, RowStarts, row_mask
 
-SLICE_TOKENS = 512
+SLICE_TOKENS = {"cpu": 512, "cuda": 2048}  # a GPU is quicker with longer ones
+HEAD_MULTIPLE = {"cpu": 1, "cuda": 64}
 
 
 class WithLoss(nn.Module):
@@ -34,11 +38,35 @@ class WithLoss(nn.Module):
         self.model = model
 
     def forward(
-        self, tokens: Tensor, targets: Tensor, positions: Tensor, row_ids: Tensor
+        self,
+        tokens: Tensor,
+        targets: Tensor,
+        positions: Tensor,
+        row_ids: Tensor,
+        row_starts: Tensor | None = None,
     ) -> Tensor:
-        """Return the summed loss of all targets that count. All arguments (B, T)."""
-        hidden = self.model(tokens, positions, row_mask(row_ids))
+        """
+        Return the summed loss of all targets that count.
+
+        Args:
+            tokens: Ids; all but the last argument are (B, T).
+            targets: Ids, or IGNORED.
+            positions: Place of each token in its row.
+            row_ids: Equal where attention may look.
+            row_starts: The same for kernels that go by it, see RowStarts; used where they can.
+        """
+        dropout = self.model.dropout if self.training else 0.0
+        if row_starts is not None and not dropout and _is_half(tokens.device.type):
+            where: Tensor | RowStarts = RowStarts(row_starts, tokens.shape[1])
+        else:
+            where = row_mask(row_ids)
+        hidden = self.model(tokens, positions, where)
         return summed_loss(hidden, self.model.head_weight, targets)
+
+
+def _is_half(kind: str) -> bool:
+    """Return True where products are made of 16 bits."""
+    return torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind).itemsize == 2
 
 
 def summed_loss(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
@@ -63,18 +91,21 @@ class _SlicedLoss(torch.autograd.Function):
         needs_grad = ctx.needs_input_grad[0]
         hidden_grad = torch.empty_like(hidden) if needs_grad else None
         head_grad: Tensor | None = None
-        for start in range(0, len(targets), SLICE_TOKENS):
-            part = slice(start, start + SLICE_TOKENS)
-            h, w = (x.detach().requires_grad_(needs_grad) for x in (hidden[part], head))
+        weight, bias = _for_products(head)
+        weight.requires_grad_(needs_grad)
+        num_tokens = SLICE_TOKENS[hidden.device.type]
+        for start in range(0, len(targets), num_tokens):
+            part = slice(start, start + num_tokens)
+            h = hidden[part].detach().requires_grad_(needs_grad)
             with torch.set_grad_enabled(needs_grad):
-                loss = F.cross_entropy(
-                    F.linear(h, w).float(), targets[part], ignore_index=IGNORED, reduction="sum"
-                )
+                logits = F.linear(h, weight, bias).float()
+                loss = F.cross_entropy(logits, targets[part], ignore_index=IGNORED, reduction="sum")
             total += loss.detach()
             if hidden_grad is not None:
-                hidden_grad[part], w_grad = torch.autograd.grad(loss, (h, w))
-                head_grad = w_grad if head_grad is None else head_grad.add_(w_grad)
-        ctx.save_for_backward(hidden_grad, head_grad)
+                hidden_grad[part], grad = torch.autograd.grad(loss, (h, weight))
+                # Summed in the head's own precision.
+                head_grad = grad.to(head.dtype) if head_grad is None else head_grad.add_(grad)
+        ctx.save_for_backward(hidden_grad, None if head_grad is None else head_grad[: len(head)])
         return total
 
     @staticmethod
@@ -82,3 +113,16 @@ class _SlicedLoss(torch.autograd.Function):
         hidden_grad, head_grad = ctx.saved_tensors
         # In place: these buffers are nobody else's, and the head's is 150 MB.
         return hidden_grad.mul_(grads[0]), head_grad.mul_(grads[0]), None
+
+
+def _for_products(head: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Return the head as it is multiplied: in autocast's type, and filled up with its bias."""
+    kind = head.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else head.dtype
+    missing = -len(head) % HEAD_MULTIPLE[kind]
+    if not missing:
+        return head.detach().to(dtype), None
+    weight = F.pad(head.detach().to(dtype), (0, 0, 0, missing))
+    bias = weight.new_zeros(len(weight))
+    bias[len(head) :] = -torch.inf
+    return weight, bias

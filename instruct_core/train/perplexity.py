@@ -81,7 +81,7 @@ def split_losses(
         batch = everything.micro_batch(sequences)
         is_response = responses.micro_batch(sequences).targets != IGNORED
         is_prompt = (batch.targets != IGNORED) & ~is_response
-        tokens, targets, positions, row_ids = on_device(batch, model.head_weight.device)
+        tokens, targets, positions, row_ids, *_ = on_device(batch, model.head_weight.device)
         hidden = model(tokens, positions, row_mask(row_ids))
         # Apart, and padding left out: every target meets the head once, the largest matrix.
         for kind, chosen in enumerate((is_prompt, is_response)):

@@ -9,12 +9,27 @@ Python's, numpy's and torch's global generators, and the one of the current CUDA
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Mapping
 
 import numpy as np
 import torch
 from torch import Tensor
+
+
+def be_deterministic() -> None:
+    """
+    Have a GPU compute the same bits every time; call it before CUDA starts.
+
+    On a CPU everything is deterministic, and saying so would import the compiler: a second.
+    """
+    if torch.cuda.is_available():
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        # Not warn_only: with it, attention's backward stays free to sum in any order.
+        torch.use_deterministic_algorithms(True)
+        # Nothing reads memory that nothing has written; to fill it all first takes time.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def seed_rng(seed: int, rank: int, step: int) -> None:

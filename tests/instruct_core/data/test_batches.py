@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from instruct_core.data.batches import IGNORED, SampleReader
+from instruct_core.data.batches import IGNORED, SampleReader, row_starts
 from instruct_core.data.packing import pack
 from instruct_core.data.shards import ShardSet
 from instruct_core.data.tokenizer import END_OF_TEXT_ID
@@ -59,3 +60,24 @@ def test_positions_begin_anew_in_every_row(rows: ShardSet) -> None:
         for row in set(row_ids.tolist()) - {-1}:
             there = positions[row_ids == row]
             assert np.array_equal(there, np.arange(len(there)))
+
+
+def test_starts_of_rows_and_the_end(rows: ShardSet) -> None:
+    reader = SampleReader(rows, pack(rows.lengths(), 64, seed=1), "all")
+    batch = reader.micro_batch(np.arange(3, dtype=np.uint64))
+
+    starts = row_starts(batch.row_ids)
+
+    num_rows = sum(len(set(ids.tolist())) for ids in batch.row_ids)  # padding is a row too
+    assert (np.diff(starts[: num_rows + 1]) > 0).all()
+    assert (starts[num_rows:] == 3 * 64).all()
+    ids = batch.row_ids.ravel()
+    for start, end in itertools.pairwise(starts[: num_rows + 1].tolist()):
+        assert start // 64 == (end - 1) // 64, "a row crosses sequences"
+        assert len(set(ids[start:end].tolist())) == 1
+    assert len(starts) in (5, 17, 65)
+
+
+@pytest.mark.parametrize(("num_rows", "length"), [(1, 2), (2, 5), (4, 5), (5, 17), (16, 17)])
+def test_starts_come_in_few_lengths(num_rows: int, length: int) -> None:
+    assert len(row_starts(np.zeros((num_rows, 8), np.int32))) == length

@@ -11,11 +11,12 @@ from instruct_core.train import loss as module
 from instruct_core.train.loss import summed_loss
 
 
-@pytest.mark.parametrize("slice_tokens", [7, 64, 1000])
+@pytest.mark.parametrize(("slice_tokens", "multiple"), [(7, 1), (64, 1), (1000, 1), (24, 64)])
 def test_loss_and_gradients_equal_those_of_all_logits_at_once(
-    slice_tokens: int, monkeypatch: pytest.MonkeyPatch
+    slice_tokens: int, multiple: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "SLICE_TOKENS", slice_tokens)
+    monkeypatch.setitem(module.SLICE_TOKENS, "cpu", slice_tokens)
+    monkeypatch.setitem(module.HEAD_MULTIPLE, "cpu", multiple)
     generator = torch.Generator().manual_seed(1)
     hidden = torch.randn(2, 32, 16, generator=generator, requires_grad=True)
     head = torch.randn(300, 16, generator=generator, requires_grad=True)
@@ -42,3 +43,23 @@ def test_loss_without_gradients_keeps_none() -> None:
         loss = summed_loss(hidden, head, torch.zeros(1, 4, dtype=torch.int64))
 
     assert not loss.requires_grad
+
+
+@pytest.mark.parametrize("multiple", [1, 64])
+def test_loss_under_autocast_is_that_of_the_rounded_head(
+    multiple: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(module.HEAD_MULTIPLE, "cpu", multiple)
+    generator = torch.Generator().manual_seed(1)
+    hidden = torch.randn(1, 32, 16, generator=generator)
+    head = torch.randn(300, 16, generator=generator, requires_grad=True)
+    targets = torch.randint(0, 300, (1, 32), generator=generator)
+
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = summed_loss(hidden.requires_grad_(), head, targets)
+        expected = F.cross_entropy(F.linear(hidden, head)[0].float(), targets[0], reduction="sum")
+    loss.backward()
+
+    assert torch.allclose(loss, expected)
+    assert head.grad is not None and head.grad.dtype == torch.float32
+    assert head.grad.shape == head.shape
