@@ -5,6 +5,8 @@
 Our generation beside transformers.generate: same random weights, same prompts, same threads, in
 turn in one process. Tokens per second greedy and sampled, one text and sixteen; the time to the
 first token; and, each in a fresh process, the memory that generation takes above the loaded model.
+For one text there is a ceiling beside them: each token takes every weight from memory once, so it
+is how often the weights can be read, and nothing else done.
 """
 
 from __future__ import annotations
@@ -74,6 +76,12 @@ def make_theirs(model: GPT2) -> Run:
     return run
 
 
+def read_weights(model: GPT2) -> float:
+    """Return how many times a second all weights can be summed up."""
+    weights = list(model.parameters())
+    return NEW_TOKENS / seconds_of(lambda: [w.sum() for _ in range(NEW_TOKENS) for w in weights])
+
+
 def memory_command(contender: str, batch_size: int, flags: argparse.Namespace) -> list[str]:
     command = [sys.executable, "-m", "bench.generate", "--model", flags.model]
     command += ["--device", flags.device, "--memory-of", contender]
@@ -128,9 +136,15 @@ def main() -> None:
     for batch_size in arguments.batch_sizes:
         batch = prompts(batch_size)
         for name, sampling in SETTINGS.items():
+            contenders = {
+                who: lambda run=run: speed(run, batch, sampling)  # noqa: B023
+                for who, run in runs.items()
+            }
+            if batch_size == 1 and arguments.device == "cpu":
+                contenders["ceiling"] = lambda: read_weights(model)
             report(
                 f"generate/{name}/batch-{batch_size}",
-                {who: lambda run=run: speed(run, batch, sampling) for who, run in runs.items()},  # noqa: B023
+                contenders,
                 baseline="transformers",
                 unit="tokens_per_second",
             )

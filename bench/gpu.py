@@ -43,7 +43,7 @@ def emit(case: str, **figures: Any) -> None:
     print(json.dumps({"bench": "gpu", "case": case, "gpu": GPU_NAME, **figures}), flush=True)
 
 
-def seconds_of(run: Callable[[], object], warmup: int = 3, steps: int = 10) -> float:
+def seconds_of(run: Callable[[], object], warmup: int = 3, steps: int = 5) -> float:
     """Return the median seconds of one call, the GPU's queue included."""
     for _ in range(warmup):
         run()

@@ -18,7 +18,7 @@ from instruct_core.config import ModelConfig
 
 MATRIX_SIZE = 1536
 # Training reaches about half the speed of a bare matrix product on a CPU: measured with
-# bench/train_step.py, 124M parameters, 2 cores of an AMD EPYC with AVX-512.
+# bench/train_step.py, 124M parameters, 2 cores of an AMD EPYC.
 CPU_EFFICIENCY = 0.55
 BYTES_PER_PARAMETER = 16  # weight, gradient (which lies in DDP's bucket), two moments, 4 bytes each
 SAVED_BYTES_PER_PARAMETER = 12  # weight and two moments

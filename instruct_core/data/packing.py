@@ -4,10 +4,12 @@ Rows packed into sequences of seq_len tokens, so that no step computes on paddin
     packing = load_packing(store, rows, "train", seq_len=1024, seed=1337)
     packing.num_sequences, packing.filled          # 1534, 0.998
 
-Whole rows go together, longest first, each into the fullest sequence that still has room (best
-fit decreasing). A row is cut only if it is longer than a sequence. The packing is a pure function
-of the lengths, seq_len and seed, 16 bytes a row, and is cached beside the shards: planning a
-million rows takes seconds, reading the plan back takes milliseconds.
+Whole rows go together in an order drawn from the seed, each into the fullest sequence that still
+has room (best fit). A row is cut only if it is longer than a sequence. Longest first would fill a
+hundredth more, and put rows of a kind together, which costs a model more than that: see
+docs/quality.md. The packing is a pure function of the lengths, seq_len and seed, 16 bytes a row,
+and is cached beside the shards: planning a million rows takes seconds, reading the plan back takes
+milliseconds.
 
 Sources: Johnson 1973, "Near-optimal bin packing algorithms" (the bound); Krell et al. 2021,
 arXiv 2107.02027 (packing without cross-contamination: attention stays inside a row).
@@ -58,12 +60,11 @@ def pack(lengths: NDArray[np.int64], seq_len: int, seed: int) -> Packing:
     """
     Return the packing of rows of the given lengths, in tokens.
 
-    Rows of equal length are taken in an order drawn from ``seed``, so that neighbours in the
-    source do not always meet in one sequence.
+    Their order is drawn from ``seed``, so that rows of like length, and neighbours in the source,
+    do not meet in one sequence more often than others.
     """
     rows, starts, pieces = _cut(lengths, seq_len)
-    draw = sample_at(np.arange(len(rows), dtype=np.uint64), max(1, len(rows)), seed)
-    order = np.lexsort((draw, -pieces))
+    order = np.argsort(sample_at(np.arange(len(rows), dtype=np.uint64), max(1, len(rows)), seed))
     sequence_of = np.empty(len(rows), dtype=np.int64)
     with_room: list[list[int]] = [[] for _ in range(seq_len + 1)]  # by free tokens
     rooms = 0  # bit r is set where a sequence has exactly r free tokens

@@ -231,21 +231,20 @@ class Attention(nn.Module):
         b, t, c = x.shape
         heads = self.c_attn(x).view(b, t, 3, self.num_heads, c // self.num_heads)
         if isinstance(mask, RowStarts):
-            y = _attend_in_rows(heads.flatten(0, 1), mask)
-            by_rows: Tensor = self.drop(self.c_proj(y.view(b, t, c)))
-            return by_rows
-        q, k, v = heads.permute(2, 0, 3, 1, 4)  # each (B, H, T, C/H)
-        if cache is not None:
-            k, v = cache.append(layer, k, v)
-        y = F.scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            attn_mask=mask,
-            dropout_p=self.dropout if self.training else 0.0,
-            is_causal=mask is None and t > 1,
-        )
-        projected: Tensor = self.drop(self.c_proj(y.transpose(1, 2).reshape(b, t, c)))
+            y = _attend_in_rows(heads.flatten(0, 1), mask)  # (B x T, H, C/H)
+        else:
+            q, k, v = heads.permute(2, 0, 3, 1, 4)  # each (B, H, T, C/H)
+            if cache is not None:
+                k, v = cache.append(layer, k, v)
+            y = F.scaled_dot_product_attention(
+                q,
+                k,
+                v,
+                attn_mask=mask,
+                dropout_p=self.dropout if self.training else 0.0,
+                is_causal=mask is None and t > 1,
+            ).transpose(1, 2)
+        projected: Tensor = self.drop(self.c_proj(y.reshape(b, t, c)))
         return projected
 
 

@@ -45,6 +45,16 @@ def test_alpaca_like_lengths_fill_97_percent(mean_log_length: float) -> None:
     assert pack(lengths, 1024, seed=1337).filled > 0.97
 
 
+def test_rows_of_like_length_do_not_seek_each_other() -> None:
+    lengths = np.repeat([30, 60, 90, 120], 500)
+    packing = pack(lengths, 512, seed=1)
+
+    inside = np.setdiff1d(np.arange(1, len(packing.rows)), packing.sequence_starts)
+    alike = np.mean(packing.lengths[inside] == packing.lengths[inside - 1])
+
+    assert alike < 0.35, "one in four is chance"
+
+
 def test_packing_depends_on_lengths_and_seed_alone() -> None:
     lengths = np.random.default_rng(1).integers(1, 50, 500)
 
