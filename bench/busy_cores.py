@@ -2,7 +2,7 @@
     python -m bench.busy_cores
 
 What a program that computes on every core costs ours, as on a login node: sixteen texts that grow
-by sixteen tokens, and a training step, with threads that soon sleep while they wait for each other
+by sixteen tokens, and a forward and backward, with threads that soon sleep while they wait for each other
 (GOMP_SPINCOUNT=5000, what the launchers set) and with threads that spin (the default). Both on quiet
 cores too.
 """
@@ -51,7 +51,9 @@ def do(work: str) -> float:
     from instruct_core.model.generation import generate
     from instruct_core.model.gpt2 import GPT2
     from instruct_core.train.loss import WithLoss
+    from jobs.world import keep_freed_memory
 
+    keep_freed_memory()
     torch.set_num_threads(NUM_CORES)
     model = GPT2(PRESETS["small-demo"])
     model.initialize(seed=0)

@@ -5,8 +5,8 @@
 Our generation beside transformers.generate: same random weights, same prompts, same threads, in
 turn in one process. Tokens per second greedy and sampled, one text and sixteen; the time to the
 first token; and, each in a fresh process, the memory that generation takes above the loaded model.
-For one text there is a ceiling beside them: each token takes every weight from memory once, so it
-is how often the weights can be read, and nothing else done.
+For one text on a CPU there is a ceiling beside them: each token takes every weight from memory
+once, so it is how often the weights can be read, and nothing else done.
 """
 
 from __future__ import annotations

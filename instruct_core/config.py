@@ -125,9 +125,13 @@ IDENTITY = (
 )  # fmt: skip
 
 
+# How rows become samples; part of the identity, because `samples_seen` counts in it.
+PACKING = "best fit, order drawn"
+
+
 def identity_of(config: TrainConfig) -> dict[str, Any]:
     """Return the settings that a run keeps for life."""
-    return {name: getattr(config, name) for name in IDENTITY}
+    return {name: getattr(config, name) for name in IDENTITY} | {"packing": PACKING}
 
 
 _converter = cattrs.Converter(forbid_extra_keys=True)

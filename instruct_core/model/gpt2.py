@@ -5,7 +5,8 @@ GPT-2 with Hugging Face's parameter names and orientation, so a state dict needs
     hidden = model(tokens, positions, row_mask(row_ids))     # (B, T, C)
     logits = model.logits(hidden)                            # (B, T, V)
 
-Packed rows do not see each other: the mask keeps attention inside a row and positions begin anew.
+Packed rows do not see each other: a mask, or on a GPU the rows' starts, keep attention inside a row,
+and positions begin anew.
 
 Sources: Radford et al. 2019 (the model); transformers' modeling_gpt2.py (names; parity is tested).
 
@@ -72,6 +73,12 @@ class RowStarts(NamedTuple):
 
     starts: Tensor  # of each row in the B x T tokens, and the end; int32. (rows + 1,)
     longest: int  # no row is longer
+
+    @staticmethod
+    def suit(config: ModelConfig) -> bool:
+        """Return True for heads that the kernels can take."""
+        size = config.width // config.num_heads
+        return size % 8 == 0 and size <= 256
 
 
 def row_mask(row_ids: Tensor) -> Tensor:
@@ -231,6 +238,7 @@ class Attention(nn.Module):
         b, t, c = x.shape
         heads = self.c_attn(x).view(b, t, 3, self.num_heads, c // self.num_heads)
         if isinstance(mask, RowStarts):
+            assert cache is None and not (self.training and self.dropout), "it takes a mask"
             y = _attend_in_rows(heads.flatten(0, 1), mask)  # (B x T, H, C/H)
         else:
             q, k, v = heads.permute(2, 0, 3, 1, 4)  # each (B, H, T, C/H)

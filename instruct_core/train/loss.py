@@ -36,6 +36,7 @@ class WithLoss(nn.Module):
     def __init__(self, model: GPT2) -> None:
         super().__init__()
         self.model = model
+        self._suits = RowStarts.suit(model.config)
 
     def forward(
         self,
@@ -55,18 +56,23 @@ class WithLoss(nn.Module):
             row_ids: Equal where attention may look.
             row_starts: The same for kernels that go by it, see RowStarts; used where they can.
         """
+        where: Tensor | RowStarts
         dropout = self.model.dropout if self.training else 0.0
-        if row_starts is not None and not dropout and _is_half(tokens.device.type):
-            where: Tensor | RowStarts = RowStarts(row_starts, tokens.shape[1])
+        is_half = _product_dtype(tokens.device.type, torch.float32).itemsize == 2
+        if row_starts is not None and is_half and not dropout and self._suits:
+            from torch._dynamo import mark_dynamic  # takes a second, and is for GPUs
+
+            mark_dynamic(row_starts, 0)  # no step compiles anew because it has other rows
+            where = RowStarts(row_starts, tokens.shape[1])
         else:
             where = row_mask(row_ids)
         hidden = self.model(tokens, positions, where)
         return summed_loss(hidden, self.model.head_weight, targets)
 
 
-def _is_half(kind: str) -> bool:
-    """Return True where products are made of 16 bits."""
-    return torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind).itemsize == 2
+def _product_dtype(kind: str, dtype: torch.dtype) -> torch.dtype:
+    """Return the type in which products of ``dtype`` are made on a kind of device."""
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else dtype
 
 
 def summed_loss(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
@@ -118,7 +124,7 @@ class _SlicedLoss(torch.autograd.Function):
 def _for_products(head: Tensor) -> tuple[Tensor, Tensor | None]:
     """Return the head as it is multiplied: in autocast's type, and filled up with its bias."""
     kind = head.device.type
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else head.dtype
+    dtype = _product_dtype(kind, head.dtype)
     missing = -len(head) % HEAD_MULTIPLE[kind]
     if not missing:
         return head.detach().to(dtype), None

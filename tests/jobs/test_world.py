@@ -9,9 +9,10 @@ import socket
 from pathlib import Path
 
 import pytest
+import torch
 import torch.distributed as dist
 
-from jobs.world import World, process_group
+from jobs.world import World, process_group, share_cores
 
 
 def _join(folder: str, rank: int, start: str) -> int:
@@ -41,3 +42,32 @@ def test_peer_that_only_slurm_can_resolve_is_no_obstacle(monkeypatch: pytest.Mon
 
     assert _own_address("no-such-host.invalid") == "192.0.2.7"
     assert _own_address("127.0.0.1") == "127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("cores", "processes", "variables", "threads"),
+    [
+        (8, 2, {}, 4),
+        (2, 4, {}, 1),
+        (8, 2, {"SLURM_CPUS_PER_TASK": "3"}, 3),
+        (8, 2, {"SLURM_CPUS_PER_TASK": "3", "OMP_NUM_THREADS": "5"}, 5),
+    ],
+)
+def test_threads_are_a_share_of_the_cores_unless_someone_says_otherwise(
+    cores: int,
+    processes: int,
+    variables: dict[str, str],
+    threads: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("SLURM_CPUS_PER_TASK", "OMP_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)))
+    chosen: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", chosen.append)
+
+    share_cores(processes)
+
+    assert chosen == [threads]

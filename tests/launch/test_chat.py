@@ -203,7 +203,7 @@ class Terminal:
             preexec_fn=_take_terminal,  # noqa: PLW1509  the test has one thread
         )  # fmt: skip
         os.close(theirs)
-        self.seen = ""
+        self.seen = self.heard = ""  # what was not waited for yet, and all there was
 
     def wait_for(self, text: str) -> None:
         """Read until a text has come, and forget what came up to its end."""
@@ -223,7 +223,8 @@ class Terminal:
             ready, _, _ = select.select([self._fd], [], [], max(0.0, deadline - time.monotonic()))
             if not ready:
                 return False
-            self.seen += os.read(self._fd, 4096).decode(errors="replace")
+            part = os.read(self._fd, 4096).decode(errors="replace").replace("\r\n", "\n")
+            self.seen, self.heard = self.seen + part, self.heard + part
         self.seen = self.seen.partition(text)[2]
         return True
 
@@ -244,7 +245,9 @@ def _take_terminal() -> None:
 
 
 def test_ctrl_c_stops_the_answer_and_not_the_chat(trained: Path) -> None:
-    terminal = Terminal(trained, "--max-new-tokens=900", "--temperature=1", "--seed=3")
+    flags = ["--max-new-tokens=900", "--temperature=1", "--seed=3"]
+    whole = chat(trained, *flags, "--prompt=Say number 3.").stdout.strip()
+    terminal = Terminal(trained, *flags)
     try:
         terminal.wait_for("Talking to step-00000004. /help shows commands")
         terminal.wait_for("> ")
@@ -252,6 +255,8 @@ def test_ctrl_c_stops_the_answer_and_not_the_chat(trained: Path) -> None:
         terminal.wait_for("\n")  # the question itself
         terminal.wait_for(" ")  # the first words of an answer of several seconds
         terminal.press_ctrl_c("> ")
+        said = terminal.heard.partition("3.\n")[2].partition("^C")[0].strip()
+        assert whole.startswith(said) and 0 < len(said) < len(whole)
         terminal.type("half a line")
         terminal.wait_for("half a line")
         terminal.press_ctrl_c("\n")  # throws the line away; not the old prompt, drawn once more

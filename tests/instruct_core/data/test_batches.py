@@ -68,16 +68,9 @@ def test_starts_of_rows_and_the_end(rows: ShardSet) -> None:
 
     starts = row_starts(batch.row_ids)
 
-    num_rows = sum(len(set(ids.tolist())) for ids in batch.row_ids)  # padding is a row too
-    assert (np.diff(starts[: num_rows + 1]) > 0).all()
-    assert (starts[num_rows:] == 3 * 64).all()
+    assert len(starts) - 1 == sum(len(set(ids.tolist())) for ids in batch.row_ids)
+    assert starts[0] == 0 and starts[-1] == 3 * 64
     ids = batch.row_ids.ravel()
-    for start, end in itertools.pairwise(starts[: num_rows + 1].tolist()):
-        assert start // 64 == (end - 1) // 64, "a row crosses sequences"
+    for start, end in itertools.pairwise(starts.tolist()):
+        assert start < end and start // 64 == (end - 1) // 64, "a row crosses sequences"
         assert len(set(ids[start:end].tolist())) == 1
-    assert len(starts) in (5, 17, 65)
-
-
-@pytest.mark.parametrize(("num_rows", "length"), [(1, 2), (2, 5), (4, 5), (5, 17), (16, 17)])
-def test_starts_come_in_few_lengths(num_rows: int, length: int) -> None:
-    assert len(row_starts(np.zeros((num_rows, 8), np.int32))) == length
