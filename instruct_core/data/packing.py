@@ -6,7 +6,7 @@ Rows packed into sequences of seq_len tokens, so that no step computes on paddin
 
 Whole rows go together in an order drawn from the seed, each into the fullest sequence that still
 has room (best fit). A row is cut only if it is longer than a sequence. Longest first would fill a
-hundredth more, and put rows of a kind together, which costs a model more than that: see
+little more, and put rows of a kind together, which a model learns from less well: see
 docs/quality.md. The packing is a pure function of the lengths, seq_len and seed, 16 bytes a row,
 and is cached beside the shards: planning a million rows takes seconds, reading the plan back takes
 milliseconds.
