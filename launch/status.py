@@ -2,8 +2,8 @@
     python launch/status.py
     python launch/status.py my-run
 
-Every run and every shard set that is being made, with Slurm's state, step, attempt, last save and
-what it waits for. Needs no accounting. The work is in statuses.py.
+Every run, and the arrays that make shards and, in this folder, answers: Slurm's state, step,
+attempt, last save and what it waits for. Needs no accounting. The work is in statuses.py.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from launch.console import guarded, parse_flags
 
 @dataclass(frozen=True)
 class Status:
-    """Show every run at a glance, or one run with all its attempts."""
+    """Show every run and array at a glance, or one run with all its attempts."""
 
     run: Annotated[str | None, tyro.conf.Positional] = None
     """Name of a run (default: all)."""

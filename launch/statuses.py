@@ -1,5 +1,5 @@
 """
-How runs and shard sets stand: what Slurm says where there is one, and what they have left on disk.
+How runs, shard sets and answers stand: what Slurm says where there is one, and what is on disk.
 
     status = RunStatus.of("my-run", "checkpoints_instruct")
     status.state(), status.step()
@@ -8,17 +8,20 @@ How runs and shard sets stand: what Slurm says where there is one, and what they
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
 
 from instruct_core.config import TrainConfig
 from instruct_core.data.plan import Plan
+from instruct_core.data.prompt_plan import PromptPlan
 from instruct_core.data.shards import missing_shards
 from instruct_core.errors import CorruptFileError, InstructError, MissingError, SlurmError
+from instruct_core.model.answer_parts import missing_parts
 from instruct_core.storage.documents import load_document
 from instruct_core.storage.steps import committed_steps
 from instruct_core.storage.store import Store
@@ -64,7 +67,8 @@ def show_status(flags: Status) -> int:
         console.print(table)
     else:
         say(f"No runs in {flags.checkpoints}. Begin one: python launch/finetune.py")
-    _show_shards(console, Path(flags.shards))
+    _show_arrays(console, "shards", Path(flags.shards).glob("*/job/slurm.json"), _shards_of)
+    _show_arrays(console, "answers", Path().glob("*.parts/job/slurm.json"), _answers_of)
     return 0
 
 
@@ -231,25 +235,46 @@ def _end_of(last: dict[str, Any]) -> str:
     return name if name in ("requeued", "stopped", "finished") else ""
 
 
-def _show_shards(console: Console, folder: Path) -> None:
-    """Show the shard sets that array jobs make, or have made of late."""
-    table = Table("shards", "state", "job", "there", "note", box=None)
-    for place in sorted(folder.glob("*/job/slurm.json")):
-        store = Store(str(place.parent.parent.resolve()))
+class _Parts(NamedTuple):
+    """How much of an array's work is there."""
+
+    num_there: int
+    num_all: int
+    is_complete: bool
+
+
+def _shards_of(store: Store) -> _Parts:
+    plan = Plan.from_document(load_document(store, "plan.json"))
+    num_there = plan.num_shards - len(missing_shards(store, plan))
+    return _Parts(num_there, plan.num_shards, store.exists("manifest.json"))
+
+
+def _answers_of(store: Store) -> _Parts:
+    plan = PromptPlan.from_document(load_document(store, "plan.json"))
+    num_there = plan.num_parts - len(missing_parts(store, plan))
+    return _Parts(num_there, plan.num_parts, store.exists("manifest.json"))
+
+
+def _show_arrays(
+    console: Console, what: str, notes: Iterable[Path], parts_of: Callable[[Store], _Parts]
+) -> None:
+    """Show what array jobs make, or have made of late."""
+    table = Table(what, "state", "job", "there", "note", box=None)
+    for note in sorted(notes):
+        store = Store(str(note.parent.parent.resolve()))
         job = array_job(store)
         if job is None:
             continue
         try:
-            plan = Plan.from_document(load_document(store, "plan.json"))
+            parts = parts_of(store)
         except (FileNotFoundError, CorruptFileError, KeyError, TypeError):
             continue
-        there = plan.num_shards - len(missing_shards(store, plan))
         failed = [read_outcome(path.parent) for path in job.folder.glob("task-*/failed.json")]
         table.add_row(
-            store.url.rsplit("/", 1)[-1],
-            job.summary() or ("complete" if store.exists("manifest.json") else "ended"),
+            store.url.rsplit("/", 1)[-1].removesuffix(".parts"),
+            job.summary() or ("complete" if parts.is_complete else "ended"),
             ", ".join(job.job_ids),
-            f"{there} of {plan.num_shards}",
+            f"{parts.num_there} of {parts.num_all}",
             f"{len(failed)} tasks failed: {failed[0]['error']}" if failed and failed[0] else "",
         )
     if table.rows:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -138,12 +139,14 @@ def test_questions_are_answered_by_an_array_and_a_killed_task_comes_back(
     pids = wait_for(lambda: pids_of_task(folder / "task-00001"), "the task's process")
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
+    assert re.search(r"a\.jsonl +\d [A-Z, 0-9]+\d of 6", desk.launch("status").stdout)
     ended = desk.launch("generate", *flags, "--out=a.jsonl", "--num-tasks=2", "--follow")
 
     assert ended.returncode == 0, ended.stderr
     assert "array 0-1%128 of partition low" in done.stdout
     assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "one.jsonl").read_bytes()
     assert "complete: nothing to do" in desk.launch("generate", *flags, "--out=a.jsonl").stdout
+    assert re.search(r"a\.jsonl .*6 of 6", desk.launch("status").stdout)
 
 
 def test_training_waits_for_shards_that_are_being_made(
