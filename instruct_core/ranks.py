@@ -10,12 +10,21 @@ for the GPU's queue. Without a process group there is one rank, and nothing is e
 
 from __future__ import annotations
 
+import ctypes
+import pickle
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+# The latest exchanges, never freed. A thread of gloo lets go of an exchange some time after it has
+# ended, and of its tensors if nobody else has it; for that it needs the interpreter, and where that
+# is on its way out, the process aborts: a rank that has finished would count as crashed.
+_latest: deque[Any] = deque(maxlen=16)
+ctypes.pythonapi.Py_IncRef(ctypes.py_object(_latest))
 
 
 def rank() -> int:
@@ -33,7 +42,7 @@ def sum_over_ranks(numbers: Sequence[float]) -> list[float]:
     if not dist.is_initialized():
         return [float(number) for number in numbers]
     sums = torch.tensor(numbers, dtype=torch.float64)
-    dist.all_reduce(sums)
+    _wait(dist.all_reduce(sums, async_op=True))
     return [float(value) for value in sums.tolist()]
 
 
@@ -51,17 +60,30 @@ def gather_from_ranks(value: Any, group: dist.ProcessGroup | None = None) -> lis
     """Return the small values of all ranks, in rank order, on every rank."""
     if not dist.is_initialized():
         return [value]
-    values: list[Any] = [None] * world_size()
-    dist.all_gather_object(values, value, group)
-    return values
+    mine = torch.frombuffer(bytearray(pickle.dumps(value)), dtype=torch.uint8)
+    lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(world_size())]
+    _wait(dist.all_gather(lengths, torch.tensor([len(mine)]), group, async_op=True))
+    longest = max(int(length) for length in lengths)
+    parts = [torch.zeros(longest, dtype=torch.uint8) for _ in lengths]
+    padded = torch.nn.functional.pad(mine, (0, longest - len(mine)))
+    _wait(dist.all_gather(parts, padded, group, async_op=True))
+    return [
+        pickle.loads(part.numpy()[: int(length)].tobytes())
+        for part, length in zip(parts, lengths, strict=True)
+    ]
 
 
 def broadcast(tensor: Tensor, source: int) -> None:
     """Fill a CPU tensor on all ranks with that of rank ``source``."""
     if dist.is_initialized():
-        dist.broadcast(tensor, source)
+        _wait(dist.broadcast(tensor, source, async_op=True))
 
 
 def barrier() -> None:
     """Wait until every rank is here."""
     any_rank(False)
+
+
+def _wait(exchange: Any) -> None:
+    exchange.wait()
+    _latest.append(exchange)

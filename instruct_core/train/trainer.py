@@ -123,7 +123,7 @@ class Trainer:
             return self._core
         device_ids = [self._setup.device.index] if self._setup.device.type == "cuda" else None
         return DistributedDataParallel(
-            self._core, device_ids=device_ids, gradient_as_bucket_view=True, broadcast_buffers=False
+            self._core, device_ids=device_ids, gradient_as_bucket_view=True
         )
 
     def _restore(self, loaded: Loaded) -> None:
