@@ -1,5 +1,5 @@
 """
-    python bench/checkpoint.py [save] [load] [async] [memory] [s3]      # all of them by default
+    python -m bench.checkpoint [save] [load] [async] [memory] [s3]      # all of them by default
 
 Checkpoints of 124M parameters with AdamW's moments (1.5 GB), ours beside bare system calls and what
 else there is: seconds of a durable save, of a load, and those that an asynchronous save takes from
@@ -317,7 +317,7 @@ def bench_memory() -> None:
     """Peak memory of a save beyond the state itself, each in a process of its own."""
     for name in ("ours async", "ours sync", "torch.save", "safetensors", "dcp", "dcp async"):
         output = subprocess.run(
-            [sys.executable, __file__, "--memory-of", name], check=True, text=True,
+            [sys.executable, "-m", "bench.checkpoint", "--memory-of", name], check=True, text=True,
             stdout=subprocess.PIPE,
         ).stdout  # fmt: skip
         print(output.splitlines()[-1], flush=True)

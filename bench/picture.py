@@ -1,5 +1,5 @@
 """
-    python bench/picture.py runs_instruct/demo docs/survival.svg
+    python -m bench.picture runs_instruct/demo docs/survival.svg
 
 Draws a run from its ledger: steps over time, an attempt a colour, and what hit it. Nothing is drawn
 that is not in the ledger.

@@ -1,5 +1,5 @@
 """
-    python bench/quality.py               # some twelve minutes on one thread; --steps 20 for a look
+    python -m bench.quality              # some twelve minutes on one thread; --steps 20 for a look
 
 What two choices of the recipe do to the model rather than to its speed: loss on all tokens or on
 those of responses alone, and rows packed together or one a sequence. Every contender trains from

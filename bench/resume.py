@@ -1,5 +1,5 @@
 """
-    python bench/resume.py
+    python -m bench.resume
 
 Seconds from the start of a process to the end of its first step after a resume, 124M parameters
 with AdamW's state: our job as the controller starts it, against a bare script that imports torch,
@@ -163,7 +163,15 @@ def main() -> None:
                 "INSTRUCT_JOB": str(desk / "job"),
                 "INSTRUCT_START": "0000",
             }
-            command = [sys.executable, __file__, "--contender", contender, "--desk", folder]
+            command = [
+                sys.executable,
+                "-m",
+                "bench.resume",
+                "--contender",
+                contender,
+                "--desk",
+                folder,
+            ]
             output = subprocess.run(
                 command, env=env, check=True, text=True, stdout=subprocess.PIPE
             ).stdout
@@ -182,5 +190,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
     main()

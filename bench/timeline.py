@@ -1,5 +1,5 @@
 """
-    python bench/timeline.py runs_instruct/my-run docs/warning.svg
+    python -m bench.timeline runs_instruct/my-run docs/warning.svg
 
 Draws what happened from a run's first warning to its next step, from its ledger. Nothing is drawn
 that is not in the ledger.

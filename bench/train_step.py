@@ -17,7 +17,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -207,7 +206,7 @@ def main() -> None:
         return
 
     def run(name: str) -> float:
-        command = [sys.executable, __file__, *sys.argv[1:], "--contender", name]
+        command = [sys.executable, "-m", "bench.train_step", *sys.argv[1:], "--contender", name]
         output = subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE).stdout
         return float(json.loads(output.splitlines()[-1])["tokens_per_second"])
 
@@ -221,5 +220,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
     main()
