@@ -11,8 +11,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from instruct_core.storage.store import Store
 from jobs.ledger import read_ledger
 

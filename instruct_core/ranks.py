@@ -57,7 +57,12 @@ def side_group() -> dist.ProcessGroup | None:
 
 
 def gather_from_ranks(value: Any, group: dist.ProcessGroup | None = None) -> list[Any]:
-    """Return the small values of all ranks, in rank order, on every rank."""
+    """
+    Return the small values of all ranks, in rank order, on every rank.
+
+    They travel as pickles, as in torch's all_gather_object: between processes of one job, that have
+    met through a file of its own folder, and from no file.
+    """
     if not dist.is_initialized():
         return [value]
     mine = torch.frombuffer(bytearray(pickle.dumps(value)), dtype=torch.uint8)

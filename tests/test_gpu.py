@@ -167,7 +167,7 @@ def test_model_of_the_gpu_answers_without_one_too(undisturbed: Path) -> None:
     assert answers[0] == answers[1]
 
 
-def test_gpu_run_goes_on_without_one(undisturbed: Path, shard_set: Path, tmp_path: Path) -> None:
+def test_gpu_run_goes_on_without_one(undisturbed: Path, shard_set: Path) -> None:
     flags = [flag for flag in FLAGS if not flag.startswith("--max-steps")]
     result = subprocess.run(
         [sys.executable, str(REPO / "launch" / "finetune.py"), f"--shards={shard_set}", *flags,
