@@ -1,9 +1,10 @@
 # make demo: the main job in five minutes.   make test: all tests.   make check: style, types, layers.
+# make same BASE=REV: whether this code makes the same files as that commit.
 PYTHON ?= python3
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check slurm
+.PHONY: demo test check same slurm
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
@@ -25,6 +26,9 @@ check: $(VENV)/installed-dev
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+
+same: $(VENV)/installed-dev
+	$(VENV)/bin/python -m tests.same $(BASE)
 
 $(VENV)/installed: setup.cfg constraints.txt
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
