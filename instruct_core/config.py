@@ -12,8 +12,6 @@ import json
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
-import cattrs
-
 from instruct_core.errors import ConfigError, CorruptFileError
 
 
@@ -134,9 +132,6 @@ def identity_of(config: TrainConfig) -> dict[str, Any]:
     return {name: getattr(config, name) for name in IDENTITY} | {"packing": PACKING}
 
 
-_converter = cattrs.Converter(forbid_extra_keys=True)
-
-
 def to_json(config: TrainConfig) -> dict[str, Any]:
     """Return the config as JSON values."""
     return asdict(config)
@@ -149,8 +144,10 @@ def from_json(document: Any, where: str) -> TrainConfig:
     Raises:
         CorruptFileError: A key is unknown, missing, or of another type; ``where`` names the file.
     """
+    import cattrs  # here: flags read this module, and --help must stay quick
+
     try:
-        return _converter.structure(document, TrainConfig)
+        return cattrs.Converter(forbid_extra_keys=True).structure(document, TrainConfig)
     except Exception as error:  # cattrs raises groups of errors
         reasons = "; ".join(cattrs.transform_error(error))
         raise CorruptFileError(f"{where} is no run of this version: {reasons}.") from error

@@ -21,12 +21,14 @@ from instruct_core.storage.documents import dump_document, load_document, load_s
 from instruct_core.storage.store import Store
 from jobs.generate import GenerateJob, places_of
 from launch.arrays import Work, array_parent, carry_out, follow_array, running_array, show
-from launch.bars import progress_bar
 from launch.cluster import choose_cluster
-from launch.console import check_counts, say
-from launch.generate import Generate
+from launch.console.display import progress_bar
+from launch.console.lines import say
+from launch.flags.generate import Generate
+from launch.flags.parse import check_counts
+from launch.flags.slurm import check_slurm_flags
 from launch.places import absolute, check_url
-from launch.slurm_nodes import check_slurm_flags, request_of
+from launch.slurm_nodes import request_of
 from launch.talking import check_one_model, find_run, newest_verified
 from launch.weights import inspect_weights
 

@@ -22,7 +22,6 @@ from typing import Any, Protocol
 from instruct_core.errors import ConfigError
 from instruct_core.storage.store import Store
 from jobs.reports import read_outcome
-from launch.bars import progress_bar
 from launch.cluster import (
     Resources,
     array_text,
@@ -32,9 +31,10 @@ from launch.cluster import (
     submit_slurm,
     test_submission,
 )
-from launch.console import EXIT_FAILED, say
+from launch.console.display import progress_bar
+from launch.console.lines import EXIT_FAILED, say
+from launch.flags.slurm import SlurmFlags
 from launch.local_runs import LocalRun, new_job_folder
-from launch.slurm_flags import SlurmFlags
 from launch.slurm_nodes import Request, cluster_limits, resources_of
 from launch.slurm_runs import SlurmRun
 

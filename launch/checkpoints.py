@@ -12,77 +12,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated
-
-import tyro
 
 from instruct_core.errors import ConfigError
-from launch.console import guarded, parse_flags, say
+from launch.console.lines import guarded, say
+from launch.flags.checkpoints import VERBS, Export, Ls, Prune, Verify
+from launch.flags.parse import parse_flags
 
 PROGRAM = "python launch/checkpoints.py"
-
-
-@dataclass(frozen=True)
-class Ls:
-    """List a run's checkpoints: step, size, age, validation loss, attempt. Compares sizes only."""
-
-    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """Name of the run."""
-    checkpoints: str = "checkpoints_instruct"
-    """Path or URL where runs keep their checkpoints."""
-
-
-@dataclass(frozen=True)
-class Verify:
-    """Read every byte of a run's checkpoints and compare hashes; exit code 1 if one is damaged."""
-
-    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """Name of the run."""
-    step: int | None = None
-    """Only this step (default: all)."""
-    checkpoints: str = "checkpoints_instruct"
-    """Path or URL where runs keep their checkpoints."""
-
-
-@dataclass(frozen=True)
-class Prune:
-    """
-    Remove checkpoints that need not stay.
-
-    The last few stay, those kept for good, the best by validation loss, and never less than one that
-    was read back and found right.
-    """
-
-    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """Name of the run."""
-    keep: int | None = None
-    """Newest checkpoints that stay (default: as the run itself does)."""
-    keep_every: int | None = None
-    """Steps divisible by this stay, 0 for none (default: as the run itself does)."""
-    damaged: bool = False
-    """Remove the damaged ones as well that were set aside."""
-    dry_run: bool = False
-    """Only say what would go."""
-    checkpoints: str = "checkpoints_instruct"
-    """Path or URL where runs keep their checkpoints."""
-
-
-@dataclass(frozen=True)
-class Export:
-    """Make a folder that AutoModelForCausalLM and AutoTokenizer load."""
-
-    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """Name of the run."""
-    out: str
-    """Path or URL of the folder; it must be empty or not there yet."""
-    step: int | None = None
-    """Which step (default: the newest one that verifies)."""
-    checkpoints: str = "checkpoints_instruct"
-    """Path or URL where runs keep their checkpoints."""
-
-
-VERBS = {"ls": Ls, "verify": Verify, "prune": Prune, "export": Export}
 
 
 def main(arguments: Sequence[str]) -> int:

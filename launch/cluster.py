@@ -30,7 +30,8 @@ from instruct_core.errors import ConfigError, SlurmError
 from jobs.after_step import JOB_IDS, LOG, SCRIPT
 from jobs.reports import FOLDER, START
 from jobs.slurm import clean_environment, run_client
-from launch.console import Cluster, say
+from launch.console.lines import say
+from launch.flags.parse import Cluster
 from launch.local_runs import LocalRun, RunLock
 
 # submitit counts warnings as time-outs and gives up after so many (on limits up to 10 minutes every

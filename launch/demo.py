@@ -16,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-from launch.console import EXIT_FAILED, guarded, say
+from launch.console.lines import EXIT_FAILED, guarded, say
 
 RUN = "demo"
 SHARDS = "shards/builtin-100"

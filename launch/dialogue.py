@@ -26,8 +26,8 @@ from rich.table import Table
 from instruct_core.data.template import Row
 from instruct_core.errors import ConfigError, InstructError
 from instruct_core.model.sampling import Sampling
-from launch.chat import Chat
-from launch.console import EXIT_BAD_INPUT, note, say
+from launch.console.lines import EXIT_BAD_INPUT, note, say
+from launch.flags.chat import Chat
 from launch.talking import Answer, Speaker, find_run, load_base, load_speaker, newest_verified
 
 HISTORY_LINES = 1000

@@ -19,9 +19,10 @@ from instruct_core.data.shards import ShardSet, load_manifest
 from instruct_core.errors import ConfigError, MissingError, RunConflictError
 from instruct_core.storage.steps import STEP_FOLDER, step_name
 from instruct_core.storage.store import Store
-from launch.bars import progress_bar
-from launch.console import check_counts, say
-from launch.evaluate import Evaluate
+from launch.console.display import progress_bar
+from launch.console.lines import say
+from launch.flags.evaluate import Evaluate
+from launch.flags.parse import check_counts, check_name
 from launch.places import absolute, check_folder, check_url, reachable
 from launch.report import (
     FILES,
@@ -33,7 +34,6 @@ from launch.report import (
     print_summary,
     read_curves,
 )
-from launch.settings import check_name
 from launch.stored_runs import job_parent, stored_config
 from launch.talking import check_one_model, find_run, newest_verified
 

@@ -25,12 +25,11 @@ from instruct_core.storage.steps import (
     val_loss_of,
 )
 from instruct_core.storage.store import Store
-from launch.bars import progress_bar
-from launch.checkpoints import Export, Ls, Prune, Verify
-from launch.console import EXIT_FAILED, say
+from launch.console.display import WIDE, age, progress_bar
+from launch.console.lines import EXIT_FAILED, say
+from launch.flags.checkpoints import Export, Ls, Prune, Verify
+from launch.flags.parse import check_name
 from launch.places import absolute, check_url, reachable
-from launch.settings import check_name
-from launch.statuses import WIDE, age
 from launch.stored_runs import stored_config
 
 

@@ -10,29 +10,13 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
-import tyro
-
-from launch.console import guarded, parse_flags
+from launch.console.lines import guarded
+from launch.flags.logs import Logs
+from launch.flags.parse import parse_flags
 
 POLL_SECONDS = 0.5
-
-
-@dataclass(frozen=True)
-class Logs:
-    """Print what a rank of a run has logged, over all attempts."""
-
-    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """Name of the run."""
-    follow: Annotated[bool, tyro.conf.arg(aliases=["-f"]), tyro.conf.FlagCreatePairsOff] = False
-    """Go on until the run ends; Ctrl-C stops showing, not the run."""
-    rank: int = 0
-    """Whose log; rank 0 tells how the run goes, and has the batch script's words."""
-    checkpoints: str = "checkpoints_instruct"
-    """Path or URL where runs keep their checkpoints."""
 
 
 def main() -> int:

@@ -14,9 +14,9 @@ import psutil
 from instruct_core.config import ModelConfig
 from instruct_core.errors import ConfigError
 from launch.cluster import num_cores, num_gpus
-from launch.console import say
+from launch.console.lines import say
 from launch.estimate import rank_bytes, step_seconds
-from launch.finetune import Finetune
+from launch.flags.finetune import Finetune
 
 RECIPE_MICRO_BATCH_SIZE = 8
 

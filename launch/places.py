@@ -18,7 +18,7 @@ from pathlib import Path
 from instruct_core.errors import ConfigError, InstructError
 from instruct_core.storage.disk import Disk
 from instruct_core.storage.store import Store
-from launch.console import say
+from launch.console.lines import say
 
 CREDENTIALS = (
     "Check the URL, and the credentials and endpoint in the environment (AWS_ACCESS_KEY_ID, "

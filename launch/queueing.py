@@ -19,8 +19,8 @@ from jobs.guard import needed_seconds
 from jobs.ledger import read_ledger
 from launch.arrays import running_array
 from launch.cluster import Resources, batch_script, submit_slurm, test_submission
-from launch.console import say
-from launch.finetune import Finetune
+from launch.console.lines import say
+from launch.flags.finetune import Finetune
 from launch.machine import Machine
 from launch.places import absolute
 from launch.slurm_nodes import cluster_limits, request_of, resources_of

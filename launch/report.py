@@ -26,7 +26,7 @@ from rich.table import Table
 from instruct_core.data.template import render_prompt
 from instruct_core.storage.documents import dump_document
 from instruct_core.storage.store import Store
-from launch.statuses import WIDE
+from launch.console.display import WIDE
 
 JSON = "report.json"
 FILES = ("loss.svg", "report.md", "report.html", JSON)  # in the order they are written

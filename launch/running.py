@@ -28,19 +28,18 @@ from jobs.finetune import FinetuneJob
 from launch.arrays import running_array
 from launch.cluster import choose_cluster, freeze_code, num_cores, submit_local
 from launch.code_version import code_difference, code_version
-from launch.console import EXIT_FAILED, parse_flags, say
-from launch.finetune import Finetune
+from launch.console.lines import EXIT_FAILED, say
+from launch.flags.finetune import Finetune, check_flags
+from launch.flags.parse import check_name, parse_flags
+from launch.flags.preprocess import Preprocess
 from launch.local_runs import RunLock, find_running, new_job_folder
 from launch.machine import THIS_MACHINE, Machine, this_machine
 from launch.places import absolute, check_url
 from launch.preparing import prepare
-from launch.preprocess import Preprocess
 from launch.queueing import QueuedRun
 from launch.settings import (
     Places,
     asked_of,
-    check_flags,
-    check_name,
     check_places,
     find_init,
     find_shards,

@@ -9,8 +9,6 @@ is, or refused with the change that fits.
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -27,21 +25,16 @@ from instruct_core.storage.steps import (
 )
 from instruct_core.storage.store import Store
 from launch.arrays import running_array
-from launch.console import say
+from launch.console.lines import say
 from launch.estimate import SAVED_BYTES_PER_PARAMETER
-from launch.finetune import Finetune
+from launch.flags.finetune import Finetune
+from launch.flags.slurm import SlurmFlags
 from launch.machine import RECIPE_MICRO_BATCH_SIZE, Machine, fit_cpu
 from launch.places import absolute, check_folder, reachable
-from launch.slurm_flags import SlurmFlags
-from launch.slurm_nodes import check_slurm_flags
 from launch.weights import inspect_weights
 
 SEED_CHECKPOINT = "checkpoints/best_model.pt"
 PREFERRED_SHARDS = ("shards/alpaca", "shards/alpaca-gpt4", "shards/builtin")
-PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-AT_LEAST_ONE = (
-    "nodes", "gpus", "max_steps", "tokens_per_step", "eval_every", "save_every", "keep_checkpoints",
-)  # fmt: skip
 
 
 class Places(NamedTuple):
@@ -51,57 +44,6 @@ class Places(NamedTuple):
     init: str
     checkpoints: str
     runs: str
-
-
-def check_flags(flags: Finetune) -> None:
-    """
-    Refuse values that make sense nowhere, before anything is read.
-
-    Raises:
-        ConfigError: Names the flag, the value and what it must be.
-    """
-    check_slurm_flags(flags.slurm)
-    for name in AT_LEAST_ONE:
-        _require(getattr(flags, name) >= 1, name, getattr(flags, name), "at least 1")
-    for name in ("micro_batch_size", "decay_steps"):
-        value = getattr(flags, name)
-        _require(value is None or value >= 1, name, value, "at least 1")
-    for name in ("learning_rate", "epsilon", "clip"):
-        _require(0 < getattr(flags, name) < math.inf, name, getattr(flags, name), "more than 0")
-    for name in ("save_every_minutes", "max_unsaved_minutes"):
-        value = getattr(flags, name)
-        _require(value is None or 0 < value < math.inf, name, value, "more than 0")
-    for name in ("warmup_steps", "weight_decay", "seed", "keep_every"):
-        _require(getattr(flags, name) >= 0, name, getattr(flags, name), "at least 0")
-    for name in ("dropout", "beta1", "beta2"):
-        value = getattr(flags, name)
-        _require(0 <= value < 1, name, value, "from 0 up to but not including 1")
-    low = flags.min_learning_rate
-    _require(
-        low is None or 0 <= low <= flags.learning_rate,
-        "min_learning_rate",
-        low,
-        f"between 0 and --learning-rate {flags.learning_rate}",
-    )
-    if flags.model is not None and flags.model not in PRESETS:
-        raise ConfigError(f"--model must be one of {', '.join(PRESETS)}, got {flags.model}.")
-    _require(flags.seq_len >= 2, "seq_len", flags.seq_len, "at least 2")
-    _require(flags.seed < 2**63, "seed", flags.seed, "less than 2**63")
-    if flags.run is not None:
-        check_name(flags.run)
-
-
-def check_name(run: str) -> None:
-    """Refuse a run name that is no plain folder name; raises ConfigError."""
-    if not PLAIN_NAME.fullmatch(run):
-        raise ConfigError(
-            f"--run must be a plain name of letters, digits, '.', '_' and '-', got {run!r}."
-        )
-
-
-def _require(fits: bool, name: str, value: object, rule: str) -> None:
-    if not fits:
-        raise ConfigError(f"--{name.replace('_', '-')} must be {rule}, got {value}.")
 
 
 def find_shards(typed: str | None, after: str | None = None) -> str:

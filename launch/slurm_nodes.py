@@ -17,8 +17,7 @@ from instruct_core.errors import ConfigError
 from jobs.guard import DEFAULT_LEAD_SECONDS
 from jobs.slurm import fields_of, run_client, show_jobs
 from launch.cluster import Resources
-from launch.console import check_counts
-from launch.slurm_flags import SlurmFlags
+from launch.flags.slurm import SlurmFlags
 
 LONGEST_DEFAULT_MINUTES = 24 * 60
 LEAD_SHARE = 0.2  # of the time limit, at most: the rest is for training
@@ -43,28 +42,6 @@ class Request(NamedTuple):
     cpus_per_task: int
     mem_mb: int
     notes: tuple[str, ...]  # what was chosen, one line each
-
-
-def check_slurm_flags(flags: SlurmFlags) -> None:
-    """
-    Refuse values that make sense on no cluster.
-
-    Raises:
-        ConfigError: Names the flag, the value and what it must be.
-    """
-    check_counts(flags, "time", "cpus_per_task", "lead")
-    if flags.mem is not None and not 0 < flags.mem < 1e6:
-        raise ConfigError(f"--mem must be more than 0 GB, got {flags.mem}.")
-    if flags.lead is not None and flags.time is not None and flags.lead >= 60 * flags.time:
-        raise ConfigError(
-            f"--lead must be less than the time limit of {60 * flags.time} s, got {flags.lead}."
-        )
-    if flags.after is not None and not re.fullmatch(r"\d+(,\d+)*", flags.after):
-        raise ConfigError(f"--after must be job ids separated by commas, got {flags.after}.")
-    for name in ("partition", "account", "qos", "constraint", "exclude"):
-        value = getattr(flags, name)
-        if value is not None and (not value.strip() or "\n" in value):
-            raise ConfigError(f"--{name} must not be empty.")
 
 
 def request_of(

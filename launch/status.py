@@ -9,24 +9,10 @@ attempt, last save and what it waits for. Needs no accounting. The work is in st
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
-from typing import Annotated
 
-import tyro
-
-from launch.console import guarded, parse_flags
-
-
-@dataclass(frozen=True)
-class Status:
-    """Show every run and array at a glance, or one run with all its attempts."""
-
-    run: Annotated[str | None, tyro.conf.Positional] = None
-    """Name of a run (default: all)."""
-    checkpoints: str = "checkpoints_instruct"
-    """Path or URL where runs keep their checkpoints."""
-    shards: str = "shards"
-    """Folder with shard sets."""
+from launch.console.lines import guarded
+from launch.flags.parse import parse_flags
+from launch.flags.status import Status
 
 
 def main() -> int:

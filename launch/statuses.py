@@ -29,17 +29,16 @@ from jobs.ledger import read_ledger
 from jobs.reports import read_outcome, read_progress
 from jobs.slurm import JobRecord
 from launch.arrays import array_job
-from launch.console import say
+from launch.console.display import WIDE, age
+from launch.console.lines import say
+from launch.flags.parse import check_name
 from launch.local_runs import RunLock, find_running, job_folders
 from launch.places import absolute
-from launch.settings import check_name
 from launch.slurm_runs import SlurmRun
 from launch.stored_runs import job_parent, lock_path, note_path, stored_config
 
 if TYPE_CHECKING:
-    from launch.status import Status
-
-WIDE = 200  # columns where there is no terminal: lines are for programs then
+    from launch.flags.status import Status
 
 
 def show_status(flags: Status) -> int:
@@ -279,11 +278,3 @@ def _show_arrays(
         )
     if table.rows:
         console.print(table)
-
-
-def age(seconds: float) -> str:
-    """Return a duration as a person says it."""
-    for unit, size in (("days", 86400), ("hours", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"

@@ -20,7 +20,7 @@ from instruct_core.model.sampling import Sampling
 from instruct_core.storage.documents import load_document
 from instruct_core.storage.steps import committed_steps, damage_of, step_name
 from instruct_core.storage.store import Store
-from launch.console import note
+from launch.console.lines import note
 from launch.stored_runs import stored_config
 
 if TYPE_CHECKING:

@@ -20,8 +20,8 @@ from rich.progress import Progress, TaskID, TextColumn
 from instruct_core.storage.store import Store
 from jobs.ledger import read_ledger
 from jobs.reports import read_outcome, read_progress
-from launch.bars import console, progress_bar
-from launch.console import EXIT_FAILED, EXIT_INTERRUPTED, say
+from launch.console.display import console, progress_bar
+from launch.console.lines import EXIT_FAILED, EXIT_INTERRUPTED, say
 from launch.local_runs import LocalRun
 from launch.slurm_runs import SlurmRun
 

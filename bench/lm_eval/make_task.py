@@ -30,7 +30,7 @@ from instruct_core.data.template import Row, render
 from instruct_core.errors import ConfigError, MissingError
 from instruct_core.storage.documents import load_document
 from instruct_core.storage.store import Store
-from launch.console import guarded, say
+from launch.console.lines import guarded, say
 
 NUM_WRONG = 3
 

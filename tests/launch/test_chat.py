@@ -19,8 +19,8 @@ import pytest
 from instruct_core.data.template import Row
 from instruct_core.errors import ConfigError
 from instruct_core.model.sampling import Sampling
-from launch.chat import Chat
 from launch.dialogue import Dialogue
+from launch.flags.chat import Chat
 from launch.talking import Answer
 from tests.conftest import REPO, TINY_RUN, environment, launch
 

@@ -12,7 +12,8 @@ from instruct_core.errors import CorruptFileError, MissingError
 from instruct_core.storage.documents import dump_document
 from instruct_core.storage.store import Store
 from jobs.ledger import Ledger
-from launch.statuses import RunStatus, age
+from launch.console.display import age
+from launch.statuses import RunStatus
 
 
 @pytest.fixture

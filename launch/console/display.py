@@ -17,6 +17,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+WIDE = 200  # columns where there is no terminal: lines are for programs then
+
 console = Console(stderr=True)
 
 
@@ -32,3 +34,11 @@ def progress_bar(what: str, *columns: ProgressColumn) -> Progress:
         transient=True,
         disable=not console.is_terminal,
     )
+
+
+def age(seconds: float) -> str:
+    """Return a duration as a person says it."""
+    for unit, size in (("days", 86400), ("hours", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Annotated
 
-from launch.console import RARE
+from instruct_core.errors import ConfigError
+from launch.flags.parse import RARE, check_counts
 
 
 @dataclass(frozen=True)
@@ -34,3 +36,25 @@ class SlurmFlags:
     lead: Annotated[int | None, RARE] = None
     """Seconds from Slurm's warning to its kill (default: 120, or what the run's steps and saves
     have been seen to need)."""
+
+
+def check_slurm_flags(flags: SlurmFlags) -> None:
+    """
+    Refuse values that make sense on no cluster.
+
+    Raises:
+        ConfigError: Names the flag, the value and what it must be.
+    """
+    check_counts(flags, "time", "cpus_per_task", "lead")
+    if flags.mem is not None and not 0 < flags.mem < 1e6:
+        raise ConfigError(f"--mem must be more than 0 GB, got {flags.mem}.")
+    if flags.lead is not None and flags.time is not None and flags.lead >= 60 * flags.time:
+        raise ConfigError(
+            f"--lead must be less than the time limit of {60 * flags.time} s, got {flags.lead}."
+        )
+    if flags.after is not None and not re.fullmatch(r"\d+(,\d+)*", flags.after):
+        raise ConfigError(f"--after must be job ids separated by commas, got {flags.after}.")
+    for name in ("partition", "account", "qos", "constraint", "exclude"):
+        value = getattr(flags, name)
+        if value is not None and (not value.strip() or "\n" in value):
+            raise ConfigError(f"--{name} must not be empty.")

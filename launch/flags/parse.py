@@ -1,9 +1,7 @@
 """
-How launchers talk: flags in, one line out, and never a traceback for what a person can mend.
+From the words of a command line to the fields of a dataclass, or one line that says what is wrong.
 
     flags = parse_flags(Preprocess, sys.argv[1:])
-    say("Shards are ready: 3,561 rows")
-    sys.exit(guarded(main))
 
 Flags are the fields of a dataclass; the text below a field is its help. A field annotated with
 RARE is read like the others and left out of --help.
@@ -13,24 +11,16 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import re
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 import tyro
 
-from instruct_core.errors import ConfigError, InstructError
+from instruct_core.errors import ConfigError
 
 RARE = "rare"  # Annotated[float, RARE]
-EXIT_FAILED = 1
-EXIT_BAD_INPUT = 2
-EXIT_INTERRUPTED = 130
-EXIT_BROKEN_PIPE = 141
-
 Cluster = Literal["auto", "slurm", "local"]  # values of --cluster
-
 T = TypeVar("T")
 
 
@@ -98,30 +88,12 @@ def _first_message(boxed: str) -> str:
     return f"{text}. Perhaps you meant {meant[1]}." if meant else f"{text}."
 
 
-def say(text: str) -> None:
-    """Print one line for the person, at once."""
-    print(text, flush=True)
+PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
-def note(text: str) -> None:
-    """Print one line for the person beside what a program may read."""
-    print(text, file=sys.stderr, flush=True)
-
-
-def guarded(main: Callable[[], int]) -> int:
-    """Run a launcher and return its exit code; what a person can mend becomes one line, code 2."""
-    # Read when torch is loaded, here and by jobs: threads that spin for long while they wait for
-    # each other keep the very thread they wait for from a core that others use too. This many turns
-    # are some 0.2 ms; the default is 60 times as many. See bench/busy_cores.py; libgomp's manual.
-    os.environ.setdefault("GOMP_SPINCOUNT", "5000")
-    try:
-        return main()
-    except BrokenPipeError:  # whoever read the output has gone, as `| head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_BROKEN_PIPE
-    except (InstructError, OSError) as error:
-        line = " ".join(str(error).split())
-        note(f"error: {line}")
-        return EXIT_BAD_INPUT
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
+def check_name(run: str) -> None:
+    """Refuse a run name that is no plain folder name; raises ConfigError."""
+    if not PLAIN_NAME.fullmatch(run):
+        raise ConfigError(
+            f"--run must be a plain name of letters, digits, '.', '_' and '-', got {run!r}."
+        )

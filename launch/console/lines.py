@@ -1,0 +1,48 @@
+"""
+How launchers talk: one line out, and never a traceback for what a person can fix.
+
+    say("Shards are ready: 3,561 rows")
+    sys.exit(guarded(main))
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+from instruct_core.errors import InstructError
+
+EXIT_FAILED = 1
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141
+
+
+def say(text: str) -> None:
+    """Print one line for the person, at once."""
+    print(text, flush=True)
+
+
+def note(text: str) -> None:
+    """Print one line for the person beside what a program may read."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def guarded(main: Callable[[], int]) -> int:
+    """Run a launcher and return its exit code; what a person can mend becomes one line, code 2."""
+    # Read when torch is loaded, here and by jobs: threads that spin for long while they wait for
+    # each other keep the very thread they wait for from a core that others use too. This many turns
+    # are some 0.2 ms; the default is 60 times as many. See bench/busy_cores.py; libgomp's manual.
+    os.environ.setdefault("GOMP_SPINCOUNT", "5000")
+    try:
+        return main()
+    except BrokenPipeError:  # whoever read the output has gone, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_BROKEN_PIPE
+    except (InstructError, OSError) as error:
+        line = " ".join(str(error).split())
+        note(f"error: {line}")
+        return EXIT_BAD_INPUT
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED

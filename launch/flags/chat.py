@@ -1,0 +1,39 @@
+"""What can be typed after launch/chat.py."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import tyro
+
+from instruct_core.model.sampling import Sampling
+
+
+@dataclass(frozen=True)
+class Chat:
+    """
+    Talk to a run's newest checkpoint, or to any GPT-2.
+
+    Questions are one conversation: what was said before is part of the prompt. Type /help for the
+    commands; Ctrl-C stops an answer, Ctrl-D ends.
+    """
+
+    run: str | None = None
+    """Name of the run (default: the one that saved last)."""
+    checkpoints: str = "checkpoints_instruct"
+    """Path or URL where runs keep their checkpoints."""
+    checkpoint: str | None = None
+    """Path or URL of a step folder, a Hugging Face folder or a .pt file, instead of a run."""
+    base: str | None = None
+    """What /compare asks too (default: what the run started from): a model as --checkpoint takes it."""
+    prompt: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Ask this and stop, instead of reading questions; given several times, each stands alone."""
+    input: str = ""
+    """Text for the template's Input block, given with every question."""
+    max_new_tokens: int = 128
+    """Longest answer, in tokens."""
+    sampling: Annotated[Sampling, tyro.conf.OmitArgPrefixes] = field(default_factory=Sampling)
+    """How words are chosen."""
+    json: bool = False
+    """Print one JSON object a line for every answer, for programs."""

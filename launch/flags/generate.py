@@ -1,0 +1,61 @@
+"""What can be typed after launch/generate.py."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import tyro
+
+from instruct_core.model.sampling import Sampling
+from launch.flags.parse import RARE, Cluster
+from launch.flags.slurm import SlurmFlags
+
+
+@dataclass(frozen=True)
+class Generate:
+    """
+    Answer every question of a file, as an array of tasks.
+
+    The answers come in the order of the questions, and are the same for any number of tasks. Run it
+    again, and only what is missing or damaged is made.
+    """
+
+    source: str
+    """Questions: a path, glob or URL of .jsonl, .json, .csv or .parquet files, whose rows have
+    instruction (and input or context), prompt, or messages."""
+    out: str
+    """File or URL to write: JSON lines, each the question's row with its answer."""
+    run: str | None = None
+    """Name of the run whose newest checkpoint answers (default: the one that saved last)."""
+    checkpoints: str = "checkpoints_instruct"
+    """Path or URL where runs keep their checkpoints."""
+    checkpoint: str | None = None
+    """Path or URL of a step folder, a Hugging Face folder or a .pt file, instead of a run."""
+    num_tasks: int = 4
+    """Tasks to share the work."""
+    columns: str | None = None
+    """Where the questions are, as instruction=NAME[,input=NAME] or messages=NAME (default:
+    detected)."""
+    answer_column: str = "answer"
+    """Name of the answer in each line."""
+    limit_rows: int | None = None
+    """Take only so many rows from the start."""
+    max_new_tokens: int = 128
+    """Longest answer, in tokens."""
+    batch_size: int = 16
+    """Questions answered side by side."""
+    sampling: Annotated[Sampling, tyro.conf.OmitArgPrefixes] = field(default_factory=Sampling)
+    """How words are chosen."""
+    cluster: Cluster = "auto"
+    """Where the tasks run (auto: Slurm where sbatch answers, else this machine)."""
+    array_parallelism: int | None = None
+    """Tasks that run at a time (default: on Slurm 128; on this machine one)."""
+    follow: bool = False
+    """On Slurm: wait for the array and show how many parts are there."""
+    dry_run: bool = False
+    """Show what would run, with the batch script on Slurm, and stop."""
+    slurm: Annotated[SlurmFlags, tyro.conf.OmitArgPrefixes] = field(default_factory=SlurmFlags)
+    """What every task asks of Slurm: a GPU, where the partition has any."""
+    rows_per_part: Annotated[int, RARE] = 128
+    """Rows of a part, which is what a killed task loses at most."""

@@ -1,0 +1,51 @@
+"""What can be typed after launch/preprocess.py."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+import tyro
+
+from launch.flags.parse import RARE, Cluster
+from launch.flags.slurm import SlurmFlags
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """
+    Turn a dataset into tokenized shards, as an array of tasks.
+
+    Every row is checked first; then the tasks write. Run it again, and only what is missing or
+    damaged is made.
+    """
+
+    source: str = "vicgalle/alpaca-gpt4"
+    """A Hugging Face dataset id, a path, glob or URL of .json, .jsonl, .csv or .parquet files, or
+    "builtin": real questions and answers that need no network."""
+    out: str | None = None
+    """Folder or URL of the shard set (default: shards/ and the last part of the source)."""
+    num_tasks: int = 4
+    """Tasks to share the work; the shards are the same for any number."""
+    columns: str | None = None
+    """Where the fields are, as instruction=NAME,output=NAME[,input=NAME] or messages=NAME
+    (default: detected)."""
+    limit_rows: int | None = None
+    """Take only so many rows from the start."""
+    skip_bad_rows: bool = False
+    """Leave bad rows out and list them in the manifest, instead of stopping at the first."""
+    cluster: Cluster = "auto"
+    """Where the tasks run (auto: Slurm where sbatch answers, else this machine)."""
+    array_parallelism: int | None = None
+    """Tasks that run at a time (default: on Slurm 128; on this machine one a core)."""
+    follow: bool = False
+    """On Slurm: wait for the array and show how many shards are there."""
+    dry_run: bool = False
+    """Show what would run, with the batch script on Slurm, and stop."""
+    slurm: Annotated[SlurmFlags, tyro.conf.OmitArgPrefixes] = field(default_factory=SlurmFlags)
+    """What every task asks of Slurm."""
+    tokenizer: Annotated[Literal["auto", "tiktoken", "fastokens"], RARE] = "auto"
+    """What encodes; the ids are the same (auto: fastokens where it is installed)."""
+    rows_per_shard: Annotated[int | None, RARE] = None
+    """Source rows in a shard (default: 1/64 of the source, at least 250 and at most 10,000); more
+    tasks than shards find no work."""

@@ -1,0 +1,20 @@
+"""What can be typed after launch/status.py."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+
+@dataclass(frozen=True)
+class Status:
+    """Show every run and array at a glance, or one run with all its attempts."""
+
+    run: Annotated[str | None, tyro.conf.Positional] = None
+    """Name of a run (default: all)."""
+    checkpoints: str = "checkpoints_instruct"
+    """Path or URL where runs keep their checkpoints."""
+    shards: str = "shards"
+    """Folder with shard sets."""
