@@ -1,7 +1,7 @@
 """
 What a batch script asks when its ranks ended otherwise than well: does the job come back?
 
-    python -m jobs.after_step      # the last line of the script, see launch/cluster.py
+    python -m jobs.after_step      # the last line of the script, see launch/cluster/script.py
 
 Ranks that are killed cannot requeue their job, and neither can one that Slurm did not answer. The
 batch script outlives them. It brings back what asked for it, and what crashed while it makes

@@ -20,15 +20,17 @@ from instruct_core.model.answer_parts import joined, missing_parts, read_part
 from instruct_core.storage.documents import dump_document, load_document, load_sealed
 from instruct_core.storage.store import Store
 from jobs.generate import GenerateJob, places_of
-from launch.arrays import Work, array_parent, carry_out, follow_array, running_array, show
-from launch.cluster import choose_cluster
+from launch.arrays import Work, carry_out, follow_array, show
+from launch.cluster.job_folder import array_parent
+from launch.cluster.machine import choose_cluster
+from launch.cluster.request import request_of
+from launch.cluster.slurm import running_array
 from launch.console.display import progress_bar
 from launch.console.lines import say
 from launch.flags.generate import Generate
 from launch.flags.parse import check_counts
 from launch.flags.slurm import check_slurm_flags
 from launch.places import absolute, check_url
-from launch.slurm_nodes import request_of
 from launch.talking import check_one_model, find_run, newest_verified
 from launch.weights import inspect_weights
 

@@ -20,23 +20,17 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from instruct_core.errors import ConfigError
-from instruct_core.storage.store import Store
 from jobs.reports import read_outcome
-from launch.cluster import (
-    Resources,
-    array_text,
-    batch_script,
-    freeze_code,
-    submit_local,
-    submit_slurm,
-    test_submission,
-)
+from launch.cluster.frozen_code import freeze_code
+from launch.cluster.job_folder import new_job_folder
+from launch.cluster.local import LocalJob, submit_local
+from launch.cluster.partition import cluster_limits
+from launch.cluster.request import Request, resources_of
+from launch.cluster.script import Resources, array_text, batch_script
+from launch.cluster.slurm import SlurmJob, submit_slurm, test_submission
 from launch.console.display import progress_bar
 from launch.console.lines import EXIT_FAILED, say
 from launch.flags.slurm import SlurmFlags
-from launch.local_runs import LocalRun, new_job_folder
-from launch.slurm_nodes import Request, cluster_limits, resources_of
-from launch.slurm_runs import SlurmRun
 
 PARALLELISM = 128
 POLL_SECONDS = 2.0
@@ -77,24 +71,6 @@ class Work:
         return self.num_parts - self.num_missing()
 
 
-def array_parent(store: Store) -> Path:
-    """Return where the jobs that fill a store with parts have their folders."""
-    if store.is_local:
-        return store.local_path("job")
-    return Path("runs_instruct/array-jobs").resolve() / store.url.rsplit("/", 1)[-1]
-
-
-def array_job(store: Store) -> SlurmRun | None:
-    """Return the array jobs that fill a store, or did so last."""
-    return SlurmRun.found(array_parent(store) / "slurm.json")
-
-
-def running_array(store: Store) -> SlurmRun | None:
-    """Return the array jobs that fill a store now, if there are any."""
-    job = array_job(store)
-    return job if job is not None and job.is_running() else None
-
-
 class TaskArray:
     """
     The array jobs that do one work on Slurm.
@@ -119,7 +95,7 @@ class TaskArray:
             test_submission(folder, resources)
             say(f"\n{batch_script(folder, resources)}")
 
-    def submit(self, tasks: Sequence[int]) -> SlurmRun:
+    def submit(self, tasks: Sequence[int]) -> SlurmJob:
         """Queue the tasks, and say so; return the job."""
         work = self._work
         arrays = list(self._arrays(tasks))
@@ -129,7 +105,7 @@ class TaskArray:
             test_submission(work.parent, resources)
         folder = new_job_folder(work.parent)
         freeze_code(folder)
-        job = SlurmRun(folder)
+        job = SlurmJob(folder)
         for resources in arrays:
             job_id = submit_slurm(work.task(resources.first_task), folder, resources)
             job.write_note(work.parent / "slurm.json")
@@ -194,7 +170,7 @@ def carry_out(
     return follow_array(work, job) if flags.follow else 0
 
 
-def follow_array(work: Work, job: SlurmRun) -> int:
+def follow_array(work: Work, job: SlurmJob) -> int:
     """Show how many parts are there until the jobs have ended; return the exit code."""
     try:
         with progress_bar(work.what) as bar:
@@ -219,7 +195,7 @@ def run_here(work: Work, tasks: Sequence[int], parallelism: int) -> int:
     freeze_code(folder)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: ends the tasks too
     say(f"Job: {len(tasks)} tasks, logs in {folder}")
-    waiting, running, failed = list(tasks), list[LocalRun](), list[LocalRun]()
+    waiting, running, failed = list(tasks), list[LocalJob](), list[LocalJob]()
     with progress_bar(work.what) as bar:
         shown = bar.add_task("", total=work.num_parts)
         try:

@@ -29,15 +29,17 @@ from instruct_core.errors import ConfigError, CorruptFileError, MissingError
 from instruct_core.storage.documents import dump_document, load_document
 from instruct_core.storage.store import Store
 from jobs.preprocess import PreprocessJob
-from launch.arrays import Work, array_parent, carry_out, follow_array, running_array, show
-from launch.cluster import choose_cluster, num_cores
+from launch.arrays import Work, carry_out, follow_array, show
+from launch.cluster.job_folder import array_parent
+from launch.cluster.machine import choose_cluster, num_cores
+from launch.cluster.request import Request, request_of
+from launch.cluster.slurm import running_array
 from launch.console.display import progress_bar
 from launch.console.lines import say
 from launch.flags.parse import check_counts
 from launch.flags.preprocess import Preprocess
 from launch.flags.slurm import check_slurm_flags
 from launch.places import absolute, check_url
-from launch.slurm_nodes import Request, request_of
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 

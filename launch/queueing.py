@@ -17,14 +17,14 @@ from instruct_core.storage.store import Store
 from jobs.finetune import FinetuneJob
 from jobs.guard import needed_seconds
 from jobs.ledger import read_ledger
-from launch.arrays import running_array
-from launch.cluster import Resources, batch_script, submit_slurm, test_submission
+from launch.cluster.machine import Machine
+from launch.cluster.partition import cluster_limits
+from launch.cluster.request import request_of, resources_of
+from launch.cluster.script import Resources, batch_script
+from launch.cluster.slurm import SlurmJob, running_array, submit_slurm, test_submission
 from launch.console.lines import say
 from launch.flags.finetune import Finetune
-from launch.machine import Machine
 from launch.places import absolute
-from launch.slurm_nodes import cluster_limits, request_of, resources_of
-from launch.slurm_runs import SlurmRun
 
 
 class QueuedRun:
@@ -74,10 +74,10 @@ class QueuedRun:
         """Print the batch script as it would be submitted."""
         say(f"\n{batch_script(folder / 'NEXT', self._resources(config))}")
 
-    def submit(self, function: FinetuneJob, folder: Path, ledger: str) -> SlurmRun:
+    def submit(self, function: FinetuneJob, folder: Path, ledger: str) -> SlurmJob:
         """Queue the job; return it."""
         submit_slurm(function, folder, self._resources(function.config))
-        return SlurmRun(folder, ledger)
+        return SlurmJob(folder, ledger)
 
     def _resources(self, config: TrainConfig) -> Resources:
         flags = self._flags

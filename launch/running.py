@@ -25,15 +25,16 @@ from instruct_core.storage.documents import dump_document, load_document
 from instruct_core.storage.steps import committed_steps, damage_of
 from instruct_core.storage.store import Store
 from jobs.finetune import FinetuneJob
-from launch.arrays import running_array
-from launch.cluster import choose_cluster, freeze_code, num_cores, submit_local
-from launch.code_version import code_difference, code_version
+from launch.cluster.frozen_code import code_difference, code_version, freeze_code
+from launch.cluster.job_folder import new_job_folder
+from launch.cluster.local import find_running, submit_local
+from launch.cluster.lock import RunLock
+from launch.cluster.machine import THIS_MACHINE, Machine, choose_cluster, num_cores, this_machine
+from launch.cluster.slurm import UNKNOWN, SlurmJob, running_array
 from launch.console.lines import EXIT_FAILED, say
 from launch.flags.finetune import Finetune, check_flags
 from launch.flags.parse import check_name, parse_flags
 from launch.flags.preprocess import Preprocess
-from launch.local_runs import RunLock, find_running, new_job_folder
-from launch.machine import THIS_MACHINE, Machine, this_machine
 from launch.places import absolute, check_url
 from launch.preparing import prepare
 from launch.queueing import QueuedRun
@@ -49,7 +50,6 @@ from launch.settings import (
     shape_of_init,
     shape_of_run,
 )
-from launch.slurm_runs import UNKNOWN, SlurmRun
 from launch.stored_runs import job_parent, lock_path, note_path, stored_config, stored_document
 from launch.watching import watch, watch_slurm
 
@@ -115,7 +115,7 @@ def _attach(flags: Finetune, run: str, lock: Path) -> int | None:
         job, ledger = found
         say(f"Run {run} is training already (job {job.pid}); watching it.")
         return watch(job, run, Store(ledger))
-    queued = SlurmRun.found(note_path(lock))
+    queued = SlurmJob.found(note_path(lock))
     if queued is None or not queued.is_running():
         return None
     say(f"Run {run} is on Slurm already: job {queued.job_id}, {queued.state()}.")
@@ -138,7 +138,7 @@ def _start(
     """Write down the run and submit its job; the only part of a launch that changes anything."""
     run, ledger, note = config.run, f"{config.runs}/{config.run}", note_path(lock_file)
     lock = RunLock(lock_file)
-    queued_meanwhile = SlurmRun.found(note)
+    queued_meanwhile = SlurmJob.found(note)
     if not lock.acquire() or (queued_meanwhile is not None and queued_meanwhile.is_running()):
         raise ConfigError(f"Run {run} is being started by another launcher. Try again in a second.")
     store = Store(config.checkpoints) / run
@@ -154,14 +154,14 @@ def _start(
         return watch_slurm(queued_job, run) if flags.follow else 0
     note.unlink(missing_ok=True)  # of an earlier job on Slurm, which has ended
     job = submit_local(function, folder, flags.gpus, lock)
-    lock.note(job, ledger)
+    lock.note(job.pid, job.folder, ledger)
     lock.close()
     say(f"Run {run}: job {job.pid}, log {job.log_path()}")
     say(f"Curves: tensorboard --logdir {config.runs}")
     return watch(job, run, Store(ledger))
 
 
-def _tell(run: str, job: SlurmRun, config: TrainConfig) -> None:
+def _tell(run: str, job: SlurmJob, config: TrainConfig) -> None:
     say(f"Run {run}: job {job.job_id}, {job.state()}; log {job.log_path()}")
     say(f"See: python launch/status.py {run}; python launch/logs.py {run} -f")
     say(f"Save and end it: scancel {job.job_id}; go on later: the same command again")

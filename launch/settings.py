@@ -24,12 +24,12 @@ from instruct_core.storage.steps import (
     steps_of,
 )
 from instruct_core.storage.store import Store
-from launch.arrays import running_array
+from launch.cluster.machine import RECIPE_MICRO_BATCH_SIZE, Machine, fit_cpu
+from launch.cluster.slurm import running_array
 from launch.console.lines import say
 from launch.estimate import SAVED_BYTES_PER_PARAMETER
 from launch.flags.finetune import Finetune
 from launch.flags.slurm import SlurmFlags
-from launch.machine import RECIPE_MICRO_BATCH_SIZE, Machine, fit_cpu
 from launch.places import absolute, check_folder, reachable
 from launch.weights import inspect_weights
 

@@ -28,13 +28,14 @@ from instruct_core.storage.store import Store
 from jobs.ledger import read_ledger
 from jobs.reports import read_outcome, read_progress
 from jobs.slurm import JobRecord
-from launch.arrays import array_job
+from launch.cluster.job_folder import job_folders
+from launch.cluster.local import find_running
+from launch.cluster.lock import RunLock
+from launch.cluster.slurm import SlurmJob, array_job
 from launch.console.display import WIDE, age
 from launch.console.lines import say
 from launch.flags.parse import check_name
-from launch.local_runs import RunLock, find_running, job_folders
 from launch.places import absolute
-from launch.slurm_runs import SlurmRun
 from launch.stored_runs import job_parent, lock_path, note_path, stored_config
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class RunStatus:
 
     config: TrainConfig
     lock: Path
-    slurm: SlurmRun | None
+    slurm: SlurmJob | None
     events: list[dict[str, Any]]
 
     @classmethod
@@ -98,7 +99,7 @@ class RunStatus:
                 "python launch/status.py"
             )
         lock = lock_path(store, job_parent(config.runs, name))
-        slurm = SlurmRun.found(note_path(lock))
+        slurm = SlurmJob.found(note_path(lock))
         return cls(config, lock, slurm, read_ledger(Store(config.runs) / name))
 
     def job_folders(self) -> list[Path]:
@@ -200,7 +201,7 @@ def _show_run(console: Console, status: RunStatus) -> None:
     if note := status.note():
         say(f"Note: {note}")
     say(f"Last save: {status.last_save() or 'none yet'}")
-    if job_ids := [i for folder in status.job_folders() for i in SlurmRun(folder).job_ids]:
+    if job_ids := [i for folder in status.job_folders() for i in SlurmJob(folder).job_ids]:
         say(f"Slurm jobs: {', '.join(job_ids)}")
     if nodes := [record.nodes for record in status.records() if record.nodes]:
         say(f"Nodes: {nodes[-1]}")

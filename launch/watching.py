@@ -20,10 +20,10 @@ from rich.progress import Progress, TaskID, TextColumn
 from instruct_core.storage.store import Store
 from jobs.ledger import read_ledger
 from jobs.reports import read_outcome, read_progress
+from launch.cluster.local import LocalJob
+from launch.cluster.slurm import SlurmJob
 from launch.console.display import console, progress_bar
 from launch.console.lines import EXIT_FAILED, EXIT_INTERRUPTED, say
-from launch.local_runs import LocalRun
-from launch.slurm_runs import SlurmRun
 
 POLL_SECONDS = 0.2
 SLURM_POLL_SECONDS = 1.0  # the files lie on a shared disk
@@ -50,7 +50,7 @@ SHOWN = {
 }
 
 
-def watch(job: LocalRun, run: str, ledger: Store) -> int:
+def watch(job: LocalJob, run: str, ledger: Store) -> int:
     """Follow a job until it ends; return the launcher's exit code."""
     follower = _Follower(job, ledger)
     before = {s: signal.signal(s, follower.on_signal) for s in follower.signals}
@@ -62,7 +62,7 @@ def watch(job: LocalRun, run: str, ledger: Store) -> int:
     return _conclude(job, run, follower.stopping)
 
 
-def watch_slurm(job: SlurmRun, run: str) -> int:
+def watch_slurm(job: SlurmJob, run: str) -> int:
     """Follow a job on Slurm until it ends; Ctrl-C only stops following. Return the exit code."""
     try:
         _Follower(job, Store(job.ledger)).follow()
@@ -72,7 +72,7 @@ def watch_slurm(job: SlurmRun, run: str) -> int:
     return _conclude(job, run, stopping=False)
 
 
-def _conclude(job: LocalRun | SlurmRun, run: str, stopping: bool) -> int:
+def _conclude(job: LocalJob | SlurmJob, run: str, stopping: bool) -> int:
     progress = read_progress(job.folder)
     again = "Give the same command again to go on."
     if progress.get("state") == "finished":
@@ -88,7 +88,7 @@ def _conclude(job: LocalRun | SlurmRun, run: str, stopping: bool) -> int:
         reason = outcome["error"]
         if outcome["retry"]:
             print(outcome["traceback"].rstrip(), file=sys.stderr)
-    elif isinstance(job, SlurmRun):
+    elif isinstance(job, SlurmJob):
         reason = f"its job has ended ({job.state() or 'Slurm has forgotten it'})."
     print(f"error: run {run} failed: {reason} Log: {job.log_path()}", file=sys.stderr, flush=True)
     return EXIT_FAILED
@@ -97,7 +97,7 @@ def _conclude(job: LocalRun | SlurmRun, run: str, stopping: bool) -> int:
 class _Follower:
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
-    def __init__(self, job: LocalRun | SlurmRun, ledger: Store) -> None:
+    def __init__(self, job: LocalJob | SlurmJob, ledger: Store) -> None:
         self._job, self._ledger = job, ledger
         self._num_events = len(read_ledger(ledger))
         self._line_at = time.monotonic()
@@ -105,7 +105,7 @@ class _Follower:
 
     def on_signal(self, signum: int, frame: FrameType | None) -> None:
         """Pass a warning on; turn Ctrl-C into a stop, and the second one into a kill."""
-        assert isinstance(self._job, LocalRun)
+        assert isinstance(self._job, LocalJob)
         if signum in (signal.SIGUSR1, signal.SIGUSR2):
             self._job.warn(signal.Signals(signum))
         elif self.stopping:
@@ -121,7 +121,7 @@ class _Follower:
             task = bar.add_task("", total=None, numbers="")
             while self._job.is_running():
                 self._show(bar, task)
-                time.sleep(POLL_SECONDS if isinstance(self._job, LocalRun) else SLURM_POLL_SECONDS)
+                time.sleep(POLL_SECONDS if isinstance(self._job, LocalJob) else SLURM_POLL_SECONDS)
             self._show(bar, task)
 
     def _show(self, bar: Progress, task: TaskID) -> None:

@@ -1,9 +1,12 @@
-"""Which code a run is made with: the git commit, and how the files differ from it."""
+"""Which code a job runs: a copy in its folder, its git commit, and how the files differ from it."""
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from pathlib import Path
+
+CODE = "code"  # folder of a job with the code it runs
 
 LONGEST_DIFFERENCE = 200_000  # characters kept; the code itself is in the job's folder
 
@@ -30,3 +33,16 @@ def _git(*arguments: str) -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.decode(errors="replace")
+
+
+def freeze_code(folder: Path) -> None:
+    """Copy the code that a job runs into its folder: a requeue must not run edited files."""
+    here = Path(__file__).resolve().parents[2]
+    for package in ("jobs", "instruct_core"):
+        shutil.copytree(
+            here / package,
+            folder / CODE / package,
+            ignore=lambda _, names: (
+                [n for n in names if "." in n and not n.endswith(".py")] + ["__pycache__"]
+            ),
+        )

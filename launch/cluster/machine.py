@@ -7,16 +7,19 @@ What one node gives a run, and what fits it.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import os
+import shutil
+from typing import Literal, NamedTuple
 
 import psutil
 
 from instruct_core.config import ModelConfig
-from instruct_core.errors import ConfigError
-from launch.cluster import num_cores, num_gpus
+from instruct_core.errors import ConfigError, SlurmError
+from jobs.slurm import run_client
 from launch.console.lines import say
 from launch.estimate import rank_bytes, step_seconds
 from launch.flags.finetune import Finetune
+from launch.flags.parse import Cluster
 
 RECIPE_MICRO_BATCH_SIZE = 8
 
@@ -81,3 +84,47 @@ def _duration(seconds: float) -> str:
     if seconds < 1:
         return f"{1000 * seconds:.0f} ms"
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} minutes"
+
+
+def choose_cluster(asked: Cluster) -> Literal["slurm", "local"]:
+    """
+    Return where jobs run, and say it in one line where it was not typed.
+
+    Raises:
+        ConfigError: Slurm was typed and is not here.
+    """
+    if asked == "local":
+        return asked
+    if shutil.which("sbatch") is None:
+        if asked == "slurm":
+            raise ConfigError("--cluster slurm needs sbatch on PATH, and there is none. Log in to a "
+                              "node of the cluster, or use --cluster local.")  # fmt: skip
+        say("Cluster: local executor (no sbatch on this machine)")
+        return "local"
+    try:
+        run_client(["sinfo", "-h", "-o", "%P"])
+    except SlurmError as error:
+        if asked == "slurm":
+            raise ConfigError(f"--cluster slurm cannot be used: {error}") from None
+        say(f"Cluster: local executor (Slurm is installed and does not answer: {error})")
+        return "local"
+    return "slurm"
+
+
+def num_gpus() -> int:
+    """Return how many NVIDIA GPUs a job here would see; asks the driver, not torch."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        count = int(pynvml.nvmlDeviceGetCount())
+    except pynvml.NVMLError:
+        return 0
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    listed = [name for name in (visible or "").split(",") if name.strip() not in ("", "-1")]
+    return count if visible is None else min(count, len(listed))
+
+
+def num_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0))

@@ -1,8 +1,9 @@
 """
 A job on Slurm as launchers see it: found again by the note beside the run, whatever became of it.
 
-    job = SlurmRun.found(note_path)
-    job.is_running(); job.states()
+    job_id = submit_slurm(FinetuneJob(...), folder, resources)
+    job = SlurmJob.found(note_path)
+    job.is_running(); job.state()
 
 What Slurm does not know any more (it forgets ended jobs after minutes), the job's own folder tells.
 """
@@ -12,19 +13,26 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from instruct_core.errors import CorruptFileError, SlurmError
+from submitit.core.utils import DelayedSubmission
+
+from instruct_core.errors import ConfigError, CorruptFileError, SlurmError
+from instruct_core.storage.store import Store
 from jobs.after_step import JOB_IDS
-from jobs.slurm import JobRecord, show_jobs, tasks_of
+from jobs.slurm import JobRecord, clean_environment, run_client, show_jobs, tasks_of
+from launch.cluster.job_folder import UNLIMITED, array_parent
+from launch.cluster.script import Resources, batch_script, pickle_name, script_name
 
 UNKNOWN = "unknown (Slurm does not answer)"
 ASK_AGAIN_SECONDS = 2.0  # one question to Slurm's controller serves so long
 
 
 @dataclass
-class SlurmRun:
+class SlurmJob:
     """A job, or all arrays of one submission; a chained follow-up belongs to the same one."""
 
     folder: Path
@@ -33,7 +41,7 @@ class SlurmRun:
     _asked_at: float = float("-inf")
 
     @classmethod
-    def found(cls, note: Path) -> SlurmRun | None:
+    def found(cls, note: Path) -> SlurmJob | None:
         """Return the job that a note tells of; None where there is no note. Raises CorruptFileError."""
         try:
             entry = json.loads(note.read_text())
@@ -106,3 +114,57 @@ class SlurmRun:
     def log_path(self, task: int = 0) -> Path:
         """Return where a task of the newest job writes what it logs."""
         return self.folder / f"{self.job_id}_{task}_log.out"
+
+
+def array_job(store: Store) -> SlurmJob | None:
+    """Return the array jobs that fill a store, or did so last."""
+    return SlurmJob.found(array_parent(store) / "slurm.json")
+
+
+def running_array(store: Store) -> SlurmJob | None:
+    """Return the array jobs that fill a store now, if there are any."""
+    job = array_job(store)
+    return job if job is not None and job.is_running() else None
+
+
+def test_submission(folder: Path, resources: Resources) -> str:
+    """
+    Have Slurm judge a job without queueing it; return when and where it would start.
+
+    Raises:
+        ConfigError: It would be refused; says why.
+    """
+    text = batch_script(folder, resources)
+    # The folder is not there yet, and the test writes nothing.
+    text = "\n".join(line for line in text.splitlines() if "--chdir" not in line)
+    try:
+        said = run_client(["sbatch", "--test-only"], clean_environment(), stdin=text)
+    except SlurmError as error:
+        raise ConfigError(
+            f"Slurm refuses this job in partition {resources.partition}: {error}. See it: --dry-run"
+        ) from None
+    return said.partition(" to start at ")[2].partition(" ")[0]
+
+
+def submit_slurm(function: Callable[[], Any], folder: Path, resources: Resources) -> str:
+    """
+    Queue a job, or an array of them, whose folder is there; return its id.
+
+    Raises:
+        ConfigError: Slurm refuses it; says why.
+    """
+    submission = DelayedSubmission(function)
+    submission.set_timeout(resources.minutes, UNLIMITED)
+    submission.dump(folder / pickle_name(resources))
+    script = folder / script_name(resources)
+    script.write_text(batch_script(folder, resources))
+    try:
+        said = run_client(["sbatch", "--parsable", str(script)], clean_environment())
+    except SlurmError as error:
+        raise ConfigError(
+            f"Job {resources.name} was not queued: {error} See what is: squeue -n {resources.name}"
+        ) from None
+    job_id = said.strip().split(";")[0]
+    with (folder / JOB_IDS).open("a") as file:
+        file.write(f"{job_id}\n")
+    return job_id

@@ -10,27 +10,17 @@ Sources: `scontrol show partition` and `show node`, which every cluster has.
 from __future__ import annotations
 
 import os
-import re
 from typing import NamedTuple
 
 from instruct_core.errors import ConfigError
 from jobs.guard import DEFAULT_LEAD_SECONDS
-from jobs.slurm import fields_of, run_client, show_jobs
-from launch.cluster import Resources
+from jobs.slurm import show_jobs
+from launch.cluster.partition import find_partition, minutes_of, usable_nodes
+from launch.cluster.script import Resources
 from launch.flags.slurm import SlurmFlags
 
 LONGEST_DEFAULT_MINUTES = 24 * 60
 LEAD_SHARE = 0.2  # of the time limit, at most: the rest is for training
-
-
-class Node(NamedTuple):
-    """One node of a partition."""
-
-    name: str
-    cores: int
-    memory_mb: int
-    gpus: int
-    features: tuple[str, ...]
 
 
 class Request(NamedTuple):
@@ -57,7 +47,7 @@ def request_of(
         SlurmError: Slurm does not answer.
     """
     check_after(flags.after)
-    partition, facts = _partition(flags.partition)
+    partition, facts = find_partition(flags.partition)
     notes = []
     if flags.partition is None:
         notes.append(f"Partition: {partition} (the cluster's default)")
@@ -66,7 +56,7 @@ def request_of(
     minutes = _minutes(flags.time, facts, partition)
     if flags.time is None:
         notes.append(f"Time limit: {minutes} minutes a start; the run comes back after it")
-    all_nodes = _nodes(partition, flags)
+    all_nodes = usable_nodes(partition, flags)
     with_gpus = [node for node in all_nodes if node.gpus and wants_gpus]
     if not wants_gpus:
         usable = all_nodes
@@ -130,30 +120,6 @@ def _at_most(flag: str, value: int, most: int, where: str) -> None:
         raise ConfigError(f"{flag} must be at most {most} in {where}, got {value}.")
 
 
-def _partition(typed: str | None) -> tuple[str, dict[str, str]]:
-    text = run_client(["scontrol", "-o", "show", "partition"])
-    known = {facts["PartitionName"]: facts for facts in map(fields_of, text.splitlines()) if facts}
-    name = typed or os.environ.get("SBATCH_PARTITION") or ""
-    default = [name for name, facts in known.items() if facts.get("Default") == "YES"]
-    if not name and not default:
-        raise ConfigError(f"--partition must be one of {', '.join(known)}: there is no default.")
-    name = name or default[0]
-    if name not in known:
-        raise ConfigError(f"--partition must be one of {', '.join(known)}, got {name}.")
-    if (state := known[name].get("State")) in ("INACTIVE", "DRAIN"):
-        raise ConfigError(f"--partition {name} takes no jobs now: it is {state}.")
-    return name, known[name]
-
-
-def minutes_of(text: str) -> int | None:
-    """Return a time limit of Slurm (D-HH:MM:SS, HH:MM:SS, UNLIMITED) in minutes; None for none."""
-    if text in ("UNLIMITED", "NONE", "INFINITE", ""):
-        return None
-    days, _, clock = text.rpartition("-")
-    hours, minutes, seconds = (int(part) for part in ("0:0:" + clock).split(":")[-3:])
-    return int(days or 0) * 1440 + hours * 60 + minutes + (seconds > 0)
-
-
 def _minutes(typed: int | None, facts: dict[str, str], partition: str) -> int:
     longest = minutes_of(facts.get("MaxTime", ""))
     if typed is None:
@@ -164,40 +130,6 @@ def _minutes(typed: int | None, facts: dict[str, str], partition: str) -> int:
             "comes back after its time limit, so a shorter one does."
         )
     return typed
-
-
-def _nodes(partition: str, flags: SlurmFlags) -> list[Node]:
-    excluded: set[str] = set()
-    if flags.exclude:
-        excluded = set(run_client(["scontrol", "show", "hostnames", flags.exclude]).split())
-    found = []
-    for line in run_client(["scontrol", "-o", "show", "node"]).splitlines():
-        facts = fields_of(line)
-        if partition not in facts.get("Partitions", "").split(","):
-            continue
-        node = Node(
-            facts["NodeName"],
-            int(facts.get("CPUEfctv") or facts["CPUTot"]),  # without those that Slurm keeps
-            int(facts["RealMemory"]) - int(facts.get("MemSpecLimit", 0)),
-            gpus_in(facts.get("Gres", "")),
-            tuple(facts.get("AvailableFeatures", "").split(",")),
-        )
-        # More than a plain feature name ("a&b", "a|b") is judged by Slurm itself.
-        plain = flags.constraint is not None and flags.constraint.isalnum()
-        if node.name not in excluded and (not plain or flags.constraint in node.features):
-            found.append(node)
-    if not found:
-        wanted = (
-            f"constraint {flags.constraint}" if flags.constraint else f"--exclude {flags.exclude}"
-        )
-        raise ConfigError(f"Partition {partition} has no node left with {wanted}.")
-    return found
-
-
-def gpus_in(gres: str) -> int:
-    """Return how many GPUs a node's GRES text names: gpu:a100:4(S:0-1),gpu:t4:2 has 6."""
-    counts = re.findall(r"(?:^|,)gpu(?::[^:,()]+)?:(\d+)(?=[(,]|$)", gres)
-    return sum(int(count) for count in counts)
 
 
 def lead_of(minutes: int, typed: int | None, needed_seconds: float) -> int:
@@ -233,23 +165,4 @@ def resources_of(
         constraint=flags.constraint,
         exclude=flags.exclude,
         after=tuple(flags.after.split(",")) if flags.after else (),
-    )
-
-
-class Limits(NamedTuple):
-    """What the cluster as a whole allows."""
-
-    max_array_size: int
-    requeue_by_default: bool
-
-
-def cluster_limits() -> Limits:
-    """Return the cluster's limits, from its configuration."""
-    facts = {}
-    for line in run_client(["scontrol", "show", "config"]).splitlines():
-        key, _, value = line.partition("=")
-        facts[key.strip()] = value.strip()
-    return Limits(
-        max_array_size=int(facts.get("MaxArraySize", 1001)),
-        requeue_by_default=facts.get("JobRequeue", "1") != "0",
     )

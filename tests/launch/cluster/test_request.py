@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from launch.cluster import array_text
-from launch.slurm_nodes import gpus_in, lead_of, minutes_of
+from launch.cluster.partition import gpus_in, minutes_of
+from launch.cluster.request import lead_of
+from launch.cluster.script import array_text
 
 
 @pytest.mark.parametrize(

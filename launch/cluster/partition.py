@@ -1,0 +1,105 @@
+"""
+What a partition and its nodes offer, and what the cluster as a whole allows.
+
+    name, facts = find_partition("gpu")
+    nodes = usable_nodes(name, flags)
+
+Sources: `scontrol show partition`, `show node` and `show config`, which every cluster has.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import NamedTuple
+
+from instruct_core.errors import ConfigError
+from jobs.slurm import fields_of, run_client
+from launch.flags.slurm import SlurmFlags
+
+
+class Node(NamedTuple):
+    """One node of a partition."""
+
+    name: str
+    cores: int
+    memory_mb: int
+    gpus: int
+    features: tuple[str, ...]
+
+
+def find_partition(typed: str | None) -> tuple[str, dict[str, str]]:
+    text = run_client(["scontrol", "-o", "show", "partition"])
+    known = {facts["PartitionName"]: facts for facts in map(fields_of, text.splitlines()) if facts}
+    name = typed or os.environ.get("SBATCH_PARTITION") or ""
+    default = [name for name, facts in known.items() if facts.get("Default") == "YES"]
+    if not name and not default:
+        raise ConfigError(f"--partition must be one of {', '.join(known)}: there is no default.")
+    name = name or default[0]
+    if name not in known:
+        raise ConfigError(f"--partition must be one of {', '.join(known)}, got {name}.")
+    if (state := known[name].get("State")) in ("INACTIVE", "DRAIN"):
+        raise ConfigError(f"--partition {name} takes no jobs now: it is {state}.")
+    return name, known[name]
+
+
+def minutes_of(text: str) -> int | None:
+    """Return a time limit of Slurm (D-HH:MM:SS, HH:MM:SS, UNLIMITED) in minutes; None for none."""
+    if text in ("UNLIMITED", "NONE", "INFINITE", ""):
+        return None
+    days, _, clock = text.rpartition("-")
+    hours, minutes, seconds = (int(part) for part in ("0:0:" + clock).split(":")[-3:])
+    return int(days or 0) * 1440 + hours * 60 + minutes + (seconds > 0)
+
+
+def usable_nodes(partition: str, flags: SlurmFlags) -> list[Node]:
+    excluded: set[str] = set()
+    if flags.exclude:
+        excluded = set(run_client(["scontrol", "show", "hostnames", flags.exclude]).split())
+    found = []
+    for line in run_client(["scontrol", "-o", "show", "node"]).splitlines():
+        facts = fields_of(line)
+        if partition not in facts.get("Partitions", "").split(","):
+            continue
+        node = Node(
+            facts["NodeName"],
+            int(facts.get("CPUEfctv") or facts["CPUTot"]),  # without those that Slurm keeps
+            int(facts["RealMemory"]) - int(facts.get("MemSpecLimit", 0)),
+            gpus_in(facts.get("Gres", "")),
+            tuple(facts.get("AvailableFeatures", "").split(",")),
+        )
+        # More than a plain feature name ("a&b", "a|b") is judged by Slurm itself.
+        plain = flags.constraint is not None and flags.constraint.isalnum()
+        if node.name not in excluded and (not plain or flags.constraint in node.features):
+            found.append(node)
+    if not found:
+        wanted = (
+            f"constraint {flags.constraint}" if flags.constraint else f"--exclude {flags.exclude}"
+        )
+        raise ConfigError(f"Partition {partition} has no node left with {wanted}.")
+    return found
+
+
+def gpus_in(gres: str) -> int:
+    """Return how many GPUs a node's GRES text names: gpu:a100:4(S:0-1),gpu:t4:2 has 6."""
+    counts = re.findall(r"(?:^|,)gpu(?::[^:,()]+)?:(\d+)(?=[(,]|$)", gres)
+    return sum(int(count) for count in counts)
+
+
+class Limits(NamedTuple):
+    """What the cluster as a whole allows."""
+
+    max_array_size: int
+    requeue_by_default: bool
+
+
+def cluster_limits() -> Limits:
+    """Return the cluster's limits, from its configuration."""
+    facts = {}
+    for line in run_client(["scontrol", "show", "config"]).splitlines():
+        key, _, value = line.partition("=")
+        facts[key.strip()] = value.strip()
+    return Limits(
+        max_array_size=int(facts.get("MaxArraySize", 1001)),
+        requeue_by_default=facts.get("JobRequeue", "1") != "0",
+    )

@@ -1,0 +1,119 @@
+"""
+What a job asks of Slurm, and the batch script that every start of it runs.
+
+    text = batch_script(folder, Resources("instruct-r", minutes=60, partition="gpu"))
+
+On Slurm a job is one script and one pickle in one folder, and every start of it, requeued or
+chained, runs the same script: the code and the settings of a run are those of its submission.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import submitit
+
+from jobs.after_step import LOG, SCRIPT
+from jobs.reports import FOLDER, START
+from launch.cluster.frozen_code import CODE
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a job asks of Slurm: one process a task, and one task a GPU where there are GPUs."""
+
+    name: str
+    minutes: int
+    partition: str
+    nodes: int = 1
+    tasks_per_node: int = 1
+    gpus_per_node: int = 0
+    cpus_per_task: int = 1
+    mem_mb: int | None = None  # per node
+    lead_seconds: int = 120  # from Slurm's warning to its kill
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    exclude: str | None = None
+    after: tuple[str, ...] = ()  # job ids that must have ended well
+    array: str | None = None  # task numbers as sbatch takes them: 0-15%8
+    first_task: int = 0  # number that array task 0 stands for
+
+
+def batch_script(folder: Path, resources: Resources) -> str:
+    """Return the script that every start of a job runs."""
+    executor = submitit.SlurmExecutor(folder)
+    more = {"requeue": True, "chdir": str(folder)}
+    for name in ("account", "qos", "constraint", "exclude", "array"):
+        if (value := getattr(resources, name)) is not None:
+            more[name] = value
+    if resources.after:
+        more["dependency"] = "afterok:" + ":".join(resources.after)
+    executor.update_parameters(
+        job_name=resources.name,
+        wckey=None,  # submitit's own is unknown to clusters that check them
+        time=resources.minutes,
+        partition=resources.partition,
+        nodes=resources.nodes,
+        ntasks_per_node=resources.tasks_per_node,
+        gpus_per_node=resources.gpus_per_node or None,
+        cpus_per_task=resources.cpus_per_task,
+        mem=f"{resources.mem_mb}MB" if resources.mem_mb else None,
+        signal_delay_s=resources.lead_seconds,
+        stderr_to_stdout=True,
+        additional_parameters=more,
+        # One rank that fails ends the others: they would wait for it in a collective.
+        srun_args=["--kill-on-bad-exit=1", f"--cpus-per-task={resources.cpus_per_task}"],
+        setup=_before(folder, resources),
+        teardown=[
+            "status=$?",
+            "trap '' TERM  # a requeue ends the script; what follows must come to its end",
+            f"[ $status -eq 0 ] || {shlex.quote(sys.executable)} -m jobs.after_step",
+            "exit $status",
+        ],
+    )
+    if resources.array is not None:
+        executor.parameters["map_count"] = 1  # names the logs by array task; `array` says which
+    return str(executor._make_submission_file_text(executor._submitit_command_str, ""))
+
+
+def _before(folder: Path, resources: Resources) -> list[str]:
+    """Return what a start does before its tasks do."""
+    place, is_array = shlex.quote(str(folder)), resources.array is not None
+    job = "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}" if is_array else "${SLURM_JOB_ID}"
+    task = f"/task-$(printf %05d $(({resources.first_task} + SLURM_ARRAY_TASK_ID)))"
+    return [
+        # Not the folder it was typed in; modules of the cluster stay behind ours.
+        f"export PYTHONPATH={place}/{CODE}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONSAFEPATH=1",
+        f"export {START}=$(printf %010d-%04d $SLURM_JOB_ID ${{SLURM_RESTART_COUNT:-0}})",
+        f"export {FOLDER}={place}{task if is_array else ''} {LOG}={place}/{job}_0_log.out",
+        f"export {SCRIPT}={place}/{script_name(resources)} INSTRUCT_LEAD={resources.lead_seconds}",
+        # What a kill left behind would block the next re-pickle and the result (utils.py:182), and
+        # a job that submitit has moved its pickle to after sbatch could start before it is there.
+        f'rm -f {place}/{job}_*.save_tmp "${FOLDER}/failed.json"',
+        f"cp {place}/{pickle_name(resources)} {place}/{job}_submitted.pkl",
+        f'echo "=== start ${START} on $SLURM_JOB_NODELIST at $(date -u +%FT%TZ)"',
+    ]
+
+
+def script_name(resources: Resources) -> str:
+    return f"job-{resources.first_task:07d}.sh" if resources.array else "job.sh"
+
+
+def pickle_name(resources: Resources) -> str:
+    return f"job-{resources.first_task:07d}.pkl" if resources.array else "job.pkl"
+
+
+def array_text(tasks: Sequence[int]) -> str:
+    """Return numbers as sbatch's --array takes them: 0-3,7."""
+    parts: list[list[int]] = []
+    for task in sorted(tasks):
+        if parts and task == parts[-1][-1] + 1:
+            parts[-1] = [parts[-1][0], task]
+        else:
+            parts.append([task])
+    return ",".join("-".join(map(str, part)) for part in parts)
