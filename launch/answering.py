@@ -30,9 +30,9 @@ from launch.console.lines import say
 from launch.flags.generate import Generate
 from launch.flags.parse import check_counts
 from launch.flags.slurm import check_slurm_flags
-from launch.places import absolute, check_url
-from launch.talking import check_one_model, find_run, newest_verified
-from launch.weights import inspect_weights
+from launch.runs.model import check_one_model, inspect_weights
+from launch.runs.places import absolute, check_url
+from launch.runs.run import find_run, newest_verified
 
 
 def answer_file(flags: Generate) -> int:

@@ -31,17 +31,17 @@ def main(arguments: Sequence[str]) -> int:
     if verb not in VERBS:
         raise ConfigError(f"The first word must be one of {', '.join(VERBS)}, got {verb!r}.")
     flags = parse_flags(VERBS[verb], arguments[1:], program=f"{PROGRAM} {verb}")
-    from launch import keeping
+    from launch.runs import checkpoints
 
     match flags:
         case Ls():
-            return keeping.show(flags)
+            return checkpoints.show(flags)
         case Verify():
-            return keeping.verify(flags)
+            return checkpoints.verify(flags)
         case Prune():
-            return keeping.prune(flags)
+            return checkpoints.prune(flags)
         case Export():
-            return keeping.export(flags)
+            return checkpoints.export(flags)
     raise AssertionError(flags)
 
 

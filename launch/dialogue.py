@@ -28,7 +28,8 @@ from instruct_core.errors import ConfigError, InstructError
 from instruct_core.model.sampling import Sampling
 from launch.console.lines import EXIT_BAD_INPUT, note, say
 from launch.flags.chat import Chat
-from launch.talking import Answer, Speaker, find_run, load_base, load_speaker, newest_verified
+from launch.runs.run import find_run, newest_verified
+from launch.talking import Answer, Speaker, load_base, load_speaker
 
 HISTORY_LINES = 1000
 

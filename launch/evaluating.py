@@ -23,7 +23,6 @@ from launch.console.display import progress_bar
 from launch.console.lines import say
 from launch.flags.evaluate import Evaluate
 from launch.flags.parse import check_counts, check_name
-from launch.places import absolute, check_folder, check_url, reachable
 from launch.report import (
     FILES,
     JSON,
@@ -34,8 +33,9 @@ from launch.report import (
     print_summary,
     read_curves,
 )
-from launch.stored_runs import job_parent, stored_config
-from launch.talking import check_one_model, find_run, newest_verified
+from launch.runs.model import check_one_model
+from launch.runs.places import absolute, check_folder, check_url, reachable
+from launch.runs.run import find_run, job_parent, newest_verified, stored_config
 
 if TYPE_CHECKING:
     from instruct_core.model.answers import AnswerScores, Example

@@ -39,7 +39,7 @@ from launch.console.lines import say
 from launch.flags.parse import check_counts
 from launch.flags.preprocess import Preprocess
 from launch.flags.slurm import check_slurm_flags
-from launch.places import absolute, check_url
+from launch.runs.places import absolute, check_url
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 

@@ -24,7 +24,7 @@ from launch.cluster.script import Resources, batch_script
 from launch.cluster.slurm import SlurmJob, running_array, submit_slurm, test_submission
 from launch.console.lines import say
 from launch.flags.finetune import Finetune
-from launch.places import absolute
+from launch.runs.places import absolute
 
 
 class QueuedRun:

@@ -35,9 +35,11 @@ from launch.console.lines import EXIT_FAILED, say
 from launch.flags.finetune import Finetune, check_flags
 from launch.flags.parse import check_name, parse_flags
 from launch.flags.preprocess import Preprocess
-from launch.places import absolute, check_url
 from launch.preparing import prepare
 from launch.queueing import QueuedRun
+from launch.runs.follower import watch, watch_slurm
+from launch.runs.places import absolute, check_url
+from launch.runs.run import job_parent, lock_path, note_path, stored_config, stored_document
 from launch.settings import (
     Places,
     asked_of,
@@ -50,8 +52,6 @@ from launch.settings import (
     shape_of_init,
     shape_of_run,
 )
-from launch.stored_runs import job_parent, lock_path, note_path, stored_config, stored_document
-from launch.watching import watch, watch_slurm
 
 
 def finetune(flags: Finetune, arguments: Sequence[str]) -> int:

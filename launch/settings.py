@@ -30,8 +30,8 @@ from launch.console.lines import say
 from launch.estimate import SAVED_BYTES_PER_PARAMETER
 from launch.flags.finetune import Finetune
 from launch.flags.slurm import SlurmFlags
-from launch.places import absolute, check_folder, reachable
-from launch.weights import inspect_weights
+from launch.runs.model import inspect_weights
+from launch.runs.places import absolute, check_folder, reachable
 
 SEED_CHECKPOINT = "checkpoints/best_model.pt"
 PREFERRED_SHARDS = ("shards/alpaca", "shards/alpaca-gpt4", "shards/builtin")

@@ -17,7 +17,7 @@ from launch.flags.status import Status
 
 def main() -> int:
     flags = parse_flags(Status, sys.argv[1:])
-    from launch.statuses import show_status
+    from launch.runs.overview import show_status
 
     return show_status(flags)
 

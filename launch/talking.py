@@ -17,11 +17,9 @@ from instruct_core.data.template import Row
 from instruct_core.data.tokenizer import load_tokenizer
 from instruct_core.errors import ConfigError, CorruptFileError, MissingError
 from instruct_core.model.sampling import Sampling
-from instruct_core.storage.documents import load_document
-from instruct_core.storage.steps import committed_steps, damage_of, step_name
 from instruct_core.storage.store import Store
-from launch.console.lines import note
-from launch.stored_runs import stored_config
+from launch.runs.model import check_one_model
+from launch.runs.run import find_run, newest_verified, stored_config
 
 if TYPE_CHECKING:
     from instruct_core.model.gpt2 import GPT2
@@ -153,54 +151,3 @@ def load_base(place: str, base: str | None) -> Speaker:
     model = first_model(config.init, config.model, config.seed)
     what = f"random weights of {config.model}" if config.init == "random" else config.init
     return Speaker(what, ready(model))
-
-
-def check_one_model(run: str | None, checkpoint: str | None) -> None:
-    """Refuse --run beside --checkpoint; raises ConfigError."""
-    if run and checkpoint:
-        raise ConfigError("--run and --checkpoint name two models. Give one of them.")
-
-
-def find_run(run: str | None, checkpoints: str) -> Store:
-    """
-    Return the folder of a run's checkpoints; of the run that saved last where none is named.
-
-    Raises:
-        MissingError: No such run, or none at all.
-    """
-    store = Store(checkpoints)
-    name = run or latest_run(store)
-    if not (store / name).names():
-        raise MissingError(
-            f"Run {name} is not there: no folder of that name in {store.url}. "
-            f"Runs: {', '.join(_runs(store)) or 'none'}."
-        )
-    return store / name
-
-
-def latest_run(store: Store) -> str:
-    """Return the run that saved last, by the manifests' own words."""
-    saved = []
-    for name in _runs(store):
-        for step in committed_steps(store / name)[-1:]:
-            manifest = load_document(store / name, f"{step_name(step)}/manifest.json")
-            saved.append((float(manifest.get("saved_at", 0)), name))
-    if not saved:
-        raise MissingError(
-            f"No run in {store.url} has saved yet. Train one: python launch/finetune.py, or name a "
-            "model: --checkpoint PATH"
-        )
-    return max(saved)[1]
-
-
-def _runs(store: Store) -> list[str]:
-    return [name for name in store.names() if store.exists(f"{name}/run.json")]
-
-
-def newest_verified(store: Store) -> str:
-    """Return the place of a run's newest step of which every byte is right."""
-    for step in reversed(committed_steps(store)):
-        if not (damage := damage_of(store, step)):
-            return (store / step_name(step)).url
-        note(f"{damage} Taking the one before.")
-    raise MissingError(f"Run {store.url} has no checkpoint that can be loaded yet.")

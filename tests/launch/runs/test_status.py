@@ -13,7 +13,7 @@ from instruct_core.storage.documents import dump_document
 from instruct_core.storage.store import Store
 from jobs.ledger import Ledger
 from launch.console.display import age
-from launch.statuses import RunStatus
+from launch.runs.status import RunStatus
 
 
 @pytest.fixture

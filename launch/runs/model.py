@@ -1,6 +1,6 @@
 """
-Weights looked at before a job that needs them is queued. Launchers do not import torch, so another
-process loads them.
+Which model is meant, and what it is, before a job that needs it is queued. Launchers do not import
+torch, so another process loads the weights.
 
     weights = inspect_weights("gpt2-folder")
     weights.shape.max_seq_len, weights.xxh3
@@ -41,3 +41,9 @@ def inspect_weights(place: str, model: str = "", seq_len: int = 0) -> Weights:
     if "error" in answer:
         raise ConfigError(answer["error"])
     return Weights(ModelConfig(**answer["shape"]), answer["xxh3"])
+
+
+def check_one_model(run: str | None, checkpoint: str | None) -> None:
+    """Refuse --run beside --checkpoint; raises ConfigError."""
+    if run and checkpoint:
+        raise ConfigError("--run and --checkpoint name two models. Give one of them.")

@@ -28,14 +28,13 @@ from instruct_core.storage.store import Store
 from launch.console.display import WIDE, age, progress_bar
 from launch.console.lines import EXIT_FAILED, say
 from launch.flags.checkpoints import Export, Ls, Prune, Verify
-from launch.flags.parse import check_name
-from launch.places import absolute, check_url, reachable
-from launch.stored_runs import stored_config
+from launch.runs.places import absolute, check_url
+from launch.runs.run import newest_good, run_of, stored_config
 
 
 def show(flags: Ls) -> int:
     """Print all checkpoints of a run, with sizes compared; return the exit code."""
-    store = _run_of(flags.run, flags.checkpoints)
+    store = run_of(flags.run, flags.checkpoints)
     steps = committed_steps(store)
     _print(
         store, steps, {step: damage_of(store, step, every_byte=False) for step in steps}, "sizes"
@@ -45,7 +44,7 @@ def show(flags: Ls) -> int:
 
 def verify(flags: Verify) -> int:
     """Read every byte of a run's checkpoints; return the exit code."""
-    store = _run_of(flags.run, flags.checkpoints)
+    store = run_of(flags.run, flags.checkpoints)
     steps = committed_steps(store) if flags.step is None else [_known(store, flags.step)]
     damages = {}
     with progress_bar("Checkpoints") as bar:
@@ -61,7 +60,7 @@ def prune(flags: Prune) -> int:
         value, least = getattr(flags, name), 1 if name == "keep" else 0
         if value is not None and value < least:
             raise ConfigError(f"--{name.replace('_', '-')} must be at least {least}, got {value}.")
-    store = _run_of(flags.run, flags.checkpoints)
+    store = run_of(flags.run, flags.checkpoints)
     config = stored_config(store)
     assert config is not None, "a run that is there has settings"
     keep = Keep(
@@ -97,26 +96,14 @@ def export(flags: Export) -> int:
     """Write a Hugging Face folder; return the exit code."""
     from instruct_core.model.export_folder import export_folder
 
-    store = _run_of(flags.run, flags.checkpoints)
+    store = run_of(flags.run, flags.checkpoints)
     check_url("--out", flags.out, writes=True)
-    step = _newest_good(store, flags.run) if flags.step is None else _known(store, flags.step)
+    step = newest_good(store, flags.run) if flags.step is None else _known(store, flags.step)
     target = Store(absolute(flags.out))
     export_folder(store, step, target)
     say(f"Step {step} of run {flags.run} is in {target.url}: AutoModelForCausalLM and AutoTokenizer "
         "load it.")  # fmt: skip
     return 0
-
-
-def _run_of(run: str, checkpoints: str) -> Store:
-    check_name(run)
-    store = Store(absolute(checkpoints)) / run
-    with reachable("--checkpoints", checkpoints):
-        there = store.exists("run.json")
-    if not there:
-        raise MissingError(
-            f"Run {run} is not there: no {store.where('run.json')}. All runs: python launch/status.py"
-        )
-    return store
 
 
 def _known(store: Store, step: int) -> int:
@@ -126,14 +113,6 @@ def _known(store: Store, step: int) -> int:
             f"--step {step} is not there in {store.url}. Its steps: {_listed(steps)}."
         )
     return step
-
-
-def _newest_good(store: Store, run: str) -> int:
-    for step in reversed(committed_steps(store)):
-        if not (damage := damage_of(store, step)):
-            return step
-        say(f"{damage} Taking the one before.")
-    raise MissingError(f"Run {run} has no checkpoint that can be loaded, in {store.url}.")
 
 
 def _sizes(store: Store) -> dict[int, int]:
