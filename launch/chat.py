@@ -4,7 +4,9 @@
 
 Talks to a checkpoint of a run, also while it trains, or to any folder that --init takes. Without
 --prompt it reads questions from the terminal, or from a pipe, one a line; /help lists what else
-can be typed. The work is in dialogue.py; this file is the flags.
+can be typed.
+
+Flags: flags/chat.py; work: dialogue/.
 """
 
 from __future__ import annotations
@@ -25,8 +27,9 @@ def main() -> int:
         raise ConfigError(
             "--prompt must have some text, got none. Leave it away to type questions."
         )
-    from launch.dialogue import Dialogue, talk
-    from launch.talking import load_speaker
+    from launch.dialogue.dialogue import Dialogue
+    from launch.dialogue.speaker import load_speaker
+    from launch.dialogue.terminal import talk
 
     dialogue = Dialogue(flags, load_speaker(flags.run, flags.checkpoint, flags.checkpoints))
     if not flags.prompt:

@@ -5,7 +5,9 @@
     python launch/checkpoints.py export my-run --out my-model
 
 What a run has saved: list it, read every byte of it, remove what need not stay, or make a Hugging
-Face folder of it. Works on any place, also while the run trains. The work is in keeping.py.
+Face folder of it. Works on any place, also while the run trains.
+
+Flags: flags/checkpoints.py; work: runs/checkpoints.py.
 """
 
 from __future__ import annotations

@@ -5,7 +5,9 @@
 
 What training did to a model: perplexity over the whole validation split, before and after, and
 answers to its first rows beside the answers they should have been. Writes a report as Markdown,
-HTML and JSON. The work is in evaluating.py, the report's form in report.py.
+HTML and JSON.
+
+Flags: flags/evaluate.py; work: evaluation/.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from launch.flags.parse import parse_flags
 
 def main() -> int:
     flags = parse_flags(Evaluate, sys.argv[1:])
-    from launch.evaluating import evaluate
+    from launch.evaluation.measure import evaluate
 
     return evaluate(flags)
 

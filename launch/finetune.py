@@ -2,8 +2,9 @@
     python launch/finetune.py --nodes 1 --gpus 4
 
 Fine-tunes GPT-2 on a shard set, on Slurm where there is one. Give the same run name again and it
-goes on where it stopped; if it is still training, you are told. The work is in running.py; this
-file is the flags, and imports nothing that would make --help slow.
+goes on where it stopped; if it is still training, you are told.
+
+Flags: flags/finetune.py; work: training/start.py.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from launch.flags.parse import parse_flags
 
 def main() -> int:
     flags = parse_flags(Finetune, sys.argv[1:])
-    from launch.running import finetune
+    from launch.training.start import finetune
 
     return finetune(flags, sys.argv[1:])
 

@@ -1,8 +1,9 @@
 """
     python launch/generate.py --run my-run --source questions.jsonl --out answers.jsonl --num-tasks 8
 
-Answers every question of a file, as an array of tasks. The work is in answering.py; this file is
-the flags, and imports nothing that would make --help slow.
+Answers every question of a file, as an array of tasks.
+
+Flags: flags/generate.py; work: arrays/answers.py.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from launch.flags.parse import parse_flags
 
 def main() -> int:
     flags = parse_flags(Generate, sys.argv[1:])
-    from launch.answering import answer_file
+    from launch.arrays.answers import answer_file
 
     return answer_file(flags)
 

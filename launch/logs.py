@@ -3,6 +3,8 @@
     python launch/logs.py my-run -f
 
 One log of a run over all its attempts and jobs; -f goes on until the run ends.
+
+Flags: flags/logs.py; work: runs/log.py.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """
     python launch/preprocess.py --source vicgalle/alpaca-gpt4 --out shards/alpaca --num-tasks 16
 
-Turns a dataset into tokenized shards. The work is in preparing.py; this file is the flags, and
-imports nothing that would make --help slow.
+Turns a dataset into tokenized shards.
+
+Flags: flags/preprocess.py; work: arrays/shards.py.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from launch.flags.preprocess import Preprocess
 
 def main() -> int:
     flags = parse_flags(Preprocess, sys.argv[1:])
-    from launch.preparing import prepare
+    from launch.arrays.shards import prepare
 
     return prepare(flags)
 

@@ -3,7 +3,9 @@
     python launch/status.py my-run
 
 Every run, and the arrays that make shards and, in this folder, answers: Slurm's state, step,
-attempt, last save and what it waits for. Needs no accounting. The work is in statuses.py.
+attempt, last save and what it waits for. Needs no accounting.
+
+Flags: flags/status.py; work: runs/overview.py.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """
-How runs, shard sets and answers stand: what Slurm says where there is one, and what is on disk.
+How a run stands: what Slurm says where there is one, and what is on disk.
 
     status = RunStatus.of("my-run", "checkpoints_instruct")
     status.state(), status.step()

@@ -1,5 +1,5 @@
 """
-What stands behind launch/evaluate.py: find two models and the rows, measure, write the report.
+Load two models, measure both on the same rows, write the report: what launch/evaluate.py does.
 
     exit_code = evaluate(Evaluate(run="my-run"))
 
@@ -15,27 +15,24 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from instruct_core.config import PRESETS, TrainConfig
 from instruct_core.data.packing import Packing, pack
-from instruct_core.data.shards import ShardSet, load_manifest
-from instruct_core.errors import ConfigError, MissingError, RunConflictError
-from instruct_core.storage.steps import STEP_FOLDER, step_name
+from instruct_core.data.shards import ShardSet
+from instruct_core.errors import ConfigError, MissingError
 from instruct_core.storage.store import Store
 from launch.console.display import progress_bar
 from launch.console.lines import say
-from launch.flags.evaluate import Evaluate
-from launch.flags.parse import check_counts, check_name
-from launch.report import (
-    FILES,
-    JSON,
-    Report,
-    Sample,
-    Scores,
-    documents,
-    print_summary,
-    read_curves,
+from launch.evaluation.page import FILES, documents
+from launch.evaluation.result import Report, Sample, Scores, print_summary, read_curves
+from launch.evaluation.subject import (
+    Subject,
+    find_base,
+    find_out,
+    find_shards,
+    find_subject,
+    runs_of,
 )
-from launch.runs.model import check_one_model
-from launch.runs.places import absolute, check_folder, check_url, reachable
-from launch.runs.run import find_run, job_parent, newest_verified, stored_config
+from launch.flags.evaluate import Evaluate
+from launch.flags.parse import check_counts
+from launch.runs.places import reachable
 
 if TYPE_CHECKING:
     from instruct_core.model.answers import AnswerScores, Example
@@ -43,14 +40,6 @@ if TYPE_CHECKING:
     from instruct_core.train.perplexity import SplitLosses
 
 VERSIONS = ("instruct-cluster", "torch", "numpy", "rouge-score")
-
-
-class Subject(NamedTuple):
-    """The model to evaluate, and the run it is a step of, if it is one's."""
-
-    place: str
-    config: TrainConfig | None
-    step: int | None
 
 
 class Data(NamedTuple):
@@ -74,10 +63,10 @@ class Measured(NamedTuple):
 def evaluate(flags: Evaluate) -> int:
     """Compare a model with its base and write the report; return the exit code."""
     check_counts(flags, "rows", "max_new_tokens")
-    subject = _find_subject(flags)
-    base = _find_base(flags, subject)
-    shards, manifest = _find_shards(flags, subject)
-    out = _find_out(flags, subject)
+    subject = find_subject(flags)
+    base = find_base(flags, subject)
+    shards, manifest = find_shards(flags, subject)
+    out = find_out(flags, subject)
     after, before, base_words = _load_models(flags, subject, base)
     data = _prepare(flags, subject, shards, manifest, [before, after])
     say(f"Evaluating {subject.place} and what it was trained from, {base_words}, on {shards}")
@@ -88,93 +77,6 @@ def evaluate(flags: Evaluate) -> int:
     print_summary(report)
     say(f"Report: {out.where('report.html')}")
     return 0
-
-
-def _find_subject(flags: Evaluate) -> Subject:
-    check_one_model(flags.run, flags.checkpoint)
-    if flags.checkpoint:
-        place = absolute(flags.checkpoint)
-        parent, _, name = place.rpartition("/")
-        match = STEP_FOLDER.fullmatch(name)
-        with reachable("--checkpoint", flags.checkpoint):
-            config = stored_config(Store(parent)) if match else None
-        return Subject(place, config, int(match[1]) if match and config else None)
-    if flags.run:
-        check_name(flags.run)
-    with reachable("--checkpoints", flags.checkpoints):
-        store = find_run(flags.run, absolute(flags.checkpoints))
-        config = stored_config(store)
-        if config is None:
-            raise MissingError(
-                f"Run {store.url} is not there: no run.json in it. All runs: python launch/status.py"
-            )
-        place = newest_verified(store)
-    return Subject(place, config, int(place.rpartition("-")[2]))
-
-
-def _not_told(flag: str, flags: Evaluate, what: str) -> ConfigError:
-    return ConfigError(
-        f"{flag} must be given with --checkpoint {flags.checkpoint}: no run.json beside it says {what}"
-    )
-
-
-def _find_base(flags: Evaluate, subject: Subject) -> str:
-    if flags.base:
-        return flags.base if flags.base == "random" else absolute(flags.base)
-    if subject.config is None:
-        raise _not_told(
-            "--base", flags, "what it was trained from. Give a Hugging Face folder, a step folder of a "
-            "run, a .pt file, or random.",
-        )  # fmt: skip
-    return subject.config.init
-
-
-def _find_shards(flags: Evaluate, subject: Subject) -> tuple[str, dict[str, Any]]:
-    """Return the place of the shards, and their manifest."""
-    config = subject.config
-    if flags.shards:
-        shards = absolute(flags.shards)
-    elif config is not None:
-        shards = config.shards
-    else:
-        raise _not_told("--shards", flags, "what it was trained on.")
-    with reachable("--shards", shards):
-        manifest = load_manifest(Store(shards))
-    found = manifest["fingerprint"]
-    if not flags.shards and config is not None and found != config.data_fingerprint:
-        raise RunConflictError(
-            f"Shards {shards} are not those the run {config.run} was trained on: fingerprint "
-            f"{found[:12]}, expected {config.data_fingerprint[:12]}. Rows that it was trained on may "
-            "be among those to validate now. Give the old ones, or these on purpose: --shards PLACE"
-        )
-    return shards, manifest
-
-
-def _find_out(flags: Evaluate, subject: Subject) -> Store:
-    config = subject.config
-    if flags.out:
-        place = absolute(flags.out)
-    elif config is not None and subject.step is not None:
-        run = job_parent(_runs(flags, config), config.run).parent
-        place = str(run / f"evaluation-{step_name(subject.step)}")
-    else:
-        raise _not_told("--out", flags, "where a report would go. Give a folder.")
-    out = Store(place)
-    if out.is_local:
-        check_folder("--out", place, out.local_path(""), num_bytes=0)
-    check_url("--out", place, writes=True)
-    # Without report.json, but nothing foreign in it: a report that was killed while it was written.
-    names = {name for name in out.names() if not name.startswith(".")}
-    if JSON not in names and names - set(FILES):
-        raise ConfigError(
-            f"--out {place} is in use: it is not empty, and there is no {JSON} of this command in it. "
-            "Give another folder: nothing else is overwritten."
-        )
-    return out
-
-
-def _runs(flags: Evaluate, config: TrainConfig) -> str:
-    return absolute(flags.runs) if flags.runs else config.runs
 
 
 def _load_models(flags: Evaluate, subject: Subject, base: str) -> tuple[GPT2, GPT2, str]:
@@ -267,7 +169,7 @@ def _report(
         before=_scores(was),
         after=_scores(now),
         versions={name: version(name) for name in VERSIONS},
-        curves=read_curves(Store(_runs(flags, config)) / config.run) if config else {},
+        curves=read_curves(Store(runs_of(flags, config)) / config.run) if config else {},
         samples=[
             Sample(example.prompt_text, example.reference, before, after)
             for example, before, after in zip(data.examples, was.answers, now.answers, strict=True)

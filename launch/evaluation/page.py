@@ -15,18 +15,13 @@ from __future__ import annotations
 
 import html
 import io
-import math
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-
-from rich.console import Console
-from rich.table import Table
+from dataclasses import asdict
 
 from instruct_core.data.template import render_prompt
 from instruct_core.storage.documents import dump_document
-from instruct_core.storage.store import Store
-from launch.console.display import WIDE
+from launch.evaluation.result import Curve, Report
 
 JSON = "report.json"
 FILES = ("loss.svg", "report.md", "report.html", JSON)  # in the order they are written
@@ -43,78 +38,6 @@ th, td { border: 1px solid #ccc; padding: 0.3rem 0.6rem; vertical-align: top }
 td { overflow-wrap: anywhere }
 svg { max-width: 100%; height: auto }
 """
-
-EVENTS = "events.out.tfevents."  # how TensorBoard names its files
-CURVES = ("train/loss", "val/loss")
-
-Curve = list[tuple[int, float]]  # (global step, value)
-
-
-@dataclass(frozen=True)
-class Scores:
-    """What one model reaches: losses in nats per token, the last two 0..1."""
-
-    loss: float
-    perplexity: float
-    response_loss: float
-    response_perplexity: float
-    exact_match: float
-    rouge_l: float
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A prompt of the validation split, what follows it there, and what each model answers."""
-
-    prompt: str
-    reference: str
-    before: str
-    after: str
-
-
-@dataclass(frozen=True)
-class Report:
-    """All that was found; ``run`` and ``step`` are None for a model that is not a run's."""
-
-    run: str | None
-    step: int | None
-    model: str
-    base: str
-    shards: str
-    data_fingerprint: str
-    val_rows: int
-    num_tokens: int
-    num_response_tokens: int
-    seq_len: int
-    num_answered: int
-    num_left_out: int
-    max_new_tokens: int
-    before: Scores
-    after: Scores
-    versions: dict[str, str]
-    curves: dict[str, Curve]
-    samples: list[Sample]
-
-    @property
-    def title(self) -> str:
-        """What was evaluated, in a few words."""
-        return self.model if self.run is None else f"{self.run} at step {self.step}"
-
-
-def read_curves(run: Store) -> dict[str, Curve]:
-    """Return a run's losses by step; none where its events are not on this machine."""
-    if not run.is_local or not any(name.startswith(EVENTS) for name in run.names()):
-        return {}
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events = EventAccumulator(str(run.local_path("")), size_guidance={"scalars": 0})
-    events.Reload()
-    curves = {
-        tag: [(p.step, p.value) for p in events.Scalars(tag) if math.isfinite(p.value)]
-        for tag in CURVES
-        if tag in events.Tags()["scalars"]
-    }
-    return {tag: points for tag, points in curves.items() if points}
 
 
 def documents(report: Report) -> dict[str, bytes]:
@@ -266,20 +189,3 @@ def _plot(curves: dict[str, Curve], step: int | None) -> str:
         file = io.StringIO()
         figure.savefig(file, format="svg", metadata={"Date": None})
     return file.getvalue()
-
-
-def print_summary(report: Report) -> None:
-    """Print what the models reach."""
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=WIDE)
-    table = Table("measure", "before", "after", box=None)
-    for words, name, form in (
-        ("perplexity of all tokens", "perplexity", ",.2f"),
-        ("perplexity of responses", "response_perplexity", ",.2f"),
-        ("exact match", "exact_match", ".1%"),
-        ("ROUGE-L F1", "rouge_l", ".4f"),
-    ):
-        values = (getattr(scores, name) for scores in (report.before, report.after))
-        table.add_row(words, *(format(value, form) for value in values))
-    console.print(table)

@@ -16,7 +16,7 @@ import pytest
 
 from instruct_core.storage.steps import read_manifest, step_name
 from instruct_core.storage.store import Store
-from launch.report import FILES, SHOWN_CHARS, as_text
+from launch.evaluation.page import FILES, SHOWN_CHARS, as_text
 from tests.conftest import TINY_RUN, launch
 
 NASTY = "a | b\n<script>alert(1)</script>\n\n`c` \\| **d** [e](f) ![g](h) &amp; _i_"

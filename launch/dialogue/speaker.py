@@ -1,5 +1,5 @@
 """
-Questions in, answers out: what stands behind launch/chat.py.
+A model that answers, loaded from a run or from any place.
 
     speaker = load_speaker(run="my-run", checkpoint=None, checkpoints="checkpoints_instruct")
     answer = speaker.answer([], Row("What is AI?", "", ""), Sampling(), 128, on_text=print)

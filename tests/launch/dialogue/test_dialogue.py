@@ -19,9 +19,9 @@ import pytest
 from instruct_core.data.template import Row
 from instruct_core.errors import ConfigError
 from instruct_core.model.sampling import Sampling
-from launch.dialogue import Dialogue
+from launch.dialogue.dialogue import Dialogue
+from launch.dialogue.speaker import Answer
 from launch.flags.chat import Chat
-from launch.talking import Answer
 from tests.conftest import REPO, TINY_RUN, environment, launch
 
 ANSWER = ["--max-new-tokens=12"]

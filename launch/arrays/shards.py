@@ -29,7 +29,7 @@ from instruct_core.errors import ConfigError, CorruptFileError, MissingError
 from instruct_core.storage.documents import dump_document, load_document
 from instruct_core.storage.store import Store
 from jobs.preprocess import PreprocessJob
-from launch.arrays import Work, carry_out, follow_array, show
+from launch.arrays.array import Work, carry_out, follow_array, show
 from launch.cluster.job_folder import array_parent
 from launch.cluster.machine import choose_cluster, num_cores
 from launch.cluster.request import Request, request_of

@@ -1,20 +1,16 @@
 """
-A conversation at a terminal, through a pipe, or with a program.
+A conversation: what was said so far, and the commands that begin with `/`.
 
     dialogue = Dialogue(flags, speaker)
-    exit_code = talk(dialogue)
+    dialogue.take("What is AI?")
 
-A line is a question, or a command that begins with `/`. Answers go to the standard output, and
-what else is to be said to the standard error, so that a program reads nothing but answers.
+Answers go to the standard output, and everything else to the standard error, so that a program
+reads nothing but answers.
 """
 
 from __future__ import annotations
 
-import atexit
-import contextlib
-import io
 import json
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -24,14 +20,12 @@ from rich.console import Console
 from rich.table import Table
 
 from instruct_core.data.template import Row
-from instruct_core.errors import ConfigError, InstructError
+from instruct_core.errors import ConfigError
 from instruct_core.model.sampling import Sampling
-from launch.console.lines import EXIT_BAD_INPUT, note, say
+from launch.console.lines import note, say
+from launch.dialogue.speaker import Answer, Speaker, load_base, load_speaker
 from launch.flags.chat import Chat
 from launch.runs.run import find_run, newest_verified
-from launch.talking import Answer, Speaker, load_base, load_speaker
-
-HISTORY_LINES = 1000
 
 
 class Dialogue:
@@ -199,54 +193,3 @@ class Dialogue:
 
     def _quit(self, rest: str) -> None:
         self.is_over = True
-
-
-def talk(dialogue: Dialogue) -> int:
-    """
-    Take lines until they end; return the exit code, 2 if a line from a pipe was no good.
-
-    At a terminal Ctrl-C stops an answer, or throws a line away, and Ctrl-D ends.
-    """
-    exit_code = 0
-    interactive = sys.stdin.isatty()
-    if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(errors="replace")
-    if interactive:
-        _edit_lines()
-        note(f"Talking to {Path(dialogue.speaker.place).name}. /help shows commands, Ctrl-D ends.")
-    while not dialogue.is_over:
-        line = ""
-        try:
-            line = input("> " if interactive else "").strip()
-            if line:
-                dialogue.take(line)
-        except EOFError:
-            break
-        except BrokenPipeError:
-            raise  # nobody reads the answers any more
-        except (InstructError, OSError) as error:
-            note(f"error: {error}")
-            exit_code = 0 if interactive else EXIT_BAD_INPUT
-        except KeyboardInterrupt:
-            if not interactive:
-                raise
-            note("Stopped." if line else "")
-    return exit_code
-
-
-def _edit_lines() -> None:
-    """Let `input` edit its line, and remember lines from one conversation to the next."""
-    import readline
-
-    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    path = Path(state) / "instruct-cluster" / "chat_history"
-
-    def keep() -> None:
-        with contextlib.suppress(OSError):  # a home that cannot be written is no reason to complain
-            path.parent.mkdir(parents=True, exist_ok=True)
-            readline.write_history_file(path)
-
-    with contextlib.suppress(OSError):  # none yet
-        readline.read_history_file(path)
-    readline.set_history_length(HISTORY_LINES)
-    atexit.register(keep)

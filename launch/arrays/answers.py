@@ -20,7 +20,7 @@ from instruct_core.model.answer_parts import joined, missing_parts, read_part
 from instruct_core.storage.documents import dump_document, load_document, load_sealed
 from instruct_core.storage.store import Store
 from jobs.generate import GenerateJob, places_of
-from launch.arrays import Work, carry_out, follow_array, show
+from launch.arrays.array import Work, carry_out, follow_array, show
 from launch.cluster.job_folder import array_parent
 from launch.cluster.machine import choose_cluster
 from launch.cluster.request import request_of

@@ -25,6 +25,7 @@ from instruct_core.storage.documents import dump_document, load_document
 from instruct_core.storage.steps import committed_steps, damage_of
 from instruct_core.storage.store import Store
 from jobs.finetune import FinetuneJob
+from launch.arrays.shards import prepare
 from launch.cluster.frozen_code import code_difference, code_version, freeze_code
 from launch.cluster.job_folder import new_job_folder
 from launch.cluster.local import find_running, submit_local
@@ -35,23 +36,12 @@ from launch.console.lines import EXIT_FAILED, say
 from launch.flags.finetune import Finetune, check_flags
 from launch.flags.parse import check_name, parse_flags
 from launch.flags.preprocess import Preprocess
-from launch.preparing import prepare
-from launch.queueing import QueuedRun
 from launch.runs.follower import watch, watch_slurm
 from launch.runs.places import absolute, check_url
 from launch.runs.run import job_parent, lock_path, note_path, stored_config, stored_document
-from launch.settings import (
-    Places,
-    asked_of,
-    check_places,
-    find_init,
-    find_shards,
-    refuse_conflicts,
-    resolve,
-    resumed_flags,
-    shape_of_init,
-    shape_of_run,
-)
+from launch.training.inputs import check_places, find_init, find_shards, shape_of_init, shape_of_run
+from launch.training.settings import Places, asked_of, refuse_conflicts, resolve, resumed_flags
+from launch.training.submission import QueuedRun
 
 
 def finetune(flags: Finetune, arguments: Sequence[str]) -> int:

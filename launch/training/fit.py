@@ -1,8 +1,8 @@
 """
-What a step will take on a machine without GPUs, said before it is started.
+What fits a machine without GPUs, and what a step will take there, said before it is started.
 
-    seconds = step_seconds(parameters, tokens_per_step)
-    bytes = rank_bytes(shape, micro_tokens)
+    micro_batch_size = fit_cpu(flags, shape, machine)
+    seconds = step_seconds(shape, tokens_per_step)
 
 Estimates, not measurements: good enough to tell a minute from an hour, and eight gigabytes from
 thirty. The machine's speed is measured for a fraction of a second with a matrix product.
@@ -15,6 +15,12 @@ import time
 import numpy as np
 
 from instruct_core.config import ModelConfig
+from instruct_core.errors import ConfigError
+from launch.cluster.machine import Machine
+from launch.console.lines import say
+from launch.flags.finetune import Finetune
+
+RECIPE_MICRO_BATCH_SIZE = 8
 
 MATRIX_SIZE = 1536
 # Training reaches about half the speed of a bare matrix product on a CPU: measured with
@@ -59,3 +65,46 @@ def rank_bytes(shape: ModelConfig, micro_tokens: int, staged_share: float) -> in
     numbers = 2 * head + activations + logits
     per_parameter = BYTES_PER_PARAMETER + SAVED_BYTES_PER_PARAMETER * staged_share
     return PROCESS_BYTES + int(per_parameter * shape.num_parameters) + 4 * numbers
+
+
+def fit_cpu(flags: Finetune, shape: ModelConfig, machine: Machine) -> int:
+    """Return the micro-batch size for CPU ranks, and say what that means for such a machine."""
+    cores, free, num_ranks = machine.num_cores, machine.memory_bytes, flags.nodes * flags.gpus
+    staged = 1 / num_ranks if flags.async_save else 0.0
+
+    def needed(micro_batch_size: int) -> int:
+        return flags.gpus * rank_bytes(shape, micro_batch_size * flags.seq_len, staged)
+
+    fitting = [
+        size
+        for size in (RECIPE_MICRO_BATCH_SIZE, 4, 2, 1)
+        if needed(size) < free and flags.tokens_per_step % (num_ranks * size * flags.seq_len) == 0
+    ]
+    chosen = flags.micro_batch_size or (fitting[0] if fitting else 1)
+    need = needed(chosen)
+    if need > free:
+        change = f"--micro-batch-size {fitting[0]}" if fitting else machine.remedy
+        raise ConfigError(
+            f"{flags.gpus} CPU ranks with --micro-batch-size {chosen} need about {need / 1e9:.0f} GB, "
+            f"and {free / 1e9:.0f} GB are free on {machine.name}. Use {change}."
+        )
+    say(
+        f"Ranks: no GPU on {machine.name}, so {num_ranks} CPU ranks run, {cores} cores a node (gloo)"
+    )
+    if flags.micro_batch_size is None and chosen != RECIPE_MICRO_BATCH_SIZE:
+        say(
+            f"Micro-batch: {chosen} sequences instead of {RECIPE_MICRO_BATCH_SIZE}, which fits "
+            f"{machine.name}; a step still takes the same samples"
+        )
+    seconds = step_seconds(shape, flags.tokens_per_step)
+    quick = "; for a quick look: make demo" if seconds > 10 else ""
+    say(
+        f"Estimate: a step of {flags.tokens_per_step:,} tokens takes about {_duration(seconds)}{quick}"
+    )
+    return chosen
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 1:
+        return f"{1000 * seconds:.0f} ms"
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} minutes"

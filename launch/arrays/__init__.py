@@ -1,0 +1,1 @@
+"""Work that an array of tasks shares: shards, answers. Imports runs, cluster, flags, console."""

@@ -1,0 +1,1 @@
+"""A conversation with a model. Imports runs, cluster, flags, console."""

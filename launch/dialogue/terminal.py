@@ -1,0 +1,71 @@
+"""
+A conversation at a terminal or through a pipe: lines in, until they end.
+
+    exit_code = talk(dialogue)
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import io
+import os
+import sys
+from pathlib import Path
+
+from instruct_core.errors import InstructError
+from launch.console.lines import EXIT_BAD_INPUT, note
+from launch.dialogue.dialogue import Dialogue
+
+HISTORY_LINES = 1000
+
+
+def talk(dialogue: Dialogue) -> int:
+    """
+    Take lines until they end; return the exit code, 2 if a line from a pipe was no good.
+
+    At a terminal Ctrl-C stops an answer, or throws a line away, and Ctrl-D ends.
+    """
+    exit_code = 0
+    interactive = sys.stdin.isatty()
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")
+    if interactive:
+        _edit_lines()
+        note(f"Talking to {Path(dialogue.speaker.place).name}. /help shows commands, Ctrl-D ends.")
+    while not dialogue.is_over:
+        line = ""
+        try:
+            line = input("> " if interactive else "").strip()
+            if line:
+                dialogue.take(line)
+        except EOFError:
+            break
+        except BrokenPipeError:
+            raise  # nobody reads the answers any more
+        except (InstructError, OSError) as error:
+            note(f"error: {error}")
+            exit_code = 0 if interactive else EXIT_BAD_INPUT
+        except KeyboardInterrupt:
+            if not interactive:
+                raise
+            note("Stopped." if line else "")
+    return exit_code
+
+
+def _edit_lines() -> None:
+    """Let `input` edit its line, and remember lines from one conversation to the next."""
+    import readline
+
+    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    path = Path(state) / "instruct-cluster" / "chat_history"
+
+    def keep() -> None:
+        with contextlib.suppress(OSError):  # a home that cannot be written is no reason to complain
+            path.parent.mkdir(parents=True, exist_ok=True)
+            readline.write_history_file(path)
+
+    with contextlib.suppress(OSError):  # none yet
+        readline.read_history_file(path)
+    readline.set_history_length(HISTORY_LINES)
+    atexit.register(keep)

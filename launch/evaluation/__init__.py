@@ -1,0 +1,1 @@
+"""A model before and after training, as a report. Imports runs, cluster, flags, console."""

@@ -1,0 +1,117 @@
+"""
+What is evaluated, what it is compared with, on which rows, and where the report goes.
+
+    subject = find_subject(flags)
+    base = find_base(flags, subject)
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from instruct_core.config import TrainConfig
+from instruct_core.data.shards import load_manifest
+from instruct_core.errors import ConfigError, MissingError, RunConflictError
+from instruct_core.storage.steps import STEP_FOLDER, step_name
+from instruct_core.storage.store import Store
+from launch.evaluation.page import FILES, JSON
+from launch.flags.evaluate import Evaluate
+from launch.flags.parse import check_name
+from launch.runs.model import check_one_model
+from launch.runs.places import absolute, check_folder, check_url, reachable
+from launch.runs.run import find_run, job_parent, newest_verified, stored_config
+
+
+class Subject(NamedTuple):
+    """The model to evaluate, and the run it is a step of, if it is one's."""
+
+    place: str
+    config: TrainConfig | None
+    step: int | None
+
+
+def find_subject(flags: Evaluate) -> Subject:
+    check_one_model(flags.run, flags.checkpoint)
+    if flags.checkpoint:
+        place = absolute(flags.checkpoint)
+        parent, _, name = place.rpartition("/")
+        match = STEP_FOLDER.fullmatch(name)
+        with reachable("--checkpoint", flags.checkpoint):
+            config = stored_config(Store(parent)) if match else None
+        return Subject(place, config, int(match[1]) if match and config else None)
+    if flags.run:
+        check_name(flags.run)
+    with reachable("--checkpoints", flags.checkpoints):
+        store = find_run(flags.run, absolute(flags.checkpoints))
+        config = stored_config(store)
+        if config is None:
+            raise MissingError(
+                f"Run {store.url} is not there: no run.json in it. All runs: python launch/status.py"
+            )
+        place = newest_verified(store)
+    return Subject(place, config, int(place.rpartition("-")[2]))
+
+
+def _not_told(flag: str, flags: Evaluate, what: str) -> ConfigError:
+    return ConfigError(
+        f"{flag} must be given with --checkpoint {flags.checkpoint}: no run.json beside it says {what}"
+    )
+
+
+def find_base(flags: Evaluate, subject: Subject) -> str:
+    if flags.base:
+        return flags.base if flags.base == "random" else absolute(flags.base)
+    if subject.config is None:
+        raise _not_told(
+            "--base", flags, "what it was trained from. Give a Hugging Face folder, a step folder of a "
+            "run, a .pt file, or random.",
+        )  # fmt: skip
+    return subject.config.init
+
+
+def find_shards(flags: Evaluate, subject: Subject) -> tuple[str, dict[str, Any]]:
+    """Return the place of the shards, and their manifest."""
+    config = subject.config
+    if flags.shards:
+        shards = absolute(flags.shards)
+    elif config is not None:
+        shards = config.shards
+    else:
+        raise _not_told("--shards", flags, "what it was trained on.")
+    with reachable("--shards", shards):
+        manifest = load_manifest(Store(shards))
+    found = manifest["fingerprint"]
+    if not flags.shards and config is not None and found != config.data_fingerprint:
+        raise RunConflictError(
+            f"Shards {shards} are not those the run {config.run} was trained on: fingerprint "
+            f"{found[:12]}, expected {config.data_fingerprint[:12]}. Rows that it was trained on may "
+            "be among those to validate now. Give the old ones, or these on purpose: --shards PLACE"
+        )
+    return shards, manifest
+
+
+def find_out(flags: Evaluate, subject: Subject) -> Store:
+    config = subject.config
+    if flags.out:
+        place = absolute(flags.out)
+    elif config is not None and subject.step is not None:
+        run = job_parent(runs_of(flags, config), config.run).parent
+        place = str(run / f"evaluation-{step_name(subject.step)}")
+    else:
+        raise _not_told("--out", flags, "where a report would go. Give a folder.")
+    out = Store(place)
+    if out.is_local:
+        check_folder("--out", place, out.local_path(""), num_bytes=0)
+    check_url("--out", place, writes=True)
+    # Without report.json, but nothing foreign in it: a report that was killed while it was written.
+    names = {name for name in out.names() if not name.startswith(".")}
+    if JSON not in names and names - set(FILES):
+        raise ConfigError(
+            f"--out {place} is in use: it is not empty, and there is no {JSON} of this command in it. "
+            "Give another folder: nothing else is overwritten."
+        )
+    return out
+
+
+def runs_of(flags: Evaluate, config: TrainConfig) -> str:
+    return absolute(flags.runs) if flags.runs else config.runs
