@@ -29,7 +29,7 @@ from instruct_core.model.export import hugging_face_config
 from instruct_core.model.generation import generate
 from instruct_core.model.gpt2 import GPT2
 from instruct_core.model.sampling import Sampling
-from jobs.reports import peak_bytes
+from jobs.job_folder import peak_bytes
 
 PROMPT_TOKENS = 128
 NEW_TOKENS = 64

@@ -41,7 +41,7 @@ def run_ours(desk: Path) -> None:
 
     config = from_json(load_document(Store(desk / "c" / "r"), "run.json")["config"], "run.json")
     from instruct_core.train.trainer import Trainer
-    from jobs import training
+    from jobs import attempt as training
 
     stamp(stamps, "imports")
     load, step = training.load_newest, Trainer._train_step

@@ -19,8 +19,8 @@ from typing import Any, NoReturn
 import submitit
 
 from instruct_core.config import TrainConfig
-from jobs.reports import failure_report, job_folder
-from jobs.stop_signal import StopSignal
+from jobs.job_folder import failure_report, job_folder
+from jobs.survival.stop_signal import StopSignal
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class FinetuneJob:
                 datefmt="%Y-%m-%dT%H:%M:%S",
             )
             logging.getLogger("submitit").propagate = False  # it has a handler of its own
-            from jobs.training import train
+            from jobs.attempt import train
 
             result = train(self.config, self.code_version, stop)
             if result.answer == "requeue":

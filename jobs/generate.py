@@ -20,7 +20,7 @@ from instruct_core.data.prompt_plan import PromptPlan
 from instruct_core.model.answer_parts import join_parts, missing_parts, read_part
 from instruct_core.storage.documents import load_document
 from instruct_core.storage.store import Store
-from jobs.reports import failure_report, job_folder, peak_bytes, write_progress
+from jobs.job_folder import failure_report, job_folder, peak_bytes, write_progress
 
 
 def places_of(out: str) -> tuple[Store, str, Store]:

@@ -21,7 +21,7 @@ from instruct_core.data.plan import Plan
 from instruct_core.data.shards import is_written, missing_shards, write_manifest, write_shard
 from instruct_core.storage.documents import load_document
 from instruct_core.storage.store import Store
-from jobs.reports import failure_report, job_folder, peak_bytes, write_progress
+from jobs.job_folder import failure_report, job_folder, peak_bytes, write_progress
 
 
 @dataclass(frozen=True)

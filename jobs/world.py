@@ -27,7 +27,7 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import Store, TCPStore
 
-from jobs.reports import this_start
+from jobs.job_folder import this_start
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=10)
 MEETING_SECONDS = 600.0  # for rank 0 to appear: nodes import from a shared disk at different speeds

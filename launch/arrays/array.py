@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from instruct_core.errors import ConfigError
-from jobs.reports import read_outcome
+from jobs.job_folder import read_outcome
 from launch.cluster.frozen_code import freeze_code
 from launch.cluster.job_folder import new_job_folder
 from launch.cluster.local import LocalJob, submit_local

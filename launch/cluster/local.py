@@ -100,7 +100,7 @@ class _LocalExecutor(submitit.LocalExecutor):  # type: ignore[misc]  # submitit 
         }
         with (self.folder / "controller.log").open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "jobs.local_controller", str(self.folder)],
+                [sys.executable, "-m", "jobs.survival.local_controller", str(self.folder)],
                 env=env,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

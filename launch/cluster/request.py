@@ -13,8 +13,8 @@ import os
 from typing import NamedTuple
 
 from instruct_core.errors import ConfigError
-from jobs.guard import DEFAULT_LEAD_SECONDS
 from jobs.slurm import show_jobs
+from jobs.survival.deadline import DEFAULT_LEAD_SECONDS
 from launch.cluster.partition import find_partition, minutes_of, usable_nodes
 from launch.cluster.script import Resources
 from launch.flags.slurm import SlurmFlags

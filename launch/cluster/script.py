@@ -17,8 +17,7 @@ from pathlib import Path
 
 import submitit
 
-from jobs.after_step import LOG, SCRIPT
-from jobs.reports import FOLDER, START
+from jobs.job_folder import FOLDER, LOG, SCRIPT, START
 from launch.cluster.frozen_code import CODE
 
 
@@ -72,7 +71,7 @@ def batch_script(folder: Path, resources: Resources) -> str:
         teardown=[
             "status=$?",
             "trap '' TERM  # a requeue ends the script; what follows must come to its end",
-            f"[ $status -eq 0 ] || {shlex.quote(sys.executable)} -m jobs.after_step",
+            f"[ $status -eq 0 ] || {shlex.quote(sys.executable)} -m jobs.survival.comeback",
             "exit $status",
         ],
     )

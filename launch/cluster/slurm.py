@@ -22,7 +22,7 @@ from submitit.core.utils import DelayedSubmission
 
 from instruct_core.errors import ConfigError, CorruptFileError, SlurmError
 from instruct_core.storage.store import Store
-from jobs.after_step import JOB_IDS
+from jobs.job_folder import JOB_IDS
 from jobs.slurm import JobRecord, clean_environment, run_client, show_jobs, tasks_of
 from launch.cluster.job_folder import UNLIMITED, array_parent
 from launch.cluster.script import Resources, batch_script, pickle_name, script_name

@@ -18,8 +18,8 @@ from types import FrameType
 from rich.progress import Progress, TaskID, TextColumn
 
 from instruct_core.storage.store import Store
+from jobs.job_folder import read_outcome, read_progress
 from jobs.ledger import read_ledger
-from jobs.reports import read_outcome, read_progress
 from launch.cluster.local import LocalJob
 from launch.cluster.slurm import SlurmJob
 from launch.console.display import console, progress_bar

@@ -36,7 +36,7 @@ def inspect_weights(place: str, model: str = "", seq_len: int = 0) -> Weights:
     Raises:
         ConfigError: It cannot be loaded, or does not fit.
     """
-    command = [sys.executable, "-m", "jobs.check_init", place, model, str(seq_len)]
+    command = [sys.executable, "-m", "jobs.inspect_weights", place, model, str(seq_len)]
     answer = json.loads(subprocess.check_output(command))
     if "error" in answer:
         raise ConfigError(answer["error"])

@@ -21,7 +21,7 @@ from instruct_core.errors import CorruptFileError, InstructError
 from instruct_core.model.answer_parts import missing_parts
 from instruct_core.storage.documents import load_document
 from instruct_core.storage.store import Store
-from jobs.reports import read_outcome
+from jobs.job_folder import read_outcome
 from launch.cluster.slurm import SlurmJob, array_job
 from launch.console.display import WIDE
 from launch.console.lines import say

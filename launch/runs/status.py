@@ -16,8 +16,8 @@ from instruct_core.config import TrainConfig
 from instruct_core.errors import MissingError, SlurmError
 from instruct_core.storage.steps import committed_steps
 from instruct_core.storage.store import Store
+from jobs.job_folder import read_outcome, read_progress
 from jobs.ledger import read_ledger
-from jobs.reports import read_outcome, read_progress
 from jobs.slurm import JobRecord
 from launch.cluster.job_folder import job_folders
 from launch.cluster.local import find_running

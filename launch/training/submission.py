@@ -15,8 +15,8 @@ from pathlib import Path
 from instruct_core.config import TrainConfig
 from instruct_core.storage.store import Store
 from jobs.finetune import FinetuneJob
-from jobs.guard import needed_seconds
 from jobs.ledger import read_ledger
+from jobs.survival.deadline import needed_seconds
 from launch.cluster.machine import Machine
 from launch.cluster.partition import cluster_limits
 from launch.cluster.request import request_of, resources_of

@@ -300,7 +300,7 @@ def test_missing_data_is_not_tried_again(
     assert "00001.safetensors" in run.launch("status").stdout
 
 
-# Appended to a copy of jobs/training.py: worker processes as a DataLoader has them, forked and
+# Appended to a copy of jobs/attempt.py: worker processes as a DataLoader has them, forked and
 # spawned inside the job; each is asked once before the end whether it still lives.
 WORKERS = """
 

@@ -1,7 +1,7 @@
 """
 What a batch script asks when its ranks ended otherwise than well: does the job come back?
 
-    python -m jobs.after_step      # the last line of the script, see launch/cluster/script.py
+    python -m jobs.survival.comeback      # the last line of the script, see launch/cluster/script.py
 
 Ranks that are killed cannot requeue their job, and neither can one that Slurm did not answer. The
 batch script outlives them. It brings back what asked for it, and what crashed while it makes
@@ -18,8 +18,16 @@ import time
 from pathlib import Path
 
 from instruct_core.errors import SlurmError
-from jobs.reports import job_folder, read_failures, read_progress, this_start, write_outcome
-from jobs.requeue import MAX_RESTARTS_WITHOUT_BOOKS, cause_of, judge_crash, was_warned_too_early
+from jobs.job_folder import (
+    JOB_IDS,
+    LOG,
+    SCRIPT,
+    job_folder,
+    read_failures,
+    read_progress,
+    this_start,
+    write_outcome,
+)
 from jobs.slurm import (
     JobRecord,
     clean_environment,
@@ -29,14 +37,17 @@ from jobs.slurm import (
     run_client,
     show_job,
 )
+from jobs.survival.requeue import (
+    MAX_RESTARTS_WITHOUT_BOOKS,
+    cause_of,
+    judge_crash,
+    was_warned_too_early,
+)
 
 logger = logging.getLogger("after_step")
 
 TRIES = 240  # to reach Slurm's controller, which may be starting anew: an hour
 RETRY_SECONDS = 15.0
-LOG = "INSTRUCT_LOG"  # what the batch script and rank 0 write
-SCRIPT = "INSTRUCT_SCRIPT"  # the batch script itself
-JOB_IDS = "job_ids"  # ids of this script's jobs, in the order of their submission
 
 
 def after_step() -> None:

@@ -30,7 +30,7 @@ def controller(folder: Path, script: str, num_tasks: int = 1) -> subprocess.Pope
         "SUBMITIT_LOCAL_NTASKS": str(num_tasks),
         "SUBMITIT_LOCAL_COMMAND": shlex.join([sys.executable, "-u", "-c", head + script]),
     }
-    command = [sys.executable, "-m", "jobs.local_controller", str(folder)]
+    command = [sys.executable, "-m", "jobs.survival.local_controller", str(folder)]
     return subprocess.Popen(command, cwd=folder, env=env, stderr=subprocess.PIPE)
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs import guard as guard_module
-from jobs.guard import HANG_EXIT_CODE, Deadline
 from jobs.slurm import JobRecord
+from jobs.survival import guard as guard_module
+from jobs.survival.deadline import HANG_EXIT_CODE, Deadline
 from tests.fakes import record
 
 HANGS = """

@@ -26,8 +26,8 @@ import submitit
 
 from instruct_core.errors import SlurmError
 from instruct_core.storage.store import Store
+from jobs.job_folder import read_json, replace_json, write_outcome
 from jobs.ledger import note_crash
-from jobs.reports import read_json, replace_json, write_outcome
 from jobs.slurm import own_job_id, own_restarts, show_job
 
 logger = logging.getLogger(__name__)

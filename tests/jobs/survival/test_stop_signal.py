@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from jobs.stop_signal import WARNINGS, StopSignal
+from jobs.survival.stop_signal import WARNINGS, StopSignal
 
 
 @pytest.fixture(autouse=True)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs import after_step as module
-from jobs.after_step import after_step
-from jobs.reports import read_outcome, write_failure, write_progress
+from jobs.job_folder import read_outcome, write_failure, write_progress
+from jobs.survival import comeback as module
+from jobs.survival.comeback import after_step
 from tests.jobs.test_slurm import fake
 
 JOB = "JobId=7 JobState={state} Restarts={restarts} Requeue={requeue} Partition=low ExcNodeList=(null)"
@@ -161,7 +161,7 @@ def test_crash_that_cannot_be_counted_is_no_end(
     def full(*arguments: object) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("jobs.requeue.replace_json", full)
+    monkeypatch.setattr("jobs.survival.requeue.replace_json", full)
 
     after_step()
 

@@ -26,6 +26,10 @@ from typing import Any
 
 from instruct_core.errors import InstructError, SlurmError
 
+LOG = "INSTRUCT_LOG"  # what the batch script and rank 0 write
+SCRIPT = "INSTRUCT_SCRIPT"  # the batch script itself
+JOB_IDS = "job_ids"  # ids of this script's jobs, in the order of their submission
+
 START = "INSTRUCT_START"  # number of this start, set by the batch script or the local controller
 FOLDER = "INSTRUCT_JOB"  # folder of the job, or of one task of an array
 

@@ -1,7 +1,7 @@
 """
 What a launcher asks before it queues a job: can these weights be loaded, and which are they?
 
-    python -m jobs.check_init PATH MODEL SEQ_LEN      # {"shape": ..., "xxh3": ...}, or {"error": ...}
+    python -m jobs.inspect_weights PATH MODEL SEQ_LEN    # {"shape": ..., "xxh3": ...} or {"error": ...}
 
 A process of its own, because launchers do not import torch.
 """

@@ -8,12 +8,19 @@ from signal import SIGTERM, SIGUSR1, SIGUSR2, Signals
 import pytest
 
 from instruct_core.errors import SlurmError
-from jobs.reports import read_outcome
-from jobs.requeue import Crash, CrashBudget, allows_warning, answer_to, cause_of, judge_crash
+from jobs.job_folder import read_outcome
 from jobs.slurm import JobRecord
+from jobs.survival.requeue import (
+    Crash,
+    CrashBudget,
+    allows_warning,
+    answer_to,
+    cause_of,
+    judge_crash,
+)
 from tests.fakes import record
 
-SLURM = "jobs.requeue.show_job"
+SLURM = "jobs.survival.requeue.show_job"
 
 
 @pytest.fixture

@@ -33,12 +33,13 @@ from instruct_core.storage.store import Store
 from instruct_core.train.metrics import Metrics, flops_per_token, peak_flops, system_metrics
 from instruct_core.train.rng import be_deterministic
 from instruct_core.train.trainer import Outcome, Setup, StepReport, Trainer
-from jobs.guard import DEFAULT_LEAD_SECONDS, Deadline, Guard
+from jobs.job_folder import describe_error, job_folder, write_outcome, write_progress
 from jobs.ledger import Ledger, read_ledger
-from jobs.reports import describe_error, job_folder, write_outcome, write_progress
-from jobs.requeue import MAX_WARNINGS_WITHOUT_PROGRESS, Answer, allows_warning, answer_to
 from jobs.slurm import own_restarts
-from jobs.stop_signal import StopSignal
+from jobs.survival.deadline import DEFAULT_LEAD_SECONDS, Deadline
+from jobs.survival.guard import Guard
+from jobs.survival.requeue import MAX_WARNINGS_WITHOUT_PROGRESS, Answer, allows_warning, answer_to
+from jobs.survival.stop_signal import StopSignal
 from jobs.world import World, process_group, read_world
 
 logger = logging.getLogger(__name__)

@@ -1,7 +1,7 @@
 """
 The scheduler of a machine without one: starts a job's tasks, warns them, and brings them back.
 
-    python -m jobs.local_controller FOLDER      # started by submitit's LocalExecutor, see cluster.py
+    python -m jobs.survival.local_controller FOLDER    # started by launch/cluster/local.py
 
 submitit's own controller ends a run at the sixth requeue, dies of USR2 and orphans its tasks, and
 waits for ever for ranks that wait for a dead one. This one passes USR1, USR2 and TERM on to the
@@ -29,8 +29,8 @@ from typing import Literal
 from submitit.core.utils import JobPaths
 from submitit.local.local import LOCAL_REQUEUE_RETURN_CODE
 
-from jobs.reports import FOLDER, START, read_failures, read_progress
-from jobs.requeue import MAX_RESTARTS_WITHOUT_BOOKS, cause_of, judge_crash
+from jobs.job_folder import FOLDER, START, read_failures, read_progress
+from jobs.survival.requeue import MAX_RESTARTS_WITHOUT_BOOKS, cause_of, judge_crash
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,103 @@
+"""
+Where a run's time ends: Slurm's time limit, and whether a step and a save still fit before it.
+
+    deadline = Deadline(lead_seconds=120, save_seconds=4.0)
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+from datetime import datetime
+
+from instruct_core.errors import SlurmError
+from jobs.slurm import own_job_id, own_restarts, run_client, show_job
+
+logger = logging.getLogger(__name__)
+
+HANG_EXIT_CODE = 75
+MARGIN_SECONDS = 3.0  # between our requeue and Slurm's kill
+DEFAULT_LEAD_SECONDS = 120
+
+
+class Deadline:
+    """
+    When Slurm takes the nodes away, and what must be done before; rank 0 alone has one.
+
+    Args:
+        lead_seconds: How long before the end Slurm's own warning comes.
+        save_seconds: What a save takes, as far as it is known.
+    """
+
+    def __init__(self, lead_seconds: float, save_seconds: float) -> None:
+        self._lead = lead_seconds
+        self.save_seconds = save_seconds
+        self.short_lead: tuple[float, float] | None = None  # lead and what is needed, in seconds
+        self._warned = self._given_up = False
+        self._end: float | None = None  # UTC seconds
+        self._requeue_at = float("inf")
+
+    def look(self, stop_noted: bool, step_seconds: float) -> None:
+        """Do what is due; called a few times a second by the guard's thread."""
+        now, needed = time.time(), needed_seconds(step_seconds, self.save_seconds)
+        if self._end is None:
+            self._end = _end_of_job()
+        end = float("inf") if self._end is None else self._end
+        if needed > self._lead:
+            self.short_lead = (self._lead, needed)
+        if not stop_noted and not self._warned and now > end - needed:
+            self._end = _end_of_job()  # the limit may have been changed meanwhile
+            if self._end is not None and now > self._end - needed:
+                self._warned = True
+                logger.warning("The time limit is %.0f s away: stopping now", self._end - now)
+                os.kill(os.getpid(), signal.SIGUSR1)
+        if stop_noted and self._requeue_at == float("inf"):
+            self._requeue_at = self._kill_time() - MARGIN_SECONDS
+        if now > self._requeue_at and not self._given_up:
+            self._given_up = self._requeue()
+
+    def _kill_time(self) -> float:
+        """Return when a job that has been warned is killed, where it is ours to requeue it."""
+        try:
+            job = show_job(own_job_id())
+        except SlurmError:
+            return self._end or float("inf")
+        if job is None or not job.is_running:
+            return float("inf")  # cancelled, or requeued by Slurm: nothing for us to do
+        try:
+            return datetime.fromisoformat(job.end).timestamp()
+        except ValueError:
+            return float("inf")
+
+    def _requeue(self) -> bool:
+        """Requeue from the last checkpoint, because no step ends in time; False to try again."""
+        try:
+            job = show_job(own_job_id())
+            if job is None or not job.is_running or job.num_restarts != own_restarts():
+                return True  # cancelled, or on its way back
+            logger.error("No step boundary before the deadline: back to the last checkpoint")
+            if not job.may_requeue:
+                os._exit(HANG_EXIT_CODE)  # the batch script chains a follow-up
+            run_client(["scontrol", "requeue", own_job_id()])
+        except SlurmError as error:
+            logger.error("%s", error)
+            return False
+        return True
+
+
+def needed_seconds(step_seconds: float, save_seconds: float) -> float:
+    """Return what a warned run needs to end well: its step, a save in flight, one more, and some."""
+    return 2 * step_seconds + 2.5 * save_seconds + 2 * MARGIN_SECONDS
+
+
+def _end_of_job() -> float | None:
+    """Return when the job's time ends, in UTC seconds; None where Slurm does not answer."""
+    try:
+        job = show_job(own_job_id())
+        return datetime.fromisoformat(job.end).timestamp() if job else float("inf")
+    except SlurmError:
+        return None
+    except ValueError:  # "Unknown" where there is no limit
+        return float("inf")
