@@ -47,8 +47,8 @@ def measure(work: str, policy: str) -> float:
 def do(work: str) -> float:
     import torch
 
+    from instruct_core.answers.generation import generate
     from instruct_core.config import PRESETS
-    from instruct_core.model.generation import generate
     from instruct_core.model.gpt2 import GPT2
     from instruct_core.train.loss import WithLoss
     from jobs.world import keep_freed_memory

@@ -16,8 +16,8 @@ from typing import Any
 
 import submitit
 
-from instruct_core.data.prompt_plan import PromptPlan
-from instruct_core.model.answer_parts import join_parts, missing_parts, read_part
+from instruct_core.answers.parts import join_parts, missing_parts, read_part
+from instruct_core.answers.plan import PromptPlan
 from instruct_core.storage.documents import load_document
 from instruct_core.storage.store import Store
 from jobs.job_folder import failure_report, job_folder, peak_bytes, write_progress
@@ -45,7 +45,7 @@ class GenerateJob:
             return self._run(task)
 
     def _run(self, task: int) -> int:
-        from instruct_core.model.batch_inference import load_planned_model, write_part
+        from instruct_core.answers.writer import load_planned_model, write_part
         from jobs.world import share_cores
 
         share_cores(self.tasks_here)

@@ -18,9 +18,9 @@ from typing import NamedTuple
 
 from rouge_score.rouge_scorer import RougeScorer
 
+from instruct_core.answers.batch import answer_prompts
 from instruct_core.data.shards import ShardSet
 from instruct_core.data.tokenizer import load_tokenizer
-from instruct_core.model.batch_answers import answer_prompts
 from instruct_core.model.gpt2 import GPT2
 
 BATCH_SIZE = 8

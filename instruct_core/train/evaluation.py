@@ -18,10 +18,10 @@ import numpy as np
 import torch
 
 from instruct_core import ranks
+from instruct_core.answers.generation import generate
 from instruct_core.data.batches import MicroBatch, SampleReader, row_starts
 from instruct_core.data.shards import ShardSet
 from instruct_core.data.tokenizer import load_tokenizer
-from instruct_core.model.generation import generate
 from instruct_core.train.loss import WithLoss
 
 NUM_SAMPLES = 3

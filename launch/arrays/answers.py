@@ -12,11 +12,11 @@ from __future__ import annotations
 import tempfile
 from dataclasses import replace
 
+from instruct_core.answers.parts import joined, missing_parts, read_part
+from instruct_core.answers.plan import PromptPlan, Settings, scan_prompts
 from instruct_core.data.columns import parse_columns
-from instruct_core.data.prompt_plan import PromptPlan, Settings, scan_prompts
 from instruct_core.data.sources import resolve_source
 from instruct_core.errors import ConfigError, CorruptFileError
-from instruct_core.model.answer_parts import joined, missing_parts, read_part
 from instruct_core.storage.documents import dump_document, load_document, load_sealed
 from instruct_core.storage.store import Store
 from jobs.generate import GenerateJob, places_of

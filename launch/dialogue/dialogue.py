@@ -19,9 +19,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from instruct_core.answers.sampling import Sampling
 from instruct_core.data.template import Row
 from instruct_core.errors import ConfigError
-from instruct_core.model.sampling import Sampling
 from launch.console.lines import note, say
 from launch.dialogue.speaker import Answer, Speaker, load_base, load_speaker
 from launch.flags.chat import Chat

@@ -11,12 +11,12 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from instruct_core.data.answer_text import AnswerText
-from instruct_core.data.conversation import fit_prompt
+from instruct_core.answers.prompt import fit_prompt
+from instruct_core.answers.sampling import Sampling
+from instruct_core.answers.text import AnswerText
 from instruct_core.data.template import Row
 from instruct_core.data.tokenizer import load_tokenizer
 from instruct_core.errors import ConfigError, CorruptFileError, MissingError
-from instruct_core.model.sampling import Sampling
 from instruct_core.storage.store import Store
 from launch.runs.model import check_one_model
 from launch.runs.run import find_run, newest_verified, stored_config
@@ -73,7 +73,7 @@ class Speaker:
         Raises:
             ConfigError: The question alone is too long for the model.
         """
-        from instruct_core.model.generation import generate
+        from instruct_core.answers.generation import generate
 
         started_at = time.perf_counter()
         longest = self._model.config.max_seq_len

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from instruct_core.model.sampling import Sampling
+from instruct_core.answers.sampling import Sampling
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
+from instruct_core.answers.parts import missing_parts
+from instruct_core.answers.plan import PromptPlan
 from instruct_core.data.plan import Plan
-from instruct_core.data.prompt_plan import PromptPlan
 from instruct_core.data.shards import missing_shards
 from instruct_core.errors import CorruptFileError, InstructError
-from instruct_core.model.answer_parts import missing_parts
 from instruct_core.storage.documents import load_document
 from instruct_core.storage.store import Store
 from jobs.job_folder import read_outcome

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
+from instruct_core.answers.sampling import Sampling
 from instruct_core.data.template import Row
 from instruct_core.errors import ConfigError
-from instruct_core.model.sampling import Sampling
 from launch.dialogue.dialogue import Dialogue
 from launch.dialogue.speaker import Answer
 from launch.flags.chat import Chat

@@ -20,9 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from instruct_core.answers.sampling import Sampling
 from instruct_core.data.tokenizer import END_OF_TEXT_ID
 from instruct_core.model.gpt2 import GPT2, Cache
-from instruct_core.model.sampling import Sampling
 
 NUCLEUS_TOKENS = 1024  # looked at first for top-p: sorting the whole vocabulary takes far longer
 UNIFORM_STEPS = 1 << 24  # so coarse that a draw times the total never rounds up to the total

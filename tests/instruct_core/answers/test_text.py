@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from instruct_core.data.answer_text import AnswerText
+from instruct_core.answers.text import AnswerText
 from instruct_core.data.tokenizer import load_tokenizer
 
 TOKENIZER = load_tokenizer()

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import GPT2LMHeadModel
 
+from instruct_core.answers.generation import Generated, choose, generate
+from instruct_core.answers.sampling import Sampling
 from instruct_core.data.tokenizer import END_OF_TEXT_ID, VOCAB_SIZE
 from instruct_core.errors import ConfigError
-from instruct_core.model.generation import Generated, choose, generate
 from instruct_core.model.gpt2 import GPT2, Cache
-from instruct_core.model.sampling import Sampling
 from tests.instruct_core.model.conftest import SHAPE
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from instruct_core.answers.prompt import fit_prompt
 from instruct_core.data.columns import CHAT
-from instruct_core.data.conversation import fit_prompt
 from instruct_core.data.template import Row, render
 from instruct_core.data.tokenizer import load_tokenizer
 from instruct_core.errors import ConfigError

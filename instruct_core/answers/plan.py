@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from instruct_core.answers.sampling import Sampling
 from instruct_core.data.columns import Columns, detect_questions, parse_columns
 from instruct_core.data.ranges import (
     SourceFile,
@@ -27,7 +28,6 @@ from instruct_core.data.sources import Source
 from instruct_core.data.template import TEMPLATE_NAME, Row
 from instruct_core.data.tokenizer import TOKENIZER_NAME
 from instruct_core.errors import BadRowError, ConfigError
-from instruct_core.model.sampling import Sampling
 from instruct_core.storage.documents import fingerprint_of
 
 

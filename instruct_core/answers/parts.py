@@ -13,7 +13,7 @@ from typing import Any
 
 import xxhash
 
-from instruct_core.data.prompt_plan import PromptPlan
+from instruct_core.answers.plan import PromptPlan
 from instruct_core.errors import CorruptFileError
 from instruct_core.storage.documents import load_sealed, seal
 from instruct_core.storage.store import Store

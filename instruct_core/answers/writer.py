@@ -18,12 +18,12 @@ from typing import Any
 
 import xxhash
 
-from instruct_core.data.prompt_plan import PromptPlan
+from instruct_core.answers.batch import Answered, answer_prompts
+from instruct_core.answers.parts import part_name
+from instruct_core.answers.plan import PromptPlan
 from instruct_core.data.template import render_prompt
 from instruct_core.data.tokenizer import load_tokenizer
 from instruct_core.errors import ConfigError
-from instruct_core.model.answer_parts import part_name
-from instruct_core.model.batch_answers import Answered, answer_prompts
 from instruct_core.model.gpt2 import GPT2
 from instruct_core.model.pretrained import hash_weights, load_model
 from instruct_core.storage.documents import seal

@@ -12,11 +12,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from instruct_core.data.answer_text import AnswerText
+from instruct_core.answers.generation import generate
+from instruct_core.answers.sampling import Sampling
+from instruct_core.answers.text import AnswerText
 from instruct_core.data.tokenizer import load_tokenizer
-from instruct_core.model.generation import generate
 from instruct_core.model.gpt2 import GPT2
-from instruct_core.model.sampling import Sampling
 
 TOO_LONG = "too_long"  # finish_reason of a prompt that leaves the model no room to answer
 

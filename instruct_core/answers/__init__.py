@@ -1,0 +1,1 @@
+"""From a question to its answer: prompts, sampling, generation, batches. Imports model and what lies below."""
