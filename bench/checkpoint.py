@@ -35,16 +35,16 @@ from safetensors.torch import load_file, save_file
 from torch.distributed.checkpoint._fsspec_filesystem import FsspecWriter
 
 from bench.common import REPEATS, machine, report, seconds_of
+from instruct_core.checkpoints.loader import load_newest
+from instruct_core.checkpoints.retention import Keep
+from instruct_core.checkpoints.saves import Saves
+from instruct_core.checkpoints.writer import Checkpoints, Snapshot
 from instruct_core.config import PRESETS, TrainConfig
 from instruct_core.model.export import hugging_face_config
 from instruct_core.model.gpt2 import GPT2
-from instruct_core.storage.checkpoint import Checkpoints, Snapshot
-from instruct_core.storage.loading import load_newest
-from instruct_core.storage.retention import Keep
 from instruct_core.storage.store import Store
 from instruct_core.train.optimizer import make_optimizer, optimizer_tensors
 from instruct_core.train.rng import rng_state
-from instruct_core.train.saving import Saves
 
 CONFIG = TrainConfig("bench", "", "", "", "random", "gpt2", "", keep_checkpoints=3)
 S3_BYTES = 256 << 20

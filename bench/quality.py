@@ -35,13 +35,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from instruct_core.checkpoints.writer import Checkpoints
 from instruct_core.config import PRESETS, TrainConfig
 from instruct_core.data.batches import LossOn, MicroBatch, SampleReader
 from instruct_core.data.order import sample_at
 from instruct_core.data.packing import Packing, pack
 from instruct_core.data.shards import ShardSet
 from instruct_core.model.gpt2 import GPT2
-from instruct_core.storage.checkpoint import Checkpoints
 from instruct_core.storage.store import Store
 from instruct_core.train.evaluation import validation_loss
 from instruct_core.train.loss import WithLoss

@@ -21,14 +21,14 @@ from typing import Any, NamedTuple
 import torch
 
 from instruct_core import ranks
+from instruct_core.checkpoints.loader import Loaded, load_newest
+from instruct_core.checkpoints.writer import Checkpoints
 from instruct_core.config import ModelConfig, TrainConfig, describe, identity_of
 from instruct_core.data.batches import SampleReader
 from instruct_core.data.packing import load_packing
 from instruct_core.data.shards import ShardSet, load_manifest
 from instruct_core.errors import RunConflictError
 from instruct_core.model.gpt2 import GPT2
-from instruct_core.storage.checkpoint import Checkpoints
-from instruct_core.storage.loading import Loaded, load_newest
 from instruct_core.storage.store import Store
 from instruct_core.train.metrics import Metrics, flops_per_token, peak_flops, system_metrics
 from instruct_core.train.rng import be_deterministic

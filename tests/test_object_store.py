@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from instruct_core.storage.steps import committed_steps
+from instruct_core.checkpoints.steps import committed_steps
 from instruct_core.storage.store import Store
 from jobs.ledger import read_ledger
 from tests.conftest import TINY_RUN, events_of, hashes_of, launch, start, wait_for

@@ -15,9 +15,9 @@ from __future__ import annotations
 import hashlib
 import json
 
+from instruct_core.checkpoints.steps import read_manifest, read_verified, step_name
 from instruct_core.data.tokenizer import END_OF_TEXT, END_OF_TEXT_ID, merges_path
 from instruct_core.errors import ConfigError, CorruptFileError
-from instruct_core.storage.steps import read_manifest, read_verified, step_name
 from instruct_core.storage.store import Store
 
 VOCAB_SHA256 = "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"

@@ -19,14 +19,14 @@ import torch
 import xxhash
 from torch import Tensor
 
+from instruct_core.checkpoints.loader import tensors_of
+from instruct_core.checkpoints.steps import read_verified
 from instruct_core.config import PRESETS, ModelConfig
 from instruct_core.data.tokenizer import VOCAB_SIZE
 from instruct_core.errors import ConfigError, InstructError, MissingError
 from instruct_core.model.foreign import load_foreign
 from instruct_core.model.gpt2 import GPT2
 from instruct_core.storage.documents import load_document, load_sealed
-from instruct_core.storage.loading import tensors_of
-from instruct_core.storage.steps import read_verified
 from instruct_core.storage.store import Store
 from instruct_core.storage.tensor_file import aligned_buffer
 

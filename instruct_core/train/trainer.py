@@ -24,6 +24,9 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from instruct_core import ranks
+from instruct_core.checkpoints.loader import Loaded
+from instruct_core.checkpoints.saves import Saves
+from instruct_core.checkpoints.writer import Checkpoints, Snapshot
 from instruct_core.config import TrainConfig
 from instruct_core.data.batches import MicroBatch, SampleReader
 from instruct_core.data.order import sample_at
@@ -31,13 +34,10 @@ from instruct_core.data.shards import ShardSet
 from instruct_core.errors import NonFiniteError
 from instruct_core.model.export import hugging_face_config
 from instruct_core.model.gpt2 import GPT2
-from instruct_core.storage.checkpoint import Checkpoints, Snapshot
-from instruct_core.storage.loading import Loaded
 from instruct_core.train.evaluation import on_device, sample_answers, validation_loss
 from instruct_core.train.loss import WithLoss
 from instruct_core.train.optimizer import make_optimizer, optimizer_tensors, restore_optimizer
 from instruct_core.train.rng import restore_rng, rng_state, seed_rng
-from instruct_core.train.saving import Saves
 from instruct_core.train.schedule import learning_rate_at
 
 MAX_NON_FINITE_IN_A_ROW = 10

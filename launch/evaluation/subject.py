@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from instruct_core.checkpoints.steps import STEP_FOLDER, step_name
 from instruct_core.config import TrainConfig
 from instruct_core.data.shards import load_manifest
 from instruct_core.errors import ConfigError, MissingError, RunConflictError
-from instruct_core.storage.steps import STEP_FOLDER, step_name
 from instruct_core.storage.store import Store
 from launch.evaluation.page import FILES, JSON
 from launch.flags.evaluate import Evaluate

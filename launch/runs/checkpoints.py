@@ -12,9 +12,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from instruct_core.errors import ConfigError, CorruptFileError, MissingError
-from instruct_core.storage.retention import Keep, Retention
-from instruct_core.storage.steps import (
+from instruct_core.checkpoints.retention import Keep, Retention
+from instruct_core.checkpoints.steps import (
     DAMAGED_FOLDER,
     committed_steps,
     damage_of,
@@ -24,6 +23,7 @@ from instruct_core.storage.steps import (
     steps_of,
     val_loss_of,
 )
+from instruct_core.errors import ConfigError, CorruptFileError, MissingError
 from instruct_core.storage.store import Store
 from launch.console.display import WIDE, age, progress_bar
 from launch.console.lines import EXIT_FAILED, say

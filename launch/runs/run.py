@@ -14,10 +14,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from instruct_core.checkpoints.steps import committed_steps, damage_of, step_name
 from instruct_core.config import TrainConfig, from_json
 from instruct_core.errors import MissingError
 from instruct_core.storage.documents import load_document
-from instruct_core.storage.steps import committed_steps, damage_of, step_name
 from instruct_core.storage.store import Store
 from launch.console.lines import note, say
 from launch.flags.parse import check_name

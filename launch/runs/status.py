@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from instruct_core.checkpoints.steps import committed_steps
 from instruct_core.config import TrainConfig
 from instruct_core.errors import MissingError, SlurmError
-from instruct_core.storage.steps import committed_steps
 from instruct_core.storage.store import Store
 from jobs.job_folder import read_outcome, read_progress
 from jobs.ledger import read_ledger

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from instruct_core.config import PRESETS, ModelConfig, TrainConfig
-from instruct_core.errors import ConfigError, CorruptFileError, MissingError
-from instruct_core.storage.steps import (
+from instruct_core.checkpoints.steps import (
     SPARE_BYTES,
     committed_steps,
     read_manifest,
     step_name,
     steps_of,
 )
+from instruct_core.config import PRESETS, ModelConfig, TrainConfig
+from instruct_core.errors import ConfigError, CorruptFileError, MissingError
 from instruct_core.storage.store import Store
 from launch.cluster.slurm import running_array
 from launch.console.lines import say

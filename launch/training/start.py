@@ -17,12 +17,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from instruct_core.checkpoints.steps import committed_steps, damage_of
 from instruct_core.config import ModelConfig, TrainConfig, to_json
 from instruct_core.data.packing import load_packing
 from instruct_core.data.shards import ShardSet, load_manifest
 from instruct_core.errors import ConfigError
 from instruct_core.storage.documents import dump_document, load_document
-from instruct_core.storage.steps import committed_steps, damage_of
 from instruct_core.storage.store import Store
 from jobs.finetune import FinetuneJob
 from launch.arrays.shards import prepare

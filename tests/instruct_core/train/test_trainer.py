@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 import torch
 
+from instruct_core.checkpoints.loader import load_newest
+from instruct_core.checkpoints.steps import committed_steps
+from instruct_core.checkpoints.writer import Checkpoints
 from instruct_core.config import PRESETS, TrainConfig
 from instruct_core.data.batches import SampleReader
 from instruct_core.data.packing import pack
 from instruct_core.data.shards import ShardSet
 from instruct_core.errors import NonFiniteError
 from instruct_core.model.gpt2 import GPT2
-from instruct_core.storage.checkpoint import Checkpoints
-from instruct_core.storage.loading import load_newest
-from instruct_core.storage.steps import committed_steps
 from instruct_core.storage.store import Store
 from instruct_core.train import trainer as trainer_module
 from instruct_core.train.trainer import Setup, StepReport, Trainer

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from instruct_core.storage.steps import read_manifest, step_name
+from instruct_core.checkpoints.steps import read_manifest, step_name
 from instruct_core.storage.store import Store
 from launch.evaluation.page import FILES, SHOWN_CHARS, as_text
 from tests.conftest import TINY_RUN, launch

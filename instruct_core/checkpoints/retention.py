@@ -16,8 +16,7 @@ import errno
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from instruct_core.errors import CorruptFileError
-from instruct_core.storage.steps import (
+from instruct_core.checkpoints.steps import (
     SPARE_BYTES,
     SPARE_FILES,
     committed_steps,
@@ -29,6 +28,7 @@ from instruct_core.storage.steps import (
     steps_of,
     val_loss_of,
 )
+from instruct_core.errors import CorruptFileError
 from instruct_core.storage.store import Store
 
 

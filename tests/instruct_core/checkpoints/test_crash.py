@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from instruct_core.storage.checkpoint import Checkpoints
-from instruct_core.storage.loading import load_newest
-from instruct_core.storage.retention import Keep
-from instruct_core.storage.steps import committed_steps, read_manifest, step_name, steps_of
+from instruct_core.checkpoints.loader import load_newest
+from instruct_core.checkpoints.retention import Keep
+from instruct_core.checkpoints.steps import committed_steps, read_manifest, step_name, steps_of
+from instruct_core.checkpoints.writer import Checkpoints
 from instruct_core.storage.store import Store
 from tests.faults import EACCES, EIO, ENOSPC, Error, Faults, busy, run_in_child, timeout
 from tests.s3_server import S3Server

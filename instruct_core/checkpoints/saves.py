@@ -24,11 +24,11 @@ import time
 from collections.abc import Callable
 
 from instruct_core import ranks
+from instruct_core.checkpoints.background import Background
+from instruct_core.checkpoints.retention import Keep, Removed
+from instruct_core.checkpoints.writer import Checkpoints, Snapshot
 from instruct_core.config import TrainConfig
 from instruct_core.errors import UnsavedError
-from instruct_core.storage.background import Background
-from instruct_core.storage.checkpoint import Checkpoints, Snapshot
-from instruct_core.storage.retention import Keep, Removed
 
 FIRST_RETRY_SECONDS, MAX_RETRY_SECONDS = 5.0, 300.0
 WRITTEN_AT_ONCE_BYTES = 64 << 20

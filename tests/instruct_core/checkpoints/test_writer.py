@@ -12,17 +12,17 @@ import torch
 from safetensors.torch import load_file
 from transformers import GPT2LMHeadModel
 
+from instruct_core.checkpoints.background import Background
+from instruct_core.checkpoints.loader import load_newest
+from instruct_core.checkpoints.retention import Keep, Removed
+from instruct_core.checkpoints.steps import committed_steps, read_manifest, step_name
+from instruct_core.checkpoints.writer import Checkpoints
 from instruct_core.config import PRESETS
 from instruct_core.errors import CorruptFileError, FencedError, NoCheckpointError
 from instruct_core.model.export import hugging_face_config
 from instruct_core.model.gpt2 import GPT2
 from instruct_core.storage import tensor_file
-from instruct_core.storage.background import Background
-from instruct_core.storage.checkpoint import Checkpoints
 from instruct_core.storage.documents import load_sealed, seal
-from instruct_core.storage.loading import load_newest
-from instruct_core.storage.retention import Keep, Removed
-from instruct_core.storage.steps import committed_steps, read_manifest, step_name
 from instruct_core.storage.store import Store
 from instruct_core.train.rng import restore_rng, rng_state
 from tests.conftest import wait_for

@@ -17,10 +17,8 @@ import torch
 from torch import Tensor
 
 from instruct_core import ranks
-from instruct_core.errors import CorruptFileError, NoCheckpointError
-from instruct_core.storage.checkpoint import Checkpoints
-from instruct_core.storage.staging import TORCH_TYPES, view_of
-from instruct_core.storage.steps import (
+from instruct_core.checkpoints.staging import TORCH_TYPES, view_of
+from instruct_core.checkpoints.steps import (
     committed_steps,
     mark_committed,
     read_manifest,
@@ -29,6 +27,8 @@ from instruct_core.storage.steps import (
     state_name,
     step_name,
 )
+from instruct_core.checkpoints.writer import Checkpoints
+from instruct_core.errors import CorruptFileError, NoCheckpointError
 from instruct_core.storage.store import Store
 from instruct_core.storage.tensor_file import aligned_buffer, parse_header
 

@@ -13,10 +13,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from instruct_core.storage.checkpoint import Checkpoints
-from instruct_core.storage.loading import load_newest
-from instruct_core.storage.retention import Keep, Retention, kept_steps
-from instruct_core.storage.steps import SPARE_BYTES, committed_steps, step_name
+from instruct_core.checkpoints.loader import load_newest
+from instruct_core.checkpoints.retention import Keep, Retention, kept_steps
+from instruct_core.checkpoints.steps import SPARE_BYTES, committed_steps, step_name
+from instruct_core.checkpoints.writer import Checkpoints
 from instruct_core.storage.store import Store
 
 

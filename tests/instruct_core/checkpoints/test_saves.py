@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 import torch
 
+from instruct_core.checkpoints import saves as saving
+from instruct_core.checkpoints.loader import load_newest
+from instruct_core.checkpoints.retention import Keep, Removed
+from instruct_core.checkpoints.saves import Saves
+from instruct_core.checkpoints.steps import committed_steps
+from instruct_core.checkpoints.writer import Checkpoints, Snapshot
 from instruct_core.config import TrainConfig
 from instruct_core.errors import FencedError, UnsavedError
-from instruct_core.storage.checkpoint import Checkpoints, Snapshot
-from instruct_core.storage.loading import load_newest
-from instruct_core.storage.retention import Keep, Removed
-from instruct_core.storage.steps import committed_steps
 from instruct_core.storage.store import Store
-from instruct_core.train import saving
-from instruct_core.train.saving import Saves
 
 CONFIG = TrainConfig("r", "s", "c", "t", "random", "tiny", "f")
 SECONDS = 20.0

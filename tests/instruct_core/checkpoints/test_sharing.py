@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from instruct_core import ranks
+from instruct_core.checkpoints.loader import load_newest
+from instruct_core.checkpoints.retention import Keep
+from instruct_core.checkpoints.steps import committed_steps, read_manifest, step_name
+from instruct_core.checkpoints.writer import Checkpoints
 from instruct_core.errors import FencedError
-from instruct_core.storage.checkpoint import Checkpoints
-from instruct_core.storage.loading import load_newest
-from instruct_core.storage.retention import Keep
-from instruct_core.storage.steps import committed_steps, read_manifest, step_name
 from instruct_core.storage.store import Store
 from tests.forked_ranks import in_ranks
 from tests.s3_server import S3Server
