@@ -40,8 +40,8 @@ from instruct_core.checkpoints.retention import Keep
 from instruct_core.checkpoints.saves import Saves
 from instruct_core.checkpoints.writer import Checkpoints, Snapshot
 from instruct_core.config import PRESETS, TrainConfig
-from instruct_core.model.export import hugging_face_config
 from instruct_core.model.gpt2 import GPT2
+from instruct_core.model.hugging_face import hugging_face_config
 from instruct_core.storage.store import Store
 from instruct_core.train.optimizer import make_optimizer, optimizer_tensors
 from instruct_core.train.rng import rng_state

@@ -27,8 +27,8 @@ from bench.common import report, seconds_of
 from instruct_core.answers.generation import generate
 from instruct_core.answers.sampling import Sampling
 from instruct_core.config import PRESETS
-from instruct_core.model.export import hugging_face_config
 from instruct_core.model.gpt2 import GPT2
+from instruct_core.model.hugging_face import hugging_face_config
 from jobs.job_folder import peak_bytes
 
 PROMPT_TOKENS = 128

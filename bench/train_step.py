@@ -27,8 +27,8 @@ from bench.common import report
 from instruct_core.checkpoints.writer import Checkpoints
 from instruct_core.config import PRESETS, TrainConfig
 from instruct_core.data.batches import MicroBatch
-from instruct_core.model.export import hugging_face_config
 from instruct_core.model.gpt2 import GPT2, row_mask
+from instruct_core.model.hugging_face import hugging_face_config
 from instruct_core.storage.store import Store
 from instruct_core.train.optimizer import make_optimizer
 from instruct_core.train.trainer import Setup, StepReport, Trainer

@@ -14,6 +14,8 @@ from typing import Any, Literal
 
 from instruct_core.errors import ConfigError, CorruptFileError
 
+LAYER_NORM_EPSILON = 1e-5
+
 
 @dataclass(frozen=True)
 class ModelConfig:

@@ -240,7 +240,7 @@ class _Attempt:
         config = self._config
         if loaded is not None:
             return GPT2(ModelConfig(**loaded.manifest["model"]), config.dropout)
-        from instruct_core.model.pretrained import first_model
+        from instruct_core.model.weights import first_model
 
         return first_model(config.init, config.model, config.seed, config.seq_len, config.dropout)
 

@@ -14,7 +14,7 @@ from dataclasses import asdict
 from typing import Any
 
 from instruct_core.errors import InstructError
-from instruct_core.model.pretrained import hash_weights, load_fitting
+from instruct_core.model.weights import hash_weights, load_fitting
 
 if __name__ == "__main__":
     init, model, seq_len = sys.argv[1:]

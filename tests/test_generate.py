@@ -12,7 +12,7 @@ import pytest
 from instruct_core.answers.generation import generate
 from instruct_core.data.template import render_prompt
 from instruct_core.data.tokenizer import load_tokenizer
-from instruct_core.model.pretrained import load_model
+from instruct_core.model.weights import load_model
 from tests.conftest import TINY_RUN, launch, start, wait_for
 from tests.launch.test_errors import snapshot
 

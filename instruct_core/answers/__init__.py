@@ -1,1 +1,1 @@
-"""From a question to its answer: prompts, sampling, generation, batches. Imports model and what lies below."""
+"""From a question to its answer: prompts, sampling, generation, batches. Imports model and below."""

@@ -25,7 +25,7 @@ from instruct_core.data.template import render_prompt
 from instruct_core.data.tokenizer import load_tokenizer
 from instruct_core.errors import ConfigError
 from instruct_core.model.gpt2 import GPT2
-from instruct_core.model.pretrained import hash_weights, load_model
+from instruct_core.model.weights import hash_weights, load_model
 from instruct_core.storage.documents import seal
 from instruct_core.storage.store import Store
 

@@ -22,12 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from instruct_core.config import ModelConfig
+from instruct_core.config import LAYER_NORM_EPSILON, ModelConfig
 
 INIT_STD = 0.02
-LAYER_NORM_EPSILON = 1e-5
-
-
 FEW_TOKENS = 32  # below, a product from the weight's side is quicker on a CPU
 
 

@@ -32,8 +32,8 @@ from instruct_core.data.batches import MicroBatch, SampleReader
 from instruct_core.data.order import sample_at
 from instruct_core.data.shards import ShardSet
 from instruct_core.errors import NonFiniteError
-from instruct_core.model.export import hugging_face_config
 from instruct_core.model.gpt2 import GPT2
+from instruct_core.model.hugging_face import hugging_face_config
 from instruct_core.train.evaluation import on_device, sample_answers, validation_loss
 from instruct_core.train.loss import WithLoss
 from instruct_core.train.optimizer import make_optimizer, optimizer_tensors, restore_optimizer

@@ -111,7 +111,7 @@ def load_speaker(run: str | None, checkpoint: str | None, checkpoints: str) -> S
         ConfigError: Two models are named.
         MissingError: No such run, or it has not saved yet.
     """
-    from instruct_core.model.pretrained import load_model
+    from instruct_core.model.weights import load_model
 
     check_one_model(run, checkpoint)
     if checkpoint:
@@ -138,7 +138,7 @@ def load_base(place: str, base: str | None) -> Speaker:
     Raises:
         ConfigError: Nothing was named, and the place is no step of a run that would tell.
     """
-    from instruct_core.model.pretrained import first_model, load_model, ready
+    from instruct_core.model.weights import first_model, load_model, ready
 
     if base:
         return Speaker(base, load_model(base))

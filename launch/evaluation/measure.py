@@ -35,9 +35,9 @@ from launch.flags.parse import check_counts
 from launch.runs.places import reachable
 
 if TYPE_CHECKING:
-    from instruct_core.model.answers import AnswerScores, Example
+    from instruct_core.evaluation.perplexity import SplitLosses
+    from instruct_core.evaluation.score import AnswerScores, Example
     from instruct_core.model.gpt2 import GPT2
-    from instruct_core.train.perplexity import SplitLosses
 
 VERSIONS = ("instruct-cluster", "torch", "numpy", "rouge-score")
 
@@ -81,7 +81,7 @@ def evaluate(flags: Evaluate) -> int:
 
 def _load_models(flags: Evaluate, subject: Subject, base: str) -> tuple[GPT2, GPT2, str]:
     """Return the model, its base, and the base in words."""
-    from instruct_core.model.pretrained import first_model, load_model, ready
+    from instruct_core.model.weights import first_model, load_model, ready
 
     after, config = load_model(subject.place), subject.config
     if base != "random":
@@ -112,7 +112,7 @@ def _prepare(
     models: Sequence[GPT2],
 ) -> Data:
     """Return the rows, packed as the run packs them where both models have the positions."""
-    from instruct_core.model.answers import first_examples
+    from instruct_core.evaluation.score import first_examples
 
     rows = ShardSet(Store(shards), "val", manifest)
     if not len(rows):
@@ -132,8 +132,8 @@ def _prepare(
 
 
 def _measure(when: str, model: GPT2, data: Data, max_new_tokens: int) -> Measured:
-    from instruct_core.model.answers import greedy_answers, score
-    from instruct_core.train.perplexity import split_losses
+    from instruct_core.evaluation.perplexity import split_losses
+    from instruct_core.evaluation.score import greedy_answers, score
 
     with progress_bar(f"Loss {when}") as bar:
         done = bar.add_task("", total=data.packing.num_sequences)

@@ -94,7 +94,7 @@ def prune(flags: Prune) -> int:
 
 def export(flags: Export) -> int:
     """Write a Hugging Face folder; return the exit code."""
-    from instruct_core.model.export_folder import export_folder
+    from instruct_core.model.hugging_face import export_folder
 
     store = run_of(flags.run, flags.checkpoints)
     check_url("--out", flags.out, writes=True)

@@ -19,8 +19,8 @@ from instruct_core.checkpoints.steps import committed_steps, read_manifest, step
 from instruct_core.checkpoints.writer import Checkpoints
 from instruct_core.config import PRESETS
 from instruct_core.errors import CorruptFileError, FencedError, NoCheckpointError
-from instruct_core.model.export import hugging_face_config
 from instruct_core.model.gpt2 import GPT2
+from instruct_core.model.hugging_face import hugging_face_config
 from instruct_core.storage import tensor_file
 from instruct_core.storage.documents import load_sealed, seal
 from instruct_core.storage.store import Store

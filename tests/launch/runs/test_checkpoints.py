@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from instruct_core.checkpoints.steps import committed_steps, step_name
 from instruct_core.data.tokenizer import load_tokenizer
-from instruct_core.model.pretrained import load_model
+from instruct_core.model.weights import load_model
 from instruct_core.storage.store import Store
 from tests.conftest import TINY_RUN, launch
 

@@ -6,16 +6,18 @@ A checkpoint as a folder that Hugging Face's Auto classes load, tokenizer includ
 
 The weights are copied as they lie, after every byte was compared with the manifest.
 
-Sources: transformers' tokenization_gpt2.py (names of the files); GPT-2's vocabulary and merges as in
-instruct_core/data/tokenizer.py.
+Sources: transformers' configuration_gpt2.py (names and defaults) and tokenization_gpt2.py (names of
+the files); GPT-2's vocabulary and merges as in instruct_core/data/tokenizer.py.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from typing import Any
 
 from instruct_core.checkpoints.steps import read_manifest, read_verified, step_name
+from instruct_core.config import LAYER_NORM_EPSILON, ModelConfig
 from instruct_core.data.tokenizer import END_OF_TEXT, END_OF_TEXT_ID, merges_path
 from instruct_core.errors import ConfigError, CorruptFileError
 from instruct_core.storage.store import Store
@@ -67,4 +69,22 @@ def _tokenizer_files(max_length: int) -> dict[str, bytes]:
         "tokenizer_config.json": json.dumps(settings, indent=1).encode(),
         "special_tokens_map.json": json.dumps(special, indent=1).encode(),
         "generation_config.json": json.dumps(generation, indent=1).encode(),
+    }
+
+
+def hugging_face_config(shape: ModelConfig) -> dict[str, Any]:
+    """Return the content of config.json."""
+    return {
+        "architectures": ["GPT2LMHeadModel"],
+        "model_type": "gpt2",
+        "vocab_size": shape.vocab_size,
+        "n_positions": shape.max_seq_len,
+        "n_embd": shape.width,
+        "n_layer": shape.num_layers,
+        "n_head": shape.num_heads,
+        "activation_function": "gelu_new",
+        "layer_norm_epsilon": LAYER_NORM_EPSILON,
+        "bos_token_id": END_OF_TEXT_ID,
+        "eos_token_id": END_OF_TEXT_ID,
+        "tie_word_embeddings": True,
     }

@@ -13,7 +13,7 @@ from instruct_core.answers.generation import Generated
 from instruct_core.config import ModelConfig
 from instruct_core.data.shards import ShardSet
 from instruct_core.data.tokenizer import load_tokenizer
-from instruct_core.model.answers import first_examples, greedy_answers, score
+from instruct_core.evaluation.score import first_examples, greedy_answers, score
 from instruct_core.model.gpt2 import GPT2
 from instruct_core.storage.store import Store
 

@@ -18,9 +18,9 @@ from transformers import GPT2LMHeadModel
 
 from instruct_core.config import PRESETS, ModelConfig
 from instruct_core.errors import ConfigError, InstructError, MissingError, UnsafeFileError
-from instruct_core.model.export import hugging_face_config
 from instruct_core.model.gpt2 import GPT2
-from instruct_core.model.pretrained import load_pretrained
+from instruct_core.model.hugging_face import hugging_face_config
+from instruct_core.model.weights import load_pretrained
 from instruct_core.storage.documents import dump_document
 from instruct_core.storage.tensor_file import file_views, from_numpy
 

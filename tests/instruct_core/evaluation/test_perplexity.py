@@ -13,10 +13,10 @@ from instruct_core.config import PRESETS
 from instruct_core.data.packing import pack
 from instruct_core.data.shards import ShardSet
 from instruct_core.errors import NonFiniteError
+from instruct_core.evaluation import perplexity as module
+from instruct_core.evaluation.perplexity import MeanLoss, split_losses
 from instruct_core.model.gpt2 import GPT2
 from instruct_core.storage.store import Store
-from instruct_core.train import perplexity as module
-from instruct_core.train.perplexity import MeanLoss, split_losses
 
 
 @pytest.fixture

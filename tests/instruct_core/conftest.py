@@ -7,8 +7,8 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from instruct_core.config import ModelConfig
-from instruct_core.model.export import hugging_face_config
 from instruct_core.model.gpt2 import GPT2
+from instruct_core.model.hugging_face import hugging_face_config
 
 SHAPE = ModelConfig(num_layers=3, num_heads=4, width=64, max_seq_len=256)
 
