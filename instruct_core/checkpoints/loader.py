@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from instruct_core import ranks
-from instruct_core.checkpoints.staging import TORCH_TYPES, view_of
 from instruct_core.checkpoints.steps import (
     committed_steps,
     mark_committed,
@@ -30,7 +29,8 @@ from instruct_core.checkpoints.steps import (
 from instruct_core.checkpoints.writer import Checkpoints
 from instruct_core.errors import CorruptFileError, NoCheckpointError
 from instruct_core.storage.store import Store
-from instruct_core.storage.tensor_file import aligned_buffer, parse_header
+from instruct_core.storage.tensor_file import aligned_buffer
+from instruct_core.storage.torch_tensors import tensors_of
 
 
 class Loaded(NamedTuple):
@@ -164,27 +164,6 @@ def _assemble(folder: Store, manifest: dict[str, Any], files: Mapping[str, Tenso
             rng = _below("rng/", state)
     step = manifest["global_step"]
     return Loaded(step, manifest, tensors("model.safetensors"), optimizer, rng)
-
-
-def tensors_of(data: Tensor, where: str) -> dict[str, Tensor]:
-    """
-    Return the tensors inside the bytes of a safetensors file.
-
-    They are views of one buffer, which costs no copy, but for those that do not begin where
-    torch's own would: a product's last bits may depend on that, and a resume must not.
-
-    Raises:
-        CorruptFileError: The bytes are no file of tensors that torch has; ``where`` names it.
-    """
-    places, _ = parse_header(data.numpy(), where)
-    tensors = {}
-    for name, place in places.items():
-        if place.dtype not in TORCH_TYPES:
-            raise CorruptFileError(
-                f"{where} has a tensor of type {place.dtype}, which is not ours."
-            )
-        tensors[name] = view_of(data, place, copy_misaligned=True)
-    return tensors
 
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

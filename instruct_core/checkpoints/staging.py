@@ -14,29 +14,19 @@ their own, beside the kernels of the next step.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from instruct_core.storage.tensor_file import Tensor as FileTensor
 from instruct_core.storage.tensor_file import (
-    ALIGNMENT_BYTES,
-    Place,
-    Spec,
     aligned_buffer,
     file_views,
     plan_file,
 )
-from instruct_core.storage.tensor_file import Tensor as FileTensor
-
-TYPE_NAMES = {
-    torch.float32: "F32", torch.float64: "F64", torch.float16: "F16", torch.bfloat16: "BF16",
-    torch.int64: "I64", torch.int32: "I32", torch.uint8: "U8", torch.bool: "BOOL",
-}  # fmt: skip
-TORCH_TYPES = {name: dtype for dtype, name in TYPE_NAMES.items()}
-
-Tensors = Mapping[str, Tensor]
+from instruct_core.storage.torch_tensors import Tensors, bytes_of, spec_of, view_of
 
 
 class Image(NamedTuple):
@@ -81,7 +71,7 @@ class Staging:
             if tensors[key].is_cuda:
                 self._copy_from_gpu(tensors[key], view_of(buffer, place))
             else:  # not torch's copy, which would start a second pool of threads
-                np.copyto(buffer.numpy()[place.start : place.stop], _bytes_of(tensors[key]))
+                np.copyto(buffer.numpy()[place.start : place.stop], bytes_of(tensors[key]))
         return Image(name, [memoryview(buffer.numpy()[:size].data)])
 
     def _copy_from_gpu(self, tensor: Tensor, target: Tensor) -> None:
@@ -111,25 +101,6 @@ class Staging:
 def direct_image(name: str, tensors: Tensors, metadata: Mapping[str, str]) -> Image:
     """Return the image of CPU tensors as they lie: they must not change until it is written."""
     parts = {
-        key: FileTensor(spec_of(t), memoryview(_bytes_of(t).data)) for key, t in tensors.items()
+        key: FileTensor(spec_of(t), memoryview(bytes_of(t).data)) for key, t in tensors.items()
     }
     return Image(name, file_views(parts, metadata))
-
-
-def spec_of(tensor: Tensor) -> Spec:
-    """Return what a file's header says of a tensor."""
-    return Spec(TYPE_NAMES[tensor.dtype], tuple(tensor.shape))
-
-
-def view_of(buffer: Tensor, place: Place, copy_misaligned: bool = False) -> Tensor:
-    """Return a tensor inside the bytes of a file: in place, or a copy where that begins off a line."""
-    raw = buffer[place.start : place.stop]
-    raw = raw if raw.data_ptr() % ALIGNMENT_BYTES == 0 or not copy_misaligned else raw.clone()
-    return raw.view(TORCH_TYPES[place.dtype]).view(place.shape)
-
-
-def _bytes_of(tensor: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    flat: np.ndarray[Any, np.dtype[np.uint8]] = (
-        tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
-    )
-    return flat

@@ -34,11 +34,12 @@ from typing import Any, NamedTuple, TypeVar
 
 from instruct_core import ranks
 from instruct_core.checkpoints.retention import Keep, Removed, Retention, SpoiledError
-from instruct_core.checkpoints.staging import Image, Staging, Tensors, direct_image
+from instruct_core.checkpoints.staging import Image, Staging, direct_image
 from instruct_core.checkpoints.steps import FORMAT, mark_committed, state_name, step_name
 from instruct_core.errors import FencedError
 from instruct_core.storage.documents import dump_document, seal
 from instruct_core.storage.store import Store
+from instruct_core.storage.torch_tensors import Tensors
 
 ATTEMPT_FILE = re.compile(r"(\d{4,})\.json")
 

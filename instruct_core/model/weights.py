@@ -19,7 +19,6 @@ import torch
 import xxhash
 from torch import Tensor
 
-from instruct_core.checkpoints.loader import tensors_of
 from instruct_core.checkpoints.steps import read_verified
 from instruct_core.config import PRESETS, ModelConfig
 from instruct_core.data.tokenizer import VOCAB_SIZE
@@ -29,6 +28,7 @@ from instruct_core.model.gpt2 import GPT2
 from instruct_core.storage.documents import load_document, load_sealed
 from instruct_core.storage.store import Store
 from instruct_core.storage.tensor_file import aligned_buffer
+from instruct_core.storage.torch_tensors import tensors_of
 
 PREFIXES = re.compile(r"^(?:(?:module|_orig_mod|model)\.)+")
 BUFFERS = re.compile(r"\.attn\.(?:bias|masked_bias)$")  # the causal mask of older versions

@@ -19,8 +19,6 @@ fsspec's AsyncFileSystem._pipe_file and its versions in s3fs, gcsfs and adlfs.
 from __future__ import annotations
 
 import errno
-import os
-import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -33,6 +31,7 @@ from fsspec.spec import AbstractFileSystem
 
 from instruct_core.errors import ConfigError, CorruptFileError
 from instruct_core.storage.backend import Free, ReadAt
+from instruct_core.storage.plain_errors import may_pass, plain_errors, without_secrets
 
 # Fail within seconds where nobody answers: what is worth waiting for is tried again by us. botocore's
 # own retries would also draw from Python's random generator, whose state belongs to the run.
@@ -44,8 +43,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
 EXTRAS = {"s3": "s3", "gs": "gcs", "gcs": "gcs", "az": "azure", "abfs": "azure", "abfss": "azure"}
 UPLOAD_BYTES = 16 << 20  # a part; eight of them travel at a time
 FIRST_RETRY_SECONDS, MAX_RETRY_SECONDS = 0.5, 5.0
-SECRETS = re.compile(r"KEY|SECRET|TOKEN|PASSWORD|CREDENTIAL|CONNECTION_STRING|SAS")
-
 T = TypeVar("T")
 
 
@@ -168,7 +165,7 @@ class Objects:
         return digest
 
     def _create(self, name: str, data: memoryview) -> bool:
-        with _plain_errors(self._where(name)):
+        with plain_errors(self._where(name)):
             try:
                 if self._is_s3 and data.nbytes >= 2 * UPLOAD_BYTES:
                     self._fs.pipe_file(
@@ -194,7 +191,7 @@ class Objects:
 
     def replace(self, name: str, data: bytes | memoryview) -> None:
         """Write a small object over what was there."""
-        with _plain_errors(self._where(name)):
+        with plain_errors(self._where(name)):
             self._fs.pipe_file(self._path(name), bytes(data))
 
     def claim(self, name: str, data: bytes) -> bool:
@@ -203,7 +200,7 @@ class Objects:
 
     def remove(self, name: str) -> None:
         """Remove an object or a folder with all it holds; fine if it is gone already."""
-        with _plain_errors(self._where(name)):
+        with plain_errors(self._where(name)):
             self._fs.invalidate_cache()
             try:
                 self._fs.rm(self._path(name), recursive=True)
@@ -212,7 +209,7 @@ class Objects:
 
     def move(self, name: str, new_name: str) -> None:
         """Give a folder another name: a copy, then the removal, manifest first."""
-        with _plain_errors(self._where(name)):
+        with plain_errors(self._where(name)):
             self._fs.invalidate_cache()
             for path in sorted(self._fs.find(self._path(name)), key=_manifest_first):
                 target = self._path(new_name) + path.removeprefix(self._path(name))
@@ -232,7 +229,7 @@ class Objects:
         if not self._is_s3:
             return
         bucket = self._root.partition("/")[0]
-        with _plain_errors(self._url):
+        with plain_errors(self._url):
             try:
                 self._fs.call_s3("head_bucket", Bucket=bucket)
             except FileNotFoundError:
@@ -248,10 +245,10 @@ class Objects:
         give_up_at, pause = time.monotonic() + self._patience, FIRST_RETRY_SECONDS
         while True:
             try:
-                with _plain_errors(self._url):
+                with plain_errors(self._url):
                     return call(*args, **options)
             except OSError as error:
-                if not _may_pass(error) or time.monotonic() + pause > give_up_at:
+                if not may_pass(error) or time.monotonic() + pause > give_up_at:
                     raise
             time.sleep(pause)
             pause = min(2 * pause, MAX_RETRY_SECONDS)
@@ -272,33 +269,3 @@ class _Parts:
 
 def _manifest_first(path: str) -> tuple[bool, str]:
     return not path.endswith("/manifest.json"), path
-
-
-def _may_pass(error: OSError) -> bool:
-    """Return True for what may be over in a while: no answer, too busy, a broken connection."""
-    lasting = (FileNotFoundError, FileExistsError, PermissionError, NotADirectoryError)
-    return not isinstance(error, lasting) and error.errno != errno.EINVAL
-
-
-@contextmanager
-def _plain_errors(where: str) -> Iterator[None]:
-    """Turn a client's own exceptions into OSError, and keep secrets out of all messages."""
-    try:
-        yield
-    except OSError as error:
-        # The same kind and number, so that a caller can tell them apart.
-        told = [without_secrets(a) if isinstance(a, str) else a for a in error.args]
-        raise type(error)(*(told or ["no answer in time"])) from None
-    except Exception as error:  # botocore's, aiohttp's, azure's and google's own
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        refused = "redential" in type(error).__name__ + lines[0]
-        kind = PermissionError if refused else OSError
-        raise kind(without_secrets(f"{where}: {lines[0]}")) from None
-
-
-def without_secrets(text: str) -> str:
-    """Return a text without the values of variables that look like credentials."""
-    for name, value in os.environ.items():
-        if len(value) >= 6 and SECRETS.search(name):
-            text = text.replace(value, f"${name}")
-    return text

@@ -10,7 +10,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.spec import AbstractFileSystem
 
 from instruct_core.errors import ConfigError
-from instruct_core.storage.objects import without_secrets
+from instruct_core.storage.plain_errors import without_secrets
 from instruct_core.storage.store import Store
 
 
