@@ -43,9 +43,10 @@ from instruct_core.data.packing import Packing, pack
 from instruct_core.data.shards import ShardSet
 from instruct_core.model.gpt2 import GPT2
 from instruct_core.storage.store import Store
-from instruct_core.train.evaluation import validation_loss
 from instruct_core.train.loss import WithLoss
-from instruct_core.train.trainer import Setup, StepReport, Trainer
+from instruct_core.train.progress import Setup, StepReport
+from instruct_core.train.trainer import Trainer
+from instruct_core.train.validation import validation_loss
 from jobs.world import keep_freed_memory
 
 REPO = Path(__file__).resolve().parent.parent

@@ -31,7 +31,8 @@ from instruct_core.model.gpt2 import GPT2, row_mask
 from instruct_core.model.hugging_face import hugging_face_config
 from instruct_core.storage.store import Store
 from instruct_core.train.optimizer import make_optimizer
-from instruct_core.train.trainer import Setup, StepReport, Trainer
+from instruct_core.train.progress import Setup, StepReport
+from instruct_core.train.trainer import Trainer
 from jobs.world import keep_freed_memory
 
 WARMUP_STEPS = 4

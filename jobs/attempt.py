@@ -31,8 +31,9 @@ from instruct_core.errors import RunConflictError
 from instruct_core.model.gpt2 import GPT2
 from instruct_core.storage.store import Store
 from instruct_core.train.metrics import Metrics, flops_per_token, peak_flops, system_metrics
+from instruct_core.train.progress import Outcome, Setup, StepReport
 from instruct_core.train.rng import be_deterministic
-from instruct_core.train.trainer import Outcome, Setup, StepReport, Trainer
+from instruct_core.train.trainer import Trainer
 from jobs.job_folder import describe_error, job_folder, write_outcome, write_progress
 from jobs.ledger import Ledger, read_ledger
 from jobs.slurm import own_restarts

@@ -26,8 +26,7 @@ from instruct_core.data.packing import pack
 from instruct_core.data.shards import ShardSet
 from instruct_core.model.gpt2 import GPT2
 from instruct_core.storage.store import Store
-from instruct_core.train.evaluation import on_device
-from instruct_core.train.loss import WithLoss
+from instruct_core.train.loss import WithLoss, on_device
 from tests.conftest import (
     REPO,
     environment,

@@ -27,8 +27,7 @@ from instruct_core.data.packing import Packing
 from instruct_core.data.shards import ShardSet
 from instruct_core.errors import NonFiniteError
 from instruct_core.model.gpt2 import GPT2, row_mask
-from instruct_core.train.evaluation import on_device
-from instruct_core.train.loss import summed_loss
+from instruct_core.train.loss import on_device, summed_loss
 
 BATCH_TOKENS = 4096  # of one forward: few enough that a progress bar moves on a CPU
 MAX_MEAN_LOSS = 700.0  # exp of more overflows; chance is 10.8

@@ -17,13 +17,15 @@ B: micro-batch size, T: seq_len, N: B x T, C: width, V: vocabulary
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from instruct_core.data.batches import IGNORED
+from instruct_core.data.batches import IGNORED, MicroBatch, row_starts
 from instruct_core.model.gpt2 import GPT2, RowStarts, row_mask
 
 SLICE_TOKENS = {"cpu": 512, "cuda": 2048}  # a GPU is quicker with longer ones
@@ -132,3 +134,24 @@ def _for_products(head: Tensor) -> tuple[Tensor, Tensor | None]:
     bias = weight.new_zeros(len(weight))
     bias[len(head) :] = -torch.inf
     return weight, bias
+
+
+def on_device(batch: MicroBatch, device: torch.device) -> list[torch.Tensor]:
+    """
+    Return the arrays of a micro-batch as tensors; copies to a GPU do not wait.
+
+    For GPUs whose kernels can go by them, the starts of the rows follow.
+    """
+    arrays: list[np.ndarray[Any, Any]] = list(batch)
+    if _goes_by_rows(device):
+        arrays.append(row_starts(batch.row_ids))
+    tensors = [torch.from_numpy(array) for array in arrays]
+    if device.type == "cuda":
+        tensors = [tensor.pin_memory().to(device, non_blocking=True) for tensor in tensors]
+    return tensors
+
+
+@functools.cache
+def _goes_by_rows(device: torch.device) -> bool:
+    """Return True on GPUs since Ampere: flash attention is not there for older ones."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)

@@ -13,11 +13,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, NamedTuple
+from dataclasses import asdict, replace
 
 import numpy as np
 import torch
@@ -26,64 +24,22 @@ from torch.nn.parallel import DistributedDataParallel
 from instruct_core import ranks
 from instruct_core.checkpoints.loader import Loaded
 from instruct_core.checkpoints.saves import Saves
-from instruct_core.checkpoints.writer import Checkpoints, Snapshot
+from instruct_core.checkpoints.writer import Snapshot
 from instruct_core.config import TrainConfig
-from instruct_core.data.batches import MicroBatch, SampleReader
+from instruct_core.data.batches import MicroBatch
 from instruct_core.data.order import sample_at
-from instruct_core.data.shards import ShardSet
 from instruct_core.errors import NonFiniteError
-from instruct_core.model.gpt2 import GPT2
 from instruct_core.model.hugging_face import hugging_face_config
-from instruct_core.train.evaluation import on_device, sample_answers, validation_loss
-from instruct_core.train.loss import WithLoss
+from instruct_core.train.loss import WithLoss, on_device
 from instruct_core.train.optimizer import make_optimizer, optimizer_tensors, restore_optimizer
+from instruct_core.train.progress import Outcome, Progress, Setup, StepReport
 from instruct_core.train.rng import restore_rng, rng_state, seed_rng
 from instruct_core.train.schedule import learning_rate_at
+from instruct_core.train.validation import sample_answers, validation_loss
 
 MAX_NON_FINITE_IN_A_ROW = 10
 # A warned step that would take longer than this is given up; the run goes on from the one before.
 STOP_PATIENCE_SECONDS = 10.0
-
-Outcome = Literal["finished", "stopped"]
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a run stands; part of every checkpoint."""
-
-    global_step: int = 0
-    samples_seen: int = 0
-    tokens_seen: int = 0
-    skipped_steps: int = 0  # updates left out because loss or gradient was not finite
-    non_finite_in_a_row: int = 0
-    evaluated_at_step: int = -1
-    val_loss: float | None = None
-
-
-class StepReport(NamedTuple):
-    """What one step did, for logs and curves."""
-
-    progress: Progress
-    values: dict[str, float]  # TensorBoard's names
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What the trainer is given by whoever runs it, on every rank."""
-
-    model: GPT2
-    device: torch.device
-    train: SampleReader
-    val: SampleReader
-    val_rows: ShardSet
-    checkpoints: Checkpoints
-    facts: dict[str, Any]  # further entries of every manifest
-    stop: Callable[[], bool]
-    working: Callable[[str], None]  # what begins: "first step", "step", "evaluation", "save"
-    on_event: Callable[..., None]  # (name, **facts), on rank 0
-    on_step: Callable[[StepReport], None]  # on rank 0
-    on_samples: Callable[[int, str], None]  # (step, Markdown), on rank 0
-    on_read: Callable[[int, list[int]], None]  # (step, sample numbers), on every rank
 
 
 class Trainer:

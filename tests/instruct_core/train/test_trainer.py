@@ -21,7 +21,8 @@ from instruct_core.errors import NonFiniteError
 from instruct_core.model.gpt2 import GPT2
 from instruct_core.storage.store import Store
 from instruct_core.train import trainer as trainer_module
-from instruct_core.train.trainer import Setup, StepReport, Trainer
+from instruct_core.train.progress import Setup, StepReport
+from instruct_core.train.trainer import Trainer
 
 CONFIG = TrainConfig(
     "r", "s", "c", "t", "random", "tiny", "f", max_steps=4, seq_len=64, micro_batch_size=2,

@@ -9,44 +9,21 @@ tokens; so it does not depend on the number of ranks.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
 
 import numpy as np
 import torch
 
 from instruct_core import ranks
 from instruct_core.answers.generation import generate
-from instruct_core.data.batches import MicroBatch, SampleReader, row_starts
+from instruct_core.data.batches import MicroBatch, SampleReader
 from instruct_core.data.shards import ShardSet
 from instruct_core.data.tokenizer import load_tokenizer
-from instruct_core.train.loss import WithLoss
+from instruct_core.train.loss import WithLoss, on_device
 
 NUM_SAMPLES = 3
 SAMPLE_TOKENS = 48
-
-
-def on_device(batch: MicroBatch, device: torch.device) -> list[torch.Tensor]:
-    """
-    Return the arrays of a micro-batch as tensors; copies to a GPU do not wait.
-
-    For GPUs whose kernels can go by them, the starts of the rows follow.
-    """
-    arrays: list[np.ndarray[Any, Any]] = list(batch)
-    if _goes_by_rows(device):
-        arrays.append(row_starts(batch.row_ids))
-    tensors = [torch.from_numpy(array) for array in arrays]
-    if device.type == "cuda":
-        tensors = [tensor.pin_memory().to(device, non_blocking=True) for tensor in tensors]
-    return tensors
-
-
-@functools.cache
-def _goes_by_rows(device: torch.device) -> bool:
-    """Return True on GPUs since Ampere: flash attention is not there for older ones."""
-    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 @torch.no_grad()

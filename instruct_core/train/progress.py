@@ -1,0 +1,59 @@
+"""
+Where a run stands, and what the trainer is given and reports.
+
+    progress = Progress(global_step=100, samples_seen=800)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+
+from instruct_core.checkpoints.writer import Checkpoints
+from instruct_core.data.batches import SampleReader
+from instruct_core.data.shards import ShardSet
+from instruct_core.model.gpt2 import GPT2
+
+Outcome = Literal["finished", "stopped"]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands; part of every checkpoint."""
+
+    global_step: int = 0
+    samples_seen: int = 0
+    tokens_seen: int = 0
+    skipped_steps: int = 0  # updates left out because loss or gradient was not finite
+    non_finite_in_a_row: int = 0
+    evaluated_at_step: int = -1
+    val_loss: float | None = None
+
+
+class StepReport(NamedTuple):
+    """What one step did, for logs and curves."""
+
+    progress: Progress
+    values: dict[str, float]  # TensorBoard's names
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What the trainer is given by whoever runs it, on every rank."""
+
+    model: GPT2
+    device: torch.device
+    train: SampleReader
+    val: SampleReader
+    val_rows: ShardSet
+    checkpoints: Checkpoints
+    facts: dict[str, Any]  # further entries of every manifest
+    stop: Callable[[], bool]
+    working: Callable[[str], None]  # what begins: "first step", "step", "evaluation", "save"
+    on_event: Callable[..., None]  # (name, **facts), on rank 0
+    on_step: Callable[[StepReport], None]  # on rank 0
+    on_samples: Callable[[int, str], None]  # (step, Markdown), on rank 0
+    on_read: Callable[[int, list[int]], None]  # (step, sample numbers), on every rank
