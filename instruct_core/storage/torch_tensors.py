@@ -17,6 +17,13 @@ from torch import Tensor
 from instruct_core.errors import CorruptFileError
 from instruct_core.storage.tensor_file import ALIGNMENT_BYTES, Place, Spec, parse_header
 
+TYPE_NAMES = {
+    torch.float32: "F32", torch.float64: "F64", torch.float16: "F16", torch.bfloat16: "BF16",
+    torch.int64: "I64", torch.int32: "I32", torch.uint8: "U8", torch.bool: "BOOL",
+}  # fmt: skip
+TORCH_TYPES = {name: dtype for dtype, name in TYPE_NAMES.items()}
+Tensors = Mapping[str, Tensor]
+
 
 def tensors_of(data: Tensor, where: str) -> dict[str, Tensor]:
     """
@@ -37,14 +44,6 @@ def tensors_of(data: Tensor, where: str) -> dict[str, Tensor]:
             )
         tensors[name] = view_of(data, place, copy_misaligned=True)
     return tensors
-
-
-TYPE_NAMES = {
-    torch.float32: "F32", torch.float64: "F64", torch.float16: "F16", torch.bfloat16: "BF16",
-    torch.int64: "I64", torch.int32: "I32", torch.uint8: "U8", torch.bool: "BOOL",
-}  # fmt: skip
-TORCH_TYPES = {name: dtype for dtype, name in TYPE_NAMES.items()}
-Tensors = Mapping[str, Tensor]
 
 
 def spec_of(tensor: Tensor) -> Spec:

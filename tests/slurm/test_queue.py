@@ -181,7 +181,7 @@ def test_requeued_run_does_not_see_edited_code(
     run.submit()
     run.reach(7)
 
-    (project / "jobs" / "training.py").write_text("raise RuntimeError('half-edited')\n")
+    (project / "jobs" / "attempt.py").write_text("raise RuntimeError('half-edited')\n")
     (project / "instruct_core" / "config.py").write_text("raise RuntimeError('half-edited')\n")
     cluster.run("scancel", "--signal=USR2", run.job_id)
 
@@ -343,7 +343,7 @@ def test_warned_workers_outlive_the_warning(
     project = tmp_path / "project"
     for package in ("launch", "jobs", "instruct_core"):
         shutil.copytree(REPO / package, project / package)
-    with (project / "jobs" / "training.py").open("a") as file:
+    with (project / "jobs" / "attempt.py").open("a") as file:
         file.write(WORKERS.format(notes=tmp_path / "workers"))
     run = Run(cluster, tmp_path, shard_set, "--gpus=1", code=project)
     run.submit()

@@ -14,7 +14,7 @@ from instruct_core.answers.sampling import Sampling
 from instruct_core.data.tokenizer import END_OF_TEXT_ID, VOCAB_SIZE
 from instruct_core.errors import ConfigError
 from instruct_core.model.gpt2 import GPT2, Cache
-from tests.instruct_core.model.conftest import SHAPE
+from tests.instruct_core.conftest import SHAPE
 
 
 def prompts(count: int, seed: int = 0) -> list[list[int]]:

@@ -20,7 +20,7 @@ from instruct_core.data.packing import pack
 from instruct_core.data.shards import ShardSet
 from instruct_core.model.gpt2 import GPT2, RowStarts, row_mask
 from instruct_core.storage.store import Store
-from tests.instruct_core.model.conftest import SHAPE
+from tests.instruct_core.conftest import SHAPE
 
 
 @torch.no_grad()
