@@ -43,7 +43,7 @@ def answer_file(flags: Generate) -> int:
     out = absolute(flags.out)
     _, _, store = places_of(out)
     check_url("--out", out.rpartition("/")[0], writes=not flags.dry_run)
-    cluster = choose_cluster(flags.cluster)
+    cluster, _ = choose_cluster(flags.cluster)
     request = request_of(flags.slurm) if cluster == "slurm" else None
     old = _old_plan(store)
     plan = _plan(flags, old)

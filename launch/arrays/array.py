@@ -99,7 +99,7 @@ class TaskArray:
         """Queue the tasks, and say so; return the job."""
         work = self._work
         arrays = list(self._arrays(tasks))
-        for note in self._request.notes:
+        for note in (f"Where: {self._request.where}", *self._request.notes):
             say(note)
         for resources in arrays:
             test_submission(work.parent, resources)

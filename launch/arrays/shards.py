@@ -60,7 +60,7 @@ def prepare(flags: Preprocess) -> int:
         raise ConfigError(f"--out must be given with --source {flags.source}: it names no folder.")
     choose_tokenizer(flags.tokenizer)  # raises here rather than in every task
     check_url("--out", absolute(out), writes=not flags.dry_run)
-    cluster = choose_cluster(flags.cluster)
+    cluster, _ = choose_cluster(flags.cluster)
     request = request_of(flags.slurm, wants_gpus=False) if cluster == "slurm" else None
     with tempfile.TemporaryDirectory() as scratch:
         store = Store(absolute(out))

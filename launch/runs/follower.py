@@ -1,7 +1,7 @@
 """
 Follow a job: its events as lines, its steps as a bar; on this machine, Ctrl-C as a stop.
 
-    exit_code = watch(job, "my-run", ledger)
+    exit_code = watch(job, "my-run")
 
 The first Ctrl-C (or TERM) asks the job to save and end, the second kills it. USR1 and USR2 are
 passed on, so a warning can be tried: kill -USR2 the launcher, and the run saves, is requeued and
@@ -50,9 +50,9 @@ SHOWN = {
 }
 
 
-def watch(job: LocalJob, run: str, ledger: Store) -> int:
+def watch(job: LocalJob, run: str) -> int:
     """Follow a job until it ends; return the launcher's exit code."""
-    follower = _Follower(job, ledger)
+    follower = _Follower(job)
     before = {s: signal.signal(s, follower.on_signal) for s in follower.signals}
     try:
         follower.follow()
@@ -65,7 +65,7 @@ def watch(job: LocalJob, run: str, ledger: Store) -> int:
 def watch_slurm(job: SlurmJob, run: str) -> int:
     """Follow a job on Slurm until it ends; Ctrl-C only stops following. Return the exit code."""
     try:
-        _Follower(job, Store(job.ledger)).follow()
+        _Follower(job).follow()
     except KeyboardInterrupt:
         say(f"Stopped watching; the job goes on. Save and end it: scancel {job.job_id}")
         return 0
@@ -97,9 +97,9 @@ def _conclude(job: LocalJob | SlurmJob, run: str, stopping: bool) -> int:
 class _Follower:
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
-    def __init__(self, job: LocalJob | SlurmJob, ledger: Store) -> None:
-        self._job, self._ledger = job, ledger
-        self._num_events = len(read_ledger(ledger))
+    def __init__(self, job: LocalJob | SlurmJob) -> None:
+        self._job, self._ledger = job, Store(job.ledger)
+        self._num_events = len(read_ledger(self._ledger))
         self._line_at = time.monotonic()
         self.stopping = False
 

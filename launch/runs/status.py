@@ -20,7 +20,7 @@ from jobs.job_folder import read_outcome, read_progress
 from jobs.ledger import read_ledger
 from jobs.slurm import JobRecord
 from launch.cluster.job_folder import job_folders
-from launch.cluster.local import find_running
+from launch.cluster.local import LocalJob
 from launch.cluster.lock import RunLock
 from launch.cluster.slurm import SlurmJob
 from launch.console.display import age
@@ -102,8 +102,8 @@ class RunStatus:
 
     def job_id(self) -> str:
         """Return the id of its newest job: Slurm's, or a process id."""
-        if RunLock.is_held(self.lock) and (found := find_running(self.lock)):
-            return str(found[0].pid)
+        if (found := LocalJob.found(self.lock)) is not None:
+            return str(found.pid)
         return self.slurm.job_id if self.slurm is not None else ""
 
     def step(self) -> str:
