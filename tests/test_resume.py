@@ -239,6 +239,24 @@ def test_second_launcher_attaches_and_finished_run_is_not_run_again(
     assert count(tmp_path, "started") == 1
 
 
+def test_save_that_a_killed_attempt_could_not_tell_of_is_told_by_the_next(
+    tmp_path: Path, shard_set: Path
+) -> None:
+    train(tmp_path, shard_set, 1, "--max-steps=5", "--decay-steps=10")
+    ledger = run_of(tmp_path) / "attempt-0000.jsonl"
+    before_the_save = ledger.read_text().partition('"event": "saved"')[0].rpartition("\n")[0]
+    ledger.write_text(before_the_save + '\n{"utc_seconds": 1, "event": "crashed", "error": "x"}\n')
+
+    said = train(tmp_path, shard_set, 1, "--max-steps=10").stdout
+
+    assert "Step 5: saved by attempt 0, which was killed before it could say so" in said
+    saves = [event for event in events_of(run_of(tmp_path)) if event["event"] == "saved"]
+    assert [(event["attempt"], event["step"]) for event in saves] == [(0, 5), (1, 10)]
+    table = launch("status", "r", cwd=tmp_path).stdout.splitlines()
+    [first] = [line for line in table if line.split()[:1] == ["0"]]
+    assert first.split()[-4:] == ["0", "5", "crashed:", "x"]
+
+
 def test_moved_project_goes_on_where_it_lies_now(tmp_path: Path, shard_set: Path) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
     shutil.copytree(shard_set, here / "shards" / "small")

@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 from types import FrameType
+from typing import Any
 
 from rich.progress import Progress, TaskID, TextColumn
 
@@ -35,6 +36,7 @@ SHOWN = {
     "foreign": "Note: {message}",
     "evaluated": "Step {step}: validation loss {val_loss:.4f}",
     "saved": "Step {step}: saved in {seconds:.2f} s",
+    "untold_save": "Step {step}: saved by attempt {attempt}, which was killed before it could say so",
     "save_failed": "Step {step}: not saved: {error}. Tried again in {retry_seconds:.0f} s; training "
     "goes on",
     "made_room": "The disk is nearly full: older checkpoints were removed, of steps {steps}",
@@ -94,6 +96,11 @@ def _conclude(job: LocalJob | SlurmJob, run: str, stopping: bool) -> int:
     return EXIT_FAILED
 
 
+def _sentence(event: dict[str, Any]) -> str:
+    untold = event["event"] == "saved" and "seconds" not in event
+    return SHOWN["untold_save" if untold else event["event"]].format(**event)
+
+
 class _Follower:
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -127,7 +134,7 @@ class _Follower:
     def _show(self, bar: Progress, task: TaskID) -> None:
         events = read_ledger(self._ledger)
         for event in events[self._num_events :]:
-            say(SHOWN[event["event"]].format(**event))
+            say(_sentence(event))
         self._num_events = len(events)
         progress = read_progress(self._job.folder)
         if "loss" not in progress:

@@ -79,7 +79,7 @@ def _show_run(console: Console, status: RunStatus) -> None:
     for attempt in sorted({event["attempt"] for event in status.events}):
         mine = [event for event in status.events if event["attempt"] == attempt]
         by_name = {event["event"]: event for event in mine}
-        started, last = mine[0], mine[-1]
+        started = mine[0]
         resumed = by_name.get("resumed", {}).get("step")
         steps = [event["step"] for event in mine if "step" in event]
         table.add_row(
@@ -87,19 +87,23 @@ def _show_run(console: Console, status: RunStatus) -> None:
             time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(started["utc_seconds"])),
             str(started.get("job_id", "")),
             "" if resumed is None else str(resumed),
-            str(steps[-1]) if steps else "",
-            _end_of(last),
+            str(max(steps)) if steps else "",
+            _end_of(mine),
         )
     if status.events:
         console.print(table)
     say(f"Its log: python launch/logs.py {config.run} -f")
 
 
-def _end_of(last: dict[str, Any]) -> str:
-    name = str(last["event"])
-    if name in ("crashed", "failed"):
-        return f"{name}: {last['error']}"
-    return name if name in ("requeued", "stopped", "finished") else ""
+def _end_of(events: list[dict[str, Any]]) -> str:
+    """Return how an attempt ended; the next one may have told of its last save since."""
+    for event in reversed(events):
+        name = str(event["event"])
+        if name in ("crashed", "failed"):
+            return f"{name}: {event['error']}"
+        if name in ("requeued", "stopped", "finished"):
+            return name
+    return ""
 
 
 class _Parts(NamedTuple):

@@ -19,7 +19,7 @@ from instruct_core.config import TrainConfig
 from instruct_core.errors import ConfigError
 from instruct_core.storage.store import Store
 from jobs.finetune import FinetuneJob
-from jobs.ledger import read_ledger
+from jobs.ledger import newest_timed_save
 from jobs.survival.deadline import needed_seconds
 from launch.cluster.local import LocalJob, submit_local
 from launch.cluster.lock import RunLock
@@ -30,7 +30,6 @@ from launch.cluster.script import Resources, batch_script
 from launch.cluster.slurm import SlurmJob, running_array, submit_slurm, test_submission
 from launch.flags.finetune import Finetune
 from launch.runs.follower import watch, watch_slurm
-from launch.runs.places import absolute
 
 
 class Submitted(NamedTuple):
@@ -133,14 +132,10 @@ class OnSlurm:
 
     def _resources(self, config: TrainConfig) -> Resources:
         flags = self._flags
-        saves = [
-            event
-            for event in read_ledger(Store(absolute(config.runs)) / self._run)
-            if event["event"] == "saved"
-        ]
+        save = newest_timed_save(Store(config.runs) / self._run)
         needed = 0.0
-        if saves:
-            needed = needed_seconds(saves[-1].get("step_seconds", 0.0), saves[-1]["seconds"])
+        if save is not None:
+            needed = needed_seconds(save.get("step_seconds", 0.0), save["seconds"])
         one = resources_of(f"instruct-{self._run}", flags.slurm, self._request, needed)
         making = running_array(Store(config.shards))
         after = (*one.after, *(making.job_ids if making is not None else ()))
