@@ -99,3 +99,11 @@ def test_every_promise_names_a_test_that_is_there() -> None:
 
     for name in re.findall(r"`(test_\w+)`", promises):
         assert f"def {name}(" in tests, name
+
+
+def test_every_file_that_a_page_names_is_there() -> None:
+    named = re.compile(r"`((?:launch|jobs|instruct_core|tests|bench)/[\w/]*(?:\.py)?)`")
+
+    for page in [REPO / "README.md", *(REPO / "docs").glob("*.md")]:
+        for name in named.findall(page.read_text()):
+            assert (REPO / name).exists(), f"{page.name} names {name}"
