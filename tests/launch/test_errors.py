@@ -121,7 +121,7 @@ FINETUNE = {
     "--run t --max-steps 1": "begun for --max-steps 2, got 1. It can only grow",
 }  # fmt: skip
 CHAT = {
-    "--run gone": "Run gone is not there: no folder of that name",
+    "--run gone": "gone/run.json. Runs there: t.",
     "--checkpoint gone": "Model gone is not there",
     "--checkpoint gone.pt": "Model gone.pt is not there",
     "--checkpoint evil.pt": "File evil.pt is not read: only tensors and plain fields are",
