@@ -40,7 +40,7 @@ from launch.runs.run import Run
 from launch.training.inputs import check_places, find_inputs, find_shards, fingerprint_of
 from launch.training.outlook import Plan, outlook
 from launch.training.settings import asked_of, refuse_conflicts, resolve, resumed_flags
-from launch.training.submission import OnSlurm, Submission, choose_submission
+from launch.training.submission import OnSlurm, choose_submission
 
 
 def finetune(flags: Finetune, arguments: Sequence[str]) -> int:
@@ -67,18 +67,8 @@ def finetune(flags: Finetune, arguments: Sequence[str]) -> int:
     check_places(config, inputs.shape)
     step = max(committed_steps(run.store), default=0)
     plan = Plan(config, inputs.shape, submission, flags.nodes, flags.gpus, inputs.init, why, step)
-    rows, notes = outlook(plan), submission.check(config, run.job_parent)
-    for label, text in rows:
-        say(f"{label:8}{text}")
-    for note in notes:
-        say(note)
-    if flags.dry_run:
-        say("Submits nothing. Settings:")
-        say(json.dumps(to_json(config), indent=1))
-        if script := submission.script(config, run.job_parent):
-            say(f"\n{script}")
-        return 0
-    return _start(flags, config, submission, run)
+    _tell(plan, run)
+    return _show(plan, run) if flags.dry_run else _start(flags, plan, run)
 
 
 def _find(flags: Finetune, arguments: Sequence[str]) -> tuple[Finetune, Run, TrainConfig | None]:
@@ -140,7 +130,24 @@ def _is_finished(config: TrainConfig, store: Store) -> bool:
     return True
 
 
-def _start(flags: Finetune, config: TrainConfig, submission: Submission, run: Run) -> int:
+def _tell(plan: Plan, run: Run) -> None:
+    """Say what is about to happen, once everything has been looked at."""
+    rows, notes = outlook(plan), plan.submission.check(plan.config, run.job_parent)
+    for label, text in rows:
+        say(f"{label:8}{text}")
+    for note in notes:
+        say(note)
+
+
+def _show(plan: Plan, run: Run) -> int:
+    say("Submits nothing. Settings:")
+    say(json.dumps(to_json(plan.config), indent=1))
+    if script := plan.submission.script(plan.config, run.job_parent):
+        say(f"\n{script}")
+    return 0
+
+
+def _start(flags: Finetune, plan: Plan, run: Run) -> int:
     """Write down the run and submit its job; the only part of a launch that changes anything."""
     lock = RunLock(run.lock)
     queued_meanwhile = SlurmJob.found(run.slurm_note)
@@ -148,11 +155,11 @@ def _start(flags: Finetune, config: TrainConfig, submission: Submission, run: Ru
         raise ConfigError(
             f"Run {run.name} is being started by another launcher. Try again in a second."
         )
-    run.store.replace("run.json", dump_document(_document(config, flags)))
+    run.store.replace("run.json", dump_document(_document(plan.config, flags)))
     folder = new_job_folder(run.job_parent)
     freeze_code(folder)
-    function = FinetuneJob(config, code_version())
-    submitted = submission.submit(function, folder, lock, run.slurm_note)
+    function = FinetuneJob(plan.config, code_version())
+    submitted = plan.submission.submit(function, folder, lock, run.slurm_note)
     lock.close()  # a job on this machine has inherited it
     say(f"Run {run.name}: job {submitted.job.label}; log {submitted.job.log_path()}")
     say(f"{'Next':8}{submitted.next_step}")
