@@ -185,6 +185,6 @@ class OnThisMachine:
         slurm_note.unlink(missing_ok=True)  # of an earlier job on Slurm, which has ended
         job = submit_local(function, folder, self._num_tasks, lock)
         job.ledger = f"{config.runs}/{config.run}"
-        lock.note(job.pid, folder, job.ledger)
+        lock.name_job(job.pid, folder, job.ledger)
         next_step = f"Ctrl-C saves and stops; curves: tensorboard --logdir {config.runs}"
         return Submitted(job, next_step, lambda: watch(job, config.run))
