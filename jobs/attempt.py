@@ -15,6 +15,7 @@ import os
 import signal
 import socket
 import time
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
@@ -28,12 +29,25 @@ from instruct_core.data.batches import SampleReader
 from instruct_core.data.packing import load_packing
 from instruct_core.data.shards import ShardSet, load_manifest
 from instruct_core.errors import RunConflictError
+from instruct_core.events import Evaluated, Event, Saved
 from instruct_core.model.gpt2 import GPT2
 from instruct_core.storage.store import Store
 from instruct_core.train.metrics import Metrics, flops_per_token, peak_flops, system_metrics
 from instruct_core.train.progress import Outcome, Setup, StepReport
 from instruct_core.train.rng import be_deterministic
 from instruct_core.train.trainer import Trainer
+from jobs.events import (
+    Damaged,
+    Failed,
+    Finished,
+    Foreign,
+    Requeued,
+    Resumed,
+    ShortLead,
+    Started,
+    Stopped,
+    Warned,
+)
 from jobs.job_folder import describe_error, job_folder, write_outcome, write_progress
 from jobs.ledger import Ledger, newest_timed_save, note_untold_save
 from jobs.slurm import own_restarts
@@ -79,7 +93,7 @@ def train(config: TrainConfig, code_version: str, stop: StopSignal) -> Result:
             attempt.conclude(outcome, answer, received, stop.received_at_seconds)
         except Exception as error:
             guard.working("save")  # the ledger may lie in a store that takes its time
-            attempt.note("failed", error=describe_error(error))
+            attempt.note(Failed(describe_error(error)))
             raise
         finally:
             attempt.close()
@@ -89,7 +103,7 @@ def train(config: TrainConfig, code_version: str, stop: StopSignal) -> Result:
 def _deadline(runs: Store) -> Deadline:
     save = newest_timed_save(runs)
     lead = float(os.environ.get("INSTRUCT_LEAD", DEFAULT_LEAD_SECONDS))
-    return Deadline(lead, save["seconds"] if save is not None else 0.0)
+    return Deadline(lead, save.seconds or 0.0 if save is not None else 0.0)
 
 
 class _Attempt:
@@ -134,22 +148,24 @@ class _Attempt:
             self._ledger = Ledger(self._runs, number)
             logger.info("Settings:\n%s", describe(config))
         self.note(
-            "started", attempt=number, job_id=self._world.job_id, world_size=self._world.world_size,
-            device=str(self._device), pids=ranks.gather_from_ranks(os.getpid()),
-            hosts=ranks.gather_from_ranks(socket.gethostname()), restarts=own_restarts(),
+            Started(
+                number, self._world.job_id, self._world.world_size, str(self._device),
+                pids=ranks.gather_from_ranks(os.getpid()),
+                hosts=ranks.gather_from_ranks(socket.gethostname()), restarts=own_restarts(),
+            )
         )  # fmt: skip
         train, val_rows, val = self._data()
         loaded = load_newest(
             self._checkpoints,
-            on_damaged=lambda message: self.note("damaged", message=message),
-            on_foreign=lambda message: self.note("foreign", message=message),
+            on_damaged=lambda message: self.note(Damaged(message)),
+            on_foreign=lambda message: self.note(Foreign(message)),
         )
         self._check_identity(loaded)
         if loaded is not None and self._ledger is not None:
             note_untold_save(self._ledger, self._runs, loaded.manifest)
         trainer = Trainer(config, self._setup(train, val_rows, val, loaded), loaded)
         step = trainer.progress.global_step
-        self.note("resumed", step=step)
+        self.note(Resumed(step))
         if config.record_samples:
             name = f"samples-{number:04d}-{self._world.rank:05d}.jsonl"
             self._samples = self._runs.local_path(name).open("a")
@@ -168,7 +184,7 @@ class _Attempt:
             f"warned {MAX_WARNINGS_WITHOUT_PROGRESS} times in a row before a step was made. Raise "
             "--time, or lower --lead."
         )
-        self.note("failed", error=error)
+        self.note(Failed(error))
         write_outcome(self._folder, error, "", retry=False)
         return "stop"
 
@@ -184,10 +200,10 @@ class _Attempt:
         if outcome == "stopped":
             names = sorted({signum.name for signum in received if signum is not None})
             seconds = round(time.monotonic() - since, 3) if since is not None else 0.0
-            self.note("warned", step=step, signal=" and ".join(names), seconds=seconds)
-        end = "requeued" if answer != "stop" else outcome
-        self.note(end, step=step)
-        self._report_progress(end, global_step=step)
+            self.note(Warned(step, " and ".join(names), seconds))
+        end = Requeued if answer != "stop" else Stopped if outcome == "stopped" else Finished
+        self.note(end(step))
+        self._report_progress(end.name, global_step=step)
 
     def _data(self) -> tuple[SampleReader, ShardSet, SampleReader]:
         config = self._config
@@ -247,24 +263,24 @@ class _Attempt:
 
         return first_model(config.init, config.model, config.seed, config.seq_len, config.dropout)
 
-    def note(self, event: str, **facts: Any) -> None:
+    def note(self, event: Event) -> None:
         """Write an event into the ledger, on rank 0."""
         if self._ledger is not None:
-            self._ledger.note(event, **facts)
+            self._ledger.note(event)
 
-    def _on_event(self, event: str, **facts: Any) -> None:
-        if event == "saved":
-            facts["step_seconds"] = round(self._guard.step_seconds, 3)
-        self.note(event, **facts)
-        if event == "saved":
+    def _on_event(self, event: Event) -> None:
+        if isinstance(event, Saved):
+            event = replace(event, step_seconds=round(self._guard.step_seconds, 3))
+        self.note(event)
+        if isinstance(event, Saved):
             if self._deadline is not None:
-                self._deadline.save_seconds = facts["seconds"]
-            self._report_progress("running", committed=facts["step"])
+                self._deadline.save_seconds = event.seconds or 0.0
+            self._report_progress("running", committed=event.step)
             if self._metrics is not None:
                 self._metrics.publish()
-        if event == "evaluated":
-            self._state["val_loss"] = facts["val_loss"]
-            self._curves().log(facts["step"], {"val/loss": facts["val_loss"]})
+        if isinstance(event, Evaluated):
+            self._state["val_loss"] = event.val_loss
+            self._curves().log(event.step, {"val/loss": event.val_loss})
 
     def _on_samples(self, step: int, markdown: str) -> None:
         self._curves().log_text(step, "samples", markdown)
@@ -286,7 +302,7 @@ class _Attempt:
         if self._deadline is not None and self._deadline.short_lead and not self._told_lead:
             self._told_lead = True
             lead, needed = self._deadline.short_lead
-            self.note("short_lead", lead_seconds=lead, needed_seconds=round(needed, 1))
+            self.note(ShortLead(lead, round(needed, 1)))
         if now - self._reported_at > PROGRESS_SECONDS:
             self._report_progress(
                 "running",

@@ -26,6 +26,7 @@ import submitit
 
 from instruct_core.errors import SlurmError
 from instruct_core.storage.store import Store
+from jobs.events import Crashed
 from jobs.job_folder import read_json, replace_json, write_outcome
 from jobs.ledger import note_crash
 from jobs.slurm import own_job_id, own_restarts, show_job
@@ -167,13 +168,8 @@ def judge_crash(crash: Crash, folder: Path, progress: Mapping[str, Any]) -> tupl
     budget = CrashBudget(folder)
     again = crash.retry and budget.allows_restart(int(progress.get("committed", 0)), crash.node)
     if "attempt" in progress:
-        note_crash(
-            Store(progress["ledger"]),
-            progress["attempt"],
-            error=crash.error,
-            node=crash.node,
-            comes_back=again,
-        )
+        told = Crashed(crash.error, crash.node, comes_back=again)
+        note_crash(Store(progress["ledger"]), progress["attempt"], told)
     if not again:
         write_outcome(folder, crash.error, crash.traceback, crash.retry)
     return again, budget.bad_node

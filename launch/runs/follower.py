@@ -14,7 +14,6 @@ import signal
 import sys
 import time
 from types import FrameType
-from typing import Any
 
 from rich.progress import Progress, TaskID, TextColumn
 
@@ -29,27 +28,6 @@ from launch.console.lines import EXIT_FAILED, EXIT_INTERRUPTED, say
 POLL_SECONDS = 0.2
 SLURM_POLL_SECONDS = 1.0  # the files lie on a shared disk
 LINE_SECONDS = 10.0  # between step lines where there is no terminal to draw a bar on
-SHOWN = {
-    "started": "Attempt {attempt} started: {world_size} ranks on {device}",
-    "resumed": "Going on from step {step}",
-    "damaged": "{message}",
-    "foreign": "Note: {message}",
-    "evaluated": "Step {step}: validation loss {val_loss:.4f}",
-    "saved": "Step {step}: saved in {seconds:.2f} s",
-    "untold_save": "Step {step}: saved by attempt {attempt}, which was killed before it could say so",
-    "save_failed": "Step {step}: not saved: {error}. Tried again in {retry_seconds:.0f} s; training "
-    "goes on",
-    "made_room": "The disk is nearly full: older checkpoints were removed, of steps {steps}",
-    "not_removed": "An older checkpoint could not be removed: {problem}",
-    "warned": "Step {step}: warned by {signal}, all ranks saved",
-    "requeued": "Requeued: the next attempt goes on from step {step}",
-    "stopped": "Step {step}: stopped",
-    "short_lead": "Slurm's warning comes {lead_seconds:.0f} s before the end, and a step and a save "
-    "need {needed_seconds:.0f} s: the run will stop by itself in time",
-    "failed": "Failed: {error}",
-    "crashed": "Crashed: {error}",
-    "finished": "Step {step}: finished",
-}
 
 
 def watch(job: LocalJob, run: str) -> int:
@@ -96,11 +74,6 @@ def _conclude(job: LocalJob | SlurmJob, run: str, stopping: bool) -> int:
     return EXIT_FAILED
 
 
-def _sentence(event: dict[str, Any]) -> str:
-    untold = event["event"] == "saved" and "seconds" not in event
-    return SHOWN["untold_save" if untold else event["event"]].format(**event)
-
-
 class _Follower:
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -132,10 +105,10 @@ class _Follower:
             self._show(bar, task)
 
     def _show(self, bar: Progress, task: TaskID) -> None:
-        events = read_ledger(self._ledger)
-        for event in events[self._num_events :]:
-            say(_sentence(event))
-        self._num_events = len(events)
+        entries = read_ledger(self._ledger)
+        for entry in entries[self._num_events :]:
+            say(str(entry.event))
+        self._num_events = len(entries)
         progress = read_progress(self._job.folder)
         if "loss" not in progress:
             return

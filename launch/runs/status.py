@@ -15,9 +15,11 @@ from typing import Any
 from instruct_core.checkpoints.steps import committed_steps
 from instruct_core.config import TrainConfig
 from instruct_core.errors import MissingError, SlurmError
+from instruct_core.events import Saved, SaveFailed
 from instruct_core.storage.store import Store
+from jobs.events import ShortLead
 from jobs.job_folder import read_outcome, read_progress
-from jobs.ledger import read_ledger
+from jobs.ledger import Entry, read_ledger
 from jobs.slurm import JobRecord
 from launch.cluster.job_folder import job_folders
 from launch.cluster.local import LocalJob
@@ -36,7 +38,7 @@ class RunStatus:
     config: TrainConfig
     lock: Path
     slurm: SlurmJob | None
-    events: list[dict[str, Any]]
+    entries: list[Entry]
 
     @classmethod
     def of(cls, name: str, checkpoints: str) -> RunStatus:
@@ -114,14 +116,14 @@ class RunStatus:
 
     def attempt(self) -> str:
         """Return the number of its newest attempt."""
-        return str(self.events[-1]["attempt"]) if self.events else ""
+        return str(self.entries[-1].attempt) if self.entries else ""
 
     def last_save(self) -> str:
         """Return the step and the age of its newest save."""
-        saves = [event for event in self.events if event["event"] == "saved"]
-        if not saves:
-            return ""
-        return f"step {saves[-1]['step']}, {age(time.time() - saves[-1]['utc_seconds'])} ago"
+        for entry in reversed(self.entries):
+            if isinstance(entry.event, Saved):
+                return f"step {entry.event.step}, {age(time.time() - entry.utc_seconds)} ago"
+        return ""
 
     def note(self) -> str:
         """Return what a person should know: why it waits, until when, why it failed."""
@@ -136,16 +138,12 @@ class RunStatus:
                     notes.append("waits for another job")
                 if record.reason == "BeginTime":
                     notes.append("comes back after a requeue")
-        attempt = self.events[-1]["attempt"] if self.events else 0
-        for event in self.events:
-            if event["event"] == "short_lead" and event["attempt"] == attempt:
-                notes.append(
-                    f"Slurm's warning comes {event['lead_seconds']:.0f} s before the end, and "
-                    f"{event['needed_seconds']:.0f} s are needed"
-                )
-        saves = [event for event in self.events if event["event"] in ("saved", "save_failed")]
-        if saves and saves[-1]["event"] == "save_failed":
-            notes.append(f"the last save failed: {saves[-1]['error']}")
+        for entry in self.entries:
+            if isinstance(entry.event, ShortLead) and entry.attempt == self.entries[-1].attempt:
+                notes.append(str(entry.event))
+        saves = [e.event for e in self.entries if isinstance(e.event, Saved | SaveFailed)]
+        if saves and isinstance(saves[-1], SaveFailed):
+            notes.append(f"the last save failed: {saves[-1].error}")
         outcome = self.outcome()
         if outcome is not None and not self.is_active():
             notes.append(outcome["error"])

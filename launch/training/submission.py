@@ -135,7 +135,7 @@ class OnSlurm:
         save = newest_timed_save(Store(config.runs) / self._run)
         needed = 0.0
         if save is not None:
-            needed = needed_seconds(save.get("step_seconds", 0.0), save["seconds"])
+            needed = needed_seconds(save.step_seconds or 0.0, save.seconds or 0.0)
         one = resources_of(f"instruct-{self._run}", flags.slurm, self._request, needed)
         making = running_array(Store(config.shards))
         after = (*one.after, *(making.job_ids if making is not None else ()))

@@ -11,6 +11,7 @@ from instruct_core.config import TrainConfig, to_json
 from instruct_core.errors import CorruptFileError, MissingError
 from instruct_core.storage.documents import dump_document
 from instruct_core.storage.store import Store
+from jobs.events import ShortLead
 from jobs.ledger import Ledger
 from launch.console.display import age
 from launch.runs.status import RunStatus
@@ -63,9 +64,10 @@ def test_run_that_failed_says_why(project: Path) -> None:
 
 def test_lead_that_is_too_short_is_said(project: Path) -> None:
     ledger = Ledger(Store(project / "runs" / "r"), attempt=0)
-    ledger.note("short_lead", lead_seconds=20, needed_seconds=86.0)
+    ledger.note(ShortLead(lead_seconds=20.0, needed_seconds=86.0))
 
-    assert "warning comes 20 s before the end, and 86 s are needed" in status_of(project).note()
+    told = "warning comes 20 s before the end, and a step and a save need 86 s"
+    assert told in status_of(project).note()
 
 
 def test_run_of_a_moved_project_is_found_where_it_lies_now(project: Path) -> None:
