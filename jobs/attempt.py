@@ -48,7 +48,7 @@ from jobs.events import (
     Stopped,
     Warned,
 )
-from jobs.job_folder import describe_error, job_folder, write_outcome, write_progress
+from jobs.job_folder import Progress, describe_error, job_folder, write_outcome, write_progress
 from jobs.ledger import Ledger, newest_timed_save, note_untold_save
 from jobs.slurm import own_restarts
 from jobs.survival.deadline import DEFAULT_LEAD_SECONDS, Deadline
@@ -135,11 +135,9 @@ class _Attempt:
         self._samples: Any = None
         self._reported_at = self._measured_at = 0.0
         self._told_lead = False
-        self._state: dict[str, Any] = {
-            "ledger": self._runs.url,
-            "max_steps": config.max_steps,
-            "world_size": world.world_size,
-        }
+        self._progress = Progress(
+            ledger=self._runs.url, max_steps=config.max_steps, world_size=world.world_size
+        )
 
     def run(self) -> Outcome:
         config = self._config
@@ -279,7 +277,7 @@ class _Attempt:
             if self._metrics is not None:
                 self._metrics.publish()
         if isinstance(event, Evaluated):
-            self._state["val_loss"] = event.val_loss
+            self._progress = replace(self._progress, val_loss=event.val_loss)
             self._curves().log(event.step, {"val/loss": event.val_loss})
 
     def _on_samples(self, step: int, markdown: str) -> None:
@@ -321,9 +319,10 @@ class _Attempt:
     def _report_progress(self, state: str, **facts: Any) -> None:
         if self._world.rank == 0:
             self._reported_at = time.monotonic()
-            self._state |= {"state": state, "attempt": self._checkpoints.attempt, **facts}
+            attempt = self._checkpoints.attempt
+            self._progress = replace(self._progress, state=state, attempt=attempt, **facts)
             try:
-                write_progress(self._folder, **self._state)
+                write_progress(self._folder, self._progress)
             except OSError as error:  # a full disk must not end the run
                 logger.warning("The progress could not be written: %s", error)
 

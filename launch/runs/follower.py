@@ -55,19 +55,19 @@ def watch_slurm(job: SlurmJob, run: str) -> int:
 def _conclude(job: LocalJob | SlurmJob, run: str, stopping: bool) -> int:
     progress = read_progress(job.folder)
     again = "Give the same command again to go on."
-    if progress.get("state") == "finished":
+    if progress.state == "finished":
         say(f"Talk to it: python launch/chat.py --run {run}")
         return 0
     outcome = read_outcome(job.folder)
-    if progress.get("state") == "stopped" or (stopping and outcome is None):
-        at = f" at step {progress['committed']}" if "committed" in progress else ""
+    if progress.state == "stopped" or (stopping and outcome is None):
+        at = "" if progress.committed is None else f" at step {progress.committed}"
         say(f"Run {run} is stopped{at}. {again}")
         return EXIT_INTERRUPTED
     reason = "its processes were killed."
     if outcome is not None:
-        reason = outcome["error"]
-        if outcome["retry"]:
-            print(outcome["traceback"].rstrip(), file=sys.stderr)
+        reason = outcome.error
+        if outcome.retry:
+            print(outcome.traceback.rstrip(), file=sys.stderr)
     elif isinstance(job, SlurmJob):
         reason = f"its job has ended ({job.state() or 'Slurm has forgotten it'})."
     print(f"error: run {run} failed: {reason} Log: {job.log_path()}", file=sys.stderr, flush=True)
@@ -110,10 +110,10 @@ class _Follower:
             say(str(entry.event))
         self._num_events = len(entries)
         progress = read_progress(self._job.folder)
-        if "loss" not in progress:
+        if progress.loss is None:
             return
-        numbers = f"loss {progress['loss']:.4f}, {progress['tokens_per_second']:,.0f} tokens/s"
-        step, total = progress["global_step"], progress["max_steps"]
+        numbers = f"loss {progress.loss:.4f}, {progress.tokens_per_second:,.0f} tokens/s"
+        step, total = progress.global_step, progress.max_steps
         bar.update(task, completed=step, total=total, numbers=numbers)
         if not console.is_terminal and time.monotonic() - self._line_at > LINE_SECONDS:
             self._line_at = time.monotonic()

@@ -145,7 +145,7 @@ def _show_arrays(
             job.summary() or ("complete" if parts.is_complete else "ended"),
             ", ".join(job.job_ids),
             f"{parts.num_there} of {parts.num_all}",
-            f"{len(failed)} tasks failed: {failed[0]['error']}" if failed and failed[0] else "",
+            f"{len(failed)} tasks failed: {failed[0].error}" if failed and failed[0] else "",
         )
     if table.rows:
         console.print(table)

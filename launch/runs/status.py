@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from instruct_core.checkpoints.steps import committed_steps
 from instruct_core.config import TrainConfig
@@ -18,7 +17,7 @@ from instruct_core.errors import MissingError, SlurmError
 from instruct_core.events import Saved, SaveFailed
 from instruct_core.storage.store import Store
 from jobs.events import ShortLead
-from jobs.job_folder import read_outcome, read_progress
+from jobs.job_folder import Outcome, Progress, read_outcome, read_progress
 from jobs.ledger import Entry, read_ledger
 from jobs.slurm import JobRecord
 from launch.cluster.job_folder import job_folders
@@ -69,12 +68,12 @@ class RunStatus:
         """Return True as long as a job of it waits or runs."""
         return RunLock.is_held(self.lock) or (self.slurm is not None and self.slurm.is_running())
 
-    def progress(self) -> dict[str, Any]:
+    def progress(self) -> Progress:
         """Return the newest job's progress."""
         folders = self.job_folders()
-        return read_progress(folders[-1]) if folders else {}
+        return read_progress(folders[-1]) if folders else Progress()
 
-    def outcome(self) -> dict[str, Any] | None:
+    def outcome(self) -> Outcome | None:
         """Return why the newest job failed, if it did."""
         folders = self.job_folders()
         return read_outcome(folders[-1]) if folders else None
@@ -92,9 +91,9 @@ class RunStatus:
             return "training here"
         if self.slurm is not None and self.slurm.is_running():
             return self.slurm.state()
-        said = self.progress().get("state")
+        said = self.progress().state
         if said in ("finished", "stopped"):
-            return str(said)
+            return said
         if self.outcome() is not None:
             return "failed"
         ended = self.slurm.state() if self.slurm is not None else ""
@@ -111,7 +110,7 @@ class RunStatus:
     def step(self) -> str:
         """Return how far it is."""
         steps = committed_steps(Store(self.config.checkpoints) / self.config.run)
-        reached = max([self.progress().get("global_step", 0), *steps])
+        reached = max([self.progress().global_step or 0, *steps])
         return f"{reached} of {self.config.max_steps}"
 
     def attempt(self) -> str:
@@ -146,5 +145,5 @@ class RunStatus:
             notes.append(f"the last save failed: {saves[-1].error}")
         outcome = self.outcome()
         if outcome is not None and not self.is_active():
-            notes.append(outcome["error"])
+            notes.append(outcome.error)
         return "; ".join(notes)

@@ -56,7 +56,7 @@ def test_newest_start_counts(project: Path) -> None:
 
 def test_run_that_failed_says_why(project: Path) -> None:
     leave(project, "progress-0000.json", state="running", global_step=4)
-    leave(project, "failed.json", error="disk on fire", traceback="", retry=True)
+    leave(project, "failed.json", start="0000", error="disk on fire", traceback="", retry=True)
 
     assert status_of(project).state() == "failed"
     assert "disk on fire" in status_of(project).note()
