@@ -20,7 +20,7 @@ from instruct_core.answers.parts import join_parts, missing_parts, read_part
 from instruct_core.answers.plan import PromptPlan
 from instruct_core.storage.documents import load_document
 from instruct_core.storage.store import Store
-from jobs.job_folder import failure_report, job_folder, peak_bytes, write_progress
+from jobs.job_folder import Progress, failure_report, job_folder, peak_bytes, write_progress
 
 
 def places_of(out: str) -> tuple[Store, str, Store]:
@@ -69,4 +69,4 @@ class GenerateJob:
 
 
 def _report(num_done: int) -> None:
-    write_progress(job_folder(), committed=num_done, peak_bytes=peak_bytes(os.getpid()))
+    write_progress(job_folder(), Progress(committed=num_done, peak_bytes=peak_bytes(os.getpid())))

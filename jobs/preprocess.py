@@ -21,7 +21,7 @@ from instruct_core.data.plan import Plan
 from instruct_core.data.shards import is_written, missing_shards, write_manifest, write_shard
 from instruct_core.storage.documents import load_document
 from instruct_core.storage.store import Store
-from jobs.job_folder import failure_report, job_folder, peak_bytes, write_progress
+from jobs.job_folder import Progress, failure_report, job_folder, peak_bytes, write_progress
 
 
 @dataclass(frozen=True)
@@ -57,4 +57,4 @@ class PreprocessJob:
 
 
 def _report(num_done: int) -> None:
-    write_progress(job_folder(), committed=num_done, peak_bytes=peak_bytes(os.getpid()))
+    write_progress(job_folder(), Progress(committed=num_done, peak_bytes=peak_bytes(os.getpid())))

@@ -132,7 +132,7 @@ class OnSlurm:
         save = newest_timed_save(self._run.ledger)
         needed = 0.0
         if save is not None:
-            needed = needed_seconds(save.get("step_seconds", 0.0), save["seconds"])
+            needed = needed_seconds(save.step_seconds or 0.0, save.seconds or 0.0)
         one = resources_of(f"instruct-{self._run.name}", flags.slurm, self._request, needed)
         making = running_array(Store(config.shards))
         after = (*one.after, *(making.job_ids if making is not None else ()))
