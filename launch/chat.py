@@ -20,7 +20,7 @@ from launch.flags.parse import check_counts, parse_flags
 
 
 def main() -> int:
-    flags = parse_flags(Chat, sys.argv[1:])
+    flags = parse_flags(Chat, sys.argv[1:], usage=__doc__)
     flags.sampling.check()
     check_counts(flags, "max_new_tokens")
     if not all(prompt.strip() for prompt in flags.prompt):

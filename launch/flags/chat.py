@@ -8,6 +8,7 @@ from typing import Annotated
 import tyro
 
 from instruct_core.answers.sampling import Sampling
+from launch.flags.values import PATH, TEXT
 
 
 @dataclass(frozen=True)
@@ -21,15 +22,15 @@ class Chat:
 
     run: str | None = None
     """Name of the run (default: the one that saved last)."""
-    checkpoints: str = "checkpoints_instruct"
+    checkpoints: Annotated[str, PATH] = "checkpoints_instruct"
     """Path or URL where runs keep their checkpoints."""
-    checkpoint: str | None = None
+    checkpoint: Annotated[str | None, PATH] = None
     """Path or URL of a step folder, a Hugging Face folder or a .pt file, instead of a run."""
-    base: str | None = None
+    base: Annotated[str | None, PATH] = None
     """What /compare asks too (default: what the run started from): a model as --checkpoint takes it."""
-    prompt: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    prompt: Annotated[tuple[str, ...], TEXT, tyro.conf.UseAppendAction] = ()
     """Ask this and stop, instead of reading questions; given several times, each stands alone."""
-    input: str = ""
+    input: Annotated[str, TEXT] = ""
     """Text for the template's Input block, given with every question."""
     max_new_tokens: int = 128
     """Longest answer, in tokens."""

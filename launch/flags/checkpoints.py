@@ -7,6 +7,8 @@ from typing import Annotated
 
 import tyro
 
+from launch.flags.values import PATH
+
 
 @dataclass(frozen=True)
 class Ls:
@@ -14,7 +16,7 @@ class Ls:
 
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Name of the run."""
-    checkpoints: str = "checkpoints_instruct"
+    checkpoints: Annotated[str, PATH] = "checkpoints_instruct"
     """Path or URL where runs keep their checkpoints."""
 
 
@@ -26,7 +28,7 @@ class Verify:
     """Name of the run."""
     step: int | None = None
     """Only this step (default: all)."""
-    checkpoints: str = "checkpoints_instruct"
+    checkpoints: Annotated[str, PATH] = "checkpoints_instruct"
     """Path or URL where runs keep their checkpoints."""
 
 
@@ -49,7 +51,7 @@ class Prune:
     """Remove the damaged ones as well that were set aside."""
     dry_run: bool = False
     """Only say what would go."""
-    checkpoints: str = "checkpoints_instruct"
+    checkpoints: Annotated[str, PATH] = "checkpoints_instruct"
     """Path or URL where runs keep their checkpoints."""
 
 
@@ -59,11 +61,11 @@ class Export:
 
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Name of the run."""
-    out: str
+    out: Annotated[str, PATH]
     """Path or URL of the folder; it must be empty or not there yet."""
     step: int | None = None
     """Which step (default: the newest one that verifies)."""
-    checkpoints: str = "checkpoints_instruct"
+    checkpoints: Annotated[str, PATH] = "checkpoints_instruct"
     """Path or URL where runs keep their checkpoints."""
 
 

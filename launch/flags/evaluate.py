@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
+
+from launch.flags.values import PATH
 
 
 @dataclass(frozen=True)
@@ -11,20 +14,20 @@ class Evaluate:
 
     run: str | None = None
     """Name of the run (default: the one that saved last); its newest step that verifies is taken."""
-    checkpoint: str | None = None
+    checkpoint: Annotated[str | None, PATH] = None
     """Path or URL of a step folder, a Hugging Face folder or a .pt file, instead of a run."""
-    checkpoints: str = "checkpoints_instruct"
+    checkpoints: Annotated[str, PATH] = "checkpoints_instruct"
     """Path or URL where runs keep their checkpoints."""
-    runs: str | None = None
+    runs: Annotated[str | None, PATH] = None
     """Path or URL where runs keep their curves, for the loss plot (default: as the run knows it)."""
-    shards: str | None = None
+    shards: Annotated[str | None, PATH] = None
     """Path or URL of the shard set whose validation split is read (default: the run's)."""
-    base: str | None = None
+    base: Annotated[str | None, PATH] = None
     """What to compare with: as --checkpoint, or "random" (default: what the run began from)."""
     rows: int = 50
     """Rows of the validation split to answer, from its first on; losses are taken over all rows."""
     max_new_tokens: int = 128
     """Longest answer, in tokens."""
-    out: str | None = None
+    out: Annotated[str | None, PATH] = None
     """Path or URL of the report's folder; a report that is there is replaced (default: beside the
     run's curves, runs_instruct/RUN/evaluation-step-00000100 for step 100)."""

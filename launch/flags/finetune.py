@@ -10,8 +10,10 @@ import tyro
 
 from instruct_core.config import PRESETS
 from instruct_core.errors import ConfigError
-from launch.flags.parse import RARE, Cluster, check_name
-from launch.flags.slurm import SlurmFlags, check_slurm_flags
+from launch.flags.help import RARE
+from launch.flags.parse import Cluster, check_name
+from launch.flags.slurm import GPUS, SlurmFlags, check_slurm_flags
+from launch.flags.values import PATH
 
 
 @dataclass(frozen=True)
@@ -26,21 +28,21 @@ class Finetune:
 
     nodes: int = 1
     """Machines to train on; more than one needs Slurm."""
-    gpus: int = 1
+    gpus: Annotated[int, GPUS] = 1
     """Ranks per machine: one a GPU, or that many CPU ranks on a machine without GPUs."""
     run: str | None = None
     """Name of the run (default: model and shards, as in gpt2-alpaca)."""
-    shards: str | None = None
+    shards: Annotated[str | None, PATH] = None
     """Path or URL of a shard set (default: shards/alpaca, else shards/builtin, made if missing)."""
-    init: str | None = None
+    init: Annotated[str | None, PATH] = None
     """Weights to start from: "random", a Hugging Face folder, a step folder or a .pt file
     (default: checkpoints/best_model.pt where it is, else random)."""
     model: str | None = None
     """gpt2, gpt2-medium, gpt2-large, gpt2-xl, small-demo or tiny (default: that of --init, else
     gpt2)."""
-    checkpoints: str = "checkpoints_instruct"
+    checkpoints: Annotated[str, PATH] = "checkpoints_instruct"
     """Path or URL for checkpoints; each run has a folder in it."""
-    runs: str = "runs_instruct"
+    runs: Annotated[str, PATH] = "runs_instruct"
     """Path or URL for TensorBoard events and the ledger; each run has a folder in it."""
     max_steps: int = 2000
     """Optimizer steps; a finished run goes on when this grows."""
@@ -126,6 +128,10 @@ def check_flags(flags: Finetune) -> None:
         _require(value is None or value >= 1, name, value, "at least 1")
     for name in ("learning_rate", "epsilon", "clip"):
         _require(0 < getattr(flags, name) < math.inf, name, getattr(flags, name), "more than 0")
+    if flags.learning_rate > 1:
+        raise ConfigError(
+            f"--learning-rate must be at most 1, got {flags.learning_rate}. For 0.00002 type 2e-5."
+        )
     for name in ("save_every_minutes", "max_unsaved_minutes"):
         value = getattr(flags, name)
         _require(value is None or 0 < value < math.inf, name, value, "more than 0")

@@ -8,8 +8,10 @@ from typing import Annotated
 import tyro
 
 from instruct_core.answers.sampling import Sampling
-from launch.flags.parse import RARE, Cluster
+from launch.flags.help import RARE
+from launch.flags.parse import Cluster
 from launch.flags.slurm import SlurmFlags
+from launch.flags.values import PATH, TEXT
 
 
 @dataclass(frozen=True)
@@ -21,20 +23,20 @@ class Generate:
     again, and only what is missing or damaged is made.
     """
 
-    source: str
+    source: Annotated[str, PATH]
     """Questions: a path, glob or URL of .jsonl, .json, .csv or .parquet files, whose rows have
     instruction (and input or context), prompt, or messages."""
-    out: str
+    out: Annotated[str, PATH]
     """File or URL to write: JSON lines, each the question's row with its answer."""
     run: str | None = None
     """Name of the run whose newest checkpoint answers (default: the one that saved last)."""
-    checkpoints: str = "checkpoints_instruct"
+    checkpoints: Annotated[str, PATH] = "checkpoints_instruct"
     """Path or URL where runs keep their checkpoints."""
-    checkpoint: str | None = None
+    checkpoint: Annotated[str | None, PATH] = None
     """Path or URL of a step folder, a Hugging Face folder or a .pt file, instead of a run."""
     num_tasks: int = 4
     """Tasks to share the work."""
-    columns: str | None = None
+    columns: Annotated[str | None, TEXT] = None
     """Where the questions are, as instruction=NAME[,input=NAME] or messages=NAME (default:
     detected)."""
     answer_column: str = "answer"

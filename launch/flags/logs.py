@@ -7,6 +7,8 @@ from typing import Annotated
 
 import tyro
 
+from launch.flags.values import PATH
+
 
 @dataclass(frozen=True)
 class Logs:
@@ -18,5 +20,5 @@ class Logs:
     """Go on until the run ends; Ctrl-C stops showing, not the run."""
     rank: int = 0
     """Whose log; rank 0 tells how the run goes, and has the batch script's words."""
-    checkpoints: str = "checkpoints_instruct"
+    checkpoints: Annotated[str, PATH] = "checkpoints_instruct"
     """Path or URL where runs keep their checkpoints."""

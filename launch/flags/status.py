@@ -7,6 +7,8 @@ from typing import Annotated
 
 import tyro
 
+from launch.flags.values import PATH
+
 
 @dataclass(frozen=True)
 class Status:
@@ -14,7 +16,7 @@ class Status:
 
     run: Annotated[str | None, tyro.conf.Positional] = None
     """Name of a run (default: all)."""
-    checkpoints: str = "checkpoints_instruct"
+    checkpoints: Annotated[str, PATH] = "checkpoints_instruct"
     """Path or URL where runs keep their checkpoints."""
-    shards: str = "shards"
+    shards: Annotated[str, PATH] = "shards"
     """Folder with shard sets."""
