@@ -7,10 +7,10 @@ that is not in the ledger.
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
+from bench.common import parser
 from instruct_core.storage.store import Store
 from jobs.ledger import read_ledger
 
@@ -66,8 +66,16 @@ def draw(events: list[dict[str, Any]], title: str) -> str:
     return "\n".join([*parts, "</svg>", ""])
 
 
-if __name__ == "__main__":
-    ledger = read_ledger(Store(sys.argv[1]))
+def main() -> None:
+    flags = parser(__doc__)
+    flags.add_argument("run", help="folder of the run's ledger")
+    flags.add_argument("out", type=Path, help="the picture to write")
+    typed = flags.parse_args()
+    ledger = read_ledger(Store(typed.run))
     ranks = next(event["world_size"] for event in ledger if event["event"] == "started")
     text = f"One run on {ranks} ranks, from its ledger; dots are checkpoints"
-    Path(sys.argv[2]).write_text(draw(ledger, text))
+    typed.out.write_text(draw(ledger, text))
+
+
+if __name__ == "__main__":
+    main()
