@@ -17,8 +17,7 @@ from typing import Any
 import submitit
 
 from instruct_core.answers.parts import join_parts, missing_parts, read_part
-from instruct_core.answers.plan import PromptPlan
-from instruct_core.storage.documents import load_document
+from instruct_core.answers.plan import AnswerPlan
 from instruct_core.storage.store import Store
 from jobs.job_folder import failure_report, job_folder, peak_bytes, write_progress
 
@@ -50,7 +49,7 @@ class GenerateJob:
 
         share_cores(self.tasks_here)
         out, name, store = places_of(self.out)
-        plan = PromptPlan.from_document(load_document(store, "plan.json"))
+        plan = AnswerPlan.load(store)
         mine = range(task, plan.num_parts, self.num_tasks)
         todo = [part for part in mine if read_part(store, plan, part) is None]
         model = load_planned_model(plan) if todo else None

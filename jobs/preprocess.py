@@ -17,9 +17,8 @@ from typing import Any
 import submitit
 
 from instruct_core.data.fast_tokenizer import TokenizerName, choose_tokenizer
-from instruct_core.data.plan import Plan
+from instruct_core.data.shard_plan import ShardPlan
 from instruct_core.data.shards import is_written, missing_shards, write_manifest, write_shard
-from instruct_core.storage.documents import load_document
 from instruct_core.storage.store import Store
 from jobs.job_folder import failure_report, job_folder, peak_bytes, write_progress
 
@@ -38,17 +37,17 @@ class PreprocessJob:
         task = self.first_task + int(submitit.JobEnvironment().array_task_id or 0)
         with failure_report(job_folder(), task):
             store = Store(self.out)
-            plan = Plan.from_document(load_document(store, "plan.json"))
+            plan = ShardPlan.load(store)
             tokenizer = choose_tokenizer(self.tokenizer)
             num_written = 0
-            for count, shard in enumerate(range(task, plan.num_shards, self.num_tasks)):
+            for count, shard in enumerate(range(task, plan.num_parts, self.num_tasks)):
                 _report(count)
                 if not is_written(store, plan, shard):
                     write_shard(store, plan, shard, tokenizer)
                     num_written += 1
             if not missing_shards(store, plan):  # by name: cheap enough for every task to ask
                 write_manifest(store, plan)
-            _report(plan.num_shards)
+            _report(plan.num_parts)
             return num_written
 
     def checkpoint(self, *args: Any, **kwargs: Any) -> submitit.helpers.DelayedSubmission:

@@ -13,11 +13,11 @@ import tempfile
 from dataclasses import replace
 
 from instruct_core.answers.parts import joined, missing_parts, read_part
-from instruct_core.answers.plan import PromptPlan, Settings, scan_prompts
+from instruct_core.answers.plan import AnswerPlan, Settings, scan_prompts
 from instruct_core.data.columns import parse_columns
 from instruct_core.data.sources import resolve_source
-from instruct_core.errors import ConfigError, CorruptFileError
-from instruct_core.storage.documents import dump_document, load_document, load_sealed
+from instruct_core.errors import ConfigError
+from instruct_core.storage.documents import load_sealed
 from instruct_core.storage.store import Store
 from jobs.generate import GenerateJob, places_of
 from launch.arrays.array import Work, carry_out, follow_array, show
@@ -45,7 +45,7 @@ def answer_file(flags: Generate) -> int:
     check_url("--out", out.rpartition("/")[0], writes=not flags.dry_run)
     cluster = choose_cluster(flags.cluster)
     request = request_of(flags.slurm) if cluster == "slurm" else None
-    old = _old_plan(store)
+    old = AnswerPlan.load_if_there(store)
     plan = _plan(flags, old)
     _refuse_other_answers(flags, plan, old, out)
     work = _work(flags, plan, out, is_local=request is None)
@@ -60,7 +60,7 @@ def answer_file(flags: Generate) -> int:
     if not todo and work.is_ready():
         say(f"Answers {flags.out} are complete: nothing to do.")
         return 0
-    store.replace("plan.json", dump_document(plan.to_document()))
+    plan.save(store)
     return carry_out(work, todo, flags, request, parallelism_here=1)
 
 
@@ -75,14 +75,7 @@ def _check(flags: Generate) -> None:
     check_slurm_flags(flags.slurm)
 
 
-def _old_plan(store: Store) -> PromptPlan | None:
-    try:
-        return PromptPlan.from_document(load_document(store, "plan.json"))
-    except (FileNotFoundError, CorruptFileError, KeyError, TypeError):
-        return None
-
-
-def _plan(flags: Generate, old: PromptPlan | None) -> PromptPlan:
+def _plan(flags: Generate, old: AnswerPlan | None) -> AnswerPlan:
     columns = parse_columns(flags.columns, is_answered=False) if flags.columns else None
     with tempfile.TemporaryDirectory() as scratch:
         source = resolve_source(flags.source, Store(scratch))
@@ -115,7 +108,7 @@ def _plan(flags: Generate, old: PromptPlan | None) -> PromptPlan:
     return plan
 
 
-def _model(flags: Generate, old: PromptPlan | None) -> str:
+def _model(flags: Generate, old: AnswerPlan | None) -> str:
     check_one_model(flags.run, flags.checkpoint)
     if flags.checkpoint:
         return flags.checkpoint
@@ -128,7 +121,7 @@ def _model(flags: Generate, old: PromptPlan | None) -> str:
 
 
 def _refuse_other_answers(
-    flags: Generate, plan: PromptPlan, old: PromptPlan | None, out: str
+    flags: Generate, plan: AnswerPlan, old: AnswerPlan | None, out: str
 ) -> None:
     folder, name, _ = places_of(out)
     if old is None:
@@ -138,19 +131,14 @@ def _refuse_other_answers(
                 "nothing is overwritten."
             )
         return
-    changes = [
-        f"{key}: {old.choices[key]} -> {value}"
-        for key, value in plan.choices.items()
-        if old.choices[key] != value
-    ]
-    if changes:
+    if changes := plan.changes_since(old):
         raise ConfigError(
             f"--out {flags.out} was made, or begun, in another way ({'; '.join(changes)}). Give "
             f"another name, or remove it and {flags.out}.parts."
         )
 
 
-def _work(flags: Generate, plan: PromptPlan, out: str, is_local: bool) -> Work:
+def _work(flags: Generate, plan: AnswerPlan, out: str, is_local: bool) -> Work:
     folder, name, store = places_of(out)
     tasks_here = flags.array_parallelism or 1 if is_local else 1
 

@@ -12,21 +12,17 @@ from __future__ import annotations
 import re
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from instruct_core.data.columns import Columns, parse_columns
 from instruct_core.data.fast_tokenizer import choose_tokenizer
-from instruct_core.data.plan import (
+from instruct_core.data.shard_plan import (
     BLOCK_ROWS,
-    Plan,
-    default_rows_per_shard,
+    ShardPlan,
     scan,
 )
-from instruct_core.data.ranges import stat_files
 from instruct_core.data.shards import SPLITS, is_written, load_manifest, missing_shards
 from instruct_core.data.sources import BUILTIN, Source, resolve_source
 from instruct_core.errors import ConfigError, CorruptFileError, MissingError
-from instruct_core.storage.documents import dump_document, load_document
 from instruct_core.storage.store import Store
 from jobs.preprocess import PreprocessJob
 from launch.arrays.array import Work, carry_out, follow_array, show
@@ -76,9 +72,10 @@ def _prepare(
     columns: Columns | None,
     request: Request | None,
 ) -> int:
-    old = _old_plan(store)
-    plan = _unchanged(old, flags, source, str(columns or ""))
-    if plan is None:
+    old = plan = ShardPlan.load_if_there(store)
+    if plan is None or not plan.still_fits(
+        source, columns, flags.limit_rows, flags.skip_bad_rows, flags.rows_per_shard
+    ):
         with progress_bar("Checking rows") as bar:
             task = bar.add_task("", total=None)
             plan = scan(
@@ -91,7 +88,7 @@ def _prepare(
             )
     work = _work_of(flags, store, plan)
     if (job := running_array(store)) is not None:
-        if old is None or old.fingerprint != plan.fingerprint:
+        if not plan.makes_same_parts(old):
             raise ConfigError(
                 f"Shards {store.url} are being made from something else by job {job.job_id}. "
                 f"Wait for it, or end it: scancel {' '.join(job.job_ids)}"
@@ -101,21 +98,21 @@ def _prepare(
     _report(plan, old)
     todo = _todo(store, plan)
     if flags.dry_run:
-        say(f"Would write {len(todo)} of {plan.num_shards} shards into {store.url}:")
+        say(f"Would write {len(todo)} of {plan.num_parts} shards into {store.url}:")
         show(work, todo, flags, request)
         return 0
     if not todo and _is_complete(store, plan):
         say(f"Shards {store.url} are complete: nothing to do.")
         return 0
-    if old is not None and old.fingerprint != plan.fingerprint:
+    if old is not None and not plan.makes_same_parts(old):
         store.remove("manifest.json")  # first: from here on nobody takes the old shards for these
         for split in SPLITS:
             store.remove(split)
-    store.replace("plan.json", dump_document(plan.to_document()))
+    plan.save(store)
     return carry_out(work, todo, flags, request, parallelism_here=num_cores())
 
 
-def _work_of(flags: Preprocess, store: Store, plan: Plan) -> Work:
+def _work_of(flags: Preprocess, store: Store, plan: ShardPlan) -> Work:
     def report_ready() -> None:
         manifest = load_manifest(store)
         say(
@@ -129,7 +126,7 @@ def _work_of(flags: Preprocess, store: Store, plan: Plan) -> Work:
         parts="shards",
         name=f"shards-{store.url.rsplit('/', 1)[-1]}",
         parent=array_parent(store),
-        num_parts=plan.num_shards,
+        num_parts=plan.num_parts,
         task=lambda first: PreprocessJob(store.url, flags.num_tasks, first, flags.tokenizer),
         num_missing=lambda: len(missing_shards(store, plan)),
         is_ready=lambda: store.exists("manifest.json"),
@@ -139,49 +136,24 @@ def _work_of(flags: Preprocess, store: Store, plan: Plan) -> Work:
     )
 
 
-def _old_plan(store: Store) -> Plan | None:
-    try:
-        return Plan.from_document(load_document(store, "plan.json"))
-    except (FileNotFoundError, CorruptFileError, KeyError, TypeError):
-        return None
-
-
-def _unchanged(old: Plan | None, flags: Preprocess, source: Source, columns: str) -> Plan | None:
-    """Return the old plan if the same command would make it again, judged without reading rows."""
-    if old is None or (columns and columns != old.columns):
-        return None
-    rows_per_shard = flags.rows_per_shard or default_rows_per_shard(old.num_rows)
-    asked = (source.identity, flags.limit_rows, flags.skip_bad_rows, rows_per_shard)
-    planned = (old.identity, old.limit_rows, old.skip_bad_rows, old.rows_per_shard)
-    same_files = stat_files(source.files) == old.stats
-    fresh = Plan(**{**vars(old), **_current_names()})
-    return old if asked == planned and same_files and fresh == old else None
-
-
-def _current_names() -> dict[str, Any]:
-    fields = Plan.__dataclass_fields__
-    return {name: fields[name].default for name in ("template", "tokenizer")}
-
-
-def _report(plan: Plan, old: Plan | None) -> None:
+def _report(plan: ShardPlan, old: ShardPlan | None) -> None:
     say(f"Source: {plan.identity}, {plan.num_rows:,} rows; columns {plan.columns}")
     for bad in plan.bad_rows[:5]:
         say(f"  skipped {bad['where']}: {bad['problem']}")
     if len(plan.bad_rows) > 5:
         say(f"  and {len(plan.bad_rows) - 5} more; all are in the manifest")
-    if old is None or old.fingerprint == plan.fingerprint:
+    if old is None or plan.makes_same_parts(old):
         return
-    for name, value in plan.parts.items():
-        if (before := old.parts[name]) != value:
-            say(f"Changed since these shards were made: {name}: {before} -> {value}")
+    for change in plan.changes_since(old):
+        say(f"Changed since these shards were made: {change}")
     say("All shards are made anew.")
 
 
-def _todo(store: Store, plan: Plan) -> list[int]:
+def _todo(store: Store, plan: ShardPlan) -> list[int]:
     """Return the shards that are missing, stale or damaged; the damaged are named."""
     missing, was_complete = set(missing_shards(store, plan)), _is_complete(store, plan)
     todo = []
-    for shard in range(plan.num_shards):
+    for shard in range(plan.num_parts):
         if shard in missing:
             todo.append(shard)
         elif not is_written(store, plan, shard):
@@ -191,7 +163,7 @@ def _todo(store: Store, plan: Plan) -> list[int]:
     return todo
 
 
-def _is_complete(store: Store, plan: Plan) -> bool:
+def _is_complete(store: Store, plan: ShardPlan) -> bool:
     try:
         return bool(load_manifest(store)["fingerprint"] == plan.fingerprint)
     except (MissingError, CorruptFileError):
