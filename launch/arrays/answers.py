@@ -19,7 +19,7 @@ from instruct_core.data.sources import resolve_source
 from instruct_core.errors import ConfigError
 from instruct_core.storage.documents import load_sealed
 from instruct_core.storage.store import Store
-from jobs.generate import GenerateJob, places_of
+from jobs.generate import GenerateJob, place_of
 from launch.arrays.array import Work, carry_out, follow_array, show
 from launch.cluster.job_folder import array_parent
 from launch.cluster.machine import choose_cluster
@@ -41,7 +41,7 @@ def answer_file(flags: Generate) -> int:
     if flags.out.endswith("/") or not flags.out:
         raise ConfigError(f"--out must name a file, got {flags.out}. Use {flags.out}answers.jsonl")
     out = absolute(flags.out)
-    _, _, store = places_of(out)
+    store = Store(f"{out}.parts")
     check_url("--out", out.rpartition("/")[0], writes=not flags.dry_run)
     cluster = choose_cluster(flags.cluster)
     request = request_of(flags.slurm) if cluster == "slurm" else None
@@ -123,7 +123,7 @@ def _model(flags: Generate, old: AnswerPlan | None) -> str:
 def _refuse_other_answers(
     flags: Generate, plan: AnswerPlan, old: AnswerPlan | None, out: str
 ) -> None:
-    folder, name, _ = places_of(out)
+    folder, name = place_of(out)
     if old is None:
         if folder.exists(name):
             raise ConfigError(
@@ -139,7 +139,8 @@ def _refuse_other_answers(
 
 
 def _work(flags: Generate, plan: AnswerPlan, out: str, is_local: bool) -> Work:
-    folder, name, store = places_of(out)
+    folder, name = place_of(out)
+    store = Store(f"{out}.parts")
     tasks_here = flags.array_parallelism or 1 if is_local else 1
 
     def report_ready() -> None:

@@ -21,7 +21,6 @@ from instruct_core.data.sources import Source
 from instruct_core.data.template import render
 from instruct_core.data.tokenizer import load_tokenizer
 from instruct_core.errors import CorruptFileError, MissingError
-from instruct_core.storage.documents import load_document
 from instruct_core.storage.store import Store
 
 
@@ -32,7 +31,7 @@ def copied(shard_set: Path, tmp_path: Path) -> Store:
 
 @pytest.fixture
 def plan(shard_set: Path) -> ShardPlan:
-    return ShardPlan.from_document(load_document(Store(shard_set), "plan.json"))
+    return ShardPlan.load(Store(shard_set))
 
 
 def test_rows_read_back_as_the_text_they_were(shard_set: Path, plan: ShardPlan) -> None:
