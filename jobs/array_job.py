@@ -58,6 +58,10 @@ class ArrayJob(ABC, Generic[P]):
         """Return what writes a part; asked for once, where there is any to write."""
 
     @abstractmethod
+    def is_complete(self, plan: P) -> bool:
+        """Return True if `complete` has said so, of this plan."""
+
+    @abstractmethod
     def complete(self, plan: P) -> None:
         """Write what says that all parts are there."""
 

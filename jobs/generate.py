@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from instruct_core.answers.parts import join_parts, missing_parts, read_part
+from instruct_core.answers.parts import join_parts, joined, missing_parts, read_part
 from instruct_core.answers.plan import AnswerPlan
 from instruct_core.storage.store import Store
 from jobs.array_job import ArrayJob
@@ -56,6 +56,11 @@ class GenerateJob(ArrayJob[AnswerPlan]):
 
         store, model = self.store, load_planned_model(plan)
         return lambda part: write_part(store, plan, part, model)
+
+    def is_complete(self, plan: AnswerPlan) -> bool:
+        """Return True if the file of all answers is of this plan and verifies."""
+        folder, name = place_of(self.out)
+        return joined(self.store, plan, folder, name) is not None
 
     def complete(self, plan: AnswerPlan) -> None:
         """Join the parts into one file."""

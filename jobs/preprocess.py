@@ -13,7 +13,13 @@ from dataclasses import dataclass
 
 from instruct_core.data.fast_tokenizer import TokenizerName, choose_tokenizer
 from instruct_core.data.shard_plan import ShardPlan
-from instruct_core.data.shards import is_written, missing_shards, write_manifest, write_shard
+from instruct_core.data.shards import (
+    is_complete,
+    is_written,
+    missing_shards,
+    write_manifest,
+    write_shard,
+)
 from instruct_core.storage.store import Store
 from jobs.array_job import ArrayJob
 
@@ -45,6 +51,10 @@ class PreprocessJob(ArrayJob[ShardPlan]):
         """Return what tokenizes and writes a shard."""
         store, tokenizer = self.store, choose_tokenizer(self.tokenizer)
         return lambda shard: write_shard(store, plan, shard, tokenizer)
+
+    def is_complete(self, plan: ShardPlan) -> bool:
+        """Return True if the manifest is of this plan."""
+        return is_complete(self.store, plan)
 
     def complete(self, plan: ShardPlan) -> None:
         """Write the manifest."""

@@ -190,6 +190,14 @@ def load_manifest(store: Store) -> dict[str, Any]:
     return manifest
 
 
+def is_complete(store: Store, plan: ShardPlan) -> bool:
+    """Return True if the manifest is there and of this plan."""
+    try:
+        return bool(load_manifest(store)["fingerprint"] == plan.fingerprint)
+    except (MissingError, CorruptFileError):
+        return False
+
+
 class ShardSet:
     """
     All rows of one split, mapped from disk; a shard is hashed when it is first opened.
