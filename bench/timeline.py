@@ -33,7 +33,7 @@ def moments(events: list[dict[str, Any]]) -> list[tuple[float, str, str]]:
         (0.0, f"{warned['signal']}: noted, the step goes on", BEFORE),
         (begun - at, f"all ranks agree on step {warned['step']}: save", SAVING),
         (saved["utc_seconds"] - at, "manifest written", WAITING),
-        (requeued["utc_seconds"] - at, "rank 0 asks Slurm who asks, and requeues", WAITING),
+        (requeued["utc_seconds"] - at, "rank 0 asks Slurm why, and requeues", WAITING),
         (next_of["started"]["utc_seconds"] - at, "ranks have met, next attempt claimed", STARTING),
         (
             next_of["resumed"]["utc_seconds"] - at,

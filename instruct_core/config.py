@@ -1,18 +1,18 @@
 """
-What a fine-tuning run is made of: the model's shape and the recipe. No torch: launchers read this.
+What a fine-tuning run is made of: the model's shape, its places and its recipe. No torch: launchers
+read this.
 
-The fields of `TrainConfig` are flags of launch/finetune.py; the text below each is its help. Two
-kinds are told apart by `IDENTITY`: settings that change the result, which a run keeps for life,
-and settings that may differ at every resume (machines, cadence, a later end).
+    config = TrainConfig("my-run", shards, checkpoints, runs, init, "gpt2", fingerprint, max_steps=400)
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from instruct_core.errors import ConfigError, CorruptFileError
+from instruct_core.recipe import MICRO_BATCH_SIZE, Precision, Recipe
 
 LAYER_NORM_EPSILON = 1e-5
 
@@ -44,12 +44,10 @@ PRESETS = {
     "tiny": ModelConfig(num_layers=2, num_heads=2, width=32),
 }
 
-Precision = Literal["auto", "fp32", "bf16"]
-
 
 @dataclass(frozen=True)
-class TrainConfig:
-    """The recipe of a run, resolved: what the job on every rank reads."""
+class TrainConfig(Recipe):
+    """A run as the job on every rank reads it: its recipe with nothing left open, and its places."""
 
     run: str
     """Name of the run; the same name again resumes it."""
@@ -65,33 +63,10 @@ class TrainConfig:
     """Preset of the model's shape."""
     data_fingerprint: str
     """Fingerprint of the shard set."""
-    max_steps: int = 2000
-    decay_steps: int = 2000
-    seq_len: int = 1024
-    micro_batch_size: int = 8
-    tokens_per_step: int = 65536
-    learning_rate: float = 2e-5
-    min_learning_rate: float = 2e-6
-    warmup_steps: int = 100
-    weight_decay: float = 0.01
-    beta1: float = 0.9
-    beta2: float = 0.95
-    epsilon: float = 1e-8
-    clip: float = 1.0
-    dropout: float = 0.0
-    loss_on: Literal["all", "response"] = "all"
-    precision: Precision = "fp32"
-    seed: int = 1337
-    eval_every: int = 100
-    save_every: int = 100
-    save_every_minutes: float | None = None
-    async_save: bool = True
-    max_unsaved_minutes: float = 60.0
-    keep_checkpoints: int = 3
-    keep_every: int = 0
-    compile: bool = False
-    deterministic: bool = True
-    record_samples: bool = False
+    decay_steps: int = field(default=2000, kw_only=True)
+    micro_batch_size: int = field(default=MICRO_BATCH_SIZE, kw_only=True)
+    min_learning_rate: float = field(default=2e-6, kw_only=True)
+    precision: Precision = field(default="fp32", kw_only=True)
 
     @property
     def global_batch_size(self) -> int:
@@ -117,26 +92,21 @@ class TrainConfig:
         return self.global_batch_size // samples
 
 
-# What decides the weights a run ends with. The shard set counts by its fingerprint, not its path.
-IDENTITY = (
-    "data_fingerprint", "model", "decay_steps", "seq_len", "tokens_per_step",
-    "learning_rate", "min_learning_rate", "warmup_steps", "weight_decay", "beta1", "beta2",
-    "epsilon", "clip", "dropout", "loss_on", "precision", "seed",
-)  # fmt: skip
-
-
 # How rows become samples; part of the identity, because `samples_seen` counts in it.
 PACKING = "best fit, order drawn"
 
 
 def identity_of(config: TrainConfig) -> dict[str, Any]:
-    """Return the settings that a run keeps for life."""
-    return {name: getattr(config, name) for name in IDENTITY} | {"packing": PACKING}
+    """Return what a run keeps for life; the shard set counts by its fingerprint, not its path."""
+    model = {"data_fingerprint": config.data_fingerprint, "model": config.model}
+    return model | config.identity | {"packing": PACKING}
 
 
 def to_json(config: TrainConfig) -> dict[str, Any]:
-    """Return the config as JSON values."""
-    return asdict(config)
+    """Return the config as JSON values, its places first."""
+    values = asdict(config)
+    recipe = {name: values.pop(name) for name in config.values}
+    return values | recipe
 
 
 def from_json(document: Any, where: str) -> TrainConfig:
@@ -157,4 +127,4 @@ def from_json(document: Any, where: str) -> TrainConfig:
 
 def describe(config: TrainConfig) -> str:
     """Return all settings as JSON lines, for the log."""
-    return "\n".join(f"{f.name}: {json.dumps(getattr(config, f.name))}" for f in fields(config))
+    return "\n".join(f"{name}: {json.dumps(value)}" for name, value in to_json(config).items())

@@ -35,7 +35,7 @@ from instruct_core.train.progress import Outcome, Setup, StepReport
 from instruct_core.train.rng import be_deterministic
 from instruct_core.train.trainer import Trainer
 from jobs.job_folder import describe_error, job_folder, write_outcome, write_progress
-from jobs.ledger import Ledger, read_ledger
+from jobs.ledger import Ledger, newest_timed_save, note_untold_save
 from jobs.slurm import own_restarts
 from jobs.survival.deadline import DEFAULT_LEAD_SECONDS, Deadline
 from jobs.survival.guard import Guard
@@ -87,9 +87,9 @@ def train(config: TrainConfig, code_version: str, stop: StopSignal) -> Result:
 
 
 def _deadline(runs: Store) -> Deadline:
-    saves = [event["seconds"] for event in read_ledger(runs) if event["event"] == "saved"]
+    save = newest_timed_save(runs)
     lead = float(os.environ.get("INSTRUCT_LEAD", DEFAULT_LEAD_SECONDS))
-    return Deadline(lead, saves[-1] if saves else 0.0)
+    return Deadline(lead, save["seconds"] if save is not None else 0.0)
 
 
 class _Attempt:
@@ -145,6 +145,8 @@ class _Attempt:
             on_foreign=lambda message: self.note("foreign", message=message),
         )
         self._check_identity(loaded)
+        if loaded is not None and self._ledger is not None:
+            note_untold_save(self._ledger, self._runs, loaded.manifest)
         trainer = Trainer(config, self._setup(train, val_rows, val, loaded), loaded)
         step = trainer.progress.global_step
         self.note("resumed", step=step)

@@ -7,7 +7,8 @@ What happened to a run, one JSON line an event, one file an attempt.
 Events: started, resumed, damaged, foreign, evaluated, saved, save_failed, made_room, not_removed,
 short_lead, warned, requeued, stopped, failed, finished, and crashed. Each has `utc_seconds` and
 `event`. Rank 0 writes all but the last: when ranks were killed, whoever started them adds it to the
-attempt's file.
+attempt's file. A commit of which a killed attempt could not tell is told by the next one, in its own
+file: that line names the `attempt` that saved, and not how long that took.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from instruct_core.storage.store import Store
@@ -55,8 +57,23 @@ def note_crash(store: Store, attempt: int, **facts: Any) -> None:
         logger.warning("The ledger could not be written: %s", error)
 
 
+def note_untold_save(ledger: Ledger, store: Store, manifest: Mapping[str, Any]) -> None:
+    """Write `saved` for a checkpoint whose attempt was killed between its commit and its word."""
+    step, attempt = manifest["global_step"], manifest["attempt"]
+    told = {(e["attempt"], e["step"]) for e in read_ledger(store) if e["event"] == "saved"}
+    if (attempt, step) not in told:
+        saved_at = round(manifest["saved_at"], 3)
+        ledger.note("saved", utc_seconds=saved_at, attempt=attempt, step=step)
+
+
+def newest_timed_save(store: Store) -> dict[str, Any] | None:
+    """Return the newest `saved` that tells how long it took; None before there is one."""
+    saves = [e for e in read_ledger(store) if e["event"] == "saved" and "seconds" in e]
+    return saves[-1] if saves else None
+
+
 def read_ledger(store: Store) -> list[dict[str, Any]]:
-    """Return all events of a run in the order of its attempts, each with its `attempt`."""
+    """Return all events of a run, attempt's file by attempt's file, each with its `attempt`."""
     events = []
     for name in store.names():
         if name.startswith("attempt-") and name.endswith(".jsonl"):

@@ -4,8 +4,8 @@ Faults at every operation of a save: killed before it, after it or half way, or 
     with Faults(DISK, at=7, error=ENOSPC) as faults: save()
     died = run_in_child(lambda: save_under(Faults(DISK, at=7, kill="before")))
 
-An operation is a system call that changes a disk, or a request to an object store. They are counted,
-so a test can go on until a save has no more of them.
+An operation is a system call of this thread that changes a disk, or a request to an object store.
+They are counted, so a test can go on until a save has no more of them.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import threading
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -63,9 +64,11 @@ class Faults:
         self._at, self._kill, self._error, self._times = at, kill, error, times
         self._spoil = spoil
         self.count = 0
+        self._thread = 0
         self._originals: dict[str, Any] = {}
 
     def __enter__(self) -> Self:
+        self._thread = threading.get_ident()
         for name in DISK:
             self._originals[name] = getattr(os, name)
             setattr(os, name, self._on_disk(name))
@@ -86,6 +89,8 @@ class Faults:
         original = self._originals[name]
 
         def operation(*args: Any, **options: Any) -> Any:
+            if threading.get_ident() != self._thread:
+                return original(*args, **options)
             counts = name != "write" or self._spoil is None or len(args[1]) > 0
             if self._spoil is not None and name != "write":
                 return original(*args, **options)

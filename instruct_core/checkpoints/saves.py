@@ -20,8 +20,8 @@ to decide, in the vote.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
+from time import monotonic, sleep
 
 from instruct_core import ranks
 from instruct_core.checkpoints.background import Background
@@ -61,7 +61,7 @@ class Saves:
         self._background: Background[Removed] = Background()
         self._snapshot: Snapshot | None = None  # that may still have to be copied
         self._step = -1  # of the newest save that was begun
-        self._began_at = self._last_at = time.monotonic()
+        self._began_at = self._last_at = monotonic()
         self._good_at = self._last_at  # when the state of the newest good checkpoint was taken
         self._retry_at = float("inf")
         self._failures = 0  # in a row
@@ -73,7 +73,7 @@ class Saves:
         """Return whether a save is due by the clock, on rank 0, and whether ours is written."""
         due = False
         if ranks.rank() == 0 and not self._background.busy:
-            now, minutes = time.monotonic(), self._config.save_every_minutes
+            now, minutes = monotonic(), self._config.save_every_minutes
             due = now >= self._retry_at or bool(minutes and now - self._last_at >= 60 * minutes)
         return float(due), float(self._background.done)
 
@@ -83,12 +83,12 @@ class Saves:
 
     def begin(self, step: int) -> None:
         """Save a step, after the save before it; returns when training may go on."""
-        started_at = time.monotonic()
+        started_at = monotonic()
         if self._background.busy:
             self._settle()
         if step != self.saved_step:
             self._start(step)
-        self._stall_seconds += time.monotonic() - started_at
+        self._stall_seconds += monotonic() - started_at
 
     def take_stall_seconds(self) -> float:
         """Return how long training waited for saves since it was last asked."""
@@ -98,15 +98,15 @@ class Saves:
     def hold_update(self) -> None:
         """Wait until the weights may change: until a snapshot that is being copied is a copy."""
         if self._snapshot is not None:
-            started_at = time.monotonic()
+            started_at = monotonic()
             self._snapshot.copied.wait()
             self._snapshot = None
-            self._stall_seconds += time.monotonic() - started_at
+            self._stall_seconds += monotonic() - started_at
 
     def _start(self, step: int) -> None:
-        self._step, self._began_at = step, time.monotonic()
+        self._step, self._began_at = step, monotonic()
         snapshot = self._snapshot = self._take(self._config.async_save)
-        self._last_at = time.monotonic()
+        self._last_at = monotonic()
         self._retry_at = float("inf")
         self._background.start(lambda: self._checkpoints.write(snapshot, self._keep))
         if not self._config.async_save or snapshot.total_bytes < WRITTEN_AT_ONCE_BYTES:
@@ -135,15 +135,15 @@ class Saves:
             if tries >= TRIES_AT_A_STOP:
                 raise OSError(f"Step {step} could not be saved before the end: {self._error}")
             if stopping:
-                time.sleep(2.0 ** (tries - 1))
+                sleep(2.0 ** (tries - 1))
             else:
                 self._wait(self._pause(), stop)
 
     def _wait(self, seconds: float, stop: Callable[[], bool]) -> None:
         """Wait, but no longer than until a rank is warned."""
-        until = time.monotonic() + seconds
-        while ranks.any_rank(time.monotonic() < until) and not ranks.any_rank(stop()):
-            time.sleep(POLL_SECONDS)
+        until = monotonic() + seconds
+        while ranks.any_rank(monotonic() < until) and not ranks.any_rank(stop()):
+            sleep(POLL_SECONDS)
 
     def _settle(self) -> None:
         """Wait for the save in flight, and tell what it came to; the same on all ranks."""
@@ -164,8 +164,8 @@ class Saves:
     def _note_failure(self, error: OSError) -> None:
         self._failures, self._error = self._failures + 1, error
         pause = self._pause()
-        self._retry_at = time.monotonic() + pause
-        unsaved_minutes = (time.monotonic() - self._good_at) / 60
+        self._retry_at = monotonic() + pause
+        unsaved_minutes = (monotonic() - self._good_at) / 60
         if ranks.rank() == 0:
             self._report("save_failed", step=self._step, error=str(error), retry_seconds=pause)
         gives_up = (

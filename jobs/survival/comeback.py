@@ -14,8 +14,8 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import time
 from pathlib import Path
+from time import sleep
 
 from instruct_core.errors import SlurmError
 from jobs.job_folder import (
@@ -98,7 +98,7 @@ def _ours() -> JobRecord | None:
             if not left:
                 raise
             logger.warning("%s", error)
-            time.sleep(RETRY_SECONDS)
+            sleep(RETRY_SECONDS)
             continue
         # Another count of restarts: this script is on a lost node, and the job runs elsewhere.
         if job is not None and job.is_running and job.num_restarts == own_restarts():
@@ -127,7 +127,7 @@ def _bring_back(bad_node: str) -> None:
             run_client(["scontrol", "requeue", own_job_id()])
         except SlurmError as error:
             logger.warning("%s", error)
-            time.sleep(RETRY_SECONDS)
+            sleep(RETRY_SECONDS)
         else:
             if bad_node:
                 _exclude(job, bad_node)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import time
 from datetime import datetime
+from time import time as utc_seconds
 
 from instruct_core.errors import SlurmError
 from jobs.slurm import own_job_id, own_restarts, run_client, show_job
@@ -41,7 +41,7 @@ class Deadline:
 
     def look(self, stop_noted: bool, step_seconds: float) -> None:
         """Do what is due; called a few times a second by the guard's thread."""
-        now, needed = time.time(), needed_seconds(step_seconds, self.save_seconds)
+        now, needed = utc_seconds(), needed_seconds(step_seconds, self.save_seconds)
         if self._end is None:
             self._end = _end_of_job()
         end = float("inf") if self._end is None else self._end

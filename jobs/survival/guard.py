@@ -20,10 +20,10 @@ import os
 import socket
 import statistics
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
+from time import monotonic, sleep
 from types import TracebackType
 from typing import Self
 
@@ -62,7 +62,7 @@ class Guard:
         self._stop_noted, self._folder, self._rank = stop_noted, folder, rank
         self._deadline = deadline
         self._phase = "start"
-        self._began = self._alive_at = time.monotonic()
+        self._began = self._alive_at = monotonic()
         self._steps: deque[float] = deque(maxlen=50)
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="guard", daemon=True)
@@ -82,14 +82,14 @@ class Guard:
 
     def working(self, phase: str) -> None:
         """Say what begins now: "first step", "step", "evaluation" or "save"."""
-        now = time.monotonic()
+        now = monotonic()
         if self._phase == "step":
             self._steps.append(now - self._began)
         self._phase, self._began, self._alive_at = phase, now, now
 
     def asked(self) -> bool:
         """Return True once this rank has been warned; whoever asks is alive."""
-        self._alive_at = time.monotonic()
+        self._alive_at = monotonic()
         return self._stop_noted()
 
     @property
@@ -98,13 +98,13 @@ class Guard:
         return statistics.median(self._steps) if self._steps else 0.0
 
     def _watch(self) -> None:
-        looked_at = time.monotonic()
+        looked_at = monotonic()
         while not self._over.wait(POLL_SECONDS):
-            now = time.monotonic()
+            now = monotonic()
             if now - looked_at > 10 * POLL_SECONDS:
                 self._alive_at = now  # the job was suspended: the clock went on, nobody else did
             looked_at = now
-            idle = time.monotonic() - self._alive_at
+            idle = monotonic() - self._alive_at
             if idle > self._patience():
                 self._end_hang(idle)
             if self._deadline is not None:
@@ -130,5 +130,5 @@ class Guard:
         # No node is blamed: those who wait tell, and the one they wait for does not.
         write_failure(self._folder, self._rank, error, path.read_text(), retry=True, node="")
         logger.error(error)
-        time.sleep(STACKS_GRACE_SECONDS)
+        sleep(STACKS_GRACE_SECONDS)
         os._exit(HANG_EXIT_CODE)  # the main thread cannot be raised out of a collective

@@ -79,7 +79,7 @@ class TaskArray:
         """Queue the tasks, and say so; return the job."""
         work = self._work
         arrays = list(self._arrays(tasks))
-        for line in self._request.notes:
+        for line in (f"Where: {self._request.where}", *self._request.notes):
             say(line)
         for resources in arrays:
             test_submission(work.parent, resources)

@@ -9,7 +9,6 @@ shards are made anew: the manifest goes first, so old and new are never taken fo
 
 from __future__ import annotations
 
-import re
 import tempfile
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from instruct_core.data.shard_plan import (
 from instruct_core.data.shards import SPLITS, load_manifest
 from instruct_core.data.sources import BUILTIN, Source, resolve_source
 from instruct_core.errors import ConfigError
+from instruct_core.names import PLAIN_NAME
 from instruct_core.storage.store import Store
 from jobs.preprocess import PreprocessJob
 from launch.arrays.array import make
@@ -33,8 +33,6 @@ from launch.flags.parse import check_counts
 from launch.flags.preprocess import Preprocess
 from launch.flags.slurm import check_slurm_flags
 from launch.runs.places import absolute, check_url
-
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def prepare(flags: Preprocess) -> int:
@@ -49,11 +47,11 @@ def prepare(flags: Preprocess) -> int:
     if flags.source == BUILTIN and columns:
         raise ConfigError("--columns does not go with --source builtin, whose columns are known.")
     out = flags.out or f"shards/{Path(flags.source).name.split('.')[0]}"
-    if flags.out is None and not NAME.fullmatch(Path(out).name):
+    if flags.out is None and not PLAIN_NAME.fullmatch(Path(out).name):
         raise ConfigError(f"--out must be given with --source {flags.source}: it names no folder.")
     choose_tokenizer(flags.tokenizer)  # raises here rather than in every task
     check_url("--out", absolute(out), writes=not flags.dry_run)
-    cluster = choose_cluster(flags.cluster)
+    cluster, _ = choose_cluster(flags.cluster)
     request = request_of(flags.slurm, wants_gpus=False) if cluster == "slurm" else None
     with tempfile.TemporaryDirectory() as scratch:
         store = Store(absolute(out))

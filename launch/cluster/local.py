@@ -2,7 +2,7 @@
 Jobs on this machine, through submitit's LocalExecutor and our controller.
 
     job = submit_local(FinetuneJob(...), folder, num_tasks=4, lock=lock)
-    job, ledger = find_running(path)
+    job = LocalJob.found(lock_path)
 
 A job has a session of its own: closing the terminal does not end it. As long as it lives it holds a
 lock on the run, so a second launcher attaches instead of starting a second writer.
@@ -36,8 +36,32 @@ class LocalJob:
 
     folder: Path
     pid: int
+    ledger: str = ""
     process: subprocess.Popen[bytes] | None = None
     lock: Path | None = None  # of one found running: nobody else tells when it ends
+
+    @classmethod
+    def found(cls, lock: Path) -> LocalJob | None:
+        """
+        Return the job that holds a lock; None if nobody holds it.
+
+        Raises:
+            ConfigError: A launcher has just taken it, and has not said for which job.
+        """
+        if not RunLock.is_held(lock):
+            return None
+        text = lock.read_text()
+        if not text.endswith("\n"):
+            raise ConfigError(
+                f"Run {lock.parent.name} is being started by another launcher. Try again in a second."
+            )
+        entry = json.loads(text)
+        return cls(Path(entry["folder"]), entry["pid"], entry["ledger"], lock=lock)
+
+    @property
+    def label(self) -> str:
+        """The job in a word, for messages."""
+        return str(self.pid)
 
     def is_running(self) -> bool:
         """Return True as long as the controller lives."""
@@ -57,24 +81,6 @@ class LocalJob:
     def log_path(self, task: int = 0) -> Path:
         """Return where a task writes what it logs."""
         return self.folder / f"{self.pid}_{task}_log.out"
-
-
-def find_running(lock: Path) -> tuple[LocalJob, str] | None:
-    """
-    Return the job that holds a lock, and the place of its ledger; None if nobody holds it.
-
-    Raises:
-        ConfigError: A launcher has just taken it, and has not said for which job.
-    """
-    if not RunLock.is_held(lock):
-        return None
-    text = lock.read_text()
-    if not text.endswith("\n"):
-        raise ConfigError(
-            f"Run {lock.parent.name} is being started by another launcher. Try again in a second."
-        )
-    entry = json.loads(text)
-    return LocalJob(Path(entry["folder"]), entry["pid"], lock=lock), entry["ledger"]
 
 
 class _LocalExecutor(submitit.LocalExecutor):  # type: ignore[misc]  # submitit is not typed
@@ -134,4 +140,4 @@ def submit_local(
     job = _LocalExecutor(folder, code or folder, num_tasks, lock).submit(function)
     process = job._process
     assert process is not None, "submitit starts the controller at once"
-    return LocalJob(folder, process.pid, process)
+    return LocalJob(folder, process.pid, process=process)

@@ -2,7 +2,7 @@
 What this machine has, and whether jobs run here or on Slurm.
 
     machine = this_machine()
-    cluster = choose_cluster("auto")
+    cluster, why = choose_cluster("auto")
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import psutil
 
 from instruct_core.errors import ConfigError, SlurmError
 from jobs.slurm import run_client
-from launch.console.lines import say
 from launch.flags.parse import Cluster
 
 
@@ -29,6 +28,13 @@ class Machine(NamedTuple):
     remedy: str = "fewer --gpus or a smaller --model"  # where memory does not suffice
 
 
+class Choice(NamedTuple):
+    """Where jobs run, and why it is here where nobody typed that; "" if somebody did."""
+
+    cluster: Literal["slurm", "local"]
+    why: str
+
+
 THIS_MACHINE = "this machine"
 
 
@@ -38,29 +44,27 @@ def this_machine() -> Machine:
     return Machine(num_gpus(), num_cores(), free, THIS_MACHINE)
 
 
-def choose_cluster(asked: Cluster) -> Literal["slurm", "local"]:
+def choose_cluster(asked: Cluster) -> Choice:
     """
-    Return where jobs run, and say it in one line where it was not typed.
+    Return where jobs run.
 
     Raises:
         ConfigError: Slurm was typed and is not here.
     """
     if asked == "local":
-        return asked
+        return Choice("local", "")
     if shutil.which("sbatch") is None:
         if asked == "slurm":
             raise ConfigError("--cluster slurm needs sbatch on PATH, and there is none. Log in to a "
                               "node of the cluster, or use --cluster local.")  # fmt: skip
-        say("Cluster: local executor (no sbatch on this machine)")
-        return "local"
+        return Choice("local", "no sbatch here")
     try:
         run_client(["sinfo", "-h", "-o", "%P"])
     except SlurmError as error:
         if asked == "slurm":
             raise ConfigError(f"--cluster slurm cannot be used: {error}") from None
-        say(f"Cluster: local executor (Slurm is installed and does not answer: {error})")
-        return "local"
-    return "slurm"
+        return Choice("local", f"Slurm is installed and does not answer: {error}")
+    return Choice("slurm", "")
 
 
 def num_gpus() -> int:

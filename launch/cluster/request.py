@@ -10,12 +10,13 @@ Sources: `scontrol show partition` and `show node`, which every cluster has.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from instruct_core.errors import ConfigError
 from jobs.slurm import show_jobs
 from jobs.survival.deadline import DEFAULT_LEAD_SECONDS
-from launch.cluster.partition import find_partition, minutes_of, usable_nodes
+from launch.cluster.partition import Node, find_partition, minutes_of, usable_nodes
 from launch.cluster.script import Resources
 from launch.flags.slurm import SlurmFlags
 
@@ -30,8 +31,17 @@ class Request(NamedTuple):
     minutes: int
     gpus_per_node: int  # 0 where the nodes have none: then ranks run on cores
     cpus_per_task: int
-    mem_mb: int
-    notes: tuple[str, ...]  # what was chosen, one line each
+    mem_mb: int  # per node
+    where: str  # partition and time limit in words, and which of them are defaults
+    notes: tuple[str, ...]  # what a person should know, one line each
+
+
+class Share(NamedTuple):
+    """What of each node a job takes."""
+
+    gpus_per_node: int
+    cpus_per_task: int
+    mem_mb: int  # per node
 
 
 def request_of(
@@ -48,53 +58,74 @@ def request_of(
     """
     check_after(flags.after)
     partition, facts = find_partition(flags.partition)
+    minutes = _minutes(flags.time, facts, partition)
+    fitting = nodes_that_fit(usable_nodes(partition, flags), ranks_per_node, wants_gpus, partition)
+    _at_most("--nodes", nodes, len(fitting), f"partition {partition} for such a job")
+    default = "" if flags.partition else " (the cluster's default)"
     notes = []
-    if flags.partition is None:
-        notes.append(f"Partition: {partition} (the cluster's default)")
     if facts.get("State") == "DOWN":
         notes.append(f"Partition {partition} is DOWN: the job waits until it is up")
-    minutes = _minutes(flags.time, facts, partition)
-    if flags.time is None:
-        notes.append(f"Time limit: {minutes} minutes a start; the run comes back after it")
-    all_nodes = usable_nodes(partition, flags)
-    with_gpus = [node for node in all_nodes if node.gpus and wants_gpus]
+    return Request(
+        partition,
+        minutes,
+        *share_of(fitting, flags, ranks_per_node, wants_gpus, partition),
+        where=f"partition {partition}{default}, {minutes} minutes a start",
+        notes=tuple(notes),
+    )
+
+
+def nodes_that_fit(
+    nodes: Sequence[Node], ranks_per_node: int, wants_gpus: bool, partition: str
+) -> list[Node]:
+    """
+    Return the nodes with room for a job's ranks: on GPUs where any node has some, else on cores.
+
+    Raises:
+        ConfigError: No node has that many.
+    """
     if not wants_gpus:
-        usable = all_nodes
-    elif with_gpus:
+        return list(nodes)
+    if with_gpus := [node for node in nodes if node.gpus]:
         most = max(node.gpus for node in with_gpus)
         _at_most("--gpus", ranks_per_node, most, f"a node of partition {partition}")
-        usable = [node for node in with_gpus if node.gpus >= ranks_per_node]
-    else:
-        notes.append(
-            f"Ranks: partition {partition} has no GPUs, so {nodes * ranks_per_node} CPU ranks run (gloo)"
-        )
-        most = max((node.cores for node in all_nodes), default=0)
-        _at_most("--gpus", ranks_per_node, most, f"the cores of a node of partition {partition}")
-        usable = [node for node in all_nodes if node.cores >= ranks_per_node]
-    _at_most("--nodes", nodes, len(usable), f"partition {partition} for such a job")
+        return [node for node in with_gpus if node.gpus >= ranks_per_node]
+    most = max((node.cores for node in nodes), default=0)
+    _at_most("--gpus", ranks_per_node, most, f"the cores of a node of partition {partition}")
+    return [node for node in nodes if node.cores >= ranks_per_node]
+
+
+def share_of(
+    nodes: Sequence[Node], flags: SlurmFlags, ranks_per_node: int, wants_gpus: bool, partition: str
+) -> Share:
+    """
+    Return what a job takes of each of such nodes: the cores and the memory that go with its GPUs.
+
+    Raises:
+        ConfigError: More cores or memory were typed than a node has.
+    """
     cpus_per_task = flags.cpus_per_task or 1
     if wants_gpus and flags.cpus_per_task is None:
-        share = min(node.cores // (node.gpus or ranks_per_node) for node in usable)
+        share = min(node.cores // (node.gpus or ranks_per_node) for node in nodes)
         cpus_per_task = max(1, share)
     cores = ranks_per_node * cpus_per_task
-    most_cores = max(node.cores for node in usable)
+    most_cores = max(node.cores for node in nodes)
     if cores > most_cores:
         raise ConfigError(
             f"--cpus-per-task must be at most {most_cores // ranks_per_node} for {ranks_per_node} ranks "
             f"on a node of partition {partition}, got {cpus_per_task}."
         )
-    least = min((node.memory_mb / node.cores, node) for node in usable if node.cores >= cores)[1]
+    least = min((node.memory_mb / node.cores, node) for node in nodes if node.cores >= cores)[1]
     mem_mb = int(least.memory_mb * cores / least.cores)
     if flags.mem is not None:
         mem_mb = int(flags.mem * 1024)
-        most_mb = max(node.memory_mb for node in usable)
+        most_mb = max(node.memory_mb for node in nodes)
         if mem_mb > most_mb:
             raise ConfigError(
                 f"--mem must be at most {most_mb / 1024:.1f} GB in partition {partition}, "
                 f"got {flags.mem}."
             )
-    gpus = ranks_per_node if with_gpus else 0
-    return Request(partition, minutes, gpus, cpus_per_task, mem_mb, tuple(notes))
+    has_gpus = wants_gpus and any(node.gpus for node in nodes)
+    return Share(ranks_per_node if has_gpus else 0, cpus_per_task, mem_mb)
 
 
 def check_after(after: str | None) -> None:
@@ -108,7 +139,7 @@ def check_after(after: str | None) -> None:
         records = show_jobs(job_id)
         if not records:
             raise ConfigError(
-                f"--after {job_id}: Slurm knows no such job. If it ended a while ago, leave it away."
+                f"--after {job_id}: Slurm knows no such job. If it ended a while ago, leave it out."
             )
         ended = [r.state for r in records if not r.is_active and r.state != "COMPLETED"]
         if ended:

@@ -74,6 +74,11 @@ class SlurmJob:
         """The newest id, for messages."""
         return self.job_ids[-1] if self.job_ids else "unknown"
 
+    @property
+    def label(self) -> str:
+        """The job and its state, for messages."""
+        return f"{self.job_id}, {self.state()}"
+
     def records(self) -> list[JobRecord]:
         """Return what Slurm knows about the jobs; [] where it has forgotten them."""
         if time.monotonic() - self._asked_at > ASK_AGAIN_SECONDS:

@@ -1,7 +1,7 @@
 """
 Follow a job: its events as lines, its steps as a bar; on this machine, Ctrl-C as a stop.
 
-    exit_code = watch(job, "my-run", ledger)
+    exit_code = watch(job, "my-run")
 
 The first Ctrl-C (or TERM) asks the job to save and end, the second kills it. USR1 and USR2 are
 passed on, so a warning can be tried: kill -USR2 the launcher, and the run saves, is requeued and
@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 from types import FrameType
+from typing import Any
 
 from rich.progress import Progress, TaskID, TextColumn
 
@@ -35,6 +36,7 @@ SHOWN = {
     "foreign": "Note: {message}",
     "evaluated": "Step {step}: validation loss {val_loss:.4f}",
     "saved": "Step {step}: saved in {seconds:.2f} s",
+    "untold_save": "Step {step}: saved by attempt {attempt}, which was killed before it could say so",
     "save_failed": "Step {step}: not saved: {error}. Tried again in {retry_seconds:.0f} s; training "
     "goes on",
     "made_room": "The disk is nearly full: older checkpoints were removed, of steps {steps}",
@@ -50,9 +52,9 @@ SHOWN = {
 }
 
 
-def watch(job: LocalJob, run: str, ledger: Store) -> int:
+def watch(job: LocalJob, run: str) -> int:
     """Follow a job until it ends; return the launcher's exit code."""
-    follower = _Follower(job, ledger)
+    follower = _Follower(job)
     before = {s: signal.signal(s, follower.on_signal) for s in follower.signals}
     try:
         follower.follow()
@@ -65,7 +67,7 @@ def watch(job: LocalJob, run: str, ledger: Store) -> int:
 def watch_slurm(job: SlurmJob, run: str) -> int:
     """Follow a job on Slurm until it ends; Ctrl-C only stops following. Return the exit code."""
     try:
-        _Follower(job, Store(job.ledger)).follow()
+        _Follower(job).follow()
     except KeyboardInterrupt:
         say(f"Stopped watching; the job goes on. Save and end it: scancel {job.job_id}")
         return 0
@@ -94,12 +96,17 @@ def _conclude(job: LocalJob | SlurmJob, run: str, stopping: bool) -> int:
     return EXIT_FAILED
 
 
+def _sentence(event: dict[str, Any]) -> str:
+    untold = event["event"] == "saved" and "seconds" not in event
+    return SHOWN["untold_save" if untold else event["event"]].format(**event)
+
+
 class _Follower:
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
-    def __init__(self, job: LocalJob | SlurmJob, ledger: Store) -> None:
-        self._job, self._ledger = job, ledger
-        self._num_events = len(read_ledger(ledger))
+    def __init__(self, job: LocalJob | SlurmJob) -> None:
+        self._job, self._ledger = job, Store(job.ledger)
+        self._num_events = len(read_ledger(self._ledger))
         self._line_at = time.monotonic()
         self.stopping = False
 
@@ -127,7 +134,7 @@ class _Follower:
     def _show(self, bar: Progress, task: TaskID) -> None:
         events = read_ledger(self._ledger)
         for event in events[self._num_events :]:
-            say(SHOWN[event["event"]].format(**event))
+            say(_sentence(event))
         self._num_events = len(events)
         progress = read_progress(self._job.folder)
         if "loss" not in progress:

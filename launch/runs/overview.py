@@ -24,7 +24,7 @@ from jobs.job_folder import read_outcome
 from launch.cluster.slurm import SlurmJob, array_job
 from launch.console.display import WIDE
 from launch.console.lines import say
-from launch.runs.places import absolute
+from launch.runs.run import Run, runs_in
 from launch.runs.status import RunStatus
 
 if TYPE_CHECKING:
@@ -37,22 +37,21 @@ def show_status(flags: Status) -> int:
     if not console.is_terminal:
         console = Console(width=WIDE)
     if flags.run is not None:
-        _show_run(console, RunStatus.of(flags.run, flags.checkpoints))
+        _show_run(console, RunStatus.of(Run.find(flags.run, flags.checkpoints)))
         return 0
-    found = Store(absolute(flags.checkpoints))
-    names = [name for name in found.names() if (found / name).exists("run.json")]
+    runs = runs_in(flags.checkpoints)
     table = Table("run", "state", "job", "step", "attempt", "last save", "note", box=None)
-    for name in names:
+    for run in runs:
         try:
-            status = RunStatus.of(name, flags.checkpoints)
+            status = RunStatus.of(run)
         except InstructError as error:
-            table.add_row(name, "unreadable", "", "", "", "", str(error))
+            table.add_row(run.name, "unreadable", "", "", "", "", str(error))
             continue
         table.add_row(
-            name, status.state(), status.job_id(), status.step(), status.attempt(),
+            run.name, status.state(), status.job_id(), status.step(), status.attempt(),
             status.last_save(), status.note(),
         )  # fmt: skip
-    if names:
+    if runs:
         console.print(table)
     else:
         say(f"No runs in {flags.checkpoints}. Begin one: python launch/finetune.py")
@@ -62,8 +61,8 @@ def show_status(flags: Status) -> int:
 
 
 def _show_run(console: Console, status: RunStatus) -> None:
-    config = status.config
-    say(f"Run {config.run}: {status.state()}, step {status.step()}")
+    run = status.run
+    say(f"Run {run.name}: {status.state()}, step {status.step()}")
     if note := status.note():
         say(f"Note: {note}")
     say(f"Last save: {status.last_save() or 'none yet'}")
@@ -73,12 +72,12 @@ def _show_run(console: Console, status: RunStatus) -> None:
         say(f"Nodes: {nodes[-1]}")
     for folder in status.job_folders()[-1:]:
         say(f"Job folder: {folder}")
-    say(f"Checkpoints: {config.checkpoints}/{config.run}")
+    say(f"Checkpoints: {run.store.url}")
     table = Table("attempt", "started", "job", "from step", "to step", "end", box=None)
     for attempt in sorted({event["attempt"] for event in status.events}):
         mine = [event for event in status.events if event["attempt"] == attempt]
         by_name = {event["event"]: event for event in mine}
-        started, last = mine[0], mine[-1]
+        started = mine[0]
         resumed = by_name.get("resumed", {}).get("step")
         steps = [event["step"] for event in mine if "step" in event]
         table.add_row(
@@ -86,19 +85,23 @@ def _show_run(console: Console, status: RunStatus) -> None:
             time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(started["utc_seconds"])),
             str(started.get("job_id", "")),
             "" if resumed is None else str(resumed),
-            str(steps[-1]) if steps else "",
-            _end_of(last),
+            str(max(steps)) if steps else "",
+            _end_of(mine),
         )
     if status.events:
         console.print(table)
-    say(f"Its log: python launch/logs.py {config.run} -f")
+    say(f"Its log: python launch/logs.py {run.name} -f")
 
 
-def _end_of(last: dict[str, Any]) -> str:
-    name = str(last["event"])
-    if name in ("crashed", "failed"):
-        return f"{name}: {last['error']}"
-    return name if name in ("requeued", "stopped", "finished") else ""
+def _end_of(events: list[dict[str, Any]]) -> str:
+    """Return how an attempt ended; the next one may have told of its last save since."""
+    for event in reversed(events):
+        name = str(event["event"])
+        if name in ("crashed", "failed"):
+            return f"{name}: {event['error']}"
+        if name in ("requeued", "stopped", "finished"):
+            return name
+    return ""
 
 
 class _Parts(NamedTuple):

@@ -1,7 +1,7 @@
 """
 What fits a machine without GPUs, and what a step will take there, said before it is started.
 
-    micro_batch_size = fit_cpu(flags, shape, machine)
+    micro_batch_size, why = fit_cpu(flags, shape, machine)
     seconds = step_seconds(shape, tokens_per_step)
 
 Estimates, not measurements: good enough to tell a minute from an hour, and eight gigabytes from
@@ -11,16 +11,15 @@ thirty. The machine's speed is measured for a fraction of a second with a matrix
 from __future__ import annotations
 
 import time
+from typing import NamedTuple
 
 import numpy as np
 
 from instruct_core.config import ModelConfig
 from instruct_core.errors import ConfigError
+from instruct_core.recipe import MICRO_BATCH_SIZE
 from launch.cluster.machine import Machine
-from launch.console.lines import say
 from launch.flags.finetune import Finetune
-
-RECIPE_MICRO_BATCH_SIZE = 8
 
 MATRIX_SIZE = 1536
 # Training reaches about half the speed of a bare matrix product on a CPU: measured with
@@ -67,20 +66,32 @@ def rank_bytes(shape: ModelConfig, micro_tokens: int, staged_share: float) -> in
     return PROCESS_BYTES + int(per_parameter * shape.num_parameters) + 4 * numbers
 
 
-def fit_cpu(flags: Finetune, shape: ModelConfig, machine: Machine) -> int:
-    """Return the micro-batch size for CPU ranks, and say what that means for such a machine."""
-    cores, free, num_ranks = machine.num_cores, machine.memory_bytes, flags.nodes * flags.gpus
-    staged = 1 / num_ranks if flags.async_save else 0.0
+class Fit(NamedTuple):
+    """How a run's micro-batches fit CPU ranks."""
+
+    micro_batch_size: int
+    why: str  # "" where it is what was typed, or the recipe's own
+
+
+def fit_cpu(flags: Finetune, shape: ModelConfig, machine: Machine) -> Fit:
+    """
+    Return the micro-batch size for CPU ranks: the one that was typed, or the largest that fits.
+
+    Raises:
+        ConfigError: Not even one sequence fits, or what was typed does not; names what would.
+    """
+    recipe, free, num_ranks = flags.recipe, machine.memory_bytes, flags.nodes * flags.gpus
+    staged = 1 / num_ranks if recipe.async_save else 0.0
 
     def needed(micro_batch_size: int) -> int:
-        return flags.gpus * rank_bytes(shape, micro_batch_size * flags.seq_len, staged)
+        return flags.gpus * rank_bytes(shape, micro_batch_size * recipe.seq_len, staged)
 
     fitting = [
         size
-        for size in (RECIPE_MICRO_BATCH_SIZE, 4, 2, 1)
-        if needed(size) < free and flags.tokens_per_step % (num_ranks * size * flags.seq_len) == 0
+        for size in (MICRO_BATCH_SIZE, 4, 2, 1)
+        if needed(size) < free and recipe.tokens_per_step % (num_ranks * size * recipe.seq_len) == 0
     ]
-    chosen = flags.micro_batch_size or (fitting[0] if fitting else 1)
+    chosen = recipe.micro_batch_size or (fitting[0] if fitting else 1)
     need = needed(chosen)
     if need > free:
         change = f"--micro-batch-size {fitting[0]}" if fitting else machine.remedy
@@ -88,23 +99,16 @@ def fit_cpu(flags: Finetune, shape: ModelConfig, machine: Machine) -> int:
             f"{flags.gpus} CPU ranks with --micro-batch-size {chosen} need about {need / 1e9:.0f} GB, "
             f"and {free / 1e9:.0f} GB are free on {machine.name}. Use {change}."
         )
-    say(
-        f"Ranks: no GPU on {machine.name}, so {num_ranks} CPU ranks run, {cores} cores a node (gloo)"
-    )
-    if flags.micro_batch_size is None and chosen != RECIPE_MICRO_BATCH_SIZE:
-        say(
-            f"Micro-batch: {chosen} sequences instead of {RECIPE_MICRO_BATCH_SIZE}, which fits "
-            f"{machine.name}; a step still takes the same samples"
-        )
-    seconds = step_seconds(shape, flags.tokens_per_step)
-    quick = "; for a quick look: make demo" if seconds > 10 else ""
-    say(
-        f"Estimate: a step of {flags.tokens_per_step:,} tokens takes about {_duration(seconds)}{quick}"
-    )
-    return chosen
+    if recipe.micro_batch_size is not None or chosen == MICRO_BATCH_SIZE:
+        return Fit(chosen, "")
+    return Fit(chosen, f"the largest that fits {machine.name} and the step")
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return about how long something takes, as a person says it: 40 ms, 6 minutes, 3 days."""
     if seconds < 1:
         return f"{1000 * seconds:.0f} ms"
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} minutes"
+    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"

@@ -1,13 +1,14 @@
 """
 What a run starts from: its shards, its first weights and their shape, and the places it writes to.
 
-    shards = find_shards(None)
-    init = find_init("checkpoints/best_model.pt")
+    inputs = find_inputs(flags, store, stored=None, has_begun=False)
+    inputs.places.shards, inputs.shape.num_parameters
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 from instruct_core.checkpoints.steps import (
     SPARE_BYTES,
@@ -17,14 +18,16 @@ from instruct_core.checkpoints.steps import (
     steps_of,
 )
 from instruct_core.config import PRESETS, ModelConfig, TrainConfig
+from instruct_core.data.shards import load_manifest
 from instruct_core.errors import ConfigError, CorruptFileError, MissingError
+from instruct_core.storage.documents import load_document
 from instruct_core.storage.store import Store
 from launch.cluster.slurm import running_array
-from launch.console.lines import say
 from launch.flags.finetune import Finetune
 from launch.runs.model import inspect_weights
 from launch.runs.places import absolute, check_folder, reachable
 from launch.training.fit import SAVED_BYTES_PER_PARAMETER
+from launch.training.settings import Places
 
 SEED_CHECKPOINT = "checkpoints/best_model.pt"
 PREFERRED_SHARDS = ("shards/alpaca", "shards/alpaca-gpt4", "shards/builtin")
@@ -40,9 +43,8 @@ def find_shards(typed: str | None, after: str | None = None) -> str:
     """
     if typed is not None:
         store = Store(absolute(typed))
-        being_made = after is not None or running_array(store) is not None
         with reachable("--shards", typed):
-            there = store.exists("manifest.json") or (being_made and store.exists("plan.json"))
+            there = store.exists("manifest.json") or _is_being_made(store, after)
         if not there:
             raise MissingError(
                 f"Shards {typed} are not there or not finished: no manifest.json in it. "
@@ -60,27 +62,100 @@ def find_shards(typed: str | None, after: str | None = None) -> str:
     return absolute(PREFERRED_SHARDS[-1])
 
 
-def find_init(typed: str | None) -> str:
+class Inputs(NamedTuple):
+    """What a run starts from."""
+
+    places: Places
+    shape: ModelConfig
+    init: str  # in words
+    has_shards: bool  # False where builtin is to be prepared first
+
+
+def find_inputs(
+    flags: Finetune, store: Store, stored: TrainConfig | None, has_begun: bool
+) -> Inputs:
     """
-    Return the weights to start from: "random" or an absolute place that is there.
+    Return what a run starts from; nothing is written, and weights are loaded once to see.
+
+    Args:
+        flags: With the run's own values where none were typed.
+        store: Of the run's checkpoints.
+        stored: Its settings, if it is there.
+        has_begun: It has saved, so it does not need what it started from any more.
 
     Raises:
-        MissingError: The typed one is not there.
+        MissingError: Shards or weights that were typed are not there.
+        ConfigError: Weights cannot be loaded, or do not fit --model or --seq-len.
+    """
+    shards = find_shards(flags.shards, flags.slurm.after)
+    if stored is not None and has_begun and absolute(flags.init or "") == stored.init:
+        init = Init(stored.init, stored.init)
+    elif stored is not None and flags.init == stored.init == "random":
+        init = Init("random", "random weights")
+    else:
+        init = find_init(flags.init)
+    shape = shape_of_run(store) if has_begun else shape_of_init(init.place, flags)
+    found = Store(shards)
+    return Inputs(
+        Places(shards, init.place, flags.checkpoints, flags.runs),
+        shape,
+        init.words,
+        has_shards=found.exists("manifest.json") or _is_being_made(found, flags.slurm.after),
+    )
+
+
+def fingerprint_of(shards: str, on_slurm: bool) -> str:
+    """
+    Return the fingerprint of shards that are there, or being made.
+
+    Args:
+        shards: Their place.
+        on_slurm: Whether the job can wait for them.
+
+    Raises:
+        ConfigError: They are still being made, and the job is not on Slurm.
+    """
+    store = Store(shards)
+    if store.exists("manifest.json"):
+        return str(load_manifest(store)["fingerprint"])
+    if not on_slurm:
+        raise ConfigError(
+            f"Shards {shards} are still being made on Slurm. Wait for them, or train on Slurm too."
+        )
+    return str(load_document(store, "plan.json")["fingerprint"])
+
+
+def _is_being_made(shards: Store, after: str | None) -> bool:
+    waits = after is not None or running_array(shards) is not None
+    return waits and shards.exists("plan.json")
+
+
+class Init(NamedTuple):
+    """Weights to start from: "random" or an absolute place; and the same in words."""
+
+    place: str
+    words: str
+
+
+def find_init(typed: str | None) -> Init:
+    """
+    Return the weights to start from.
+
+    Raises:
+        MissingError: The typed ones are not there.
     """
     if typed is None:
         if Path(SEED_CHECKPOINT).exists():
-            say(f"Init: {SEED_CHECKPOINT}")
-            return absolute(SEED_CHECKPOINT)
-        say(f"Init: random weights (no {SEED_CHECKPOINT} here)")
-        return "random"
+            return Init(absolute(SEED_CHECKPOINT), SEED_CHECKPOINT)
+        return Init("random", f"random weights (no {SEED_CHECKPOINT} here)")
     if typed == "random":
-        return typed
+        return Init(typed, "random weights")
     folder, _, name = absolute(typed).rpartition("/")
     with reachable("--init", typed):
         there = Store(folder or "/").exists(name)
     if not there:
         raise MissingError(f"--init {typed} is not there. Give another path, or --init random.")
-    return absolute(typed)
+    return Init(absolute(typed), typed)
 
 
 def check_places(config: TrainConfig, shape: ModelConfig) -> None:
@@ -115,7 +190,7 @@ def shape_of_init(init: str, flags: Finetune) -> ModelConfig:
     """
     if init == "random":
         return PRESETS[flags.model or "gpt2"]
-    return inspect_weights(init, flags.model or "", flags.seq_len).shape
+    return inspect_weights(init, flags.model or "", flags.recipe.seq_len).shape
 
 
 def shape_of_run(store: Store) -> ModelConfig:

@@ -1,24 +1,25 @@
 """
-From flags to the settings of a run: defaults found on this machine, and nothing chosen in silence.
+From flags to the settings of a run: every default filled in, and the reason for each that depends
+on the machine.
 
-    config = resolve(flags, places, "my-run", shape)
+    config, why = resolve(flags, places, "my-run", shape, machine)
 
-Each default that depends on what is here is said in one line. What a person typed is taken as it
-is, or refused with the change that fits.
+What a person typed is taken as it is, or refused with the change that fits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any, NamedTuple
 
-from instruct_core.config import IDENTITY, ModelConfig, TrainConfig
+from instruct_core.config import ModelConfig, TrainConfig, identity_of
 from instruct_core.errors import ConfigError, RunConflictError
+from instruct_core.recipe import MICRO_BATCH_SIZE, Recipe, flag_of
 from launch.cluster.machine import Machine
 from launch.flags.finetune import Finetune
 from launch.flags.slurm import SlurmFlags
-from launch.training.fit import RECIPE_MICRO_BATCH_SIZE, fit_cpu
+from launch.training.fit import Fit, fit_cpu
 
 
 class Places(NamedTuple):
@@ -30,71 +31,55 @@ class Places(NamedTuple):
     runs: str
 
 
+class Settings(NamedTuple):
+    """A run's settings, and why its micro-batch is not the recipe's own ("" where it is)."""
+
+    config: TrainConfig
+    why_micro_batch: str
+
+
 def resolve(
     flags: Finetune, places: Places, run: str, shape: ModelConfig, machine: Machine
-) -> TrainConfig:
+) -> Settings:
     """
     Return the settings of a run on such nodes; the shards' fingerprint is left to be filled in.
 
     Raises:
         ConfigError: Something does not fit the machine or the model; names the change that does.
     """
-    model = flags.model or ("gpt2" if places.init == "random" else "")
-    if flags.seq_len > shape.max_seq_len:
-        raise ConfigError(f"--seq-len must be at most {shape.max_seq_len}, got {flags.seq_len}.")
-    gpus_here = machine.num_gpus
+    recipe, gpus_here = flags.recipe, machine.num_gpus
+    if recipe.seq_len > shape.max_seq_len:
+        raise ConfigError(f"--seq-len must be at most {shape.max_seq_len}, got {recipe.seq_len}.")
     if 0 < gpus_here < flags.gpus:
         raise ConfigError(
             f"--gpus must be at most {gpus_here} on {machine.name}, got {flags.gpus}. "
             f"Use --gpus {gpus_here}."
         )
-    precision = flags.precision
-    if precision == "auto":
-        precision = "bf16" if gpus_here else "fp32"
     if gpus_here:
-        micro_batch_size = flags.micro_batch_size or RECIPE_MICRO_BATCH_SIZE
+        fit = Fit(recipe.micro_batch_size or MICRO_BATCH_SIZE, "")
     else:
-        micro_batch_size = fit_cpu(flags, shape, machine)
+        fit = fit_cpu(flags, shape, machine)
+    chosen = {
+        "decay_steps": recipe.decay_steps or recipe.max_steps,
+        "min_learning_rate": (
+            recipe.learning_rate / 10
+            if recipe.min_learning_rate is None
+            else recipe.min_learning_rate
+        ),
+        "precision": (
+            recipe.precision if recipe.precision != "auto" else "bf16" if gpus_here else "fp32"
+        ),
+        "micro_batch_size": fit.micro_batch_size,
+    }
     config = TrainConfig(
         run=run,
-        shards=places.shards,
-        checkpoints=places.checkpoints,
-        runs=places.runs,
-        init=places.init,
-        model=model,
+        model=flags.model or ("gpt2" if places.init == "random" else ""),
         data_fingerprint="",
-        max_steps=flags.max_steps,
-        decay_steps=flags.decay_steps or flags.max_steps,
-        seq_len=flags.seq_len,
-        micro_batch_size=micro_batch_size,
-        tokens_per_step=flags.tokens_per_step,
-        learning_rate=flags.learning_rate,
-        min_learning_rate=(
-            flags.learning_rate / 10 if flags.min_learning_rate is None else flags.min_learning_rate
-        ),
-        warmup_steps=flags.warmup_steps,
-        weight_decay=flags.weight_decay,
-        beta1=flags.beta1,
-        beta2=flags.beta2,
-        epsilon=flags.epsilon,
-        clip=flags.clip,
-        dropout=flags.dropout,
-        loss_on=flags.loss_on,
-        precision=precision,
-        seed=flags.seed,
-        eval_every=flags.eval_every,
-        save_every=flags.save_every,
-        save_every_minutes=flags.save_every_minutes,
-        async_save=flags.async_save,
-        max_unsaved_minutes=flags.max_unsaved_minutes,
-        keep_checkpoints=flags.keep_checkpoints,
-        keep_every=flags.keep_every,
-        compile=flags.compile,
-        deterministic=flags.deterministic,
-        record_samples=flags.record_samples,
+        **places._asdict(),
+        **recipe.values | chosen,
     )
     config.grad_accum_steps(flags.nodes * flags.gpus)  # raises with the change that fits
-    return config
+    return Settings(config, fit.why)
 
 
 def resumed_flags(stored: TrainConfig, asked: Mapping[str, Any]) -> Finetune:
@@ -105,13 +90,16 @@ def resumed_flags(stored: TrainConfig, asked: Mapping[str, Any]) -> Finetune:
         stored: Its settings.
         asked: What it asked for last time, as `asked_of` gives it.
     """
-    names = Finetune.__dataclass_fields__.keys() & TrainConfig.__dataclass_fields__.keys()
-    values = {name: getattr(stored, name) for name in sorted(names)}
-    slurm = {
-        k: v for k, v in asked.get("slurm", {}).items() if k in SlurmFlags.__dataclass_fields__
-    }
+    known = {field.name for field in fields(SlurmFlags)}
+    slurm = {name: value for name, value in asked.get("slurm", {}).items() if name in known}
     return Finetune(
-        **values | {"model": stored.model or None},
+        run=stored.run,
+        shards=stored.shards,
+        init=stored.init,
+        model=stored.model or None,
+        checkpoints=stored.checkpoints,
+        runs=stored.runs,
+        recipe=Recipe(**stored.values),
         nodes=int(asked.get("nodes", 1)),
         gpus=int(asked.get("gpus", 1)),
         slurm=SlurmFlags(**slurm),
@@ -131,15 +119,23 @@ def refuse_conflicts(config: TrainConfig, stored: TrainConfig) -> None:
     Raises:
         RunConflictError: Names each setting, the run's value and the typed one.
     """
-    differing = [n for n in (*IDENTITY, "init") if getattr(config, n) != getattr(stored, n)]
+    now, before = (identity_of(c) | {"init": c.init} for c in (config, stored))
+    differing = [
+        _difference(name, before[name], now[name]) for name in now if now[name] != before[name]
+    ]
     if differing:
-        pairs = [f"{n} is {getattr(stored, n)}, got {getattr(config, n)}" for n in differing]
         raise RunConflictError(
-            f"Run {config.run} cannot go on with other settings: {'; '.join(pairs)}. "
-            "Leave them away, or begin another --run."
+            f"Run {config.run} cannot go on with other settings: {'; '.join(differing)}. "
+            "Leave them out, or begin another --run."
         )
     if config.max_steps < stored.max_steps:
         raise RunConflictError(
             f"Run {config.run} was begun for --max-steps {stored.max_steps}, got {config.max_steps}. "
             "It can only grow."
         )
+
+
+def _difference(name: str, before: Any, now: Any) -> str:
+    if name == "data_fingerprint":
+        return f"--shards has other data (fingerprint {now[:12]}, not {before[:12]})"
+    return f"{flag_of(name)} is {before}, got {now}"

@@ -1,35 +1,79 @@
 """
-A training run on its way into Slurm's queue: what it asks for, checked, shown, submitted.
+Where a run is sent: into Slurm's queue, or to this machine. Both are asked the same questions.
 
-    queued = QueuedRun(flags, "my-run")
-    config = resolve(..., queued.machine)
-    queued.check(config, folder)
-    job = queued.submit(FinetuneJob(config, version), folder, ledger)
+    submission = choose_submission(flags, "my-run")
+    config, _ = resolve(..., submission.machine)
+    notes = submission.check(config, folder)
+    submitted = submission.submit(FinetuneJob(config, version), folder, lock, slurm_note)
+    exit_code = submitted.follow()
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple, Protocol
 
 from instruct_core.config import TrainConfig
+from instruct_core.errors import ConfigError
 from instruct_core.storage.store import Store
 from jobs.finetune import FinetuneJob
-from jobs.ledger import read_ledger
+from jobs.ledger import newest_timed_save
 from jobs.survival.deadline import needed_seconds
-from launch.cluster.machine import Machine
+from launch.cluster.local import LocalJob, submit_local
+from launch.cluster.lock import RunLock
+from launch.cluster.machine import Machine, choose_cluster, this_machine
 from launch.cluster.partition import cluster_limits
 from launch.cluster.request import request_of, resources_of
 from launch.cluster.script import Resources, batch_script
 from launch.cluster.slurm import SlurmJob, running_array, submit_slurm, test_submission
-from launch.console.lines import say
 from launch.flags.finetune import Finetune
-from launch.runs.places import absolute
+from launch.runs.follower import watch, watch_slurm
 
 
-class QueuedRun:
+class Submitted(NamedTuple):
+    """A job on its way."""
+
+    job: LocalJob | SlurmJob
+    next_step: str  # what can be typed now
+    follow: Callable[[], int]  # shows how it goes if that was asked for; returns the exit code
+
+
+class Submission(Protocol):
+    """What a launch asks of the place where its job will run."""
+
+    where: str  # in words
+    machine: Machine  # what one node gives the run
+    minutes: int | None  # of one start; None where nothing limits it
+
+    def check(self, config: TrainConfig, folder: Path) -> list[str]:
+        """Have the job judged, and return what a person should know beforehand."""
+
+    def script(self, config: TrainConfig, folder: Path) -> str:
+        """Return the batch script as it would be submitted; "" where there is none."""
+
+    def submit(
+        self, function: FinetuneJob, folder: Path, lock: RunLock, slurm_note: Path
+    ) -> Submitted:
+        """Start or queue the job, and note it beside the run."""
+
+
+def choose_submission(flags: Finetune, run: str) -> Submission:
     """
-    What a run asks of Slurm.
+    Return where a run's job goes.
+
+    Raises:
+        ConfigError: It cannot go where it was sent, or does not fit there.
+        SlurmError: Slurm does not answer.
+    """
+    cluster, why = choose_cluster(flags.cluster)
+    return OnSlurm(flags, run) if cluster == "slurm" else OnThisMachine(flags, why)
+
+
+class OnSlurm:
+    """
+    A run in Slurm's queue.
 
     Args:
         flags: What the person typed.
@@ -42,53 +86,56 @@ class QueuedRun:
 
     def __init__(self, flags: Finetune, run: str) -> None:
         self._flags, self._run = flags, run
-        self._request = request_of(flags.slurm, flags.nodes, flags.gpus)
-        for note in self._request.notes:
-            say(note)
-
-    @property
-    def machine(self) -> Machine:
-        """What one node gives the run."""
-        request = self._request
-        return Machine(
+        self._request = request = request_of(flags.slurm, flags.nodes, flags.gpus)
+        self.minutes: int | None = request.minutes
+        self.where = f"Slurm, {request.where}"
+        self.machine = Machine(
             request.gpus_per_node,
-            request.cpus_per_task * self._flags.gpus,
+            request.cpus_per_task * flags.gpus,
             request.mem_mb * 2**20,
             f"a node of partition {request.partition}",
             "more --mem, fewer --gpus or a smaller --model",
         )
 
-    def check(self, config: TrainConfig, folder: Path) -> None:
-        """Have Slurm judge the job, and say what a person should know beforehand."""
+    def check(self, config: TrainConfig, folder: Path) -> list[str]:
+        """Have Slurm judge the job, and return what a person should know beforehand."""
+        notes = list(self._request.notes)
         start = test_submission(folder, self._resources(config))
         if start:
-            say(f"Expected start: {start}")
+            notes.append(f"Expected start: {start}")
         if not cluster_limits().requeue_by_default:
-            say(
+            notes.append(
                 "Requeue: this cluster does not requeue jobs by itself (JobRequeue=0), so the job asks "
                 "for it (--requeue); should Slurm refuse, a follow-up job is chained "
                 "(--dependency=singleton)"
             )
+        return notes
 
-    def show(self, config: TrainConfig, folder: Path) -> None:
-        """Print the batch script as it would be submitted."""
-        say(f"\n{batch_script(folder / 'NEXT', self._resources(config))}")
+    def script(self, config: TrainConfig, folder: Path) -> str:
+        """Return the batch script as it would be submitted."""
+        return batch_script(folder / "NEXT", self._resources(config))
 
-    def submit(self, function: FinetuneJob, folder: Path, ledger: str) -> SlurmJob:
-        """Queue the job; return it."""
+    def submit(
+        self, function: FinetuneJob, folder: Path, lock: RunLock, slurm_note: Path
+    ) -> Submitted:
+        """Queue the job, and note it beside the run."""
+        run = self._run
         submit_slurm(function, folder, self._resources(function.config))
-        return SlurmJob(folder, ledger)
+        job = SlurmJob(folder, f"{function.config.runs}/{run}")
+        job.write_note(slurm_note)
+        next_step = (
+            f"python launch/logs.py {run} -f; save and end it: scancel {job.job_id}; go on later: "
+            "the same command again"
+        )
+        follow = self._flags.follow
+        return Submitted(job, next_step, lambda: watch_slurm(job, run) if follow else 0)
 
     def _resources(self, config: TrainConfig) -> Resources:
         flags = self._flags
-        saves = [
-            event
-            for event in read_ledger(Store(absolute(config.runs)) / self._run)
-            if event["event"] == "saved"
-        ]
+        save = newest_timed_save(Store(config.runs) / self._run)
         needed = 0.0
-        if saves:
-            needed = needed_seconds(saves[-1].get("step_seconds", 0.0), saves[-1]["seconds"])
+        if save is not None:
+            needed = needed_seconds(save.get("step_seconds", 0.0), save["seconds"])
         one = resources_of(f"instruct-{self._run}", flags.slurm, self._request, needed)
         making = running_array(Store(config.shards))
         after = (*one.after, *(making.job_ids if making is not None else ()))
@@ -98,3 +145,46 @@ class QueuedRun:
             tasks_per_node=flags.gpus,
             after=tuple(dict.fromkeys(after)),
         )
+
+
+class OnThisMachine:
+    """
+    A run on this machine.
+
+    Args:
+        flags: What the person typed.
+        why: Why here, if that was not typed.
+
+    Raises:
+        ConfigError: More machines than this one were asked for.
+    """
+
+    def __init__(self, flags: Finetune, why: str) -> None:
+        if flags.nodes != 1:
+            raise ConfigError(
+                f"--nodes must be 1 on this machine, got {flags.nodes}. Use --nodes 1 and more --gpus."
+            )
+        self._num_tasks = flags.gpus
+        self.where = f"this machine ({why})" if why else "this machine"
+        self.machine = this_machine()
+        self.minutes: int | None = None
+
+    def check(self, config: TrainConfig, folder: Path) -> list[str]:
+        """Return no notes: nobody has to judge the job."""
+        return []
+
+    def script(self, config: TrainConfig, folder: Path) -> str:
+        """Return "": there is no batch script."""
+        return ""
+
+    def submit(
+        self, function: FinetuneJob, folder: Path, lock: RunLock, slurm_note: Path
+    ) -> Submitted:
+        """Start the job, which holds the lock as long as it lives."""
+        config = function.config
+        slurm_note.unlink(missing_ok=True)  # of an earlier job on Slurm, which has ended
+        job = submit_local(function, folder, self._num_tasks, lock)
+        job.ledger = f"{config.runs}/{config.run}"
+        lock.note(job.pid, folder, job.ledger)
+        next_step = f"Ctrl-C saves and stops; curves: tensorboard --logdir {config.runs}"
+        return Submitted(job, next_step, lambda: watch(job, config.run))

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import socket
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-import torch
 import torch.distributed as dist
 
+from jobs import world
 from jobs.world import World, process_group, share_cores
 
 
@@ -35,13 +35,10 @@ def test_ranks_of_one_start_meet_on_any_free_port(tmp_path: Path) -> None:
 
 
 def test_peer_that_only_slurm_can_resolve_is_no_obstacle(monkeypatch: pytest.MonkeyPatch) -> None:
-    from jobs.world import _own_address
-
     monkeypatch.setenv("SLURM_LAUNCH_NODE_IPADDR", "192.0.2.7")
-    monkeypatch.setattr(socket, "getaddrinfo", None)
 
-    assert _own_address("no-such-host.invalid") == "192.0.2.7"
-    assert _own_address("127.0.0.1") == "127.0.0.1"
+    assert world._own_address("no-such-host.invalid") == "192.0.2.7"
+    assert world._own_address("127.0.0.1") == "127.0.0.1"
 
 
 @pytest.mark.parametrize(
@@ -64,9 +61,10 @@ def test_threads_are_a_share_of_the_cores_unless_someone_says_otherwise(
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)))
     chosen: list[int] = []
-    monkeypatch.setattr(torch, "set_num_threads", chosen.append)
+    here = SimpleNamespace(environ=os.environ, sched_getaffinity=lambda pid: set(range(cores)))
+    monkeypatch.setattr(world, "os", here)
+    monkeypatch.setattr(world, "torch", SimpleNamespace(set_num_threads=chosen.append))
 
     share_cores(processes)
 

@@ -7,6 +7,7 @@ import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,7 +18,9 @@ from instruct_core.checkpoints.loader import load_newest
 from instruct_core.checkpoints.retention import Keep, Retention, kept_steps
 from instruct_core.checkpoints.steps import SPARE_BYTES, committed_steps, step_name
 from instruct_core.checkpoints.writer import Checkpoints
+from instruct_core.storage import disk
 from instruct_core.storage.store import Store
+from tests.faults import Faults
 
 
 def begin(folder: Path) -> Checkpoints:
@@ -67,23 +70,21 @@ def test_best_and_every_tenth_remain_beside_the_last_two(tmp_path: Path) -> None
     assert committed_steps(checkpoints.store) == [6, 10, 13, 14]
 
 
-def test_nothing_goes_when_what_stays_is_not_what_was_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_goes_when_what_stays_is_not_what_was_written(tmp_path: Path) -> None:
     """A disk that flips a bit and says nothing, and a run that keeps one checkpoint."""
     checkpoints = begin(tmp_path)
     save(checkpoints, 1, Keep(last=1))
-    real = os.write
 
-    def flip(descriptor: int, data: bytes) -> int:
+    def flip(data: bytes) -> bytes:
         changed = bytearray(data)
         changed[-1] ^= 1
-        return real(descriptor, changed if len(changed) > 3000 else data)
+        return bytes(changed) if len(changed) > 3000 else data
 
-    monkeypatch.setattr(os, "write", flip)
-    with pytest.raises(OSError, match=r"xxh3 differs from the manifest\. It is set aside"):
+    with (
+        Faults(1, spoil=flip, times=1000),
+        pytest.raises(OSError, match=r"xxh3 differs from the manifest\. It is set aside"),
+    ):
         save(checkpoints, 2, Keep(last=1))
-    monkeypatch.undo()
 
     assert committed_steps(checkpoints.store) == [1]
     checkpoints = begin(tmp_path)
@@ -177,21 +178,16 @@ def test_disk_without_inodes_fails_the_save(small_disk: Path) -> None:
         save(checkpoints, 1, Keep())
 
 
-def test_quota_that_free_space_does_not_show_makes_the_next_save_prune(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_quota_that_free_space_does_not_show_makes_the_next_save_prune(tmp_path: Path) -> None:
     checkpoints = begin(tmp_path)
     for step in (1, 2, 3):
         save(checkpoints, step, Keep(last=9))
-    real = os.write
 
-    def refuse(descriptor: int, data: bytes) -> int:
+    def refuse(data: bytes) -> bytes:
         raise OSError(errno.EDQUOT, "Disk quota exceeded")
 
-    monkeypatch.setattr(os, "write", refuse)
-    with pytest.raises(OSError, match="quota"):
+    with Faults(1, spoil=refuse, times=1000), pytest.raises(OSError, match="quota"):
         save(checkpoints, 4, Keep(last=9))
-    monkeypatch.setattr(os, "write", real)
 
     assert save(checkpoints, 4, Keep(last=9)) == [1, 2]
     assert committed_steps(checkpoints.store) == [3, 4]
@@ -247,6 +243,6 @@ def test_disk_that_does_not_tell_its_size_is_not_full(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = os.statvfs_result((4096, 4096, 0, 0, 0, 0, 0, 0, 0, 255))
-    monkeypatch.setattr(os, "statvfs", lambda path: found)
+    monkeypatch.setattr(disk, "os", SimpleNamespace(statvfs=lambda path: found))
 
     assert Store(tmp_path).free() is None

@@ -230,7 +230,7 @@ def test_run_ends_only_without_a_good_checkpoint_for_too_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = [1000.0]
-    monkeypatch.setattr(saving.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(saving, "monotonic", lambda: clock[0])
     desk = Desk(tmp_path, replace(CONFIG, max_unsaved_minutes=10, async_save=False))
     desk.checkpoints.go.set()
     desk.checkpoints.failures = 100
@@ -256,7 +256,7 @@ def test_run_that_cannot_save_at_a_stop_says_so(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slept: list[float] = []
-    monkeypatch.setattr(saving.time, "sleep", slept.append)
+    monkeypatch.setattr(saving, "sleep", slept.append)
     desk.checkpoints.failures = 100
     desk.checkpoints.go.set()
 
@@ -292,7 +292,7 @@ def test_attempt_that_was_overtaken_ends_at_its_next_save(desk: Desk) -> None:
 
 def test_save_is_due_by_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [1000.0]
-    monkeypatch.setattr(saving.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(saving, "monotonic", lambda: clock[0])
     desk = Desk(tmp_path, replace(CONFIG, save_every_minutes=2.0, async_save=False))
     desk.checkpoints.go.set()
 

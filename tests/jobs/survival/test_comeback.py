@@ -139,7 +139,7 @@ def test_job_that_is_cancelled_while_slurm_is_away_stays_cancelled(
     batch: Batch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch.slurm(more="case $* in requeue*) echo away >&2; exit 1;; esac")
-    monkeypatch.setattr(module.time, "sleep", lambda seconds: batch.slurm(state="COMPLETING"))
+    monkeypatch.setattr(module, "sleep", lambda seconds: batch.slurm(state="COMPLETING"))
 
     after_step()
 

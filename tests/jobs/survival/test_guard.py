@@ -7,26 +7,27 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from jobs.slurm import JobRecord
-from jobs.survival import guard as guard_module
+from jobs.survival import deadline as deadline_module
 from jobs.survival.deadline import HANG_EXIT_CODE, Deadline
+from tests.conftest import wait_for
 from tests.fakes import record
 
 HANGS = """
-import sys, threading, time
+import sys, threading
 from pathlib import Path
-from jobs import guard
+from jobs.survival import guard
 guard.HANG_SECONDS, guard.HANG_STEPS, guard.STACKS_GRACE_SECONDS = 0.5, 3, 0.1
 guard.POLL_SECONDS = 0.05
 with guard.Guard(lambda: False, Path(sys.argv[1]), rank=2) as watched:
     for _ in range(5):
         watched.working("step")
-        time.sleep(0.3)
     watched.working(sys.argv[2])
     threading.Event().wait(2.0 if sys.argv[2] == "save" else 60.0)
 """
@@ -35,7 +36,7 @@ with guard.Guard(lambda: False, Path(sys.argv[1]), rank=2) as watched:
 SUSPENDED = """
 import sys, time
 from pathlib import Path
-from jobs import guard
+from jobs.survival import guard
 guard.HANG_SECONDS, guard.HANG_STEPS, guard.POLL_SECONDS = 1.0, 1, 0.02
 with guard.Guard(lambda: False, Path(sys.argv[1]), rank=2) as watched:
     for step in range(60):
@@ -89,18 +90,22 @@ class Scheduler:
         self.warned: list[int] = []
         monkeypatch.setenv("SLURM_JOB_ID", "7")
         monkeypatch.delenv("SLURM_RESTART_COUNT", raising=False)
-        monkeypatch.setattr(guard_module, "show_job", lambda job_id: self.job)
-        monkeypatch.setattr(guard_module, "run_client", self.requeued.append)
-        monkeypatch.setattr(os, "kill", lambda pid, signum: self.warned.append(signum))
+        monkeypatch.setattr(deadline_module, "show_job", lambda job_id: self.job)
+        monkeypatch.setattr(deadline_module, "run_client", self.requeued.append)
+        self.now = time.time()
+        monkeypatch.setattr(deadline_module, "utc_seconds", lambda: self.now)
 
     def ends_in(self, seconds: float, **facts: object) -> None:
-        end = datetime.now() + timedelta(seconds=seconds)
+        end = datetime.fromtimestamp(self.now) + timedelta(seconds=seconds)
         self.job = record(end=end.isoformat(timespec="milliseconds"), **facts)  # type: ignore[arg-type]
 
 
 @pytest.fixture
-def scheduler(monkeypatch: pytest.MonkeyPatch) -> Scheduler:
-    return Scheduler(monkeypatch)
+def scheduler(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scheduler]:
+    scheduler = Scheduler(monkeypatch)
+    before = signal.signal(signal.SIGUSR1, lambda signum, frame: scheduler.warned.append(signum))
+    yield scheduler
+    signal.signal(signal.SIGUSR1, before)
 
 
 def test_run_warns_itself_where_slurm_would_be_too_late(scheduler: Scheduler) -> None:
@@ -114,6 +119,7 @@ def test_run_warns_itself_where_slurm_would_be_too_late(scheduler: Scheduler) ->
     scheduler.ends_in(80)
     deadline.look(stop_noted=False, step_seconds=10.0)
     deadline.look(stop_noted=False, step_seconds=10.0)
+    wait_for(lambda: scheduler.warned, "the warning")
     assert scheduler.warned == [signal.SIGUSR1]
 
 
@@ -136,7 +142,7 @@ def test_ranks_that_do_not_come_to_a_step_are_requeued_before_the_kill(
     deadline.look(stop_noted=True, step_seconds=1.0)
     assert not scheduler.requeued
 
-    time.sleep(0.4)  # the deadline is a time, not an event
+    scheduler.now += 0.4
     deadline.look(stop_noted=True, step_seconds=1.0)
     deadline.look(stop_noted=True, step_seconds=1.0)
 
@@ -164,7 +170,7 @@ def test_job_cancelled_after_the_warning_is_not_brought_back(scheduler: Schedule
     deadline.look(stop_noted=True, step_seconds=1.0)
 
     scheduler.ends_in(3.1, state="COMPLETING")
-    time.sleep(0.2)  # the deadline is a time, not an event
+    scheduler.now += 0.2
     deadline.look(stop_noted=True, step_seconds=1.0)
 
     assert not scheduler.requeued

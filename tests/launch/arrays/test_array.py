@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -37,6 +39,17 @@ def work_of(tmp_path: Path, num_rows: int = 600) -> Work:
     )
 
 
+@pytest.fixture
+def before() -> Iterator[Any]:
+    """What TERM does before an array is run."""
+
+    def handler(signum: int, frame: FrameType | None) -> None: ...
+
+    outside = signal.signal(signal.SIGTERM, handler)
+    yield handler
+    signal.signal(signal.SIGTERM, outside)
+
+
 class EndedJob:
     """A job that has ended well, and noted how TERM was handled when it was started."""
 
@@ -51,9 +64,9 @@ class EndedJob:
 
 
 def test_term_ends_the_tasks_and_is_what_it_was_afterwards(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: Any
 ) -> None:
-    before, jobs = signal.getsignal(signal.SIGTERM), list[EndedJob]()
+    jobs = list[EndedJob]()
 
     def submit(*args: Any, **kwargs: Any) -> EndedJob:
         jobs.append(EndedJob())
@@ -69,10 +82,8 @@ def test_term_ends_the_tasks_and_is_what_it_was_afterwards(
 
 
 def test_term_is_what_it_was_after_an_interrupt(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: Any
 ) -> None:
-    before = signal.getsignal(signal.SIGTERM)
-
     def submit(*args: Any, **kwargs: Any) -> EndedJob:
         signal.raise_signal(signal.SIGTERM)
         return EndedJob()

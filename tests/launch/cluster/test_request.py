@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from launch.cluster.partition import gpus_in, minutes_of
-from launch.cluster.request import lead_of
+from instruct_core.errors import ConfigError
+from launch.cluster.partition import Node, gpus_in, minutes_of
+from launch.cluster.request import lead_of, nodes_that_fit, share_of
 from launch.cluster.script import array_text
+from launch.flags.slurm import SlurmFlags
 
 
 @pytest.mark.parametrize(
@@ -44,3 +46,67 @@ def test_lead_follows_what_was_measured_and_leaves_time_to_train() -> None:
     assert lead_of(1440, None, 300.2) == 301
     assert lead_of(5, None, 0.0) == 60
     assert lead_of(5, 250, 0.0) == 250
+
+
+NODES = [
+    Node("node1", cores=16, memory_mb=64_000, gpus=4, features=()),
+    Node("node2", cores=8, memory_mb=16_000, gpus=2, features=()),
+    Node("node3", cores=4, memory_mb=8_000, gpus=0, features=()),
+]
+
+
+@pytest.mark.parametrize(
+    ("ranks", "wants_gpus", "expected"),
+    [
+        (1, True, ["node1", "node2"]),
+        (4, True, ["node1"]),
+        (8, False, ["node1", "node2", "node3"]),
+    ],
+)
+def test_nodes_with_enough_gpus_fit(ranks: int, wants_gpus: bool, expected: list[str]) -> None:
+    assert [n.name for n in nodes_that_fit(NODES, ranks, wants_gpus, "low")] == expected
+
+
+def test_ranks_run_on_cores_where_no_node_has_gpus() -> None:
+    nodes = [node._replace(gpus=0) for node in NODES]
+
+    assert [node.name for node in nodes_that_fit(nodes, 6, True, "low")] == ["node1", "node2"]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "where"), [(NODES, "a node"), (NODES[2:], "the cores of a node")]
+)
+def test_more_ranks_than_any_node_has_room_for_are_refused(nodes: list[Node], where: str) -> None:
+    with pytest.raises(ConfigError, match=f"--gpus must be at most 4 in {where} of partition low"):
+        nodes_that_fit(nodes, 5, True, "low")
+
+
+@pytest.mark.parametrize(
+    ("ranks", "wants_gpus", "flags", "expected"),
+    [
+        (2, True, SlurmFlags(), (2, 4, 16_000)),  # of the node with the least memory a core
+        (2, True, SlurmFlags(cpus_per_task=1), (2, 1, 4_000)),
+        (1, False, SlurmFlags(), (0, 1, 2_000)),
+        (1, False, SlurmFlags(mem=3), (0, 1, 3 * 1024)),
+    ],
+)
+def test_share_goes_with_the_ranks(
+    ranks: int, wants_gpus: bool, flags: SlurmFlags, expected: tuple[int, int, int]
+) -> None:
+    nodes = nodes_that_fit(NODES, ranks, wants_gpus, "low")
+
+    assert share_of(nodes, flags, ranks, wants_gpus, "low") == expected
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (SlurmFlags(cpus_per_task=9), "--cpus-per-task must be at most 8 for 2 ranks"),
+        (SlurmFlags(mem=63), "--mem must be at most 62.5 GB in partition low, got 63"),
+    ],
+)
+def test_more_than_a_node_has_is_refused(flags: SlurmFlags, message: str) -> None:
+    nodes = nodes_that_fit(NODES, 2, True, "low")
+
+    with pytest.raises(ConfigError, match=message):
+        share_of(nodes, flags, 2, True, "low")

@@ -1,0 +1,144 @@
+"""
+How a model is trained: every hyperparameter once, with its default, its help and its rule. No torch.
+
+    recipe = Recipe(max_steps=400, learning_rate=1e-3)
+    recipe.check()
+    recipe.identity              # the settings that a run keeps for life
+
+The fields are flags of launch/finetune.py; the text below each is its help. Some of them can be left
+out, and are chosen when the machine is known: `TrainConfig` is a recipe in which all have a value.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from typing import Annotated, Any, Literal, NamedTuple
+
+from instruct_core.errors import ConfigError
+
+RARE = "rare"  # Annotated[float, RARE]: left out of --help, shown by --help-all
+MICRO_BATCH_SIZE = 8  # where a GPU is there, or the machine's memory suffices
+
+Precision = Literal["auto", "fp32", "bf16"]
+
+
+class Rule(NamedTuple):
+    """Which values of a setting make sense anywhere; None stands for a default chosen later."""
+
+    words: str
+    holds: Callable[[Any], bool]
+
+
+AT_LEAST_ONE = Rule("at least 1", lambda value: value >= 1)
+AT_LEAST_ZERO = Rule("at least 0", lambda value: value >= 0)
+MORE_THAN_ZERO = Rule("more than 0", lambda value: 0 < value < math.inf)
+A_SHARE = Rule("from 0 up to but not including 1", lambda value: 0 <= value < 1)
+TWO_OR_MORE = Rule("at least 2", lambda value: value >= 2)
+A_SEED = Rule("at least 0 and less than 2**63", lambda value: 0 <= value < 2**63)
+ANY = Rule("", lambda value: True)
+
+
+def _decides(default: Any, rule: Rule = ANY) -> Any:
+    """Declare a setting that decides the weights a run ends with: the run keeps it for life."""
+    return field(default=default, metadata={"rule": rule, "is_identity": True})
+
+
+def _may_change(default: Any, rule: Rule = ANY) -> Any:
+    """Declare a setting that may differ at every resume: machines, cadence, a later end."""
+    return field(default=default, metadata={"rule": rule, "is_identity": False})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a model is trained."""
+
+    max_steps: int = _may_change(2000, AT_LEAST_ONE)
+    """Optimizer steps; a finished run goes on when this grows."""
+    decay_steps: Annotated[int | None, RARE] = _decides(None, AT_LEAST_ONE)
+    """Step at which the cosine ends (default: --max-steps of the first launch)."""
+    seq_len: int = _decides(1024, TWO_OR_MORE)
+    """Tokens per packed sequence."""
+    micro_batch_size: int | None = _may_change(None, AT_LEAST_ONE)
+    """Sequences per rank and forward (default: 8, or what fits a machine without GPUs)."""
+    tokens_per_step: int = _decides(65536, AT_LEAST_ONE)
+    """Tokens per optimizer step over all ranks; gradient accumulation follows from it."""
+    learning_rate: float = _decides(2e-5, MORE_THAN_ZERO)
+    """Peak learning rate, reached after the warmup."""
+    min_learning_rate: float | None = _decides(None, AT_LEAST_ZERO)
+    """Where the cosine ends (default: a tenth of the peak)."""
+    warmup_steps: int = _decides(100, AT_LEAST_ZERO)
+    """Steps over which the learning rate rises from zero."""
+    weight_decay: Annotated[float, RARE] = _decides(0.01, AT_LEAST_ZERO)
+    """Of matrices."""
+    beta1: Annotated[float, RARE] = _decides(0.9, A_SHARE)
+    """AdamW."""
+    beta2: Annotated[float, RARE] = _decides(0.95, A_SHARE)
+    """AdamW."""
+    epsilon: Annotated[float, RARE] = _decides(1e-8, MORE_THAN_ZERO)
+    """AdamW."""
+    clip: Annotated[float, RARE] = _decides(1.0, MORE_THAN_ZERO)
+    """Largest norm of the gradient."""
+    dropout: float = _decides(0.0, A_SHARE)
+    """Probability of dropping an activation, 0..1."""
+    loss_on: Literal["all", "response"] = _decides("all")
+    """Learn all tokens, or only those of the response."""
+    precision: Precision = _decides("auto")  # noqa: RUF009  a field, as all others here
+    """Of matrix products (auto: bf16 on GPUs, fp32 on CPUs); weights are always fp32."""
+    seed: int = _decides(1337, A_SEED)
+    """Of weights, order and dropout."""
+    eval_every: int = _may_change(100, AT_LEAST_ONE)
+    """Steps between evaluations on the whole validation split."""
+    save_every: int = _may_change(100, AT_LEAST_ONE)
+    """Steps between checkpoints; a run killed without warning loses at most so many."""
+    save_every_minutes: float | None = _may_change(None, MORE_THAN_ZERO)
+    """Save as well whenever so many minutes have gone since the last save began."""
+    async_save: bool = _may_change(True)
+    """Train on while a checkpoint is written; costs host memory for a copy of the state."""
+    max_unsaved_minutes: Annotated[float, RARE] = _may_change(60.0, MORE_THAN_ZERO)
+    """While saves fail the run goes on, and ends without a good checkpoint for so many minutes."""
+    keep_checkpoints: int = _may_change(3, AT_LEAST_ONE)
+    """Newest checkpoints that remain, beside the best one by validation loss."""
+    keep_every: Annotated[int, RARE] = _may_change(0, AT_LEAST_ZERO)
+    """Checkpoints of steps divisible by this stay for good (0: none do)."""
+    compile: bool = _may_change(False)
+    """Compile the model with torch.compile: slower to start, faster to run."""
+    deterministic: Annotated[bool, RARE] = _may_change(True)
+    """Use deterministic algorithms on GPUs, without which a resume is not exact to the bit."""
+    record_samples: Annotated[bool, RARE] = _may_change(False)
+    """Write which samples every rank reads at every step into the run's folder."""
+
+    def check(self) -> None:
+        """
+        Refuse values that make sense nowhere.
+
+        Raises:
+            ConfigError: The first such setting; named as a flag.
+        """
+        for setting in fields(Recipe):
+            value, rule = getattr(self, setting.name), setting.metadata["rule"]
+            if value is not None and not rule.holds(value):
+                raise ConfigError(f"{flag_of(setting.name)} must be {rule.words}, got {value}.")
+        low = self.min_learning_rate
+        if low is not None and low > self.learning_rate:
+            raise ConfigError(
+                f"--min-learning-rate must be between 0 and --learning-rate {self.learning_rate}, "
+                f"got {low}."
+            )
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The settings that a run keeps for life."""
+        names = [setting.name for setting in fields(Recipe) if setting.metadata["is_identity"]]
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """All settings by name."""
+        return {setting.name: getattr(self, setting.name) for setting in fields(Recipe)}
+
+
+def flag_of(name: str) -> str:
+    """Return a setting as it is typed: --max-steps."""
+    return f"--{name.replace('_', '-')}"

@@ -1,0 +1,111 @@
+"""
+What a launch is about to do, before it does it: where, on which ranks, with which data, until when.
+
+    for label, text in outlook(plan): ...
+
+Source of the estimate: launch/training/fit.py.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from instruct_core.config import ModelConfig, TrainConfig
+from instruct_core.data.packing import load_packing
+from instruct_core.data.shards import ShardSet, load_manifest
+from instruct_core.errors import ConfigError
+from instruct_core.storage.store import Store
+from launch.training.fit import duration, step_seconds
+from launch.training.submission import Submission
+
+QUICK_LOOK_SECONDS = 10.0  # steps longer than this, and a person may want the demo instead
+
+
+class Plan(NamedTuple):
+    """A launch with nothing left open."""
+
+    config: TrainConfig
+    shape: ModelConfig
+    submission: Submission
+    nodes: int
+    ranks_per_node: int
+    init: str  # in words
+    why_micro_batch: str  # "" where it is what was typed, or the recipe's own
+    step: int  # that the run has reached
+
+    @property
+    def world_size(self) -> int:
+        """Ranks of all nodes."""
+        return self.nodes * self.ranks_per_node
+
+
+def outlook(plan: Plan) -> list[tuple[str, str]]:
+    """
+    Return the rows of a small table.
+
+    Raises:
+        ConfigError: There is no row to train on.
+    """
+    data, epochs = _data(plan)
+    return [
+        ("Where", plan.submission.where),
+        ("Ranks", _ranks(plan)),
+        ("Data", data),
+        ("Time", _time(plan, epochs)),
+    ]
+
+
+def _ranks(plan: Plan) -> str:
+    config, machine, size = plan.config, plan.submission.machine, plan.world_size
+    kind = "GPU" if machine.num_gpus else "CPU rank"
+    ranks = f"{size} {kind}{'s' if size > 1 else ''}"
+    if plan.nodes > 1:
+        ranks += f" on {plan.nodes} nodes"
+    if not machine.num_gpus:
+        ranks += f" (no GPU on {machine.name}: gloo)"
+    why = f", {plan.why_micro_batch}" if plan.why_micro_batch else ""
+    count = config.grad_accum_steps(size)
+    return (
+        f"{ranks}; each takes {count} micro-batch{'es' if count > 1 else ''} of "
+        f"{config.micro_batch_size} a step{why}"
+    )
+
+
+def _data(plan: Plan) -> tuple[str, float | None]:
+    """Return the data in words, and how many epochs the run makes of it, where that is known."""
+    config, store = plan.config, Store(plan.config.shards)
+    model = f"{config.model or 'GPT-2'}, {plan.shape.num_parameters / 1e6:,.1f}M, from {plan.init}"
+    if not store.exists("manifest.json"):
+        return f"{config.shards}, still being made; {model}", None
+    manifest = load_manifest(store)
+    rows = ShardSet(store, "train", manifest)
+    packing = load_packing(
+        store, rows, "train", manifest["fingerprint"], config.seq_len, config.seed
+    )
+    if not len(rows):
+        raise ConfigError(f"Shards {config.shards} have no row to train on. Prepare more rows.")
+    epochs = config.max_steps * config.global_batch_size / max(1, packing.num_sequences)
+    data = (
+        f"{len(rows):,} rows of {config.shards} in {packing.num_sequences:,} sequences, "
+        f"{packing.filled:.1%} filled; {model}"
+    )
+    return data, epochs
+
+
+def _time(plan: Plan, epochs: float | None) -> str:
+    config, left = plan.config, plan.config.max_steps - plan.step
+    steps = f"{left:,} of {config.max_steps:,} steps to go" if plan.step else f"{left:,} steps"
+    if epochs is not None:
+        steps += f" ({epochs:.1f} epochs)" if not plan.step else f" ({epochs:.1f} epochs in all)"
+    minutes = plan.submission.minutes
+    if plan.submission.machine.num_gpus:
+        return steps
+    seconds = step_seconds(plan.shape, config.tokens_per_step)
+    text = (
+        f"{steps}; a step of {config.tokens_per_step:,} tokens takes about {duration(seconds)}, all of "
+        f"them {duration(seconds * left)}"
+    )
+    if minutes is not None and (starts := math.ceil(seconds * left / (60 * minutes))) > 1:
+        text += f", {starts:,} starts"
+    return text + ("; for a quick look: make demo" if seconds > QUICK_LOOK_SECONDS else "")
