@@ -148,13 +148,8 @@ def scan(
             bad_rows.append({"where": record.where, "problem": str(error)})
 
     ranges = scan_ranges(source, limit_rows, BLOCK_ROWS, check, progress)
-    num_rows = ranges.num_rows
-    if num_rows == len(bad_rows) and not (bad_rows and not skip_bad_rows):
-        raise ConfigError(f"Source {source.name} has no usable row: {num_rows} rows read.")
-    if bad_rows and not skip_bad_rows:
-        more = f" ({len(bad_rows) - 1} more bad rows follow)" if len(bad_rows) > 1 else ""
-        raise BadRowError(_bad_row(bad_rows[0]["where"], bad_rows[0]["problem"], more))
-    rows_per_shard = rows_per_shard or default_rows_per_shard(num_rows)
+    _check_usable(source, ranges.num_rows, bad_rows, skip_bad_rows)
+    rows_per_shard = rows_per_shard or default_rows_per_shard(ranges.num_rows)
     return ShardPlan(
         source=source.name,
         identity=source.identity,
@@ -162,7 +157,7 @@ def scan(
         columns=str(columns),
         limit_rows=limit_rows,
         skip_bad_rows=skip_bad_rows,
-        num_rows=num_rows,
+        num_rows=ranges.num_rows,
         rows_per_shard=rows_per_shard,
         starts=ranges.starts[:: rows_per_shard // BLOCK_ROWS],
         bad_rows=bad_rows,
@@ -181,6 +176,16 @@ def _to_row(record: Record, columns: Columns) -> Row:
     if record.problem:
         raise ValueError(record.problem)
     return columns.to_row(record.value)
+
+
+def _check_usable(
+    source: Source, num_rows: int, bad_rows: list[dict[str, str]], skip_bad_rows: bool
+) -> None:
+    if bad_rows and not skip_bad_rows:
+        more = f" ({len(bad_rows) - 1} more bad rows follow)" if len(bad_rows) > 1 else ""
+        raise BadRowError(_bad_row(bad_rows[0]["where"], bad_rows[0]["problem"], more))
+    if len(bad_rows) == num_rows:
+        raise ConfigError(f"Source {source.name} has no usable row: {num_rows} rows read.")
 
 
 def _bad_row(where: str, problem: str, more: str = "") -> str:
