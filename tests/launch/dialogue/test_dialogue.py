@@ -207,7 +207,7 @@ class Terminal:
 
     def wait_for(self, text: str) -> None:
         """Read until a text has come, and forget what came up to its end."""
-        assert self._comes(text, 60), f"{text!r} did not come; seen: {self.seen[-500:]!r}"
+        assert self._comes(text, 150), f"{text!r} did not come; seen: {self.seen[-500:]!r}"
 
     def press_ctrl_c(self, expected: str) -> None:
         """Press it again if nothing comes: CPython overlooks one just as it begins to wait."""
@@ -265,7 +265,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_chat(trained: Path) -> None:
         terminal.wait_for("> Say number 3.")
         terminal.wait_for("> ")
         terminal.type("\x04")  # Ctrl-D
-        assert terminal.process.wait(timeout=30) == 0
+        assert terminal.process.wait(timeout=150) == 0
     finally:
         terminal.close()
 
@@ -286,6 +286,6 @@ def test_reload_takes_the_step_that_was_saved_meanwhile(trained: Path, tmp_path:
         terminal.type("/reload\n")
         terminal.wait_for("Talking to step-00000004 now.")
         terminal.type("/quit\n")
-        assert terminal.process.wait(timeout=30) == 0
+        assert terminal.process.wait(timeout=150) == 0
     finally:
         terminal.close()
