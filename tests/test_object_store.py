@@ -4,6 +4,7 @@ Runs on a real S3 server: the same commands with URLs, a server that dies, and n
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 from collections.abc import Iterator
@@ -80,7 +81,7 @@ def test_server_killed_in_the_middle_of_a_save_loses_nothing(
             "a report of the failed save",
         )
         s3.start()
-        said, errors = launcher.communicate(timeout=150)
+        said, errors = launcher.communicate(timeout=400)
     finally:
         launcher.kill()
         if not s3.is_running():
@@ -211,18 +212,24 @@ def test_disk_that_fills_up_keeps_the_run_alive(tmp_path: Path, shard_set: Path)
         launcher = start(
             "finetune",
             *arguments(shard_set, str(disk / "c"), "--keep-checkpoints=9", "--save-every=2"),
+            "--max-steps=60",
             cwd=tmp_path,
         )
         run = tmp_path / "runs_instruct" / "r"
 
-        def seen(event: str) -> int:
-            return sum(entry["event"] == event for entry in events_of(run))
+        def seen(event: str, text: str = "") -> int:
+            return sum(entry["event"] == event and text in str(entry) for entry in events_of(run))
+
+        def is_refused_while_others_fill_the_disk() -> bool:
+            with contextlib.suppress(OSError), (disk / "other").open("ab", buffering=0) as other:
+                while True:  # also what a save has just freed
+                    other.write(bytes(1 << 20))
+            return seen("save_failed", "no space for") > 0
 
         wait_for(lambda: seen("made_room"), "pruning")
-        (disk / "other").write_bytes(bytes(40 << 20))
-        wait_for(lambda: seen("save_failed"), "a save that found no room")
+        wait_for(is_refused_while_others_fill_the_disk, "a save that found no room")
         (disk / "other").unlink()
-        said, errors = launcher.communicate(timeout=150)
+        said, errors = launcher.communicate(timeout=400)
     finally:
         launcher.kill()
         subprocess.run(["umount", "-l", str(disk)], check=True)
