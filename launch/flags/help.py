@@ -3,14 +3,14 @@ What --help shows of a dataclass: each default once, and flags that few need onl
 
     tyro.cli(Finetune, registry=shown(rare=False))
 
-tyro says of every field which default it has. Where the text below the field says it in words, or
-the default is None or False, that is enough.
+tyro says of every field which default it has. One of None is chosen later: the text below the field
+says how, as in "(default: the one that saved last)".
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import is_dataclass, replace
 from typing import Annotated, Any, cast, get_type_hints
 
@@ -69,22 +69,18 @@ def description(flags: type[Any], program: str, usage: str) -> str:
 
 def _shown_field(spec: StructFieldSpec, rare: bool) -> StructFieldSpec:
     text = spec.helptext
-
-    def one_line() -> str:
-        return " ".join(((text() if callable(text) else text) or "").split())
-
-    kind: Any = Annotated[spec.type, tyro.conf.arg(help_behavior_hint=_default_of(one_line))]
+    kind: Any = Annotated[spec.type, tyro.conf.arg(help_behavior_hint=_default_in_words)]
     if is_rare(kind) and not rare:
         kind = Annotated[kind, tyro.conf.Suppress]
-    return replace(spec, type=kind, helptext=one_line)
+    return replace(
+        spec,
+        type=kind,
+        helptext=lambda: " ".join(((text() if callable(text) else text) or "").split()),
+    )
 
 
-def _default_of(text: Callable[[], str]) -> Callable[[str], str]:
-    """Return what is said of a default: nothing where the field's own text says it."""
-
-    def hint(default: str) -> str:
-        if default in ("None", "False", "", "''") or "(default:" in text():
-            return ""
-        return "(default: yes)" if default == "True" else f"(default: {default})"
-
-    return hint
+def _default_in_words(default: str) -> str:
+    """Return what is said of a default; one that is chosen later is told by the field's own text."""
+    if default in ("None", "False", "", "''"):
+        return ""
+    return "(default: yes)" if default == "True" else f"(default: {default})"
