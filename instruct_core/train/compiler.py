@@ -28,10 +28,11 @@ def data_parallel(
     module: nn.Module, device: torch.device, compiled: bool
 ) -> DistributedDataParallel:
     """Return a module whose gradients are the mean over all ranks."""
-    device_ids = [device.index] if device.type == "cuda" else None
-    kind = DistributedDataParallel if compiled else _EagerDataParallel
-    with nullcontext() if compiled else _unloaded():
-        return kind(module, device_ids=device_ids, gradient_as_bucket_view=True)
+    if compiled or device.type == "cuda":  # a second is little beside what a GPU's start takes
+        ids = [device.index] if device.type == "cuda" else None
+        return DistributedDataParallel(module, device_ids=ids, gradient_as_bucket_view=True)
+    with _unloaded():
+        return _EagerDataParallel(module, gradient_as_bucket_view=True)
 
 
 def eagerly() -> AbstractContextManager[Any]:
