@@ -88,7 +88,8 @@ def test_server_killed_in_the_middle_of_a_save_loses_nothing(
             s3.start()
 
     assert launcher.returncode == 0, said + errors
-    assert "not saved: " in said and "training goes on" in said
+    assert "not saved: " in said
+    assert "training goes on" in said
     events = events_of(run)
     assert len([event for event in events if event["event"] == "started"]) == 1
     assert committed_steps(store)[-1] == STEPS
@@ -122,7 +123,8 @@ def test_everything_on_s3_from_rows_to_an_answer(
     assert [event.step for event in events if isinstance(event, Saved)] == [5, 10, 12]
     assert sum("events.out.tfevents" in name for name in (Store(runs) / "r").names()) == 2
     for text in (*_texts(tmp_path), *_objects(Store(f"{s3.url}/all"))):
-        assert SECRET.encode() not in text and KEY.encode() not in text
+        assert SECRET.encode() not in text
+        assert KEY.encode() not in text
 
 
 def _texts(folder: Path) -> Iterator[bytes]:
@@ -165,7 +167,8 @@ def refused(cwd: Path, shards: Path, words: str, **env: str) -> str:
         typed = words if "--shards" in words else f"--shards {shards} {words}"
         result = launch("finetune", "--run=new", *typed.split(), *TINY_RUN, cwd=cwd)
     assert result.returncode == 2, result.stdout + result.stderr
-    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
     assert list(cwd.iterdir()) == []
     return result.stderr
 
@@ -177,7 +180,8 @@ def test_place_that_cannot_be_used_is_one_line_before_anything_is_queued(
     said = refused(tmp_path, shard_set, words)
 
     assert PLACES[words] in said
-    assert "password@" not in said and "Signature=12" not in said
+    assert "password@" not in said
+    assert "Signature=12" not in said
 
 
 @pytest.mark.parametrize("what", ENVIRONMENTS)
@@ -188,7 +192,8 @@ def test_store_that_refuses_us_is_one_line_before_anything_is_queued(
 
     said = refused(tmp_path, shard_set, f"--checkpoints {s3.url}/c", **env)
 
-    assert expected in said and "--checkpoints s3://bucket/c cannot be used" in said
+    assert expected in said
+    assert "--checkpoints s3://bucket/c cannot be used" in said
     assert not any(value in said for name, value in env.items() if "KEY" in name)
 
 
@@ -236,5 +241,7 @@ def test_disk_that_fills_up_keeps_the_run_alive(tmp_path: Path, shard_set: Path)
 
     assert launcher.returncode == 0, said + errors
     assert "The disk is nearly full: older checkpoints were removed" in said
-    assert "no space for " in said and "training goes on" in said
-    assert events_of(run)[-1]["event"] == "finished" and seen("started") == 1
+    assert "no space for " in said
+    assert "training goes on" in said
+    assert events_of(run)[-1]["event"] == "finished"
+    assert seen("started") == 1

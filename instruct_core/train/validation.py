@@ -63,9 +63,7 @@ def _share(reader: SampleReader, micro_batch_size: int) -> Iterator[MicroBatch |
         yield reader.micro_batch(sequences) if len(sequences) else None
 
 
-def sample_answers(
-    model: WithLoss, rows: ShardSet, device: torch.device, stop: Callable[[], bool]
-) -> str:
+def sample_answers(model: WithLoss, rows: ShardSet, stop: Callable[[], bool]) -> str:
     """Return the model's answers to the first prompts of the validation split, as Markdown."""
     tokenizer = load_tokenizer()
     model.eval()

@@ -182,7 +182,8 @@ def test_bad_input_is_one_line_and_changes_nothing(
 
     assert result.returncode == 2, result.stdout + result.stderr
     assert message in result.stderr
-    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
     assert snapshot(desk) == before
 
 

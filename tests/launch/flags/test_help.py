@@ -125,5 +125,6 @@ def test_unknown_flag_ends_a_command_with_code_2(name: str, tmp_path: Path) -> N
     )  # fmt: skip
 
     assert said.returncode == 2
-    assert said.stdout == "" and said.stderr.startswith("error: ")
+    assert said.stdout == ""
+    assert said.stderr.startswith("error: ")
     assert said.stderr.count("\n") == 1
