@@ -46,7 +46,7 @@ def save(run: Run, step: int, saved_at: float = 1.0) -> None:
 
 
 def damage(run: Run, step: int) -> None:
-    run.store.local_path(f"{step_name(step)}/model.safetensors").write_bytes(b"abd")
+    run.store.local_path(f"{step_name(step)}/model.safetensors").write_bytes(b"xyz")
 
 
 COMMANDS = {
