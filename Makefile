@@ -26,6 +26,8 @@ check: $(VENV)/installed-dev
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+	$(VENV)/bin/codespell
+	$(VENV)/bin/python -m tests.sizes
 
 same: $(VENV)/installed-dev
 	$(VENV)/bin/python -m tests.same $(BASE)

@@ -15,7 +15,7 @@ from instruct_core.storage.store import Store
 from jobs.events import Finished, Started, Stopped, Warned
 from jobs.ledger import Entry, read_ledger
 
-WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 900, 300, 60, 30, 40
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 900, 320, 70, 30, 50, 60
 COLOURS = ("#2563eb", "#059669", "#d97706", "#7c3aed", "#dc2626")
 ENDS = {
     Warned.name: "warned, all ranks saved",
@@ -36,21 +36,22 @@ def draw(entries: list[Entry], title: str) -> str:
 
     def x(entry: Entry) -> float:
         share = (entry.utc_seconds - begun) / max(1e-9, ended - begun)
-        return LEFT + share * (WIDTH - LEFT - 130)
+        return LEFT + share * (WIDTH - LEFT - RIGHT)
 
     def y(step: int) -> float:
         return HEIGHT - BOTTOM - step / max(1, last_step) * (HEIGHT - TOP - BOTTOM)
 
+    axis, right = y(0), WIDTH - RIGHT
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
         'font-family="sans-serif" font-size="12">',
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
-        f'<text x="{LEFT}" y="18" font-size="14">{title}</text>',
-        f'<text x="8" y="{y(last_step) + 4:.0f}">step {last_step}</text>',
-        f'<text x="8" y="{y(0) + 4:.0f}">step 0</text>',
-        f'<text x="{LEFT}" y="{HEIGHT - 8}">0 s</text>',
-        f'<text x="{WIDTH - 150}" y="{HEIGHT - 8}">{ended - begun:.0f} s</text>',
-        f'<line x1="{LEFT}" y1="{y(0)}" x2="{WIDTH - 130}" y2="{y(0)}" stroke="#999"/>',
+        f'<text x="{LEFT}" y="20" font-size="14">{title}</text>',
+        f'<text x="{LEFT - 8}" y="{y(last_step) + 4:.0f}" text-anchor="end">step {last_step}</text>',
+        f'<text x="{LEFT - 8}" y="{axis + 4:.0f}" text-anchor="end">step 0</text>',
+        f'<text x="{LEFT}" y="{HEIGHT - 12}">0 s</text>',
+        f'<text x="{right}" y="{HEIGHT - 12}" text-anchor="end">{ended - begun:.0f} s</text>',
+        f'<line x1="{LEFT}" y1="{axis}" x2="{right}" y2="{axis}" stroke="#999"/>',
     ]
     for attempt in sorted({entry.attempt for entry in entries}):
         mine = [entry for entry in entries if entry.attempt == attempt]
@@ -63,16 +64,16 @@ def draw(entries: list[Entry], title: str) -> str:
                 parts.append(
                     f'<circle cx="{x(entry):.1f}" cy="{y(entry.event.step):.1f}" r="3" fill="{colour}"/>'
                 )
-        end = next((e for e in reversed(mine) if e.event.name in ENDS), None)
-        what = ENDS[end.event.name] if end else "killed: no warning"
-        where = end or next(e for e in reversed(mine) if step_of(e) is not None)
+        end = next((e.event.name for e in reversed(mine) if e.event.name in ENDS), None)
+        what = ENDS[end] if end else "killed: no warning"
+        end_x, end_y = points[-1]
+        # Steps only grow, so nothing is drawn to the left of an attempt's end and above it.
         parts.append(
-            f'<text x="{x(where) + 6:.1f}" y="{y(step_of(where) or 0) - 6:.1f}" fill="{colour}">{what}'
-            "</text>"
+            f'<text x="{end_x - 4:.1f}" y="{end_y - 8:.1f}" text-anchor="end" fill="{colour}">'
+            f"{what}</text>"
         )
-        start_x = points[0][0] + 4
         parts.append(
-            f'<text x="{start_x:.1f}" y="{y(0) + 16:.0f}" fill="{colour}">attempt {attempt}</text>'
+            f'<text x="{points[0][0]:.1f}" y="{axis + 18:.0f}" fill="{colour}">attempt {attempt}</text>'
         )
     return "\n".join([*parts, "</svg>", ""])
 

@@ -35,7 +35,7 @@ def moments(entries: list[Entry]) -> list[tuple[float, str, str]]:
         (0.0, f"{warned.signal}: noted, the step goes on", BEFORE),
         (begun - at, f"all ranks agree on step {warned.step}: save", SAVING),
         (saved_at - at, "manifest written", WAITING),
-        (requeued_at - at, "rank 0 asks Slurm who asks, and requeues", WAITING),
+        (requeued_at - at, "rank 0 asks Slurm why, and requeues", WAITING),
         (started_at - at, "ranks have met, next attempt claimed", STARTING),
         (resumed_at - at, f"resumed at step {resumed.facts['step']}", AFTER),
     ]

@@ -17,12 +17,14 @@ from instruct_core.errors import ConfigError
 from launch.console.lines import guarded
 from launch.flags.chat import Chat
 from launch.flags.parse import check_counts, parse_flags
+from launch.flags.run import check_model_flags
 
 
 def main() -> int:
     flags = parse_flags(Chat, sys.argv[1:])
     flags.sampling.check()
     check_counts(flags, "max_new_tokens")
+    check_model_flags(flags.model)
     if not all(prompt.strip() for prompt in flags.prompt):
         raise ConfigError(
             "--prompt must have some text, got none. Leave it away to type questions."
@@ -31,7 +33,7 @@ def main() -> int:
     from launch.dialogue.speaker import load_speaker
     from launch.dialogue.terminal import talk
 
-    dialogue = Dialogue(flags, load_speaker(flags.run, flags.checkpoint, flags.checkpoints))
+    dialogue = Dialogue(flags, load_speaker(flags.model))
     if not flags.prompt:
         return talk(dialogue)
     for question in flags.prompt:

@@ -11,7 +11,8 @@ import random
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,25 @@ def hit_at(launcher: subprocess.Popen[str], cwd: Path, step: int, hit: Hit) -> N
     wait_for(
         lambda: count(cwd, "resumed") > before or launcher.poll() is not None, "an end or a restart"
     )
+
+
+@contextmanager
+def held(cwd: Path) -> Iterator[None]:
+    """Hold a run that has just begun: it cannot end before what a test does meanwhile."""
+    pids = wait_for(lambda: rank_pids(run_of(cwd)), "the ranks")
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+
+
+def line_of(launcher: subprocess.Popen[str], text: str) -> str:
+    """Return the line with a text as soon as a launcher prints it; "" where it ends without."""
+    assert launcher.stdout is not None
+    return next((line for line in launcher.stdout if text in line), "")
 
 
 @pytest.fixture(scope="module")
@@ -227,14 +247,15 @@ def test_second_launcher_attaches_and_finished_run_is_not_run_again(
     tmp_path: Path, shard_set: Path
 ) -> None:
     first = start("finetune", *arguments(shard_set, 1), cwd=tmp_path)
-    wait_for(lambda: count(tmp_path, "resumed"), "the first step")
-
-    second = launch("finetune", "--run=r", cwd=tmp_path)
-    first.communicate(timeout=60)
+    with held(tmp_path):
+        second = start("finetune", "--run=r", cwd=tmp_path)
+        said = line_of(second, "Run r is training already")
+    for launcher in (first, second):
+        launcher.communicate(timeout=120)
     third = launch("finetune", "--run=r", cwd=tmp_path)
 
     assert (first.returncode, second.returncode, third.returncode) == (0, 0, 0)
-    assert "Run r is training already" in second.stdout
+    assert said
     assert f"Run r is finished: step {STEPS} of {STEPS}" in third.stdout
     assert count(tmp_path, "started") == 1
 
@@ -275,12 +296,13 @@ def test_launcher_with_another_place_for_its_ledger_is_no_second_writer(
     tmp_path: Path, shard_set: Path
 ) -> None:
     first = start("finetune", *arguments(shard_set, 1), cwd=tmp_path)
-    wait_for(lambda: count(tmp_path, "resumed"), "the first step")
+    with held(tmp_path):
+        second = start("finetune", "--run=r", "--runs=elsewhere", cwd=tmp_path)
+        said = line_of(second, "Run r is training already")
+    for launcher in (first, second):
+        launcher.communicate(timeout=120)
 
-    second = launch("finetune", "--run=r", "--runs=elsewhere", cwd=tmp_path)
-    first.communicate(timeout=60)
-
-    assert "Run r is training already" in second.stdout
+    assert said
     assert count(tmp_path, "started") == 1
 
 

@@ -61,15 +61,11 @@ def generate(
     Raises:
         ValueError: A prompt is empty, or leaves no room for a token.
     """
-    sampling = sampling or Sampling()
-    lengths = [len(prompt) for prompt in prompts]
-    most = model.config.max_seq_len
-    for length in lengths:
-        if not 0 < length < most:
-            raise ValueError(f"a prompt must have 1 to {most - 1} tokens, got {length}")
+    room = _room(prompts, model.config.max_seq_len, max_new_tokens)
     model.lay_out(for_batches=len(prompts) > 1)
-    room = [min(max_new_tokens, most - length) for length in lengths]
-    batch = _Batch(model, prompts, max(room), sampling, streams or range(len(prompts)))
+    batch = _Batch(
+        model, prompts, max(room), sampling or Sampling(), streams or range(len(prompts))
+    )
     answers: list[list[int]] = [[] for _ in prompts]
     reasons: list[FinishReason] = ["length" for _ in prompts]
     growing = [text for text in range(len(prompts)) if room[text] > 0]
@@ -90,6 +86,14 @@ def generate(
         growing = [growing[place] for place in still]
         batch.keep(still)
     return [Generated(*pair) for pair in zip(answers, reasons, strict=True)]
+
+
+def _room(prompts: Sequence[Sequence[int]], positions: int, max_new_tokens: int) -> list[int]:
+    """Return how many tokens may follow each prompt."""
+    for prompt in prompts:
+        if not 0 < len(prompt) < positions:
+            raise ValueError(f"a prompt must have 1 to {positions - 1} tokens, got {len(prompt)}")
+    return [min(max_new_tokens, positions - len(prompt)) for prompt in prompts]
 
 
 class _Batch:

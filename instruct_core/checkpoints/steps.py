@@ -22,13 +22,13 @@ from numpy.typing import NDArray
 
 from instruct_core.config import ModelConfig
 from instruct_core.errors import CorruptFileError
+from instruct_core.names import PLAIN_NAME
 from instruct_core.storage.documents import load_sealed
 from instruct_core.storage.store import Store
 from instruct_core.storage.tensor_file import aligned_buffer
 
 FORMAT = 1
 
-PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 STEP_FOLDER = re.compile(r"step-(\d{8})")
 DAMAGED_FOLDER = re.compile(r"damaged-step-\d{8}-attempt-\d{4,}")
 # Of a disk that stay free at a save: the ledger and the logs go on.

@@ -10,10 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from instruct_core.checkpoints.writer import Checkpoints
+from instruct_core.config import TrainConfig
 from instruct_core.data.batches import SampleReader
+from instruct_core.data.order import sample_at
 from instruct_core.data.shards import ShardSet
 from instruct_core.events import Event
 from instruct_core.model.gpt2 import GPT2
@@ -32,6 +36,14 @@ class Progress:
     non_finite_in_a_row: int = 0
     evaluated_at_step: int = -1
     val_loss: float | None = None
+
+    def next_samples(
+        self, config: TrainConfig, num_samples: int, rank: int, world_size: int
+    ) -> NDArray[np.uint64]:
+        """Return one rank's share of the next step's samples. (micro-batches, B)"""
+        shape = (config.grad_accum_steps(world_size), world_size, config.micro_batch_size)
+        positions = self.samples_seen + np.arange(config.global_batch_size, dtype=np.uint64)
+        return sample_at(positions, num_samples, config.seed).reshape(shape)[:, rank]
 
 
 class StepReport(NamedTuple):

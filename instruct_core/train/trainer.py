@@ -17,7 +17,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 
-import numpy as np
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
@@ -27,7 +26,6 @@ from instruct_core.checkpoints.saves import Saves
 from instruct_core.checkpoints.writer import Snapshot
 from instruct_core.config import TrainConfig
 from instruct_core.data.batches import MicroBatch
-from instruct_core.data.order import sample_at
 from instruct_core.errors import NonFiniteError
 from instruct_core.events import Evaluated
 from instruct_core.model.hugging_face import hugging_face_config
@@ -55,7 +53,6 @@ class Trainer:
 
     def __init__(self, config: TrainConfig, setup: Setup, loaded: Loaded | None) -> None:
         self._config, self._setup = config, setup
-        self._grad_accum_steps = config.grad_accum_steps(ranks.world_size())
         if loaded is not None:
             setup.model.load_state_dict(loaded.model, assign=True)
         self._core = WithLoss(setup.model.to(setup.device))
@@ -165,15 +162,13 @@ class Trainer:
 
     def _micro_batches(self, progress: Progress) -> list[MicroBatch]:
         """Return this rank's share of a step: a pure function of where the run stands."""
-        config, rank = self._config, ranks.rank()
+        config, train = self._config, self._setup.train
         if progress.global_step >= config.max_steps:
             return []
-        shape = (self._grad_accum_steps, ranks.world_size(), config.micro_batch_size)
-        positions = progress.samples_seen + np.arange(config.global_batch_size, dtype=np.uint64)
-        samples = sample_at(positions, len(self._setup.train), config.seed).reshape(shape)[:, rank]
+        samples = progress.next_samples(config, len(train), ranks.rank(), ranks.world_size())
         if config.record_samples:
             self._setup.on_read(progress.global_step, samples.ravel().tolist())
-        return [self._setup.train.micro_batch(sequences) for sequences in samples]
+        return [train.micro_batch(sequences) for sequences in samples]
 
     def _train_step(
         self, batches: list[MicroBatch], num_loss_tokens: float
@@ -191,17 +186,8 @@ class Trainer:
         # DDP takes the mean over ranks; the loss is the mean over the tokens of all ranks.
         scale = ranks.world_size() / max(1.0, num_loss_tokens)
         self._loss_sum = torch.zeros((), device=self._setup.device)
-        before_step = rng_state() if len(batches) > 1 else {}
-        for index, batch in enumerate(batches):
-            if index and self._gives_up(index, len(batches), time.monotonic() - started_at):
-                self._clear_gradients()
-                restore_rng(before_step)
-                return None
-            with self._sync_only_if(index == len(batches) - 1):
-                with self._autocast():
-                    loss = self._model(*on_device(batch, self._setup.device))
-                (loss * scale).backward()
-            self._loss_sum += loss.detach()
+        if not self._backward(batches, scale, started_at):
+            return None
         norm = torch.nn.utils.clip_grad_norm_(self._core.parameters(), config.clip)
         grad_norm = norm.item()  # waits for the GPU: a step that is not finite must not be made
         finite = math.isfinite(grad_norm)
@@ -209,7 +195,33 @@ class Trainer:
             self._saves.hold_update()
             self._optimizer.step()
         self._clear_gradients()
-        before = self.progress
+        self._go_on(finite)
+        return {
+            "train/learning_rate": learning_rate,
+            "train/grad_norm": grad_norm,
+            "train/skipped_steps": float(self.progress.skipped_steps),
+            "train/loss_tokens": num_loss_tokens,
+            "time/compute_seconds": time.monotonic() - started_at,
+        }
+
+    def _backward(self, batches: list[MicroBatch], scale: float, started_at: float) -> bool:
+        """Add up the gradients of a step; False where it is given up, and all is as before it."""
+        before = rng_state() if len(batches) > 1 else {}
+        for index, batch in enumerate(batches):
+            if index and self._gives_up(index, len(batches), time.monotonic() - started_at):
+                self._clear_gradients()
+                restore_rng(before)
+                return False
+            with self._sync_only_if(index == len(batches) - 1):
+                with self._autocast():
+                    loss = self._model(*on_device(batch, self._setup.device))
+                (loss * scale).backward()
+            self._loss_sum += loss.detach()
+        return True
+
+    def _go_on(self, finite: bool) -> None:
+        """Count a step that was made, or left out because its gradient was not finite."""
+        config, before = self._config, self.progress
         self.progress = replace(
             before,
             global_step=before.global_step + 1,
@@ -224,13 +236,6 @@ class Trainer:
                 f"gradient, up to step {self.progress.global_step}. Lower --learning-rate, or look "
                 "for broken rows; the last checkpoint is from before."
             )
-        return {
-            "train/learning_rate": learning_rate,
-            "train/grad_norm": grad_norm,
-            "train/skipped_steps": float(self.progress.skipped_steps),
-            "train/loss_tokens": num_loss_tokens,
-            "time/compute_seconds": time.monotonic() - started_at,
-        }
 
     def _gives_up(self, done: int, total: int, seconds: float) -> bool:
         """Return on all ranks whether a warned step is given up after ``done`` micro-batches."""
@@ -265,22 +270,15 @@ class Trainer:
             return True
         setup.working("evaluation")
         # DDP's wrapper has nothing to add without gradients, and ranks differ in their batches.
-        val_loss = validation_loss(
-            self._core,
-            setup.val,
-            setup.device,
-            self._config.micro_batch_size,
-            self._autocast(),
-            setup.stop,
-        )
+        size, autocast = self._config.micro_batch_size, self._autocast()
+        val_loss = validation_loss(self._core, setup.val, setup.device, size, autocast, setup.stop)
         if val_loss is None:
             return False
         self.progress = replace(self.progress, evaluated_at_step=step, val_loss=val_loss)
         if ranks.rank() == 0:
             setup.on_event(Evaluated(step, val_loss))
-            setup.on_samples(
-                step, sample_answers(self._core, setup.val_rows, setup.device, setup.stop)
-            )
+            markdown = sample_answers(self._core, setup.val_rows, setup.device, setup.stop)
+            setup.on_samples(step, markdown)
         return True
 
     def _finish_saving(self) -> None:

@@ -26,13 +26,14 @@ from launch.cluster.machine import choose_cluster
 from launch.cluster.request import request_of
 from launch.cluster.slurm import running_array
 from launch.console.display import progress_bar
-from launch.console.lines import say
+from launch.console.lines import note, say
 from launch.flags.generate import Generate
 from launch.flags.parse import check_counts
+from launch.flags.run import check_model_flags
 from launch.flags.slurm import check_slurm_flags
-from launch.runs.model import check_one_model, inspect_weights
+from launch.runs.model import inspect_weights
 from launch.runs.places import absolute, check_url
-from launch.runs.run import find_run, newest_verified
+from launch.runs.run import Run
 
 
 def answer_file(flags: Generate) -> int:
@@ -73,6 +74,7 @@ def _check(flags: Generate) -> None:
         )
     flags.sampling.check()
     check_slurm_flags(flags.slurm)
+    check_model_flags(flags.model)
 
 
 def _old_plan(store: Store) -> PromptPlan | None:
@@ -116,15 +118,14 @@ def _plan(flags: Generate, old: PromptPlan | None) -> PromptPlan:
 
 
 def _model(flags: Generate, old: PromptPlan | None) -> str:
-    check_one_model(flags.run, flags.checkpoint)
-    if flags.checkpoint:
-        return flags.checkpoint
-    run = find_run(flags.run, flags.checkpoints)
+    if flags.model.checkpoint is not None:
+        return flags.model.checkpoint
+    run = Run.find(flags.model.run, flags.model.checkpoints)
     # A run that went on meanwhile has newer steps; what was begun is finished with the same one.
     begun = old.settings.model if old is not None else ""
-    if begun.rpartition("/")[0] == absolute(run.url) and Store(begun).names():
+    if begun.rpartition("/")[0] == run.store.url and Store(begun).names():
         return begun
-    return newest_verified(run)
+    return run.step_place(run.newest_good_step(note))
 
 
 def _refuse_other_answers(

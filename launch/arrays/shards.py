@@ -9,7 +9,6 @@ shards are made anew: the manifest goes first, so old and new are never taken fo
 
 from __future__ import annotations
 
-import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from instruct_core.data.ranges import stat_files
 from instruct_core.data.shards import SPLITS, is_written, load_manifest, missing_shards
 from instruct_core.data.sources import BUILTIN, Source, resolve_source
 from instruct_core.errors import ConfigError, CorruptFileError, MissingError
+from instruct_core.names import PLAIN_NAME
 from instruct_core.storage.documents import dump_document, load_document
 from instruct_core.storage.store import Store
 from jobs.preprocess import PreprocessJob
@@ -41,8 +41,6 @@ from launch.flags.preprocess import Preprocess
 from launch.flags.slurm import check_slurm_flags
 from launch.runs.places import absolute, check_url
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-
 
 def prepare(flags: Preprocess) -> int:
     """Make a shard set; return the exit code."""
@@ -56,7 +54,7 @@ def prepare(flags: Preprocess) -> int:
     if flags.source == BUILTIN and columns:
         raise ConfigError("--columns does not go with --source builtin, whose columns are known.")
     out = flags.out or f"shards/{Path(flags.source).name.split('.')[0]}"
-    if flags.out is None and not NAME.fullmatch(Path(out).name):
+    if flags.out is None and not PLAIN_NAME.fullmatch(Path(out).name):
         raise ConfigError(f"--out must be given with --source {flags.source}: it names no folder.")
     choose_tokenizer(flags.tokenizer)  # raises here rather than in every task
     check_url("--out", absolute(out), writes=not flags.dry_run)

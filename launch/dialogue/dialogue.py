@@ -23,9 +23,8 @@ from instruct_core.answers.sampling import Sampling
 from instruct_core.data.template import Row
 from instruct_core.errors import ConfigError
 from launch.console.lines import note, say
-from launch.dialogue.speaker import Answer, Speaker, load_base, load_speaker
+from launch.dialogue.speaker import Answer, Speaker, load_base, load_newest
 from launch.flags.chat import Chat
-from launch.runs.run import find_run, newest_verified
 
 
 class Dialogue:
@@ -180,15 +179,15 @@ class Dialogue:
         self.turns.clear()
 
     def _reload(self, rest: str) -> None:
-        if self._flags.checkpoint:
+        run = self.speaker.run
+        if run is None:
             raise ConfigError(
                 "--checkpoint names one model: there is no newer one. Start with --run."
             )
-        run = self._flags.run or self.speaker.place.split("/")[-2]
-        if newest_verified(find_run(run, self._flags.checkpoints)) == self.speaker.place:
+        if run.step_place(run.newest_good_step(note)) == self.speaker.place:
             note(f"{Path(self.speaker.place).name} is still the newest.")
             return
-        self.speaker = load_speaker(run, None, self._flags.checkpoints)
+        self.speaker = load_newest(run)
         note(f"Talking to {Path(self.speaker.place).name} now.")
 
     def _quit(self, rest: str) -> None:

@@ -1,7 +1,7 @@
 """
 A model that answers, loaded from a run or from any place.
 
-    speaker = load_speaker(run="my-run", checkpoint=None, checkpoints="checkpoints_instruct")
+    speaker = load_speaker(ModelFlags(run="my-run"))
     answer = speaker.answer([], Row("What is AI?", "", ""), Sampling(), 128, on_text=print)
 """
 
@@ -17,9 +17,9 @@ from instruct_core.answers.text import AnswerText
 from instruct_core.data.template import Row
 from instruct_core.data.tokenizer import load_tokenizer
 from instruct_core.errors import ConfigError, CorruptFileError, MissingError
-from instruct_core.storage.store import Store
-from launch.runs.model import check_one_model
-from launch.runs.run import find_run, newest_verified, stored_config
+from launch.console.lines import note
+from launch.flags.run import ModelFlags
+from launch.runs.run import Run
 
 if TYPE_CHECKING:
     from instruct_core.model.gpt2 import GPT2
@@ -46,10 +46,11 @@ class Speaker:
     Args:
         place: Where it came from.
         model: In eval mode.
+        run: That it is the newest step of, if it was found through one.
     """
 
-    def __init__(self, place: str, model: GPT2) -> None:
-        self.place, self._model = place, model
+    def __init__(self, place: str, model: GPT2, run: Run | None = None) -> None:
+        self.place, self.run, self._model = place, run, model
         self._tokenizer = load_tokenizer()
 
     def answer(
@@ -103,24 +104,23 @@ class Speaker:
         )  # fmt: skip
 
 
-def load_speaker(run: str | None, checkpoint: str | None, checkpoints: str) -> Speaker:
-    """
-    Return the model that was named, or the newest verified step of a run.
-
-    Raises:
-        ConfigError: Two models are named.
-        MissingError: No such run, or it has not saved yet.
-    """
+def load_speaker(flags: ModelFlags) -> Speaker:
+    """Return the model that was named; raises MissingError where there is none."""
     from instruct_core.model.weights import load_model
 
-    check_one_model(run, checkpoint)
-    if checkpoint:
-        return Speaker(checkpoint, load_model(checkpoint))
-    store = find_run(run, checkpoints)
+    if flags.checkpoint is not None:
+        return Speaker(flags.checkpoint, load_model(flags.checkpoint))
+    return load_newest(Run.find(flags.run, flags.checkpoints))
+
+
+def load_newest(run: Run) -> Speaker:
+    """Return the newest step of a run that verifies; raises MissingError where there is none."""
+    from instruct_core.model.weights import load_model
+
     for attempt in range(LOADS):
-        place = newest_verified(store)
+        place = run.step_place(run.newest_good_step(note))
         try:
-            return Speaker(place, load_model(place))
+            return Speaker(place, load_model(place), run)
         except (CorruptFileError, MissingError, FileNotFoundError):
             if attempt == LOADS - 1:
                 raise
@@ -142,12 +142,12 @@ def load_base(place: str, base: str | None) -> Speaker:
 
     if base:
         return Speaker(base, load_model(base))
-    run = place.rstrip("/").rpartition("/")[0]
-    config = stored_config(Store(run)) if run else None
-    if config is None:
+    run = Run.of_step(place)
+    if run is None:
         raise ConfigError(
             f"Model {place} is no step of a run, so its base is not known. Give --base."
         )
+    config = run.config
     model = first_model(config.init, config.model, config.seed)
     what = f"random weights of {config.model}" if config.init == "random" else config.init
     return Speaker(what, ready(model))

@@ -22,16 +22,10 @@ from launch.console.display import progress_bar
 from launch.console.lines import say
 from launch.evaluation.page import FILES, documents
 from launch.evaluation.result import Report, Sample, Scores, print_summary, read_curves
-from launch.evaluation.subject import (
-    Subject,
-    find_base,
-    find_out,
-    find_shards,
-    find_subject,
-    runs_of,
-)
+from launch.evaluation.subject import Subject, find_base, find_out, find_shards, find_subject
 from launch.flags.evaluate import Evaluate
 from launch.flags.parse import check_counts
+from launch.flags.run import check_model_flags
 from launch.runs.places import reachable
 
 if TYPE_CHECKING:
@@ -63,6 +57,7 @@ class Measured(NamedTuple):
 def evaluate(flags: Evaluate) -> int:
     """Compare a model with its base and write the report; return the exit code."""
     check_counts(flags, "rows", "max_new_tokens")
+    check_model_flags(flags.model)
     subject = find_subject(flags)
     base = find_base(flags, subject)
     shards, manifest = find_shards(flags, subject)
@@ -151,9 +146,9 @@ def _measure(when: str, model: GPT2, data: Data, max_new_tokens: int) -> Measure
 def _report(
     flags: Evaluate, subject: Subject, base: str, data: Data, was: Measured, now: Measured
 ) -> Report:
-    config, losses = subject.config, now.losses
+    run, losses = subject.run, now.losses
     return Report(
-        run=config.run if config else None,
+        run=run.name if run else None,
         step=subject.step,
         model=subject.place,
         base=base,
@@ -169,7 +164,7 @@ def _report(
         before=_scores(was),
         after=_scores(now),
         versions={name: version(name) for name in VERSIONS},
-        curves=read_curves(Store(runs_of(flags, config)) / config.run) if config else {},
+        curves=read_curves(run.ledger) if run else {},
         samples=[
             Sample(example.prompt_text, example.reference, before, after)
             for example, before, after in zip(data.examples, was.answers, now.answers, strict=True)

@@ -7,54 +7,52 @@ What is evaluated, what it is compared with, on which rows, and where the report
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
-from instruct_core.checkpoints.steps import STEP_FOLDER, step_name
+from instruct_core.checkpoints.steps import step_name
 from instruct_core.config import TrainConfig
 from instruct_core.data.shards import load_manifest
-from instruct_core.errors import ConfigError, MissingError, RunConflictError
+from instruct_core.errors import ConfigError, RunConflictError
 from instruct_core.storage.store import Store
+from launch.console.lines import note
 from launch.evaluation.page import FILES, JSON
 from launch.flags.evaluate import Evaluate
-from launch.flags.parse import check_name
-from launch.runs.model import check_one_model
 from launch.runs.places import absolute, check_folder, check_url, reachable
-from launch.runs.run import find_run, job_parent, newest_verified, stored_config
+from launch.runs.run import Run
 
 
 class Subject(NamedTuple):
     """The model to evaluate, and the run it is a step of, if it is one's."""
 
     place: str
-    config: TrainConfig | None
-    step: int | None
+    run: Run | None = None
+    step: int | None = None
+
+    @property
+    def config(self) -> TrainConfig | None:
+        """What it was trained with, if that is known."""
+        return self.run.config if self.run is not None else None
 
 
 def find_subject(flags: Evaluate) -> Subject:
-    check_one_model(flags.run, flags.checkpoint)
-    if flags.checkpoint:
-        place = absolute(flags.checkpoint)
-        parent, _, name = place.rpartition("/")
-        match = STEP_FOLDER.fullmatch(name)
-        with reachable("--checkpoint", flags.checkpoint):
-            config = stored_config(Store(parent)) if match else None
-        return Subject(place, config, int(match[1]) if match and config else None)
-    if flags.run:
-        check_name(flags.run)
-    with reachable("--checkpoints", flags.checkpoints):
-        store = find_run(flags.run, absolute(flags.checkpoints))
-        config = stored_config(store)
-        if config is None:
-            raise MissingError(
-                f"Run {store.url} is not there: no run.json in it. All runs: python launch/status.py"
-            )
-        place = newest_verified(store)
-    return Subject(place, config, int(place.rpartition("-")[2]))
+    model, runs = flags.model, absolute(flags.runs) if flags.runs else ""
+    if model.checkpoint is None:
+        run = replace(Run.find(model.run, model.checkpoints), runs=runs)
+        step = run.newest_good_step(note)
+        return Subject(run.step_place(step), run, step)
+    place = absolute(model.checkpoint).rstrip("/")
+    with reachable("--checkpoint", model.checkpoint):
+        of_step = Run.of_step(place)
+    if of_step is None:
+        return Subject(place)
+    return Subject(place, replace(of_step, runs=runs), int(place.rpartition("-")[2]))
 
 
 def _not_told(flag: str, flags: Evaluate, what: str) -> ConfigError:
     return ConfigError(
-        f"{flag} must be given with --checkpoint {flags.checkpoint}: no run.json beside it says {what}"
+        f"{flag} must be given with --checkpoint {flags.model.checkpoint}: no run.json beside it says "
+        f"{what}"
     )
 
 
@@ -91,12 +89,10 @@ def find_shards(flags: Evaluate, subject: Subject) -> tuple[str, dict[str, Any]]
 
 
 def find_out(flags: Evaluate, subject: Subject) -> Store:
-    config = subject.config
     if flags.out:
         place = absolute(flags.out)
-    elif config is not None and subject.step is not None:
-        run = job_parent(runs_of(flags, config), config.run).parent
-        place = str(run / f"evaluation-{step_name(subject.step)}")
+    elif subject.run is not None and subject.step is not None:
+        place = str(subject.run.job_parent.with_name(f"evaluation-{step_name(subject.step)}"))
     else:
         raise _not_told("--out", flags, "where a report would go. Give a folder.")
     out = Store(place)
@@ -111,7 +107,3 @@ def find_out(flags: Evaluate, subject: Subject) -> Store:
             "Give another folder: nothing else is overwritten."
         )
     return out
-
-
-def runs_of(flags: Evaluate, config: TrainConfig) -> str:
-    return absolute(flags.runs) if flags.runs else config.runs

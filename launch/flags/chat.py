@@ -8,6 +8,7 @@ from typing import Annotated
 import tyro
 
 from instruct_core.answers.sampling import Sampling
+from launch.flags.run import ModelFlags
 
 
 @dataclass(frozen=True)
@@ -19,12 +20,8 @@ class Chat:
     commands; Ctrl-C stops an answer, Ctrl-D ends.
     """
 
-    run: str | None = None
-    """Name of the run (default: the one that saved last)."""
-    checkpoints: str = "checkpoints_instruct"
-    """Path or URL where runs keep their checkpoints."""
-    checkpoint: str | None = None
-    """Path or URL of a step folder, a Hugging Face folder or a .pt file, instead of a run."""
+    model: Annotated[ModelFlags, tyro.conf.OmitArgPrefixes] = field(default_factory=ModelFlags)
+    """Who answers: a run's newest checkpoint, or a model that lies anywhere."""
     base: str | None = None
     """What /compare asks too (default: what the run started from): a model as --checkpoint takes it."""
     prompt: tyro.conf.UseAppendAction[tuple[str, ...]] = ()

@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
 
-import tyro
+from launch.flags.run import Checkpoints, RunName
 
 
 @dataclass(frozen=True)
 class Ls:
     """List a run's checkpoints: step, size, age, validation loss, attempt. Compares sizes only."""
 
-    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """Name of the run."""
-    checkpoints: str = "checkpoints_instruct"
-    """Path or URL where runs keep their checkpoints."""
+    run: RunName
+    checkpoints: Checkpoints = "checkpoints_instruct"
 
 
 @dataclass(frozen=True)
 class Verify:
     """Read every byte of a run's checkpoints and compare hashes; exit code 1 if one is damaged."""
 
-    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """Name of the run."""
+    run: RunName
     step: int | None = None
     """Only this step (default: all)."""
-    checkpoints: str = "checkpoints_instruct"
-    """Path or URL where runs keep their checkpoints."""
+    checkpoints: Checkpoints = "checkpoints_instruct"
 
 
 @dataclass(frozen=True)
@@ -39,8 +34,7 @@ class Prune:
     was read back and found right.
     """
 
-    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """Name of the run."""
+    run: RunName
     keep: int | None = None
     """Newest checkpoints that stay (default: as the run itself does)."""
     keep_every: int | None = None
@@ -49,22 +43,19 @@ class Prune:
     """Remove the damaged ones as well that were set aside."""
     dry_run: bool = False
     """Only say what would go."""
-    checkpoints: str = "checkpoints_instruct"
-    """Path or URL where runs keep their checkpoints."""
+    checkpoints: Checkpoints = "checkpoints_instruct"
 
 
 @dataclass(frozen=True)
 class Export:
     """Make a folder that AutoModelForCausalLM and AutoTokenizer load."""
 
-    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """Name of the run."""
+    run: RunName
     out: str
     """Path or URL of the folder; it must be empty or not there yet."""
     step: int | None = None
     """Which step (default: the newest one that verifies)."""
-    checkpoints: str = "checkpoints_instruct"
-    """Path or URL where runs keep their checkpoints."""
+    checkpoints: Checkpoints = "checkpoints_instruct"
 
 
 VERBS = {"ls": Ls, "verify": Verify, "prune": Prune, "export": Export}

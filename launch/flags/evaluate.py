@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import tyro
+
+from launch.flags.run import ModelFlags
 
 
 @dataclass(frozen=True)
 class Evaluate:
     """Compare a model with the one that it was trained from; write a report."""
 
-    run: str | None = None
-    """Name of the run (default: the one that saved last); its newest step that verifies is taken."""
-    checkpoint: str | None = None
-    """Path or URL of a step folder, a Hugging Face folder or a .pt file, instead of a run."""
-    checkpoints: str = "checkpoints_instruct"
-    """Path or URL where runs keep their checkpoints."""
+    model: Annotated[ModelFlags, tyro.conf.OmitArgPrefixes] = field(default_factory=ModelFlags)
+    """What is evaluated: a run's newest checkpoint, or a model that lies anywhere."""
     runs: str | None = None
     """Path or URL where runs keep their curves, for the loss plot (default: as the run knows it)."""
     shards: str | None = None

@@ -9,6 +9,7 @@ import tyro
 
 from instruct_core.answers.sampling import Sampling
 from launch.flags.parse import RARE, Cluster
+from launch.flags.run import ModelFlags
 from launch.flags.slurm import SlurmFlags
 
 
@@ -26,12 +27,8 @@ class Generate:
     instruction (and input or context), prompt, or messages."""
     out: str
     """File or URL to write: JSON lines, each the question's row with its answer."""
-    run: str | None = None
-    """Name of the run whose newest checkpoint answers (default: the one that saved last)."""
-    checkpoints: str = "checkpoints_instruct"
-    """Path or URL where runs keep their checkpoints."""
-    checkpoint: str | None = None
-    """Path or URL of a step folder, a Hugging Face folder or a .pt file, instead of a run."""
+    model: Annotated[ModelFlags, tyro.conf.OmitArgPrefixes] = field(default_factory=ModelFlags)
+    """Who answers: a run's newest checkpoint, or a model that lies anywhere."""
     num_tasks: int = 4
     """Tasks to share the work."""
     columns: str | None = None

@@ -7,16 +7,16 @@ from typing import Annotated
 
 import tyro
 
+from launch.flags.run import Checkpoints, RunName
+
 
 @dataclass(frozen=True)
 class Logs:
     """Print what a rank of a run has logged, over all attempts."""
 
-    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """Name of the run."""
+    run: RunName
     follow: Annotated[bool, tyro.conf.arg(aliases=["-f"]), tyro.conf.FlagCreatePairsOff] = False
     """Go on until the run ends; Ctrl-C stops showing, not the run."""
     rank: int = 0
     """Whose log; rank 0 tells how the run goes, and has the batch script's words."""
-    checkpoints: str = "checkpoints_instruct"
-    """Path or URL where runs keep their checkpoints."""
+    checkpoints: Checkpoints = "checkpoints_instruct"

@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 import tyro
 
 from instruct_core.errors import ConfigError
+from instruct_core.names import PLAIN_NAME
 
 RARE = "rare"  # Annotated[float, RARE]
 Cluster = Literal["auto", "slurm", "local"]  # values of --cluster
@@ -88,12 +89,10 @@ def _first_message(boxed: str) -> str:
     return f"{text}. Perhaps you meant {meant[1]}." if meant else f"{text}."
 
 
-PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-
-
 def check_name(run: str) -> None:
-    """Refuse a run name that is no plain folder name; raises ConfigError."""
+    """Refuse a run's name that leaves the folder of the runs, or hides in it; raises ConfigError."""
     if not PLAIN_NAME.fullmatch(run):
         raise ConfigError(
-            f"--run must be a plain name of letters, digits, '.', '_' and '-', got {run!r}."
+            "--run must be a plain name of letters, digits, '.', '_' and '-' that begins with a letter "
+            f"or a digit, got {run!r}."
         )

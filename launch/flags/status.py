@@ -7,6 +7,8 @@ from typing import Annotated
 
 import tyro
 
+from launch.flags.run import Checkpoints
+
 
 @dataclass(frozen=True)
 class Status:
@@ -14,7 +16,6 @@ class Status:
 
     run: Annotated[str | None, tyro.conf.Positional] = None
     """Name of a run (default: all)."""
-    checkpoints: str = "checkpoints_instruct"
-    """Path or URL where runs keep their checkpoints."""
+    checkpoints: Checkpoints = "checkpoints_instruct"
     shards: str = "shards"
     """Folder with shard sets."""

@@ -26,15 +26,15 @@ from instruct_core.checkpoints.steps import (
 from instruct_core.errors import ConfigError, CorruptFileError, MissingError
 from instruct_core.storage.store import Store
 from launch.console.display import WIDE, age, progress_bar
-from launch.console.lines import EXIT_FAILED, say
+from launch.console.lines import EXIT_FAILED, note, say
 from launch.flags.checkpoints import Export, Ls, Prune, Verify
 from launch.runs.places import absolute, check_url
-from launch.runs.run import newest_good, run_of, stored_config
+from launch.runs.run import Run
 
 
 def show(flags: Ls) -> int:
     """Print all checkpoints of a run, with sizes compared; return the exit code."""
-    store = run_of(flags.run, flags.checkpoints)
+    store = Run.find(flags.run, flags.checkpoints).store
     steps = committed_steps(store)
     _print(
         store, steps, {step: damage_of(store, step, every_byte=False) for step in steps}, "sizes"
@@ -44,7 +44,7 @@ def show(flags: Ls) -> int:
 
 def verify(flags: Verify) -> int:
     """Read every byte of a run's checkpoints; return the exit code."""
-    store = run_of(flags.run, flags.checkpoints)
+    store = Run.find(flags.run, flags.checkpoints).store
     steps = committed_steps(store) if flags.step is None else [_known(store, flags.step)]
     damages = {}
     with progress_bar("Checkpoints") as bar:
@@ -60,12 +60,11 @@ def prune(flags: Prune) -> int:
         value, least = getattr(flags, name), 1 if name == "keep" else 0
         if value is not None and value < least:
             raise ConfigError(f"--{name.replace('_', '-')} must be at least {least}, got {value}.")
-    store = run_of(flags.run, flags.checkpoints)
-    config = stored_config(store)
-    assert config is not None, "a run that is there has settings"
+    run = Run.find(flags.run, flags.checkpoints)
+    store = run.store
     keep = Keep(
-        config.keep_checkpoints if flags.keep is None else flags.keep,
-        config.keep_every if flags.keep_every is None else flags.keep_every,
+        run.config.keep_checkpoints if flags.keep is None else flags.keep,
+        run.config.keep_every if flags.keep_every is None else flags.keep_every,
     )
     before, steps = _sizes(store), committed_steps(store)
     if not steps:
@@ -96,11 +95,11 @@ def export(flags: Export) -> int:
     """Write a Hugging Face folder; return the exit code."""
     from instruct_core.model.hugging_face import export_folder
 
-    store = run_of(flags.run, flags.checkpoints)
+    run = Run.find(flags.run, flags.checkpoints)
     check_url("--out", flags.out, writes=True)
-    step = newest_good(store, flags.run) if flags.step is None else _known(store, flags.step)
+    step = run.newest_good_step(note) if flags.step is None else _known(run.store, flags.step)
     target = Store(absolute(flags.out))
-    export_folder(store, step, target)
+    export_folder(run.store, step, target)
     say(f"Step {step} of run {flags.run} is in {target.url}: AutoModelForCausalLM and AutoTokenizer "
         "load it.")  # fmt: skip
     return 0

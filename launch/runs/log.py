@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from launch.flags.logs import Logs
+from launch.runs.run import Run
 from launch.runs.status import RunStatus
 
 POLL_SECONDS = 0.5
@@ -19,7 +20,7 @@ POLL_SECONDS = 0.5
 
 def show_log(flags: Logs) -> int:
     """Print what a rank has logged, and go on until the run ends if asked to; return the exit code."""
-    status = RunStatus.of(flags.run, flags.checkpoints)
+    status = RunStatus.of(Run.find(flags.run, flags.checkpoints))
     shown: dict[Path, int] = {}
     while True:
         ended = not flags.follow or not status.is_active()  # asked before the last look

@@ -41,9 +41,3 @@ def inspect_weights(place: str, model: str = "", seq_len: int = 0) -> Weights:
     if "error" in answer:
         raise ConfigError(answer["error"])
     return Weights(ModelConfig(**answer["shape"]), answer["xxh3"])
-
-
-def check_one_model(run: str | None, checkpoint: str | None) -> None:
-    """Refuse --run beside --checkpoint; raises ConfigError."""
-    if run and checkpoint:
-        raise ConfigError("--run and --checkpoint name two models. Give one of them.")

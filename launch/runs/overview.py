@@ -27,7 +27,7 @@ from jobs.job_folder import read_outcome
 from launch.cluster.slurm import SlurmJob, array_job
 from launch.console.display import WIDE
 from launch.console.lines import say
-from launch.runs.places import absolute
+from launch.runs.run import Run, runs_in
 from launch.runs.status import RunStatus
 
 if TYPE_CHECKING:
@@ -40,22 +40,21 @@ def show_status(flags: Status) -> int:
     if not console.is_terminal:
         console = Console(width=WIDE)
     if flags.run is not None:
-        _show_run(console, RunStatus.of(flags.run, flags.checkpoints))
+        _show_run(console, RunStatus.of(Run.find(flags.run, flags.checkpoints)))
         return 0
-    found = Store(absolute(flags.checkpoints))
-    names = [name for name in found.names() if (found / name).exists("run.json")]
+    runs = runs_in(flags.checkpoints)
     table = Table("run", "state", "job", "step", "attempt", "last save", "note", box=None)
-    for name in names:
+    for run in runs:
         try:
-            status = RunStatus.of(name, flags.checkpoints)
+            status = RunStatus.of(run)
         except InstructError as error:
-            table.add_row(name, "unreadable", "", "", "", "", str(error))
+            table.add_row(run.name, "unreadable", "", "", "", "", str(error))
             continue
         table.add_row(
-            name, status.state(), status.job_id(), status.step(), status.attempt(),
+            run.name, status.state(), status.job_id(), status.step(), status.attempt(),
             status.last_save(), status.note(),
         )  # fmt: skip
-    if names:
+    if runs:
         console.print(table)
     else:
         say(f"No runs in {flags.checkpoints}. Begin one: python launch/finetune.py")
@@ -65,8 +64,8 @@ def show_status(flags: Status) -> int:
 
 
 def _show_run(console: Console, status: RunStatus) -> None:
-    config = status.config
-    say(f"Run {config.run}: {status.state()}, step {status.step()}")
+    run = status.run
+    say(f"Run {run.name}: {status.state()}, step {status.step()}")
     if note := status.note():
         say(f"Note: {note}")
     say(f"Last save: {status.last_save() or 'none yet'}")
@@ -76,7 +75,7 @@ def _show_run(console: Console, status: RunStatus) -> None:
         say(f"Nodes: {nodes[-1]}")
     for folder in status.job_folders()[-1:]:
         say(f"Job folder: {folder}")
-    say(f"Checkpoints: {config.checkpoints}/{config.run}")
+    say(f"Checkpoints: {run.store.url}")
     table = Table("attempt", "started", "job", "from step", "to step", "end", box=None)
     for attempt in sorted({entry.attempt for entry in status.entries}):
         mine = [entry for entry in status.entries if entry.attempt == attempt]
@@ -92,7 +91,7 @@ def _show_run(console: Console, status: RunStatus) -> None:
         )
     if status.entries:
         console.print(table)
-    say(f"Its log: python launch/logs.py {config.run} -f")
+    say(f"Its log: python launch/logs.py {run.name} -f")
 
 
 def _end_of(events: list[Event]) -> str:

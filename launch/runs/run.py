@@ -1,8 +1,8 @@
 """
-What a run has left of itself: its settings, where its jobs are noted, its newest good step.
+A run: found by its name, it knows its settings, its ledger, its jobs and its newest good step.
 
-    store = find_run("my-run", "checkpoints_instruct")
-    stored = stored_config(store)
+    run = Run.find("my-run", "checkpoints_instruct")
+    run.config.max_steps, run.newest_good_step(on_damage=note)
 
 A project may be moved: places below the folder that held the checkpoints are looked for beside
 where they lie now.
@@ -10,127 +10,198 @@ where they lie now.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from instruct_core.checkpoints.steps import committed_steps, damage_of, step_name
+from instruct_core.checkpoints.steps import (
+    STEP_FOLDER,
+    committed_steps,
+    damage_of,
+    read_manifest,
+    step_name,
+)
 from instruct_core.config import TrainConfig, from_json
-from instruct_core.errors import MissingError
+from instruct_core.errors import CorruptFileError, MissingError
+from instruct_core.names import PLAIN_NAME
 from instruct_core.storage.documents import load_document
 from instruct_core.storage.store import Store
-from launch.console.lines import note, say
 from launch.flags.parse import check_name
 from launch.runs.places import absolute, reachable
 
 
-def stored_document(store: Store) -> dict[str, Any] | None:
-    """Return a run's run.json; None for a run that is not there. Raises CorruptFileError."""
-    try:
-        return load_document(store, "run.json")
-    except FileNotFoundError:
-        return None
+@dataclass(frozen=True)
+class Run:
+    """
+    A run, whether it has begun or not.
+
+    Args:
+        name: Of its folder.
+        store: Of its checkpoints.
+        runs: Where its ledger and its curves are, if not where its settings say.
+    """
+
+    name: str
+    store: Store
+    runs: str = ""
+
+    @classmethod
+    def named(cls, name: str, checkpoints: str) -> Run:
+        """Return the run of a name, which need not be there; raises ConfigError for no plain name."""
+        check_name(name)
+        return cls(name, Store(absolute(checkpoints)) / name)
+
+    @classmethod
+    def find(cls, name: str | None, checkpoints: str) -> Run:
+        """
+        Return the run of a name; the one that saved last where none is given.
+
+        Raises:
+            ConfigError: The name is no plain one, or the place cannot be reached.
+            MissingError: There is no such run; names those that are there.
+        """
+        if name is None:
+            return cls.latest(checkpoints)
+        run = cls.named(name, checkpoints)
+        with reachable("--checkpoints", checkpoints):
+            if not run.exists():
+                raise run._missing()
+        return run
+
+    @classmethod
+    def latest(cls, checkpoints: str) -> Run:
+        """Return the run that saved last, by the manifests' own words; raises MissingError."""
+        with reachable("--checkpoints", checkpoints):
+            saved = [(run._saved_at(), run) for run in runs_in(checkpoints)]
+        saved_at, newest = max(saved, key=lambda entry: entry[0], default=(0.0, None))
+        if newest is None or not saved_at:
+            raise MissingError(
+                f"No run in {absolute(checkpoints)} has saved yet. Train one: "
+                "python launch/finetune.py, or name a model: --checkpoint PATH"
+            )
+        return newest
+
+    @classmethod
+    def of_step(cls, place: str) -> Run | None:
+        """Return the run that a step folder is part of; None for a place that is no run's step."""
+        parent, _, folder = absolute(place).rstrip("/").rpartition("/")
+        run = cls(parent.rpartition("/")[2], Store(parent or "/"))
+        return run if STEP_FOLDER.fullmatch(folder) and run.exists() else None
+
+    def exists(self) -> bool:
+        """Return True if a launcher has written its settings down."""
+        return self.store.exists("run.json")
+
+    def has_begun(self) -> bool:
+        """Return True if it has saved: until then every setting may change."""
+        return self.store.exists("committed.json") or bool(committed_steps(self.store))
+
+    @cached_property
+    def document(self) -> dict[str, Any]:
+        """Its run.json, read once; raises MissingError, CorruptFileError."""
+        try:
+            return load_document(self.store, "run.json")
+        except FileNotFoundError:
+            raise self._missing() from None
+
+    @cached_property
+    def config(self) -> TrainConfig:
+        """The settings it was begun with, where it lies now; raises as `document` does."""
+        stored = from_json(self.document.get("config"), self.store.where("run.json"))
+        before, now = (str(Path(p).parent) for p in (stored.checkpoints, self.checkpoints))
+        if before == now or "://" in stored.checkpoints + self.checkpoints:
+            return replace(stored, checkpoints=self.checkpoints)
+
+        def moved(place: str) -> str:
+            return now + place.removeprefix(before) if place.startswith(f"{before}/") else place
+
+        return replace(
+            stored,
+            checkpoints=self.checkpoints,
+            shards=moved(stored.shards),
+            init=moved(stored.init),
+            runs=moved(stored.runs),
+        )
+
+    @property
+    def checkpoints(self) -> str:
+        """Place of its store, and of other runs'."""
+        return self.store.url.rpartition("/")[0]
+
+    @property
+    def ledger(self) -> Store:
+        """Its events, and its curves beside them."""
+        return Store(self._runs) / self.name
+
+    @property
+    def job_parent(self) -> Path:
+        """Where its jobs have their folders: beside its ledger if that is on a disk."""
+        place = self._runs if "://" not in self._runs else absolute("runs_instruct")
+        return Path(place) / self.name / "job"
+
+    @property
+    def lock(self) -> Path:
+        """The lock of its one writer: beside its checkpoints if they are on a disk."""
+        if self.store.is_local:
+            return self.store.local_path("lock")
+        return self.job_parent / "lock"
+
+    @property
+    def slurm_note(self) -> Path:
+        """The file that names its job on Slurm: beside its lock."""
+        return self.lock.with_name("slurm.json")
+
+    def newest_good_step(self, on_damage: Callable[[str], None]) -> int:
+        """
+        Return its newest step of which every byte is right.
+
+        Args:
+            on_damage: Given a line about every newer one that is damaged.
+
+        Raises:
+            ConfigError: The place cannot be reached.
+            MissingError: It has no such step.
+        """
+        with reachable("--checkpoints", self.checkpoints):
+            for step in reversed(committed_steps(self.store)):
+                if not (damage := damage_of(self.store, step)):
+                    return step
+                on_damage(f"{damage} Taking the one before.")
+        raise MissingError(
+            f"Run {self.name} has no checkpoint that can be loaded yet, in {self.store.url}."
+        )
+
+    def step_place(self, step: int) -> str:
+        """Return the path or URL of a step's folder."""
+        return (self.store / step_name(step)).url
+
+    @property
+    def _runs(self) -> str:
+        return self.runs or self.config.runs
+
+    def _saved_at(self) -> float:
+        for step in reversed(committed_steps(self.store)):
+            try:
+                return float(read_manifest(self.store, step)["saved_at"])
+            except (CorruptFileError, FileNotFoundError):  # damaged, or removed meanwhile
+                continue
+        return 0.0
+
+    def _missing(self) -> MissingError:
+        others = ", ".join(run.name for run in runs_in(self.checkpoints)) or "none"
+        return MissingError(
+            f"Run {self.name} is not there: no {self.store.where('run.json')}. Runs there: {others}."
+        )
 
 
-def stored_config(store: Store) -> TrainConfig | None:
-    """Return the settings a run was begun with, where it lies now; None for one that is not there."""
-    document = stored_document(store)
-    if document is None:
-        return None
-    stored = from_json(document.get("config"), store.where("run.json"))
-    checkpoints = store.url.rpartition("/")[0]
-    before, now = (str(Path(place).parent) for place in (stored.checkpoints, checkpoints))
-    if before == now or "://" in stored.checkpoints + checkpoints:
-        return replace(stored, checkpoints=checkpoints)
-
-    def moved(place: str) -> str:
-        return now + place.removeprefix(before) if place.startswith(f"{before}/") else place
-
-    return replace(
-        stored,
-        checkpoints=checkpoints,
-        shards=moved(stored.shards),
-        init=moved(stored.init),
-        runs=moved(stored.runs),
-    )
-
-
-def job_parent(runs: str, run: str) -> Path:
-    """Return where a run's jobs have their folders: beside its ledger if that is on a disk."""
-    place = runs if "://" not in runs else "runs_instruct"
-    return Path(place).resolve() / run / "job"
-
-
-def lock_path(store: Store, parent: Path) -> Path:
-    """Return the lock of a run: beside its checkpoints if they are on a disk."""
-    return store.local_path("lock") if store.is_local else parent / "lock"
-
-
-def note_path(lock: Path) -> Path:
-    """Return where word of a run's job on Slurm is left: beside its lock."""
-    return lock.with_name("slurm.json")
-
-
-def run_of(run: str, checkpoints: str) -> Store:
-    check_name(run)
-    store = Store(absolute(checkpoints)) / run
+def runs_in(checkpoints: str) -> list[Run]:
+    """Return the runs that keep their checkpoints in a place, by name."""
+    place = Store(absolute(checkpoints))
     with reachable("--checkpoints", checkpoints):
-        there = store.exists("run.json")
-    if not there:
-        raise MissingError(
-            f"Run {run} is not there: no {store.where('run.json')}. All runs: python launch/status.py"
-        )
-    return store
-
-
-def newest_good(store: Store, run: str) -> int:
-    for step in reversed(committed_steps(store)):
-        if not (damage := damage_of(store, step)):
-            return step
-        say(f"{damage} Taking the one before.")
-    raise MissingError(f"Run {run} has no checkpoint that can be loaded, in {store.url}.")
-
-
-def find_run(run: str | None, checkpoints: str) -> Store:
-    """
-    Return the folder of a run's checkpoints; of the run that saved last where none is named.
-
-    Raises:
-        MissingError: No such run, or none at all.
-    """
-    store = Store(checkpoints)
-    name = run or latest_run(store)
-    if not (store / name).names():
-        raise MissingError(
-            f"Run {name} is not there: no folder of that name in {store.url}. "
-            f"Runs: {', '.join(_runs(store)) or 'none'}."
-        )
-    return store / name
-
-
-def latest_run(store: Store) -> str:
-    """Return the run that saved last, by the manifests' own words."""
-    saved = []
-    for name in _runs(store):
-        for step in committed_steps(store / name)[-1:]:
-            manifest = load_document(store / name, f"{step_name(step)}/manifest.json")
-            saved.append((float(manifest.get("saved_at", 0)), name))
-    if not saved:
-        raise MissingError(
-            f"No run in {store.url} has saved yet. Train one: python launch/finetune.py, or name a "
-            "model: --checkpoint PATH"
-        )
-    return max(saved)[1]
-
-
-def _runs(store: Store) -> list[str]:
-    return [name for name in store.names() if store.exists(f"{name}/run.json")]
-
-
-def newest_verified(store: Store) -> str:
-    """Return the place of a run's newest step of which every byte is right."""
-    for step in reversed(committed_steps(store)):
-        if not (damage := damage_of(store, step)):
-            return (store / step_name(step)).url
-        note(f"{damage} Taking the one before.")
-    raise MissingError(f"Run {store.url} has no checkpoint that can be loaded yet.")
+        return [
+            Run(name, place / name)
+            for name in place.names()
+            if PLAIN_NAME.fullmatch(name) and place.exists(f"{name}/run.json")
+        ]

@@ -1,7 +1,7 @@
 """
 How a run stands: what Slurm says where there is one, and what is on disk.
 
-    status = RunStatus.of("my-run", "checkpoints_instruct")
+    status = RunStatus.of(Run.find("my-run", "checkpoints_instruct"))
     status.state(), status.step()
 """
 
@@ -12,10 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from instruct_core.checkpoints.steps import committed_steps
-from instruct_core.config import TrainConfig
-from instruct_core.errors import MissingError, SlurmError
+from instruct_core.errors import SlurmError
 from instruct_core.events import Saved, SaveFailed
-from instruct_core.storage.store import Store
 from jobs.events import ShortLead
 from jobs.job_folder import Outcome, Progress, read_outcome, read_progress
 from jobs.ledger import Entry, read_ledger
@@ -25,48 +23,31 @@ from launch.cluster.local import LocalJob
 from launch.cluster.lock import RunLock
 from launch.cluster.slurm import SlurmJob
 from launch.console.display import age
-from launch.flags.parse import check_name
-from launch.runs.places import absolute
-from launch.runs.run import job_parent, lock_path, note_path, stored_config
+from launch.runs.run import Run
 
 
 @dataclass
 class RunStatus:
     """One run, as it stands now."""
 
-    config: TrainConfig
-    lock: Path
+    run: Run
     slurm: SlurmJob | None
     entries: list[Entry]
 
     @classmethod
-    def of(cls, name: str, checkpoints: str) -> RunStatus:
-        """
-        Return how a run stands.
-
-        Raises:
-            MissingError: There is no run of that name.
-            CorruptFileError: What it has left cannot be read.
-        """
-        check_name(name)
-        store = Store(absolute(checkpoints)) / name
-        config = stored_config(store)
-        if config is None:
-            raise MissingError(
-                f"Run {name} is not there: no {store.where('run.json')}. All runs: "
-                "python launch/status.py"
-            )
-        lock = lock_path(store, job_parent(config.runs, name))
-        slurm = SlurmJob.found(note_path(lock))
-        return cls(config, lock, slurm, read_ledger(Store(config.runs) / name))
+    def of(cls, run: Run) -> RunStatus:
+        """Return how a run stands; raises CorruptFileError for what it has left and nobody can read."""
+        return cls(run, SlurmJob.found(run.slurm_note), read_ledger(run.ledger))
 
     def job_folders(self) -> list[Path]:
         """Return the folders of its jobs, oldest first."""
-        return job_folders(job_parent(self.config.runs, self.config.run))
+        return job_folders(self.run.job_parent)
 
     def is_active(self) -> bool:
         """Return True as long as a job of it waits or runs."""
-        return RunLock.is_held(self.lock) or (self.slurm is not None and self.slurm.is_running())
+        return RunLock.is_held(self.run.lock) or (
+            self.slurm is not None and self.slurm.is_running()
+        )
 
     def progress(self) -> Progress:
         """Return the newest job's progress."""
@@ -87,7 +68,7 @@ class RunStatus:
 
     def state(self) -> str:
         """Return its state in a word or two: Slurm's own while it has one."""
-        if RunLock.is_held(self.lock):
+        if RunLock.is_held(self.run.lock):
             return "training here"
         if self.slurm is not None and self.slurm.is_running():
             return self.slurm.state()
@@ -103,15 +84,15 @@ class RunStatus:
 
     def job_id(self) -> str:
         """Return the id of its newest job: Slurm's, or a process id."""
-        if (found := LocalJob.found(self.lock)) is not None:
+        if (found := LocalJob.found(self.run.lock)) is not None:
             return str(found.pid)
         return self.slurm.job_id if self.slurm is not None else ""
 
     def step(self) -> str:
         """Return how far it is."""
-        steps = committed_steps(Store(self.config.checkpoints) / self.config.run)
+        steps = committed_steps(self.run.store)
         reached = max([self.progress().global_step or 0, *steps])
-        return f"{reached} of {self.config.max_steps}"
+        return f"{reached} of {self.run.config.max_steps}"
 
     def attempt(self) -> str:
         """Return the number of its newest attempt."""

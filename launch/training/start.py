@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from instruct_core.checkpoints.steps import committed_steps, damage_of
 from instruct_core.config import TrainConfig, to_json
@@ -32,39 +32,25 @@ from launch.cluster.machine import num_cores
 from launch.cluster.slurm import UNKNOWN, SlurmJob
 from launch.console.lines import EXIT_FAILED, say
 from launch.flags.finetune import Finetune, check_flags
-from launch.flags.parse import check_name, parse_flags
+from launch.flags.parse import parse_flags
 from launch.flags.preprocess import Preprocess
 from launch.runs.follower import watch, watch_slurm
 from launch.runs.places import absolute, check_url
-from launch.runs.run import job_parent, lock_path, note_path, stored_config, stored_document
+from launch.runs.run import Run
 from launch.training.inputs import check_places, find_inputs, find_shards, fingerprint_of
 from launch.training.outlook import Plan, outlook
 from launch.training.settings import asked_of, refuse_conflicts, resolve, resumed_flags
-from launch.training.submission import OnSlurm, Submission, choose_submission
-
-
-class _Run(NamedTuple):
-    """The run that was named, and what it has left of itself."""
-
-    name: str
-    store: Store
-    stored: TrainConfig | None  # None for a new run
-    has_begun: bool  # it has saved: until then every setting may change
-    job_parent: Path
-    lock: Path
-
-    @property
-    def slurm_note(self) -> Path:
-        return note_path(self.lock)
+from launch.training.submission import OnSlurm, choose_submission
 
 
 def finetune(flags: Finetune, arguments: Sequence[str]) -> int:
     """Begin, resume or attach to a run, and follow it to its end; return the exit code."""
-    flags, run = _find(flags, arguments)
+    flags, run, stored = _find(flags, arguments)
     if (exit_code := _attach(flags, run)) is not None:
         return exit_code
     submission = choose_submission(flags, run.name)
-    inputs = find_inputs(flags, run.store, run.stored, run.has_begun)
+    has_begun = run.has_begun()
+    inputs = find_inputs(flags, run.store, stored, has_begun)
     config, why = resolve(flags, inputs.places, run.name, inputs.shape, submission.machine)
     if not inputs.has_shards:  # all that can be wrong has been looked for: now there may be work
         if flags.dry_run:
@@ -74,49 +60,39 @@ def finetune(flags: Finetune, arguments: Sequence[str]) -> int:
             return exit_code
     on_slurm = isinstance(submission, OnSlurm)
     config = replace(config, data_fingerprint=fingerprint_of(config.shards, on_slurm))
-    if run.stored is not None and run.has_begun:
-        refuse_conflicts(config, run.stored)
+    if stored is not None and has_begun:
+        refuse_conflicts(config, stored)
         if _is_finished(config, run.store):
             return 0
     check_places(config, inputs.shape)
     step = max(committed_steps(run.store), default=0)
     plan = Plan(config, inputs.shape, submission, flags.nodes, flags.gpus, inputs.init, why, step)
-    rows, notes = outlook(plan), submission.check(config, run.job_parent)
-    for label, text in rows:
-        say(f"{label:8}{text}")
-    for note in notes:
-        say(note)
-    if flags.dry_run:
-        say("Submits nothing. Settings:")
-        say(json.dumps(to_json(config), indent=1))
-        if script := submission.script(config, run.job_parent):
-            say(f"\n{script}")
-        return 0
-    return _start(flags, config, submission, run)
+    _tell(plan, run)
+    return _show(plan, run) if flags.dry_run else _start(flags, plan, run)
 
 
-def _find(flags: Finetune, arguments: Sequence[str]) -> tuple[Finetune, _Run]:
-    """Return the run that is meant; its own settings are the flags that were not typed."""
+def _find(flags: Finetune, arguments: Sequence[str]) -> tuple[Finetune, Run, TrainConfig | None]:
+    """
+    Return the flags, the run that is meant, and its settings if it is there already.
+
+    Its own settings are the flags that were not typed.
+    """
     check_flags(flags)
     shards = find_shards(flags.shards, flags.slurm.after)
     name = flags.run or f"{flags.model or 'gpt2'}-{Path(shards).name}"
-    check_name(name)
-    checkpoints = absolute(flags.checkpoints)
-    check_url("--checkpoints", checkpoints, writes=not flags.dry_run)
-    store = Store(checkpoints) / name
-    stored = stored_config(store)
+    run = Run.named(name, flags.checkpoints)
+    check_url("--checkpoints", run.checkpoints, writes=not flags.dry_run)
+    stored = run.config if run.exists() else None
     if stored is not None:
-        default = resumed_flags(stored, (stored_document(store) or {}).get("asked", {}))
+        default = resumed_flags(stored, run.document.get("asked", {}))
         flags = parse_flags(Finetune, arguments, default=default)
         check_flags(flags)
-    flags = replace(flags, checkpoints=checkpoints, runs=absolute(flags.runs))
+    flags = replace(flags, checkpoints=run.checkpoints, runs=absolute(flags.runs))
     check_url("--runs", flags.runs, writes=not flags.dry_run)
-    has_begun = store.exists("committed.json") or bool(committed_steps(store))
-    parent = job_parent(flags.runs, name)
-    return flags, _Run(name, store, stored, has_begun, parent, lock_path(store, parent))
+    return flags, replace(run, runs=flags.runs), stored
 
 
-def _attach(flags: Finetune, run: _Run) -> int | None:
+def _attach(flags: Finetune, run: Run) -> int | None:
     """Attach to a run that is queued or training; None if it is neither."""
     if (job := LocalJob.found(run.lock)) is not None:
         say(f"Run {run.name} is training already (job {job.pid}); watching it.")
@@ -154,7 +130,24 @@ def _is_finished(config: TrainConfig, store: Store) -> bool:
     return True
 
 
-def _start(flags: Finetune, config: TrainConfig, submission: Submission, run: _Run) -> int:
+def _tell(plan: Plan, run: Run) -> None:
+    """Say what is about to happen, once everything has been looked at."""
+    rows, notes = outlook(plan), plan.submission.check(plan.config, run.job_parent)
+    for label, text in rows:
+        say(f"{label:8}{text}")
+    for note in notes:
+        say(note)
+
+
+def _show(plan: Plan, run: Run) -> int:
+    say("Submits nothing. Settings:")
+    say(json.dumps(to_json(plan.config), indent=1))
+    if script := plan.submission.script(plan.config, run.job_parent):
+        say(f"\n{script}")
+    return 0
+
+
+def _start(flags: Finetune, plan: Plan, run: Run) -> int:
     """Write down the run and submit its job; the only part of a launch that changes anything."""
     lock = RunLock(run.lock)
     queued_meanwhile = SlurmJob.found(run.slurm_note)
@@ -162,11 +155,11 @@ def _start(flags: Finetune, config: TrainConfig, submission: Submission, run: _R
         raise ConfigError(
             f"Run {run.name} is being started by another launcher. Try again in a second."
         )
-    run.store.replace("run.json", dump_document(_document(config, flags)))
+    run.store.replace("run.json", dump_document(_document(plan.config, flags)))
     folder = new_job_folder(run.job_parent)
     freeze_code(folder)
-    function = FinetuneJob(config, code_version())
-    submitted = submission.submit(function, folder, lock, run.slurm_note)
+    function = FinetuneJob(plan.config, code_version())
+    submitted = plan.submission.submit(function, folder, lock, run.slurm_note)
     lock.close()  # a job on this machine has inherited it
     say(f"Run {run.name}: job {submitted.job.label}; log {submitted.job.log_path()}")
     say(f"{'Next':8}{submitted.next_step}")

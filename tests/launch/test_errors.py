@@ -102,7 +102,7 @@ FINETUNE = {
     f"{BASE} --seq-len 4096": "--seq-len must be at most 1024, got 4096",
     f"{BASE} --tokens-per-step 1000": "Use --tokens-per-step",
     f"{BASE} --gpus 3": "--tokens-per-step must be a multiple of ranks x --micro-batch-size",
-    f"{BASE} --run a/b": "--run must be a plain name of letters, digits, '.', '_' and '-', got 'a/b'",
+    f"{BASE} --run a/b": "--run must be a plain name of letters, digits, '.', '_' and '-' that",
     f"{BASE} --run ..": "--run must be a plain name",
     f"{BASE} --seed 99999999999999999999": "--seed must be at least 0 and less than 2**63",
     f"{BASE} --learning-rate inf": "--learning-rate must be more than 0, got inf",
@@ -121,7 +121,7 @@ FINETUNE = {
     "--run t --max-steps 1": "begun for --max-steps 2, got 1. It can only grow",
 }  # fmt: skip
 CHAT = {
-    "--run gone": "Run gone is not there: no folder of that name",
+    "--run gone": "gone/run.json. Runs there: t.",
     "--checkpoint gone": "Model gone is not there",
     "--checkpoint gone.pt": "Model gone.pt is not there",
     "--checkpoint evil.pt": "File evil.pt is not read: only tensors and plain fields are",

@@ -22,7 +22,7 @@ from tests.fakes import record
 HANGS = """
 import sys, threading
 from pathlib import Path
-from jobs import guard
+from jobs.survival import guard
 guard.HANG_SECONDS, guard.HANG_STEPS, guard.STACKS_GRACE_SECONDS = 0.5, 3, 0.1
 guard.POLL_SECONDS = 0.05
 with guard.Guard(lambda: False, Path(sys.argv[1]), rank=2) as watched:
@@ -36,7 +36,7 @@ with guard.Guard(lambda: False, Path(sys.argv[1]), rank=2) as watched:
 SUSPENDED = """
 import sys, time
 from pathlib import Path
-from jobs import guard
+from jobs.survival import guard
 guard.HANG_SECONDS, guard.HANG_STEPS, guard.POLL_SECONDS = 1.0, 1, 0.02
 with guard.Guard(lambda: False, Path(sys.argv[1]), rank=2) as watched:
     for step in range(60):

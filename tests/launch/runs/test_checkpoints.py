@@ -104,7 +104,7 @@ def test_exported_folder_is_a_hugging_face_model_with_its_tokenizer(desk: Path) 
     result = launch("checkpoints", "export", "r", "--out=model", cwd=desk)
 
     assert result.returncode == 0, result.stderr
-    assert "Taking the one before" in result.stdout and "Step 9 of run r" in result.stdout
+    assert "Taking the one before" in result.stderr and "Step 9 of run r" in result.stdout
     theirs = AutoModelForCausalLM.from_pretrained(desk / "model")
     ours = load_model(str(run_of(desk) / step_name(9)))
     assert torch.equal(theirs.transformer.wte.weight, ours.head_weight)

@@ -14,6 +14,7 @@ from instruct_core.storage.store import Store
 from jobs.events import ShortLead
 from jobs.ledger import Ledger
 from launch.console.display import age
+from launch.runs.run import Run
 from launch.runs.status import RunStatus
 
 
@@ -31,7 +32,7 @@ def project(tmp_path: Path) -> Path:
 
 
 def status_of(project: Path) -> RunStatus:
-    return RunStatus.of("r", str(project / "checkpoints"))
+    return RunStatus.of(Run.find("r", str(project / "checkpoints")))
 
 
 def leave(project: Path, name: str, **document: object) -> None:
@@ -79,7 +80,7 @@ def test_run_of_a_moved_project_is_found_where_it_lies_now(project: Path) -> Non
 
 def test_missing_and_damaged_runs_are_named(project: Path) -> None:
     with pytest.raises(MissingError, match="Run x is not there"):
-        RunStatus.of("x", str(project / "checkpoints"))
+        Run.find("x", str(project / "checkpoints"))
 
     (project / "checkpoints" / "r" / "slurm.json").write_text("{")
     with pytest.raises(CorruptFileError, match=r"slurm\.json is damaged"):
