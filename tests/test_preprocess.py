@@ -12,9 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from instruct_core.data.plan import Plan
+from instruct_core.data.shard_plan import ShardPlan
 from instruct_core.data.shards import ShardSet, is_written
-from instruct_core.storage.documents import load_document
 from instruct_core.storage.store import Store
 from tests.conftest import environment, launch, write_rows
 
@@ -71,7 +70,7 @@ def test_task_killed_at_any_write_leaves_nothing_that_passes_for_a_shard(
     shards.mkdir()
     shutil.copy(shard_set / "plan.json", shards)
     store = Store(shards)
-    plan = Plan.from_document(load_document(store, "plan.json"))
+    plan = ShardPlan.load(store)
     env = environment() | {"INSTRUCT_JOB": str(tmp_path), "INSTRUCT_START": "0000"}
     for kill_at in range(1, 100):
         command = [sys.executable, "-c", KILLED_AT, str(shards), str(kill_at)]
@@ -83,7 +82,7 @@ def test_task_killed_at_any_write_leaves_nothing_that_passes_for_a_shard(
         for path in [*shards.glob("train/[0-9]*"), *shards.glob("val/[0-9]*")]:
             assert path.read_bytes() == (shard_set / path.relative_to(shards)).read_bytes()
         if (shards / "manifest.json").exists():
-            assert all(is_written(store, plan, shard) for shard in range(plan.num_shards))
+            assert all(is_written(store, plan, shard) for shard in range(plan.num_parts))
 
     assert kill_at > 6, "the task was killed at every write of its shards"
     assert files_of(shards) == files_of(shard_set)

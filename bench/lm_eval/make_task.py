@@ -25,10 +25,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from instruct_core.data.plan import Plan
+from instruct_core.data.shard_plan import ShardPlan
 from instruct_core.data.template import Row, render
 from instruct_core.errors import ConfigError, MissingError
-from instruct_core.storage.documents import load_document
 from instruct_core.storage.store import Store
 from launch.console.lines import guarded, say
 
@@ -48,10 +47,10 @@ def validation_rows(store: Store) -> list[Row]:
             f"{store.url} is no shard set. Make it: "
             "python launch/preprocess.py --source builtin --out shards/builtin"
         )
-    plan = Plan.from_document(load_document(store, "plan.json"))
+    plan = ShardPlan.load(store)
     return [
         row
-        for shard in range(plan.num_shards)
+        for shard in range(plan.num_parts)
         for row, is_val in zip(plan.rows(shard), plan.is_val(shard), strict=True)
         if is_val and row is not None
     ]

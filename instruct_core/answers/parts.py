@@ -13,7 +13,7 @@ from typing import Any
 
 import xxhash
 
-from instruct_core.answers.plan import PromptPlan
+from instruct_core.answers.plan import AnswerPlan
 from instruct_core.errors import CorruptFileError
 from instruct_core.storage.documents import load_sealed, seal
 from instruct_core.storage.store import Store
@@ -24,13 +24,13 @@ def part_name(part: int, ending: str) -> str:
     return f"{part:05d}.{ending}"
 
 
-def missing_parts(store: Store, plan: PromptPlan) -> list[int]:
+def missing_parts(store: Store, plan: AnswerPlan) -> list[int]:
     """Return the parts whose document is not there, by name alone."""
     there = set(store.names())
     return [part for part in range(plan.num_parts) if part_name(part, "json") not in there]
 
 
-def read_part(store: Store, plan: PromptPlan, part: int) -> tuple[dict[str, Any], bytes] | None:
+def read_part(store: Store, plan: AnswerPlan, part: int) -> tuple[dict[str, Any], bytes] | None:
     """Return a part's document and its lines; None unless both are of this plan and verify."""
     try:
         document = load_sealed(store, part_name(part, "json"))
@@ -42,7 +42,7 @@ def read_part(store: Store, plan: PromptPlan, part: int) -> tuple[dict[str, Any]
     return (document, lines) if right else None
 
 
-def join_parts(store: Store, plan: PromptPlan, out: Store, name: str) -> bool:
+def join_parts(store: Store, plan: AnswerPlan, out: Store, name: str) -> bool:
     """
     Verify every part and write all as one file, then the manifest; False if a part is not right.
 
@@ -68,7 +68,7 @@ def join_parts(store: Store, plan: PromptPlan, out: Store, name: str) -> bool:
     return True
 
 
-def joined(store: Store, plan: PromptPlan, out: Store, name: str) -> dict[str, Any] | None:
+def joined(store: Store, plan: AnswerPlan, out: Store, name: str) -> dict[str, Any] | None:
     """Return the manifest if the file of all answers is there and right."""
     try:
         manifest = load_sealed(store, "manifest.json")

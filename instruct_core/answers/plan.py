@@ -3,26 +3,18 @@ The plan of a batch inference: which rows make each part, and all that decides t
 
     plan = scan_prompts(source, None, None, rows_per_part=128, settings=Settings(...))
     for record, question in plan.questions(part=3): ...
-
-Part k of the answers is a function of the plan and k; how many tasks there are decides nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from instruct_core.answers.sampling import Sampling
 from instruct_core.data.columns import Columns, detect_questions, parse_columns
-from instruct_core.data.ranges import (
-    SourceFile,
-    Start,
-    first_values,
-    records_from,
-    scan_ranges,
-    stat_files,
-)
+from instruct_core.data.plan import Plan
+from instruct_core.data.ranges import SourceFile, Start, first_values, scan_ranges
 from instruct_core.data.records import Record
 from instruct_core.data.sources import Source
 from instruct_core.data.template import TEMPLATE_NAME, Row
@@ -47,8 +39,11 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class PromptPlan:
+class AnswerPlan(Plan):
     """All that decides the answers; see the module's page."""
+
+    part: ClassVar[str] = "part"
+    remedy: ClassVar[str] = "Bring the old file back, or give another --out."
 
     source: str
     files: list[SourceFile]
@@ -58,16 +53,12 @@ class PromptPlan:
     rows_per_part: int
     starts: list[Start]
     settings: Settings
-    template: str = TEMPLATE_NAME
-    tokenizer: str = TOKENIZER_NAME
-
-    @property
-    def num_parts(self) -> int:
-        return len(self.starts)
+    template: str
+    tokenizer: str
 
     @property
     def choices(self) -> dict[str, Any]:
-        """Return what the fingerprint is made of, under the names a person knows it by."""
+        """What decides the answers, under the names a person knows it by."""
         settings = asdict(self.settings)
         sampling = settings.pop("sampling")
         del settings["model"]
@@ -84,6 +75,7 @@ class PromptPlan:
 
     @property
     def fingerprint(self) -> str:
+        """A hash of the choices."""
         return fingerprint_of(self.choices)
 
     def questions(self, part: int) -> Iterator[tuple[dict[str, Any], Row]]:
@@ -94,31 +86,9 @@ class PromptPlan:
             BadRowError: The source is no longer what was planned with.
         """
         columns = parse_columns(self.columns, is_answered=False)
-        urls = [f.url for f in self.files]
         count = min(self.rows_per_part, self.num_rows - part * self.rows_per_part)
-        for record in records_from(urls, self.starts[part], count):
+        for record in self.records(part, count):
             yield record.value, _to_question(record, columns, self.settings.answer_column)
-            count -= 1
-        if count or stat_files(urls) != [(f.url, f.bytes, f.modified) for f in self.files]:
-            raise BadRowError(
-                f"Source {self.source} changed after the command was given, noticed in part {part}. "
-                "Bring the old file back, or give another --out."
-            )
-
-    def to_document(self) -> dict[str, Any]:
-        """Return the plan as JSON values."""
-        starts = [{"part": k, "start": list(start)} for k, start in enumerate(self.starts)]
-        return {"format": 1, "fingerprint": self.fingerprint} | asdict(self) | {"starts": starts}
-
-    @classmethod
-    def from_document(cls, document: dict[str, Any]) -> PromptPlan:
-        """Return the plan of `to_document`."""
-        known = {name: document[name] for name in cls.__dataclass_fields__}
-        known["files"] = [SourceFile(**f) for f in known["files"]]
-        known["starts"] = [tuple(entry["start"]) for entry in known["starts"]]
-        sampling = Sampling(**known["settings"]["sampling"])
-        known["settings"] = Settings(**(known["settings"] | {"sampling": sampling}))
-        return cls(**known)
 
 
 def scan_prompts(
@@ -128,7 +98,7 @@ def scan_prompts(
     rows_per_part: int,
     settings: Settings,
     progress: Callable[[int], None] = lambda num_rows: None,
-) -> PromptPlan:
+) -> AnswerPlan:
     """
     Read all questions once and return the plan of their answers.
 
@@ -150,7 +120,7 @@ def scan_prompts(
     ranges = scan_ranges(source, limit_rows, rows_per_part, check, progress)
     if not ranges.num_rows:
         raise ConfigError(f"Source {source.name} has no rows.")
-    return PromptPlan(
+    return AnswerPlan(
         source=source.name,
         files=ranges.files,
         columns=str(columns),
@@ -159,19 +129,25 @@ def scan_prompts(
         rows_per_part=rows_per_part,
         starts=ranges.starts,
         settings=settings,
+        template=TEMPLATE_NAME,
+        tokenizer=TOKENIZER_NAME,
     )
 
 
 def _to_question(record: Record, columns: Columns, answer_column: str) -> Row:
     try:
-        if record.problem:
-            raise ValueError(record.problem)
-        row = columns.to_question(record.value)
-        if answer_column in record.value:
-            raise ValueError(
-                f"it has a column {answer_column} already; put the answer elsewhere with "
-                "--answer-column NAME"
-            )
+        return _question_in(record, columns, answer_column)
     except ValueError as error:
         raise BadRowError(f"Row {record.where} cannot be used: {error}.") from None
+
+
+def _question_in(record: Record, columns: Columns, answer_column: str) -> Row:
+    if record.problem:
+        raise ValueError(record.problem)
+    row = columns.to_question(record.value)
+    if answer_column in record.value:
+        raise ValueError(
+            f"it has a column {answer_column} already; put the answer elsewhere with "
+            "--answer-column NAME"
+        )
     return row

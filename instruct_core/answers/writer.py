@@ -20,7 +20,7 @@ import xxhash
 
 from instruct_core.answers.batch import Answered, answer_prompts
 from instruct_core.answers.parts import part_name
-from instruct_core.answers.plan import PromptPlan
+from instruct_core.answers.plan import AnswerPlan
 from instruct_core.data.template import render_prompt
 from instruct_core.data.tokenizer import load_tokenizer
 from instruct_core.errors import ConfigError
@@ -30,7 +30,7 @@ from instruct_core.storage.documents import seal
 from instruct_core.storage.store import Store
 
 
-def load_planned_model(plan: PromptPlan) -> GPT2:
+def load_planned_model(plan: AnswerPlan) -> GPT2:
     """
     Return the model of a plan.
 
@@ -46,7 +46,7 @@ def load_planned_model(plan: PromptPlan) -> GPT2:
     return model
 
 
-def write_part(store: Store, plan: PromptPlan, part: int, model: GPT2) -> None:
+def write_part(store: Store, plan: AnswerPlan, part: int, model: GPT2) -> None:
     """Answer one range of rows, and write its lines and then its document."""
     started_at = time.perf_counter()
     records, questions = zip(*plan.questions(part), strict=True)
@@ -77,7 +77,7 @@ def write_part(store: Store, plan: PromptPlan, part: int, model: GPT2) -> None:
     store.replace(part_name(part, "json"), seal(document))
 
 
-def _line(record: dict[str, Any], answer: Answered, plan: PromptPlan) -> dict[str, Any]:
+def _line(record: dict[str, Any], answer: Answered, plan: AnswerPlan) -> dict[str, Any]:
     added = {
         plan.settings.answer_column: answer.text,
         "finish_reason": answer.finish_reason,

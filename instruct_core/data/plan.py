@@ -1,197 +1,146 @@
 """
-The plan of a shard set: what goes into each shard, fixed before the first task starts.
+What every plan of an array is: a source cut into parts, fixed before the first task starts.
 
-    plan = scan(source, columns=None, limit_rows=None, skip_bad_rows=False)
-    for row in plan.rows(shard=3): ...
+    plan = ShardPlan.load(store)            # or AnswerPlan
+    for record in plan.records(3, count=250): ...
+    plan.changes_since(old)                 # ["limit_rows: None -> 500"]
 
-One pass over the source, in constant memory, checks every row, hashes the files and notes where
-each shard begins. Shard k is then a function of the plan and k; how many tasks there are decides
-nothing. The plan's fingerprint is a hash of all that goes into a shard's bytes.
+Part k is a function of the plan and k; how many tasks there are decides nothing. The plan's
+fingerprint is a hash of all that goes into the bytes of its parts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar, Self
 
-import numpy as np
-from numpy.typing import NDArray
+import cattrs
 
-from instruct_core.data.columns import Columns, detect_columns, parse_columns
-from instruct_core.data.order import sample_at
-from instruct_core.data.ranges import (
-    SourceFile,
-    first_values,
-    records_from,
-    scan_ranges,
-    stat_files,
-)
-from instruct_core.data.records import Record, format_of
-from instruct_core.data.sources import Source
-from instruct_core.data.template import TEMPLATE_NAME, Row
+from instruct_core.data.ranges import SourceFile, Start, records_from, stat_files
+from instruct_core.data.records import Record
+from instruct_core.data.template import TEMPLATE_NAME
 from instruct_core.data.tokenizer import TOKENIZER_NAME
-from instruct_core.errors import BadRowError, ConfigError
-from instruct_core.storage.documents import fingerprint_of
+from instruct_core.errors import BadRowError, CorruptFileError
+from instruct_core.storage.documents import dump_document, load_document
+from instruct_core.storage.store import Store
 
-SPLIT_SEED = 42
-VAL_FRACTION = 0.05
-BLOCK_ROWS = 250  # shards are whole blocks; 64 shards or more from 16,000 rows on
-MAX_BLOCKS_PER_SHARD = 40
+PLAN = "plan.json"
 
 
-@dataclass(frozen=True)
-class Plan:
-    """All that decides the bytes of the shards; see the module's page."""
+class Plan(ABC):
+    """What all plans share; each is a dataclass whose fields stand in the order of its file."""
+
+    part: ClassVar[str]  # what one part is called, in the file too
+    remedy: ClassVar[str]  # for a source that changed on the way
 
     source: str
-    identity: str
     files: list[SourceFile]
     columns: str
     limit_rows: int | None
-    skip_bad_rows: bool
     num_rows: int
-    rows_per_shard: int
-    starts: list[tuple[int, int, int]]  # per shard: file index, byte offset, line
-    bad_rows: list[dict[str, str]] = field(default_factory=list)
-    template: str = TEMPLATE_NAME
-    tokenizer: str = TOKENIZER_NAME
+    starts: list[Start]  # per part
+    template: str
+    tokenizer: str
 
     @property
-    def stats(self) -> list[tuple[str, int, str]]:
-        """Return what `stat_files` said of the files when the plan was made."""
-        return [(f.url, f.bytes, f.modified) for f in self.files]
+    @abstractmethod
+    def choices(self) -> dict[str, Any]:
+        """What decides the bytes of the parts, under the names a person knows it by."""
 
     @property
-    def num_shards(self) -> int:
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """A hash of all that decides the bytes of the parts."""
+
+    @property
+    def num_parts(self) -> int:
+        """How many parts there are."""
         return len(self.starts)
 
     @property
-    def parts(self) -> dict[str, Any]:
-        """Return what the fingerprint is made of, under the names a person knows it by."""
-        return {
-            "source": [f"{f.url.rsplit('/', 1)[-1]} (xxh3 {f.xxh3[:12]})" for f in self.files],
-            "columns": self.columns,
-            "limit_rows": self.limit_rows,
-            "skip_bad_rows": self.skip_bad_rows,
-            "template": self.template,
-            "tokenizer": self.tokenizer,
-        }
+    def urls(self) -> list[str]:
+        """Where the files of the source are."""
+        return [file.url for file in self.files]
 
     @property
-    def fingerprint(self) -> str:
-        hashes = [(f.xxh3, f.bytes, format_of(f.url)) for f in self.files]
-        split = [SPLIT_SEED, VAL_FRACTION, self.rows_per_shard, self.num_rows]
-        return fingerprint_of([hashes, split, {**self.parts, "source": None}])
+    def has_current_names(self) -> bool:
+        """Whether today's template and tokenizer are those the plan was made with."""
+        return (self.template, self.tokenizer) == (TEMPLATE_NAME, TOKENIZER_NAME)
 
-    def is_val(self, shard: int) -> NDArray[np.bool_]:
-        """Return for each source row of a shard whether it belongs to the validation split."""
-        first = shard * self.rows_per_shard
-        rows = np.arange(first, min(first + self.rows_per_shard, self.num_rows), dtype=np.uint64)
-        num_val = max(1, round(VAL_FRACTION * self.num_rows)) if self.num_rows > 1 else 0
-        return sample_at(rows, self.num_rows, SPLIT_SEED) < num_val
+    def has_source(self, urls: Sequence[str]) -> bool:
+        """Return True if these are the files of the plan and they have not changed since."""
+        return stat_files(urls) == [(file.url, file.bytes, file.modified) for file in self.files]
 
-    def rows(self, shard: int) -> Iterator[Row | None]:
+    def makes_same_parts(self, other: Plan | None) -> bool:
+        """Return True if the parts of both plans have the same bytes."""
+        return other is not None and other.fingerprint == self.fingerprint
+
+    def changes_since(self, old: Plan) -> list[str]:
+        """Return what has changed since another plan of this kind, choice by choice."""
+        before = old.choices
+        return [
+            f"{name}: {before[name]} -> {value}"
+            for name, value in self.choices.items()
+            if before[name] != value
+        ]
+
+    def records(self, part: int, count: int) -> Iterator[Record]:
         """
-        Yield the rows of one shard in source order; None for a bad row that is skipped.
+        Yield the ``count`` records of one part in source order.
 
         Raises:
             BadRowError: The source is no longer what was planned with.
         """
-        columns = parse_columns(self.columns)
-        count = len(self.is_val(shard))
-        for record in records_from([f.url for f in self.files], self.starts[shard], count):
-            try:
-                yield _to_row(record, columns)
-            except ValueError as error:
-                if not self.skip_bad_rows:
-                    raise BadRowError(_bad_row(record.where, str(error))) from None
-                yield None
+        for record in records_from(self.urls, self.starts[part], count):
+            yield record
             count -= 1
-        if count or stat_files([f.url for f in self.files]) != self.stats:
+        if count or not self.has_source(self.urls):
             raise BadRowError(
-                f"Source {self.source} changed after the command was given, noticed in shard {shard}. "
-                "Run the same preprocess command again."
+                f"Source {self.source} changed after the command was given, noticed in {self.part} "
+                f"{part}. {self.remedy}"
             )
 
     def to_document(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
-        starts = [{"shard": k, "start": list(start)} for k, start in enumerate(self.starts)]
-        return {"format": 1, "fingerprint": self.fingerprint} | asdict(self) | {"starts": starts}
+        starts = [{self.part: k, "start": list(start)} for k, start in enumerate(self.starts)]
+        values: dict[str, Any] = cattrs.unstructure(vars(self))
+        return {"format": 1, "fingerprint": self.fingerprint} | values | {"starts": starts}
 
     @classmethod
-    def from_document(cls, document: dict[str, Any]) -> Plan:
-        """Return the plan of `to_document`."""
-        known = {name: document[name] for name in cls.__dataclass_fields__}
-        known["files"] = [SourceFile(**f) for f in known["files"]]
-        known["starts"] = [tuple(entry["start"]) for entry in known["starts"]]
-        return cls(**known)
+    def from_document(cls, document: dict[str, Any], where: str) -> Self:
+        """
+        Return the plan of `to_document`.
 
-
-def scan(
-    source: Source,
-    columns: Columns | None,
-    limit_rows: int | None,
-    skip_bad_rows: bool,
-    rows_per_shard: int | None = None,
-    progress: Callable[[int], None] = lambda num_rows: None,
-) -> Plan:
-    """
-    Read a source once and return its plan.
-
-    Args:
-        columns: Where the fields are; None detects it from the first hundred rows.
-        limit_rows: Take only so many rows from the start.
-        skip_bad_rows: List bad rows in the plan instead of raising.
-        rows_per_shard: A multiple of 250; None takes `default_rows_per_shard`.
-        progress: Called with the rows read so far, every block.
-
-    Raises:
-        BadRowError: A row is bad; names the first and counts the others.
-        ConfigError: No row at all, or columns that are not known.
-    """
-    columns = columns or detect_columns(first_values(source.files))
-    bad_rows: list[dict[str, str]] = []
-
-    def check(record: Record) -> None:
+        Raises:
+            CorruptFileError: A key is missing or of another type; ``where`` names the file.
+        """
         try:
-            _to_row(record, columns)
-        except ValueError as error:
-            bad_rows.append({"where": record.where, "problem": str(error)})
+            starts = [entry["start"] for entry in document["starts"]]
+            return cattrs.structure(document | {"starts": starts}, cls)
+        except Exception as error:  # cattrs raises groups of errors
+            reasons = "; ".join(cattrs.transform_error(error))
+            raise CorruptFileError(f"{where} is no plan of this version: {reasons}.") from error
 
-    ranges = scan_ranges(source, limit_rows, BLOCK_ROWS, check, progress)
-    num_rows = ranges.num_rows
-    if num_rows == len(bad_rows) and not (bad_rows and not skip_bad_rows):
-        raise ConfigError(f"Source {source.name} has no usable row: {num_rows} rows read.")
-    if bad_rows and not skip_bad_rows:
-        more = f" ({len(bad_rows) - 1} more bad rows follow)" if len(bad_rows) > 1 else ""
-        raise BadRowError(_bad_row(bad_rows[0]["where"], bad_rows[0]["problem"], more))
-    rows_per_shard = rows_per_shard or default_rows_per_shard(num_rows)
-    return Plan(
-        source=source.name,
-        identity=source.identity,
-        files=ranges.files,
-        columns=str(columns),
-        limit_rows=limit_rows,
-        skip_bad_rows=skip_bad_rows,
-        num_rows=num_rows,
-        rows_per_shard=rows_per_shard,
-        starts=ranges.starts[:: rows_per_shard // BLOCK_ROWS],
-        bad_rows=bad_rows,
-    )
+    @classmethod
+    def load(cls, store: Store) -> Self:
+        """
+        Return the plan that lies beside its parts.
 
+        Raises:
+            FileNotFoundError: There is none.
+            CorruptFileError: It is no plan.
+        """
+        return cls.from_document(load_document(store, PLAN), store.where(PLAN))
 
-def default_rows_per_shard(num_rows: int) -> int:
-    """Return how many source rows go into a shard: a function of the source alone."""
-    blocks = -(-num_rows // BLOCK_ROWS)
-    return min(MAX_BLOCKS_PER_SHARD, max(1, blocks // 64)) * BLOCK_ROWS
+    @classmethod
+    def load_if_there(cls, store: Store) -> Self | None:
+        """Return the plan that lies beside its parts; None where there is none that can be read."""
+        try:
+            return cls.load(store)
+        except (FileNotFoundError, CorruptFileError):
+            return None
 
-
-def _to_row(record: Record, columns: Columns) -> Row:
-    if record.problem:
-        raise ValueError(record.problem)
-    return columns.to_row(record.value)
-
-
-def _bad_row(where: str, problem: str, more: str = "") -> str:
-    return f"Row {where} cannot be used: {problem}{more}. Mend it, or pass --skip-bad-rows."
+    def save(self, store: Store) -> None:
+        """Put the plan beside its parts."""
+        store.replace(PLAN, dump_document(self.to_document()))

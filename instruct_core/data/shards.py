@@ -24,7 +24,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from instruct_core.data.fast_tokenizer import BulkTokenizer
-from instruct_core.data.plan import Plan
+from instruct_core.data.shard_plan import ShardPlan
 from instruct_core.data.template import render
 from instruct_core.errors import CorruptFileError, MissingError
 from instruct_core.storage.cache import local_copy
@@ -42,7 +42,7 @@ def shard_name(split: str, shard: int) -> str:
     return f"{split}/{shard:05d}.safetensors"
 
 
-def write_shard(store: Store, plan: Plan, shard: int, tokenizer: BulkTokenizer) -> None:
+def write_shard(store: Store, plan: ShardPlan, shard: int, tokenizer: BulkTokenizer) -> None:
     """Tokenize one range of source rows and write both of its files, each whole or not at all."""
     is_val = plan.is_val(shard)
     texts: list[str] = []
@@ -101,16 +101,16 @@ def _response_starts(
     return np.searchsorted(byte_ends, row_bytes + prompt_bytes, side="right") - offsets[:-1]
 
 
-def _metadata(plan: Plan, split: str, shard: int) -> dict[str, str]:
+def _metadata(plan: ShardPlan, split: str, shard: int) -> dict[str, str]:
     return {"format": "1", "fingerprint": plan.fingerprint, "split": split, "shard": str(shard)}
 
 
-def is_written(store: Store, plan: Plan, shard: int) -> bool:
+def is_written(store: Store, plan: ShardPlan, shard: int) -> bool:
     """Return True if both files of a shard are there and hold what this plan put into them."""
     return all(_entry(store, plan, split, shard) for split in SPLITS)
 
 
-def _entry(store: Store, plan: Plan, split: str, shard: int) -> dict[str, Any] | None:
+def _entry(store: Store, plan: ShardPlan, split: str, shard: int) -> dict[str, Any] | None:
     """Return a file's line of the manifest; None unless it is there and verifies."""
     name = shard_name(split, shard)
     try:
@@ -130,20 +130,20 @@ def _entry(store: Store, plan: Plan, split: str, shard: int) -> dict[str, Any] |
     }
 
 
-def missing_shards(store: Store, plan: Plan) -> list[int]:
+def missing_shards(store: Store, plan: ShardPlan) -> list[int]:
     """Return the shards of which a file is not there, by name alone."""
     there = [set(store.names(split)) for split in SPLITS]
     return [
         k
-        for k in range(plan.num_shards)
+        for k in range(plan.num_parts)
         if any(f"{k:05d}.safetensors" not in names for names in there)
     ]
 
 
-def write_manifest(store: Store, plan: Plan) -> bool:
+def write_manifest(store: Store, plan: ShardPlan) -> bool:
     """Verify every shard and write the document that completes the set; False if one is not right."""
     files = {
-        split: [_entry(store, plan, split, k) for k in range(plan.num_shards)] for split in SPLITS
+        split: [_entry(store, plan, split, k) for k in range(plan.num_parts)] for split in SPLITS
     }
     if not all(entry for entries in files.values() for entry in entries):
         return False
@@ -188,6 +188,14 @@ def load_manifest(store: Store) -> dict[str, Any]:
     if any(key not in manifest for key in ("fingerprint", *SPLITS)):
         raise CorruptFileError(f"{store.where('manifest.json')} is no manifest of shards. {make}")
     return manifest
+
+
+def is_complete(store: Store, plan: ShardPlan) -> bool:
+    """Return True if the manifest is there and of this plan."""
+    try:
+        return bool(load_manifest(store)["fingerprint"] == plan.fingerprint)
+    except (MissingError, CorruptFileError):
+        return False
 
 
 class ShardSet:

@@ -12,21 +12,18 @@ from __future__ import annotations
 import tempfile
 from dataclasses import replace
 
-from instruct_core.answers.parts import joined, missing_parts, read_part
-from instruct_core.answers.plan import PromptPlan, Settings, scan_prompts
+from instruct_core.answers.plan import AnswerPlan, Settings, scan_prompts
 from instruct_core.data.columns import parse_columns
 from instruct_core.data.sources import resolve_source
-from instruct_core.errors import ConfigError, CorruptFileError
-from instruct_core.storage.documents import dump_document, load_document, load_sealed
+from instruct_core.errors import ConfigError
+from instruct_core.storage.documents import load_sealed
 from instruct_core.storage.store import Store
-from jobs.generate import GenerateJob, places_of
-from launch.arrays.array import Work, carry_out, follow_array, show
-from launch.cluster.job_folder import array_parent
+from jobs.generate import GenerateJob, place_of
+from launch.arrays.array import make
+from launch.arrays.work import Work, shown_scan
 from launch.cluster.machine import choose_cluster
-from launch.cluster.request import request_of
-from launch.cluster.slurm import running_array
-from launch.console.display import progress_bar
-from launch.console.lines import note, say
+from launch.cluster.request import Request, request_of
+from launch.console.lines import note
 from launch.flags.generate import Generate
 from launch.flags.parse import check_counts
 from launch.flags.run import check_model_flags
@@ -42,27 +39,14 @@ def answer_file(flags: Generate) -> int:
     if flags.out.endswith("/") or not flags.out:
         raise ConfigError(f"--out must name a file, got {flags.out}. Use {flags.out}answers.jsonl")
     out = absolute(flags.out)
-    _, _, store = places_of(out)
+    store = Store(f"{out}.parts")
     check_url("--out", out.rpartition("/")[0], writes=not flags.dry_run)
     cluster, _ = choose_cluster(flags.cluster)
     request = request_of(flags.slurm) if cluster == "slurm" else None
-    old = _old_plan(store)
+    old = AnswerPlan.load_if_there(store)
     plan = _plan(flags, old)
     _refuse_other_answers(flags, plan, old, out)
-    work = _work(flags, plan, out, is_local=request is None)
-    if (job := running_array(store)) is not None:
-        say(f"Answers {flags.out} are being made already: job {job.job_id}, {job.state()}.")
-        return follow_array(work, job) if flags.follow else 0
-    todo = [part for part in range(plan.num_parts) if read_part(store, plan, part) is None]
-    if flags.dry_run:
-        say(f"Would make {len(todo)} of {plan.num_parts} parts of {flags.out}:")
-        show(work, todo, flags, request)
-        return 0
-    if not todo and work.is_ready():
-        say(f"Answers {flags.out} are complete: nothing to do.")
-        return 0
-    store.replace("plan.json", dump_document(plan.to_document()))
-    return carry_out(work, todo, flags, request, parallelism_here=1)
+    return make(_work(flags, plan, old, out, request), flags, request, parallelism_here=1)
 
 
 def _check(flags: Generate) -> None:
@@ -77,14 +61,7 @@ def _check(flags: Generate) -> None:
     check_model_flags(flags.model)
 
 
-def _old_plan(store: Store) -> PromptPlan | None:
-    try:
-        return PromptPlan.from_document(load_document(store, "plan.json"))
-    except (FileNotFoundError, CorruptFileError, KeyError, TypeError):
-        return None
-
-
-def _plan(flags: Generate, old: PromptPlan | None) -> PromptPlan:
+def _plan(flags: Generate, old: AnswerPlan | None) -> AnswerPlan:
     columns = parse_columns(flags.columns, is_answered=False) if flags.columns else None
     with tempfile.TemporaryDirectory() as scratch:
         source = resolve_source(flags.source, Store(scratch))
@@ -101,23 +78,14 @@ def _plan(flags: Generate, old: PromptPlan | None) -> PromptPlan:
         batch_size=flags.batch_size,
         answer_column=flags.answer_column,
     )
-    with progress_bar("Checking rows") as bar:
-        task = bar.add_task("", total=None)
+    with shown_scan() as progress:
         plan = scan_prompts(
-            source,
-            columns,
-            flags.limit_rows,
-            flags.rows_per_part,
-            settings,
-            progress=lambda rows: bar.update(task, completed=rows),
+            source, columns, flags.limit_rows, flags.rows_per_part, settings, progress
         )
-    plan = replace(plan, files=[replace(f, url=absolute(f.url)) for f in plan.files])  # for tasks
-    say(f"Source: {plan.source}, {plan.num_rows:,} rows; columns {plan.columns}")
-    say(f"Model: {model}")
-    return plan
+    return replace(plan, files=[replace(f, url=absolute(f.url)) for f in plan.files])  # for tasks
 
 
-def _model(flags: Generate, old: PromptPlan | None) -> str:
+def _model(flags: Generate, old: AnswerPlan | None) -> str:
     if flags.model.checkpoint is not None:
         return flags.model.checkpoint
     run = Run.find(flags.model.run, flags.model.checkpoints)
@@ -129,9 +97,9 @@ def _model(flags: Generate, old: PromptPlan | None) -> str:
 
 
 def _refuse_other_answers(
-    flags: Generate, plan: PromptPlan, old: PromptPlan | None, out: str
+    flags: Generate, plan: AnswerPlan, old: AnswerPlan | None, out: str
 ) -> None:
-    folder, name, _ = places_of(out)
+    folder, name = place_of(out)
     if old is None:
         if folder.exists(name):
             raise ConfigError(
@@ -139,40 +107,40 @@ def _refuse_other_answers(
                 "nothing is overwritten."
             )
         return
-    changes = [
-        f"{key}: {old.choices[key]} -> {value}"
-        for key, value in plan.choices.items()
-        if old.choices[key] != value
-    ]
-    if changes:
+    if changes := plan.changes_since(old):
         raise ConfigError(
             f"--out {flags.out} was made, or begun, in another way ({'; '.join(changes)}). Give "
             f"another name, or remove it and {flags.out}.parts."
         )
 
 
-def _work(flags: Generate, plan: PromptPlan, out: str, is_local: bool) -> Work:
-    folder, name, store = places_of(out)
-    tasks_here = flags.array_parallelism or 1 if is_local else 1
+def _work(
+    flags: Generate, plan: AnswerPlan, old: AnswerPlan | None, out: str, request: Request | None
+) -> Work:
+    tasks_here = flags.array_parallelism or 1 if request is None else 1
+    job = GenerateJob(out, flags.num_tasks, tasks_here=tasks_here)
 
-    def report_ready() -> None:
-        manifest = load_sealed(store, "manifest.json")
+    def ready() -> str:
+        manifest = load_sealed(job.store, "manifest.json")
         speed = manifest["new_tokens"] / max(manifest["seconds"], 1e-9)
-        say(
+        return (
             f"Answers are ready in {flags.out}: {manifest['rows']:,} rows, "
             f"{manifest['new_tokens']:,} new tokens, {speed:,.0f} tokens/s a task."
         )
 
     return Work(
+        job=job,
+        plan=plan,
+        old=old,
         what="Answers",
-        parts="parts",
-        name=f"answers-{name}",
-        parent=array_parent(store),
-        num_parts=plan.num_parts,
-        task=lambda first: GenerateJob(out, flags.num_tasks, first, tasks_here),
-        num_missing=lambda: len(missing_parts(store, plan)),
-        is_ready=lambda: joined(store, plan, folder, name) is not None,
-        report_ready=report_ready,
+        where=flags.out,
+        name=f"answers-{out.rpartition('/')[2]}",
+        about=[
+            f"Source: {plan.source}, {plan.num_rows:,} rows; columns {plan.columns}",
+            f"Model: {plan.settings.model}",
+        ],
+        discard=lambda: None,  # answers of another plan were refused
+        ready=ready,
         next_step=f"See how many parts are there: python launch/generate.py --follow with the same "
         f"flags; the answers will be in {flags.out}",
     )

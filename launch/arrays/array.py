@@ -1,8 +1,7 @@
 """
-Work that an array of tasks shares, each task its own parts: shards, or answers.
+Have an array of tasks make what is missing of a work: here, or on Slurm.
 
-    work = Work(what="Shards", name="shards-alpaca", parent=folder, num_parts=64, ...)
-    exit_code = carry_out(work, todo=[7, 12], flags=flags, request=request, parallelism_here=2)
+    exit_code = make(work, flags, request, parallelism_here=2)
 
 An array larger than the cluster allows (MaxArraySize) becomes several. Only tasks with work are
 queued; one that fails or is preempted comes back alone. The job's note lies in the folder of the
@@ -12,24 +11,25 @@ jobs, so that a fine-tuning job can wait for shards that are still being made.
 from __future__ import annotations
 
 import signal
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from instruct_core.errors import ConfigError
 from jobs.job_folder import read_outcome
+from launch.arrays.work import Work
 from launch.cluster.frozen_code import freeze_code
 from launch.cluster.job_folder import new_job_folder
 from launch.cluster.local import LocalJob, submit_local
 from launch.cluster.partition import cluster_limits
 from launch.cluster.request import Request, resources_of
 from launch.cluster.script import Resources, array_text, batch_script
-from launch.cluster.slurm import SlurmJob, submit_slurm, test_submission
+from launch.cluster.slurm import SlurmJob, running_array, submit_slurm, test_submission
 from launch.console.display import progress_bar
-from launch.console.lines import EXIT_FAILED, say
+from launch.console.lines import EXIT_FAILED, note, say
 from launch.flags.slurm import SlurmFlags
 
 PARALLELISM = 128
@@ -41,34 +41,13 @@ class ArrayFlags(Protocol):
     """What a launcher of an array lets a person choose."""
 
     @property
-    def num_tasks(self) -> int: ...
+    def dry_run(self) -> bool: ...
     @property
     def array_parallelism(self) -> int | None: ...
     @property
     def follow(self) -> bool: ...
     @property
     def slurm(self) -> SlurmFlags: ...
-
-
-@dataclass(frozen=True)
-class Work:
-    """What the tasks of an array make together."""
-
-    what: str  # "Shards", for bars and messages
-    parts: str  # what they are called one by one
-    name: str  # of the job
-    parent: Path  # where its jobs have their folders
-    num_parts: int
-    task: Callable[[int], Callable[[], Any]]  # what a task runs, or an array that begins with it
-    num_missing: Callable[[], int]
-    is_ready: Callable[[], bool]
-    report_ready: Callable[[], None]
-    next_step: str  # what can be typed now that it is queued
-
-    @property
-    def num_done(self) -> int:
-        """Parts that are there."""
-        return self.num_parts - self.num_missing()
 
 
 class TaskArray:
@@ -88,19 +67,20 @@ class TaskArray:
         self._work, self._flags, self._request = work, flags, request
         self._parallelism = parallelism or PARALLELISM
 
-    def show(self, tasks: Sequence[int]) -> None:
-        """Print the batch scripts that `submit` would queue; Slurm judges them too."""
+    def scripts(self, tasks: Sequence[int]) -> list[str]:
+        """Return the batch scripts that `submit` would queue; Slurm judges them too."""
         folder = self._work.parent / "NEXT"
-        for resources in self._arrays(tasks):
+        arrays = list(self._arrays(tasks))
+        for resources in arrays:
             test_submission(folder, resources)
-            say(f"\n{batch_script(folder, resources)}")
+        return [batch_script(folder, resources) for resources in arrays]
 
     def submit(self, tasks: Sequence[int]) -> SlurmJob:
         """Queue the tasks, and say so; return the job."""
         work = self._work
         arrays = list(self._arrays(tasks))
-        for note in (f"Where: {self._request.where}", *self._request.notes):
-            say(note)
+        for line in (f"Where: {self._request.where}", *self._request.notes):
+            say(line)
         for resources in arrays:
             test_submission(work.parent, resources)
         folder = new_job_folder(work.parent)
@@ -131,42 +111,53 @@ class TaskArray:
             yield replace(one, array=array, first_task=first)
 
 
-def tasks_of(todo: Sequence[int], num_tasks: int) -> list[int]:
-    """Return the tasks that have parts to make; one where all are there and only the end is missing."""
-    return sorted({part % num_tasks for part in todo}) or [0]
-
-
-def show(work: Work, todo: Sequence[int], flags: ArrayFlags, request: Request | None) -> None:
-    """Say which task would make which parts, and print the batch scripts on Slurm."""
-    for task in range(flags.num_tasks):
-        if mine := [part for part in todo if part % flags.num_tasks == task]:
-            say(f"  task {task}: {work.parts} {array_text(mine).replace(',', ', ')}")
-    if request is not None:
-        array = TaskArray(work, flags.slurm, request, flags.array_parallelism)
-        array.show(tasks_of(todo, flags.num_tasks))
-
-
-def carry_out(
-    work: Work,
-    todo: Sequence[int],
-    flags: ArrayFlags,
-    request: Request | None,
-    parallelism_here: int,
-) -> int:
+def make(work: Work, flags: ArrayFlags, request: Request | None, parallelism_here: int) -> int:
     """
-    Have tasks make what is missing; return the exit code.
+    Have tasks make what is missing of a work, and say what happens; return the exit code.
 
     Args:
         work: What they make.
-        todo: The parts that are missing.
         flags: How they run.
         request: What the partition gives; None runs them on this machine.
         parallelism_here: Tasks that run at a time on this machine, if that is not in the flags.
+
+    Raises:
+        ConfigError: The same place is being filled with something else.
     """
-    tasks = tasks_of(todo, flags.num_tasks)
-    if request is None:
+    if (job := running_array(work.job.store)) is not None:
+        return _attach(work, job, flags)
+    todo = work.todo()
+    for line in (*work.about, *todo.damaged):
+        say(line)
+    tasks = work.tasks_of(todo.parts)
+    array = None
+    if request is not None:
+        array = TaskArray(work, flags.slurm, request, flags.array_parallelism)
+    if flags.dry_run:
+        say(f"Would make {len(todo.parts)} of {work.num_parts} {work.plan.part}s of {work.where}:")
+        scripts = array.scripts(tasks) if array is not None else []
+        for line in (*work.shares_of(todo.parts), *(f"\n{script}" for script in scripts)):
+            say(line)
+        return 0
+    if not todo.parts and todo.is_complete:
+        say(f"{work.what} {work.where} are complete: nothing to do.")
+        return 0
+    if work.old is not None and not work.plan.makes_same_parts(work.old):
+        work.discard()
+    work.plan.save(work.job.store)
+    if array is None:
         return run_here(work, tasks, flags.array_parallelism or parallelism_here)
-    job = TaskArray(work, flags.slurm, request, flags.array_parallelism).submit(tasks)
+    job = array.submit(tasks)
+    return follow_array(work, job) if flags.follow else 0
+
+
+def _attach(work: Work, job: SlurmJob, flags: ArrayFlags) -> int:
+    if not work.plan.makes_same_parts(work.old):
+        raise ConfigError(
+            f"{work.what} {work.where} are being made from something else by job {job.job_id}. "
+            f"Wait for it, or end it: scancel {' '.join(job.job_ids)}"
+        )
+    say(f"{work.what} {work.where} are being made already: job {job.job_id}, {job.state()}.")
     return follow_array(work, job) if flags.follow else 0
 
 
@@ -183,9 +174,9 @@ def follow_array(work: Work, job: SlurmJob) -> int:
         say(f"Stopped watching; the jobs go on. End them: scancel {' '.join(job.job_ids)}")
         return 0
     failed = sorted(path.parent for path in job.folder.glob("task-*/failed.json"))
-    if failed or not work.is_ready():
-        return report_failures(failed, len(list(job.folder.glob("task-*"))))
-    work.report_ready()
+    if failed or not work.is_complete():
+        return _say_failures(failed, len(list(job.folder.glob("task-*"))))
+    say(work.ready())
     return 0
 
 
@@ -193,8 +184,27 @@ def run_here(work: Work, tasks: Sequence[int], parallelism: int) -> int:
     """Run the tasks on this machine, a few at a time; return the exit code."""
     folder = new_job_folder(work.parent)
     freeze_code(folder)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: ends the tasks too
     say(f"Job: {len(tasks)} tasks, logs in {folder}")
+    with _term_as_interrupt():
+        failed = _run_all(work, tasks, parallelism, folder)
+    if failed:
+        return _say_failures([job.folder for job in failed], len(tasks))
+    say(work.ready())
+    return 0
+
+
+@contextmanager
+def _term_as_interrupt() -> Iterator[None]:
+    """Let TERM do what Ctrl-C does, for as long as there are tasks that must not be left behind."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _run_all(work: Work, tasks: Sequence[int], parallelism: int, folder: Path) -> list[LocalJob]:
+    """Run the tasks; return those that failed."""
     waiting, running, failed = list(tasks), list[LocalJob](), list[LocalJob]()
     with progress_bar(work.what) as bar:
         shown = bar.add_task("", total=work.num_parts)
@@ -205,27 +215,23 @@ def run_here(work: Work, tasks: Sequence[int], parallelism: int) -> int:
                     place = folder / f"task-{number:05d}"
                     running.append(submit_local(work.task(number), place, num_tasks=1, code=folder))
                 time.sleep(LOCAL_POLL_SECONDS)
-                failed += [run for run in running if not run.is_running() and run.exit_code() != 0]
-                running = [run for run in running if run.is_running()]
+                failed += [job for job in running if not job.is_running() and job.exit_code() != 0]
+                running = [job for job in running if job.is_running()]
                 bar.update(shown, completed=work.num_done)
         except BaseException:
-            for run in running:
-                run.warn(signal.SIGKILL)  # takes its task along; a part is whole or not there
+            for job in running:
+                job.warn(signal.SIGKILL)  # takes its task along; a part is whole or not there
             say("Stopped. Give the same command again to make what is missing.")
             raise
-    if failed:
-        return report_failures([run.folder for run in failed], len(tasks))
-    work.report_ready()
-    return 0
+    return failed
 
 
-def report_failures(folders: Sequence[Path], num_tasks: int) -> int:
+def _say_failures(folders: Sequence[Path], num_tasks: int) -> int:
     """Say why tasks failed, on one line; return the exit code."""
     outcomes = [outcome for folder in folders if (outcome := read_outcome(folder))]
     reason = outcomes[0].error if outcomes else "they were killed, or cancelled."
-    print(
+    note(
         f"error: {len(folders)} of {num_tasks} tasks failed: {reason} Give the same command again "
-        "to make what is missing.",
-        file=sys.stderr,
+        "to make what is missing."
     )
     return EXIT_FAILED

@@ -15,12 +15,11 @@ from rich.console import Console
 from rich.table import Table
 
 from instruct_core.answers.parts import missing_parts
-from instruct_core.answers.plan import PromptPlan
-from instruct_core.data.plan import Plan
+from instruct_core.answers.plan import AnswerPlan
+from instruct_core.data.shard_plan import ShardPlan
 from instruct_core.data.shards import missing_shards
 from instruct_core.errors import CorruptFileError, InstructError
 from instruct_core.events import Event
-from instruct_core.storage.documents import load_document
 from instruct_core.storage.store import Store
 from jobs.events import Crashed, Failed, Finished, Requeued, Resumed, Started, Stopped
 from jobs.job_folder import read_outcome
@@ -113,13 +112,13 @@ class _Parts(NamedTuple):
 
 
 def _shards_of(store: Store) -> _Parts:
-    plan = Plan.from_document(load_document(store, "plan.json"))
-    num_there = plan.num_shards - len(missing_shards(store, plan))
-    return _Parts(num_there, plan.num_shards, store.exists("manifest.json"))
+    plan = ShardPlan.load(store)
+    num_there = plan.num_parts - len(missing_shards(store, plan))
+    return _Parts(num_there, plan.num_parts, store.exists("manifest.json"))
 
 
 def _answers_of(store: Store) -> _Parts:
-    plan = PromptPlan.from_document(load_document(store, "plan.json"))
+    plan = AnswerPlan.load(store)
     num_there = plan.num_parts - len(missing_parts(store, plan))
     return _Parts(num_there, plan.num_parts, store.exists("manifest.json"))
 
@@ -136,7 +135,7 @@ def _show_arrays(
             continue
         try:
             parts = parts_of(store)
-        except (FileNotFoundError, CorruptFileError, KeyError, TypeError):
+        except (FileNotFoundError, CorruptFileError):
             continue
         failed = [read_outcome(path.parent) for path in job.folder.glob("task-*/failed.json")]
         table.add_row(

@@ -3,23 +3,54 @@
 from __future__ import annotations
 
 import json
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from instruct_core.data.plan import Plan, scan
+from instruct_core.data.columns import parse_columns
+from instruct_core.data.shard_plan import ShardPlan, scan
 from instruct_core.data.sources import Source, resolve_source
-from instruct_core.errors import BadRowError, ConfigError, MissingError
+from instruct_core.errors import BadRowError, ConfigError, CorruptFileError, MissingError
+from instruct_core.storage.documents import dump_document
 from instruct_core.storage.store import Store
 from tests.conftest import write_rows
+
+# Written by the first version that had shards, of the source that `old_source` makes.
+OLD_PLAN = """\
+{
+ "format": 1,
+ "fingerprint": "7428b16a898161cba223502194c05844",
+ "source": "rows.jsonl",
+ "identity": "rows.jsonl",
+ "files": [
+  {"url": "rows.jsonl", "bytes": 10755, "modified": "1700000000.0", "xxh3": "c30d073672f57ebb214479f43e51977b"}
+ ],
+ "columns": "instruction=instruction,input=input,output=output",
+ "limit_rows": null,
+ "skip_bad_rows": true,
+ "num_rows": 251,
+ "rows_per_shard": 250,
+ "starts": [
+  {"shard": 0, "start": [0, 0, 1]},
+  {"shard": 1, "start": [0, 10750, 251]}
+ ],
+ "bad_rows": [
+  {"where": "rows.jsonl:251", "problem": "not JSON: Expecting value: line 1 column 1 (char 0)"}
+ ],
+ "template": "alpaca-headings-1",
+ "tokenizer": "gpt2-bpe-1ce1664773c5"
+}
+"""  # noqa: E501
 
 
 def source_of(*paths: Path) -> Source:
     return Source("rows", "rows", [str(path) for path in paths])
 
 
-def plan_of(*paths: Path, limit_rows: int | None = None, skip_bad_rows: bool = False) -> Plan:
+def plan_of(*paths: Path, limit_rows: int | None = None, skip_bad_rows: bool = False) -> ShardPlan:
     return scan(source_of(*paths), None, limit_rows, skip_bad_rows)
 
 
@@ -27,25 +58,91 @@ def test_shards_together_hold_every_row_once_across_files(tmp_path: Path) -> Non
     first, second = write_rows(tmp_path / "a.jsonl", 420), write_rows(tmp_path / "b.jsonl", 333)
     plan = plan_of(first, second)
 
-    rows = [row for shard in range(plan.num_shards) for row in plan.rows(shard)]
+    rows = [row for shard in range(plan.num_parts) for row in plan.rows(shard)]
 
     expected = [json.loads(line)["instruction"] for p in (first, second) for line in p.open()]
-    assert plan.num_shards == 4
+    assert plan.num_parts == 4
     assert [row.instruction for row in rows if row] == expected
 
 
 def test_five_percent_of_the_rows_are_for_validation(tmp_path: Path) -> None:
     plan = plan_of(write_rows(tmp_path / "a.jsonl", 1000))
 
-    is_val = np.concatenate([plan.is_val(shard) for shard in range(plan.num_shards)])
+    is_val = np.concatenate([plan.is_val(shard) for shard in range(plan.num_parts)])
 
     assert is_val.sum() == 50
 
 
-def test_plan_survives_json(tmp_path: Path) -> None:
+def test_plan_survives_being_written(tmp_path: Path) -> None:
     plan = plan_of(write_rows(tmp_path / "a.jsonl", 30))
 
-    assert Plan.from_document(json.loads(json.dumps(plan.to_document()))) == plan
+    plan.save(Store(tmp_path))
+
+    assert ShardPlan.load(Store(tmp_path)) == plan
+
+
+@pytest.fixture
+def old_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Source:
+    """The source of `OLD_PLAN`, in the working folder, and the plan in a store beside it."""
+    monkeypatch.chdir(tmp_path)
+    Path("rows.jsonl").write_text('{"instruction": "Hi.", "output": "Hello."}\n' * 250 + "oops\n")
+    os.utime("rows.jsonl", (1.7e9, 1.7e9))
+    Path("plan.json").write_text(OLD_PLAN)
+    return Source("rows.jsonl", "rows.jsonl", ["rows.jsonl"])
+
+
+def test_plan_of_an_older_version_is_read_and_written_byte_for_byte(old_source: Source) -> None:
+    plan = ShardPlan.load(Store("."))
+
+    assert plan == scan(old_source, None, limit_rows=None, skip_bad_rows=True)
+    assert dump_document(plan.to_document()) == OLD_PLAN.encode()
+
+
+def test_plan_of_an_older_version_still_fits_its_command(old_source: Source) -> None:
+    plan = ShardPlan.load(Store("."))
+    columns = parse_columns("instruction=instruction,output=output")
+
+    assert plan.still_fits(old_source, None, None, True, None)
+    assert plan.still_fits(old_source, None, None, True, 250)
+    assert not plan.still_fits(old_source, columns, None, True, None)
+    assert not plan.still_fits(old_source, None, 251, True, None)
+    assert not plan.still_fits(old_source, None, None, False, None)
+    assert not plan.still_fits(old_source, None, None, True, 500)
+
+
+@pytest.mark.parametrize("name", ["template", "tokenizer"])
+def test_plan_with_another_template_or_tokenizer_fits_no_more(
+    old_source: Source, name: str
+) -> None:
+    plan = replace(ShardPlan.load(Store(".")), **{name: "other"})
+
+    assert not plan.still_fits(old_source, None, None, True, None)
+
+
+def test_plan_whose_source_was_touched_fits_no_more(old_source: Source) -> None:
+    os.utime("rows.jsonl", (1.8e9, 1.8e9))
+
+    assert not ShardPlan.load(Store(".")).still_fits(old_source, None, None, True, None)
+
+
+@pytest.mark.parametrize("key", ["starts", "template", "bad_rows", "files"])
+def test_plan_without_one_of_its_keys_is_no_plan(old_source: Source, key: str) -> None:
+    document = {k: v for k, v in json.loads(OLD_PLAN).items() if k != key}
+    Path("plan.json").write_text(json.dumps(document))
+
+    with pytest.raises(CorruptFileError, match="is no plan of this version"):
+        ShardPlan.load(Store("."))
+
+    assert ShardPlan.load_if_there(Store(".")) is None
+
+
+def test_changes_are_named_choice_by_choice(old_source: Source) -> None:
+    old = ShardPlan.load(Store("."))
+
+    plan = scan(old_source, None, limit_rows=20, skip_bad_rows=False)
+
+    assert plan.changes_since(old) == ["limit_rows: None -> 20", "skip_bad_rows: True -> False"]
+    assert not plan.makes_same_parts(old)
 
 
 def test_fingerprint_follows_content_and_not_the_path(tmp_path: Path) -> None:

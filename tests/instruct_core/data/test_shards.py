@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from instruct_core.data.plan import Plan, scan
+from instruct_core.data.shard_plan import ShardPlan, scan
 from instruct_core.data.shards import (
     ShardSet,
     is_written,
@@ -21,7 +21,6 @@ from instruct_core.data.sources import Source
 from instruct_core.data.template import render
 from instruct_core.data.tokenizer import load_tokenizer
 from instruct_core.errors import CorruptFileError, MissingError
-from instruct_core.storage.documents import load_document
 from instruct_core.storage.store import Store
 
 
@@ -31,15 +30,15 @@ def copied(shard_set: Path, tmp_path: Path) -> Store:
 
 
 @pytest.fixture
-def plan(shard_set: Path) -> Plan:
-    return Plan.from_document(load_document(Store(shard_set), "plan.json"))
+def plan(shard_set: Path) -> ShardPlan:
+    return ShardPlan.load(Store(shard_set))
 
 
-def test_rows_read_back_as_the_text_they_were(shard_set: Path, plan: Plan) -> None:
+def test_rows_read_back_as_the_text_they_were(shard_set: Path, plan: ShardPlan) -> None:
     tokenizer = load_tokenizer()
     rows = ShardSet(Store(shard_set), "val")
     expected = []
-    for shard in range(plan.num_shards):
+    for shard in range(plan.num_parts):
         is_val = plan.is_val(shard)
         texts = ["".join(render(row)) for row in plan.rows(shard) if row]
         expected += [text for text, val in zip(texts, is_val, strict=True) if val]
@@ -66,7 +65,7 @@ def test_official_library_reads_a_shard(shard_set: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "gone"])
-def test_damaged_shard_is_named_and_not_read(copied: Store, plan: Plan, damage: str) -> None:
+def test_damaged_shard_is_named_and_not_read(copied: Store, plan: ShardPlan, damage: str) -> None:
     path = copied.local_path("train/00001.safetensors")
     data = bytearray(path.read_bytes())
     if damage == "cut":
@@ -84,7 +83,7 @@ def test_damaged_shard_is_named_and_not_read(copied: Store, plan: Plan, damage: 
     assert not write_manifest(copied, plan)
 
 
-def test_rebuilt_shard_has_the_same_bytes(copied: Store, plan: Plan) -> None:
+def test_rebuilt_shard_has_the_same_bytes(copied: Store, plan: ShardPlan) -> None:
     path = copied.local_path("train/00001.safetensors")
     before = path.read_bytes()
     path.unlink()

@@ -1,0 +1,52 @@
+"""The plan of the answers: what decides them, and the file that holds it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from instruct_core.answers.plan import AnswerPlan, scan_prompts
+from instruct_core.data.sources import Source
+from instruct_core.storage.documents import dump_document
+from instruct_core.storage.store import Store
+
+# Written by the first version that had answers, of five rows `{"instruction": "Hi."}`.
+OLD_PLAN = """\
+{
+ "format": 1,
+ "fingerprint": "72edb5aa6ef6cbe5c025bae813ba79b6",
+ "source": "q.jsonl",
+ "files": [
+  {"url": "q.jsonl", "bytes": 115, "modified": "1700000000.0", "xxh3": "8fc98b5a04128b3a95a4ffff5655e679"}
+ ],
+ "columns": "instruction=instruction,input=input",
+ "limit_rows": 4,
+ "num_rows": 4,
+ "rows_per_part": 2,
+ "starts": [
+  {"part": 0, "start": [0, 0, 1]},
+  {"part": 1, "start": [0, 46, 3]}
+ ],
+ "settings": {"model": "runs/step-00000002", "model_xxh3": "0123456789abcdef0123456789abcdef", "max_new_tokens": 16, "sampling": {"temperature": 1.0, "top_k": 50, "top_p": 1.0, "repetition_penalty": 1.0, "seed": 3}, "batch_size": 8, "answer_column": "answer"},
+ "template": "alpaca-headings-1",
+ "tokenizer": "gpt2-bpe-1ce1664773c5"
+}
+"""  # noqa: E501
+
+
+def test_plan_of_an_older_version_is_read_and_written_byte_for_byte(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("q.jsonl").write_text('{"instruction": "Hi."}\n' * 5)
+    os.utime("q.jsonl", (1.7e9, 1.7e9))
+    Path("plan.json").write_text(OLD_PLAN)
+
+    plan = AnswerPlan.load(Store("."))
+
+    source = Source("q.jsonl", "q.jsonl", ["q.jsonl"])
+    assert plan == scan_prompts(source, None, 4, rows_per_part=2, settings=plan.settings)
+    assert dump_document(plan.to_document()) == OLD_PLAN.encode()
+    assert [record["instruction"] for record, _ in plan.questions(1)] == ["Hi.", "Hi."]
