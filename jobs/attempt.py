@@ -21,7 +21,7 @@ import torch
 from instruct_core import ranks
 from instruct_core.checkpoints.loader import Loaded, load_newest
 from instruct_core.checkpoints.writer import Checkpoints
-from instruct_core.config import ModelConfig, TrainConfig, identity_of
+from instruct_core.config import TrainConfig, identity_of
 from instruct_core.data.batches import SampleReader
 from instruct_core.data.packing import load_packing
 from instruct_core.data.shards import ShardSet, load_manifest
@@ -209,8 +209,8 @@ class _Attempt:
         return readers["train"], rows["val"], readers["val"]
 
     def _check_identity(self, loaded: Loaded | None) -> None:
-        if loaded is not None and loaded.manifest["identity"] != self._facts["identity"]:
-            found, expected = loaded.manifest["identity"], identity_of(self._config)
+        if loaded is not None and loaded.manifest.identity != self._facts["identity"]:
+            found, expected = loaded.manifest.identity or {}, identity_of(self._config)
             name = next(name for name in expected if found.get(name) != expected[name])
             raise RunConflictError(
                 f"Run {self._config.run} has a checkpoint at step {loaded.step} that was made with "
@@ -240,7 +240,7 @@ class _Attempt:
         """Return the model on the host; its weights come from ``loaded`` where there is one."""
         config = self._config
         if loaded is not None:
-            return GPT2(ModelConfig(**loaded.manifest["model"]), config.dropout)
+            return GPT2(loaded.manifest.model, config.dropout)
         from instruct_core.model.weights import first_model
 
         return first_model(config.init, config.model, config.seed, config.seq_len, config.dropout)
