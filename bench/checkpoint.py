@@ -40,6 +40,7 @@ from instruct_core.checkpoints.retention import Keep
 from instruct_core.checkpoints.saves import Saves
 from instruct_core.checkpoints.writer import Checkpoints, Snapshot
 from instruct_core.config import PRESETS, TrainConfig
+from instruct_core.events import Event, SaveFailed
 from instruct_core.model.gpt2 import GPT2
 from instruct_core.model.hugging_face import hugging_face_config
 from instruct_core.storage.store import Store
@@ -118,9 +119,9 @@ def checkpoints_in(folder: Path) -> Checkpoints:
     return checkpoints
 
 
-def say_nothing(event: str, **facts: object) -> None:
-    if event == "save_failed":
-        raise RuntimeError(facts["error"])
+def say_nothing(event: Event) -> None:
+    if isinstance(event, SaveFailed):
+        raise RuntimeError(event.error)
 
 
 def touched(tensors: dict[str, torch.Tensor]) -> int:
@@ -326,7 +327,7 @@ def memory_of(name: str, root: Path) -> None:
     size = sum(tensor.nbytes for tensor in state.tensors().values())
     checkpoints = checkpoints_in(root)
     saves = Saves(
-        CONFIG, checkpoints, lambda copied: state.take(checkpoints, copied), lambda *a, **k: None
+        CONFIG, checkpoints, lambda copied: state.take(checkpoints, copied), lambda event: None
     )
     saved: dict[str, Callable[[], object]] = {
         "ours async": lambda: saves.begin(state.number + 1),

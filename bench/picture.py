@@ -9,23 +9,33 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
+from instruct_core.events import Saved
 from instruct_core.storage.store import Store
-from jobs.ledger import read_ledger
+from jobs.events import Finished, Started, Stopped, Warned
+from jobs.ledger import Entry, read_ledger
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 900, 320, 70, 30, 50, 60
 COLOURS = ("#2563eb", "#059669", "#d97706", "#7c3aed", "#dc2626")
-ENDS = {"warned": "warned, all ranks saved", "stopped": "stopped", "finished": "finished"}
+ENDS = {
+    Warned.name: "warned, all ranks saved",
+    Stopped.name: "stopped",
+    Finished.name: "finished",
+}
 
 
-def draw(events: list[dict[str, Any]], title: str) -> str:
+def step_of(entry: Entry) -> int | None:
+    """Return the step that an entry tells of."""
+    return entry.event.facts.get("step")
+
+
+def draw(entries: list[Entry], title: str) -> str:
     """Return the picture of a ledger as SVG."""
-    begun, ended = events[0]["utc_seconds"], events[-1]["utc_seconds"]
-    last_step = max(event.get("step", 0) for event in events)
+    begun, ended = entries[0].utc_seconds, entries[-1].utc_seconds
+    last_step = max(step_of(entry) or 0 for entry in entries)
 
-    def x(event: dict[str, Any]) -> float:
-        share = (event["utc_seconds"] - begun) / max(1e-9, ended - begun)
+    def x(entry: Entry) -> float:
+        share = (entry.utc_seconds - begun) / max(1e-9, ended - begun)
         return LEFT + share * (WIDTH - LEFT - RIGHT)
 
     def y(step: int) -> float:
@@ -43,19 +53,19 @@ def draw(events: list[dict[str, Any]], title: str) -> str:
         f'<text x="{right}" y="{HEIGHT - 12}" text-anchor="end">{ended - begun:.0f} s</text>',
         f'<line x1="{LEFT}" y1="{axis}" x2="{right}" y2="{axis}" stroke="#999"/>',
     ]
-    for attempt in sorted({event["attempt"] for event in events}):
-        mine = [event for event in events if event["attempt"] == attempt]
+    for attempt in sorted({entry.attempt for entry in entries}):
+        mine = [entry for entry in entries if entry.attempt == attempt]
         colour = COLOURS[attempt % len(COLOURS)]
-        points = [(x(e), y(e["step"])) for e in mine if "step" in e]
+        points = [(x(e), y(step)) for e in mine if (step := step_of(e)) is not None]
         line = " ".join(f"{a:.1f},{b:.1f}" for a, b in points)
         parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        for event in mine:
-            if event["event"] == "saved":
+        for entry in mine:
+            if isinstance(entry.event, Saved):
                 parts.append(
-                    f'<circle cx="{x(event):.1f}" cy="{y(event["step"]):.1f}" r="3" fill="{colour}"/>'
+                    f'<circle cx="{x(entry):.1f}" cy="{y(entry.event.step):.1f}" r="3" fill="{colour}"/>'
                 )
-        end = next((e for e in reversed(mine) if e["event"] in ENDS), None)
-        what = ENDS[end["event"]] if end else "killed: no warning"
+        end = next((e for e in reversed(mine) if e.event.name in ENDS), None)
+        what = ENDS[end.event.name] if end else "killed: no warning"
         end_x, end_y = points[-1]
         # Steps only grow, so nothing is drawn to the left of an attempt's end and above it.
         parts.append(
@@ -70,6 +80,6 @@ def draw(events: list[dict[str, Any]], title: str) -> str:
 
 if __name__ == "__main__":
     ledger = read_ledger(Store(sys.argv[1]))
-    ranks = next(event["world_size"] for event in ledger if event["event"] == "started")
+    ranks = next(e.event.world_size for e in ledger if isinstance(e.event, Started))
     text = f"One run on {ranks} ranks, from its ledger; dots are checkpoints"
     Path(sys.argv[2]).write_text(draw(ledger, text))

@@ -9,37 +9,35 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
+from instruct_core.events import Saved
 from instruct_core.storage.store import Store
-from jobs.ledger import read_ledger
+from jobs.events import Requeued, Resumed, Started, Warned
+from jobs.ledger import Entry, read_ledger
 
 WIDTH, HEIGHT, LEFT, RIGHT, LINE = 900, 190, 30, 30, 95
 BEFORE, SAVING, WAITING, STARTING, AFTER = "#2563eb", "#d97706", "#9ca3af", "#7c3aed", "#059669"
 
 
-def moments(events: list[dict[str, Any]]) -> list[tuple[float, str, str]]:
+def moments(entries: list[Entry]) -> list[tuple[float, str, str]]:
     """Return the moments of the first warning: seconds from it, what, and colour of what follows."""
-    warned = next(event for event in events if event["event"] == "warned")
-    at = warned["utc_seconds"] - warned["seconds"]
-    later = [event for event in events if event["utc_seconds"] > warned["utc_seconds"]]
-    next_of = {
-        name: next(e for e in later if e["event"] == name) for name in ("started", "resumed")
-    }
-    saved = [e for e in events if e["event"] == "saved" and e["attempt"] == warned["attempt"]][-1]
-    requeued = next(event for event in events if event["event"] == "requeued")
-    begun = saved["utc_seconds"] - saved["seconds"]
+    attempt, warned_at, warned = next(e for e in entries if isinstance(e.event, Warned))
+    assert isinstance(warned, Warned)
+    at = warned_at - warned.seconds
+    later = [entry for entry in entries if entry.utc_seconds > warned_at]
+    _, started_at, _ = next(e for e in later if isinstance(e.event, Started))
+    _, resumed_at, resumed = next(e for e in later if isinstance(e.event, Resumed))
+    saves = [e for e in entries if isinstance(e.event, Saved) and e.attempt == attempt]
+    _, saved_at, saved = saves[-1]
+    _, requeued_at, _ = next(e for e in entries if isinstance(e.event, Requeued))
+    begun = saved_at - saved.facts["seconds"]
     return [
-        (0.0, f"{warned['signal']}: noted, the step goes on", BEFORE),
-        (begun - at, f"all ranks agree on step {warned['step']}: save", SAVING),
-        (saved["utc_seconds"] - at, "manifest written", WAITING),
-        (requeued["utc_seconds"] - at, "rank 0 asks Slurm why, and requeues", WAITING),
-        (next_of["started"]["utc_seconds"] - at, "ranks have met, next attempt claimed", STARTING),
-        (
-            next_of["resumed"]["utc_seconds"] - at,
-            f"resumed at step {next_of['resumed']['step']}",
-            AFTER,
-        ),
+        (0.0, f"{warned.signal}: noted, the step goes on", BEFORE),
+        (begun - at, f"all ranks agree on step {warned.step}: save", SAVING),
+        (saved_at - at, "manifest written", WAITING),
+        (requeued_at - at, "rank 0 asks Slurm why, and requeues", WAITING),
+        (started_at - at, "ranks have met, next attempt claimed", STARTING),
+        (resumed_at - at, f"resumed at step {resumed.facts['step']}", AFTER),
     ]
 
 

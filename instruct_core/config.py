@@ -11,7 +11,8 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from instruct_core.errors import ConfigError, CorruptFileError
+from instruct_core.converter import structure
+from instruct_core.errors import ConfigError
 from instruct_core.recipe import MICRO_BATCH_SIZE, Precision, Recipe
 
 LAYER_NORM_EPSILON = 1e-5
@@ -116,13 +117,7 @@ def from_json(document: Any, where: str) -> TrainConfig:
     Raises:
         CorruptFileError: A key is unknown, missing, or of another type; ``where`` names the file.
     """
-    import cattrs  # here: flags read this module, and --help must stay quick
-
-    try:
-        return cattrs.Converter(forbid_extra_keys=True).structure(document, TrainConfig)
-    except Exception as error:  # cattrs raises groups of errors
-        reasons = "; ".join(cattrs.transform_error(error))
-        raise CorruptFileError(f"{where} is no run of this version: {reasons}.") from error
+    return structure(document, TrainConfig, f"{where} is no run of this version", strict=True)
 
 
 def describe(config: TrainConfig) -> str:

@@ -23,7 +23,7 @@ import submitit
 
 from instruct_core.data.plan import Plan
 from instruct_core.storage.store import Store
-from jobs.job_folder import failure_report, job_folder, peak_bytes, write_progress
+from jobs.job_folder import Progress, failure_report, job_folder, peak_bytes, write_progress
 
 P = TypeVar("P", bound=Plan)
 
@@ -91,4 +91,4 @@ class ArrayJob(ABC, Generic[P]):
 
 
 def _report(num_done: int) -> None:
-    write_progress(job_folder(), committed=num_done, peak_bytes=peak_bytes(os.getpid()))
+    write_progress(job_folder(), Progress(committed=num_done, peak_bytes=peak_bytes(os.getpid())))

@@ -1,7 +1,8 @@
 """
 What a job leaves in its folder for those who wait for it: how far it is, and why it failed.
 
-    write_progress(folder, state="running", global_step=12, committed=10)
+    write_progress(folder, Progress(state="running", global_step=12, committed=10))
+    read_progress(folder).committed             # 10, also where a newer version has written more
     with failure_report(folder, rank): ...
 
 `committed` counts what a restart would not have to do again: it decides whether a crashed job
@@ -17,14 +18,18 @@ from __future__ import annotations
 import json
 import os
 import socket
-import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from time import time as utc_seconds
+from typing import Any, TypeVar
 
+from instruct_core.converter import structure
 from instruct_core.errors import InstructError, SlurmError
+
+T = TypeVar("T")
 
 LOG = "INSTRUCT_LOG"  # what the batch script and rank 0 write
 SCRIPT = "INSTRUCT_SCRIPT"  # the batch script itself
@@ -44,17 +49,45 @@ def this_start() -> str:
     return os.environ[START]
 
 
-def write_progress(folder: Path, **facts: Any) -> None:
+@dataclass(frozen=True)
+class Progress:
+    """How far a start of a job is; what is None is not known yet, and not written."""
+
+    start: str = ""  # set when it is written, as the next
+    updated_at: float = 0.0
+    ledger: str | None = None  # place of a run's
+    max_steps: int | None = None
+    world_size: int | None = None
+    state: str | None = None
+    attempt: int | None = None
+    global_step: int | None = None
+    committed: int | None = None
+    loss: float | None = None
+    tokens_per_second: float | None = None
+    val_loss: float | None = None
+    peak_bytes: int | None = None
+
+
+def write_progress(folder: Path, progress: Progress) -> None:
     """Replace this start's progress; a reader sees the old or the new one, never a part."""
-    document = {"start": this_start(), "updated_at": time.time(), **facts}
+    now = replace(progress, start=this_start(), updated_at=utc_seconds())
+    document = {name: value for name, value in vars(now).items() if value is not None}
     replace_json(folder / f"progress-{this_start()}.json", document)
 
 
-def read_progress(folder: Path) -> dict[str, Any]:
-    """Return the progress of the newest start of a job; {} before the first report."""
+def read_progress(folder: Path) -> Progress:
+    """Return the progress of the newest start of a job; all is None before the first report."""
     for path in sorted(folder.glob("progress-*.json"), reverse=True):
-        return read_json(path)
-    return {}
+        return _read(path, Progress) or Progress()
+    return Progress()
+
+
+def _read(path: Path, kind: type[T]) -> T | None:
+    """Return a record; None where there is nothing, or a lost node left half of it."""
+    try:
+        return structure(json.loads(path.read_text()), kind, str(path))
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -106,6 +139,18 @@ def describe_error(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
+@dataclass(frozen=True)
+class Failure:
+    """Why a rank fails."""
+
+    utc_seconds: float
+    rank: int
+    node: str  # what is to blame; "" where nobody knows
+    error: str  # one line
+    traceback: str
+    retry: bool  # False for what a person has to mend first
+
+
 def write_failure(
     folder: Path, rank: int, error: str, trace: str, retry: bool, node: str | None = None
 ) -> None:
@@ -120,30 +165,33 @@ def write_failure(
         retry: False for what a person has to mend first.
         node: What is to blame, if not this node.
     """
-    report = {
-        "utc_seconds": time.time(),
-        "rank": rank,
-        "node": os.environ.get("SLURMD_NODENAME", "") if node is None else node,
-        "error": error,
-        "traceback": trace,
-        "retry": retry,
-    }
-    replace_json(folder / f"failure-{this_start()}-{rank}.json", report)
+    node = os.environ.get("SLURMD_NODENAME", "") if node is None else node
+    failure = Failure(utc_seconds(), rank, node, error, trace, retry)
+    replace_json(folder / f"failure-{this_start()}-{rank}.json", asdict(failure))
 
 
-def read_failures(folder: Path) -> list[dict[str, Any]]:
-    """Return the failure reports of this start, the first one first."""
+def read_failures(folder: Path) -> list[Failure]:
+    """Return the failures of this start, the first one first."""
     paths = sorted(folder.glob(f"failure-{this_start()}-*.json"))
-    reports = [json.loads(path.read_text()) for path in paths]
-    return sorted(reports, key=lambda report: float(report["utc_seconds"]))
+    failures = [failure for path in paths if (failure := _read(path, Failure))]
+    return sorted(failures, key=lambda failure: failure.utc_seconds)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Why a job has failed for good."""
+
+    start: str
+    error: str
+    traceback: str
+    retry: bool  # as in a failure
 
 
 def write_outcome(folder: Path, error: str, trace: str, retry: bool = True) -> None:
-    """Write down that the job has failed for good, and why; ``retry`` as in a failure report."""
-    outcome = {"start": this_start(), "error": error, "traceback": trace, "retry": retry}
-    replace_json(folder / "failed.json", outcome)
+    """Write down that the job has failed for good, and why; ``retry`` as in a failure."""
+    replace_json(folder / "failed.json", asdict(Outcome(this_start(), error, trace, retry)))
 
 
-def read_outcome(folder: Path) -> dict[str, Any] | None:
+def read_outcome(folder: Path) -> Outcome | None:
     """Return why the job has failed for good; None where it has not."""
-    return read_json(folder / "failed.json") or None
+    return _read(folder / "failed.json", Outcome)

@@ -2,13 +2,13 @@
 What happened to a run, one JSON line an event, one file an attempt.
 
     ledger = Ledger(Store("runs_instruct/my-run"), attempt=3)
-    ledger.note("resumed", step=100)
+    ledger.note(Resumed(step=100))
+    [entry.event for entry in read_ledger(store) if isinstance(entry.event, Saved)]
 
-Events: started, resumed, damaged, foreign, evaluated, saved, save_failed, made_room, not_removed,
-short_lead, warned, requeued, stopped, failed, finished, and crashed. Each has `utc_seconds` and
-`event`. Rank 0 writes all but the last: when ranks were killed, whoever started them adds it to the
-attempt's file. A commit of which a killed attempt could not tell is told by the next one, in its own
-file: that line names the `attempt` that saved, and not how long that took.
+Each line has `utc_seconds`, `event` and the event's facts. Rank 0 writes all but `crashed`: when ranks
+were killed, whoever started them adds it to the attempt's file. A commit of which a killed attempt
+could not tell is told by the next one, in its own file: that line names the `attempt` that saved, and
+not how long that took.
 """
 
 from __future__ import annotations
@@ -17,11 +17,24 @@ import json
 import logging
 import time
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
+from instruct_core.converter import structure
+from instruct_core.errors import CorruptFileError
+from instruct_core.events import Event, Saved
 from instruct_core.storage.store import Store
+from jobs.events import Crashed, event_of
 
 logger = logging.getLogger(__name__)
+
+
+class Entry(NamedTuple):
+    """A line of the ledger."""
+
+    attempt: int
+    utc_seconds: float
+    event: Event
 
 
 class Ledger:
@@ -32,27 +45,31 @@ class Ledger:
         self._name = f"attempt-{attempt:04d}.jsonl"
         self._text = ""
 
-    def note(self, event: str, **facts: Any) -> None:
-        """Append one event. The whole file is written: object stores cannot append."""
-        entry = {"utc_seconds": round(time.time(), 3), "event": event, **facts}
-        self._text += json.dumps(entry) + "\n"
+    def note(self, event: Event, utc_seconds: float | None = None) -> None:
+        """Append an event of now. The whole file is written: object stores cannot append."""
+        self._text += _line(event, time.time() if utc_seconds is None else utc_seconds)
         try:
             self._store.replace(self._name, self._text.encode())
         except OSError as error:  # a full disk must not end the run; the next event writes all
             logger.warning("The ledger could not be written: %s", error)
-        logger.info("%s %s", event, ", ".join(f"{key} {value}" for key, value in facts.items()))
+        said = ", ".join(f"{key} {value}" for key, value in event.facts.items())
+        logger.info("%s %s", event.name, said)
 
 
-def note_crash(store: Store, attempt: int, **facts: Any) -> None:
-    """Append `crashed` to the file of an attempt whose ranks have all ended."""
+def _line(event: Event, utc_seconds: float) -> str:
+    document = {"utc_seconds": round(utc_seconds, 3), "event": event.name, **event.facts}
+    return json.dumps(document) + "\n"
+
+
+def note_crash(store: Store, attempt: int, crash: Crashed) -> None:
+    """Append to the file of an attempt whose ranks have all ended."""
     name = f"attempt-{attempt:04d}.jsonl"
-    entry = {"utc_seconds": round(time.time(), 3), "event": "crashed", **facts}
     try:
         before = store.read(name)
     except FileNotFoundError:  # the disk was full when it should have been written
         before = b""
     try:
-        store.replace(name, before + (json.dumps(entry) + "\n").encode())
+        store.replace(name, before + _line(crash, time.time()).encode())
     except OSError as error:
         logger.warning("The ledger could not be written: %s", error)
 
@@ -60,24 +77,49 @@ def note_crash(store: Store, attempt: int, **facts: Any) -> None:
 def note_untold_save(ledger: Ledger, store: Store, manifest: Mapping[str, Any]) -> None:
     """Write `saved` for a checkpoint whose attempt was killed between its commit and its word."""
     step, attempt = manifest["global_step"], manifest["attempt"]
-    told = {(e["attempt"], e["step"]) for e in read_ledger(store) if e["event"] == "saved"}
-    if (attempt, step) not in told:
-        saved_at = round(manifest["saved_at"], 3)
-        ledger.note("saved", utc_seconds=saved_at, attempt=attempt, step=step)
+    saves = [entry for entry in read_ledger(store) if isinstance(entry.event, Saved)]
+    if (attempt, step) not in {(entry.attempt, entry.event.facts["step"]) for entry in saves}:
+        ledger.note(Saved(attempt=attempt, step=step), manifest["saved_at"])
 
 
-def newest_timed_save(store: Store) -> dict[str, Any] | None:
-    """Return the newest `saved` that tells how long it took; None before there is one."""
-    saves = [e for e in read_ledger(store) if e["event"] == "saved" and "seconds" in e]
+def newest_timed_save(store: Store) -> Saved | None:
+    """Return the newest save that tells how long it took; None before there is one."""
+    events = [entry.event for entry in read_ledger(store)]
+    saves = [e for e in events if isinstance(e, Saved) and e.seconds is not None]
     return saves[-1] if saves else None
 
 
-def read_ledger(store: Store) -> list[dict[str, Any]]:
-    """Return all events of a run, attempt's file by attempt's file, each with its `attempt`."""
-    events = []
+def read_ledger(store: Store) -> list[Entry]:
+    """
+    Return all events of a run, attempt's file by attempt's file.
+
+    Raises:
+        CorruptFileError: A line is none of ours; an event that is only unknown is `Unknown`.
+    """
+    entries = []
     for name in store.names():
         if name.startswith("attempt-") and name.endswith(".jsonl"):
             attempt = int(name.removeprefix("attempt-").removesuffix(".jsonl"))
-            for line in store.read(name).decode().splitlines():
-                events.append({"attempt": attempt, **json.loads(line)})
-    return events
+            for number, line in enumerate(store.read(name).decode().splitlines(), 1):
+                entries.append(_entry(line, attempt, f"{store.where(name)}:{number}"))
+    return entries
+
+
+@dataclass(frozen=True)
+class _Head:
+    """What every line has."""
+
+    event: str
+    utc_seconds: float
+    attempt: int | None = None  # that of the file where none is named
+
+
+def _entry(line: str, attempt: int, where: str) -> Entry:
+    problem = f"{where} is no line of a ledger"
+    try:
+        document = json.loads(line)
+    except ValueError as error:
+        raise CorruptFileError(f"{problem}: {error}.") from None
+    head = structure(document, _Head, problem)
+    named = attempt if head.attempt is None else head.attempt
+    return Entry(named, head.utc_seconds, event_of(document))

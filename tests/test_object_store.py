@@ -13,6 +13,7 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from instruct_core.checkpoints.steps import committed_steps
+from instruct_core.events import Saved
 from instruct_core.storage.store import Store
 from jobs.ledger import read_ledger
 from tests.conftest import TINY_RUN, events_of, hashes_of, launch, start, wait_for
@@ -116,8 +117,8 @@ def test_everything_on_s3_from_rows_to_an_answer(
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
     assert model.config.vocab_size == len(tokenizer) == 50257
-    events = read_ledger(Store(runs) / "r")
-    assert [e["step"] for e in events if e["event"] == "saved"] == [5, 10, 12]
+    events = [entry.event for entry in read_ledger(Store(runs) / "r")]
+    assert [event.step for event in events if isinstance(event, Saved)] == [5, 10, 12]
     assert sum("events.out.tfevents" in name for name in (Store(runs) / "r").names()) == 2
     for text in (*_texts(tmp_path), *_objects(Store(f"{s3.url}/all"))):
         assert SECRET.encode() not in text and KEY.encode() not in text

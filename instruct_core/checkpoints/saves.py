@@ -29,6 +29,7 @@ from instruct_core.checkpoints.retention import Keep, Removed
 from instruct_core.checkpoints.writer import Checkpoints, Snapshot
 from instruct_core.config import TrainConfig
 from instruct_core.errors import UnsavedError
+from instruct_core.events import Event, MadeRoom, NotRemoved, Saved, SaveFailed
 
 FIRST_RETRY_SECONDS, MAX_RETRY_SECONDS = 5.0, 300.0
 WRITTEN_AT_ONCE_BYTES = 64 << 20
@@ -45,7 +46,7 @@ class Saves:
         config: Cadence and patience.
         checkpoints: Where to.
         take: Return the snapshot of the present step; given whether the state must be copied.
-        report: (event, **facts), on rank 0.
+        report: Told what a save came to, on rank 0.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class Saves:
         config: TrainConfig,
         checkpoints: Checkpoints,
         take: Callable[[bool], Snapshot],
-        report: Callable[..., None],
+        report: Callable[[Event], None],
     ) -> None:
         self._config, self._checkpoints = config, checkpoints
         self._take, self._report = take, report
@@ -155,11 +156,11 @@ class Saves:
         self.saved_step, self._good_at, self._failures = self._step, self._began_at, 0
         if ranks.rank() == 0:
             if removed.steps:
-                self._report("made_room", steps=removed.steps)
+                self._report(MadeRoom(removed.steps))
             for problem in removed.problems:
-                self._report("not_removed", problem=problem)
+                self._report(NotRemoved(problem))
             seconds = self._background.ended_at - self._began_at
-            self._report("saved", step=self._step, seconds=round(seconds, 3))
+            self._report(Saved(step=self._step, seconds=round(seconds, 3)))
 
     def _note_failure(self, error: OSError) -> None:
         self._failures, self._error = self._failures + 1, error
@@ -167,7 +168,7 @@ class Saves:
         self._retry_at = monotonic() + pause
         unsaved_minutes = (monotonic() - self._good_at) / 60
         if ranks.rank() == 0:
-            self._report("save_failed", step=self._step, error=str(error), retry_seconds=pause)
+            self._report(SaveFailed(self._step, str(error), pause))
         gives_up = (
             self._failures >= TRIES_BEFORE_GIVING_UP
             and unsaved_minutes > self._config.max_unsaved_minutes

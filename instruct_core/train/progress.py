@@ -19,6 +19,7 @@ from instruct_core.config import TrainConfig
 from instruct_core.data.batches import SampleReader
 from instruct_core.data.order import sample_at
 from instruct_core.data.shards import ShardSet
+from instruct_core.events import Event
 from instruct_core.model.gpt2 import GPT2
 
 Outcome = Literal["finished", "stopped"]
@@ -65,7 +66,7 @@ class Setup:
     facts: dict[str, Any]  # further entries of every manifest
     stop: Callable[[], bool]
     working: Callable[[str], None]  # what begins: "first step", "step", "evaluation", "save"
-    on_event: Callable[..., None]  # (name, **facts), on rank 0
+    on_event: Callable[[Event], None]  # on rank 0
     on_step: Callable[[StepReport], None]  # on rank 0
     on_samples: Callable[[int, str], None]  # (step, Markdown), on rank 0
     on_read: Callable[[int, list[int]], None]  # (step, sample numbers), on every rank

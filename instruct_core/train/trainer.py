@@ -27,6 +27,7 @@ from instruct_core.checkpoints.writer import Snapshot
 from instruct_core.config import TrainConfig
 from instruct_core.data.batches import MicroBatch
 from instruct_core.errors import NonFiniteError
+from instruct_core.events import Evaluated
 from instruct_core.model.hugging_face import hugging_face_config
 from instruct_core.train.loss import WithLoss, on_device
 from instruct_core.train.optimizer import make_optimizer, optimizer_tensors, restore_optimizer
@@ -275,7 +276,7 @@ class Trainer:
             return False
         self.progress = replace(self.progress, evaluated_at_step=step, val_loss=val_loss)
         if ranks.rank() == 0:
-            setup.on_event("evaluated", step=step, val_loss=val_loss)
+            setup.on_event(Evaluated(step, val_loss))
             markdown = sample_answers(self._core, setup.val_rows, setup.device, setup.stop)
             setup.on_samples(step, markdown)
         return True

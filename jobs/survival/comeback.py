@@ -22,6 +22,7 @@ from jobs.job_folder import (
     JOB_IDS,
     LOG,
     SCRIPT,
+    Progress,
     job_folder,
     read_failures,
     read_progress,
@@ -57,12 +58,11 @@ def after_step() -> None:
     if job is None:
         return
     progress = read_progress(folder)
-    if progress.get("start") != this_start():
-        progress = {"committed": progress.get("committed", 0)}
-    state = progress.get("state")
-    if state in ("finished", "stopped"):
+    if progress.start != this_start():
+        progress = Progress(committed=progress.committed)
+    if progress.state in ("finished", "stopped"):
         return
-    if state == "requeued":
+    if progress.state == "requeued":
         logger.info("All ranks saved, and could not requeue the job themselves")
         _bring_back("")
         return

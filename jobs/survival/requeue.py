@@ -18,7 +18,7 @@ from __future__ import annotations
 import logging
 import re
 import signal
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -26,7 +26,8 @@ import submitit
 
 from instruct_core.errors import SlurmError
 from instruct_core.storage.store import Store
-from jobs.job_folder import read_json, replace_json, write_outcome
+from jobs.events import Crashed
+from jobs.job_folder import Failure, Progress, read_json, replace_json, write_outcome
 from jobs.ledger import note_crash
 from jobs.slurm import own_job_id, own_restarts, show_job
 
@@ -80,7 +81,7 @@ class Crash(NamedTuple):
 SRUN_SAYS = re.compile(r"srun: error: (?P<node>\S+): tasks? (?P<rank>\d+)[\d,-]*: (?P<what>.+)")
 
 
-def cause_of(failures: Sequence[dict[str, Any]], said: str = "") -> Crash:
+def cause_of(failures: Sequence[Failure], said: str = "") -> Crash:
     """
     Return why the ranks ended: the report of the first that failed, else what srun saw first.
 
@@ -88,13 +89,13 @@ def cause_of(failures: Sequence[dict[str, Any]], said: str = "") -> Crash:
     srun's word, which comes first, counts more.
 
     Args:
-        failures: The reports of this start, the first one first.
+        failures: Those of this start, the first one first.
         said: What the batch script's standard error says about this start.
     """
-    final = [failure for failure in failures if not failure["retry"]]
+    final = [failure for failure in failures if not failure.retry]
     # What comes after these words was ended by srun itself.
     seen = list(SRUN_SAYS.finditer(said.partition("Terminating StepId")[0]))
-    reported = {failure["rank"] for failure in failures}
+    reported = {failure.rank for failure in failures}
     killed = [
         match
         for match in seen
@@ -105,8 +106,8 @@ def cause_of(failures: Sequence[dict[str, Any]], said: str = "") -> Crash:
         error = f"rank {first['rank']} on {first['node']}: {first['what']}."
         return Crash(error, "", first["node"], True)
     if failures:
-        report = (final or failures)[0]
-        return Crash(report["error"], report["traceback"], report["node"], not final)
+        first_one = (final or failures)[0]
+        return Crash(first_one.error, first_one.traceback, first_one.node, not final)
     return Crash("its processes were killed.", "", "", True)
 
 
@@ -152,7 +153,7 @@ class CrashBudget:
         return str(self._counts["node"]) if often else ""
 
 
-def judge_crash(crash: Crash, folder: Path, progress: Mapping[str, Any]) -> tuple[bool, str]:
+def judge_crash(crash: Crash, folder: Path, progress: Progress) -> tuple[bool, str]:
     """
     Return whether a crashed job starts again, and the node it should do without ("" for none).
 
@@ -165,15 +166,10 @@ def judge_crash(crash: Crash, folder: Path, progress: Mapping[str, Any]) -> tupl
         progress: How far it had come: `committed`, and `attempt` and `ledger` if it got there.
     """
     budget = CrashBudget(folder)
-    again = crash.retry and budget.allows_restart(int(progress.get("committed", 0)), crash.node)
-    if "attempt" in progress:
-        note_crash(
-            Store(progress["ledger"]),
-            progress["attempt"],
-            error=crash.error,
-            node=crash.node,
-            comes_back=again,
-        )
+    again = crash.retry and budget.allows_restart(progress.committed or 0, crash.node)
+    if progress.ledger is not None and progress.attempt is not None:
+        told = Crashed(crash.error, crash.node, comes_back=again)
+        note_crash(Store(progress.ledger), progress.attempt, told)
     if not again:
         write_outcome(folder, crash.error, crash.traceback, crash.retry)
     return again, budget.bad_node

@@ -229,7 +229,7 @@ def _run_all(work: Work, tasks: Sequence[int], parallelism: int, folder: Path) -
 def _say_failures(folders: Sequence[Path], num_tasks: int) -> int:
     """Say why tasks failed, on one line; return the exit code."""
     outcomes = [outcome for folder in folders if (outcome := read_outcome(folder))]
-    reason = outcomes[0]["error"] if outcomes else "they were killed, or cancelled."
+    reason = outcomes[0].error if outcomes else "they were killed, or cancelled."
     note(
         f"error: {len(folders)} of {num_tasks} tasks failed: {reason} Give the same command again "
         "to make what is missing."

@@ -32,7 +32,7 @@ class RunLock:
         self._file.truncate(0)  # what it says is of an earlier holder
         return True
 
-    def note(self, pid: int, folder: Path, ledger: str) -> None:
+    def name_job(self, pid: int, folder: Path, ledger: str) -> None:
         """Say which job holds the lock, and where its ledger is."""
         entry = {"pid": pid, "folder": str(folder), "ledger": ledger}
         self._file.write(json.dumps(entry) + "\n")

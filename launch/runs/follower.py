@@ -14,7 +14,6 @@ import signal
 import sys
 import time
 from types import FrameType
-from typing import Any
 
 from rich.progress import Progress, TaskID, TextColumn
 
@@ -29,27 +28,6 @@ from launch.console.lines import EXIT_FAILED, EXIT_INTERRUPTED, say
 POLL_SECONDS = 0.2
 SLURM_POLL_SECONDS = 1.0  # the files lie on a shared disk
 LINE_SECONDS = 10.0  # between step lines where there is no terminal to draw a bar on
-SHOWN = {
-    "started": "Attempt {attempt} started: {world_size} ranks on {device}",
-    "resumed": "Going on from step {step}",
-    "damaged": "{message}",
-    "foreign": "Note: {message}",
-    "evaluated": "Step {step}: validation loss {val_loss:.4f}",
-    "saved": "Step {step}: saved in {seconds:.2f} s",
-    "untold_save": "Step {step}: saved by attempt {attempt}, which was killed before it could say so",
-    "save_failed": "Step {step}: not saved: {error}. Tried again in {retry_seconds:.0f} s; training "
-    "goes on",
-    "made_room": "The disk is nearly full: older checkpoints were removed, of steps {steps}",
-    "not_removed": "An older checkpoint could not be removed: {problem}",
-    "warned": "Step {step}: warned by {signal}, all ranks saved",
-    "requeued": "Requeued: the next attempt goes on from step {step}",
-    "stopped": "Step {step}: stopped",
-    "short_lead": "Slurm's warning comes {lead_seconds:.0f} s before the end, and a step and a save "
-    "need {needed_seconds:.0f} s: the run will stop by itself in time",
-    "failed": "Failed: {error}",
-    "crashed": "Crashed: {error}",
-    "finished": "Step {step}: finished",
-}
 
 
 def watch(job: LocalJob, run: str) -> int:
@@ -77,28 +55,23 @@ def watch_slurm(job: SlurmJob, run: str) -> int:
 def _conclude(job: LocalJob | SlurmJob, run: str, stopping: bool) -> int:
     progress = read_progress(job.folder)
     again = "Give the same command again to go on."
-    if progress.get("state") == "finished":
+    if progress.state == "finished":
         say(f"Talk to it: python launch/chat.py --run {run}")
         return 0
     outcome = read_outcome(job.folder)
-    if progress.get("state") == "stopped" or (stopping and outcome is None):
-        at = f" at step {progress['committed']}" if "committed" in progress else ""
+    if progress.state == "stopped" or (stopping and outcome is None):
+        at = "" if progress.committed is None else f" at step {progress.committed}"
         say(f"Run {run} is stopped{at}. {again}")
         return EXIT_INTERRUPTED
     reason = "its processes were killed."
     if outcome is not None:
-        reason = outcome["error"]
-        if outcome["retry"]:
-            print(outcome["traceback"].rstrip(), file=sys.stderr)
+        reason = outcome.error
+        if outcome.retry:
+            print(outcome.traceback.rstrip(), file=sys.stderr)
     elif isinstance(job, SlurmJob):
         reason = f"its job has ended ({job.state() or 'Slurm has forgotten it'})."
     print(f"error: run {run} failed: {reason} Log: {job.log_path()}", file=sys.stderr, flush=True)
     return EXIT_FAILED
-
-
-def _sentence(event: dict[str, Any]) -> str:
-    untold = event["event"] == "saved" and "seconds" not in event
-    return SHOWN["untold_save" if untold else event["event"]].format(**event)
 
 
 class _Follower:
@@ -132,15 +105,15 @@ class _Follower:
             self._show(bar, task)
 
     def _show(self, bar: Progress, task: TaskID) -> None:
-        events = read_ledger(self._ledger)
-        for event in events[self._num_events :]:
-            say(_sentence(event))
-        self._num_events = len(events)
+        entries = read_ledger(self._ledger)
+        for entry in entries[self._num_events :]:
+            say(str(entry.event))
+        self._num_events = len(entries)
         progress = read_progress(self._job.folder)
-        if "loss" not in progress:
+        if progress.loss is None:
             return
-        numbers = f"loss {progress['loss']:.4f}, {progress['tokens_per_second']:,.0f} tokens/s"
-        step, total = progress["global_step"], progress["max_steps"]
+        numbers = f"loss {progress.loss:.4f}, {progress.tokens_per_second:,.0f} tokens/s"
+        step, total = progress.global_step, progress.max_steps
         bar.update(task, completed=step, total=total, numbers=numbers)
         if not console.is_terminal and time.monotonic() - self._line_at > LINE_SECONDS:
             self._line_at = time.monotonic()

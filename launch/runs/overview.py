@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
@@ -19,7 +19,9 @@ from instruct_core.answers.plan import AnswerPlan
 from instruct_core.data.shard_plan import ShardPlan
 from instruct_core.data.shards import missing_shards
 from instruct_core.errors import CorruptFileError, InstructError
+from instruct_core.events import Event
 from instruct_core.storage.store import Store
+from jobs.events import Crashed, Failed, Finished, Requeued, Resumed, Started, Stopped
 from jobs.job_folder import read_outcome
 from launch.cluster.slurm import SlurmJob, array_job
 from launch.console.display import WIDE
@@ -74,33 +76,30 @@ def _show_run(console: Console, status: RunStatus) -> None:
         say(f"Job folder: {folder}")
     say(f"Checkpoints: {run.store.url}")
     table = Table("attempt", "started", "job", "from step", "to step", "end", box=None)
-    for attempt in sorted({event["attempt"] for event in status.events}):
-        mine = [event for event in status.events if event["attempt"] == attempt]
-        by_name = {event["event"]: event for event in mine}
-        started = mine[0]
-        resumed = by_name.get("resumed", {}).get("step")
-        steps = [event["step"] for event in mine if "step" in event]
+    for attempt in sorted({entry.attempt for entry in status.entries}):
+        mine = [entry for entry in status.entries if entry.attempt == attempt]
+        events = [entry.event for entry in mine]
+        steps = [step for event in events if isinstance(step := event.facts.get("step"), int)]
         table.add_row(
             str(attempt),
-            time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(started["utc_seconds"])),
-            str(started.get("job_id", "")),
-            "" if resumed is None else str(resumed),
+            time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(mine[0].utc_seconds)),
+            next((event.job_id for event in events if isinstance(event, Started)), ""),
+            next((str(event.step) for event in events if isinstance(event, Resumed)), ""),
             str(max(steps)) if steps else "",
-            _end_of(mine),
+            _end_of(events),
         )
-    if status.events:
+    if status.entries:
         console.print(table)
     say(f"Its log: python launch/logs.py {run.name} -f")
 
 
-def _end_of(events: list[dict[str, Any]]) -> str:
+def _end_of(events: list[Event]) -> str:
     """Return how an attempt ended; the next one may have told of its last save since."""
     for event in reversed(events):
-        name = str(event["event"])
-        if name in ("crashed", "failed"):
-            return f"{name}: {event['error']}"
-        if name in ("requeued", "stopped", "finished"):
-            return name
+        if isinstance(event, Crashed | Failed):
+            return f"{event.name}: {event.error}"
+        if isinstance(event, Requeued | Stopped | Finished):
+            return event.name
     return ""
 
 
@@ -144,7 +143,7 @@ def _show_arrays(
             job.summary() or ("complete" if parts.is_complete else "ended"),
             ", ".join(job.job_ids),
             f"{parts.num_there} of {parts.num_all}",
-            f"{len(failed)} tasks failed: {failed[0]['error']}" if failed and failed[0] else "",
+            f"{len(failed)} tasks failed: {failed[0].error}" if failed and failed[0] else "",
         )
     if table.rows:
         console.print(table)

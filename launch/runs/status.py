@@ -10,12 +10,13 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from instruct_core.checkpoints.steps import committed_steps
 from instruct_core.errors import SlurmError
-from jobs.job_folder import read_outcome, read_progress
-from jobs.ledger import read_ledger
+from instruct_core.events import Saved, SaveFailed
+from jobs.events import ShortLead
+from jobs.job_folder import Outcome, Progress, read_outcome, read_progress
+from jobs.ledger import Entry, read_ledger
 from jobs.slurm import JobRecord
 from launch.cluster.job_folder import job_folders
 from launch.cluster.local import LocalJob
@@ -31,7 +32,7 @@ class RunStatus:
 
     run: Run
     slurm: SlurmJob | None
-    events: list[dict[str, Any]]
+    entries: list[Entry]
 
     @classmethod
     def of(cls, run: Run) -> RunStatus:
@@ -48,12 +49,12 @@ class RunStatus:
             self.slurm is not None and self.slurm.is_running()
         )
 
-    def progress(self) -> dict[str, Any]:
+    def progress(self) -> Progress:
         """Return the newest job's progress."""
         folders = self.job_folders()
-        return read_progress(folders[-1]) if folders else {}
+        return read_progress(folders[-1]) if folders else Progress()
 
-    def outcome(self) -> dict[str, Any] | None:
+    def outcome(self) -> Outcome | None:
         """Return why the newest job failed, if it did."""
         folders = self.job_folders()
         return read_outcome(folders[-1]) if folders else None
@@ -71,9 +72,9 @@ class RunStatus:
             return "training here"
         if self.slurm is not None and self.slurm.is_running():
             return self.slurm.state()
-        said = self.progress().get("state")
+        said = self.progress().state
         if said in ("finished", "stopped"):
-            return str(said)
+            return said
         if self.outcome() is not None:
             return "failed"
         ended = self.slurm.state() if self.slurm is not None else ""
@@ -90,19 +91,19 @@ class RunStatus:
     def step(self) -> str:
         """Return how far it is."""
         steps = committed_steps(self.run.store)
-        reached = max([self.progress().get("global_step", 0), *steps])
+        reached = max([self.progress().global_step or 0, *steps])
         return f"{reached} of {self.run.config.max_steps}"
 
     def attempt(self) -> str:
         """Return the number of its newest attempt."""
-        return str(self.events[-1]["attempt"]) if self.events else ""
+        return str(self.entries[-1].attempt) if self.entries else ""
 
     def last_save(self) -> str:
         """Return the step and the age of its newest save."""
-        saves = [event for event in self.events if event["event"] == "saved"]
-        if not saves:
-            return ""
-        return f"step {saves[-1]['step']}, {age(time.time() - saves[-1]['utc_seconds'])} ago"
+        for entry in reversed(self.entries):
+            if isinstance(entry.event, Saved):
+                return f"step {entry.event.step}, {age(time.time() - entry.utc_seconds)} ago"
+        return ""
 
     def note(self) -> str:
         """Return what a person should know: why it waits, until when, why it failed."""
@@ -117,17 +118,13 @@ class RunStatus:
                     notes.append("waits for another job")
                 if record.reason == "BeginTime":
                     notes.append("comes back after a requeue")
-        attempt = self.events[-1]["attempt"] if self.events else 0
-        for event in self.events:
-            if event["event"] == "short_lead" and event["attempt"] == attempt:
-                notes.append(
-                    f"Slurm's warning comes {event['lead_seconds']:.0f} s before the end, and "
-                    f"{event['needed_seconds']:.0f} s are needed"
-                )
-        saves = [event for event in self.events if event["event"] in ("saved", "save_failed")]
-        if saves and saves[-1]["event"] == "save_failed":
-            notes.append(f"the last save failed: {saves[-1]['error']}")
+        for entry in self.entries:
+            if isinstance(entry.event, ShortLead) and entry.attempt == self.entries[-1].attempt:
+                notes.append(str(entry.event))
+        saves = [e.event for e in self.entries if isinstance(e.event, Saved | SaveFailed)]
+        if saves and isinstance(saves[-1], SaveFailed):
+            notes.append(f"the last save failed: {saves[-1].error}")
         outcome = self.outcome()
         if outcome is not None and not self.is_active():
-            notes.append(outcome["error"])
+            notes.append(outcome.error)
         return "; ".join(notes)

@@ -48,7 +48,7 @@ def finetune(flags: Finetune, arguments: Sequence[str]) -> int:
     flags, run, stored = _find(flags, arguments)
     if (exit_code := _attach(flags, run)) is not None:
         return exit_code
-    submission = choose_submission(flags, run.name)
+    submission = choose_submission(flags, run)
     has_begun = run.has_begun()
     inputs = find_inputs(flags, run.store, stored, has_begun)
     config, why = resolve(flags, inputs.places, run.name, inputs.shape, submission.machine)
@@ -67,8 +67,8 @@ def finetune(flags: Finetune, arguments: Sequence[str]) -> int:
     check_places(config, inputs.shape)
     step = max(committed_steps(run.store), default=0)
     plan = Plan(config, inputs.shape, submission, flags.nodes, flags.gpus, inputs.init, why, step)
-    _tell(plan, run)
-    return _show(plan, run) if flags.dry_run else _start(flags, plan, run)
+    _tell(plan)
+    return _show(plan) if flags.dry_run else _start(flags, plan, run)
 
 
 def _find(flags: Finetune, arguments: Sequence[str]) -> tuple[Finetune, Run, TrainConfig | None]:
@@ -130,19 +130,19 @@ def _is_finished(config: TrainConfig, store: Store) -> bool:
     return True
 
 
-def _tell(plan: Plan, run: Run) -> None:
+def _tell(plan: Plan) -> None:
     """Say what is about to happen, once everything has been looked at."""
-    rows, notes = outlook(plan), plan.submission.check(plan.config, run.job_parent)
+    rows, notes = outlook(plan), plan.submission.check(plan.config)
     for label, text in rows:
         say(f"{label:8}{text}")
     for note in notes:
         say(note)
 
 
-def _show(plan: Plan, run: Run) -> int:
+def _show(plan: Plan) -> int:
     say("Submits nothing. Settings:")
     say(json.dumps(to_json(plan.config), indent=1))
-    if script := plan.submission.script(plan.config, run.job_parent):
+    if script := plan.submission.script(plan.config):
         say(f"\n{script}")
     return 0
 
@@ -159,7 +159,7 @@ def _start(flags: Finetune, plan: Plan, run: Run) -> int:
     folder = new_job_folder(run.job_parent)
     freeze_code(folder)
     function = FinetuneJob(plan.config, code_version())
-    submitted = plan.submission.submit(function, folder, lock, run.slurm_note)
+    submitted = plan.submission.submit(function, folder, lock)
     lock.close()  # a job on this machine has inherited it
     say(f"Run {run.name}: job {submitted.job.label}; log {submitted.job.log_path()}")
     say(f"{'Next':8}{submitted.next_step}")

@@ -1,10 +1,10 @@
 """
 Where a run is sent: into Slurm's queue, or to this machine. Both are asked the same questions.
 
-    submission = choose_submission(flags, "my-run")
+    submission = choose_submission(flags, run)
     config, _ = resolve(..., submission.machine)
-    notes = submission.check(config, folder)
-    submitted = submission.submit(FinetuneJob(config, version), folder, lock, slurm_note)
+    notes = submission.check(config)
+    submitted = submission.submit(FinetuneJob(config, version), folder, lock)
     exit_code = submitted.follow()
 """
 
@@ -30,6 +30,7 @@ from launch.cluster.script import Resources, batch_script
 from launch.cluster.slurm import SlurmJob, running_array, submit_slurm, test_submission
 from launch.flags.finetune import Finetune
 from launch.runs.follower import watch, watch_slurm
+from launch.runs.run import Run
 
 
 class Submitted(NamedTuple):
@@ -47,19 +48,17 @@ class Submission(Protocol):
     machine: Machine  # what one node gives the run
     minutes: int | None  # of one start; None where nothing limits it
 
-    def check(self, config: TrainConfig, folder: Path) -> list[str]:
+    def check(self, config: TrainConfig) -> list[str]:
         """Have the job judged, and return what a person should know beforehand."""
 
-    def script(self, config: TrainConfig, folder: Path) -> str:
+    def script(self, config: TrainConfig) -> str:
         """Return the batch script as it would be submitted; "" where there is none."""
 
-    def submit(
-        self, function: FinetuneJob, folder: Path, lock: RunLock, slurm_note: Path
-    ) -> Submitted:
+    def submit(self, function: FinetuneJob, folder: Path, lock: RunLock) -> Submitted:
         """Start or queue the job, and note it beside the run."""
 
 
-def choose_submission(flags: Finetune, run: str) -> Submission:
+def choose_submission(flags: Finetune, run: Run) -> Submission:
     """
     Return where a run's job goes.
 
@@ -68,7 +67,7 @@ def choose_submission(flags: Finetune, run: str) -> Submission:
         SlurmError: Slurm does not answer.
     """
     cluster, why = choose_cluster(flags.cluster)
-    return OnSlurm(flags, run) if cluster == "slurm" else OnThisMachine(flags, why)
+    return OnSlurm(flags, run) if cluster == "slurm" else OnThisMachine(flags, run, why)
 
 
 class OnSlurm:
@@ -77,14 +76,14 @@ class OnSlurm:
 
     Args:
         flags: What the person typed.
-        run: The run's name.
+        run: That is sent.
 
     Raises:
         ConfigError: The cluster has no such partition, or its nodes are too small.
         SlurmError: Slurm does not answer.
     """
 
-    def __init__(self, flags: Finetune, run: str) -> None:
+    def __init__(self, flags: Finetune, run: Run) -> None:
         self._flags, self._run = flags, run
         self._request = request = request_of(flags.slurm, flags.nodes, flags.gpus)
         self.minutes: int | None = request.minutes
@@ -97,10 +96,10 @@ class OnSlurm:
             "more --mem, fewer --gpus or a smaller --model",
         )
 
-    def check(self, config: TrainConfig, folder: Path) -> list[str]:
+    def check(self, config: TrainConfig) -> list[str]:
         """Have Slurm judge the job, and return what a person should know beforehand."""
         notes = list(self._request.notes)
-        start = test_submission(folder, self._resources(config))
+        start = test_submission(self._run.job_parent, self._resources(config))
         if start:
             notes.append(f"Expected start: {start}")
         if not cluster_limits().requeue_by_default:
@@ -111,32 +110,30 @@ class OnSlurm:
             )
         return notes
 
-    def script(self, config: TrainConfig, folder: Path) -> str:
+    def script(self, config: TrainConfig) -> str:
         """Return the batch script as it would be submitted."""
-        return batch_script(folder / "NEXT", self._resources(config))
+        return batch_script(self._run.job_parent / "NEXT", self._resources(config))
 
-    def submit(
-        self, function: FinetuneJob, folder: Path, lock: RunLock, slurm_note: Path
-    ) -> Submitted:
+    def submit(self, function: FinetuneJob, folder: Path, lock: RunLock) -> Submitted:
         """Queue the job, and note it beside the run."""
         run = self._run
         submit_slurm(function, folder, self._resources(function.config))
-        job = SlurmJob(folder, f"{function.config.runs}/{run}")
-        job.write_note(slurm_note)
+        job = SlurmJob(folder, run.ledger.url)
+        job.write_note(run.slurm_note)
         next_step = (
-            f"python launch/logs.py {run} -f; save and end it: scancel {job.job_id}; go on later: "
+            f"python launch/logs.py {run.name} -f; save and end it: scancel {job.job_id}; go on later: "
             "the same command again"
         )
         follow = self._flags.follow
-        return Submitted(job, next_step, lambda: watch_slurm(job, run) if follow else 0)
+        return Submitted(job, next_step, lambda: watch_slurm(job, run.name) if follow else 0)
 
     def _resources(self, config: TrainConfig) -> Resources:
         flags = self._flags
-        save = newest_timed_save(Store(config.runs) / self._run)
+        save = newest_timed_save(self._run.ledger)
         needed = 0.0
         if save is not None:
-            needed = needed_seconds(save.get("step_seconds", 0.0), save["seconds"])
-        one = resources_of(f"instruct-{self._run}", flags.slurm, self._request, needed)
+            needed = needed_seconds(save.step_seconds or 0.0, save.seconds or 0.0)
+        one = resources_of(f"instruct-{self._run.name}", flags.slurm, self._request, needed)
         making = running_array(Store(config.shards))
         after = (*one.after, *(making.job_ids if making is not None else ()))
         return replace(
@@ -153,38 +150,37 @@ class OnThisMachine:
 
     Args:
         flags: What the person typed.
+        run: That is sent.
         why: Why here, if that was not typed.
 
     Raises:
         ConfigError: More machines than this one were asked for.
     """
 
-    def __init__(self, flags: Finetune, why: str) -> None:
+    def __init__(self, flags: Finetune, run: Run, why: str) -> None:
         if flags.nodes != 1:
             raise ConfigError(
                 f"--nodes must be 1 on this machine, got {flags.nodes}. Use --nodes 1 and more --gpus."
             )
-        self._num_tasks = flags.gpus
+        self._run, self._num_tasks = run, flags.gpus
         self.where = f"this machine ({why})" if why else "this machine"
         self.machine = this_machine()
         self.minutes: int | None = None
 
-    def check(self, config: TrainConfig, folder: Path) -> list[str]:
+    def check(self, config: TrainConfig) -> list[str]:
         """Return no notes: nobody has to judge the job."""
         return []
 
-    def script(self, config: TrainConfig, folder: Path) -> str:
+    def script(self, config: TrainConfig) -> str:
         """Return "": there is no batch script."""
         return ""
 
-    def submit(
-        self, function: FinetuneJob, folder: Path, lock: RunLock, slurm_note: Path
-    ) -> Submitted:
+    def submit(self, function: FinetuneJob, folder: Path, lock: RunLock) -> Submitted:
         """Start the job, which holds the lock as long as it lives."""
-        config = function.config
-        slurm_note.unlink(missing_ok=True)  # of an earlier job on Slurm, which has ended
+        run = self._run
+        run.slurm_note.unlink(missing_ok=True)  # of an earlier job on Slurm, which has ended
         job = submit_local(function, folder, self._num_tasks, lock)
-        job.ledger = f"{config.runs}/{config.run}"
-        lock.note(job.pid, folder, job.ledger)
-        next_step = f"Ctrl-C saves and stops; curves: tensorboard --logdir {config.runs}"
-        return Submitted(job, next_step, lambda: watch(job, config.run))
+        job.ledger = run.ledger.url
+        lock.name_job(job.pid, folder, job.ledger)
+        next_step = f"Ctrl-C saves and stops; curves: tensorboard --logdir {run.runs}"
+        return Submitted(job, next_step, lambda: watch(job, run.name))

@@ -1,28 +1,159 @@
-"""What the ledger says of saves, also of those that nobody was left to tell of."""
+"""What the ledger says, byte for byte as ever; what is read of it; saves that nobody could tell of."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from instruct_core.errors import CorruptFileError
+from instruct_core.events import Evaluated, Event, MadeRoom, NotRemoved, Saved, SaveFailed
 from instruct_core.storage.store import Store
-from jobs.ledger import Ledger, newest_timed_save, note_untold_save, read_ledger
+from jobs.events import (
+    KINDS,
+    Crashed,
+    Damaged,
+    Failed,
+    Finished,
+    Foreign,
+    Requeued,
+    Resumed,
+    ShortLead,
+    Started,
+    Stopped,
+    Unknown,
+    Warned,
+)
+from jobs.ledger import Ledger, newest_timed_save, note_crash, note_untold_save, read_ledger
 
 MANIFEST = {"global_step": 10, "attempt": 0, "saved_at": 1234.5678}
+ALL = [
+    (
+        Started(3, "7", 2, "cpu", [10, 11], ["a", "a"], 1),
+        {"attempt": 3, "job_id": "7", "world_size": 2, "device": "cpu", "pids": [10, 11],
+         "hosts": ["a", "a"], "restarts": 1},
+        "Attempt 3 started: 2 ranks on cpu",
+    ),
+    (Resumed(5), {"step": 5}, "Going on from step 5"),
+    (Damaged("x is corrupt."), {"message": "x is corrupt."}, "x is corrupt."),
+    (Foreign("x belongs to y."), {"message": "x belongs to y."}, "Note: x belongs to y."),
+    (Evaluated(5, 2.25), {"step": 5, "val_loss": 2.25}, "Step 5: validation loss 2.2500"),
+    (
+        Saved(step=5, seconds=0.5, step_seconds=0.125),
+        {"step": 5, "seconds": 0.5, "step_seconds": 0.125},
+        "Step 5: saved in 0.50 s",
+    ),
+    (
+        Saved(attempt=2, step=5),
+        {"attempt": 2, "step": 5},
+        "Step 5: saved by attempt 2, which was killed before it could say so",
+    ),
+    (
+        SaveFailed(5, "disk full", 10.0),
+        {"step": 5, "error": "disk full", "retry_seconds": 10.0},
+        "Step 5: not saved: disk full. Tried again in 10 s; training goes on",
+    ),
+    (
+        MadeRoom([1, 2]),
+        {"steps": [1, 2]},
+        "The disk is nearly full: older checkpoints were removed, of steps [1, 2]",
+    ),
+    (NotRemoved("x"), {"problem": "x"}, "An older checkpoint could not be removed: x"),
+    (
+        ShortLead(20.0, 86.0),
+        {"lead_seconds": 20.0, "needed_seconds": 86.0},
+        "Slurm's warning comes 20 s before the end, and a step and a save need 86 s: the run will "
+        "stop by itself in time",
+    ),
+    (
+        Warned(5, "SIGUSR2", 0.5),
+        {"step": 5, "signal": "SIGUSR2", "seconds": 0.5},
+        "Step 5: warned by SIGUSR2, all ranks saved",
+    ),
+    (Requeued(5), {"step": 5}, "Requeued: the next attempt goes on from step 5"),
+    (Stopped(5), {"step": 5}, "Step 5: stopped"),
+    (Failed("x"), {"error": "x"}, "Failed: x"),
+    (Finished(5), {"step": 5}, "Step 5: finished"),
+    (
+        Crashed("x", "node1", True),
+        {"error": "x", "node": "node1", "comes_back": True},
+        "Crashed: x",
+    ),
+]  # fmt: skip
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     """The ledger of a run that was killed after step 5, or while it committed step 10."""
     store = Store(tmp_path)
-    Ledger(store, attempt=0).note("saved", step=5, seconds=2.0, step_seconds=0.5)
+    Ledger(store, attempt=0).note(Saved(step=5, seconds=2.0, step_seconds=0.5))
     return store
 
 
-def saves_of(store: Store) -> list[dict[str, Any]]:
-    return [event for event in read_ledger(store) if event["event"] == "saved"]
+def saves_of(store: Store) -> list[tuple[int, float, Event]]:
+    return [entry for entry in read_ledger(store) if isinstance(entry.event, Saved)]
+
+
+def leave(store: Store, *documents: object) -> None:
+    """Write the ledger of another version as attempt 1."""
+    lines = "".join(json.dumps(document) + "\n" for document in documents)
+    store.replace("attempt-0001.jsonl", lines.encode())
+
+
+@pytest.mark.parametrize(("event", "facts", "sentence"), ALL)
+def test_event_has_its_keys_in_their_order_and_comes_back(
+    tmp_path: Path, event: Event, facts: dict[str, object], sentence: str
+) -> None:
+    Ledger(Store(tmp_path), attempt=3).note(event, utc_seconds=1.23456)
+
+    document = {"utc_seconds": 1.235, "event": event.name, **facts}
+    assert (tmp_path / "attempt-0003.jsonl").read_text() == json.dumps(document) + "\n"
+    [entry] = read_ledger(Store(tmp_path))
+    assert entry == (facts.get("attempt", 3), 1.235, event)
+    assert str(entry.event) == sentence
+
+
+def test_every_kind_is_tried_above() -> None:
+    assert {event.name for event, _, _ in ALL} == set(KINDS)
+
+
+def test_crash_is_added_to_what_its_attempt_has_said(store: Store) -> None:
+    note_crash(store, 0, Crashed("x", "node1", comes_back=True))
+
+    assert [entry.event.name for entry in read_ledger(store)] == ["saved", "crashed"]
+
+
+def test_event_of_a_newer_version_is_kept_as_it_is(store: Store) -> None:
+    leave(store, {"utc_seconds": 1.5, "event": "moved", "step": 3, "to": "node2"})
+
+    event = read_ledger(store)[-1].event
+
+    assert event == Unknown("moved", {"step": 3, "to": "node2"})
+    assert str(event) == "moved: step 3, to node2"
+
+
+@pytest.mark.parametrize("facts", [{}, {"step": "3"}, {"step": None}, {"steps": 3}])
+def test_event_with_fields_of_another_version_is_kept_as_it_is(
+    store: Store, facts: dict[str, object]
+) -> None:
+    leave(store, {"utc_seconds": 1.5, "event": "resumed", **facts})
+
+    assert read_ledger(store)[-1].event == Unknown("resumed", facts)
+
+
+def test_field_of_a_newer_version_is_left_out(store: Store) -> None:
+    leave(store, {"utc_seconds": 1.5, "event": "resumed", "step": 3, "colour": "red"})
+
+    assert read_ledger(store)[-1].event == Resumed(3)
+
+
+@pytest.mark.parametrize("line", ["", "{", "3", "[]", '{"event": "resumed", "step": 3}'])
+def test_line_that_is_none_of_ours_is_named(store: Store, line: str) -> None:
+    store.replace("attempt-0001.jsonl", f"{line}\n".encode())
+
+    with pytest.raises(CorruptFileError, match=r"attempt-0001\.jsonl:1 is no line of a ledger: "):
+        read_ledger(store)
 
 
 def test_untold_save_is_told_once_as_that_of_the_attempt_that_made_it(store: Store) -> None:
@@ -30,7 +161,7 @@ def test_untold_save_is_told_once_as_that_of_the_attempt_that_made_it(store: Sto
     note_untold_save(Ledger(store, attempt=2), store, MANIFEST)
 
     _, untold = saves_of(store)
-    assert untold == {"attempt": 0, "utc_seconds": 1234.568, "event": "saved", "step": 10}
+    assert untold == (0, 1234.568, Saved(attempt=0, step=10))
 
 
 def test_save_that_was_told_is_not_told_again(store: Store) -> None:
@@ -42,7 +173,8 @@ def test_save_that_was_told_is_not_told_again(store: Store) -> None:
 def test_step_that_was_damaged_and_made_again_is_another_save(store: Store) -> None:
     note_untold_save(Ledger(store, attempt=2), store, MANIFEST | {"global_step": 5, "attempt": 1})
 
-    assert [(event["attempt"], event["step"]) for event in saves_of(store)] == [(0, 5), (1, 5)]
+    told = [(attempt, event.facts["step"]) for attempt, _, event in saves_of(store)]
+    assert told == [(0, 5), (1, 5)]
 
 
 def test_duration_of_a_save_is_that_of_the_newest_that_tells_it(store: Store) -> None:
@@ -50,6 +182,4 @@ def test_duration_of_a_save_is_that_of_the_newest_that_tells_it(store: Store) ->
 
     note_untold_save(Ledger(store, attempt=1), store, MANIFEST)
 
-    save = newest_timed_save(store)
-    assert save is not None
-    assert (save["step"], save["seconds"], save["step_seconds"]) == (5, 2.0, 0.5)
+    assert newest_timed_save(store) == Saved(step=5, seconds=2.0, step_seconds=0.5)

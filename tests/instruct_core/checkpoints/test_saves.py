@@ -6,7 +6,6 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -19,6 +18,7 @@ from instruct_core.checkpoints.steps import committed_steps
 from instruct_core.checkpoints.writer import Checkpoints, Snapshot
 from instruct_core.config import TrainConfig
 from instruct_core.errors import FencedError, UnsavedError
+from instruct_core.events import Event
 from instruct_core.storage.store import Store
 
 CONFIG = TrainConfig("r", "s", "c", "t", "random", "tiny", "f")
@@ -57,14 +57,11 @@ class Desk:
         self.checkpoints = SlowCheckpoints(folder)
         self.weight = torch.zeros(1000)
         self.step = 0
-        self.events: list[tuple[str, dict[str, Any]]] = []
-        self.saves = Saves(config, self.checkpoints, self._take, self._report)
+        self.events: list[Event] = []
+        self.saves = Saves(config, self.checkpoints, self._take, self.events.append)
 
     def _take(self, copied: bool) -> Snapshot:
         return self.checkpoints.take(self.step, {"w": self.weight}, {}, {}, {}, {}, copied)
-
-    def _report(self, event: str, **facts: Any) -> None:
-        self.events.append((event, facts))
 
     def train_to(self, step: int) -> None:
         self.saves.hold_update()
@@ -77,7 +74,7 @@ class Desk:
         thread.join(SECONDS)
 
     def names(self) -> list[str]:
-        return [name for name, _ in self.events]
+        return [event.name for event in self.events]
 
     def saved_weight(self) -> tuple[int, float]:
         loaded = load_newest(Checkpoints(self.checkpoints.store))
@@ -154,7 +151,7 @@ def test_one_save_is_in_flight_at_a_time(desk: Desk) -> None:
     desk.saves.finish(5, lambda: False)
 
     assert desk.checkpoints.most_writing == 1
-    assert [facts["step"] for _, facts in desk.events] == [1, 2, 3, 4, 5]
+    assert [event.facts["step"] for event in desk.events] == [1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize("newer", [False, True])
@@ -169,7 +166,7 @@ def test_stop_waits_for_the_save_in_flight_and_saves_again_if_it_is_newer(
 
     desk.saves.finish(desk.step, lambda: True)
 
-    assert [facts["step"] for _, facts in desk.events] == ([5, 6] if newer else [5])
+    assert [event.facts["step"] for event in desk.events] == ([5, 6] if newer else [5])
     assert desk.saved_weight() == (desk.step, float(desk.step))
 
 
@@ -208,7 +205,7 @@ def test_failed_save_is_reported_and_tried_again_with_a_later_step(desk: Desk) -
         desk.saves.look()
 
     assert desk.names() == ["save_failed", "save_failed", "saved"]
-    assert "the disk says no" in desk.events[0][1]["error"]
+    assert "the disk says no" in desk.events[0].facts["error"]
     assert desk.saved_weight() == (3, 3.0)
     assert desk.saves.votes()[0] == 0.0
 
@@ -221,7 +218,7 @@ def test_pauses_between_tries_grow(desk: Desk, monkeypatch: pytest.MonkeyPatch) 
         desk.saves.begin(step)
         desk.saves._settle()
 
-    pauses = [facts["retry_seconds"] for _, facts in desk.events]
+    pauses = [event.facts["retry_seconds"] for event in desk.events]
     assert pauses == [5, 10, 20, 40, 80, 160, 300, 300]
     assert desk.saves.votes()[0] == 0.0, "not due before its time"
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -18,6 +17,7 @@ from instruct_core.data.batches import SampleReader
 from instruct_core.data.packing import pack
 from instruct_core.data.shards import ShardSet
 from instruct_core.errors import NonFiniteError
+from instruct_core.events import Evaluated, Event
 from instruct_core.model.gpt2 import GPT2
 from instruct_core.storage.store import Store
 from instruct_core.train import trainer as trainer_module
@@ -34,7 +34,7 @@ class Desk:
     """A trainer's surroundings, with all it reported."""
 
     def __init__(self, folder: Path, shard_set: Path) -> None:
-        self.events: list[tuple[str, dict[str, Any]]] = []
+        self.events: list[Event] = []
         self.reports: list[StepReport] = []
         self.model = GPT2(PRESETS["tiny"])
         self.model.initialize(1)
@@ -58,7 +58,7 @@ class Desk:
             facts={},
             stop=lambda: self.stop(),  # noqa: PLW0108  a test may replace it
             working=lambda phase: None,
-            on_event=lambda name, **facts: self.events.append((name, facts)),
+            on_event=self.events.append,
             on_step=self.reports.append,
             on_samples=lambda step, markdown: None,
             on_read=lambda step, samples: None,
@@ -115,7 +115,7 @@ def test_evaluation_interrupted_by_a_warning_is_made_up_for_after_the_resume(des
 
     desk.trainer(CONFIG).run()
 
-    evaluated = [facts["step"] for name, facts in desk.events if name == "evaluated"]
+    evaluated = [event.step for event in desk.events if isinstance(event, Evaluated)]
     assert evaluated == [0, 2, 4]
 
 
@@ -124,7 +124,7 @@ def test_validation_loss_reads_every_row_once_for_any_micro_batch_size(desk: Des
     for size in (1, 4):
         desk.events.clear()
         desk.trainer(replace(CONFIG, micro_batch_size=size, max_steps=1)).run()
-        found.append(desk.events[0][1]["val_loss"])
+        found.append(desk.events[0].facts["val_loss"])
         desk.checkpoints.store.remove("step-00000001")
         desk.checkpoints.store.remove("committed.json")
         desk.model.initialize(1)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.job_folder import read_outcome, write_failure, write_progress
+from jobs.job_folder import Progress, read_outcome, write_failure, write_progress
 from jobs.survival import comeback as module
 from jobs.survival.comeback import after_step
 from tests.jobs.test_slurm import fake
@@ -66,7 +66,7 @@ def test_crashed_job_is_requeued(batch: Batch) -> None:
 
 @pytest.mark.parametrize("state", ["COMPLETING", "CANCELLED", "PENDING"])
 def test_job_that_slurm_has_decided_about_is_left_alone(batch: Batch, state: str) -> None:
-    write_progress(batch.folder, state="requeued", committed=5)
+    write_progress(batch.folder, Progress(state="requeued", committed=5))
     batch.slurm(state=state)
 
     after_step()
@@ -86,7 +86,7 @@ def test_script_on_a_lost_node_does_not_touch_the_job_that_runs_elsewhere(batch:
 
 @pytest.mark.parametrize("state", ["finished", "stopped"])
 def test_job_that_ended_well_is_left_alone(batch: Batch, state: str) -> None:
-    write_progress(batch.folder, state=state, committed=5)
+    write_progress(batch.folder, Progress(state=state, committed=5))
 
     after_step()
 
@@ -96,7 +96,7 @@ def test_job_that_ended_well_is_left_alone(batch: Batch, state: str) -> None:
 def test_what_an_earlier_start_said_does_not_count(
     batch: Batch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_progress(batch.folder, state="finished", committed=5)
+    write_progress(batch.folder, Progress(state="finished", committed=5))
     monkeypatch.setenv("INSTRUCT_START", "0002")
 
     after_step()
@@ -105,7 +105,7 @@ def test_what_an_earlier_start_said_does_not_count(
 
 
 def test_saved_job_that_may_not_be_requeued_is_followed_by_another(batch: Batch) -> None:
-    write_progress(batch.folder, state="requeued", committed=5)
+    write_progress(batch.folder, Progress(state="requeued", committed=5))
     batch.slurm(requeue=0)
 
     after_step()
@@ -172,7 +172,7 @@ def test_third_crash_without_progress_is_the_last(batch: Batch) -> None:
     (batch.folder / "crashes.json").write_text(
         json.dumps({"committed": 5, "in_a_row": 2, "node": "", "node_in_a_row": 2})
     )
-    write_progress(batch.folder, state="running", committed=5)
+    write_progress(batch.folder, Progress(state="running", committed=5))
     write_failure(batch.folder, 1, "ZeroDivisionError: x", "Traceback ...", retry=True)
 
     after_step()
@@ -180,13 +180,13 @@ def test_third_crash_without_progress_is_the_last(batch: Batch) -> None:
     assert batch.asked() == []
     outcome = read_outcome(batch.folder)
     assert outcome is not None
-    assert outcome["error"] == "ZeroDivisionError: x"
+    assert outcome.error == "ZeroDivisionError: x"
 
 
 def test_node_that_failed_twice_in_a_row_is_excluded(batch: Batch) -> None:
     for step in (5, 6):
         (batch.folder / "asked").unlink(missing_ok=True)
-        write_progress(batch.folder, state="running", committed=step)
+        write_progress(batch.folder, Progress(state="running", committed=step))
         with (batch.folder / "log").open("a") as log:
             log.write("srun: error: node2: task 3: Killed\n")
         after_step()

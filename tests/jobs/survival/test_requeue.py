@@ -8,7 +8,7 @@ from signal import SIGTERM, SIGUSR1, SIGUSR2, Signals
 import pytest
 
 from instruct_core.errors import SlurmError
-from jobs.job_folder import read_outcome
+from jobs.job_folder import Failure, Progress, read_outcome
 from jobs.slurm import JobRecord
 from jobs.survival.requeue import (
     Crash,
@@ -113,8 +113,8 @@ def test_node_that_fails_twice_in_a_row_is_named(tmp_path: Path) -> None:
     assert named == ["", "", "", "node1", "", "", ""]
 
 
-def report(rank: int, error: str, retry: bool = True) -> dict[str, object]:
-    return {"rank": rank, "node": f"node{rank}", "error": error, "traceback": "T", "retry": retry}
+def report(rank: int, error: str, retry: bool = True) -> Failure:
+    return Failure(0.0, rank, f"node{rank}", error, "T", retry)
 
 
 def test_cause_is_the_rank_that_was_killed_not_those_that_lost_it() -> None:
@@ -142,9 +142,9 @@ def test_what_a_person_must_mend_is_not_tried_again(
     monkeypatch.setenv("INSTRUCT_START", "0000")
     cause = cause_of([report(0, "lost rank 1"), report(1, "no such shards", retry=False)])
 
-    again, _ = judge_crash(cause, tmp_path, {"committed": 100})
+    again, _ = judge_crash(cause, tmp_path, Progress(committed=100))
 
     assert not again
     outcome = read_outcome(tmp_path)
     assert outcome is not None
-    assert outcome["error"] == "no such shards"
+    assert outcome.error == "no such shards"

@@ -11,6 +11,7 @@ from instruct_core.config import TrainConfig, to_json
 from instruct_core.errors import CorruptFileError, MissingError
 from instruct_core.storage.documents import dump_document
 from instruct_core.storage.store import Store
+from jobs.events import ShortLead
 from jobs.ledger import Ledger
 from launch.console.display import age
 from launch.runs.run import Run
@@ -56,7 +57,7 @@ def test_newest_start_counts(project: Path) -> None:
 
 def test_run_that_failed_says_why(project: Path) -> None:
     leave(project, "progress-0000.json", state="running", global_step=4)
-    leave(project, "failed.json", error="disk on fire", traceback="", retry=True)
+    leave(project, "failed.json", start="0000", error="disk on fire", traceback="", retry=True)
 
     assert status_of(project).state() == "failed"
     assert "disk on fire" in status_of(project).note()
@@ -64,9 +65,10 @@ def test_run_that_failed_says_why(project: Path) -> None:
 
 def test_lead_that_is_too_short_is_said(project: Path) -> None:
     ledger = Ledger(Store(project / "runs" / "r"), attempt=0)
-    ledger.note("short_lead", lead_seconds=20, needed_seconds=86.0)
+    ledger.note(ShortLead(lead_seconds=20.0, needed_seconds=86.0))
 
-    assert "warning comes 20 s before the end, and 86 s are needed" in status_of(project).note()
+    told = "warning comes 20 s before the end, and a step and a save need 86 s"
+    assert told in status_of(project).note()
 
 
 def test_run_of_a_moved_project_is_found_where_it_lies_now(project: Path) -> None:

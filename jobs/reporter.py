@@ -1,0 +1,175 @@
+"""
+What a rank tells of its attempt while it trains: ledger, curves, progress file, samples.
+
+    reporter = Reporter(config, number, world, device, guard, deadline)
+    reporter.note(Damaged("..."))
+    reporter.resumed(step, model.config)
+    ... on_event, on_step, on_samples, on_read are the trainer's callbacks ...
+    reporter.ended(Finished(step))
+
+Rank 0 keeps the ledger, the curves and the progress file; every rank writes down the samples it reads
+if that was asked for.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, TextIO
+
+import torch
+
+from instruct_core.config import ModelConfig, TrainConfig, describe
+from instruct_core.events import Evaluated, Event, Saved
+from instruct_core.storage.store import Store
+from instruct_core.train.metrics import Metrics, flops_per_token, peak_flops, system_metrics
+from instruct_core.train.progress import StepReport
+from jobs.events import Finished, Requeued, Resumed, ShortLead, Stopped
+from jobs.job_folder import Progress, job_folder, write_progress
+from jobs.ledger import Ledger, note_untold_save
+from jobs.survival.deadline import Deadline
+from jobs.survival.guard import Guard
+from jobs.world import World
+
+logger = logging.getLogger(__name__)
+
+PROGRESS_SECONDS = 0.5  # how often the progress file is replaced at most
+SYSTEM_METRICS_SECONDS = 5.0
+
+
+class Reporter:
+    """
+    All that one rank of an attempt reports to.
+
+    Args:
+        config: Of the run.
+        number: Of the attempt.
+        world: This rank's place among the others.
+        device: Where it trains.
+        guard: Knows how long steps take.
+        deadline: Is told how long saves take; None where nothing limits the run's time.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        number: int,
+        world: World,
+        device: torch.device,
+        guard: Guard,
+        deadline: Deadline | None,
+    ) -> None:
+        self._config, self._number, self._world, self._device = config, number, world, device
+        self._guard, self._deadline = guard, deadline
+        self._runs = Store(config.runs) / config.run
+        self._folder = job_folder()
+        self._ledger = Ledger(self._runs, number) if world.rank == 0 else None
+        self._metrics: Metrics | None = None
+        self._samples: TextIO | None = None
+        self._resumed_at = 0
+        self._flops_per_token = 0.0
+        self._reported_at = self._measured_at = 0.0
+        self._told_lead = False
+        self._progress = Progress(
+            ledger=self._runs.url,
+            max_steps=config.max_steps,
+            world_size=world.world_size,
+            attempt=number,
+        )
+        if world.rank == 0:
+            logger.info("Settings:\n%s", describe(config))
+
+    def note(self, event: Event) -> None:
+        """Write an event into the ledger, on rank 0."""
+        if self._ledger is not None:
+            self._ledger.note(event)
+
+    def loaded(self, manifest: Mapping[str, Any]) -> None:
+        """Tell of a save whose own attempt could not, on rank 0."""
+        if self._ledger is not None:
+            note_untold_save(self._ledger, self._runs, manifest)
+
+    def resumed(self, step: int, shape: ModelConfig) -> None:
+        """Say where the attempt begins; called before the first step."""
+        self._resumed_at = step
+        self._flops_per_token = flops_per_token(shape, self._config.seq_len)
+        self.note(Resumed(step))
+        if self._config.record_samples:
+            name = f"samples-{self._number:04d}-{self._world.rank:05d}.jsonl"
+            self._samples = self._runs.local_path(name).open("a")
+        self._report_progress("running", global_step=step, committed=step)
+
+    def ended(self, event: Requeued | Stopped | Finished) -> None:
+        """Say how the attempt ended, once all ranks agree on it."""
+        self.note(event)
+        self._report_progress(event.name, global_step=event.step)
+
+    def on_event(self, event: Event) -> None:
+        """Take what the trainer tells."""
+        if isinstance(event, Saved):
+            event = replace(event, step_seconds=round(self._guard.step_seconds, 3))
+        self.note(event)
+        if isinstance(event, Saved):
+            if self._deadline is not None:
+                self._deadline.save_seconds = event.seconds or 0.0
+            self._report_progress("running", committed=event.step)
+            if self._metrics is not None:
+                self._metrics.publish()
+        if isinstance(event, Evaluated):
+            self._progress = replace(self._progress, val_loss=event.val_loss)
+            self._curves().log(event.step, {"val/loss": event.val_loss})
+
+    def on_samples(self, step: int, markdown: str) -> None:
+        """Take answers of the model as it is."""
+        self._curves().log_text(step, "samples", markdown)
+
+    def on_read(self, step: int, samples: list[int]) -> None:
+        """Take the numbers of the samples that this rank reads for a step."""
+        if self._samples is not None:
+            self._samples.write(json.dumps({"step": step, "samples": samples}) + "\n")
+            self._samples.flush()
+
+    def on_step(self, report: StepReport) -> None:
+        """Take what a step did."""
+        step, values, now = report.progress.global_step, report.values, time.monotonic()
+        if peak := peak_flops(self._device):
+            speed = values["train/tokens_per_second"] / self._world.world_size
+            values["train/mfu"] = self._flops_per_token * speed / peak
+        if now - self._measured_at > SYSTEM_METRICS_SECONDS:
+            self._measured_at = now
+            values |= system_metrics(self._device)
+        self._curves().log(step, values)
+        if self._deadline is not None and self._deadline.short_lead and not self._told_lead:
+            self._told_lead = True
+            lead, needed = self._deadline.short_lead
+            self.note(ShortLead(lead, round(needed, 1)))
+        if now - self._reported_at > PROGRESS_SECONDS:
+            loss, speed = values["train/loss"], values["train/tokens_per_second"]
+            self._report_progress("running", global_step=step, loss=loss, tokens_per_second=speed)
+            text = "step %d of %d, loss %.4f, %.0f tokens/s"
+            logger.info(text, step, self._config.max_steps, loss, speed)
+
+    def _report_progress(self, state: str, **facts: Any) -> None:
+        if self._world.rank == 0:
+            self._reported_at = time.monotonic()
+            self._progress = replace(self._progress, state=state, **facts)
+            try:
+                write_progress(self._folder, self._progress)
+            except OSError as error:  # a full disk must not end the run
+                logger.warning("The progress could not be written: %s", error)
+
+    def _curves(self) -> Metrics:
+        # Opened with the first point: tensorboard's import must not delay the first step.
+        if self._metrics is None:
+            self._metrics = Metrics(self._runs, self._number, self._resumed_at)
+        return self._metrics
+
+    def close(self) -> None:
+        """Flush and close what was opened."""
+        if self._metrics is not None:
+            self._metrics.close()
+        if self._samples is not None:
+            self._samples.close()

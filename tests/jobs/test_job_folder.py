@@ -1,0 +1,80 @@
+"""What a job leaves in its folder, as it lies there and as it is read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.job_folder import (
+    Failure,
+    Outcome,
+    Progress,
+    read_failures,
+    read_outcome,
+    read_progress,
+    write_failure,
+    write_outcome,
+    write_progress,
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("INSTRUCT_START", "0001")
+    monkeypatch.setattr("jobs.job_folder.utc_seconds", lambda: 12.5)
+    return tmp_path
+
+
+def document(path: Path) -> list[tuple[str, Any]]:
+    """Return a document's keys and values, in their order."""
+    return list(json.loads(path.read_text()).items())
+
+
+def test_progress_is_written_as_far_as_it_is_known(folder: Path) -> None:
+    write_progress(folder, Progress(ledger="runs/r", state="running", attempt=0, committed=0))
+
+    assert document(folder / "progress-0001.json") == [
+        ("start", "0001"), ("updated_at", 12.5), ("ledger", "runs/r"), ("state", "running"),
+        ("attempt", 0), ("committed", 0),
+    ]  # fmt: skip
+    assert read_progress(folder) == Progress(
+        "0001", 12.5, "runs/r", state="running", attempt=0, committed=0
+    )
+
+
+def test_failure_and_outcome_are_written_as_ever(folder: Path) -> None:
+    write_failure(folder, 2, "x", "Traceback ...", retry=True, node="node1")
+    write_outcome(folder, "x", "", retry=False)
+
+    assert document(folder / "failure-0001-2.json") == [
+        ("utc_seconds", 12.5), ("rank", 2), ("node", "node1"), ("error", "x"),
+        ("traceback", "Traceback ..."), ("retry", True),
+    ]  # fmt: skip
+    assert read_failures(folder) == [Failure(12.5, 2, "node1", "x", "Traceback ...", retry=True)]
+    assert document(folder / "failed.json") == [
+        ("start", "0001"), ("error", "x"), ("traceback", ""), ("retry", False),
+    ]  # fmt: skip
+    assert read_outcome(folder) == Outcome("0001", "x", "", retry=False)
+
+
+def test_what_a_newer_version_adds_is_left_out(folder: Path) -> None:
+    (folder / "progress-0001.json").write_text('{"committed": 5, "colour": "red"}')
+    (folder / "failed.json").write_text(
+        '{"start": "0001", "error": "x", "traceback": "", "retry": true, "colour": "red"}'
+    )
+
+    assert read_progress(folder) == Progress(committed=5)
+    assert read_outcome(folder) == Outcome("0001", "x", "", retry=True)
+
+
+@pytest.mark.parametrize("text", ["", '{"committed": ', "[]", "null", '{"committed": "5"}'])
+def test_half_of_a_file_is_none(folder: Path, text: str) -> None:
+    for name in ("progress-0001.json", "failure-0001-0.json", "failed.json"):
+        (folder / name).write_text(text)
+
+    assert read_progress(folder) == Progress()
+    assert read_failures(folder) == []
+    assert read_outcome(folder) is None
