@@ -16,7 +16,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
-from bench.common import report, seconds_of
+from bench.common import parser, report, seconds_of
 
 NUM_CORES = len(os.sched_getaffinity(0))
 POLICIES = {"sleep": "5000", "spin": ""}
@@ -73,9 +73,9 @@ def do(work: str) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", choices=("generate", "train"), help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    flags = parser(__doc__)
+    flags.add_argument("--work", choices=("generate", "train"), help=argparse.SUPPRESS)
+    arguments = flags.parse_args()
     if arguments.work:
         print(do(arguments.work))
         return

@@ -13,6 +13,7 @@ Lightning and HF Trainer take part where `lightning` and `accelerate` are instal
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
@@ -34,7 +35,7 @@ import torch.distributed.checkpoint as dcp
 from safetensors.torch import load_file, save_file
 from torch.distributed.checkpoint._fsspec_filesystem import FsspecWriter
 
-from bench.common import REPEATS, machine, report, seconds_of
+from bench.common import REPEATS, machine, parser, report, seconds_of
 from instruct_core.checkpoints.loader import load_newest
 from instruct_core.checkpoints.retention import Keep
 from instruct_core.checkpoints.saves import Saves
@@ -47,6 +48,7 @@ from instruct_core.storage.store import Store
 from instruct_core.train.optimizer import make_optimizer, optimizer_tensors
 from instruct_core.train.rng import rng_state
 
+WHAT = ["save", "load", "async", "memory", "s3"]
 CONFIG = TrainConfig("bench", "", "", "", "random", "gpt2", "", keep_checkpoints=3)
 S3_BYTES = 256 << 20
 STEPS_BESIDE = 12  # training steps whose usual duration is taken before a save
@@ -407,14 +409,20 @@ def bench_s3(root: Path) -> None:
 
 
 def main() -> None:
+    flags = parser(__doc__)
+    flags.add_argument(
+        "what", nargs="*", choices=(*WHAT, "all"), default="all", help="what to measure"
+    )
+    flags.add_argument("--memory-of", help=argparse.SUPPRESS)
+    typed = flags.parse_args()
+    asked = WHAT if "all" in typed.what else typed.what
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
     with tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_DIR")) as folder:
         root = Path(folder)
         dist.init_process_group("gloo", init_method=f"file://{root}/meet", rank=0, world_size=1)
-        if sys.argv[1:2] == ["--memory-of"]:
-            memory_of(sys.argv[2], root)
+        if typed.memory_of:
+            memory_of(typed.memory_of, root)
             return
-        asked = sys.argv[1:] or ["save", "load", "async", "memory", "s3"]
         if "memory" in asked:
             bench_memory()
         state = State() if {"save", "load", "async"} & set(asked) else None

@@ -9,15 +9,31 @@ ratio is the median of the per-repeat ratios.
 
 from __future__ import annotations
 
+import argparse
+import inspect
 import json
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 REPEATS = int(os.environ.get("BENCH_REPEATS", "5"))
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Defaults of the flags, and the lines of the description as they stand."""
+
+
+def parser(doc: str | None) -> argparse.ArgumentParser:
+    """Return a parser of the benchmark that runs; its --help starts with the module's docstring."""
+    return argparse.ArgumentParser(
+        prog=f"python -m bench.{Path(sys.argv[0]).stem}",
+        description=inspect.cleandoc(doc or ""),
+        formatter_class=_Help,
+    )
 
 
 def machine() -> str:

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from bench.common import report, seconds_of
+from bench.common import parser, report, seconds_of
 from instruct_core.answers.generation import generate
 from instruct_core.answers.sampling import Sampling
 from instruct_core.config import PRESETS
@@ -108,12 +108,12 @@ def measure_memory(make: Callable[[GPT2], Run], model: GPT2, batch_size: int) ->
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="gpt2", choices=sorted(PRESETS))
-    parser.add_argument("--memory-of", choices=("ours", "transformers"), help=argparse.SUPPRESS)
-    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 16])
-    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    arguments = parser.parse_args()
+    flags = parser(__doc__)
+    flags.add_argument("--model", default="gpt2", choices=sorted(PRESETS))
+    flags.add_argument("--memory-of", choices=("ours", "transformers"), help=argparse.SUPPRESS)
+    flags.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 16])
+    flags.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    arguments = flags.parse_args()
     model = GPT2(PRESETS[arguments.model])
     model.initialize(seed=0)
     model.eval().to(arguments.device)

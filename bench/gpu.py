@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention.varlen import varlen_attn
 
+from bench.common import parser
 from instruct_core.config import PRESETS, TrainConfig
 from instruct_core.data.batches import row_starts
 from instruct_core.model.gpt2 import GPT2, row_mask
@@ -248,6 +249,7 @@ def bitwise_resume() -> None:
 
 
 def main() -> int:
+    parser(__doc__).parse_args()
     if not torch.cuda.is_available():
         print("error: bench.gpu needs a CUDA GPU, and torch sees none.", file=sys.stderr)
         return 2

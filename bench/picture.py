@@ -7,9 +7,9 @@ that is not in the ledger.
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
+from bench.common import parser
 from instruct_core.events import Saved
 from instruct_core.storage.store import Store
 from jobs.events import Finished, Started, Stopped, Warned
@@ -78,8 +78,16 @@ def draw(entries: list[Entry], title: str) -> str:
     return "\n".join([*parts, "</svg>", ""])
 
 
-if __name__ == "__main__":
-    ledger = read_ledger(Store(sys.argv[1]))
+def main() -> None:
+    flags = parser(__doc__)
+    flags.add_argument("run", help="folder of the run's ledger")
+    flags.add_argument("out", type=Path, help="the picture to write")
+    typed = flags.parse_args()
+    ledger = read_ledger(Store(typed.run))
     ranks = next(e.event.world_size for e in ledger if isinstance(e.event, Started))
     text = f"One run on {ranks} ranks, from its ledger; dots are checkpoints"
-    Path(sys.argv[2]).write_text(draw(ledger, text))
+    typed.out.write_text(draw(ledger, text))
+
+
+if __name__ == "__main__":
+    main()

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import tiktoken
 
-from bench.common import machine, report, seconds_of
+from bench.common import machine, parser, report, seconds_of
 from instruct_core.data import tokenizer as module
 from instruct_core.data.builtin import builtin_rows
 from instruct_core.data.shards import load_manifest
@@ -117,6 +117,7 @@ def _map_batch(batch: dict[str, list[str]]) -> dict[str, list[list[int]]]:
 
 
 def main() -> None:
+    parser(__doc__).parse_args()
     with tempfile.TemporaryDirectory() as folder:
         desk = Path(folder)
         texts = write_source(desk / "rows.jsonl", NUM_ROWS)

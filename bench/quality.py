@@ -35,6 +35,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from bench.common import machine, parser
 from instruct_core.checkpoints.writer import Checkpoints
 from instruct_core.config import PRESETS, TrainConfig
 from instruct_core.data.batches import LossOn, MicroBatch, SampleReader
@@ -215,11 +216,8 @@ def make_shards(folder: Path) -> Store:
 
 
 def parse_flags() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description="Validation losses of contenders that differ in one choice of the recipe.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    add = parser.add_argument
+    flags = parser(__doc__)
+    add = flags.add_argument
     add("--steps", type=int, default=220, help="optimizer steps of each run")
     add("--seeds", type=int, default=3, help="runs of each contender: weights and order differ")
     add("--model", default="tiny", choices=PRESETS, help="preset of the shape, random weights")
@@ -229,13 +227,11 @@ def parse_flags() -> argparse.Namespace:
     add("--warmup-steps", type=int, default=20, help="steps of linear warmup")
     add("--contenders", nargs="+", default=list(CONTENDERS), choices=CONTENDERS, help="which run")
     add("--threads", type=int, default=1, help="threads of torch")
-    return parser.parse_args()
+    return flags.parse_args()
 
 
 def main() -> None:
     flags = parse_flags()
-    from bench.common import machine
-
     torch.set_num_threads(flags.threads)
     keep_freed_memory()
     config = TrainConfig(

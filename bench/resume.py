@@ -19,6 +19,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from bench.common import parser, report
+
 START = float(os.environ.get("BENCH_STARTED_AT", "0"))
 STEP = 3
 SEQ_LEN = 64
@@ -140,15 +142,13 @@ def seek_seconds() -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--contender", choices=("ours", "bare"))
-    parser.add_argument("--desk", type=Path)
-    arguments = parser.parse_args()
+    flags = parser(__doc__)
+    flags.add_argument("--contender", choices=("ours", "bare"), help=argparse.SUPPRESS)
+    flags.add_argument("--desk", type=Path, help=argparse.SUPPRESS)
+    arguments = flags.parse_args()
     if arguments.contender:
         (run_ours if arguments.contender == "ours" else run_bare)(arguments.desk)
         return
-    from bench.common import report
-
     with tempfile.TemporaryDirectory() as folder:
         desk = Path(folder)
         make_checkpoint(desk)

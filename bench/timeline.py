@@ -7,9 +7,9 @@ that is not in the ledger.
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
+from bench.common import parser
 from instruct_core.events import Saved
 from instruct_core.storage.store import Store
 from jobs.events import Requeued, Resumed, Started, Warned
@@ -70,6 +70,13 @@ def _rows(text: str, width: int) -> list[str]:
     return rows
 
 
+def main() -> None:
+    flags = parser(__doc__)
+    flags.add_argument("run", help="folder of the run's ledger")
+    flags.add_argument("out", type=Path, help="the picture to write")
+    typed = flags.parse_args()
+    typed.out.write_text(draw(moments(read_ledger(Store(typed.run)))))
+
+
 if __name__ == "__main__":
-    ledger = read_ledger(Store(sys.argv[1]))
-    Path(sys.argv[2]).write_text(draw(moments(ledger)))
+    main()

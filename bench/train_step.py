@@ -23,7 +23,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from bench.common import report
+from bench.common import parser, report
 from instruct_core.checkpoints.writer import Checkpoints
 from instruct_core.config import PRESETS, TrainConfig
 from instruct_core.data.batches import MicroBatch
@@ -194,14 +194,14 @@ def run_child(arguments: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--model", default="small-demo")
-    parser.add_argument("--seq-len", type=int, default=256)
-    parser.add_argument("--micro-batch-size", type=int, default=4)
-    parser.add_argument("--precision", default="bf16")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--contender")
-    arguments = parser.parse_args()
+    flags = parser(__doc__)
+    flags.add_argument("--model", default="small-demo")
+    flags.add_argument("--seq-len", type=int, default=256)
+    flags.add_argument("--micro-batch-size", type=int, default=4)
+    flags.add_argument("--precision", default="bf16")
+    flags.add_argument("--threads", type=int, default=torch.get_num_threads())
+    flags.add_argument("--contender", help=argparse.SUPPRESS)
+    arguments = flags.parse_args()
     if arguments.contender:
         run_child(arguments)
         return

@@ -32,6 +32,7 @@ class Rule(NamedTuple):
 
 
 AT_LEAST_ONE = Rule("at least 1", lambda value: value >= 1)
+A_RATE = Rule("more than 0 and at most 1 (2e-5 is 0.00002)", lambda value: 0 < value <= 1)
 AT_LEAST_ZERO = Rule("at least 0", lambda value: value >= 0)
 MORE_THAN_ZERO = Rule("more than 0", lambda value: 0 < value < math.inf)
 A_SHARE = Rule("from 0 up to but not including 1", lambda value: 0 <= value < 1)
@@ -64,7 +65,7 @@ class Recipe:
     """Sequences per rank and forward (default: 8, or what fits a machine without GPUs)."""
     tokens_per_step: int = _decides(65536, AT_LEAST_ONE)
     """Tokens per optimizer step over all ranks; gradient accumulation follows from it."""
-    learning_rate: float = _decides(2e-5, MORE_THAN_ZERO)
+    learning_rate: float = _decides(2e-5, A_RATE)
     """Peak learning rate, reached after the warmup."""
     min_learning_rate: float | None = _decides(None, AT_LEAST_ZERO)
     """Where the cosine ends (default: a tenth of the peak)."""

@@ -148,7 +148,7 @@ class Failure:
     node: str  # what is to blame; "" where nobody knows
     error: str  # one line
     traceback: str
-    retry: bool  # False for what a person has to mend first
+    retry: bool  # False for what a person has to fix first
 
 
 def write_failure(
@@ -162,7 +162,7 @@ def write_failure(
         rank: Who fails.
         error: One line.
         trace: Where it was.
-        retry: False for what a person has to mend first.
+        retry: False for what a person has to fix first.
         node: What is to blame, if not this node.
     """
     node = os.environ.get("SLURMD_NODENAME", "") if node is None else node

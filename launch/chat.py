@@ -21,7 +21,7 @@ from launch.flags.run import check_model_flags
 
 
 def main() -> int:
-    flags = parse_flags(Chat, sys.argv[1:])
+    flags = parse_flags(Chat, sys.argv[1:], usage=__doc__)
     flags.sampling.check()
     check_counts(flags, "max_new_tokens")
     check_model_flags(flags.model)

@@ -25,14 +25,14 @@ PROGRAM = "python launch/checkpoints.py"
 
 def main(arguments: Sequence[str]) -> int:
     verb = arguments[0] if arguments else ""
-    if verb in ("", "-h", "--help"):
+    if verb in ("", "-h", "--help", "--help-all"):
         say(f"usage: {PROGRAM} {{{','.join(VERBS)}}} RUN [flags]; more: {PROGRAM} VERB --help\n")
         for name, flags in VERBS.items():
             say(f"  {name:8}{(flags.__doc__ or '').strip().splitlines()[0]}")
         return 0
     if verb not in VERBS:
         raise ConfigError(f"The first word must be one of {', '.join(VERBS)}, got {verb!r}.")
-    flags = parse_flags(VERBS[verb], arguments[1:], program=f"{PROGRAM} {verb}")
+    flags = parse_flags(VERBS[verb], arguments[1:], program=f"{PROGRAM} {verb}", usage=__doc__)
     from launch.runs import checkpoints
 
     match flags:

@@ -1,97 +1,28 @@
 """
     make demo
+    python launch/demo.py
 
 The main job in five minutes on two cores, with a warning on the way: prepare, train, be warned,
 come back, finish, answer. It types the commands that a person would type, and prints each.
+
+Flags: flags/demo.py; work: training/demo.py.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import shlex
-import signal
-import subprocess
 import sys
-import time
-from pathlib import Path
 
-from launch.console.lines import EXIT_FAILED, guarded, say
-
-RUN = "demo"
-SHARDS = "shards/builtin-100"
-WARN_AT_STEP = 150
-QUESTIONS = (
-    "What is AI?",
-    "What language are you written in?",
-    "You are immortal",
-)
-POLL_SECONDS = 0.1
-ON_CPU = os.environ | {"CUDA_VISIBLE_DEVICES": ""}  # two ranks on any machine
+from launch.console.lines import guarded
+from launch.flags.demo import Demo
+from launch.flags.parse import parse_flags
 
 
 def main() -> int:
-    _run("preprocess", "--source builtin --out shards/builtin --num-tasks 4")
-    _run("preprocess", f"--source builtin --out {SHARDS} --limit-rows 100 --num-tasks 1")
-    # Small steps: a set this small is learnt by heart in some 400 of them, two minutes on two cores.
-    _train_with_a_warning(
-        f"--nodes 1 --gpus 2 --run {RUN} --shards {SHARDS} --model small-demo --init random "
-        "--precision bf16 --seq-len 256 --tokens-per-step 512 --micro-batch-size 1 "
-        "--max-steps 400 --learning-rate 1.5e-3 --warmup-steps 20 --save-every 100 --eval-every 200"
-    )
-    questions = " ".join(f"--prompt {shlex.quote(question)}" for question in QUESTIONS)
-    answers = _run("chat", f"--run {RUN} {questions}", capture=True).splitlines()
-    references = _references()
-    right = 0
-    for question, answer in zip(QUESTIONS, answers, strict=False):
-        right += answer == references[question]
-        say(
-            f"  asked:     {question}\n  answered:  {answer}\n  reference: {references[question]}\n"
-        )
-    say(f"{right} of {len(QUESTIONS)} answers are the reference answers.")
-    say("Curves: .venv/bin/tensorboard --logdir runs_instruct")
-    return 0 if right >= len(QUESTIONS) - 1 else EXIT_FAILED
+    parse_flags(Demo, sys.argv[1:], usage=__doc__)
+    from launch.training.demo import demo
 
-
-def _run(verb: str, arguments: str, capture: bool = False) -> str:
-    say(f"\n$ python launch/{verb}.py {arguments}")
-    command = [sys.executable, f"launch/{verb}.py", *shlex.split(arguments)]
-    output = subprocess.PIPE if capture else None
-    return subprocess.run(command, check=True, text=True, stdout=output, env=ON_CPU).stdout or ""
-
-
-def _train_with_a_warning(arguments: str) -> None:
-    """Train, and send USR2 half way: what a cluster sends before it takes the nodes away."""
-    say(f"\n$ python launch/finetune.py {arguments}")
-    before = _jobs()
-    command = [sys.executable, "launch/finetune.py", *shlex.split(arguments)]
-    launcher = subprocess.Popen(command, env=ON_CPU)
-    while launcher.poll() is None and _step(_jobs() - before) < WARN_AT_STEP:
-        time.sleep(POLL_SECONDS)
-    if launcher.poll() is None:
-        say(f"\n$ kill -USR2 {launcher.pid}    # the warning of a time limit")
-        launcher.send_signal(signal.SIGUSR2)
-    if launcher.wait() != 0:
-        raise subprocess.CalledProcessError(launcher.returncode, command)
-
-
-def _jobs() -> set[Path]:
-    return set(Path("runs_instruct", RUN, "job").glob("*/progress-*.json"))
-
-
-def _step(reports: set[Path]) -> int:
-    return max([json.loads(path.read_text()).get("global_step", 0) for path in reports], default=0)
-
-
-def _references() -> dict[str, str]:
-    source = next(Path(SHARDS, "source").glob("builtin-*.jsonl"))
-    rows = [json.loads(line) for line in source.read_text().splitlines()]
-    return {row["instruction"]: row["output"] for row in reversed(rows)}
+    return demo()
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(guarded(main))
-    except subprocess.CalledProcessError as error:
-        print(f"error: {shlex.join(error.cmd)} ended with {error.returncode}", file=sys.stderr)
-        sys.exit(EXIT_FAILED)
+    sys.exit(guarded(main))

@@ -20,7 +20,7 @@ from launch.flags.parse import parse_flags
 
 
 def main() -> int:
-    flags = parse_flags(Evaluate, sys.argv[1:])
+    flags = parse_flags(Evaluate, sys.argv[1:], usage=__doc__)
     from launch.evaluation.measure import evaluate
 
     return evaluate(flags)

@@ -1,5 +1,7 @@
 """
     python launch/finetune.py --nodes 1 --gpus 4
+    python launch/finetune.py --run my-run --shards shards/alpaca --nodes 2 --gpus 4 --time 4:00:00
+    python launch/finetune.py --run my-run --max-steps 4000 --dry-run
 
 Fine-tunes GPT-2 on a shard set, on Slurm where there is one. Give the same run name again and it
 goes on where it stopped; if it is still training, you are told.
@@ -17,7 +19,7 @@ from launch.flags.parse import parse_flags
 
 
 def main() -> int:
-    flags = parse_flags(Finetune, sys.argv[1:])
+    flags = parse_flags(Finetune, sys.argv[1:], usage=__doc__)
     from launch.training.start import finetune
 
     return finetune(flags, sys.argv[1:])

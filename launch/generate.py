@@ -1,5 +1,6 @@
 """
     python launch/generate.py --run my-run --source questions.jsonl --out answers.jsonl --num-tasks 8
+    python launch/generate.py --checkpoint my-model --source q.csv --out a.jsonl --temperature 0.7
 
 Answers every question of a file, as an array of tasks.
 
@@ -16,7 +17,7 @@ from launch.flags.parse import parse_flags
 
 
 def main() -> int:
-    flags = parse_flags(Generate, sys.argv[1:])
+    flags = parse_flags(Generate, sys.argv[1:], usage=__doc__)
     from launch.arrays.answers import answer_file
 
     return answer_file(flags)

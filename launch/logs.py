@@ -17,7 +17,7 @@ from launch.flags.parse import parse_flags
 
 
 def main() -> int:
-    flags = parse_flags(Logs, sys.argv[1:])
+    flags = parse_flags(Logs, sys.argv[1:], usage=__doc__)
     from launch.runs.log import show_log
 
     return show_log(flags)

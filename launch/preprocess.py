@@ -1,5 +1,7 @@
 """
+    python launch/preprocess.py --source builtin
     python launch/preprocess.py --source vicgalle/alpaca-gpt4 --out shards/alpaca --num-tasks 16
+    python launch/preprocess.py --source "rows/*.jsonl" --out shards/mine --skip-bad-rows
 
 Turns a dataset into tokenized shards.
 
@@ -16,7 +18,7 @@ from launch.flags.preprocess import Preprocess
 
 
 def main() -> int:
-    flags = parse_flags(Preprocess, sys.argv[1:])
+    flags = parse_flags(Preprocess, sys.argv[1:], usage=__doc__)
     from launch.arrays.shards import prepare
 
     return prepare(flags)

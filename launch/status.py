@@ -18,7 +18,7 @@ from launch.flags.status import Status
 
 
 def main() -> int:
-    flags = parse_flags(Status, sys.argv[1:])
+    flags = parse_flags(Status, sys.argv[1:], usage=__doc__)
     from launch.runs.overview import show_status
 
     return show_status(flags)

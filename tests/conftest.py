@@ -40,7 +40,7 @@ def environment() -> dict[str, str]:
 
 
 def launch(
-    verb: str, *arguments: str, cwd: Path, timeout_seconds: float = 180
+    verb: str, *arguments: str, cwd: Path, timeout_seconds: float = 400
 ) -> subprocess.CompletedProcess[str]:
     """Run a launcher to its end, as a person does."""
     command = [sys.executable, str(REPO / "launch" / f"{verb}.py"), *arguments]
@@ -97,7 +97,7 @@ def events_of(run: Path) -> list[dict[str, Any]]:
     ]
 
 
-def wait_for(condition: Callable[[], Any], what: str, timeout_seconds: float = 120) -> Any:
+def wait_for(condition: Callable[[], Any], what: str, timeout_seconds: float = 240) -> Any:
     """Poll until a condition holds and return its value: for what another process will do."""
     deadline = time.monotonic() + timeout_seconds
     while not (value := condition()):

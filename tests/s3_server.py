@@ -24,7 +24,7 @@ import s3fs
 
 KEY, SECRET = "instruct-test-key", "instruct-test-secret-value"
 BUCKET = "bucket"
-READY_SECONDS = 60.0
+READY_SECONDS = 150.0
 SERVICES = ("master", "volume", "filer", "s3")
 
 

@@ -42,7 +42,8 @@ def answers(desk: Path) -> bytes:
     """What an undisturbed command with one task makes."""
     result = launch("generate", *FLAGS, *SAMPLED, "--out=one.jsonl", "--num-tasks=1", cwd=desk)
     assert result.returncode == 0, result.stderr
-    assert f"{NUM_ROWS} rows" in result.stdout and "tokens/s" in result.stdout
+    assert f"{NUM_ROWS} rows" in result.stdout
+    assert "tokens/s" in result.stdout
     return (desk / "one.jsonl").read_bytes()
 
 
@@ -101,7 +102,7 @@ def test_killed_command_makes_only_what_is_missing(desk: Path, answers: bytes) -
     launcher = start("generate", *command, cwd=desk)
     wait_for(lambda: list(parts.glob("0*.json")) or launcher.poll() is not None, "the first part")
     launcher.send_signal(signal.SIGINT)
-    _, errors = launcher.communicate(timeout=60)
+    _, errors = launcher.communicate(timeout=400)
     assert launcher.returncode == 130, errors
     assert not (desk / "killed.jsonl").exists()
     made = {path.name: path.stat().st_mtime_ns for path in parts.glob("0*.json")}
@@ -152,7 +153,8 @@ def test_question_that_is_too_long_is_told_in_its_line(desk: Path) -> None:
     assert result.returncode == 0, result.stderr
     long, short = lines(desk / "long-out.jsonl")
     assert (long["reply"], long["finish_reason"], long["new_tokens"]) == ("", "too_long", 0)
-    assert short["answer"] == "kept" and short["new_tokens"] > 0
+    assert short["answer"] == "kept"
+    assert short["new_tokens"] > 0
 
 
 def test_messages_that_end_with_a_question_are_answered(desk: Path) -> None:
@@ -172,12 +174,13 @@ def test_run_that_goes_on_is_answered_by_the_step_it_was_begun_with(desk: Path) 
     parts = desk / "begun.jsonl.parts"
     wait_for(lambda: list(parts.glob("0*.json")) or launcher.poll() is not None, "the first part")
     launcher.send_signal(signal.SIGINT)
-    launcher.communicate(timeout=60)
+    launcher.communicate(timeout=400)
     newer = desk / "checkpoints_instruct/r/step-00000004"
     plan = json.loads((parts / "plan.json").read_text())
     assert plan["settings"]["model"].endswith("r/step-00000002")
     trained = launch("finetune", "--run=r", "--max-steps=4", cwd=desk)
-    assert trained.returncode == 0 and newer.exists(), trained.stderr
+    assert trained.returncode == 0, trained.stderr
+    assert newer.exists()
 
     result = launch("generate", *command, cwd=desk)
 

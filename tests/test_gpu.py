@@ -138,7 +138,8 @@ def test_rows_by_their_starts_have_the_loss_and_gradients_that_a_mask_gives(
 
     (by_starts, gradient), (by_mask, masked_gradient), (exact, exact_gradient) = results
 
-    assert abs(by_starts - exact) < 1e-3 * exact and abs(by_mask - exact) < 1e-3 * exact
+    assert abs(by_starts - exact) < 1e-3 * exact
+    assert abs(by_mask - exact) < 1e-3 * exact
     off = (gradient - exact_gradient).norm() / exact_gradient.norm()
     assert off < 1.2 * (masked_gradient - exact_gradient).norm() / exact_gradient.norm()
 

@@ -39,7 +39,7 @@ def shell(clone: Path, command: str, stdin: str = "") -> subprocess.CompletedPro
     env = environment() | {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"}
     return subprocess.run(
         ["bash", "-c", command], cwd=clone, env=env, input=stdin, text=True,
-        capture_output=True, timeout=230, check=False,
+        capture_output=True, timeout=400, check=False,
     )  # fmt: skip
 
 
@@ -58,7 +58,7 @@ def test_commands_of_the_readme_work_as_they_stand(clone: Path) -> None:
         run = clone / "runs_instruct" / "gpt2-builtin"
         wait_for(lambda: events_of(run) or launcher.poll() is not None, "the ranks' start")
         launcher.send_signal(signal.SIGINT)  # 124M on CPUs: a step takes minutes
-        said, errors = launcher.communicate(timeout=200)
+        said, errors = launcher.communicate(timeout=400)
     finally:
         launcher.kill()
     answered = shell(clone, chat, stdin="What is AI?\n")

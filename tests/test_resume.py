@@ -61,6 +61,15 @@ def signal_a_rank(cwd: Path, signum: signal.Signals, draw: random.Random) -> Non
     os.kill(draw.choice(rank_pids(run_of(cwd))), signum)
 
 
+def checkpoint(cwd: Path, step: int) -> Path:
+    return cwd / "checkpoints_instruct" / "r" / f"step-{step:08d}"
+
+
+def copy_of(cwd: Path, folder: Path) -> Path:
+    """Copy a person's folder with a run in it that somebody else's test made."""
+    return Path(shutil.copytree(cwd, folder / "copy"))
+
+
 def final_hashes(cwd: Path, step: int = STEPS) -> dict[str, str]:
     return hashes_of(cwd / "checkpoints_instruct" / "r", step)
 
@@ -126,12 +135,12 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory, shard_set: Path) -> Pa
     launcher = start("finetune", *arguments(shard_set, 2, "--dropout=0.1"), cwd=cwd)
     hit_at(launcher, cwd, steps[0], warn)
     hit_at(launcher, cwd, steps[1], stop)
-    launcher.communicate(timeout=60)
+    launcher.communicate(timeout=400)
     assert launcher.returncode == 130, "the run was not stopped"
     launcher = start("finetune", *arguments(shard_set, 2, "--dropout=0.1"), cwd=cwd)
     wait_for(lambda: count(cwd, "resumed") == 3, "the resume after the stop")
     hit_at(launcher, cwd, steps[2], kill)
-    _, errors = launcher.communicate(timeout=120)
+    _, errors = launcher.communicate(timeout=400)
     assert launcher.returncode == 0, errors
     return cwd
 
@@ -193,7 +202,7 @@ def test_samples_are_read_once_an_epoch_over_interruptions_and_world_sizes(
                 launcher, tmp_path, step,
                 lambda cwd, s=signum: signal_a_rank(cwd, s, random.Random(1)),
             )  # fmt: skip
-        _, errors = launcher.communicate(timeout=60)
+        _, errors = launcher.communicate(timeout=400)
         assert launcher.returncode == 130, errors
     train(tmp_path, shard_set, 1, "--dropout=0.1")
 
@@ -210,37 +219,33 @@ def test_samples_are_read_once_an_epoch_over_interruptions_and_world_sizes(
 def test_damaged_checkpoint_is_named_and_the_one_before_serves(
     tmp_path: Path, shard_set: Path, undisturbed: Path
 ) -> None:
-    train(tmp_path, shard_set, 2, "--dropout=0.1", "--max-steps=15", f"--decay-steps={STEPS}")
-    path = (
-        tmp_path
-        / "checkpoints_instruct"
-        / "r"
-        / "step-00000015"
-        / "state-00001-of-00002.safetensors"
-    )
+    cwd = copy_of(undisturbed, tmp_path)
+    shutil.rmtree(checkpoint(cwd, STEPS))
+    path = checkpoint(cwd, 35) / "state-00001-of-00002.safetensors"
     data = bytearray(path.read_bytes())
     data[-20] ^= 1
     path.write_bytes(data)
 
-    result = train(tmp_path, shard_set, 2, "--dropout=0.1", f"--max-steps={STEPS}")
+    result = train(cwd, shard_set, 2, "--dropout=0.1")
 
     assert "state-00001-of-00002.safetensors is corrupt: xxh3 differs" in result.stdout
-    assert "Going on from step 10" in result.stdout
-    assert final_hashes(tmp_path) == final_hashes(undisturbed)
+    assert "Going on from step 30" in result.stdout
+    assert final_hashes(cwd) == final_hashes(undisturbed)
 
 
 def test_run_without_a_loadable_checkpoint_stops_and_says_why(
-    tmp_path: Path, shard_set: Path
+    tmp_path: Path, shard_set: Path, undisturbed: Path
 ) -> None:
-    train(tmp_path, shard_set, 1, "--max-steps=5")
-    path = tmp_path / "checkpoints_instruct" / "r" / "step-00000005" / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:-1])
+    cwd = copy_of(undisturbed, tmp_path)
+    for path in (cwd / "checkpoints_instruct" / "r").glob("step-*/model.safetensors"):
+        path.write_bytes(path.read_bytes()[:-1])
+    flags = ("--dropout=0.1", "--max-steps=40", f"--decay-steps={STEPS}")
 
-    result = launch("finetune", *arguments(shard_set, 1, "--max-steps=10"), cwd=tmp_path)
+    result = launch("finetune", *arguments(shard_set, 1, *flags), cwd=cwd)
 
     assert result.returncode == 1
     assert "does not start over by itself" in result.stderr
-    assert count(tmp_path, "started") == 2, "trying again would not help"
+    assert count(cwd, "started") == 2, "trying again would not help"
 
 
 def test_second_launcher_attaches_and_finished_run_is_not_run_again(
@@ -251,7 +256,7 @@ def test_second_launcher_attaches_and_finished_run_is_not_run_again(
         second = start("finetune", "--run=r", cwd=tmp_path)
         said = line_of(second, "Run r is training already")
     for launcher in (first, second):
-        launcher.communicate(timeout=120)
+        launcher.communicate(timeout=400)
     third = launch("finetune", "--run=r", cwd=tmp_path)
 
     assert (first.returncode, second.returncode, third.returncode) == (0, 0, 0)
@@ -261,21 +266,22 @@ def test_second_launcher_attaches_and_finished_run_is_not_run_again(
 
 
 def test_save_that_a_killed_attempt_could_not_tell_of_is_told_by_the_next(
-    tmp_path: Path, shard_set: Path
+    tmp_path: Path, shard_set: Path, undisturbed: Path
 ) -> None:
-    train(tmp_path, shard_set, 1, "--max-steps=5", "--decay-steps=10")
-    ledger = run_of(tmp_path) / "attempt-0000.jsonl"
-    before_the_save = ledger.read_text().partition('"event": "saved"')[0].rpartition("\n")[0]
-    ledger.write_text(before_the_save + '\n{"utc_seconds": 1, "event": "crashed", "error": "x"}\n')
+    cwd = copy_of(undisturbed, tmp_path)
+    shutil.rmtree(checkpoint(cwd, STEPS))
+    ledger = run_of(cwd) / "attempt-0000.jsonl"
+    told = ledger.read_text().partition('"event": "saved", "step": 35')[0].rpartition("\n")[0]
+    ledger.write_text(told + '\n{"utc_seconds": 1, "event": "crashed", "error": "x"}\n')
 
-    said = train(tmp_path, shard_set, 1, "--max-steps=10").stdout
+    said = train(cwd, shard_set, 1, "--dropout=0.1").stdout
 
-    assert "Step 5: saved by attempt 0, which was killed before it could say so" in said
-    saves = [event for event in events_of(run_of(tmp_path)) if event["event"] == "saved"]
-    assert [(event["attempt"], event["step"]) for event in saves] == [(0, 5), (1, 10)]
-    table = launch("status", "r", cwd=tmp_path).stdout.splitlines()
+    assert "Step 35: saved by attempt 0, which was killed before it could say so" in said
+    saves = [event for event in events_of(run_of(cwd)) if event["event"] == "saved"]
+    assert [(event["attempt"], event["step"]) for event in saves][-2:] == [(0, 35), (1, 36)]
+    table = launch("status", "r", cwd=cwd).stdout.splitlines()
     [first] = [line for line in table if line.split()[:1] == ["0"]]
-    assert first.split()[-4:] == ["0", "5", "crashed:", "x"]
+    assert first.split()[-4:] == ["0", "35", "crashed:", "x"]
 
 
 def test_moved_project_goes_on_where_it_lies_now(tmp_path: Path, shard_set: Path) -> None:
@@ -300,7 +306,7 @@ def test_launcher_with_another_place_for_its_ledger_is_no_second_writer(
         second = start("finetune", "--run=r", "--runs=elsewhere", cwd=tmp_path)
         said = line_of(second, "Run r is training already")
     for launcher in (first, second):
-        launcher.communicate(timeout=120)
+        launcher.communicate(timeout=400)
 
     assert said
     assert count(tmp_path, "started") == 1
@@ -334,7 +340,7 @@ def test_run_killed_while_a_save_is_written_beside_training_ends_with_the_same_b
     wait_for(lambda: folder.exists() or launcher.poll() is not None, "the second save")
     was_in_flight = not (folder / "manifest.json").exists()
     signal_a_rank(cwd, signal.SIGKILL, random.Random(1))
-    said, errors = launcher.communicate(timeout=150)
+    said, errors = launcher.communicate(timeout=400)
 
     assert launcher.returncode == 0, said + errors
     assert was_in_flight

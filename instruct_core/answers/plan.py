@@ -136,14 +136,18 @@ def scan_prompts(
 
 def _to_question(record: Record, columns: Columns, answer_column: str) -> Row:
     try:
-        if record.problem:
-            raise ValueError(record.problem)
-        row = columns.to_question(record.value)
-        if answer_column in record.value:
-            raise ValueError(
-                f"it has a column {answer_column} already; put the answer elsewhere with "
-                "--answer-column NAME"
-            )
+        return _question_in(record, columns, answer_column)
     except ValueError as error:
         raise BadRowError(f"Row {record.where} cannot be used: {error}.") from None
+
+
+def _question_in(record: Record, columns: Columns, answer_column: str) -> Row:
+    if record.problem:
+        raise ValueError(record.problem)
+    row = columns.to_question(record.value)
+    if answer_column in record.value:
+        raise ValueError(
+            f"it has a column {answer_column} already; put the answer elsewhere with "
+            "--answer-column NAME"
+        )
     return row

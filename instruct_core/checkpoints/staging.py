@@ -75,7 +75,8 @@ class Staging:
         return Image(name, [memoryview(buffer.numpy()[:size].data)])
 
     def _copy_from_gpu(self, tensor: Tensor, target: Tensor) -> None:
-        assert self._stream is not None and self._reached is not None, "mark comes first"
+        assert self._stream is not None, "mark comes first"
+        assert self._reached is not None
         self._stream.wait_event(self._reached)
         with torch.cuda.stream(self._stream):
             target.copy_(tensor.detach(), non_blocking=True)

@@ -235,7 +235,8 @@ class Attention(nn.Module):
         b, t, c = x.shape
         heads = self.c_attn(x).view(b, t, 3, self.num_heads, c // self.num_heads)
         if isinstance(mask, RowStarts):
-            assert cache is None and not (self.training and self.dropout), "it takes a mask"
+            assert cache is None, "a cache takes a mask"
+            assert not (self.training and self.dropout), "dropout takes a mask"
             y = _attend_in_rows(heads.flatten(0, 1), mask)  # (B x T, H, C/H)
         else:
             q, k, v = heads.permute(2, 0, 3, 1, 4)  # each (B, H, T, C/H)

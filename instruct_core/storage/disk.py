@@ -262,7 +262,7 @@ def _open_file(path: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _unless_gone(function: object, path: str, caught: tuple[type, BaseException, object]) -> None:
+def _unless_gone(_function: object, _path: str, caught: tuple[type, BaseException, object]) -> None:
     if not isinstance(caught[1], FileNotFoundError):
         raise caught[1]
 

@@ -141,7 +141,7 @@ class Objects:
         return bytes(self._patiently(self._fs.cat_file, self._path(name), end=at_most))
 
     @contextmanager
-    def reader(self, name: str, past_cache: bool = False) -> Iterator[ReadAt]:
+    def reader(self, name: str, past_cache: bool = False) -> Iterator[ReadAt]:  # noqa: ARG002  no cache
         """Read an object at offsets, from several threads; nothing is cached."""
         path = self._path(name)
 
@@ -220,7 +220,7 @@ class Objects:
         """Return None: a bucket has no end."""
         return None
 
-    def writable_by_others(self, folder: str) -> list[str]:
+    def writable_by_others(self, folder: str) -> list[str]:  # noqa: ARG002  as a disk is asked
         """Return []: who may write is the store's matter."""
         return []
 

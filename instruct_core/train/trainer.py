@@ -29,6 +29,7 @@ from instruct_core.data.batches import MicroBatch
 from instruct_core.errors import NonFiniteError
 from instruct_core.events import Evaluated
 from instruct_core.model.hugging_face import hugging_face_config
+from instruct_core.train.compiler import data_parallel, eagerly
 from instruct_core.train.loss import WithLoss, on_device
 from instruct_core.train.optimizer import make_optimizer, optimizer_tensors, restore_optimizer
 from instruct_core.train.progress import Outcome, Progress, Setup, StepReport
@@ -75,10 +76,7 @@ class Trainer:
     def _wrap(self) -> WithLoss | DistributedDataParallel:
         if ranks.world_size() == 1:
             return self._core
-        device_ids = [self._setup.device.index] if self._setup.device.type == "cuda" else None
-        return DistributedDataParallel(
-            self._core, device_ids=device_ids, gradient_as_bucket_view=True
-        )
+        return data_parallel(self._core, self._setup.device, self._config.compile)
 
     def _restore(self, loaded: Loaded) -> None:
         restore_optimizer(self._setup.model, self._optimizer, loaded.optimizer)
@@ -98,7 +96,7 @@ class Trainer:
             nothing = torch.zeros((1, 8), dtype=torch.int64, device=self._setup.device)
             for _ in range(2):
                 self._optimizer.zero_grad(set_to_none=True)
-                with torch.compiler.set_stance("force_eager"):
+                with eagerly():
                     self._model(nothing, nothing, nothing, nothing).mul(0.0).backward()
             self._clear_gradients()
 
@@ -277,7 +275,7 @@ class Trainer:
         self.progress = replace(self.progress, evaluated_at_step=step, val_loss=val_loss)
         if ranks.rank() == 0:
             setup.on_event(Evaluated(step, val_loss))
-            markdown = sample_answers(self._core, setup.val_rows, setup.device, setup.stop)
+            markdown = sample_answers(self._core, setup.val_rows, setup.stop)
             setup.on_samples(step, markdown)
         return True
 

@@ -20,6 +20,7 @@ from instruct_core.answers.generation import generate
 from instruct_core.data.batches import MicroBatch, SampleReader
 from instruct_core.data.shards import ShardSet
 from instruct_core.data.tokenizer import load_tokenizer
+from instruct_core.train.compiler import eagerly
 from instruct_core.train.loss import WithLoss, on_device
 
 NUM_SAMPLES = 3
@@ -62,9 +63,7 @@ def _share(reader: SampleReader, micro_batch_size: int) -> Iterator[MicroBatch |
         yield reader.micro_batch(sequences) if len(sequences) else None
 
 
-def sample_answers(
-    model: WithLoss, rows: ShardSet, device: torch.device, stop: Callable[[], bool]
-) -> str:
+def sample_answers(model: WithLoss, rows: ShardSet, stop: Callable[[], bool]) -> str:
     """Return the model's answers to the first prompts of the validation split, as Markdown."""
     tokenizer = load_tokenizer()
     model.eval()
@@ -72,7 +71,7 @@ def sample_answers(
     for row in range(min(NUM_SAMPLES, len(rows))):
         room = model.model.config.max_seq_len - SAMPLE_TOKENS
         prompt: Sequence[int] = rows.tokens(row, 0, min(rows.response_start(row), room)).tolist()
-        with torch.compiler.set_stance("force_eager"):  # every length would be compiled anew
+        with eagerly():  # every length would be compiled anew
             [answer] = generate(
                 model.model,
                 [prompt],

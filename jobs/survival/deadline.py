@@ -82,7 +82,7 @@ class Deadline:
                 os._exit(HANG_EXIT_CODE)  # the batch script chains a follow-up
             run_client(["scontrol", "requeue", own_job_id()])
         except SlurmError as error:
-            logger.error("%s", error)
+            logger.warning("%s Asking again.", error)
             return False
         return True
 

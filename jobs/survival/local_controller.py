@@ -55,7 +55,7 @@ class LocalController:
         for signum in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM):
             signal.signal(signum, self._pass_on)
 
-    def _pass_on(self, signum: int, frame: FrameType | None) -> None:
+    def _pass_on(self, signum: int, _frame: FrameType | None) -> None:
         self._stopping |= signum == signal.SIGTERM
         for task in self._tasks:
             task.send_signal(signum)  # nothing happens to one that has ended

@@ -2,7 +2,7 @@
 Who brings a job back, when, and when not.
 
 A warned job asks `answer_to`: a person's stop is final, any other warning is answered by going on.
-A crashed job is started again as long as it makes progress, and not where a person has to mend
+A crashed job is started again as long as it makes progress, and not where a person has to fix
 something first; `CrashBudget` counts, over all starts of the job.
 
 What Slurm's own record says right after a warning (all seen on Slurm 22.05):

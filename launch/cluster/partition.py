@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from instruct_core.errors import ConfigError
 from jobs.slurm import fields_of, run_client
-from launch.flags.slurm import SlurmFlags
+from launch.flags.slurm import SlurmFlags, minutes_in
 
 
 class Node(NamedTuple):
@@ -47,9 +47,7 @@ def minutes_of(text: str) -> int | None:
     """Return a time limit of Slurm (D-HH:MM:SS, HH:MM:SS, UNLIMITED) in minutes; None for none."""
     if text in ("UNLIMITED", "NONE", "INFINITE", ""):
         return None
-    days, _, clock = text.rpartition("-")
-    hours, minutes, seconds = (int(part) for part in ("0:0:" + clock).split(":")[-3:])
-    return int(days or 0) * 1440 + hours * 60 + minutes + (seconds > 0)
+    return minutes_in(text)
 
 
 def usable_nodes(partition: str, flags: SlurmFlags) -> list[Node]:

@@ -116,8 +116,8 @@ class Dialogue:
             raise ConfigError("There is no question yet. Ask one first.")
         return self.turns[-1]
 
-    def _help(self, rest: str) -> None:
-        for name, (_, meaning) in self._commands.items():
+    def _help(self, _: str) -> None:
+        for name, (_do, meaning) in self._commands.items():
             note(f"  /{name:9}{meaning}")
         note("Anything else is a question. Ctrl-C stops an answer.")
 
@@ -147,7 +147,7 @@ class Dialogue:
         else:
             self._flags = replace(self._flags, **{name: new})
 
-    def _retry(self, rest: str) -> None:
+    def _retry(self, _: str) -> None:
         question = self._last().instruction
         sampling = self._flags.sampling
         if sampling.temperature == 0:
@@ -156,7 +156,7 @@ class Dialogue:
         self.turns.pop()
         self.ask(question)
 
-    def _compare(self, rest: str) -> None:
+    def _compare(self, _: str) -> None:
         tuned = self._last()
         if self._base is None:
             self._base = load_base(self.speaker.place, self._flags.base)
@@ -170,15 +170,15 @@ class Dialogue:
         table.add_row(tuned.output, answer.text)
         Console(markup=False, highlight=False).print(table)
 
-    def _history(self, rest: str) -> None:
+    def _history(self, _: str) -> None:
         for row in self.turns:
             say(f"> {row.instruction}")
             say(row.output)
 
-    def _clear(self, rest: str) -> None:
+    def _clear(self, _: str) -> None:
         self.turns.clear()
 
-    def _reload(self, rest: str) -> None:
+    def _reload(self, _: str) -> None:
         run = self.speaker.run
         if run is None:
             raise ConfigError(
@@ -190,5 +190,5 @@ class Dialogue:
         self.speaker = load_newest(run)
         note(f"Talking to {Path(self.speaker.place).name} now.")
 
-    def _quit(self, rest: str) -> None:
+    def _quit(self, _: str) -> None:
         self.is_over = True

@@ -9,6 +9,7 @@ import tyro
 
 from instruct_core.answers.sampling import Sampling
 from launch.flags.run import ModelFlags
+from launch.flags.values import PATH, TEXT
 
 
 @dataclass(frozen=True)
@@ -22,11 +23,11 @@ class Chat:
 
     model: Annotated[ModelFlags, tyro.conf.OmitArgPrefixes] = field(default_factory=ModelFlags)
     """Who answers: a run's newest checkpoint, or a model that lies anywhere."""
-    base: str | None = None
+    base: Annotated[str | None, PATH] = None
     """What /compare asks too (default: what the run started from): a model as --checkpoint takes it."""
-    prompt: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    prompt: Annotated[tuple[str, ...], TEXT, tyro.conf.UseAppendAction] = ()
     """Ask this and stop, instead of reading questions; given several times, each stands alone."""
-    input: str = ""
+    input: Annotated[str, TEXT] = ""
     """Text for the template's Input block, given with every question."""
     max_new_tokens: int = 128
     """Longest answer, in tokens."""

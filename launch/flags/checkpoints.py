@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from launch.flags.run import Checkpoints, RunName
+from launch.flags.values import PATH
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Export:
     """Make a folder that AutoModelForCausalLM and AutoTokenizer load."""
 
     run: RunName
-    out: str
+    out: Annotated[str, PATH]
     """Path or URL of the folder; it must be empty or not there yet."""
     step: int | None = None
     """Which step (default: the newest one that verifies)."""

@@ -8,6 +8,7 @@ from typing import Annotated
 import tyro
 
 from launch.flags.run import ModelFlags
+from launch.flags.values import PATH
 
 
 @dataclass(frozen=True)
@@ -16,16 +17,16 @@ class Evaluate:
 
     model: Annotated[ModelFlags, tyro.conf.OmitArgPrefixes] = field(default_factory=ModelFlags)
     """What is evaluated: a run's newest checkpoint, or a model that lies anywhere."""
-    runs: str | None = None
+    runs: Annotated[str | None, PATH] = None
     """Path or URL where runs keep their curves, for the loss plot (default: as the run knows it)."""
-    shards: str | None = None
+    shards: Annotated[str | None, PATH] = None
     """Path or URL of the shard set whose validation split is read (default: the run's)."""
-    base: str | None = None
+    base: Annotated[str | None, PATH] = None
     """What to compare with: as --checkpoint, or "random" (default: what the run began from)."""
     rows: int = 50
     """Rows of the validation split to answer, from its first on; losses are taken over all rows."""
     max_new_tokens: int = 128
     """Longest answer, in tokens."""
-    out: str | None = None
+    out: Annotated[str | None, PATH] = None
     """Path or URL of the report's folder; a report that is there is replaced (default: beside the
     run's curves, runs_instruct/RUN/evaluation-step-00000100 for step 100)."""

@@ -11,7 +11,8 @@ from instruct_core.config import PRESETS
 from instruct_core.errors import ConfigError
 from instruct_core.recipe import Recipe
 from launch.flags.parse import Cluster, check_counts, check_name
-from launch.flags.slurm import SlurmFlags, check_slurm_flags
+from launch.flags.slurm import GPUS, SlurmFlags, check_slurm_flags
+from launch.flags.values import PATH
 
 
 @dataclass(frozen=True)
@@ -26,21 +27,21 @@ class Finetune:
 
     nodes: int = 1
     """Machines to train on; more than one needs Slurm."""
-    gpus: int = 1
+    gpus: Annotated[int, GPUS] = 1
     """Ranks per machine: one a GPU, or that many CPU ranks on a machine without GPUs."""
     run: str | None = None
     """Name of the run (default: model and shards, as in gpt2-alpaca)."""
-    shards: str | None = None
+    shards: Annotated[str | None, PATH] = None
     """Path or URL of a shard set (default: shards/alpaca, else shards/builtin, made if missing)."""
-    init: str | None = None
+    init: Annotated[str | None, PATH] = None
     """Weights to start from: "random", a Hugging Face folder, a step folder or a .pt file
     (default: checkpoints/best_model.pt where it is, else random)."""
     model: str | None = None
     """gpt2, gpt2-medium, gpt2-large, gpt2-xl, small-demo or tiny (default: that of --init, else
     gpt2)."""
-    checkpoints: str = "checkpoints_instruct"
+    checkpoints: Annotated[str, PATH] = "checkpoints_instruct"
     """Path or URL for checkpoints; each run has a folder in it."""
-    runs: str = "runs_instruct"
+    runs: Annotated[str, PATH] = "runs_instruct"
     """Path or URL for TensorBoard events and the ledger; each run has a folder in it."""
     recipe: Annotated[Recipe, tyro.conf.OmitArgPrefixes] = field(default_factory=Recipe)
     """How the model is trained."""

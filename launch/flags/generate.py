@@ -8,9 +8,11 @@ from typing import Annotated
 import tyro
 
 from instruct_core.answers.sampling import Sampling
-from launch.flags.parse import RARE, Cluster
+from instruct_core.recipe import RARE
+from launch.flags.parse import Cluster
 from launch.flags.run import ModelFlags
 from launch.flags.slurm import SlurmFlags
+from launch.flags.values import PATH, TEXT
 
 
 @dataclass(frozen=True)
@@ -22,16 +24,16 @@ class Generate:
     again, and only what is missing or damaged is made.
     """
 
-    source: str
+    source: Annotated[str, PATH]
     """Questions: a path, glob or URL of .jsonl, .json, .csv or .parquet files, whose rows have
     instruction (and input or context), prompt, or messages."""
-    out: str
+    out: Annotated[str, PATH]
     """File or URL to write: JSON lines, each the question's row with its answer."""
     model: Annotated[ModelFlags, tyro.conf.OmitArgPrefixes] = field(default_factory=ModelFlags)
     """Who answers: a run's newest checkpoint, or a model that lies anywhere."""
     num_tasks: int = 4
     """Tasks to share the work."""
-    columns: str | None = None
+    columns: Annotated[str | None, TEXT] = None
     """Where the questions are, as instruction=NAME[,input=NAME] or messages=NAME (default:
     detected)."""
     answer_column: str = "answer"

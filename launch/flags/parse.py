@@ -1,61 +1,73 @@
 """
 From the words of a command line to the fields of a dataclass, or one line that says what is wrong.
 
-    flags = parse_flags(Preprocess, sys.argv[1:])
+    flags = parse_flags(Preprocess, sys.argv[1:], usage=__doc__)
 
 Flags are the fields of a dataclass; the text below a field is its help. A field annotated with
-RARE is read like the others and left out of --help.
+RARE is read like the others, and shown by --help-all only.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
-import re
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, TypeVar, get_type_hints
+from typing import Any, Literal, TypeVar
 
 import tyro
 
 from instruct_core.errors import ConfigError
 from instruct_core.names import PLAIN_NAME
+from launch.console.lines import say
+from launch.flags.help import description, fields_of, is_rare, shown
+from launch.flags.refusal import refusal
 
-RARE = "rare"  # Annotated[float, RARE]
 Cluster = Literal["auto", "slurm", "local"]  # values of --cluster
 T = TypeVar("T")
 
 
 def parse_flags(
-    flags: type[T], arguments: Sequence[str], default: T | None = None, program: str | None = None
+    flags: type[T],
+    arguments: Sequence[str],
+    default: T | None = None,
+    program: str | None = None,
+    usage: str = "",
 ) -> T:
     """
-    Return the flags a person typed; --help prints and ends the program.
+    Return the flags a person typed; --help and --help-all print and end the program.
 
     Args:
         flags: A dataclass.
         arguments: Words of the command line.
         default: Values of what is not typed; None takes the dataclass's own.
         program: What a person types before the flags (default: the launcher named as the dataclass).
+        usage: The launcher's docstring; its lines that start with `program` are shown by --help.
 
     Raises:
         ConfigError: A flag that is not known, or a value that does not fit; one line.
     """
-    if {"-h", "--help"} & set(arguments):
-        _hide_rare(flags)
-    printed = io.StringIO()
     program = program or f"python launch/{flags.__name__.lower()}.py"
+    everything = "--help-all" in arguments
+    asks_help = bool({"-h", "--help"} & set(arguments))
+    printed = io.StringIO()
     try:
         with contextlib.redirect_stderr(printed):
             return tyro.cli(
                 flags,
                 prog=program,
-                args=list(arguments),
+                description=description(flags, program, usage),
+                args=["--help"] if everything else list(arguments),
                 default=tyro.MISSING_NONPROP if default is None else default,
+                registry=shown(rare=everything or not asks_help),
             )
     except SystemExit as stop:
         if stop.code in (0, None):
+            if not everything and any(is_rare(hint) for _, hint in fields_of(flags)):
+                say(f"Flags that few need: {program} --help-all")
             raise
-    raise ConfigError(f"{_first_message(printed.getvalue())} See {program} --help.") from None
+    raise ConfigError(
+        f"{refusal(printed.getvalue(), flags, arguments)} See {program} --help."
+    ) from None
 
 
 def check_counts(flags: Any, *names: str) -> None:
@@ -68,25 +80,6 @@ def check_counts(flags: Any, *names: str) -> None:
     for name in names:
         if (value := getattr(flags, name)) is not None and value < 1:
             raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, got {value}.")
-
-
-def _hide_rare(flags: type[Any]) -> None:
-    for name, hint in get_type_hints(flags, include_extras=True).items():
-        if RARE in getattr(hint, "__metadata__", ()):
-            flags.__annotations__[name] = Annotated[hint.__origin__, tyro.conf.Suppress]
-
-
-def _first_message(boxed: str) -> str:
-    """Return tyro's message as one line: it prints a box of title, message, rule and hints."""
-    lines = [line.strip("│ \n") for line in boxed.splitlines() if not line.startswith(("╭", "╰"))]
-    message = []
-    for line in lines:
-        if line.startswith("──"):
-            break
-        message.append(line)
-    text = " ".join(message).rstrip(".")
-    meant = re.search(r"Perhaps you meant:\s+(--[\w-]+)", " ".join(lines))
-    return f"{text}. Perhaps you meant {meant[1]}." if meant else f"{text}."
 
 
 def check_name(run: str) -> None:

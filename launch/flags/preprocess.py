@@ -7,8 +7,10 @@ from typing import Annotated, Literal
 
 import tyro
 
-from launch.flags.parse import RARE, Cluster
+from instruct_core.recipe import RARE
+from launch.flags.parse import Cluster
 from launch.flags.slurm import SlurmFlags
+from launch.flags.values import PATH, TEXT
 
 
 @dataclass(frozen=True)
@@ -20,14 +22,14 @@ class Preprocess:
     damaged is made.
     """
 
-    source: str = "vicgalle/alpaca-gpt4"
+    source: Annotated[str, PATH] = "vicgalle/alpaca-gpt4"
     """A Hugging Face dataset id, a path, glob or URL of .json, .jsonl, .csv or .parquet files, or
     "builtin": real questions and answers that need no network."""
-    out: str | None = None
+    out: Annotated[str | None, PATH] = None
     """Folder or URL of the shard set (default: shards/ and the last part of the source)."""
     num_tasks: int = 4
     """Tasks to share the work; the shards are the same for any number."""
-    columns: str | None = None
+    columns: Annotated[str | None, TEXT] = None
     """Where the fields are, as instruction=NAME,output=NAME[,input=NAME] or messages=NAME
     (default: detected)."""
     limit_rows: int | None = None

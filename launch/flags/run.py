@@ -13,11 +13,14 @@ import tyro
 
 from instruct_core.errors import ConfigError
 from launch.flags.parse import check_name
+from launch.flags.values import PATH
 
 RunName = Annotated[
     str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN", help="Name of the run.")
 ]
-Checkpoints = Annotated[str, tyro.conf.arg(help="Path or URL where runs keep their checkpoints.")]
+Checkpoints = Annotated[
+    str, tyro.conf.arg(metavar="PATH", help="Path or URL where runs keep their checkpoints.")
+]
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class ModelFlags:
     """Name of the run whose newest checkpoint that verifies is taken (default: the run that saved
     last)."""
     checkpoints: Checkpoints = "checkpoints_instruct"
-    checkpoint: str | None = None
+    checkpoint: Annotated[str | None, PATH] = None
     """Path or URL of a step folder, a Hugging Face folder or a .pt file, instead of a run."""
 
 

@@ -1,13 +1,63 @@
-"""What a job asks of Slurm, as flags; the local executor has no use for them. No heavy imports."""
+"""
+What a job asks of Slurm, as flags; the local executor has no use for them. No heavy imports.
+
+    minutes_in("1-12:00:00")     # 2160
+    gigabytes_in("500M")         # 0.48828125
+
+Times and sizes may be written as sbatch takes them.
+"""
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Annotated
 
+import tyro
+
 from instruct_core.errors import ConfigError
-from launch.flags.parse import RARE, check_counts
+from instruct_core.recipe import RARE
+from launch.flags.parse import check_counts
+from launch.flags.values import optional, required
+
+GIGABYTES = {"K": 1 / 1024**2, "M": 1 / 1024, "G": 1, "T": 1024}
+CLOCK = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
+
+
+def minutes_in(text: str) -> int:
+    """
+    Return a time limit as sbatch takes it in minutes; seconds count as a whole minute.
+
+    Raises:
+        ValueError: It is none of minutes, minutes:seconds, hours:minutes:seconds, days-hours,
+            days-hours:minutes and days-hours:minutes:seconds.
+    """
+    found = CLOCK.fullmatch(text)
+    if found is None:
+        raise ValueError(text)
+    days, *parts = found.groups()
+    clock = [int(part) for part in parts if part is not None]
+    if days is None and len(clock) < 3:
+        clock.insert(0, 0)  # without days, one number is minutes and two are minutes and seconds
+    hours, minutes, seconds = [*clock, 0, 0][:3]
+    return int(days or 0) * 1440 + hours * 60 + minutes + math.ceil(seconds / 60)
+
+
+def gigabytes_in(text: str) -> float:
+    """
+    Return a size as sbatch takes it, except that a plain number is in GB.
+
+    Raises:
+        ValueError: It is no number, alone or with K, M, G or T.
+    """
+    unit = text[-1:].upper()
+    return float(text[:-1]) * GIGABYTES[unit] if unit in GIGABYTES else float(text)
+
+
+TIME = optional("TIME", "minutes or [days-]hours:minutes:seconds", minutes_in)
+MEMORY = optional("SIZE", "GB, or a number with K, M, G or T as in 500M", gigabytes_in)
+GPUS = required("N", "a number (of a kind of GPU: --gpus 4 --constraint a100)", int)
 
 
 @dataclass(frozen=True)
@@ -20,18 +70,20 @@ class SlurmFlags:
     """Account to charge."""
     qos: str | None = None
     """Quality of service."""
-    time: int | None = None
-    """Time limit of one start, in minutes (default: the partition's, at most 24 hours); the run
-    comes back after it."""
-    mem: float | None = None
-    """Memory per node, in GB (default: the share of the node that goes with its GPUs or cores)."""
+    time: Annotated[int | None, TIME] = None
+    """Time limit of one start, as sbatch takes it: minutes, minutes:seconds, hours:minutes:seconds,
+    days-hours[:minutes[:seconds]] (default: the partition's, at most 24 hours); the run comes back
+    after it."""
+    mem: Annotated[float | None, MEMORY] = None
+    """Memory per node: GB, or with a unit as in 500M, 2G, 1T (default: the share of the node that
+    goes with its GPUs or cores)."""
     cpus_per_task: int | None = None
     """Cores per rank (default: the share of the node that goes with a GPU)."""
     constraint: str | None = None
     """Feature that the nodes must have."""
-    exclude: str | None = None
+    exclude: Annotated[str | None, tyro.conf.arg(metavar="NODES")] = None
     """Nodes that must not be used."""
-    after: str | None = None
+    after: Annotated[str | None, tyro.conf.arg(metavar="JOB")] = None
     """Job that must end well first; its id, or several with commas."""
     lead: Annotated[int | None, RARE] = None
     """Seconds from Slurm's warning to its kill (default: 120, or what the run's steps and saves

@@ -8,6 +8,7 @@ from typing import Annotated
 import tyro
 
 from launch.flags.run import Checkpoints
+from launch.flags.values import PATH
 
 
 @dataclass(frozen=True)
@@ -17,5 +18,5 @@ class Status:
     run: Annotated[str | None, tyro.conf.Positional] = None
     """Name of a run (default: all)."""
     checkpoints: Checkpoints = "checkpoints_instruct"
-    shards: str = "shards"
+    shards: Annotated[str, PATH] = "shards"
     """Folder with shard sets."""

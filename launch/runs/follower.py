@@ -11,7 +11,6 @@ goes on.
 from __future__ import annotations
 
 import signal
-import sys
 import time
 from types import FrameType
 
@@ -23,7 +22,7 @@ from jobs.ledger import read_ledger
 from launch.cluster.local import LocalJob
 from launch.cluster.slurm import SlurmJob
 from launch.console.display import console, progress_bar
-from launch.console.lines import EXIT_FAILED, EXIT_INTERRUPTED, say
+from launch.console.lines import EXIT_FAILED, EXIT_INTERRUPTED, note, say
 
 POLL_SECONDS = 0.2
 SLURM_POLL_SECONDS = 1.0  # the files lie on a shared disk
@@ -67,10 +66,10 @@ def _conclude(job: LocalJob | SlurmJob, run: str, stopping: bool) -> int:
     if outcome is not None:
         reason = outcome.error
         if outcome.retry:
-            print(outcome.traceback.rstrip(), file=sys.stderr)
+            note(outcome.traceback.rstrip())
     elif isinstance(job, SlurmJob):
         reason = f"its job has ended ({job.state() or 'Slurm has forgotten it'})."
-    print(f"error: run {run} failed: {reason} Log: {job.log_path()}", file=sys.stderr, flush=True)
+    note(f"error: run {run} failed: {reason} Log: {job.log_path()}")
     return EXIT_FAILED
 
 
@@ -83,7 +82,7 @@ class _Follower:
         self._line_at = time.monotonic()
         self.stopping = False
 
-    def on_signal(self, signum: int, frame: FrameType | None) -> None:
+    def on_signal(self, signum: int, _frame: FrameType | None) -> None:
         """Pass a warning on; turn Ctrl-C into a stop, and the second one into a kill."""
         assert isinstance(self._job, LocalJob)
         if signum in (signal.SIGUSR1, signal.SIGUSR2):

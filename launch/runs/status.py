@@ -8,6 +8,7 @@ How a run stands: what Slurm says where there is one, and what is on disk.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,17 +108,7 @@ class RunStatus:
 
     def note(self) -> str:
         """Return what a person should know: why it waits, until when, why it failed."""
-        notes = []
-        for record in self.records():
-            if record.state == "PENDING":
-                if record.start != "Unknown":
-                    notes.append(f"expected start {record.start}")
-                if record.reason == "DependencyNeverSatisfied":
-                    notes.append(f"what it waits for has failed: scancel {record.job_id}, mend it")
-                if record.reason == "Dependency":
-                    notes.append("waits for another job")
-                if record.reason == "BeginTime":
-                    notes.append("comes back after a requeue")
+        notes = [note for record in self.records() for note in _why_it_waits(record)]
         for entry in self.entries:
             if isinstance(entry.event, ShortLead) and entry.attempt == self.entries[-1].attempt:
                 notes.append(str(entry.event))
@@ -128,3 +119,16 @@ class RunStatus:
         if outcome is not None and not self.is_active():
             notes.append(outcome.error)
         return "; ".join(notes)
+
+
+def _why_it_waits(record: JobRecord) -> Iterator[str]:
+    if record.state != "PENDING":
+        return
+    if record.start != "Unknown":
+        yield f"expected start {record.start}"
+    if record.reason == "DependencyNeverSatisfied":
+        yield f"what it waits for has failed: scancel {record.job_id}, fix that, submit again"
+    if record.reason == "Dependency":
+        yield "waits for another job"
+    if record.reason == "BeginTime":
+        yield "comes back after a requeue"

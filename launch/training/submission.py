@@ -114,7 +114,7 @@ class OnSlurm:
         """Return the batch script as it would be submitted."""
         return batch_script(self._run.job_parent / "NEXT", self._resources(config))
 
-    def submit(self, function: FinetuneJob, folder: Path, lock: RunLock) -> Submitted:
+    def submit(self, function: FinetuneJob, folder: Path, lock: RunLock) -> Submitted:  # noqa: ARG002
         """Queue the job, and note it beside the run."""
         run = self._run
         submit_slurm(function, folder, self._resources(function.config))
@@ -167,11 +167,11 @@ class OnThisMachine:
         self.machine = this_machine()
         self.minutes: int | None = None
 
-    def check(self, config: TrainConfig) -> list[str]:
+    def check(self, config: TrainConfig) -> list[str]:  # noqa: ARG002  asked as Slurm is
         """Return no notes: nobody has to judge the job."""
         return []
 
-    def script(self, config: TrainConfig) -> str:
+    def script(self, config: TrainConfig) -> str:  # noqa: ARG002
         """Return "": there is no batch script."""
         return ""
 

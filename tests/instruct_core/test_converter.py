@@ -57,7 +57,8 @@ def test_message_names_file_field_and_reason(document: Any, reason: str) -> None
     with pytest.raises(CorruptFileError) as caught:
         structure(document, Whole, "x is no whole")
 
-    assert str(caught.value).startswith("x is no whole: ") and reason in str(caught.value)
+    assert str(caught.value).startswith("x is no whole: ")
+    assert reason in str(caught.value)
 
 
 def test_message_stays_short_where_everything_is_wrong() -> None:

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
 
-START_SECONDS = 30.0
+START_SECONDS = 100.0
 CLIENT_SECONDS = 60.0
 CLIENTS = (
     "sbatch", "srun", "squeue", "scontrol", "scancel", "sinfo", "sacct", "sacctmgr",

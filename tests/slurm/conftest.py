@@ -107,7 +107,7 @@ class Run:
         env = self.cluster.env | {"COLUMNS": "200", "PYTHONPATH": str(self._launchers.parent)}
         return subprocess.run(
             [sys.executable, str(self._launchers / f"{verb}.py"), *arguments],
-            cwd=self.cwd, env=env, capture_output=True, text=True, timeout=120, check=False,
+            cwd=self.cwd, env=env, capture_output=True, text=True, timeout=150, check=False,
         )  # fmt: skip
 
     def submit(self, *more: str) -> str:
@@ -162,12 +162,12 @@ class Run:
 
     def wait_for_start(self, number: int) -> None:
         """Wait until the run has been started so many times."""
-        wait_for(lambda: len(self.events("resumed")) >= number, f"start {number}", 150)
+        wait_for(lambda: len(self.events("resumed")) >= number, f"start {number}")
 
     def wait_for_end(self, state: str = "COMPLETED") -> None:
         """Wait until Slurm says that the job has ended, and how."""
         ended = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")
-        wait_for(lambda: self.state() in ended, "the end of the job", 200)
+        wait_for(lambda: self.state() in ended, "the end of the job")
         assert self.state() == state, self.log()[-3000:]
 
     def log(self) -> str:

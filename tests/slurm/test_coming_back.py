@@ -8,8 +8,6 @@ import random
 import signal
 from pathlib import Path
 
-import pytest
-
 from tests.conftest import wait_for
 from tests.slurm.cluster import SlurmCluster
 from tests.slurm.conftest import Cluster, Run, assert_ended_as_if_undisturbed, unhit
@@ -53,7 +51,6 @@ def test_fifty_warnings_in_a_second_are_one_where_requeueing_is_off_by_default(
     assert_ended_as_if_undisturbed(run, undisturbed_pair)
 
 
-@pytest.mark.timeout(600)
 def test_ten_faults_in_a_row_leave_no_trace(
     cluster: SlurmCluster, tmp_path: Path, shard_set: Path
 ) -> None:

@@ -244,7 +244,7 @@ def test_log_and_status_tell_of_all_attempts(
     run.submit()
     follower = subprocess.run(
         [sys.executable, str(REPO / "launch" / "logs.py"), "r", "-f"],
-        cwd=tmp_path, env=cluster.env, capture_output=True, text=True, timeout=100, check=True,
+        cwd=tmp_path, env=cluster.env, capture_output=True, text=True, timeout=150, check=True,
     )  # fmt: skip
 
     assert "RUNNING" in running.stdout

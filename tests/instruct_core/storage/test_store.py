@@ -76,7 +76,8 @@ def test_url_with_a_password_is_refused_without_repeating_it(url: str) -> None:
     with pytest.raises(ConfigError) as caught:
         Store(url)
 
-    assert "secret" not in str(caught.value) and "abc" not in str(caught.value)
+    assert "secret" not in str(caught.value)
+    assert "abc" not in str(caught.value)
 
 
 def test_account_in_an_azure_url_is_no_password() -> None:

@@ -33,7 +33,8 @@ def test_loss_and_gradients_equal_those_of_all_logits_at_once(
     (expected * 0.5).backward()
     assert torch.allclose(summed_loss(hidden, head, targets), expected)
     for found, reference in zip(ours, (hidden.grad, head.grad), strict=True):
-        assert found is not None and torch.allclose(found, reference, atol=1e-5)
+        assert found is not None
+        assert torch.allclose(found, reference, atol=1e-5)
 
 
 def test_loss_without_gradients_keeps_none() -> None:
@@ -61,5 +62,6 @@ def test_loss_under_autocast_is_that_of_the_rounded_head(
     loss.backward()
 
     assert torch.allclose(loss, expected)
-    assert head.grad is not None and head.grad.dtype == torch.float32
+    assert head.grad is not None
+    assert head.grad.dtype == torch.float32
     assert head.grad.shape == head.shape

@@ -57,7 +57,8 @@ def evaluated(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     said = evaluate(cwd, *QUICK)
     folder = cwd / "runs_instruct" / "r" / "evaluation-step-00000020"
     assert f"Report: {folder}/report.html" in said
-    assert "perplexity of responses" in said and "ROUGE-L F1" in said
+    assert "perplexity of responses" in said
+    assert "ROUGE-L F1" in said
     return folder
 
 
@@ -113,7 +114,8 @@ def test_trained_model_is_likelier_to_say_what_the_rows_say(evaluated: Path) -> 
     assert after["perplexity"] == pytest.approx(math.exp(after["loss"]))
     assert after["loss"] == pytest.approx(manifest["progress"]["val_loss"], abs=1e-4)
     assert report["num_response_tokens"] < report["num_tokens"]
-    assert report["val_rows"] == 15 and report["num_answered"] == 6
+    assert report["val_rows"] == 15
+    assert report["num_answered"] == 6
 
 
 def test_folder_holds_the_report_in_all_its_forms(evaluated: Path) -> None:
@@ -128,8 +130,10 @@ def test_folder_holds_the_report_in_all_its_forms(evaluated: Path) -> None:
         assert f"{report['after']['perplexity']:,.2f}" in form
         assert "random weights of tiny, seed 1337" in form
     assert files["report.md"].decode().count("](loss.svg)") == 1
-    assert page.count("<svg") == 1 and "<img" not in page
-    assert "val/loss" in files["loss.svg"].decode() and "evaluated" in files["loss.svg"].decode()
+    assert page.count("<svg") == 1
+    assert "<img" not in page
+    assert "val/loss" in files["loss.svg"].decode()
+    assert "evaluated" in files["loss.svg"].decode()
 
 
 def test_text_of_rows_stays_in_its_cell(evaluated: Path) -> None:
@@ -191,9 +195,11 @@ def test_model_of_no_run_replaces_a_report_and_has_no_curve(evaluated: Path) -> 
     report, whole = report_of(cwd / "again"), report_of(evaluated)
     assert set(files_of(cwd / "again")) == set(FILES) - {"loss.svg"}
     assert "There is no curve" in (cwd / "again" / "report.md").read_text()
-    assert report["run"] is None and report["curves"] == {}
+    assert report["run"] is None
+    assert report["curves"] == {}
     # Packed into longer sequences, rows are what they were.
-    assert report["seq_len"] == 1024 and whole["seq_len"] == 128
+    assert report["seq_len"] == 1024
+    assert whole["seq_len"] == 128
     for when in ("before", "after"):
         assert report[when] == pytest.approx(whole[when], rel=1e-4)
 
@@ -226,7 +232,8 @@ def test_shards_made_anew_are_refused_unless_named(desk: Path) -> None:
     refused = launch("evaluate", "--run=r", "--out=mine", *QUICK, cwd=desk)
     evaluate(desk, "--run=r", "--out=mine", "--shards=shards/nasty", *QUICK)
 
-    assert refused.returncode == 2 and refused.stderr.count("\n") == 1
+    assert refused.returncode == 2
+    assert refused.stderr.count("\n") == 1
     assert "are not those the run r was trained on" in refused.stderr
 
 
@@ -275,7 +282,8 @@ def test_bad_words_are_one_line_and_write_nothing(
 
     assert result.returncode == 2, result.stdout
     assert BAD[words] in result.stderr
-    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
     assert sorted(trained.rglob("*")) == before
 
 
@@ -286,5 +294,6 @@ def test_help_teaches_without_importing_torch() -> None:
     )  # fmt: skip
 
     imported = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
-    assert "usage: python launch/evaluate.py" in result.stdout and "--base" in result.stdout
+    assert "usage: python launch/evaluate.py" in result.stdout
+    assert "--base" in result.stdout
     assert not imported & {"torch", "numpy", "matplotlib", "submitit", "rouge_score"}

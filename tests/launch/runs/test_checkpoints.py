@@ -56,7 +56,8 @@ def test_ls_shows_every_checkpoint(desk: Path) -> None:
     assert result.returncode == 0
     assert table["step"] == ["size", "age", "val", "loss", "verified", "attempt"]
     assert [step for step in table if step.isdigit()] == ["3", "6", "9", "12"]
-    assert table["6"][:2] == ["20.0", "MB"] and "10." in " ".join(table["6"])
+    assert table["6"][:2] == ["20.0", "MB"]
+    assert "10." in " ".join(table["6"])
 
 
 def test_verify_finds_a_flipped_bit_that_ls_does_not_look_for(desk: Path) -> None:
@@ -65,7 +66,8 @@ def test_verify_finds_a_flipped_bit_that_ls_does_not_look_for(desk: Path) -> Non
     listed = launch("checkpoints", "ls", "r", cwd=desk)
     verified = launch("checkpoints", "verify", "r", cwd=desk)
 
-    assert listed.returncode == 0 and "xxh3" not in listed.stdout
+    assert listed.returncode == 0
+    assert "xxh3" not in listed.stdout
     assert verified.returncode == 1
     assert verified.stdout.count("every byte") == 3
     assert "step-00000009/model.safetensors is corrupt: xxh3 differs" in verified.stdout
@@ -104,7 +106,8 @@ def test_exported_folder_is_a_hugging_face_model_with_its_tokenizer(desk: Path) 
     result = launch("checkpoints", "export", "r", "--out=model", cwd=desk)
 
     assert result.returncode == 0, result.stderr
-    assert "Taking the one before" in result.stderr and "Step 9 of run r" in result.stdout
+    assert "Taking the one before" in result.stderr
+    assert "Step 9 of run r" in result.stdout
     theirs = AutoModelForCausalLM.from_pretrained(desk / "model")
     ours = load_model(str(run_of(desk) / step_name(9)))
     assert torch.equal(theirs.transformer.wte.weight, ours.head_weight)
@@ -138,7 +141,8 @@ def test_bad_words_are_one_line(trained: Path, words: str, monkeypatch: pytest.M
 
     assert result.returncode == 2, result.stdout
     assert BAD[words] in result.stderr
-    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
 
 
 def test_help_names_the_verbs(tmp_path: Path) -> None:

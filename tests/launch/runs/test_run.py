@@ -86,8 +86,10 @@ def test_name_that_leaves_the_folder_of_the_runs_is_refused_by_every_command(
 
     said = capsys.readouterr()
     assert stop.value.code == 2
-    assert said.err.startswith("error: --run must be a plain name") and said.err.count("\n") == 1
-    assert repr(name) in said.err and not said.out
+    assert said.err.startswith("error: --run must be a plain name")
+    assert said.err.count("\n") == 1
+    assert repr(name) in said.err
+    assert not said.out
     assert snapshot(tmp_path) == before
 
 
@@ -160,7 +162,8 @@ def test_damaged_steps_are_told_to_who_asks_and_passed_over(
 
     assert step == 2
     [line] = lines
-    assert "step-00000003/model.safetensors is corrupt" in line and "Taking the one before" in line
+    assert "step-00000003/model.safetensors is corrupt" in line
+    assert "Taking the one before" in line
     assert capsys.readouterr() == ("", "")
 
 
@@ -187,7 +190,8 @@ def test_step_folder_knows_its_run(tmp_path: Path) -> None:
 
     found = Run.of_step(f"{run.step_place(3)}/")
 
-    assert found is not None and (found.name, found.store.url) == ("a", run.store.url)
+    assert found is not None
+    assert (found.name, found.store.url) == ("a", run.store.url)
     assert Run.of_step(str(tmp_path / "elsewhere" / step_name(3))) is None
     assert Run.of_step(run.store.where("exported")) is None
 

@@ -1,0 +1,61 @@
+"""
+Training without torch's compiler, which takes a second to load and is for `--compile` alone.
+
+    model = data_parallel(module, device, compiled=False)
+    with eagerly(): ...          # what is compiled runs as it is written
+
+torch loads it (torch._dynamo) in passing: DDP's constructor asks it how compiled models are reduced,
+and its forward is hidden from it. Nothing that is computed depends on either. This goes by names
+inside torch 2.13; tests/instruct_core/train/test_compiler.py fails where another one loads it again.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+COMPILER = "torch._dynamo"
+
+
+def data_parallel(
+    module: nn.Module, device: torch.device, compiled: bool
+) -> DistributedDataParallel:
+    """Return a module whose gradients are the mean over all ranks."""
+    if compiled or device.type == "cuda":  # a second is little beside what a GPU's start takes
+        ids = [device.index] if device.type == "cuda" else None
+        return DistributedDataParallel(module, device_ids=ids, gradient_as_bucket_view=True)
+    with _unloaded():
+        return _EagerDataParallel(module, gradient_as_bucket_view=True)
+
+
+def eagerly() -> AbstractContextManager[Any]:
+    """Return a context in which nothing is compiled; without the compiler nothing is anyway."""
+    if COMPILER not in sys.modules:
+        return nullcontext()
+    return torch.compiler.set_stance("force_eager")  # type: ignore[no-any-return]
+
+
+class _EagerDataParallel(DistributedDataParallel):
+    def _run_ddp_forward(self, *inputs: Any, **options: Any) -> Any:
+        return self.module(*inputs, **options)
+
+
+@contextmanager
+def _unloaded() -> Iterator[None]:
+    """Answer DDP's question as the compiler does, unless it is loaded already."""
+    if COMPILER in sys.modules:
+        yield
+        return
+    answer = SimpleNamespace(get_optimize_ddp_mode=lambda: "ddp_optimizer")
+    torch._dynamo = SimpleNamespace(utils=answer)  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del torch._dynamo  # the next who asks loads it

@@ -1,0 +1,77 @@
+"""
+What is said of a command line that does not fit: one line, from the box that tyro prints.
+
+    refusal(boxed, Finetune, ["--lr", "3"])
+    # There is no flag --lr. Perhaps you meant --learning-rate.
+
+tyro has no exception to catch: it prints a box of title, message, rule and hints, and leaves.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from launch.flags.help import fields_of
+
+CHOICE = r"invalid choice '(.*)' for argument '(\S+)'\. Expected one of \((.*)\)"
+SENTENCES = {
+    r"Error parsing (\S+): (.*)": r"\1 \2",
+    CHOICE: r"\2 takes one of \3, got \1",
+    r"Missing value for argument '(\S+)'.*": r"\1 takes a value, got none",
+}
+OTHERS_SAY = {
+    "lr": ("learning_rate",),
+    "batch_size": ("micro_batch_size", "tokens_per_step"),
+    "epochs": ("max_steps",),
+    "steps": ("max_steps",),
+    "output": ("out", "checkpoints"),
+    "output_dir": ("out", "checkpoints"),
+    "data": ("source", "shards"),
+    "dataset": ("source", "shards"),
+    "name": ("run",),
+    "resume": ("run",),
+    "gres": ("gpus",),
+    "dependency": ("after",),
+    "max_tokens": ("max_new_tokens", "seq_len"),
+}  # what comparable tools call it: what it may be here
+
+
+def refusal(boxed: str, flags: type[Any], arguments: Sequence[str]) -> str:
+    """
+    Return why tyro refuses a command line.
+
+    Args:
+        boxed: What it has printed.
+        flags: The dataclass.
+        arguments: Words of the command line.
+    """
+    lines = [line.strip("│ \n") for line in boxed.splitlines() if not line.startswith(("╭", "╰"))]
+    rule = next((at for at, line in enumerate(lines) if line.startswith("──")), len(lines))
+    text = " ".join(lines[:rule]).rstrip(".")
+    if text.startswith("Unrecognized options: "):
+        word = text.removeprefix("Unrecognized options: ").split(", ")[0]
+        return _unknown(word, " ".join(lines), flags, arguments)
+    if text.startswith("Missing from "):
+        missing = re.findall(r"(\S+)(?: [A-Z]+)? [A-Z].*?\(required\)", text.partition(": ")[2])
+        return f"{' and '.join(missing)} must be given."
+    for pattern, sentence in SENTENCES.items():
+        if (found := re.fullmatch(pattern, text)) is not None:
+            return f"{found.expand(sentence)}."
+    return f"{text}."
+
+
+def _unknown(word: str, hints: str, flags: type[Any], arguments: Sequence[str]) -> str:
+    if not word.startswith("-"):
+        flag = next((a.partition("=")[0] for a in arguments if a.endswith(f"={word}")), None)
+        return f"{flag} takes no value, got {word}." if flag else f"No flag takes the word {word}."
+    typed = word.partition("=")[0]
+    known = {name for name, _ in fields_of(flags)}
+    meant = [
+        f"--{name.replace('_', '-')}"
+        for name in OTHERS_SAY.get(typed.lstrip("-").replace("-", "_"), ())
+        if name in known
+    ] or re.findall(r"Perhaps you meant:\s+(--[\w-]+)", hints)
+    suggestion = f" Perhaps you meant {' or '.join(meant)}." if meant else ""
+    return f"There is no flag {typed}.{suggestion}"

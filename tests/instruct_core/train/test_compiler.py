@@ -1,0 +1,96 @@
+"""Training on a CPU does not load torch's compiler, and computes what it computes with it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from instruct_core.train.compiler import COMPILER
+from instruct_core.train.optimizer import FusedAdamW
+from tests.conftest import environment
+
+# Trains a layer on a rank of a group of one, with the pieces that a run is made of; prints what
+# came out, and whether the compiler was loaded.
+TRAIN = """
+import json, sys
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+from instruct_core.train.compiler import COMPILER, data_parallel, eagerly
+from instruct_core.train.optimizer import FusedAdamW
+import instruct_core.train.trainer
+
+dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+torch.manual_seed(1)
+layer = torch.nn.Linear(300, 300)
+model = data_parallel(layer, torch.device("cpu"), compiled=sys.argv[1] == "compiled")
+groups = [{"params": list(layer.parameters()), "weight_decay": 0.1}]
+optimizer = FusedAdamW(groups, lr=1e-3, betas=(0.9, 0.95), eps=1e-8)
+for _ in range(3):
+    with eagerly():
+        model(torch.rand(4, 300)).square().sum().backward()
+    torch.nn.utils.clip_grad_norm_(layer.parameters(), 1.0)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=False)
+assert isinstance(model, DistributedDataParallel)
+print(json.dumps([COMPILER in sys.modules, layer.weight.sum().item(), layer.bias.tolist()]))
+import torch._dynamo
+print(json.dumps(callable(torch._dynamo.disable)))  # the real one: nothing stands in for it
+dist.destroy_process_group()
+"""
+
+
+def trained(how: str) -> list[object]:
+    command = [sys.executable, "-c", TRAIN, how]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    result, is_real = (json.loads(line) for line in done.stdout.splitlines())
+    assert is_real
+    return list(result)
+
+
+def test_training_loads_no_compiler_and_comes_to_the_same() -> None:
+    loads, *result = trained("as it is written")
+    loads_when_compiled, *expected = trained("compiled")
+
+    assert not loads, (
+        f"this torch loads {COMPILER} elsewhere too: see instruct_core/train/compiler.py"
+    )
+    assert loads_when_compiled
+    assert result == expected
+
+
+@pytest.mark.parametrize("num_steps", [1, 7])
+def test_optimizer_is_torchs_bit_for_bit(num_steps: int) -> None:
+    torch.manual_seed(1)
+    ours = [torch.randn(n, requires_grad=True) for n in (1, 77, 5000)]
+    theirs = [value.detach().clone().requires_grad_() for value in ours]
+    settings = {"lr": 1e-3, "betas": (0.9, 0.95), "eps": 1e-8}
+    mine = FusedAdamW(_groups(ours), **settings)
+    real = torch.optim.AdamW(_groups(theirs), fused=True, **settings)
+    for step in range(num_steps):
+        for group in (*mine.param_groups, *real.param_groups):
+            group["lr"] = 1e-3 / (step + 1)
+        for value, other in zip(ours[step % 2 :], theirs[step % 2 :], strict=True):
+            value.grad = torch.randn_like(value)
+            other.grad = value.grad.clone()
+        for optimizer in (mine, real):
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=step % 2 == 0)
+
+    for value, other in zip(ours, theirs, strict=True):
+        assert torch.equal(value, other)
+        assert mine.state[value].keys() == real.state[other].keys()
+        assert all(torch.equal(mine.state[value][k], v) for k, v in real.state[other].items())
+        assert (value.grad is None) == (other.grad is None)
+
+
+def _groups(parameters: list[torch.Tensor]) -> list[dict[str, object]]:
+    return [
+        {"params": parameters[:2], "weight_decay": 0.1},
+        {"params": parameters[2:], "weight_decay": 0.0},
+    ]

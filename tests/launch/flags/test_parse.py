@@ -1,0 +1,89 @@
+"""What is said of a command line that does not fit: one plain line, naming flag, value and rule."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from instruct_core.errors import ConfigError
+from instruct_core.recipe import Recipe
+from launch.flags.chat import Chat
+from launch.flags.checkpoints import Export
+from launch.flags.finetune import Finetune, check_flags
+from launch.flags.generate import Generate
+from launch.flags.logs import Logs
+from launch.flags.parse import parse_flags
+from launch.flags.preprocess import Preprocess
+
+REFUSED = [
+    (Finetune, "--max-steps many", "--max-steps takes a whole number, got many."),
+    (Finetune, "--micro-batch-size 1.5", "--micro-batch-size takes a whole number, got 1.5."),
+    (Finetune, "--learning-rate fast", "--learning-rate takes a number, got fast."),
+    (Finetune, "--save-every-minutes x", "--save-every-minutes takes a number, got x."),
+    (Finetune, "--gpus a100:4",
+     "--gpus takes a number (of a kind of GPU: --gpus 4 --constraint a100), got a100:4."),
+    (Finetune, "--time soon", "--time takes minutes or [days-]hours:minutes:seconds, got soon."),
+    (Finetune, "--mem lots", "--mem takes GB, or a number with K, M, G or T as in 500M, got lots."),
+    (Finetune, "--lead 2:00", "--lead takes a whole number, got 2:00."),
+    (Preprocess, "--cluster moon", "--cluster takes one of 'auto', 'slurm', 'local', got moon."),
+    (Preprocess, "--num-tasks", "--num-tasks takes a value, got none."),
+    (Preprocess, "--follow=maybe", "--follow takes no value, got maybe."),
+    (Preprocess, "--follow maybe", "No flag takes the word maybe."),
+    (Generate, "--source q --out a --top-p high", "--top-p takes a number, got high."),
+    (Generate, "", "--source and --out must be given."),
+    (Generate, "--source q.jsonl", "--out must be given."),
+    (Logs, "", "RUN must be given."),
+    (Logs, "a b", "No flag takes the word b."),
+    (Export, "my-run", "--out must be given."),
+    (Chat, "--prompt", "--prompt takes a value, got none."),
+    (Finetune, "--lr 3", "There is no flag --lr. Perhaps you meant --learning-rate."),
+    (Finetune, "--lr=3", "There is no flag --lr. Perhaps you meant --learning-rate."),
+    (Finetune, "--batch-size 8",
+     "There is no flag --batch-size. Perhaps you meant --micro-batch-size or --tokens-per-step."),
+    (Finetune, "--epochs 3", "There is no flag --epochs. Perhaps you meant --max-steps."),
+    (Finetune, "--output x", "There is no flag --output. Perhaps you meant --checkpoints."),
+    (Preprocess, "--output x", "There is no flag --output. Perhaps you meant --out."),
+    (Preprocess, "--lr 3", "There is no flag --lr."),
+    (Preprocess, "--num-taks 3", "There is no flag --num-taks. Perhaps you meant --num-tasks."),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("flags", "arguments", "line"), REFUSED)
+def test_what_does_not_fit_is_one_plain_line(flags: type[Any], arguments: str, line: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        parse_flags(flags, arguments.split(), program="python launch/x.py")
+
+    assert str(refused.value) == f"{line} See python launch/x.py --help."
+
+
+def test_learning_rate_without_its_minus_is_refused() -> None:
+    flags = parse_flags(Finetune, ["--learning-rate", "2e5"])
+
+    with pytest.raises(
+        ConfigError, match=r"must be more than 0 and at most 1 \(2e-5 is 0.00002\), got 200000"
+    ):
+        check_flags(flags)
+
+
+def test_none_goes_back_to_the_default_on_a_resume() -> None:
+    stored = Finetune(recipe=Recipe(save_every_minutes=5.0, micro_batch_size=2))
+
+    flags = parse_flags(
+        Finetune, ["--save-every-minutes=None", "--micro-batch-size=None"], default=stored
+    )
+
+    assert flags.recipe.save_every_minutes is None
+    assert flags.recipe.micro_batch_size is None
+
+
+def test_typed_values_and_those_of_the_stored_run_are_kept() -> None:
+    stored = Finetune(recipe=Recipe(max_steps=300), run="mine")
+
+    flags = parse_flags(
+        Finetune, ["--seed=3", "--no-async-save", "--dropout", ".1"], default=stored
+    )
+
+    assert flags == Finetune(
+        recipe=Recipe(max_steps=300, seed=3, async_save=False, dropout=0.1), run="mine"
+    )
