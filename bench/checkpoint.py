@@ -23,7 +23,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -37,6 +36,7 @@ from torch.distributed.checkpoint._fsspec_filesystem import FsspecWriter
 
 from bench.common import REPEATS, machine, parser, report, seconds_of
 from instruct_core.checkpoints.loader import load_newest
+from instruct_core.checkpoints.manifest import Progress
 from instruct_core.checkpoints.retention import Keep
 from instruct_core.checkpoints.saves import Saves
 from instruct_core.checkpoints.writer import Checkpoints, Snapshot
@@ -85,7 +85,7 @@ class State:
         return checkpoints.take(
             self.number, self.model.state_dict(), hugging_face_config(self.model.config),
             optimizer_tensors(self.model, self.optimizer), rng_state(),
-            {"model": asdict(self.model.config)}, copied,
+            {"model": self.model.config, "progress": Progress(self.number, 0, 0)}, copied,
         )  # fmt: skip
 
 

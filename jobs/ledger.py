@@ -16,10 +16,10 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from instruct_core.checkpoints.manifest import Manifest
 from instruct_core.converter import structure
 from instruct_core.errors import CorruptFileError
 from instruct_core.events import Event, Saved
@@ -74,12 +74,12 @@ def note_crash(store: Store, attempt: int, crash: Crashed) -> None:
         logger.warning("The ledger could not be written: %s", error)
 
 
-def note_untold_save(ledger: Ledger, store: Store, manifest: Mapping[str, Any]) -> None:
+def note_untold_save(ledger: Ledger, store: Store, manifest: Manifest) -> None:
     """Write `saved` for a checkpoint whose attempt was killed between its commit and its word."""
-    step, attempt = manifest["global_step"], manifest["attempt"]
+    step, attempt = manifest.global_step, manifest.attempt
     saves = [entry for entry in read_ledger(store) if isinstance(entry.event, Saved)]
     if (attempt, step) not in {(entry.attempt, entry.event.facts["step"]) for entry in saves}:
-        ledger.note(Saved(attempt=attempt, step=step), manifest["saved_at"])
+        ledger.note(Saved(attempt=attempt, step=step), manifest.saved_at)
 
 
 def newest_timed_save(store: Store) -> Saved | None:

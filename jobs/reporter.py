@@ -16,12 +16,12 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, TextIO
 
 import torch
 
+from instruct_core.checkpoints.manifest import Manifest
 from instruct_core.config import ModelConfig, TrainConfig, describe
 from instruct_core.events import Evaluated, Event, Saved
 from instruct_core.storage.store import Store
@@ -87,7 +87,7 @@ class Reporter:
         if self._ledger is not None:
             self._ledger.note(event)
 
-    def loaded(self, manifest: Mapping[str, Any]) -> None:
+    def loaded(self, manifest: Manifest) -> None:
         """Tell of a save whose own attempt could not, on rank 0."""
         if self._ledger is not None:
             note_untold_save(self._ledger, self._runs, manifest)

@@ -11,19 +11,19 @@ its memory after the first. From an object store each file is read by one rank a
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from instruct_core import ranks
+from instruct_core.checkpoints.manifest import Manifest, state_name
 from instruct_core.checkpoints.steps import (
     committed_steps,
     mark_committed,
     read_manifest,
     read_verified,
     set_aside,
-    state_name,
     step_name,
 )
 from instruct_core.checkpoints.writer import Checkpoints
@@ -37,7 +37,7 @@ class Loaded(NamedTuple):
     """A verified checkpoint as one rank sees it."""
 
     step: int
-    manifest: dict[str, Any]
+    manifest: Manifest
     model: dict[str, Tensor]
     optimizer: dict[str, Tensor]
     rng: dict[str, Tensor] | None  # None for a rank that the saved run did not have
@@ -116,53 +116,51 @@ def _first_of_ranks(problem: str) -> str:
     return next((told for told in ranks.gather_from_ranks(problem) if told), "")
 
 
-def _owners(manifest: Mapping[str, Any], is_local: bool) -> dict[str, int | None]:
+def _owners(manifest: Manifest, is_local: bool) -> dict[str, int | None]:
     """Return which rank reads each file; None for all of them."""
     loads = [0] * ranks.world_size()
     owners: dict[str, int | None] = {}
-    for entry in sorted(manifest["files"], key=lambda e: (-e["bytes"], e["file"])):
+    for entry in sorted(manifest.files, key=lambda e: (-e.bytes, e.file)):
         lightest = loads.index(min(loads))
-        loads[lightest] += entry["bytes"]
-        owners[entry["file"]] = None if is_local else lightest
+        loads[lightest] += entry.bytes
+        owners[entry.file] = None if is_local else lightest
     return owners
 
 
-def _read_own(folder: Store, manifest: Mapping[str, Any]) -> dict[str, Tensor]:
+def _read_own(folder: Store, manifest: Manifest) -> dict[str, Tensor]:
     """Return the bytes of the files that this rank reads."""
     owners = _owners(manifest, folder.is_local)
     return {
-        entry["file"]: torch.from_numpy(read_verified(folder, entry))
-        for entry in manifest["files"]
-        if owners[entry["file"]] in (None, ranks.rank())
+        entry.file: torch.from_numpy(read_verified(folder, entry))
+        for entry in manifest.files
+        if owners[entry.file] in (None, ranks.rank())
     }
 
 
-def _shared(
-    manifest: Mapping[str, Any], files: dict[str, Tensor], store: Store
-) -> dict[str, Tensor]:
+def _shared(manifest: Manifest, files: dict[str, Tensor], store: Store) -> dict[str, Tensor]:
     """Return the bytes of all files: what this rank has not read, another one hands on."""
     owners = _owners(manifest, store.is_local)
-    for entry in manifest["files"]:
-        owner = owners[entry["file"]]
+    for entry in manifest.files:
+        owner = owners[entry.file]
         if owner is not None:
             if owner != ranks.rank():
-                files[entry["file"]] = torch.from_numpy(aligned_buffer(entry["bytes"]))
-            ranks.broadcast(files[entry["file"]], owner)
+                files[entry.file] = torch.from_numpy(aligned_buffer(entry.bytes))
+            ranks.broadcast(files[entry.file], owner)
     return files
 
 
-def _assemble(folder: Store, manifest: dict[str, Any], files: Mapping[str, Tensor]) -> Loaded:
+def _assemble(folder: Store, manifest: Manifest, files: Mapping[str, Tensor]) -> Loaded:
     def tensors(name: str) -> dict[str, Tensor]:
         return tensors_of(files[name], folder.where(name))
 
     optimizer: dict[str, Tensor] = {}
     rng: dict[str, Tensor] | None = None
-    for rank in range(manifest["world_size"]):
-        state = tensors(state_name(rank, manifest["world_size"]))
+    for rank in range(manifest.world_size):
+        state = tensors(state_name(rank, manifest.world_size))
         optimizer |= _below("optimizer/", state)
         if rank == ranks.rank():
             rng = _below("rng/", state)
-    step = manifest["global_step"]
+    step = manifest.global_step
     return Loaded(step, manifest, tensors("model.safetensors"), optimizer, rng)
 
 

@@ -26,7 +26,6 @@ from instruct_core.checkpoints.steps import (
     set_aside,
     step_name,
     steps_of,
-    val_loss_of,
 )
 from instruct_core.errors import CorruptFileError
 from instruct_core.storage.store import Store
@@ -146,7 +145,7 @@ class Retention:
         val_losses: dict[int, float | None] = {}
         for step in committed_steps(self._store):
             with contextlib.suppress(CorruptFileError, FileNotFoundError):  # loading sets it aside
-                val_losses[step] = val_loss_of(read_manifest(self._store, step))
+                val_losses[step] = read_manifest(self._store, step).val_loss
         kept = kept_steps(val_losses, keep)
         return [s for s in sorted(val_losses) if s not in kept and s < newest], kept
 

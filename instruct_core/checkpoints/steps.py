@@ -3,37 +3,27 @@ Step folders for those who look at a run without loading it. No torch.
 
     committed_steps(Store("checkpoints_instruct/my-run"))     # [100, 200, 300]
     damage_of(store, 300)                                     # "" where every byte is right
-
-A manifest is what somebody else may have written: whatever it says is checked before it is used.
 """
 
 from __future__ import annotations
 
 import errno
 import json
-import math
 import re
 import uuid
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from instruct_core.config import ModelConfig
+from instruct_core.checkpoints.manifest import FileEntry, Manifest, manifest_in
 from instruct_core.errors import CorruptFileError
-from instruct_core.names import PLAIN_NAME
-from instruct_core.storage.documents import load_sealed
 from instruct_core.storage.store import Store
 from instruct_core.storage.tensor_file import aligned_buffer
-
-FORMAT = 1
 
 STEP_FOLDER = re.compile(r"step-(\d{8})")
 DAMAGED_FOLDER = re.compile(r"damaged-step-\d{8}-attempt-\d{4,}")
 # Of a disk that stay free at a save: the ledger and the logs go on.
 SPARE_BYTES, SPARE_FILES = 16 << 20, 100
-MAX_SHAPE = 1 << 20  # of any number in a model's shape
 
 
 def step_name(step: int) -> str:
@@ -54,109 +44,40 @@ def steps_of(store: Store) -> dict[int, bool]:
     return {step: f"{step_name(step)}/manifest.json" in tree for step in steps}
 
 
-def state_name(rank: int, world_size: int) -> str:
-    """Return the name of the file that one rank writes."""
-    return f"state-{rank:05d}-of-{world_size:05d}.safetensors"
-
-
-def read_manifest(store: Store, step: int) -> dict[str, Any]:
+def read_manifest(store: Store, step: int) -> Manifest:
     """
     Return a checkpoint's manifest.
 
     Raises:
         FileNotFoundError: There is none.
-        CorruptFileError: It is not one of ours, or names files outside its folder.
+        CorruptFileError: It is not one of ours, or that of another step.
     """
-    where = store.where(f"{step_name(step)}/manifest.json")
-    manifest = load_sealed(store, f"{step_name(step)}/manifest.json")
-    try:
-        _check(manifest, step)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CorruptFileError(
-            f"Checkpoint {where} is no manifest of this format: {error}."
-        ) from None
-    return manifest
+    return manifest_in(store / step_name(step), step)
 
 
-def _check(manifest: dict[str, Any], step: int) -> None:
-    """Raise for whatever would lead astray who believes it."""
-    _require(manifest["format"] == FORMAT, "format", manifest["format"])
-    _require(manifest["global_step"] == step, "global_step", manifest["global_step"])
-    _require(_is_count(manifest["attempt"]), "attempt", manifest["attempt"])
-    files, world_size = manifest["files"], manifest["world_size"]
-    _require(_is_count(world_size) and 1 <= world_size <= len(files), "world_size", world_size)
-    for entry in files:
-        sound = (
-            PLAIN_NAME.fullmatch(entry["file"])
-            and _is_count(entry["bytes"])
-            and isinstance(entry["xxh3"], str)
-        )
-        _require(bool(sound), "files", entry)
-    names = [entry["file"] for entry in files]
-    states = [state_name(rank, world_size) for rank in range(world_size)]
-    _require(set(names) == {"config.json", "model.safetensors", *states}, "files", names)
-    _require(len(names) == len(set(names)), "files", names)
-    saved_at = manifest["saved_at"]
-    _require(isinstance(saved_at, int | float) and math.isfinite(saved_at), "saved_at", saved_at)
-    if "model" in manifest:
-        shape = ModelConfig(**manifest["model"])
-        numbers = list(vars(shape).values())
-        _require(all(_is_count(n) and 0 < n <= MAX_SHAPE for n in numbers), "model", shape)
-        model_bytes = {entry["file"]: entry["bytes"] for entry in files}["model.safetensors"]
-        _require(4 * shape.num_parameters <= model_bytes, "model", shape)
-    if "progress" in manifest:
-        progress = manifest["progress"]
-        for name in ("global_step", "samples_seen", "tokens_seen"):
-            _require(_is_count(progress[name]), name, progress[name])
-        _require(progress["global_step"] == step, "progress", progress)
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _require(holds: bool, name: str, value: object) -> None:
-    if not holds:
-        raise ValueError(f"{name} is {str(value)[:200]}")
-
-
-def size_of(manifest: dict[str, Any]) -> int:
-    """Return the bytes of a checkpoint's files."""
-    return sum(entry["bytes"] for entry in manifest["files"])
-
-
-def val_loss_of(manifest: dict[str, Any]) -> float | None:
-    """Return the validation loss of a checkpoint; None where that very step was not evaluated."""
-    progress = manifest.get("progress", {})
-    if progress.get("evaluated_at_step") != manifest["global_step"]:
-        return None
-    loss = progress.get("val_loss")
-    return float(loss) if isinstance(loss, int | float) and math.isfinite(loss) else None
-
-
-def read_verified(folder: Store, entry: Mapping[str, Any]) -> NDArray[np.uint8]:
+def read_verified(folder: Store, entry: FileEntry) -> NDArray[np.uint8]:
     """
     Return a file's bytes after comparing them with its manifest entry.
 
     Raises:
         CorruptFileError: It is gone, cannot be read, or is not what was written.
     """
-    where = f"Checkpoint {folder.where(entry['file'])}"
+    where = f"Checkpoint {folder.where(entry.file)}"
     try:
-        size = folder.size_bytes(entry["file"])
-        if size != entry["bytes"]:
+        size = folder.size_bytes(entry.file)
+        if size != entry.bytes:
             raise CorruptFileError(
-                f"{where} is corrupt: it has {size} bytes, expected {entry['bytes']}."
+                f"{where} is corrupt: it has {size} bytes, expected {entry.bytes}."
             )
         buffer = aligned_buffer(size)
-        digest = folder.read_hashed(entry["file"], buffer)
+        digest = folder.read_hashed(entry.file, buffer)
     except FileNotFoundError:
         raise CorruptFileError(f"{where} is gone, though the manifest names it.") from None
     except OSError as error:
         if folder.is_local and error.errno == errno.EIO:  # a bad sector stays one
             raise CorruptFileError(f"{where} cannot be read: {error.strerror}.") from error
         raise
-    if digest != entry["xxh3"]:
+    if digest != entry.xxh3:
         raise CorruptFileError(f"{where} is corrupt: xxh3 differs from the manifest.")
     return buffer
 
@@ -174,13 +95,13 @@ def damage_of(store: Store, step: int, every_byte: bool = True) -> str:
     try:
         manifest = read_manifest(store, step)
         sizes = folder.sizes()
-        for entry in manifest["files"]:
-            where = f"Checkpoint {folder.where(entry['file'])}"
-            if entry["file"] not in sizes:
+        for entry in manifest.files:
+            where = f"Checkpoint {folder.where(entry.file)}"
+            if entry.file not in sizes:
                 return f"{where} is gone, though the manifest names it."
-            if (size := sizes[entry["file"]]) != entry["bytes"]:
-                return f"{where} is corrupt: it has {size} bytes, expected {entry['bytes']}."
-            if every_byte and folder.digest(entry["file"]) != entry["xxh3"]:
+            if (size := sizes[entry.file]) != entry.bytes:
+                return f"{where} is corrupt: it has {size} bytes, expected {entry.bytes}."
+            if every_byte and folder.digest(entry.file) != entry.xxh3:
                 return f"{where} is corrupt: xxh3 differs from the manifest."
     except (CorruptFileError, FileNotFoundError) as error:
         return str(error)

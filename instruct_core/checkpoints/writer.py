@@ -33,9 +33,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from instruct_core import ranks
+from instruct_core.checkpoints.manifest import FileEntry, Manifest, state_name
 from instruct_core.checkpoints.retention import Keep, Removed, Retention, SpoiledError
 from instruct_core.checkpoints.staging import Image, Staging, direct_image
-from instruct_core.checkpoints.steps import FORMAT, mark_committed, state_name, step_name
+from instruct_core.checkpoints.steps import mark_committed, step_name
 from instruct_core.errors import FencedError
 from instruct_core.storage.documents import dump_document, seal
 from instruct_core.storage.store import Store
@@ -123,7 +124,7 @@ class Checkpoints:
             model_config: Content of config.json.
             optimizer: All optimizer tensors, the same on every rank.
             rng: This rank's random number generators.
-            facts: Further entries of the manifest: progress, identity, versions.
+            facts: Further fields of the manifest: progress, model, identity, versions.
             copied: False to write CPU tensors from where they lie, all the time.
         """
         rank, world_size = ranks.rank(), ranks.world_size()
@@ -236,26 +237,25 @@ class Checkpoints:
                 f"{self.attempt}, which must not write any more."
             )
 
-    def _commit(self, snapshot: Snapshot, files: list[dict[str, Any]]) -> None:
+    def _commit(self, snapshot: Snapshot, files: list[FileEntry]) -> None:
         folder = self._place / step_name(snapshot.step)
         sizes = folder.sizes()
         for entry in files:  # a store that lost a part and did not say so
-            if sizes.get(entry["file"]) != entry["bytes"]:
+            if sizes.get(entry.file) != entry.bytes:
                 raise OSError(
-                    f"{folder.where(entry['file'])} has {sizes.get(entry['file'])} bytes after "
-                    f"{entry['bytes']} were written"
+                    f"{folder.where(entry.file)} has {sizes.get(entry.file)} bytes after "
+                    f"{entry.bytes} were written"
                 )
-        manifest = {
-            "format": FORMAT,
-            "global_step": snapshot.step,
-            "attempt": self.attempt,
-            "world_size": ranks.world_size(),
-            "saved_at": time.time(),
+        manifest = Manifest(
+            global_step=snapshot.step,
+            attempt=self.attempt,
+            world_size=ranks.world_size(),
+            saved_at=time.time(),
+            files=files,
             **snapshot.facts,
-            "files": files,
-        }
+        )
         self._check_fence()
-        sealed = seal(manifest)
+        sealed = seal(manifest.document)
         if not folder.claim("manifest.json", sealed):
             raise OSError(f"{folder.where('manifest.json')} was written by somebody else meanwhile")
         if folder.read("manifest.json") != sealed:
@@ -275,9 +275,9 @@ def _newest_attempt(store: Store) -> int:
     return max((int(match[1]) for match in matches if match), default=-1)
 
 
-def _put(folder: Store, image: Image) -> dict[str, Any]:
+def _put(folder: Store, image: Image) -> FileEntry:
     digest = folder.put(image.name, image.views)
-    return {"file": image.name, "bytes": image.num_bytes, "xxh3": digest}
+    return FileEntry(image.name, image.num_bytes, digest)
 
 
 def _share(tensors: Tensors, rank: int, world_size: int, model_bytes: int) -> list[str]:

@@ -43,7 +43,7 @@ def export_folder(store: Store, step: int, target: Store) -> None:
             f"--out {target.url} is not empty. Give a new folder: nothing is overwritten."
         )
     folder = store / step_name(step)
-    entries = {entry["file"]: entry for entry in read_manifest(store, step)["files"]}
+    entries = {entry.file: entry for entry in read_manifest(store, step).files}
     names = ("model.safetensors", "config.json")
     files = {name: memoryview(read_verified(folder, entries[name]).data) for name in names}
     max_length = int(json.loads(bytes(files["config.json"])).get("n_positions", 1024))

@@ -19,13 +19,14 @@ import torch
 import xxhash
 from torch import Tensor
 
+from instruct_core.checkpoints.manifest import FileEntry, manifest_in
 from instruct_core.checkpoints.steps import read_verified
 from instruct_core.config import PRESETS, ModelConfig
 from instruct_core.data.tokenizer import VOCAB_SIZE
 from instruct_core.errors import ConfigError, InstructError, MissingError
 from instruct_core.model.foreign import load_foreign
 from instruct_core.model.gpt2 import GPT2
-from instruct_core.storage.documents import load_document, load_sealed
+from instruct_core.storage.documents import load_document
 from instruct_core.storage.store import Store
 from instruct_core.storage.tensor_file import aligned_buffer
 from instruct_core.storage.torch_tensors import tensors_of
@@ -101,9 +102,9 @@ def _read_folder(init: str) -> tuple[Mapping[str, Any], int | None]:
             f"Model {init} is not there, or no model: no config.json in it. Give random, a Hugging "
             "Face folder, a step folder of a run, or a .pt file."
         )
-    entries: dict[str, Any] = {}
+    entries: dict[str, FileEntry] = {}
     if "manifest.json" in names:  # a step folder of ours: its bytes are checked
-        entries = {entry["file"]: entry for entry in load_sealed(store, "manifest.json")["files"]}
+        entries = {entry.file: entry for entry in manifest_in(store).files}
         read_verified(store, entries["config.json"])
     config = load_document(store, "config.json")
     activation = config.get("activation_function", "gelu_new")

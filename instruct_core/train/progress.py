@@ -1,7 +1,7 @@
 """
-Where a run stands, and what the trainer is given and reports.
+What the trainer is given and reports, and what it reads next.
 
-    progress = Progress(global_step=100, samples_seen=800)
+    samples = next_samples(progress, config, len(train), rank, world_size)
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from instruct_core.checkpoints.manifest import Progress
 from instruct_core.checkpoints.writer import Checkpoints
 from instruct_core.config import TrainConfig
 from instruct_core.data.batches import SampleReader
@@ -25,25 +26,13 @@ from instruct_core.model.gpt2 import GPT2
 Outcome = Literal["finished", "stopped"]
 
 
-@dataclass(frozen=True)
-class Progress:
-    """Where a run stands; part of every checkpoint."""
-
-    global_step: int = 0
-    samples_seen: int = 0
-    tokens_seen: int = 0
-    skipped_steps: int = 0  # updates left out because loss or gradient was not finite
-    non_finite_in_a_row: int = 0
-    evaluated_at_step: int = -1
-    val_loss: float | None = None
-
-    def next_samples(
-        self, config: TrainConfig, num_samples: int, rank: int, world_size: int
-    ) -> NDArray[np.uint64]:
-        """Return one rank's share of the next step's samples. (micro-batches, B)"""
-        shape = (config.grad_accum_steps(world_size), world_size, config.micro_batch_size)
-        positions = self.samples_seen + np.arange(config.global_batch_size, dtype=np.uint64)
-        return sample_at(positions, num_samples, config.seed).reshape(shape)[:, rank]
+def next_samples(
+    progress: Progress, config: TrainConfig, num_samples: int, rank: int, world_size: int
+) -> NDArray[np.uint64]:
+    """Return one rank's share of the next step's samples. (micro-batches, B)"""
+    shape = (config.grad_accum_steps(world_size), world_size, config.micro_batch_size)
+    positions = progress.samples_seen + np.arange(config.global_batch_size, dtype=np.uint64)
+    return sample_at(positions, num_samples, config.seed).reshape(shape)[:, rank]
 
 
 class StepReport(NamedTuple):
@@ -63,7 +52,7 @@ class Setup:
     val: SampleReader
     val_rows: ShardSet
     checkpoints: Checkpoints
-    facts: dict[str, Any]  # further entries of every manifest
+    facts: dict[str, Any]  # further fields of every manifest
     stop: Callable[[], bool]
     working: Callable[[str], None]  # what begins: "first step", "step", "evaluation", "save"
     on_event: Callable[[Event], None]  # on rank 0

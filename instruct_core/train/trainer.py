@@ -15,13 +15,14 @@ import math
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from instruct_core import ranks
 from instruct_core.checkpoints.loader import Loaded
+from instruct_core.checkpoints.manifest import Progress
 from instruct_core.checkpoints.saves import Saves
 from instruct_core.checkpoints.writer import Snapshot
 from instruct_core.config import TrainConfig
@@ -32,7 +33,7 @@ from instruct_core.model.hugging_face import hugging_face_config
 from instruct_core.train.compiler import data_parallel, eagerly
 from instruct_core.train.loss import WithLoss, on_device
 from instruct_core.train.optimizer import make_optimizer, optimizer_tensors, restore_optimizer
-from instruct_core.train.progress import Outcome, Progress, Setup, StepReport
+from instruct_core.train.progress import Outcome, Setup, StepReport, next_samples
 from instruct_core.train.rng import restore_rng, rng_state, seed_rng
 from instruct_core.train.schedule import learning_rate_at
 from instruct_core.train.validation import sample_answers, validation_loss
@@ -61,7 +62,7 @@ class Trainer:
             setup.model.compile(dynamic=False)  # kernels must not depend on what came before
         self._model = self._wrap()
         self._optimizer = make_optimizer(setup.model, config)
-        self.progress = Progress()
+        self.progress = Progress(global_step=0, samples_seen=0, tokens_seen=0)
         self._saves = Saves(config, setup.checkpoints, self._snapshot, setup.on_event)
         self._read_ahead = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
         self._loss_sum = torch.zeros((), device=setup.device)
@@ -80,7 +81,7 @@ class Trainer:
 
     def _restore(self, loaded: Loaded) -> None:
         restore_optimizer(self._setup.model, self._optimizer, loaded.optimizer)
-        self.progress = Progress(**loaded.manifest["progress"])
+        self.progress = loaded.manifest.progress
         self._saves.saved_step = self.progress.global_step
 
     def _settle_buckets(self) -> None:
@@ -163,7 +164,8 @@ class Trainer:
         config, train = self._config, self._setup.train
         if progress.global_step >= config.max_steps:
             return []
-        samples = progress.next_samples(config, len(train), ranks.rank(), ranks.world_size())
+        rank, world_size = ranks.rank(), ranks.world_size()
+        samples = next_samples(progress, config, len(train), rank, world_size)
         if config.record_samples:
             self._setup.on_read(progress.global_step, samples.ravel().tolist())
         return [train.micro_batch(sequences) for sequences in samples]
@@ -291,7 +293,6 @@ class Trainer:
             model_config=hugging_face_config(setup.model.config),
             optimizer=optimizer_tensors(setup.model, self._optimizer),
             rng=rng_state(),
-            facts=setup.facts
-            | {"model": asdict(setup.model.config), "progress": asdict(self.progress)},
+            facts=setup.facts | {"model": setup.model.config, "progress": self.progress},
             copied=copied,
         )

@@ -7,21 +7,19 @@ What stands behind launch/checkpoints.py: a run's checkpoints, for a person to l
 from __future__ import annotations
 
 import time
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from instruct_core.checkpoints.manifest import Manifest
 from instruct_core.checkpoints.retention import Keep, Retention
 from instruct_core.checkpoints.steps import (
     DAMAGED_FOLDER,
     committed_steps,
     damage_of,
     read_manifest,
-    size_of,
     step_name,
     steps_of,
-    val_loss_of,
 )
 from instruct_core.errors import ConfigError, CorruptFileError, MissingError
 from instruct_core.storage.store import Store
@@ -149,11 +147,11 @@ def _print(store: Store, steps: list[int], damages: dict[int, str], what: str) -
             say(f"Not committed, being written or left by a kill: {store.where(step_name(step))}")
 
 
-def _cells(manifest: dict[str, Any]) -> tuple[str, str, str, str]:
-    loss = val_loss_of(manifest)
+def _cells(manifest: Manifest) -> tuple[str, str, str, str]:
+    loss = manifest.val_loss
     return (
-        f"{size_of(manifest) / 1e6:,.1f} MB",
-        age(time.time() - manifest["saved_at"]),
+        f"{manifest.num_bytes / 1e6:,.1f} MB",
+        age(time.time() - manifest.saved_at),
         "" if loss is None else f"{loss:.4f}",
-        str(manifest["attempt"]),
+        str(manifest.attempt),
     )

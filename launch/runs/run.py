@@ -184,7 +184,7 @@ class Run:
     def _saved_at(self) -> float:
         for step in reversed(committed_steps(self.store)):
             try:
-                return float(read_manifest(self.store, step)["saved_at"])
+                return read_manifest(self.store, step).saved_at
             except (CorruptFileError, FileNotFoundError):  # damaged, or removed meanwhile
                 continue
         return 0.0

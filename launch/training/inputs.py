@@ -197,7 +197,7 @@ def shape_of_run(store: Store) -> ModelConfig:
     """Return the shape of the model that a run trains, from its newest manifest that can be read."""
     for step in reversed(committed_steps(store)):
         try:
-            return ModelConfig(**read_manifest(store, step)["model"])
+            return read_manifest(store, step).model
         except (CorruptFileError, FileNotFoundError):
             continue
     return PRESETS["gpt2"]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from instruct_core.checkpoints.manifest import Manifest
 from instruct_core.errors import CorruptFileError
 from instruct_core.events import Evaluated, Event, MadeRoom, NotRemoved, Saved, SaveFailed
 from instruct_core.storage.store import Store
@@ -26,8 +28,11 @@ from jobs.events import (
     Warned,
 )
 from jobs.ledger import Ledger, newest_timed_save, note_crash, note_untold_save, read_ledger
+from tests.fakes import facts_of
 
-MANIFEST = {"global_step": 10, "attempt": 0, "saved_at": 1234.5678}
+MANIFEST = Manifest(
+    global_step=10, attempt=0, world_size=1, saved_at=1234.5678, files=[], **facts_of(10)
+)
 ALL = [
     (
         Started(3, "7", 2, "cpu", [10, 11], ["a", "a"], 1),
@@ -165,13 +170,13 @@ def test_untold_save_is_told_once_as_that_of_the_attempt_that_made_it(store: Sto
 
 
 def test_save_that_was_told_is_not_told_again(store: Store) -> None:
-    note_untold_save(Ledger(store, attempt=1), store, MANIFEST | {"global_step": 5})
+    note_untold_save(Ledger(store, attempt=1), store, replace(MANIFEST, global_step=5))
 
     assert len(saves_of(store)) == 1
 
 
 def test_step_that_was_damaged_and_made_again_is_another_save(store: Store) -> None:
-    note_untold_save(Ledger(store, attempt=2), store, MANIFEST | {"global_step": 5, "attempt": 1})
+    note_untold_save(Ledger(store, attempt=2), store, replace(MANIFEST, global_step=5, attempt=1))
 
     told = [(attempt, event.facts["step"]) for attempt, _, event in saves_of(store)]
     assert told == [(0, 5), (1, 5)]

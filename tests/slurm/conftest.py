@@ -207,14 +207,8 @@ def undisturbed_pair(
 
 
 @pytest.fixture
-def run(cluster: SlurmCluster, tmp_path: Path, shard_set: Path) -> Run:
-    """Two nodes of two ranks that a test will hit; not yet submitted."""
-    return Run(cluster, tmp_path, shard_set)
-
-
-@pytest.fixture
 def pair(cluster: SlurmCluster, tmp_path: Path, shard_set: Path) -> Run:
-    """Two nodes of one rank: quicker, where it does not matter how many there are."""
+    """Two nodes of one rank that a test will hit; not yet submitted."""
     return Run(cluster, tmp_path, shard_set, "--gpus=1")
 
 

@@ -21,6 +21,7 @@ from instruct_core.checkpoints.retention import Keep
 from instruct_core.checkpoints.steps import committed_steps, read_manifest, step_name, steps_of
 from instruct_core.checkpoints.writer import Checkpoints
 from instruct_core.storage.store import Store
+from tests.fakes import facts_of
 from tests.faults import EACCES, EIO, ENOSPC, Error, Faults, busy, run_in_child, timeout
 from tests.s3_server import S3Server
 
@@ -33,7 +34,9 @@ def tensors(step: int) -> dict[str, torch.Tensor]:
 
 def save(checkpoints: Checkpoints, step: int) -> None:
     rng = {"torch": torch.tensor([step], dtype=torch.uint8)}
-    snapshot = checkpoints.take(step, tensors(step), {"n": step}, tensors(step + 1), rng, {})
+    snapshot = checkpoints.take(
+        step, tensors(step), {"n": step}, tensors(step + 1), rng, facts_of(step)
+    )
     checkpoints.write(snapshot, KEEP)
 
 
@@ -267,7 +270,7 @@ def test_stale_listing_of_s3_does_not_hide_the_newest_step(s3_url: str) -> None:
 def test_manifest_whose_data_is_gone_is_set_aside(s3_url: str, tmp_path: Path) -> None:
     for url in (str(tmp_path / "run"), s3_url):
         make_two(url)
-        for entry in read_manifest(Store(url), 2)["files"]:
+        for entry in read_manifest(Store(url), 2).files:
             Store(url).remove(f"{step_name(2)}/{entry['file']}")
 
         damaged: list[str] = []
@@ -317,7 +320,7 @@ def test_two_writers_of_one_step_leave_one_checkpoint(tmp_path: Path) -> None:
         assert loaded.step == 1
         assert all(torch.equal(loaded.model[name], v) for name, v in tensors(1).items())
         if overtaken.count < at:
-            assert loaded.manifest["attempt"] == 0
+            assert loaded.manifest.attempt == 0
             return
     pytest.fail("a save without end")
 

@@ -20,6 +20,7 @@ from instruct_core.checkpoints.steps import SPARE_BYTES, committed_steps, step_n
 from instruct_core.checkpoints.writer import Checkpoints
 from instruct_core.storage import disk
 from instruct_core.storage.store import Store
+from tests.fakes import facts_of
 from tests.faults import Faults
 
 
@@ -32,13 +33,9 @@ def begin(folder: Path) -> Checkpoints:
 def save(
     checkpoints: Checkpoints, step: int, keep: Keep, val_loss: float | None = None, size: int = 1000
 ) -> list[int]:
-    progress = {
-        "global_step": step, "samples_seen": step, "tokens_seen": step, "val_loss": val_loss,
-        "evaluated_at_step": step if val_loss is not None else -1,
-    }  # fmt: skip
     tensors = {"w": torch.full((size,), float(step))}
     return checkpoints.write(
-        checkpoints.take(step, tensors, {}, {}, {}, {"progress": progress}), keep
+        checkpoints.take(step, tensors, {}, {}, {}, facts_of(step, val_loss)), keep
     ).steps
 
 
@@ -117,7 +114,7 @@ def test_folder_that_cannot_be_removed_does_not_fail_the_save(
         raise OSError(errno.EBUSY, "Device or resource busy")
 
     monkeypatch.setattr(Store, "remove", refuse)
-    snapshot = checkpoints.take(2, {"w": torch.zeros(3)}, {}, {}, {}, {})
+    snapshot = checkpoints.take(2, {"w": torch.zeros(3)}, {}, {}, {}, facts_of(2))
     monkeypatch.setattr(checkpoints, "_clear", lambda step: False)
     removed = checkpoints.write(snapshot, Keep(last=1))
 
@@ -218,7 +215,7 @@ def test_trouble_after_the_commit_does_not_undo_it(
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(Retention, "prune", fail)
-    snapshot = checkpoints.take(1, {"w": torch.zeros(3)}, {}, {}, {}, {})
+    snapshot = checkpoints.take(1, {"w": torch.zeros(3)}, {}, {}, {}, facts_of(1))
 
     removed = checkpoints.write(snapshot, Keep())
 

@@ -20,6 +20,7 @@ from instruct_core.config import TrainConfig
 from instruct_core.errors import FencedError, UnsavedError
 from instruct_core.events import Event
 from instruct_core.storage.store import Store
+from tests.fakes import facts_of
 
 CONFIG = TrainConfig("r", "s", "c", "t", "random", "tiny", "f")
 SECONDS = 20.0
@@ -61,7 +62,8 @@ class Desk:
         self.saves = Saves(config, self.checkpoints, self._take, self.events.append)
 
     def _take(self, copied: bool) -> Snapshot:
-        return self.checkpoints.take(self.step, {"w": self.weight}, {}, {}, {}, {}, copied)
+        facts = facts_of(self.step)
+        return self.checkpoints.take(self.step, {"w": self.weight}, {}, {}, {}, facts, copied)
 
     def train_to(self, step: int) -> None:
         self.saves.hold_update()

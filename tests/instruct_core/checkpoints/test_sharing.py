@@ -15,6 +15,7 @@ from instruct_core.checkpoints.steps import committed_steps, read_manifest, step
 from instruct_core.checkpoints.writer import Checkpoints
 from instruct_core.errors import FencedError
 from instruct_core.storage.store import Store
+from tests.fakes import facts_of
 from tests.forked_ranks import in_ranks
 from tests.s3_server import S3Server
 
@@ -34,7 +35,7 @@ def begin(url: str) -> Checkpoints:
 def save(url: str, step: int) -> None:
     checkpoints = begin(url)
     rng = {"torch": torch.tensor([100 + ranks.rank()], dtype=torch.uint8)}
-    checkpoints.write(checkpoints.take(step, state(1), {}, state(2), rng, {}), Keep())
+    checkpoints.write(checkpoints.take(step, state(1), {}, state(2), rng, facts_of(step)), Keep())
 
 
 def load(url: str) -> tuple[bool, int | None]:
@@ -86,11 +87,11 @@ def test_ranks_write_about_the_same_number_of_bytes(tmp_path: Path) -> None:
 
     def write(rank: int) -> None:
         checkpoints = begin(str(tmp_path))
-        checkpoints.write(checkpoints.take(1, model, {}, moments, {}, {}), Keep())
+        checkpoints.write(checkpoints.take(1, model, {}, moments, {}, facts_of(1)), Keep())
 
     in_ranks(3, write)
 
-    sizes = {e["file"]: e["bytes"] for e in read_manifest(Store(tmp_path), 1)["files"]}
+    sizes = {e.file: e.bytes for e in read_manifest(Store(tmp_path), 1).files}
     by_rank = [sizes[f"state-0000{rank}-of-00003.safetensors"] for rank in range(3)]
     by_rank[0] += sizes["model.safetensors"]
     assert max(by_rank) < 1.1 * min(by_rank)
@@ -140,7 +141,7 @@ def test_rank_that_cannot_write_fails_the_save_on_all_of_them(tmp_path: Path) ->
             checkpoints.store.put = None  # type: ignore[assignment,method-assign]
             Store.put = refuse  # type: ignore[method-assign]
         try:
-            checkpoints.write(checkpoints.take(1, state(1), {}, state(2), {}, {}), Keep())
+            checkpoints.write(checkpoints.take(1, state(1), {}, state(2), {}, facts_of(1)), Keep())
         except OSError as error:
             return str(error)
         return ""
@@ -165,7 +166,7 @@ def test_all_ranks_of_an_overtaken_attempt_are_told(tmp_path: Path) -> None:
             checkpoints.store.claim("attempts/0009.json", b"newer")
         ranks.barrier()
         with pytest.raises(FencedError, match="belongs to attempt 9 now"):
-            checkpoints.write(checkpoints.take(1, state(1), {}, state(2), {}, {}), Keep())
+            checkpoints.write(checkpoints.take(1, state(1), {}, state(2), {}, facts_of(1)), Keep())
         return True
 
     assert all(in_ranks(3, attempt))

@@ -112,7 +112,7 @@ def test_trained_model_is_likelier_to_say_what_the_rows_say(evaluated: Path) -> 
     assert after["loss"] < before["loss"] - 0.3
     assert after["response_loss"] < before["response_loss"] - 0.3
     assert after["perplexity"] == pytest.approx(math.exp(after["loss"]))
-    assert after["loss"] == pytest.approx(manifest["progress"]["val_loss"], abs=1e-4)
+    assert after["loss"] == pytest.approx(manifest.progress.val_loss, abs=1e-4)
     assert report["num_response_tokens"] < report["num_tokens"]
     assert report["val_rows"] == 15
     assert report["num_answered"] == 6

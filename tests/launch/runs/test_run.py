@@ -8,14 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from instruct_core.checkpoints.steps import FORMAT, state_name, step_name
+from instruct_core.checkpoints.manifest import FileEntry, Manifest, state_name
+from instruct_core.checkpoints.steps import step_name
 from instruct_core.config import TrainConfig, to_json
 from instruct_core.errors import ConfigError, MissingError
 from instruct_core.storage.documents import dump_document, seal
 from instruct_core.storage.store import Store
 from launch.runs.run import Run, runs_in
 from tests.conftest import REPO
+from tests.fakes import facts_of
 from tests.launch.test_errors import snapshot
+
+CONTENT = b"abc" * 40
 
 
 def begin(project: Path, name: str) -> Run:
@@ -35,18 +39,17 @@ def save(run: Run, step: int, saved_at: float = 1.0) -> None:
     """Leave a step that verifies: three files of a few bytes."""
     folder = run.store / step_name(step)
     files = [
-        {"file": name, "bytes": 3, "xxh3": folder.put(name, [memoryview(b"abc")])}
+        FileEntry(name, len(CONTENT), folder.put(name, [memoryview(CONTENT)]))
         for name in ("config.json", "model.safetensors", state_name(0, 1))
     ]
-    manifest = {
-        "format": FORMAT, "global_step": step, "attempt": 0, "world_size": 1, "files": files,
-        "saved_at": saved_at,
-    }  # fmt: skip
-    folder.claim("manifest.json", seal(manifest))
+    manifest = Manifest(
+        global_step=step, attempt=0, world_size=1, saved_at=saved_at, files=files, **facts_of(step)
+    )
+    folder.claim("manifest.json", seal(manifest.document))
 
 
 def damage(run: Run, step: int) -> None:
-    run.store.local_path(f"{step_name(step)}/model.safetensors").write_bytes(b"abd")
+    run.store.local_path(f"{step_name(step)}/model.safetensors").write_bytes(CONTENT[::-1])
 
 
 COMMANDS = {
