@@ -87,8 +87,8 @@ def _data(plan: Plan) -> tuple[str, float | None]:
         raise ConfigError(f"Shards {config.shards} have no row to train on. Prepare more rows.")
     epochs = config.max_steps * config.global_batch_size / max(1, packing.num_sequences)
     data = (
-        f"{counted(len(rows), 'row')} of {config.shards} in {counted(packing.num_sequences, 'sequence')}, "
-        f"{packing.filled:.1%} filled; {model}"
+        f"{counted(len(rows), 'row')} of {config.shards} in "
+        f"{counted(packing.num_sequences, 'sequence')}, {packing.filled:.1%} filled; {model}"
     )
     return data, epochs
 
