@@ -47,9 +47,7 @@ class Saved(Event):
     untold = "Step {step}: saved by attempt {attempt}, which was killed before it could say so"
     attempt: int | None = None  # that saved, where a later one tells of it
     step: int
-    seconds: float | None = (
-        None  # from the beginning to the commit; None where nobody knows any more
-    )
+    seconds: float | None = None  # beginning to commit; None where nobody knows any more
     step_seconds: float | None = None  # median of the last steps
 
     def __str__(self) -> str:
