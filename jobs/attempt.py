@@ -41,7 +41,7 @@ from jobs.events import (
     Stopped,
     Warned,
 )
-from jobs.job_folder import describe_error, job_folder, write_outcome
+from jobs.job_folder import LEAD, describe_error, job_folder, write_outcome
 from jobs.ledger import newest_timed_save
 from jobs.reporter import Reporter
 from jobs.slurm import own_restarts
@@ -69,15 +69,25 @@ class Ran(NamedTuple):
     ended_at: int
 
 
-def train(config: TrainConfig, code_version: str, stop: StopSignal) -> Result:
-    """Run one attempt on this rank; see the module's page."""
+def train(
+    config: TrainConfig, code_version: str, stop: StopSignal, may_hang: bool = False
+) -> Result:
+    """
+    Run one attempt on this rank; see the module's page.
+
+    Args:
+        config: What the run is.
+        code_version: The commit of the code.
+        stop: Notes warnings.
+        may_hang: A person steps through it, so nobody ends it for standing still.
+    """
     world = read_world()
     if config.deterministic:
         be_deterministic()
     runs = Store(config.runs) / config.run
     deadline = _deadline(runs) if world.rank == 0 and "SLURM_JOB_ID" in os.environ else None
     with (
-        Guard(lambda: stop.noted, job_folder(), world.rank, deadline) as guard,
+        Guard(lambda: stop.noted, job_folder(), world.rank, deadline, may_hang) as guard,
         process_group(world) as device,
     ):
         place = Store(config.checkpoints, patience_seconds=STORE_PATIENCE_SECONDS)
@@ -98,7 +108,7 @@ def train(config: TrainConfig, code_version: str, stop: StopSignal) -> Result:
 
 def _deadline(runs: Store) -> Deadline:
     save = newest_timed_save(runs)
-    lead = float(os.environ.get("INSTRUCT_LEAD", DEFAULT_LEAD_SECONDS))
+    lead = float(os.environ.get(LEAD, DEFAULT_LEAD_SECONDS))
     return Deadline(lead, 0.0 if save is None else save.seconds or 0.0)
 
 

@@ -31,6 +31,7 @@ class FinetuneJob:
 
     config: TrainConfig
     code_version: str
+    is_debugged: bool = False  # in the launcher's own process, with nobody to bring it back
 
     def __call__(self) -> str:
         """Train until the end or until a warning; return "finished" or "stopped"."""
@@ -44,8 +45,8 @@ class FinetuneJob:
             logging.getLogger("submitit").propagate = False  # it has a handler of its own
             from jobs.attempt import train
 
-            result = train(self.config, self.code_version, stop)
-            if result.answer == "requeue":
+            result = train(self.config, self.code_version, stop, may_hang=self.is_debugged)
+            if result.answer == "requeue" and not self.is_debugged:
                 _hand_over(stop)
             if result.answer == "unsure":
                 sys.exit(1)  # the batch script asks until Slurm answers

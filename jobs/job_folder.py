@@ -31,6 +31,7 @@ from instruct_core.errors import InstructError, SlurmError
 
 T = TypeVar("T")
 
+LEAD = "INSTRUCT_LEAD"  # seconds from Slurm's warning to its kill
 LOG = "INSTRUCT_LOG"  # what the batch script and rank 0 write
 SCRIPT = "INSTRUCT_SCRIPT"  # the batch script itself
 JOB_IDS = "job_ids"  # ids of this script's jobs, in the order of their submission

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Self
 
 import cattrs
 
+from instruct_core.converter import structure
 from instruct_core.data.ranges import SourceFile, Start, records_from, stat_files
 from instruct_core.data.records import Record
 from instruct_core.data.template import TEMPLATE_NAME
@@ -115,12 +116,12 @@ class Plan(ABC):
         Raises:
             CorruptFileError: A key is missing or of another type; ``where`` names the file.
         """
+        problem = f"{where} is no plan of this version"
         try:
             starts = [entry["start"] for entry in document["starts"]]
-            return cattrs.structure(document | {"starts": starts}, cls)
-        except Exception as error:  # cattrs raises groups of errors
-            reasons = "; ".join(cattrs.transform_error(error))
-            raise CorruptFileError(f"{where} is no plan of this version: {reasons}.") from error
+        except (KeyError, TypeError):
+            raise CorruptFileError(f"{problem}: starts is no list of starts.") from None
+        return structure(document | {"starts": starts}, cls, problem)
 
     @classmethod
     def load(cls, store: Store) -> Self:

@@ -50,6 +50,7 @@ class Guard:
         folder: The job's folder; stacks and the failure report go there.
         rank: This rank.
         deadline: Where the run's time ends; None on a machine without a scheduler.
+        may_hang: Let the rank stand still for as long as it likes.
     """
 
     def __init__(
@@ -58,9 +59,10 @@ class Guard:
         folder: Path,
         rank: int,
         deadline: Deadline | None = None,
+        may_hang: bool = False,
     ) -> None:
         self._stop_noted, self._folder, self._rank = stop_noted, folder, rank
-        self._deadline = deadline
+        self._deadline, self._may_hang = deadline, may_hang
         self._phase = "start"
         self._began = self._alive_at = monotonic()
         self._steps: deque[float] = deque(maxlen=50)
@@ -105,7 +107,7 @@ class Guard:
                 self._alive_at = now  # the job was suspended: the clock went on, nobody else did
             looked_at = now
             idle = monotonic() - self._alive_at
-            if idle > self._patience():
+            if idle > self._patience() and not self._may_hang:
                 self._end_hang(idle)
             if self._deadline is not None:
                 self._deadline.look(self._stop_noted(), self.step_seconds)

@@ -22,6 +22,7 @@ from instruct_core.errors import ConfigError
 from jobs.job_folder import read_outcome
 from launch.arrays.work import Work
 from launch.cluster.frozen_code import freeze_code
+from launch.cluster.in_process import only_task_of
 from launch.cluster.job_folder import new_job_folder
 from launch.cluster.local import LocalJob, submit_local
 from launch.cluster.partition import cluster_limits
@@ -30,6 +31,7 @@ from launch.cluster.script import Resources, array_text, batch_script
 from launch.cluster.slurm import SlurmJob, running_array, submit_slurm, test_submission
 from launch.console.display import progress_bar
 from launch.console.lines import EXIT_FAILED, note, say
+from launch.flags.parse import Cluster
 from launch.flags.slurm import SlurmFlags
 
 PARALLELISM = 128
@@ -44,6 +46,8 @@ class ArrayFlags(Protocol):
     def dry_run(self) -> bool: ...
     @property
     def array_parallelism(self) -> int | None: ...
+    @property
+    def cluster(self) -> Cluster: ...
     @property
     def follow(self) -> bool: ...
     @property
@@ -145,6 +149,8 @@ def make(work: Work, flags: ArrayFlags, request: Request | None, parallelism_her
     if work.old is not None and not work.plan.makes_same_parts(work.old):
         work.discard()
     work.plan.save(work.job.store)
+    if flags.cluster == "debug":
+        return run_in_process(work, tasks)
     if array is None:
         return run_here(work, tasks, flags.array_parallelism or parallelism_here)
     job = array.submit(tasks)
@@ -176,6 +182,16 @@ def follow_array(work: Work, job: SlurmJob) -> int:
     failed = sorted(path.parent for path in job.folder.glob("task-*/failed.json"))
     if failed or not work.is_complete():
         return _say_failures(failed, len(list(job.folder.glob("task-*"))))
+    say(work.ready())
+    return 0
+
+
+def run_in_process(work: Work, tasks: Sequence[int]) -> int:
+    """Run the tasks one after the other, where a debugger can step through them."""
+    folder = new_job_folder(work.parent)
+    for number in tasks:
+        with only_task_of(folder / f"task-{number:05d}"):
+            work.task(number)()
     say(work.ready())
     return 0
 

@@ -28,6 +28,7 @@ from jobs.slurm import clean_environment
 from launch.cluster.frozen_code import CODE
 from launch.cluster.job_folder import UNLIMITED
 from launch.cluster.lock import RunLock
+from launch.cluster.machine import THREADS
 
 
 @dataclass
@@ -92,18 +93,22 @@ class _LocalExecutor(submitit.LocalExecutor):  # type: ignore[misc]  # submitit 
         self._code, self._lock = code, lock
 
     def _submit_command(self, command: str) -> submitit_local.LocalJob[Any]:
-        env = clean_environment() | {
-            "SUBMITIT_EXECUTOR": "local",
-            "SUBMITIT_LOCAL_COMMAND": command,
-            "SUBMITIT_LOCAL_NTASKS": str(self._num_tasks()),
-            "SUBMITIT_LOCAL_NODEID": "0",
-            "SUBMITIT_LOCAL_JOB_NUM_NODES": "1",
-            "SUBMITIT_PREEMPT_SIGNAL": "USR2",  # whose handler StopSignal hands over to
-            "PYTHONPATH": os.pathsep.join(
-                filter(None, (str(self._code / CODE), os.environ.get("PYTHONPATH")))
-            ),
-            "PYTHONSAFEPATH": "1",
-        }
+        env = (
+            THREADS
+            | clean_environment()
+            | {
+                "SUBMITIT_EXECUTOR": "local",
+                "SUBMITIT_LOCAL_COMMAND": command,
+                "SUBMITIT_LOCAL_NTASKS": str(self._num_tasks()),
+                "SUBMITIT_LOCAL_NODEID": "0",
+                "SUBMITIT_LOCAL_JOB_NUM_NODES": "1",
+                "SUBMITIT_PREEMPT_SIGNAL": "USR2",  # whose handler StopSignal hands over to
+                "PYTHONPATH": os.pathsep.join(
+                    filter(None, (str(self._code / CODE), os.environ.get("PYTHONPATH")))
+                ),
+                "PYTHONSAFEPATH": "1",
+            }
+        )
         with (self.folder / "controller.log").open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "jobs.survival.local_controller", str(self.folder)],

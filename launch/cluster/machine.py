@@ -31,11 +31,15 @@ class Machine(NamedTuple):
 class Choice(NamedTuple):
     """Where jobs run, and why it is here where nobody typed that; "" if somebody did."""
 
-    cluster: Literal["slurm", "local"]
+    cluster: Literal["slurm", "local", "debug"]
     why: str
 
 
 THIS_MACHINE = "this machine"
+# Read when torch is loaded. Threads that spin for long while they wait for each other keep the very
+# thread they wait for from a core that others use too. This many turns are some 0.2 ms; the default
+# is 60 times as many. See bench/busy_cores.py; libgomp's manual.
+THREADS = {"GOMP_SPINCOUNT": "5000"}
 
 
 def this_machine() -> Machine:
@@ -51,8 +55,8 @@ def choose_cluster(asked: Cluster) -> Choice:
     Raises:
         ConfigError: Slurm was typed and is not here.
     """
-    if asked == "local":
-        return Choice("local", "")
+    if asked in ("local", "debug"):
+        return Choice(asked, "")
     if shutil.which("sbatch") is None:
         if asked == "slurm":
             raise ConfigError("--cluster slurm needs sbatch on PATH, and there is none. Log in to a "
@@ -84,3 +88,9 @@ def num_gpus() -> int:
 def num_cores() -> int:
     """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0))
+
+
+def let_threads_sleep() -> None:
+    """Have torch's threads in this process sleep soon, unless the person has said otherwise."""
+    for name, value in THREADS.items():
+        os.environ.setdefault(name, value)

@@ -17,8 +17,9 @@ from pathlib import Path
 
 import submitit
 
-from jobs.job_folder import FOLDER, LOG, SCRIPT, START
+from jobs.job_folder import FOLDER, LEAD, LOG, SCRIPT, START
 from launch.cluster.frozen_code import CODE
+from launch.cluster.machine import THREADS
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,8 @@ def _before(folder: Path, resources: Resources) -> list[str]:
         f"export PYTHONPATH={place}/{CODE}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONSAFEPATH=1",
         f"export {START}=$(printf %010d-%04d $SLURM_JOB_ID ${{SLURM_RESTART_COUNT:-0}})",
         f"export {FOLDER}={place}{task if is_array else ''} {LOG}={place}/{job}_0_log.out",
-        f"export {SCRIPT}={place}/{script_name(resources)} INSTRUCT_LEAD={resources.lead_seconds}",
+        f"export {SCRIPT}={place}/{script_name(resources)} {LEAD}={resources.lead_seconds}",
+        *(f"export {name}=${{{name}:-{value}}}" for name, value in THREADS.items()),
         # What a kill left behind would block the next re-pickle and the result (utils.py:182), and
         # a job that submitit has moved its pickle to after sbatch could start before it is there.
         f'rm -f {place}/{job}_*.save_tmp "${FOLDER}/failed.json"',

@@ -1,6 +1,7 @@
 """
-Progress bars on a terminal, and nothing where the output goes to a file.
+Tables, and progress bars on a terminal; nothing moves where the output goes to a file.
 
+    show_table(table)
     with progress_bar("Shards") as bar:
         task = bar.add_task("", total=15)
 """
@@ -16,6 +17,9 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
+
+from launch.console.lines import say
 
 WIDE = 200  # columns where there is no terminal: lines are for programs then
 
@@ -34,6 +38,20 @@ def progress_bar(what: str, *columns: ProgressColumn) -> Progress:
         transient=True,
         disable=not console.is_terminal,
     )
+
+
+def show_table(table: Table) -> None:
+    """Print a table: as wide as the terminal, or one long line a row where a program reads it."""
+    # Cells are anybody's text: no character of them is markup.
+    shown = Console(markup=False, highlight=False)
+    if shown.is_terminal:
+        shown.print(table)
+        return
+    wide = Console(markup=False, highlight=False, width=WIDE)
+    with wide.capture() as captured:
+        wide.print(table)
+    for line in captured.get().splitlines():
+        say(line.rstrip())
 
 
 def age(seconds: float) -> str:

@@ -31,10 +31,6 @@ def note(text: str) -> None:
 
 def guarded(main: Callable[[], int]) -> int:
     """Run a launcher and return its exit code; what a person can fix becomes one line, code 2."""
-    # Read when torch is loaded, here and by jobs: threads that spin for long while they wait for
-    # each other keep the very thread they wait for from a core that others use too. This many turns
-    # are some 0.2 ms; the default is 60 times as many. See bench/busy_cores.py; libgomp's manual.
-    os.environ.setdefault("GOMP_SPINCOUNT", "5000")
     try:
         return main()
     except BrokenPipeError:  # whoever read the output has gone, as `| head` does

@@ -16,12 +16,12 @@ from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from instruct_core.answers.sampling import Sampling
 from instruct_core.data.template import Row
 from instruct_core.errors import ConfigError
+from launch.console.display import show_table
 from launch.console.lines import note, say
 from launch.dialogue.speaker import Answer, Speaker, load_base, load_newest
 from launch.flags.chat import Chat
@@ -168,7 +168,7 @@ class Dialogue:
             ("tuned", self.speaker), ("base", self._base)
         )), show_lines=True)  # fmt: skip
         table.add_row(tuned.output, answer.text)
-        Console(markup=False, highlight=False).print(table)
+        show_table(table)
 
     def _history(self, _: str) -> None:
         for row in self.turns:

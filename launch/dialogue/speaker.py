@@ -17,6 +17,7 @@ from instruct_core.answers.text import AnswerText
 from instruct_core.data.template import Row
 from instruct_core.data.tokenizer import load_tokenizer
 from instruct_core.errors import ConfigError, CorruptFileError, MissingError
+from launch.cluster.machine import let_threads_sleep
 from launch.console.lines import note
 from launch.flags.run import ModelFlags
 from launch.runs.run import Run
@@ -106,6 +107,7 @@ class Speaker:
 
 def load_speaker(flags: ModelFlags) -> Speaker:
     """Return the model that was named; raises MissingError where there is none."""
+    let_threads_sleep()
     from instruct_core.model.weights import load_model
 
     if flags.checkpoint is not None:

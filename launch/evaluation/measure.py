@@ -18,6 +18,7 @@ from instruct_core.data.packing import Packing, pack
 from instruct_core.data.shards import ShardSet
 from instruct_core.errors import ConfigError, MissingError
 from instruct_core.storage.store import Store
+from launch.cluster.machine import let_threads_sleep
 from launch.console.display import progress_bar
 from launch.console.lines import say
 from launch.evaluation.page import FILES, documents
@@ -56,6 +57,7 @@ class Measured(NamedTuple):
 
 def evaluate(flags: Evaluate) -> int:
     """Compare a model with its base and write the report; return the exit code."""
+    let_threads_sleep()
     check_counts(flags, "rows", "max_new_tokens")
     check_model_flags(flags.model)
     subject = find_subject(flags)

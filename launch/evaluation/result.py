@@ -10,11 +10,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from rich.console import Console
 from rich.table import Table
 
 from instruct_core.storage.store import Store
-from launch.console.display import WIDE
+from launch.console.display import show_table
 
 EVENTS = "events.out.tfevents."  # how TensorBoard names its files
 CURVES = ("train/loss", "val/loss")
@@ -90,9 +89,6 @@ def read_curves(run: Store) -> dict[str, Curve]:
 
 def print_summary(report: Report) -> None:
     """Print what the models reach."""
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=WIDE)
     table = Table("measure", "before", "after", box=None)
     for words, name, form in (
         ("perplexity of all tokens", "perplexity", ",.2f"),
@@ -102,4 +98,4 @@ def print_summary(report: Report) -> None:
     ):
         values = (getattr(scores, name) for scores in (report.before, report.after))
         table.add_row(words, *(format(value, form) for value in values))
-    console.print(table)
+    show_table(table)

@@ -46,7 +46,8 @@ class Finetune:
     recipe: Annotated[Recipe, tyro.conf.OmitArgPrefixes] = field(default_factory=Recipe)
     """How the model is trained."""
     cluster: Cluster = "auto"
-    """Where the job runs (auto: Slurm where sbatch answers, else this machine)."""
+    """Where the job runs (auto: Slurm where sbatch answers, else this machine; debug: in the launcher's
+    own process, one task, so that breakpoint() works)."""
     follow: bool = False
     """On Slurm: show the run's events and steps until it ends; Ctrl-C only stops showing."""
     dry_run: bool = False

@@ -47,7 +47,8 @@ class Generate:
     sampling: Annotated[Sampling, tyro.conf.OmitArgPrefixes] = field(default_factory=Sampling)
     """How words are chosen."""
     cluster: Cluster = "auto"
-    """Where the tasks run (auto: Slurm where sbatch answers, else this machine)."""
+    """Where the tasks run (auto: Slurm where sbatch answers, else this machine; debug: in the launcher's
+    own process, one task, so that breakpoint() works)."""
     array_parallelism: int | None = None
     """Tasks that run at a time (default: on Slurm 128; on this machine one)."""
     follow: bool = False

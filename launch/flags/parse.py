@@ -22,7 +22,7 @@ from launch.console.lines import say
 from launch.flags.help import description, fields_of, is_rare, shown
 from launch.flags.refusal import refusal
 
-Cluster = Literal["auto", "slurm", "local"]  # values of --cluster
+Cluster = Literal["auto", "slurm", "local", "debug"]  # values of --cluster
 T = TypeVar("T")
 
 

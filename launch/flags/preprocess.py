@@ -37,7 +37,8 @@ class Preprocess:
     skip_bad_rows: bool = False
     """Leave bad rows out and list them in the manifest, instead of stopping at the first."""
     cluster: Cluster = "auto"
-    """Where the tasks run (auto: Slurm where sbatch answers, else this machine)."""
+    """Where the tasks run (auto: Slurm where sbatch answers, else this machine; debug: in the launcher's
+    own process, one task, so that breakpoint() works)."""
     array_parallelism: int | None = None
     """Tasks that run at a time (default: on Slurm 128; on this machine one a core)."""
     follow: bool = False

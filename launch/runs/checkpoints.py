@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 
-from rich.console import Console
 from rich.table import Table
 
 from instruct_core.checkpoints.manifest import Manifest
@@ -23,7 +22,7 @@ from instruct_core.checkpoints.steps import (
 )
 from instruct_core.errors import ConfigError, CorruptFileError, MissingError
 from instruct_core.storage.store import Store
-from launch.console.display import WIDE, age, progress_bar
+from launch.console.display import age, progress_bar, show_table
 from launch.console.lines import EXIT_FAILED, note, say
 from launch.flags.checkpoints import Export, Ls, Prune, Verify
 from launch.runs.places import absolute, check_url
@@ -121,9 +120,6 @@ def _listed(steps: list[int]) -> str:
 
 
 def _print(store: Store, steps: list[int], damages: dict[int, str], what: str) -> None:
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=WIDE)
     table = Table("step", "size", "age", "val loss", "verified", "attempt", box=None)
     for step in steps:
         try:
@@ -134,7 +130,7 @@ def _print(store: Store, steps: list[int], damages: dict[int, str], what: str) -
         verified = "damaged" if damages[step] else what
         table.add_row(str(step), size, since, loss, verified, attempt)
     if steps:
-        console.print(table)
+        show_table(table)
         for damage in filter(None, damages.values()):
             say(damage)
     else:

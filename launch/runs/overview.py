@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from rich.console import Console
 from rich.table import Table
 
 from instruct_core.answers.parts import missing_parts
@@ -24,7 +23,7 @@ from instruct_core.storage.store import Store
 from jobs.events import Crashed, Failed, Finished, Requeued, Resumed, Started, Stopped
 from jobs.job_folder import read_outcome
 from launch.cluster.slurm import SlurmJob, array_job
-from launch.console.display import WIDE
+from launch.console.display import show_table
 from launch.console.lines import say
 from launch.runs.run import Run, runs_in
 from launch.runs.status import RunStatus
@@ -35,11 +34,8 @@ if TYPE_CHECKING:
 
 def show_status(flags: Status) -> int:
     """Print what the launcher was asked for; return the exit code."""
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=WIDE)
     if flags.run is not None:
-        _show_run(console, RunStatus.of(Run.find(flags.run, flags.checkpoints)))
+        _show_run(RunStatus.of(Run.find(flags.run, flags.checkpoints)))
         return 0
     runs = runs_in(flags.checkpoints)
     table = Table("run", "state", "job", "step", "attempt", "last save", "note", box=None)
@@ -54,15 +50,15 @@ def show_status(flags: Status) -> int:
             status.last_save(), status.note(),
         )  # fmt: skip
     if runs:
-        console.print(table)
+        show_table(table)
     else:
         say(f"No runs in {flags.checkpoints}. Begin one: python launch/finetune.py")
-    _show_arrays(console, "shards", Path(flags.shards).glob("*/job/slurm.json"), _shards_of)
-    _show_arrays(console, "answers", Path().glob("*.parts/job/slurm.json"), _answers_of)
+    _show_arrays("shards", Path(flags.shards).glob("*/job/slurm.json"), _shards_of)
+    _show_arrays("answers", Path().glob("*.parts/job/slurm.json"), _answers_of)
     return 0
 
 
-def _show_run(console: Console, status: RunStatus) -> None:
+def _show_run(status: RunStatus) -> None:
     run = status.run
     say(f"Run {run.name}: {status.state()}, step {status.step()}")
     if note := status.note():
@@ -89,7 +85,7 @@ def _show_run(console: Console, status: RunStatus) -> None:
             _end_of(events),
         )
     if status.entries:
-        console.print(table)
+        show_table(table)
     say(f"Its log: python launch/logs.py {run.name} -f")
 
 
@@ -123,9 +119,7 @@ def _answers_of(store: Store) -> _Parts:
     return _Parts(num_there, plan.num_parts, store.exists("manifest.json"))
 
 
-def _show_arrays(
-    console: Console, what: str, notes: Iterable[Path], parts_of: Callable[[Store], _Parts]
-) -> None:
+def _show_arrays(what: str, notes: Iterable[Path], parts_of: Callable[[Store], _Parts]) -> None:
     """Show what array jobs make, or have made of late."""
     table = Table(what, "state", "job", "there", "note", box=None)
     for note in sorted(notes):
@@ -146,4 +140,4 @@ def _show_arrays(
             f"{len(failed)} tasks failed: {failed[0].error}" if failed and failed[0] else "",
         )
     if table.rows:
-        console.print(table)
+        show_table(table)

@@ -10,6 +10,7 @@ Where a run is sent: into Slurm's queue, or to this machine. Both are asked the 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from instruct_core.storage.store import Store
 from jobs.finetune import FinetuneJob
 from jobs.ledger import newest_timed_save
 from jobs.survival.deadline import needed_seconds
+from launch.cluster.in_process import only_task_of
 from launch.cluster.local import LocalJob, submit_local
 from launch.cluster.lock import RunLock
 from launch.cluster.machine import Machine, choose_cluster, this_machine
@@ -28,6 +30,7 @@ from launch.cluster.partition import cluster_limits
 from launch.cluster.request import request_of, resources_of
 from launch.cluster.script import Resources, batch_script
 from launch.cluster.slurm import SlurmJob, running_array, submit_slurm, test_submission
+from launch.console.lines import EXIT_INTERRUPTED
 from launch.flags.finetune import Finetune
 from launch.runs.follower import watch, watch_slurm
 from launch.runs.run import Run
@@ -67,6 +70,8 @@ def choose_submission(flags: Finetune, run: Run) -> Submission:
         SlurmError: Slurm does not answer.
     """
     cluster, why = choose_cluster(flags.cluster)
+    if cluster == "debug":
+        return InThisProcess(flags, run, why)
     return OnSlurm(flags, run) if cluster == "slurm" else OnThisMachine(flags, run, why)
 
 
@@ -184,3 +189,29 @@ class OnThisMachine:
         lock.name_job(job.pid, folder, job.ledger)
         next_step = f"Ctrl-C saves and stops; curves: tensorboard --logdir {run.runs}"
         return Submitted(job, next_step, lambda: watch(job, run.name))
+
+
+class InThisProcess(OnThisMachine):
+    """A run in the launcher's own process, for a debugger; it saves and goes on like any other."""
+
+    def __init__(self, flags: Finetune, run: Run, why: str) -> None:
+        super().__init__(flags, run, why)
+        self.where = "this process, for a debugger"
+        if flags.gpus != 1:
+            raise ConfigError(
+                f"--gpus must be 1 with --cluster debug, got {flags.gpus}: one rank has one debugger."
+            )
+
+    def submit(self, function: FinetuneJob, folder: Path, lock: RunLock) -> Submitted:
+        """Return what runs the job; the lock is held until this process ends."""
+        run, os_lock = self._run, os.dup(lock.fd)
+        job = LocalJob(folder, os.getpid(), run.ledger.url)
+        lock.name_job(job.pid, folder, job.ledger)
+
+        def follow() -> int:
+            with only_task_of(folder):
+                outcome = replace(function, is_debugged=True)()
+            os.close(os_lock)
+            return 0 if outcome == "finished" else EXIT_INTERRUPTED
+
+        return Submitted(job, "breakpoint() stops it anywhere; Ctrl-C ends it", follow)

@@ -21,7 +21,8 @@ from tests.conftest import (
     samples_of,
     wait_for,
 )
-from tests.slurm.cluster import ClusterSettings, SlurmCluster
+from tests.slurm.cluster import SlurmCluster
+from tests.slurm.configuration import ClusterSettings
 
 STEPS = 30
 NEEDED = ("slurmctld", "slurmd", "sbatch", "unshare", "nsenter")
@@ -207,14 +208,8 @@ def undisturbed_pair(
 
 
 @pytest.fixture
-def run(cluster: SlurmCluster, tmp_path: Path, shard_set: Path) -> Run:
-    """Two nodes of two ranks that a test will hit; not yet submitted."""
-    return Run(cluster, tmp_path, shard_set)
-
-
-@pytest.fixture
 def pair(cluster: SlurmCluster, tmp_path: Path, shard_set: Path) -> Run:
-    """Two nodes of one rank: quicker, where it does not matter how many there are."""
+    """Two nodes of one rank that a test will hit; not yet submitted."""
     return Run(cluster, tmp_path, shard_set, "--gpus=1")
 
 
@@ -223,3 +218,9 @@ def assert_ended_as_if_undisturbed(run: Run, undisturbed: Run) -> None:
     assert run.events("finished"), run.log()[-3000:]
     assert run.hashes() == undisturbed.hashes()
     assert run.samples() == undisturbed.samples()
+
+
+@pytest.fixture
+def desk(cluster: SlurmCluster, tmp_path: Path, shard_set: Path) -> Run:
+    """A person's folder on the cluster; its launchers are what a test uses."""
+    return Run(cluster, tmp_path, shard_set)

@@ -1,8 +1,9 @@
 """
 What clusters do to a job, on a real Slurm, one test a row of docs/preemption.md.
 
-Each run has two nodes of two ranks, is hit from outside, and ends with the bits of an undisturbed
-one; or it does not come back, where it must not. Judged by the run's own ledger, by `scontrol show
+Each run has two nodes, with a rank each or two where other ranks of a node matter, is hit from
+outside, and ends with the bits of an undisturbed one; or it does not come back, where it must not.
+Judged by the run's own ledger, by `scontrol show
 job` and by the last checkpoint.
 """
 
@@ -18,42 +19,42 @@ from tests.slurm.conftest import Cluster, Run, assert_ended_as_if_undisturbed
 
 
 def test_run_that_is_warned_and_then_requeued_by_somebody_loses_no_step(
-    run: Run, undisturbed: Run
+    pair: Run, undisturbed_pair: Run
 ) -> None:
-    run.submit()
-    run.reach(7)
+    pair.submit()
+    pair.reach(7)
     # What a kill in the middle of an earlier requeue leaves: submitit stumbles over it.
-    (run.folder / "job" / "0000" / f"{run.job_id}_submitted.pkl.save_tmp").touch()
+    (pair.folder / "job" / "0000" / f"{pair.job_id}_submitted.pkl.save_tmp").touch()
 
-    run.cluster.run("scancel", "--signal=USR2", run.job_id)
-    run.wait_for_start(2)
-    run.reach(15)
-    run.cluster.run("scontrol", "requeue", run.job_id)
+    pair.cluster.run("scancel", "--signal=USR2", pair.job_id)
+    pair.wait_for_start(2)
+    pair.reach(15)
+    pair.cluster.run("scontrol", "requeue", pair.job_id)
 
-    run.wait_for_start(3)
-    run.wait_for_end()
-    warned = [event["step"] for event in run.events("warned")]
-    assert [event["signal"] for event in run.events("warned")] == ["SIGUSR2", "SIGTERM"]
-    assert [event["step"] for event in run.events("resumed")] == [0, *warned]
-    assert run.cluster.job(run.job_id)["Restarts"] == "2"
-    assert_ended_as_if_undisturbed(run, undisturbed)
+    pair.wait_for_start(3)
+    pair.wait_for_end()
+    warned = [event["step"] for event in pair.events("warned")]
+    assert [event["signal"] for event in pair.events("warned")] == ["SIGUSR2", "SIGTERM"]
+    assert [event["step"] for event in pair.events("resumed")] == [0, *warned]
+    assert pair.cluster.job(pair.job_id)["Restarts"] == "2"
+    assert_ended_as_if_undisturbed(pair, undisturbed_pair)
 
 
 def test_cancelled_run_saves_and_stays_away_until_it_is_wanted_again(
-    run: Run, undisturbed: Run
+    pair: Run, undisturbed_pair: Run
 ) -> None:
-    run.submit()
-    run.reach(7)
+    pair.submit()
+    pair.reach(7)
 
-    run.cluster.run("scancel", run.job_id)
+    pair.cluster.run("scancel", pair.job_id)
 
-    run.wait_for_end("CANCELLED")
-    assert run.events("stopped")
-    assert run.cluster.job(run.job_id)["Restarts"] == "0"
-    run.submit()
-    run.wait_for_end()
-    assert run.events("resumed")[1]["step"] == run.events("stopped")[0]["step"]
-    assert_ended_as_if_undisturbed(run, undisturbed)
+    pair.wait_for_end("CANCELLED")
+    assert pair.events("stopped")
+    assert pair.cluster.job(pair.job_id)["Restarts"] == "0"
+    pair.submit()
+    pair.wait_for_end()
+    assert pair.events("resumed")[1]["step"] == pair.events("stopped")[0]["step"]
+    assert_ended_as_if_undisturbed(pair, undisturbed_pair)
 
 
 def preempt(run: Run) -> None:
@@ -64,26 +65,30 @@ def preempt(run: Run) -> None:
     )
 
 
-@pytest.mark.parametrize(("send_user_signal", "kill_on_bad_exit"), [(True, 0), (False, 1)])
+@pytest.mark.parametrize(
+    ("send_user_signal", "kill_on_bad_exit", "ranks_a_node"), [(True, 0, 2), (False, 1, 1)]
+)
 def test_run_that_is_preempted_and_then_loses_a_rank_comes_back_twice(
     other_cluster: Cluster,
     tmp_path: Path,
     shard_set: Path,
     undisturbed: Run,
+    undisturbed_pair: Run,
     send_user_signal: bool,
     kill_on_bad_exit: int,
+    ranks_a_node: int,
 ) -> None:
     cluster = other_cluster(
         num_nodes=2, send_user_signal=send_user_signal, kill_on_bad_exit=kill_on_bad_exit
     )
-    run = Run(cluster, tmp_path / "run", shard_set)
+    run = Run(cluster, tmp_path / "run", shard_set, f"--gpus={ranks_a_node}")
     run.submit()
     run.reach(6)
 
     preempt(run)
     run.wait_for_start(2)
     run.reach(14)
-    rank = (0, 3)[kill_on_bad_exit]
+    rank = (0, 1)[kill_on_bad_exit]
     os.kill(run.pids()[rank], signal.SIGKILL)
 
     run.wait_for_start(3)
@@ -92,8 +97,8 @@ def test_run_that_is_preempted_and_then_loses_a_rank_comes_back_twice(
     saved = [event["step"] for event in run.events("saved") if event["attempt"] != 2]
     resumed = [event["step"] for event in run.events("resumed")]
     assert resumed == [0, run.events("warned")[0]["step"], saved[-1]]
-    assert f"rank {rank} on node{1 + rank // 2}: Killed" in str(run.events("crashed")[0]["error"])
-    assert_ended_as_if_undisturbed(run, undisturbed)
+    assert f"rank {rank} on node{1 + rank}: Killed" in str(run.events("crashed")[0]["error"])
+    assert_ended_as_if_undisturbed(run, undisturbed if ranks_a_node == 2 else undisturbed_pair)
 
 
 @pytest.mark.parametrize(("send_user_signal", "kill_on_bad_exit"), [(True, 1), (False, 0)])

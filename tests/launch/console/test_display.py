@@ -1,0 +1,22 @@
+"""Tables hold anybody's text, and a program can read them."""
+
+from __future__ import annotations
+
+import pytest
+from rich.table import Table
+
+from launch.console.display import show_table
+
+
+def test_text_of_a_cell_is_no_markup_and_lines_have_no_padding(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    table = Table("run", "note", box=None)
+    table.add_row("r", "Read error [/a/pair.cc:553] [bold]closed")
+    table.add_row("s", "")
+
+    show_table(table)
+
+    lines = capsys.readouterr().out.splitlines()
+    assert "Read error [/a/pair.cc:553] [bold]closed" in lines[1]
+    assert lines == [line.rstrip() for line in lines]

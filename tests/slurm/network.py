@@ -1,0 +1,34 @@
+"""A network of their own for the nodes of a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tests.slurm.processes import run_command
+
+
+def make_networks(space: str, addresses: Sequence[str]) -> None:
+    """
+    Make a bridge in the controller's network, and a cable from it to every node.
+
+    Args:
+        space: What the names of the network namespaces begin with.
+        addresses: Of the controller, then of each node.
+    """
+    control = f"{space}-0"
+    run_command("ip", "netns", "add", control)
+    run_command("ip", "-n", control, "link", "set", "lo", "up")
+    run_command("ip", "-n", control, "link", "add", "br0", "type", "bridge")
+    run_command("ip", "-n", control, "addr", "add", f"{addresses[0]}/24", "dev", "br0")
+    run_command("ip", "-n", control, "link", "set", "br0", "up")
+    for node, address in enumerate(addresses[1:], start=1):
+        own = f"{space}-{node}"
+        run_command("ip", "netns", "add", own)
+        run_command("ip", "-n", own, "link", "set", "lo", "up")
+        run_command(
+            *("ip", "-n", control, "link", "add", f"h{node}", "type", "veth"),
+            *("peer", "name", "eth0", "netns", own),
+        )
+        run_command("ip", "-n", control, "link", "set", f"h{node}", "master", "br0", "up")
+        run_command("ip", "-n", own, "addr", "add", f"{address}/24", "dev", "eth0")
+        run_command("ip", "-n", own, "link", "set", "eth0", "up")
