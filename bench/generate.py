@@ -12,6 +12,7 @@ once, so it is how often the weights can be read, and nothing else done.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import subprocess
@@ -123,41 +124,9 @@ def main() -> None:
         print(json.dumps({"megabytes": megabytes}))
         return
     runs = {name: make(model) for name, make in makers.items()}
-
-    def speed(run: Run, batch: list[list[int]], sampling: Sampling) -> float:
-        made = 0
-
-        def once() -> None:
-            nonlocal made
-            made = run(batch, sampling, NEW_TOKENS)
-
-        return made / seconds if (seconds := seconds_of(once)) else 0.0
-
     for batch_size in arguments.batch_sizes:
-        batch = prompts(batch_size)
-        for name, sampling in SETTINGS.items():
-            contenders = {
-                who: lambda run=run: speed(run, batch, sampling)  # noqa: B023
-                for who, run in runs.items()
-            }
-            if batch_size == 1 and arguments.device == "cpu":
-                contenders["ceiling"] = lambda: read_weights(model)
-            report(
-                f"generate/{name}/batch-{batch_size}",
-                contenders,
-                baseline="transformers",
-                unit="tokens_per_second",
-            )
-        report(
-            f"generate/first-token/batch-{batch_size}",
-            {
-                who: lambda run=run: seconds_of(lambda: run(batch, Sampling(), 1))  # noqa: B023
-                for who, run in runs.items()
-            },
-            baseline="transformers",
-            unit="seconds",
-            higher_is_better=False,
-        )
+        measure_speed(runs, model, batch_size, with_ceiling=arguments.device == "cpu")
+        measure_first_token(runs, batch_size)
         commands = {who: memory_command(who, batch_size, arguments) for who in runs}
         report(
             f"generate/memory/batch-{batch_size}",
@@ -166,6 +135,46 @@ def main() -> None:
             unit="megabytes",
             higher_is_better=False,
         )
+
+
+def measure_speed(runs: dict[str, Run], model: GPT2, batch_size: int, with_ceiling: bool) -> None:
+    """Report tokens per second, greedy and sampled."""
+    batch = prompts(batch_size)
+
+    def speed(run: Run, sampling: Sampling) -> float:
+        made = 0
+
+        def once() -> None:
+            nonlocal made
+            made = run(batch, sampling, NEW_TOKENS)
+
+        return made / seconds if (seconds := seconds_of(once)) else 0.0
+
+    for name, sampling in SETTINGS.items():
+        contenders = {who: functools.partial(speed, run, sampling) for who, run in runs.items()}
+        if batch_size == 1 and with_ceiling:
+            contenders["ceiling"] = functools.partial(read_weights, model)
+        report(
+            f"generate/{name}/batch-{batch_size}",
+            contenders,
+            baseline="transformers",
+            unit="tokens_per_second",
+        )
+
+
+def measure_first_token(runs: dict[str, Run], batch_size: int) -> None:
+    """Report seconds to one token."""
+    batch = prompts(batch_size)
+    report(
+        f"generate/first-token/batch-{batch_size}",
+        {
+            who: lambda run=run: seconds_of(lambda: run(batch, Sampling(), 1))
+            for who, run in runs.items()
+        },
+        baseline="transformers",
+        unit="seconds",
+        higher_is_better=False,
+    )
 
 
 if __name__ == "__main__":

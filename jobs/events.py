@@ -26,7 +26,7 @@ class Started(Event):
     """The ranks have met, and the attempt is claimed."""
 
     name = "started"
-    sentence = "Attempt {attempt} started: {world_size} ranks on {device}"
+    sentence = "Attempt {attempt} started: {ranks} on {device}"
     attempt: int
     job_id: str
     world_size: int
@@ -34,6 +34,10 @@ class Started(Event):
     pids: list[int]
     hosts: list[str]
     restarts: int = 0  # Slurm's count
+
+    def __str__(self) -> str:
+        ranks = "1 rank" if self.world_size == 1 else f"{self.world_size} ranks"
+        return self.sentence.format(**vars(self), ranks=ranks)
 
 
 @dataclass(frozen=True)

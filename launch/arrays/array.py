@@ -30,7 +30,7 @@ from launch.cluster.request import Request, resources_of
 from launch.cluster.script import Resources, array_text, batch_script
 from launch.cluster.slurm import SlurmJob, running_array, submit_slurm, test_submission
 from launch.console.display import progress_bar
-from launch.console.lines import EXIT_FAILED, note, say
+from launch.console.lines import EXIT_FAILED, counted, note, say
 from launch.flags.parse import Cluster
 from launch.flags.slurm import SlurmFlags
 
@@ -94,7 +94,7 @@ class TaskArray:
             job_id = submit_slurm(work.task(resources.first_task), folder, resources)
             job.write_note(work.parent / "slurm.json")
             say(f"Job {job_id}: array {resources.array} of partition {self._request.partition}")
-        say(f"{work.what}: {len(tasks)} tasks make what is missing; logs in {folder}")
+        say(f"{work.what}: {counted(len(tasks), 'task')} for what is missing; logs in {folder}")
         say(work.next_step)
         return job
 
@@ -200,7 +200,7 @@ def run_here(work: Work, tasks: Sequence[int], parallelism: int) -> int:
     """Run the tasks on this machine, a few at a time; return the exit code."""
     folder = new_job_folder(work.parent)
     freeze_code(folder)
-    say(f"Job: {len(tasks)} tasks, logs in {folder}")
+    say(f"Job: {counted(len(tasks), 'task')}, logs in {folder}")
     with _term_as_interrupt():
         failed = _run_all(work, tasks, parallelism, folder)
     if failed:
@@ -247,7 +247,7 @@ def _say_failures(folders: Sequence[Path], num_tasks: int) -> int:
     outcomes = [outcome for folder in folders if (outcome := read_outcome(folder))]
     reason = outcomes[0].error if outcomes else "they were killed, or cancelled."
     note(
-        f"error: {len(folders)} of {num_tasks} tasks failed: {reason} Give the same command again "
-        "to make what is missing."
+        f"error: {len(folders)} of {counted(num_tasks, 'task')} failed: {reason} Give the same command "
+        "again to make what is missing."
     )
     return EXIT_FAILED

@@ -18,6 +18,7 @@ from jobs.slurm import show_jobs
 from jobs.survival.deadline import DEFAULT_LEAD_SECONDS
 from launch.cluster.partition import Node, find_partition, minutes_of, usable_nodes
 from launch.cluster.script import Resources
+from launch.console.lines import counted
 from launch.flags.slurm import SlurmFlags
 
 LONGEST_DEFAULT_MINUTES = 24 * 60
@@ -111,8 +112,8 @@ def share_of(
     most_cores = max(node.cores for node in nodes)
     if cores > most_cores:
         raise ConfigError(
-            f"--cpus-per-task must be at most {most_cores // ranks_per_node} for {ranks_per_node} ranks "
-            f"on a node of partition {partition}, got {cpus_per_task}."
+            f"--cpus-per-task must be at most {most_cores // ranks_per_node} for "
+            f"{counted(ranks_per_node, 'rank')} on a node of partition {partition}, got {cpus_per_task}."
         )
     least = min((node.memory_mb / node.cores, node) for node in nodes if node.cores >= cores)[1]
     mem_mb = int(least.memory_mb * cores / least.cores)

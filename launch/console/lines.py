@@ -24,6 +24,11 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
+def counted(number: int, noun: str) -> str:
+    """Return how many there are of something: 1 task, 3,561 rows."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def note(text: str) -> None:
     """Print one line for the person beside what a program may read."""
     print(text, file=sys.stderr, flush=True)

@@ -24,7 +24,7 @@ from jobs.events import Crashed, Failed, Finished, Requeued, Resumed, Started, S
 from jobs.job_folder import read_outcome
 from launch.cluster.slurm import SlurmJob, array_job
 from launch.console.display import show_table
-from launch.console.lines import say
+from launch.console.lines import counted, say
 from launch.runs.run import Run, runs_in
 from launch.runs.status import RunStatus
 
@@ -137,7 +137,9 @@ def _show_arrays(what: str, notes: Iterable[Path], parts_of: Callable[[Store], _
             job.summary() or ("complete" if parts.is_complete else "ended"),
             ", ".join(job.job_ids),
             f"{parts.num_there} of {parts.num_all}",
-            f"{len(failed)} tasks failed: {failed[0].error}" if failed and failed[0] else "",
+            f"{counted(len(failed), 'task')} failed: {failed[0].error}"
+            if failed and failed[0]
+            else "",
         )
     if table.rows:
         show_table(table)

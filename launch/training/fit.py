@@ -19,6 +19,7 @@ from instruct_core.config import ModelConfig
 from instruct_core.errors import ConfigError
 from instruct_core.recipe import MICRO_BATCH_SIZE
 from launch.cluster.machine import Machine
+from launch.console.lines import counted
 from launch.flags.finetune import Finetune
 
 MATRIX_SIZE = 1536
@@ -96,8 +97,8 @@ def fit_cpu(flags: Finetune, shape: ModelConfig, machine: Machine) -> Fit:
     if need > free:
         change = f"--micro-batch-size {fitting[0]}" if fitting else machine.remedy
         raise ConfigError(
-            f"{flags.gpus} CPU ranks with --micro-batch-size {chosen} need about {need / 1e9:.0f} GB, "
-            f"and {free / 1e9:.0f} GB are free on {machine.name}. Use {change}."
+            f"{counted(flags.gpus, 'CPU rank')} with --micro-batch-size {chosen} would need about "
+            f"{need / 1e9:.0f} GB, and {free / 1e9:.0f} GB are free on {machine.name}. Use {change}."
         )
     if recipe.micro_batch_size is not None or chosen == MICRO_BATCH_SIZE:
         return Fit(chosen, "")

@@ -16,6 +16,7 @@ from instruct_core.data.packing import load_packing
 from instruct_core.data.shards import ShardSet, load_manifest
 from instruct_core.errors import ConfigError
 from instruct_core.storage.store import Store
+from launch.console.lines import counted
 from launch.training.fit import duration, step_seconds
 from launch.training.submission import Submission
 
@@ -58,8 +59,7 @@ def outlook(plan: Plan) -> list[tuple[str, str]]:
 
 def _ranks(plan: Plan) -> str:
     config, machine, size = plan.config, plan.submission.machine, plan.world_size
-    kind = "GPU" if machine.num_gpus else "CPU rank"
-    ranks = f"{size} {kind}{'s' if size > 1 else ''}"
+    ranks = counted(size, "GPU" if machine.num_gpus else "CPU rank")
     if plan.nodes > 1:
         ranks += f" on {plan.nodes} nodes"
     if not machine.num_gpus:
@@ -87,15 +87,19 @@ def _data(plan: Plan) -> tuple[str, float | None]:
         raise ConfigError(f"Shards {config.shards} have no row to train on. Prepare more rows.")
     epochs = config.max_steps * config.global_batch_size / max(1, packing.num_sequences)
     data = (
-        f"{len(rows):,} rows of {config.shards} in {packing.num_sequences:,} sequences, "
-        f"{packing.filled:.1%} filled; {model}"
+        f"{counted(len(rows), 'row')} of {config.shards} in "
+        f"{counted(packing.num_sequences, 'sequence')}, {packing.filled:.1%} filled; {model}"
     )
     return data, epochs
 
 
 def _time(plan: Plan, epochs: float | None) -> str:
     config, left = plan.config, plan.config.max_steps - plan.step
-    steps = f"{left:,} of {config.max_steps:,} steps to go" if plan.step else f"{left:,} steps"
+    steps = (
+        f"{left:,} of {counted(config.max_steps, 'step')} to go"
+        if plan.step
+        else counted(left, "step")
+    )
     if epochs is not None:
         steps += f" ({epochs:.1f} epochs)" if not plan.step else f" ({epochs:.1f} epochs in all)"
     minutes = plan.submission.minutes
