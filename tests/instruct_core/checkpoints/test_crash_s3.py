@@ -111,7 +111,7 @@ def test_manifest_whose_data_is_gone_is_set_aside(s3_url: str, tmp_path: Path) -
     for url in (str(tmp_path / "run"), s3_url):
         make_two(url)
         for entry in read_manifest(Store(url), 2).files:
-            Store(url).remove(f"{step_name(2)}/{entry['file']}")
+            Store(url).remove(f"{step_name(2)}/{entry.file}")
 
         damaged: list[str] = []
         loaded = load_newest(begin(url), on_damaged=damaged.append)
