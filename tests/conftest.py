@@ -124,7 +124,7 @@ def samples_of(run: Path) -> dict[int, set[int]]:
     samples: dict[int, dict[str, list[int]]] = {}
     for path in sorted(run.glob("samples-*.jsonl")):
         attempt, rank = path.stem.split("-")[1:]
-        for line in path.open():
+        for line in path.read_text().splitlines():
             entry = json.loads(line)
             step = samples.setdefault(entry["step"], {})
             if step and next(iter(step)).split("/")[0] != attempt:

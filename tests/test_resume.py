@@ -179,7 +179,7 @@ def test_second_launcher_attaches_and_finished_run_is_not_run_again(
     tmp_path: Path, shard_set: Path
 ) -> None:
     first = start("finetune", *arguments(shard_set, 1), cwd=tmp_path)
-    with held(tmp_path):
+    with held(run_of(tmp_path)):
         second = start("finetune", "--run=r", cwd=tmp_path)
         said = line_of(second, "Run r is training already")
     for launcher in (first, second):
@@ -229,7 +229,7 @@ def test_launcher_with_another_place_for_its_ledger_is_no_second_writer(
     tmp_path: Path, shard_set: Path
 ) -> None:
     first = start("finetune", *arguments(shard_set, 1), cwd=tmp_path)
-    with held(tmp_path):
+    with held(run_of(tmp_path)):
         second = start("finetune", "--run=r", "--runs=elsewhere", cwd=tmp_path)
         said = line_of(second, "Run r is training already")
     for launcher in (first, second):

@@ -87,9 +87,9 @@ def hit_at(launcher: subprocess.Popen[str], cwd: Path, step: int, hit: Hit) -> N
 
 
 @contextmanager
-def held(cwd: Path) -> Iterator[None]:
+def held(run: Path) -> Iterator[None]:
     """Hold a run that has just begun: it cannot end before what a test does meanwhile."""
-    pids = wait_for(lambda: rank_pids(run_of(cwd)), "the ranks")
+    pids = wait_for(lambda: rank_pids(run), "the ranks")
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     try:

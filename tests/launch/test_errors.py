@@ -74,7 +74,7 @@ PREPROCESS = {
     "--source good.jsonl --limit-rows -1": "--limit-rows must be at least 1, got -1",
     "--source good.jsonl --columns a=b": "--columns must be instruction=NAME,output=NAME",
     "--source good.jsonl --columns instruction=x,output=y": "column x is missing",
-    "--source good.jsonl --cluster moon": "--cluster takes one of 'auto', 'slurm', 'local', got moon",
+    "--source good.jsonl --cluster moon": "'local', 'debug', got moon",
     "--source good.jsonl --num-taks 3": "There is no flag --num-taks. Perhaps you meant --num-tasks",
     "--source good.jsonl --out file": "file",
     "--source *.nothing --out x": "is not there",
@@ -84,7 +84,7 @@ PREPROCESS = {
 }  # fmt: skip
 BASE = "--run new --shards shards/small " + " ".join(TINY_RUN)
 FINETUNE = {
-    f"{BASE} --nodes 2": "--nodes must be 1 on the local executor, got 2",
+    f"{BASE} --nodes 2": "--nodes must be 1 on this machine, got 2",
     f"{BASE} --gpus 0": "--gpus must be at least 1, got 0",
     f"{BASE} --max-steps 0": "--max-steps must be at least 1, got 0",
     f"{BASE} --save-every 0": "--save-every must be at least 1, got 0",

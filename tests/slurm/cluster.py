@@ -266,12 +266,12 @@ class SlurmCluster:
     def _start_accounting(self) -> None:
         """Start MariaDB on a socket of its own, and slurmdbd."""
         data, sock = self.folder / "db", self.folder / "db.sock"
-        log = (self.folder / "log" / "install.out").open("wb")
-        subprocess.run(
-            ["mariadb-install-db", "--no-defaults", "--user=root", f"--datadir={data}",
-             "--auth-root-authentication-method=socket", "--skip-test-db"],
-            check=True, stdout=log, stderr=log,
-        )  # fmt: skip
+        with (self.folder / "log" / "install.out").open("wb") as log:
+            subprocess.run(
+                ["mariadb-install-db", "--no-defaults", "--user=root", f"--datadir={data}",
+                 "--auth-root-authentication-method=socket", "--skip-test-db"],
+                check=True, stdout=log, stderr=log,
+            )  # fmt: skip
         self._start(
             "mariadbd",
             ["mariadbd", "--no-defaults", "--user=root", f"--datadir={data}", f"--socket={sock}",

@@ -80,7 +80,7 @@ def test_cluster_without_gpus_runs_ranks_on_cores(
     said = run.submit("--mem=3")
 
     assert "are free on a node of partition low. Use more --mem" in refused.stderr
-    assert "partition low has no GPUs, so 4 CPU ranks run (gloo)" in said
+    assert "4 CPU ranks on 2 nodes (no GPU on a node of partition low: gloo)" in said
     run.wait_for_end()
     assert run.events("finished")
 

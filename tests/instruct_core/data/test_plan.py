@@ -60,7 +60,8 @@ def test_shards_together_hold_every_row_once_across_files(tmp_path: Path) -> Non
 
     rows = [row for shard in range(plan.num_parts) for row in plan.rows(shard)]
 
-    expected = [json.loads(line)["instruction"] for p in (first, second) for line in p.open()]
+    lines = [line for path in (first, second) for line in path.read_text().splitlines()]
+    expected = [json.loads(line)["instruction"] for line in lines]
     assert plan.num_parts == 4
     assert [row.instruction for row in rows if row] == expected
 

@@ -257,7 +257,7 @@ BAD = {
     "--checkpoints nowhere": "has saved yet. Train one",
     "--rows 0": "--rows must be at least 1, got 0",
     "--max-new-tokens 0": "--max-new-tokens must be at least 1, got 0",
-    "--rows many": "invalid literal for int() with base 10: 'many'",
+    "--rows many": "--rows takes a whole number, got many",
     "--checkpoint plain": "--base must be given with --checkpoint plain: no run.json beside it",
     "--checkpoint plain --base random": "--shards must be given with --checkpoint plain",
     "--checkpoint plain --base random --shards shards/nasty": "--out must be given with --checkpoint",

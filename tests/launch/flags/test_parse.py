@@ -26,7 +26,7 @@ REFUSED = [
     (Finetune, "--time soon", "--time takes minutes or [days-]hours:minutes:seconds, got soon."),
     (Finetune, "--mem lots", "--mem takes GB, or a number with K, M, G or T as in 500M, got lots."),
     (Finetune, "--lead 2:00", "--lead takes a whole number, got 2:00."),
-    (Preprocess, "--cluster moon", "--cluster takes one of 'auto', 'slurm', 'local', got moon."),
+    (Preprocess, "--cluster moon", "--cluster takes one of 'auto', 'slurm', 'local', 'debug', got moon."),
     (Preprocess, "--num-tasks", "--num-tasks takes a value, got none."),
     (Preprocess, "--follow=maybe", "--follow takes no value, got maybe."),
     (Preprocess, "--follow maybe", "No flag takes the word maybe."),

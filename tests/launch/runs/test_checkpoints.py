@@ -120,7 +120,7 @@ def test_exported_folder_is_a_hugging_face_model_with_its_tokenizer(desk: Path) 
 
 BAD = {
     "list r": "The first word must be one of ls, verify, prune, export, got 'list'",
-    "ls": "Missing from python launch/checkpoints.py ls: RUN",
+    "ls": "RUN must be given",
     "ls nobody": "Run nobody is not there: no ",
     "ls ../r": "--run must be a plain name",
     "verify r --step 4": "--step 4 is not there in ",
