@@ -45,13 +45,13 @@ from jobs.survival.requeue import (
     was_warned_too_early,
 )
 
-logger = logging.getLogger("after_step")
+logger = logging.getLogger("comeback")
 
 TRIES = 240  # to reach Slurm's controller, which may be starting anew: an hour
 RETRY_SECONDS = 15.0
 
 
-def after_step() -> None:
+def decide_comeback() -> None:
     """Decide and act; see the module's page."""
     folder = job_folder()
     job = _ours()
@@ -181,7 +181,7 @@ if __name__ == "__main__":
     # A requeue ends the batch script, and with it this process, before the job's nodes are changed.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
-        after_step()
+        decide_comeback()
     except Exception as problem:
         write_outcome(job_folder(), f"the job could not be started again: {problem}", "")
         raise

@@ -20,10 +20,11 @@ from instruct_core.storage.documents import load_sealed
 from instruct_core.storage.store import Store
 from jobs.generate import GenerateJob, place_of
 from launch.arrays.array import make
-from launch.arrays.work import Work, shown_scan
-from launch.cluster.machine import choose_cluster
-from launch.cluster.request import Request, request_of
+from launch.arrays.work import Work, here_because, shown_scan
+from launch.cluster.machine import Choice, choose_cluster
+from launch.cluster.request import request_of
 from launch.console.lines import note
+from launch.flags.array import check_array_flags
 from launch.flags.generate import Generate
 from launch.flags.parse import check_counts
 from launch.flags.run import check_model_flags
@@ -40,18 +41,19 @@ def answer_file(flags: Generate) -> int:
         raise ConfigError(f"--out must name a file, got {flags.out}. Use {flags.out}answers.jsonl")
     out = absolute(flags.out)
     store = Store(f"{out}.parts")
-    check_url("--out", out.rpartition("/")[0], writes=not flags.dry_run)
-    cluster, _ = choose_cluster(flags.cluster)
-    request = request_of(flags.slurm) if cluster == "slurm" else None
+    check_url("--out", out.rpartition("/")[0], writes=not flags.array.dry_run)
+    choice = choose_cluster(flags.array.cluster)
+    request = request_of(flags.slurm) if choice.cluster == "slurm" else None
     old = AnswerPlan.load_if_there(store)
     plan = _plan(flags, old)
     _refuse_other_answers(flags, plan, old, out)
-    return make(_work(flags, plan, old, out, request), flags, request, parallelism_here=1)
+    work = _work(flags, plan, old, out, choice)
+    return make(work, flags.array, flags.slurm, request, parallelism_here=1)
 
 
 def _check(flags: Generate) -> None:
-    check_counts(flags, "num_tasks", "limit_rows", "max_new_tokens", "batch_size")
-    check_counts(flags, "array_parallelism", "rows_per_part")
+    check_counts(flags, "limit_rows", "max_new_tokens", "batch_size", "rows_per_part")
+    check_array_flags(flags.array)
     if not flags.answer_column.strip() or flags.answer_column in ("finish_reason", "new_tokens"):
         raise ConfigError(
             f"--answer-column must be a name of its own, got {flags.answer_column!r}."
@@ -115,10 +117,10 @@ def _refuse_other_answers(
 
 
 def _work(
-    flags: Generate, plan: AnswerPlan, old: AnswerPlan | None, out: str, request: Request | None
+    flags: Generate, plan: AnswerPlan, old: AnswerPlan | None, out: str, choice: Choice
 ) -> Work:
-    tasks_here = flags.array_parallelism or 1 if request is None else 1
-    job = GenerateJob(out, flags.num_tasks, tasks_here=tasks_here)
+    tasks_here = 1 if choice.cluster == "slurm" else flags.array.array_parallelism or 1
+    job = GenerateJob(out, flags.array.num_tasks, tasks_here=tasks_here)
 
     def ready() -> str:
         manifest = load_sealed(job.store, "manifest.json")
@@ -136,6 +138,7 @@ def _work(
         where=flags.out,
         name=f"answers-{out.rpartition('/')[2]}",
         about=[
+            *here_because(choice.why),
             f"Source: {plan.source}, {plan.num_rows:,} rows; columns {plan.columns}",
             f"Model: {plan.settings.model}",
         ],

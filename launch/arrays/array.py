@@ -1,7 +1,7 @@
 """
 Have an array of tasks make what is missing of a work: here, or on Slurm.
 
-    exit_code = make(work, flags, request, parallelism_here=2)
+    exit_code = make(work, flags.array, flags.slurm, request, parallelism_here=2)
 
 An array larger than the cluster allows (MaxArraySize) becomes several. Only tasks with work are
 queued; one that fails or is preempted comes back alone. The job's note lies in the folder of the
@@ -16,7 +16,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
 from instruct_core.errors import ConfigError
 from jobs.job_folder import read_outcome
@@ -31,27 +30,12 @@ from launch.cluster.script import Resources, array_text, batch_script
 from launch.cluster.slurm import SlurmJob, running_array, submit_slurm, test_submission
 from launch.console.display import progress_bar
 from launch.console.lines import EXIT_FAILED, counted, note, say
-from launch.flags.parse import Cluster
+from launch.flags.array import ArrayFlags
 from launch.flags.slurm import SlurmFlags
 
 PARALLELISM = 128
 POLL_SECONDS = 2.0
 LOCAL_POLL_SECONDS = 0.05
-
-
-class ArrayFlags(Protocol):
-    """What a launcher of an array lets a person choose."""
-
-    @property
-    def dry_run(self) -> bool: ...
-    @property
-    def array_parallelism(self) -> int | None: ...
-    @property
-    def cluster(self) -> Cluster: ...
-    @property
-    def follow(self) -> bool: ...
-    @property
-    def slurm(self) -> SlurmFlags: ...
 
 
 class TaskArray:
@@ -115,13 +99,16 @@ class TaskArray:
             yield replace(one, array=array, first_task=first)
 
 
-def make(work: Work, flags: ArrayFlags, request: Request | None, parallelism_here: int) -> int:
+def make(
+    work: Work, flags: ArrayFlags, slurm: SlurmFlags, request: Request | None, parallelism_here: int
+) -> int:
     """
     Have tasks make what is missing of a work, and say what happens; return the exit code.
 
     Args:
         work: What they make.
         flags: How they run.
+        slurm: What every task asks of Slurm.
         request: What the partition gives; None runs them on this machine.
         parallelism_here: Tasks that run at a time on this machine, if that is not in the flags.
 
@@ -136,7 +123,7 @@ def make(work: Work, flags: ArrayFlags, request: Request | None, parallelism_her
     tasks = work.tasks_of(todo.parts)
     array = None
     if request is not None:
-        array = TaskArray(work, flags.slurm, request, flags.array_parallelism)
+        array = TaskArray(work, slurm, request, flags.array_parallelism)
     if flags.dry_run:
         say(f"Would make {len(todo.parts)} of {work.num_parts} {work.plan.part}s of {work.where}:")
         scripts = array.scripts(tasks) if array is not None else []

@@ -10,6 +10,7 @@ shards are made anew: the manifest goes first, so old and new are never taken fo
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from instruct_core.data.columns import Columns, parse_columns
@@ -26,9 +27,10 @@ from instruct_core.names import PLAIN_NAME
 from instruct_core.storage.store import Store
 from jobs.preprocess import PreprocessJob
 from launch.arrays.array import make
-from launch.arrays.work import Work, shown_scan
+from launch.arrays.work import Work, here_because, shown_scan
 from launch.cluster.machine import choose_cluster, num_cores
 from launch.cluster.request import request_of
+from launch.flags.array import check_array_flags
 from launch.flags.parse import check_counts
 from launch.flags.preprocess import Preprocess
 from launch.flags.slurm import check_slurm_flags
@@ -37,7 +39,8 @@ from launch.runs.places import absolute, check_url
 
 def prepare(flags: Preprocess) -> int:
     """Make a shard set; return the exit code."""
-    check_counts(flags, "num_tasks", "limit_rows", "array_parallelism", "rows_per_shard")
+    check_counts(flags, "limit_rows", "rows_per_shard")
+    check_array_flags(flags.array)
     if flags.rows_per_shard is not None and flags.rows_per_shard % BLOCK_ROWS:
         raise ConfigError(
             f"--rows-per-shard must be a multiple of {BLOCK_ROWS}, got {flags.rows_per_shard}."
@@ -50,30 +53,37 @@ def prepare(flags: Preprocess) -> int:
     if flags.out is None and not PLAIN_NAME.fullmatch(Path(out).name):
         raise ConfigError(f"--out must be given with --source {flags.source}: it names no folder.")
     choose_tokenizer(flags.tokenizer)  # raises here rather than in every task
-    check_url("--out", absolute(out), writes=not flags.dry_run)
-    cluster, _ = choose_cluster(flags.cluster)
+    check_url("--out", absolute(out), writes=not flags.array.dry_run)
+    cluster, why = choose_cluster(flags.array.cluster)
     request = request_of(flags.slurm, wants_gpus=False) if cluster == "slurm" else None
     with tempfile.TemporaryDirectory() as scratch:
         store = Store(absolute(out))
         # A dry run writes nothing, not even a source that is made or downloaded.
-        source = resolve_source(flags.source, Store(scratch) if flags.dry_run else store)
+        source = resolve_source(flags.source, Store(scratch) if flags.array.dry_run else store)
         old = ShardPlan.load_if_there(store)
         plan = _plan(flags, old, source, columns)
-        return make(_work(flags, store, plan, old), flags, request, parallelism_here=num_cores())
+        return make(
+            _work(flags, store, plan, old, why), flags.array, flags.slurm, request, num_cores()
+        )
 
 
 def _plan(
     flags: Preprocess, old: ShardPlan | None, source: Source, columns: Columns | None
 ) -> ShardPlan:
     """Return the old plan if it still fits, or read the source for a new one."""
-    asked = (source, columns, flags.limit_rows, flags.skip_bad_rows, flags.rows_per_shard)
-    if old is not None and old.still_fits(*asked):
+    asked = (columns, flags.limit_rows, flags.skip_bad_rows, flags.rows_per_shard)
+    # Tasks run in folders of their own, so the plan names files by their whole paths.
+    elsewhere = source._replace(files=[absolute(file) for file in source.files])
+    if old is not None and old.still_fits(elsewhere, *asked):
         return old
     with shown_scan() as progress:
-        return scan(*asked, progress)
+        plan = scan(source, *asked, progress)
+    return replace(plan, files=[replace(f, url=absolute(f.url)) for f in plan.files])
 
 
-def _work(flags: Preprocess, store: Store, plan: ShardPlan, old: ShardPlan | None) -> Work:
+def _work(
+    flags: Preprocess, store: Store, plan: ShardPlan, old: ShardPlan | None, why_here: str
+) -> Work:
     def discard() -> None:
         store.remove("manifest.json")  # first: from here on nobody takes the old shards for these
         for split in SPLITS:
@@ -88,13 +98,13 @@ def _work(flags: Preprocess, store: Store, plan: ShardPlan, old: ShardPlan | Non
         )
 
     return Work(
-        job=PreprocessJob(store.url, flags.num_tasks, tokenizer=flags.tokenizer),
+        job=PreprocessJob(store.url, flags.array.num_tasks, tokenizer=flags.tokenizer),
         plan=plan,
         old=old,
         what="Shards",
         where=store.url,
         name=f"shards-{store.url.rsplit('/', 1)[-1]}",
-        about=_about(plan, old),
+        about=[*here_because(why_here), *_about(plan, old)],
         discard=discard,
         ready=ready,
         next_step="See: python launch/status.py; train as soon as they are there: "

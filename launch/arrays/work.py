@@ -105,3 +105,8 @@ def shown_scan() -> Iterator[Callable[[int], None]]:
     with progress_bar("Checking rows") as bar:
         task = bar.add_task("", total=None)
         yield lambda rows: bar.update(task, completed=rows)
+
+
+def here_because(why: str) -> list[str]:
+    """Return the line that says why tasks run on this machine, where nobody typed that."""
+    return [f"Where: this machine ({why})"] if why else []

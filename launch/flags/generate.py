@@ -9,7 +9,7 @@ import tyro
 
 from instruct_core.answers.sampling import Sampling
 from instruct_core.recipe import RARE
-from launch.flags.parse import Cluster
+from launch.flags.array import ArrayFlags
 from launch.flags.run import ModelFlags
 from launch.flags.slurm import SlurmFlags
 from launch.flags.values import PATH, TEXT
@@ -31,8 +31,6 @@ class Generate:
     """File or URL to write: JSON lines, each the question's row with its answer."""
     model: Annotated[ModelFlags, tyro.conf.OmitArgPrefixes] = field(default_factory=ModelFlags)
     """Who answers: a run's newest checkpoint, or a model that lies anywhere."""
-    num_tasks: int = 4
-    """Tasks to share the work."""
     columns: Annotated[str | None, TEXT] = None
     """Where the questions are, as instruction=NAME[,input=NAME] or messages=NAME (default:
     detected)."""
@@ -46,15 +44,8 @@ class Generate:
     """Questions answered side by side."""
     sampling: Annotated[Sampling, tyro.conf.OmitArgPrefixes] = field(default_factory=Sampling)
     """How words are chosen."""
-    cluster: Cluster = "auto"
-    """Where the tasks run (auto: Slurm where sbatch answers, else this machine; debug: in the launcher's
-    own process, one task, so that breakpoint() works)."""
-    array_parallelism: int | None = None
-    """Tasks that run at a time (default: on Slurm 128; on this machine one)."""
-    follow: bool = False
-    """On Slurm: wait for the array and show how many parts are there."""
-    dry_run: bool = False
-    """Show what would run, with the batch script on Slurm, and stop."""
+    array: Annotated[ArrayFlags, tyro.conf.OmitArgPrefixes] = field(default_factory=ArrayFlags)
+    """How the tasks run; what they make is the same for any number of them."""
     slurm: Annotated[SlurmFlags, tyro.conf.OmitArgPrefixes] = field(default_factory=SlurmFlags)
     """What every task asks of Slurm: a GPU, where the partition has any."""
     rows_per_part: Annotated[int, RARE] = 128

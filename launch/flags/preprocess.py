@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import tyro
 
 from instruct_core.recipe import RARE
-from launch.flags.parse import Cluster
+from launch.flags.array import ArrayFlags
 from launch.flags.slurm import SlurmFlags
 from launch.flags.values import PATH, TEXT
 
@@ -27,8 +27,6 @@ class Preprocess:
     "builtin": real questions and answers that need no network."""
     out: Annotated[str | None, PATH] = None
     """Folder or URL of the shard set (default: shards/ and the last part of the source)."""
-    num_tasks: int = 4
-    """Tasks to share the work; the shards are the same for any number."""
     columns: Annotated[str | None, TEXT] = None
     """Where the fields are, as instruction=NAME,output=NAME[,input=NAME] or messages=NAME
     (default: detected)."""
@@ -36,15 +34,8 @@ class Preprocess:
     """Take only so many rows from the start."""
     skip_bad_rows: bool = False
     """Leave bad rows out and list them in the manifest, instead of stopping at the first."""
-    cluster: Cluster = "auto"
-    """Where the tasks run (auto: Slurm where sbatch answers, else this machine; debug: in the launcher's
-    own process, one task, so that breakpoint() works)."""
-    array_parallelism: int | None = None
-    """Tasks that run at a time (default: on Slurm 128; on this machine one a core)."""
-    follow: bool = False
-    """On Slurm: wait for the array and show how many shards are there."""
-    dry_run: bool = False
-    """Show what would run, with the batch script on Slurm, and stop."""
+    array: Annotated[ArrayFlags, tyro.conf.OmitArgPrefixes] = field(default_factory=ArrayFlags)
+    """How the tasks run; what they make is the same for any number of them."""
     slurm: Annotated[SlurmFlags, tyro.conf.OmitArgPrefixes] = field(default_factory=SlurmFlags)
     """What every task asks of Slurm."""
     tokenizer: Annotated[Literal["auto", "tiktoken", "fastokens"], RARE] = "auto"

@@ -31,6 +31,7 @@ from launch.cluster.lock import RunLock
 from launch.cluster.machine import num_cores
 from launch.cluster.slurm import UNKNOWN, SlurmJob
 from launch.console.lines import EXIT_FAILED, say
+from launch.flags.array import ArrayFlags
 from launch.flags.finetune import Finetune, check_flags
 from launch.flags.parse import parse_flags
 from launch.flags.preprocess import Preprocess
@@ -112,8 +113,8 @@ def _attach(flags: Finetune, run: Run) -> int | None:
 
 def _prepare_builtin(shards: str) -> int:
     say("Shards: none here yet, so builtin is prepared first, on this machine")
-    builtin = Preprocess(source="builtin", out=shards, num_tasks=num_cores(), cluster="local")
-    return prepare(builtin)
+    tasks = ArrayFlags(num_tasks=num_cores(), cluster="local")
+    return prepare(Preprocess(source="builtin", out=shards, array=tasks))
 
 
 def _is_finished(config: TrainConfig, store: Store) -> bool:

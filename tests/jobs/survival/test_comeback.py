@@ -9,7 +9,7 @@ import pytest
 
 from jobs.job_folder import Progress, read_outcome, write_failure, write_progress
 from jobs.survival import comeback as module
-from jobs.survival.comeback import after_step
+from jobs.survival.comeback import decide_comeback
 from tests.jobs.test_slurm import fake
 
 JOB = "JobId=7 JobState={state} Restarts={restarts} Requeue={requeue} Partition=low ExcNodeList=(null)"
@@ -59,7 +59,7 @@ def batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Batch:
 
 
 def test_crashed_job_is_requeued(batch: Batch) -> None:
-    after_step()
+    decide_comeback()
 
     assert batch.asked() == ["scontrol requeue 7"]
 
@@ -69,7 +69,7 @@ def test_job_that_slurm_has_decided_about_is_left_alone(batch: Batch, state: str
     write_progress(batch.folder, Progress(state="requeued", committed=5))
     batch.slurm(state=state)
 
-    after_step()
+    decide_comeback()
 
     assert batch.asked() == []
 
@@ -78,7 +78,7 @@ def test_script_on_a_lost_node_does_not_touch_the_job_that_runs_elsewhere(batch:
     write_failure(batch.folder, 0, "FencedError: attempt 1 has taken over", "", retry=False)
     batch.slurm(restarts=1)
 
-    after_step()
+    decide_comeback()
 
     assert batch.asked() == []
     assert read_outcome(batch.folder) is None
@@ -88,7 +88,7 @@ def test_script_on_a_lost_node_does_not_touch_the_job_that_runs_elsewhere(batch:
 def test_job_that_ended_well_is_left_alone(batch: Batch, state: str) -> None:
     write_progress(batch.folder, Progress(state=state, committed=5))
 
-    after_step()
+    decide_comeback()
 
     assert batch.asked() == []
 
@@ -99,7 +99,7 @@ def test_what_an_earlier_start_said_does_not_count(
     write_progress(batch.folder, Progress(state="finished", committed=5))
     monkeypatch.setenv("INSTRUCT_START", "0002")
 
-    after_step()
+    decide_comeback()
 
     assert batch.asked() == ["scontrol requeue 7"]
 
@@ -108,7 +108,7 @@ def test_saved_job_that_may_not_be_requeued_is_followed_by_another(batch: Batch)
     write_progress(batch.folder, Progress(state="requeued", committed=5))
     batch.slurm(requeue=0)
 
-    after_step()
+    decide_comeback()
 
     script = batch.folder / "job.sh"
     assert batch.asked() == [f"sbatch --parsable --dependency=singleton {script}"]
@@ -122,7 +122,7 @@ def test_array_task_that_may_not_be_requeued_is_followed_alone(
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
     batch.slurm(requeue=0)
 
-    after_step()
+    decide_comeback()
 
     assert "--array=3 --dependency=afterany:6_3" in batch.asked()[0]
 
@@ -130,7 +130,7 @@ def test_array_task_that_may_not_be_requeued_is_followed_alone(
 def test_slurm_that_does_not_answer_is_asked_again(batch: Batch) -> None:
     batch.slurm(more="[ $(wc -l < $(dirname $0)/../asked) -gt 3 ] || { echo away >&2; exit 1; }")
 
-    after_step()
+    decide_comeback()
 
     assert batch.asked() == ["scontrol requeue 7"]
 
@@ -141,7 +141,7 @@ def test_job_that_is_cancelled_while_slurm_is_away_stays_cancelled(
     batch.slurm(more="case $* in requeue*) echo away >&2; exit 1;; esac")
     monkeypatch.setattr(module, "sleep", lambda seconds: batch.slurm(state="COMPLETING"))
 
-    after_step()
+    decide_comeback()
 
     assert batch.asked() == ["scontrol requeue 7"]  # the one that failed
 
@@ -150,7 +150,7 @@ def test_rank_that_died_of_a_warning_before_it_listened_is_no_crash(batch: Batch
     with (batch.folder / "log").open("a") as log:
         log.write("srun: error: node1: task 0: User defined signal 2\n")
     for _ in range(5):
-        after_step()
+        decide_comeback()
 
     assert batch.asked() == ["scontrol requeue 7"] * 5
 
@@ -163,7 +163,7 @@ def test_crash_that_cannot_be_counted_is_no_end(
 
     monkeypatch.setattr("jobs.survival.requeue.replace_json", full)
 
-    after_step()
+    decide_comeback()
 
     assert batch.asked() == ["scontrol requeue 7"]
 
@@ -175,7 +175,7 @@ def test_third_crash_without_progress_is_the_last(batch: Batch) -> None:
     write_progress(batch.folder, Progress(state="running", committed=5))
     write_failure(batch.folder, 1, "ZeroDivisionError: x", "Traceback ...", retry=True)
 
-    after_step()
+    decide_comeback()
 
     assert batch.asked() == []
     outcome = read_outcome(batch.folder)
@@ -189,6 +189,6 @@ def test_node_that_failed_twice_in_a_row_is_excluded(batch: Batch) -> None:
         write_progress(batch.folder, Progress(state="running", committed=step))
         with (batch.folder / "log").open("a") as log:
             log.write("srun: error: node2: task 3: Killed\n")
-        after_step()
+        decide_comeback()
 
     assert batch.asked() == ["scontrol requeue 7", "scontrol update JobId=7 ExcNodeList=node2"]
