@@ -125,16 +125,18 @@ class SlurmCluster:
 
     def kill_slurmd(self, node: int) -> None:
         """Kill a node's daemon; its tasks live on."""
-        pid = self._daemons.pop(f"node{node}").pid
-        for child in [pid, *descendants(pid)]:
+        daemon = self._daemons.pop(f"node{node}")
+        for child in [daemon.pid, *descendants(daemon.pid)]:
             if name_of(child) == "slurmd":
                 kill(child)
+        daemon.wait(CLIENT_SECONDS)
 
     def kill_node(self, node: int) -> None:
         """Take the power from a node: daemon and tasks are gone at once. Needs netns."""
-        pid = self._daemons.pop(f"node{node}").pid
-        for child in [pid, *descendants(pid), *self._steps(node)]:
+        daemon = self._daemons.pop(f"node{node}")
+        for child in [daemon.pid, *descendants(daemon.pid), *self._steps(node)]:
             kill(child)
+        daemon.wait(CLIENT_SECONDS)
 
     def start_node(self, node: int) -> None:
         """Start a node, for the first time or again."""

@@ -72,15 +72,15 @@ def test_save_may_take_longer_than_a_step(tmp_path: Path) -> None:
 def test_job_that_was_suspended_is_not_taken_for_hanging(tmp_path: Path) -> None:
     env = os.environ | {"INSTRUCT_START": "0007"}
     command = [sys.executable, "-c", SUSPENDED, str(tmp_path)]
-    process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    process.stdout.readline()
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
 
-    process.send_signal(signal.SIGSTOP)
-    time.sleep(2.0)  # how long it is suspended
-    process.send_signal(signal.SIGCONT)
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(2.0)  # how long it is suspended
+        process.send_signal(signal.SIGCONT)
 
-    assert process.wait(timeout=150) == 0
+        assert process.wait(timeout=150) == 0
 
 
 class Scheduler:

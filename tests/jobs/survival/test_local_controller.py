@@ -31,7 +31,8 @@ def controller(folder: Path, script: str, num_tasks: int = 1) -> subprocess.Pope
         "SUBMITIT_LOCAL_COMMAND": shlex.join([sys.executable, "-u", "-c", head + script]),
     }
     command = [sys.executable, "-m", "jobs.survival.local_controller", str(folder)]
-    return subprocess.Popen(command, cwd=folder, env=env, stderr=subprocess.PIPE)
+    with (folder / "controller.err").open("ab") as err:
+        return subprocess.Popen(command, cwd=folder, env=env, stderr=err)
 
 
 def starts(folder: Path) -> list[list[str]]:
