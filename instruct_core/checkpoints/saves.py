@@ -176,7 +176,7 @@ class Saves:
         if ranks.gather_from_ranks(gives_up)[0]:  # clocks differ by a little
             raise UnsavedError(
                 f"Run {self._config.run} has not saved for {unsaved_minutes:.1f} minutes "
-                f"(--max-unsaved-minutes {self._config.max_unsaved_minutes:g}): {error}. Mend it, and "
+                f"(--max-unsaved-minutes {self._config.max_unsaved_minutes:g}): {error}. Fix that, and "
                 "the same command goes on from the last checkpoint."
             )
 

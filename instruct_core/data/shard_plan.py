@@ -189,4 +189,4 @@ def _check_usable(
 
 
 def _bad_row(where: str, problem: str, more: str = "") -> str:
-    return f"Row {where} cannot be used: {problem}{more}. Mend it, or pass --skip-bad-rows."
+    return f"Row {where} cannot be used: {problem}{more}. Fix it, or pass --skip-bad-rows."

@@ -69,7 +69,7 @@ def test_crash_with_progress_is_tried_on(tmp_path: Path) -> None:
     assert len(starts(tmp_path)) == 6
 
 
-def test_failure_that_a_person_must_mend_is_not_tried_again(tmp_path: Path) -> None:
+def test_failure_that_a_person_must_fix_is_not_tried_again(tmp_path: Path) -> None:
     report = {
         "utc_seconds": 1.0, "rank": 0, "node": "", "error": "x", "traceback": "", "retry": False
     }  # fmt: skip
