@@ -117,10 +117,7 @@ class Recipe:
         Raises:
             ConfigError: The first such setting; named as a flag.
         """
-        for setting in fields(Recipe):
-            value, rule = getattr(self, setting.name), setting.metadata["rule"]
-            if value is not None and not rule.holds(value):
-                raise ConfigError(f"{flag_of(setting.name)} must be {rule.words}, got {value}.")
+        check_rules(self)
         low = self.min_learning_rate
         if low is not None and low > self.learning_rate:
             raise ConfigError(
@@ -138,6 +135,18 @@ class Recipe:
     def values(self) -> dict[str, Any]:
         """All settings by name."""
         return {setting.name: getattr(self, setting.name) for setting in fields(Recipe)}
+
+
+def check_rules(settings: Any) -> None:
+    """
+    Refuse the first value of a dataclass that breaks the rule of its field; raises ConfigError.
+
+    A field without a rule takes any value, and None is a default that is chosen later.
+    """
+    for setting in fields(settings):
+        value, rule = getattr(settings, setting.name), setting.metadata.get("rule", ANY)
+        if value is not None and not rule.holds(value):
+            raise ConfigError(f"{flag_of(setting.name)} must be {rule.words}, got {value}.")
 
 
 def flag_of(name: str) -> str:

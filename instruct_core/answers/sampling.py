@@ -12,41 +12,34 @@ Keskar et al. 2019, arXiv 1909.05858 (repetition penalty).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
-from instruct_core.errors import ConfigError
+from instruct_core.recipe import A_SEED, AT_LEAST_ZERO, MORE_THAN_ZERO, Rule, check_rules
+
+A_TEMPERATURE = Rule("at least 0", lambda value: 0 <= value < math.inf)
+A_PROBABILITY = Rule("more than 0 and at most 1", lambda value: 0 < value <= 1)
+
+
+def _setting(default: Any, rule: Rule) -> Any:
+    return field(default=default, metadata={"rule": rule})
 
 
 @dataclass(frozen=True)
 class Sampling:
     """How the next token is chosen; by default the likeliest."""
 
-    temperature: float = 0.0
+    temperature: float = _setting(0.0, A_TEMPERATURE)
     """0 takes the likeliest word, 1 draws as the model sees it, more draws more freely."""
-    top_k: int = 0
+    top_k: int = _setting(0, AT_LEAST_ZERO)
     """Draw among so many likeliest tokens only (0: among all)."""
-    top_p: float = 1.0
+    top_p: float = _setting(1.0, A_PROBABILITY)
     """Draw among the likeliest tokens that together have this probability, 0..1."""
-    repetition_penalty: float = 1.0
+    repetition_penalty: float = _setting(1.0, MORE_THAN_ZERO)
     """Above 1, what was said before becomes less likely."""
-    seed: int = 0
+    seed: int = _setting(0, A_SEED)
     """Of the draws; the same seed gives the same answer."""
 
     def check(self) -> None:
-        """
-        Say which value makes no sense.
-
-        Raises:
-            ConfigError: The first that does not; named as a flag.
-        """
-        rules = {
-            "temperature": ("at least 0", 0 <= self.temperature < math.inf),
-            "top_k": ("at least 0", self.top_k >= 0),
-            "top_p": ("more than 0 and at most 1", 0 < self.top_p <= 1),
-            "repetition_penalty": ("more than 0", 0 < self.repetition_penalty < math.inf),
-            "seed": ("at least 0 and less than 2**63", 0 <= self.seed < 2**63),
-        }
-        for name, (rule, holds) in rules.items():
-            if not holds:
-                flag = name.replace("_", "-")
-                raise ConfigError(f"--{flag} must be {rule}, got {getattr(self, name)}.")
+        """Refuse a value that makes no sense; raises ConfigError, which names it as a flag."""
+        check_rules(self)

@@ -10,17 +10,16 @@ from pathlib import Path
 
 from instruct_core.storage.store import Store
 
+# submitit counts warnings as time-outs and gives up after so many (on limits up to 10 minutes every
+# signal is one); our own rules decide instead.
+UNLIMITED = 10**6
+
 
 def array_parent(store: Store) -> Path:
     """Return where the jobs that fill a store with parts have their folders."""
     if store.is_local:
         return store.local_path("job")
     return Path("runs_instruct/array-jobs").resolve() / store.url.rsplit("/", 1)[-1]
-
-
-# submitit counts warnings as time-outs and gives up after so many (on limits up to 10 minutes every
-# signal is one); our own rules decide instead.
-UNLIMITED = 10**6
 
 
 def new_job_folder(parent: Path) -> Path:

@@ -18,6 +18,7 @@ import tyro
 
 from instruct_core.errors import ConfigError
 from instruct_core.names import PLAIN_NAME
+from instruct_core.recipe import flag_of
 from launch.console.lines import say
 from launch.flags.help import description, fields_of, is_rare, shown
 from launch.flags.refusal import refusal
@@ -79,7 +80,7 @@ def check_counts(flags: Any, *names: str) -> None:
     """
     for name in names:
         if (value := getattr(flags, name)) is not None and value < 1:
-            raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, got {value}.")
+            raise ConfigError(f"{flag_of(name)} must be at least 1, got {value}.")
 
 
 def check_name(run: str) -> None:

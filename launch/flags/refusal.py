@@ -13,6 +13,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from instruct_core.recipe import flag_of
 from launch.flags.help import fields_of
 
 CHOICE = r"invalid choice '(.*)' for argument '(\S+)'\. Expected one of \((.*)\)"
@@ -69,7 +70,7 @@ def _unknown(word: str, hints: str, flags: type[Any], arguments: Sequence[str]) 
     typed = word.partition("=")[0]
     known = {name for name, _ in fields_of(flags)}
     meant = [
-        f"--{name.replace('_', '-')}"
+        flag_of(name)
         for name in OTHERS_SAY.get(typed.lstrip("-").replace("-", "_"), ())
         if name in known
     ] or re.findall(r"Perhaps you meant:\s+(--[\w-]+)", hints)

@@ -21,6 +21,7 @@ from instruct_core.checkpoints.steps import (
     steps_of,
 )
 from instruct_core.errors import ConfigError, CorruptFileError, MissingError
+from instruct_core.recipe import flag_of
 from instruct_core.storage.store import Store
 from launch.console.display import age, progress_bar, show_table
 from launch.console.lines import EXIT_FAILED, note, say
@@ -56,7 +57,7 @@ def prune(flags: Prune) -> int:
     for name in ("keep", "keep_every"):
         value, least = getattr(flags, name), 1 if name == "keep" else 0
         if value is not None and value < least:
-            raise ConfigError(f"--{name.replace('_', '-')} must be at least {least}, got {value}.")
+            raise ConfigError(f"{flag_of(name)} must be at least {least}, got {value}.")
     run = Run.find(flags.run, flags.checkpoints)
     store = run.store
     keep = Keep(

@@ -9,12 +9,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, TypeVar
 
 from rich.table import Table
 
 from instruct_core.answers.parts import missing_parts
 from instruct_core.answers.plan import AnswerPlan
+from instruct_core.data.plan import Plan
 from instruct_core.data.shard_plan import ShardPlan
 from instruct_core.data.shards import missing_shards
 from instruct_core.errors import CorruptFileError, InstructError
@@ -30,6 +31,8 @@ from launch.runs.status import RunStatus
 
 if TYPE_CHECKING:
     from launch.flags.status import Status
+
+P = TypeVar("P", bound=Plan)
 
 
 def show_status(flags: Status) -> int:
@@ -53,8 +56,8 @@ def show_status(flags: Status) -> int:
         show_table(table)
     else:
         say(f"No runs in {flags.checkpoints}. Begin one: python launch/finetune.py")
-    _show_arrays("shards", Path(flags.shards).glob("*/job/slurm.json"), _shards_of)
-    _show_arrays("answers", Path().glob("*.parts/job/slurm.json"), _answers_of)
+    _show_arrays("shards", Path(flags.shards).glob("*/job/slurm.json"), ShardPlan, missing_shards)
+    _show_arrays("answers", Path().glob("*.parts/job/slurm.json"), AnswerPlan, missing_parts)
     return 0
 
 
@@ -99,27 +102,9 @@ def _end_of(events: list[Event]) -> str:
     return ""
 
 
-class _Parts(NamedTuple):
-    """How much of an array's work is there."""
-
-    num_there: int
-    num_all: int
-    is_complete: bool
-
-
-def _shards_of(store: Store) -> _Parts:
-    plan = ShardPlan.load(store)
-    num_there = plan.num_parts - len(missing_shards(store, plan))
-    return _Parts(num_there, plan.num_parts, store.exists("manifest.json"))
-
-
-def _answers_of(store: Store) -> _Parts:
-    plan = AnswerPlan.load(store)
-    num_there = plan.num_parts - len(missing_parts(store, plan))
-    return _Parts(num_there, plan.num_parts, store.exists("manifest.json"))
-
-
-def _show_arrays(what: str, notes: Iterable[Path], parts_of: Callable[[Store], _Parts]) -> None:
+def _show_arrays(
+    what: str, notes: Iterable[Path], kind: type[P], missing_in: Callable[[Store, P], list[int]]
+) -> None:
     """Show what array jobs make, or have made of late."""
     table = Table(what, "state", "job", "there", "note", box=None)
     for note in sorted(notes):
@@ -128,15 +113,15 @@ def _show_arrays(what: str, notes: Iterable[Path], parts_of: Callable[[Store], _
         if job is None:
             continue
         try:
-            parts = parts_of(store)
+            plan = kind.load(store)
         except (FileNotFoundError, CorruptFileError):
             continue
         failed = [read_outcome(path.parent) for path in job.folder.glob("task-*/failed.json")]
         table.add_row(
             store.url.rsplit("/", 1)[-1].removesuffix(".parts"),
-            job.summary() or ("complete" if parts.is_complete else "ended"),
+            job.summary() or ("complete" if store.exists("manifest.json") else "ended"),
             ", ".join(job.job_ids),
-            f"{parts.num_there} of {parts.num_all}",
+            f"{plan.num_parts - len(missing_in(store, plan))} of {plan.num_parts}",
             f"{counted(len(failed), 'task')} failed: {failed[0].error}"
             if failed and failed[0]
             else "",

@@ -104,13 +104,13 @@ def find_inputs(
     )
 
 
-def fingerprint_of(shards: str, on_slurm: bool) -> str:
+def fingerprint_of(shards: str, can_wait: bool) -> str:
     """
     Return the fingerprint of shards that are there, or being made.
 
     Args:
         shards: Their place.
-        on_slurm: Whether the job can wait for them.
+        can_wait: Whether the job can wait for them.
 
     Raises:
         ConfigError: They are still being made, and the job is not on Slurm.
@@ -118,7 +118,7 @@ def fingerprint_of(shards: str, on_slurm: bool) -> str:
     store = Store(shards)
     if store.exists("manifest.json"):
         return str(load_manifest(store)["fingerprint"])
-    if not on_slurm:
+    if not can_wait:
         raise ConfigError(
             f"Shards {shards} are still being made on Slurm. Wait for them, or train on Slurm too."
         )

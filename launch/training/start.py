@@ -41,7 +41,7 @@ from launch.runs.run import Run
 from launch.training.inputs import check_places, find_inputs, find_shards, fingerprint_of
 from launch.training.outlook import Plan, outlook
 from launch.training.settings import asked_of, refuse_conflicts, resolve, resumed_flags
-from launch.training.submission import OnSlurm, choose_submission
+from launch.training.submission import choose_submission
 
 
 def finetune(flags: Finetune, arguments: Sequence[str]) -> int:
@@ -59,14 +59,15 @@ def finetune(flags: Finetune, arguments: Sequence[str]) -> int:
             return 0
         if (exit_code := _prepare_builtin(config.shards)) != 0:
             return exit_code
-    on_slurm = isinstance(submission, OnSlurm)
-    config = replace(config, data_fingerprint=fingerprint_of(config.shards, on_slurm))
+    fingerprint = fingerprint_of(config.shards, submission.can_wait)
+    config = replace(config, data_fingerprint=fingerprint)
+    steps = committed_steps(run.store)
     if stored is not None and has_begun:
         refuse_conflicts(config, stored)
-        if _is_finished(config, run.store):
+        if _is_finished(config, run.store, steps):
             return 0
     check_places(config, inputs.shape)
-    step = max(committed_steps(run.store), default=0)
+    step = max(steps, default=0)
     plan = Plan(config, inputs.shape, submission, flags.nodes, flags.gpus, inputs.init, why, step)
     _tell(plan)
     return _show(plan) if flags.dry_run else _start(flags, plan, run)
@@ -117,8 +118,7 @@ def _prepare_builtin(shards: str) -> int:
     return prepare(Preprocess(source="builtin", out=shards, array=tasks))
 
 
-def _is_finished(config: TrainConfig, store: Store) -> bool:
-    steps = committed_steps(store)
+def _is_finished(config: TrainConfig, store: Store, steps: Sequence[int]) -> bool:
     if not steps or steps[-1] < config.max_steps:
         return False
     if damage := damage_of(store, steps[-1]):
@@ -161,7 +161,6 @@ def _start(flags: Finetune, plan: Plan, run: Run) -> int:
     freeze_code(folder)
     function = FinetuneJob(plan.config, code_version())
     submitted = plan.submission.submit(function, folder, lock)
-    lock.close()  # a job on this machine has inherited it
     say(f"Run {run.name}: job {submitted.job.label}; log {submitted.job.log_path()}")
     say(f"{'Next':8}{submitted.next_step}")
     return submitted.follow()

@@ -50,6 +50,7 @@ class Submission(Protocol):
     where: str  # in words
     machine: Machine  # what one node gives the run
     minutes: int | None  # of one start; None where nothing limits it
+    can_wait: bool  # for shards that are still being made
 
     def check(self, config: TrainConfig) -> list[str]:
         """Have the job judged, and return what a person should know beforehand."""
@@ -58,7 +59,7 @@ class Submission(Protocol):
         """Return the batch script as it would be submitted; "" where there is none."""
 
     def submit(self, function: FinetuneJob, folder: Path, lock: RunLock) -> Submitted:
-        """Start or queue the job, and note it beside the run."""
+        """Start or queue the job, note it beside the run, and let go of the lock."""
 
 
 def choose_submission(flags: Finetune, run: Run) -> Submission:
@@ -71,7 +72,7 @@ def choose_submission(flags: Finetune, run: Run) -> Submission:
     """
     cluster, why = choose_cluster(flags.cluster)
     if cluster == "debug":
-        return InThisProcess(flags, run, why)
+        return InThisProcess(flags, run)
     return OnSlurm(flags, run) if cluster == "slurm" else OnThisMachine(flags, run, why)
 
 
@@ -87,6 +88,8 @@ class OnSlurm:
         ConfigError: The cluster has no such partition, or its nodes are too small.
         SlurmError: Slurm does not answer.
     """
+
+    can_wait = True
 
     def __init__(self, flags: Finetune, run: Run) -> None:
         self._flags, self._run = flags, run
@@ -119,12 +122,13 @@ class OnSlurm:
         """Return the batch script as it would be submitted."""
         return batch_script(self._run.job_parent / "NEXT", self._resources(config))
 
-    def submit(self, function: FinetuneJob, folder: Path, lock: RunLock) -> Submitted:  # noqa: ARG002
-        """Queue the job, and note it beside the run."""
+    def submit(self, function: FinetuneJob, folder: Path, lock: RunLock) -> Submitted:
+        """Queue the job and note it beside the run; its note keeps other launchers off from then on."""
         run = self._run
         submit_slurm(function, folder, self._resources(function.config))
         job = SlurmJob(folder, run.ledger.url)
         job.write_note(run.slurm_note)
+        lock.close()
         next_step = (
             f"python launch/logs.py {run.name} -f; save and end it: scancel {job.job_id}; go on later: "
             "the same command again"
@@ -162,6 +166,8 @@ class OnThisMachine:
         ConfigError: More machines than this one were asked for.
     """
 
+    can_wait = False
+
     def __init__(self, flags: Finetune, run: Run, why: str) -> None:
         if flags.nodes != 1:
             raise ConfigError(
@@ -187,6 +193,7 @@ class OnThisMachine:
         job = submit_local(function, folder, self._num_tasks, lock)
         job.ledger = run.ledger.url
         lock.name_job(job.pid, folder, job.ledger)
+        lock.close()  # the job has inherited it
         next_step = f"Ctrl-C saves and stops; curves: tensorboard --logdir {run.runs}"
         return Submitted(job, next_step, lambda: watch(job, run.name))
 
@@ -194,8 +201,8 @@ class OnThisMachine:
 class InThisProcess(OnThisMachine):
     """A run in the launcher's own process, for a debugger; it saves and goes on like any other."""
 
-    def __init__(self, flags: Finetune, run: Run, why: str) -> None:
-        super().__init__(flags, run, why)
+    def __init__(self, flags: Finetune, run: Run) -> None:
+        super().__init__(flags, run, why="")
         self.where = "this process, for a debugger"
         if flags.gpus != 1:
             raise ConfigError(
@@ -203,15 +210,16 @@ class InThisProcess(OnThisMachine):
             )
 
     def submit(self, function: FinetuneJob, folder: Path, lock: RunLock) -> Submitted:
-        """Return what runs the job; the lock is held until this process ends."""
-        run, os_lock = self._run, os.dup(lock.fd)
+        """Return what runs the job, and holds the lock as long."""
+        run = self._run
+        run.slurm_note.unlink(missing_ok=True)  # of an earlier job on Slurm, which has ended
         job = LocalJob(folder, os.getpid(), run.ledger.url)
         lock.name_job(job.pid, folder, job.ledger)
 
         def follow() -> int:
             with only_task_of(folder):
                 outcome = replace(function, is_debugged=True)()
-            os.close(os_lock)
+            lock.close()
             return 0 if outcome == "finished" else EXIT_INTERRUPTED
 
         return Submitted(job, "breakpoint() stops it anywhere; Ctrl-C ends it", follow)
