@@ -16,6 +16,7 @@ a caller would expect.
      ├── UnsavedError (OSError)            no checkpoint could be written for too long
      ├── FencedError (RuntimeError)        a newer attempt has taken the run over
      ├── NonFiniteError (ArithmeticError)  the loss stays infinite or not a number
+     ├── DrillError (RuntimeError)         a drill's warning does not reach the ranks
      └── SlurmError (OSError)              Slurm refuses, or does not answer
 """
 
@@ -64,6 +65,10 @@ class FencedError(InstructError, RuntimeError):
 
 class NonFiniteError(InstructError, ArithmeticError):
     """The loss or the gradient stays infinite or not a number."""
+
+
+class DrillError(InstructError, RuntimeError):
+    """A warning that a drill sent does not reach the ranks."""
 
 
 class SlurmError(InstructError, OSError):

@@ -31,6 +31,7 @@ from instruct_core.storage.store import Store
 from instruct_core.train.progress import Outcome, Setup
 from instruct_core.train.rng import be_deterministic
 from instruct_core.train.trainer import Trainer
+from jobs.drill import Hits
 from jobs.events import (
     Damaged,
     Failed,
@@ -96,7 +97,8 @@ def train(
         reporter = Reporter(config, number, world, device, guard, deadline)
         try:
             reporter.note(_started(number, world, device))
-            attempt = _Attempt(config, code_version, device, guard, checkpoints, reporter)
+            hits = Hits(runs, number, world, lambda: stop.noted)
+            attempt = _Attempt(config, code_version, device, guard, checkpoints, reporter, hits)
             return _conclude(attempt.run(), stop, world, reporter)
         except Exception as error:
             guard.working("save")  # the ledger may lie in a store that takes its time
@@ -161,9 +163,10 @@ class _Attempt:
         guard: Guard,
         checkpoints: Checkpoints,
         reporter: Reporter,
+        hits: Hits,
     ) -> None:
         self._config, self._device, self._guard = config, device, guard
-        self._checkpoints, self._reporter = checkpoints, reporter
+        self._checkpoints, self._reporter, self._hits = checkpoints, reporter, hits
         self._facts = {
             "run": config.run,
             "identity": identity_of(config),
@@ -233,8 +236,12 @@ class _Attempt:
             on_event=self._reporter.on_event,
             on_step=self._reporter.on_step,
             on_samples=self._reporter.on_samples,
-            on_read=self._reporter.on_read,
+            on_read=self._on_read,
         )
+
+    def _on_read(self, step: int, samples: list[int]) -> None:
+        self._reporter.on_read(step, samples)
+        self._hits.look(step)
 
     def _model(self, loaded: Loaded | None) -> GPT2:
         """Return the model on the host; its weights come from ``loaded`` where there is one."""

@@ -103,12 +103,15 @@ class Run:
             "--micro-batch-size=1", "--eval-every=1000", *flags,
         ]  # fmt: skip
 
-    def launch(self, verb: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def launch(
+        self, verb: str, *arguments: str, timeout_seconds: float = 150
+    ) -> subprocess.CompletedProcess[str]:
         """Run a launcher on the cluster to its end."""
         env = self.cluster.env | {"COLUMNS": "200", "PYTHONPATH": str(self._launchers.parent)}
         return subprocess.run(
             [sys.executable, str(self._launchers / f"{verb}.py"), *arguments],
-            cwd=self.cwd, env=env, capture_output=True, text=True, timeout=150, check=False,
+            cwd=self.cwd, env=env, capture_output=True, text=True, timeout=timeout_seconds,
+            check=False,
         )  # fmt: skip
 
     def submit(self, *more: str) -> str:

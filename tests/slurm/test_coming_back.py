@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
-import random
 import signal
 from pathlib import Path
 
 from tests.conftest import wait_for
-from tests.slurm.cluster import SlurmCluster
-from tests.slurm.conftest import Cluster, Run, assert_ended_as_if_undisturbed, unhit
+from tests.slurm.conftest import Cluster, Run, assert_ended_as_if_undisturbed
 
 
 def test_run_that_may_not_be_requeued_is_followed_by_another_job(
@@ -51,32 +50,19 @@ def test_fifty_warnings_in_a_second_are_one_where_requeueing_is_off_by_default(
     assert_ended_as_if_undisturbed(run, undisturbed_pair)
 
 
-def test_ten_faults_in_a_row_leave_no_trace(
-    cluster: SlurmCluster, tmp_path: Path, shard_set: Path
-) -> None:
-    long = ("--gpus=1", "--max-steps=70", "--save-every=1")
-    undisturbed = unhit(cluster, tmp_path / "undisturbed", shard_set, *long)
-    pair = Run(cluster, tmp_path / "hit", shard_set, *long)
-    seed = int.from_bytes(os.urandom(4), "little")
-    draw = random.Random(seed)
-    faults = [draw.choice(("USR2", "USR1", "requeue", "KILL", "ABRT")) for _ in range(10)]
-    print(f"seed {seed}: {faults}")
-    pair.submit()
-    for number, fault in enumerate(faults, start=1):
-        pair.wait_for_start(number)
-        # A step further than the last save: three crashes that made no progress would be the end.
-        pair.reach(int(str(pair.events("resumed")[-1]["step"])) + 2)
-        if fault == "requeue":
-            pair.cluster.run("scontrol", "requeue", pair.job_id)
-        elif fault.startswith("USR"):
-            pair.cluster.run("scancel", f"--signal={fault}", pair.job_id)
-        else:
-            os.kill(draw.choice(pair.pids()), getattr(signal, f"SIG{fault}"))
+def test_ten_faults_in_a_row_leave_no_trace(desk: Run) -> None:
+    seed = int.from_bytes(os.urandom(2), "little")
 
-    pair.wait_for_start(11)
-    pair.wait_for_end()
-    assert pair.hashes(70) == undisturbed.hashes(70)
-    assert pair.samples() == undisturbed.samples()
+    result = desk.launch(
+        "drill", "--nodes=2", "--gpus=1", "--cpus-per-task=1", "--time=60", "--random-faults=10",
+        f"--seed={seed}", "--steps=40", "--json", timeout_seconds=800,
+    )  # fmt: skip
+
+    assert result.returncode == 0, result.stdout + result.stderr
+    said = json.loads(result.stdout.splitlines()[-1])
+    assert said["equal"]
+    assert sum(fault["came"] for fault in said["faults"]) == 10
+    assert not list(desk.cwd.glob("drill-*"))
 
 
 def test_finished_run_is_not_requeued(undisturbed_pair: Run) -> None:

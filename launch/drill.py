@@ -1,0 +1,30 @@
+"""
+    python launch/drill.py
+    python launch/drill.py --nodes 2 --gpus 4 --partition NAME
+    python launch/drill.py --random-faults 10 --seed 7 --init checkpoints/best_model.pt
+
+Proves the main promise where you are: trains a few steps twice, once undisturbed and once hit by
+faults, and compares the ends bit by bit. Exit code 0 only when they are equal.
+
+Flags: flags/drill.py; work: drills/drill.py.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from launch.console.lines import guarded
+from launch.flags.drill import Drill, check_drill_flags
+from launch.flags.parse import parse_flags
+
+
+def main() -> int:
+    flags = parse_flags(Drill, sys.argv[1:], usage=__doc__)
+    check_drill_flags(flags)
+    from launch.drills.drill import drill
+
+    return drill(flags)
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(main))

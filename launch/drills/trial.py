@@ -1,0 +1,115 @@
+"""
+One of a drill's two runs, made with the command that a person would type.
+
+    trial = Trial("hit", folder, arguments, on_slurm=False)
+    trial.run(faults)
+    trial.entries()             # its ledger
+"""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from instruct_core.errors import DrillError
+from instruct_core.storage.store import Store
+from jobs.drill import Fault, Hit, read_hits, write_schedule
+from jobs.ledger import Entry, read_ledger
+from jobs.slurm import run_client
+from launch.cluster.slurm import SlurmJob
+from launch.console.lines import EXIT_BAD_INPUT, EXIT_INTERRUPTED, say
+from launch.runs.run import Run
+
+LAUNCH = Path(__file__).resolve().parent.parent  # where the commands are
+LAST_LINES = 20  # of a command that failed
+POLL_SECONDS = 1.0
+
+
+class RefusedError(Exception):
+    """The command refused what it was given, and has said why."""
+
+
+class Trial:
+    """
+    A run of a drill.
+
+    Args:
+        name: Of the run.
+        folder: Of the drill.
+        arguments: Of launch/finetune.py, but for the run's name and places.
+    """
+
+    def __init__(self, name: str, folder: Path, arguments: Sequence[str]) -> None:
+        checkpoints, runs = folder / "checkpoints", folder / "runs"
+        self._run = Run(name, Store(checkpoints) / name, str(runs))
+        self._command = [
+            "finetune", f"--run={name}", f"--checkpoints={checkpoints}", f"--runs={runs}", "--follow",
+            *arguments,
+        ]  # fmt: skip
+        self._faults: Sequence[Fault] = ()
+
+    @property
+    def checkpoints(self) -> Store:
+        """Its checkpoints."""
+        return self._run.store
+
+    @property
+    def ledger(self) -> Store:
+        """Its ledger, and the samples it read."""
+        return self._run.ledger
+
+    def run(self, faults: Sequence[Fault] = ()) -> None:
+        """
+        Train to the end, hit by faults; after a person's stop the same command is given again.
+
+        Raises:
+            RefusedError: It cannot be begun as the person wants it.
+            DrillError: The run ended before its last step, or nobody stopped it and it stopped.
+        """
+        self._faults = faults
+        if faults:
+            write_schedule(self.ledger, faults)
+        stops = sum(fault.kind == "term" for fault in faults)
+        try:
+            while (code := type_command(self._command)) == EXIT_INTERRUPTED and stops:
+                stops -= 1
+        except KeyboardInterrupt:
+            self._end_job()
+            raise
+        if code == EXIT_BAD_INPUT:
+            raise RefusedError
+        if code != 0:
+            raise DrillError(f"the run {self._run.name} ended with exit code {code}")
+
+    def hits(self) -> list[Hit | None]:
+        """Return when each fault came; None for one that did not."""
+        return read_hits(self.ledger, self._faults)
+
+    def entries(self) -> list[Entry]:
+        """Return its ledger."""
+        return read_ledger(self.ledger)
+
+    def _end_job(self) -> None:
+        """End a job on Slurm, which does not end with the command that follows it."""
+        job = SlurmJob.found(self._run.slurm_note)
+        if job is None or not job.is_running():
+            return
+        run_client(["scancel", *job.job_ids])
+        while job.is_running():
+            time.sleep(POLL_SECONDS)  # Slurm tells nobody
+
+
+def type_command(words: Iterable[str]) -> int:
+    """Run one of the commands, show what it prints, and return its exit code."""
+    verb, *arguments = words
+    say(f"$ python launch/{verb}.py {shlex.join(arguments)}")
+    command = [sys.executable, str(LAUNCH / f"{verb}.py"), *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            say(f"  {line.rstrip()}")
+    return process.returncode

@@ -1,0 +1,129 @@
+"""
+The drill on this machine: it proves a run that keeps the promises, and finds one that does not.
+
+Bugs are planted in a copy of the code, each where a promise would be broken, and the drill is typed
+there as a person would.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from tests.conftest import REPO, environment, launch
+
+ON_THIS_MACHINE = "--cluster=local"
+
+
+def test_drill_is_equal_names_its_faults_and_leaves_nothing(tmp_path: Path) -> None:
+    faults = "--faults=usr1@3,kill@7,stop@11,term@14,kill@18"
+
+    result = launch("drill", ON_THIS_MACHINE, faults, "--steps=24", "--json", cwd=tmp_path)
+
+    assert result.returncode == 0, result.stdout + result.stderr
+    said = json.loads(result.stdout.splitlines()[-1])
+    assert said["equal"]
+    assert [(f["kind"], f["step"], f["came"]) for f in said["faults"]] == [
+        ("usr1", 3, True), ("kill", 7, True), ("stop", 11, True), ("term", 14, True),
+        ("kill", 18, True),
+    ]  # fmt: skip
+    assert [fault["steps_lost"] for fault in said["faults"] if fault["kind"] != "kill"] == [0, 0, 0]
+    assert "Equal, bit for bit" in result.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wrong_schedule_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    result = launch("drill", ON_THIS_MACHINE, "--faults=requeue@5", cwd=tmp_path)
+
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "error: --faults requeue@5 needs Slurm" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_run_that_cannot_be_begun_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    result = launch("drill", ON_THIS_MACHINE, "--shards=nowhere", cwd=tmp_path)
+
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: Shards ")
+    assert result.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+class Bug(NamedTuple):
+    """A line of the code, what stands there instead, and what the drill says."""
+
+    file: str
+    good: str
+    bad: str
+    faults: str
+    complaint: str
+
+
+BUGS = {
+    "reader off by one after a resume": Bug(
+        "instruct_core/train/trainer.py",
+        "self.progress = loaded.manifest.progress",
+        "self.progress = replace(loaded.manifest.progress, "
+        "samples_seen=loaded.manifest.progress.samples_seen + 1)",
+        "usr2@4",
+        "not equal: ",
+    ),
+    "moment of the optimizer not restored": Bug(
+        "instruct_core/train/optimizer.py",
+        "state[kind] = value.to(parameter.device)",
+        'state[kind] = value.to(parameter.device) * (0 if kind == "exp_avg_sq" else 1)',
+        "term@4",
+        "not equal: ",
+    ),
+    "generator of rank 1 not restored": Bug(
+        "instruct_core/train/trainer.py",
+        "if loaded is None or loaded.rng is None:",
+        "if loaded is None or loaded.rng is None or ranks.rank() == 1:",
+        "kill@6",
+        "not equal: ",
+    ),
+    "requeue that starts over": Bug(
+        "jobs/attempt.py",
+        "self._check_identity(loaded)",
+        "self._check_identity(loaded); loaded = None",
+        "usr2@4",
+        "usr2@4 lost 4 steps",
+    ),
+}
+
+
+def drill_with(bug: Bug, folder: Path) -> subprocess.CompletedProcess[str]:
+    tree = folder / "tree"
+    for package in ("launch", "jobs", "instruct_core"):
+        shutil.copytree(REPO / package, tree / package)
+    file = tree / bug.file
+    assert file.read_text().count(bug.good) == 1, f"{bug.file} has another line now"
+    file.write_text(file.read_text().replace(bug.good, bug.bad))
+    desk = folder / "desk"
+    desk.mkdir()
+    return subprocess.run(
+        [sys.executable, str(tree / "launch" / "drill.py"), ON_THIS_MACHINE, "--json", "--steps=8",
+         f"--faults={bug.faults}"],
+        cwd=desk, env=environment() | {"PYTHONPATH": str(tree)}, capture_output=True, text=True,
+        timeout=400, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BUGS)
+def test_planted_bug_is_found(name: str, tmp_path: Path) -> None:
+    bug = BUGS[name]
+
+    result = drill_with(bug, tmp_path)
+
+    said: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert not said["equal"]
+    assert any(problem.startswith(bug.complaint) for problem in said["problems"]), said["problems"]
+    folder = next((tmp_path / "desk").iterdir())  # both runs stay, to be looked at
+    assert {path.name for path in (folder / "checkpoints").iterdir()} == {"hit", "undisturbed"}
