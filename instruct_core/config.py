@@ -83,12 +83,10 @@ class TrainConfig(Recipe):
         """
         samples = world_size * self.micro_batch_size
         if self.tokens_per_step % self.seq_len or self.global_batch_size % samples:
-            fitting = max(1, self.global_batch_size // samples) * samples * self.seq_len
             raise ConfigError(
                 f"--tokens-per-step must be a multiple of ranks x --micro-batch-size x --seq-len = "
                 f"{world_size} x {self.micro_batch_size} x {self.seq_len} = "
-                f"{samples * self.seq_len}, got {self.tokens_per_step}. "
-                f"Use --tokens-per-step {fitting}, or another --micro-batch-size or --gpus."
+                f"{samples * self.seq_len}, got {self.tokens_per_step}."
             )
         return self.global_batch_size // samples
 

@@ -55,7 +55,10 @@ class JobRecord(NamedTuple):
 
 
 def run_client(
-    command: Sequence[str], env: Mapping[str, str] | None = None, stdin: str = ""
+    command: Sequence[str],
+    env: Mapping[str, str] | None = None,
+    stdin: str = "",
+    timeout_seconds: float | None = None,
 ) -> str:
     """
     Run one of Slurm's clients and return what it prints.
@@ -64,11 +67,14 @@ def run_client(
         command: Its words.
         env: Environment, if not this process's.
         stdin: What it reads.
+        timeout_seconds: How long it may take, if not as long as jobs wait.
 
     Raises:
         SlurmError: It is not here, does not answer in time, or refuses; says what it said.
     """
-    timeout = SUBMIT_TIMEOUT_SECONDS if command[0] == "sbatch" else CLIENT_TIMEOUT_SECONDS
+    timeout = timeout_seconds or (
+        SUBMIT_TIMEOUT_SECONDS if command[0] == "sbatch" else CLIENT_TIMEOUT_SECONDS
+    )
     # Long lists of array tasks are cut otherwise; times may be told in another form.
     settings = {"SLURM_BITSTR_LEN": "0", "SLURM_TIME_FORMAT": "standard"}
     try:
@@ -91,10 +97,17 @@ def run_client(
     return done.stdout or done.stderr  # `sbatch --test-only` speaks on the second
 
 
-def show_jobs(job_id: str) -> list[JobRecord]:
-    """Return the records of a job: one, or one a task of an array; [] where Slurm knows none."""
+def show_jobs(job_id: str, timeout_seconds: float | None = None) -> list[JobRecord]:
+    """
+    Return the records of a job: one, or one a task of an array; [] where Slurm knows none.
+
+    Raises:
+        SlurmError: It does not answer, or not in time; as `run_client`.
+    """
     try:
-        text = run_client(["scontrol", "-o", "show", "job", job_id])
+        text = run_client(
+            ["scontrol", "-o", "show", "job", job_id], timeout_seconds=timeout_seconds
+        )
     except SlurmError as error:
         if "Invalid job id" in str(error):
             return []

@@ -64,6 +64,11 @@ class LocalJob:
         """The job in a word, for messages."""
         return str(self.pid)
 
+    @property
+    def how_to_stop(self) -> str:
+        """What can be typed to have it save and end."""
+        return f"kill {self.pid}"
+
     def is_running(self) -> bool:
         """Return True as long as the controller lives."""
         if self.process is not None:

@@ -11,10 +11,10 @@ import os
 import shutil
 from typing import Literal, NamedTuple
 
-import psutil
-
 from instruct_core.errors import ConfigError, SlurmError
 from jobs.slurm import run_client
+from launch.cluster.gpus import check_torch_sees, visible_gpus
+from launch.cluster.memory import free_memory
 from launch.flags.parse import Cluster
 
 
@@ -25,7 +25,9 @@ class Machine(NamedTuple):
     num_cores: int
     memory_bytes: int
     name: str  # for messages
-    remedy: str = "fewer --gpus or a smaller --model"  # where memory does not suffice
+    remedy: str = "fewer --gpus"  # where memory does not suffice
+    gpu_bytes: int | None = None  # free memory of its smallest GPU, where that is known
+    has_bf16: bool = True  # whether its GPUs compute in it; those of a partition are taken to
 
 
 class Choice(NamedTuple):
@@ -36,6 +38,10 @@ class Choice(NamedTuple):
 
 
 THIS_MACHINE = "this machine"
+LOOK_SECONDS = 15.0  # for Slurm to answer a person who waits
+# What Slurm's clients say where they are installed and no cluster is: the package alone, as after
+# `make test`. A cluster that does not answer is another thing.
+NO_CLUSTER = "Could not establish a configuration source"
 # Read when torch is loaded. Threads that spin for long while they wait for each other keep the very
 # thread they wait for from a core that others use too. This many turns are some 0.2 ms; the default
 # is 60 times as many. See bench/busy_cores.py; libgomp's manual.
@@ -43,9 +49,23 @@ THREADS = {"GOMP_SPINCOUNT": "5000"}
 
 
 def this_machine() -> Machine:
-    """Return what this machine gives."""
-    free = psutil.virtual_memory().available
-    return Machine(num_gpus(), num_cores(), free, THIS_MACHINE)
+    """
+    Return what this machine gives.
+
+    Raises:
+        ConfigError: It has GPUs, and torch cannot use them.
+    """
+    gpus = visible_gpus()
+    if gpus.number:
+        check_torch_sees(gpus.number)
+    return Machine(
+        gpus.number,
+        num_cores(),
+        free_memory(),
+        THIS_MACHINE,
+        gpu_bytes=gpus.free_bytes,
+        has_bf16=gpus.has_bf16,
+    )
 
 
 def choose_cluster(asked: Cluster) -> Choice:
@@ -53,7 +73,8 @@ def choose_cluster(asked: Cluster) -> Choice:
     Return where jobs run.
 
     Raises:
-        ConfigError: Slurm was typed and is not here.
+        ConfigError: Slurm was typed and is not here, or is here and does not answer: this may be
+            its login node, and nobody has said that jobs may run on it.
     """
     if asked in ("local", "debug"):
         return Choice(asked, "")
@@ -63,26 +84,17 @@ def choose_cluster(asked: Cluster) -> Choice:
                               "node of the cluster, or use --cluster local.")  # fmt: skip
         return Choice("local", "no sbatch here")
     try:
-        run_client(["sinfo", "-h", "-o", "%P"])
+        run_client(["sinfo", "-h", "-o", "%P"], timeout_seconds=LOOK_SECONDS)
     except SlurmError as error:
         if asked == "slurm":
             raise ConfigError(f"--cluster slurm cannot be used: {error}") from None
-        return Choice("local", f"Slurm is installed and does not answer: {error}")
+        if NO_CLUSTER in str(error):
+            return Choice("local", "sbatch is installed here, and no cluster is configured")
+        raise ConfigError(
+            f"Slurm is installed here and does not answer: {str(error).rstrip('.')}. Try again, or type "
+            "--cluster local to run here."
+        ) from None
     return Choice("slurm", "")
-
-
-def num_gpus() -> int:
-    """Return how many NVIDIA GPUs a job here would see; asks the driver, not torch."""
-    import pynvml
-
-    try:
-        pynvml.nvmlInit()
-        count = int(pynvml.nvmlDeviceGetCount())
-    except pynvml.NVMLError:
-        return 0
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    listed = [name for name in (visible or "").split(",") if name.strip() not in ("", "-1")]
-    return count if visible is None else min(count, len(listed))
 
 
 def num_cores() -> int:

@@ -25,10 +25,31 @@ from instruct_core.storage.store import Store
 from jobs.job_folder import JOB_IDS
 from jobs.slurm import JobRecord, clean_environment, run_client, show_jobs, tasks_of
 from launch.cluster.job_folder import UNLIMITED, array_parent
+from launch.cluster.machine import LOOK_SECONDS
 from launch.cluster.script import Resources, batch_script, pickle_name, script_name
 
 UNKNOWN = "unknown (Slurm does not answer)"
 ASK_AGAIN_SECONDS = 2.0  # one question to Slurm's controller serves so long
+AWAY_SECONDS = 30.0  # and one that it did not answer, so long
+NEVER_STARTS = "DependencyNeverSatisfied"
+
+
+class Controller:
+    """Slurm's controller as one command asks it: while it is away it is asked once, not per job."""
+
+    def __init__(self) -> None:
+        self._refusal: SlurmError | None = None
+        self._refused_at = float("-inf")
+
+    def records(self, job_id: str) -> list[JobRecord]:
+        """Return what Slurm knows about a job; raises SlurmError."""
+        if self._refusal is not None and time.monotonic() - self._refused_at < AWAY_SECONDS:
+            raise self._refusal
+        try:
+            return show_jobs(job_id, LOOK_SECONDS)
+        except SlurmError as error:
+            self._refusal, self._refused_at = error, time.monotonic()
+            raise
 
 
 @dataclass
@@ -37,15 +58,25 @@ class SlurmJob:
 
     folder: Path
     ledger: str = ""
+    controller: Controller = field(default_factory=Controller)
     _records: list[JobRecord] = field(default_factory=list)
     _asked_at: float = float("-inf")
 
     @classmethod
-    def found(cls, note: Path) -> SlurmJob | None:
-        """Return the job that a note tells of; None where there is no note. Raises CorruptFileError."""
+    def found(cls, note: Path, controller: Controller | None = None) -> SlurmJob | None:
+        """
+        Return the job that a note tells of; None where there is no note.
+
+        Args:
+            note: Its path.
+            controller: Whom to ask, where several jobs are asked for.
+
+        Raises:
+            CorruptFileError: It is no note.
+        """
         try:
             entry = json.loads(note.read_text())
-            return cls(Path(entry["folder"]), entry["ledger"])
+            return cls(Path(entry["folder"]), entry["ledger"], controller or Controller())
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError):
@@ -82,7 +113,9 @@ class SlurmJob:
     def records(self) -> list[JobRecord]:
         """Return what Slurm knows about the jobs; [] where it has forgotten them."""
         if time.monotonic() - self._asked_at > ASK_AGAIN_SECONDS:
-            self._records = [record for job_id in self.job_ids for record in show_jobs(job_id)]
+            self._records = [
+                record for job_id in self.job_ids for record in self.controller.records(job_id)
+            ]
             self._asked_at = time.monotonic()
         return self._records
 
@@ -92,6 +125,25 @@ class SlurmJob:
             return any(record.is_active for record in self.records())
         except SlurmError:
             return True  # nobody can tell; to submit another one would be worse
+
+    def is_ending(self) -> bool:
+        """Return True if all that is left of it is being taken down."""
+        return {record.state for record in self._active()} == {"COMPLETING"}
+
+    def never_starts(self) -> bool:
+        """Return True if it waits for ever: what it waits for has failed."""
+        active = self._active()
+        return bool(active) and all(record.reason == NEVER_STARTS for record in active)
+
+    def _active(self) -> list[JobRecord]:
+        try:
+            return [record for record in self.records() if record.is_active]
+        except SlurmError:
+            return []
+
+    def cancel(self) -> None:
+        """End all its jobs; raises SlurmError."""
+        run_client(["scancel", *self.job_ids])
 
     def state(self) -> str:
         """Return the newest job's state with its reason, as in `PENDING (Priority)`."""
@@ -121,9 +173,9 @@ class SlurmJob:
         return self.folder / f"{self.job_id}_{task}_log.out"
 
 
-def array_job(store: Store) -> SlurmJob | None:
-    """Return the array jobs that fill a store, or did so last."""
-    return SlurmJob.found(array_parent(store) / "slurm.json")
+def array_job(store: Store, controller: Controller | None = None) -> SlurmJob | None:
+    """Return the array jobs that fill a store, or did so last; arguments as in `SlurmJob.found`."""
+    return SlurmJob.found(array_parent(store) / "slurm.json", controller)
 
 
 def running_array(store: Store) -> SlurmJob | None:

@@ -1,7 +1,7 @@
 """
-What fits a machine without GPUs, and what a step will take there, said before it is started.
+What a rank needs of a machine, and what a step will take on one without GPUs: said before a run starts.
 
-    micro_batch_size, why = fit_cpu(flags, shape, machine)
+    rank_bytes(shape, micro_tokens=8192, staged_share=0.5), gpu_bytes(shape, 8192, "bf16")
     seconds = step_seconds(shape, tokens_per_step)
 
 Estimates, not measurements: good enough to tell a minute from an hour, and eight gigabytes from
@@ -11,16 +11,10 @@ thirty. The machine's speed is measured for a fraction of a second with a matrix
 from __future__ import annotations
 
 import time
-from typing import NamedTuple
 
 import numpy as np
 
 from instruct_core.config import ModelConfig
-from instruct_core.errors import ConfigError
-from instruct_core.recipe import MICRO_BATCH_SIZE
-from launch.cluster.machine import Machine
-from launch.console.lines import counted
-from launch.flags.finetune import Finetune
 
 MATRIX_SIZE = 1536
 # Training reaches about half the speed of a bare matrix product on a CPU: measured with
@@ -31,6 +25,10 @@ SAVED_BYTES_PER_PARAMETER = 12  # weight and two moments
 ACTIVATIONS_PER_LAYER = 24  # numbers of the model's width that a token keeps for the backward
 SLICE_TOKENS = 512  # of the loss, see instruct_core/train/loss.py
 PROCESS_BYTES = 700 << 20  # Python and torch
+# Of one GPU, in bf16, from the table of bench/gpu.py in docs/performance.md: a layer of width 1 keeps
+# so much of a token for the backward, and the context and the slices of the loss take the rest.
+GPU_BYTES_PER_ACTIVATION = {"bf16": 37, "fp32": 74}
+GPU_BYTES = 1_800_000_000
 
 
 def cpu_flops() -> float:
@@ -67,42 +65,18 @@ def rank_bytes(shape: ModelConfig, micro_tokens: int, staged_share: float) -> in
     return PROCESS_BYTES + int(per_parameter * shape.num_parameters) + 4 * numbers
 
 
-class Fit(NamedTuple):
-    """How a run's micro-batches fit CPU ranks."""
-
-    micro_batch_size: int
-    why: str  # "" where it is what was typed, or the recipe's own
-
-
-def fit_cpu(flags: Finetune, shape: ModelConfig, machine: Machine) -> Fit:
+def gpu_bytes(shape: ModelConfig, micro_tokens: int, precision: str) -> int:
     """
-    Return the micro-batch size for CPU ranks: the one that was typed, or the largest that fits.
+    Return about how much memory of its GPU a rank needs at its peak.
 
-    Raises:
-        ConfigError: Not even one sequence fits, or what was typed does not; names what would.
+    Args:
+        shape: Of the model.
+        micro_tokens: Tokens of a forward.
+        precision: "bf16" or "fp32", of matrix products.
     """
-    recipe, free, num_ranks = flags.recipe, machine.memory_bytes, flags.nodes * flags.gpus
-    staged = 1 / num_ranks if recipe.async_save else 0.0
-
-    def needed(micro_batch_size: int) -> int:
-        return flags.gpus * rank_bytes(shape, micro_batch_size * recipe.seq_len, staged)
-
-    fitting = [
-        size
-        for size in (MICRO_BATCH_SIZE, 4, 2, 1)
-        if needed(size) < free and recipe.tokens_per_step % (num_ranks * size * recipe.seq_len) == 0
-    ]
-    chosen = recipe.micro_batch_size or (fitting[0] if fitting else 1)
-    need = needed(chosen)
-    if need > free:
-        change = f"--micro-batch-size {fitting[0]}" if fitting else machine.remedy
-        raise ConfigError(
-            f"{counted(flags.gpus, 'CPU rank')} with --micro-batch-size {chosen} would need about "
-            f"{need / 1e9:.0f} GB, and {free / 1e9:.0f} GB are free on {machine.name}. Use {change}."
-        )
-    if recipe.micro_batch_size is not None or chosen == MICRO_BATCH_SIZE:
-        return Fit(chosen, "")
-    return Fit(chosen, f"the largest that fits {machine.name} and the step")
+    activations = micro_tokens * shape.num_layers * shape.width
+    kept = GPU_BYTES_PER_ACTIVATION[precision] * activations
+    return GPU_BYTES + BYTES_PER_PARAMETER * shape.num_parameters + kept
 
 
 def duration(seconds: float) -> str:

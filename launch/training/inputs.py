@@ -7,6 +7,7 @@ What a run starts from: its shards, its first weights and their shape, and the p
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,7 +28,7 @@ from launch.flags.finetune import Finetune
 from launch.runs.model import inspect_weights
 from launch.runs.places import absolute, check_folder, reachable
 from launch.training.fit import SAVED_BYTES_PER_PARAMETER
-from launch.training.settings import Places
+from launch.training.settings import Places, refuse_conflicts
 
 SEED_CHECKPOINT = "checkpoints/best_model.pt"
 PREFERRED_SHARDS = ("shards/alpaca", "shards/alpaca-gpt4", "shards/builtin")
@@ -123,6 +124,25 @@ def fingerprint_of(shards: str, can_wait: bool) -> str:
             f"Shards {shards} are still being made on Slurm. Wait for them, or train on Slurm too."
         )
     return str(load_document(store, "plan.json")["fingerprint"])
+
+
+def with_data(config: TrainConfig, begun: TrainConfig | None, can_wait: bool) -> TrainConfig:
+    """
+    Return the settings with the fingerprint of their shards, which a run that has saved must go on with.
+
+    Args:
+        config: All other settings.
+        begun: Those that it has saved with, if it has.
+        can_wait: Whether the job can wait for shards that are being made.
+
+    Raises:
+        RunConflictError: It has saved with other settings.
+        ConfigError: The shards are still being made, and the job cannot wait.
+    """
+    config = replace(config, data_fingerprint=fingerprint_of(config.shards, can_wait))
+    if begun is not None:
+        refuse_conflicts(config, begun)
+    return config
 
 
 def _is_being_made(shards: Store, after: str | None) -> bool:

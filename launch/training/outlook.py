@@ -18,6 +18,7 @@ from instruct_core.errors import ConfigError
 from instruct_core.storage.store import Store
 from launch.console.lines import counted
 from launch.training.fit import duration, step_seconds
+from launch.training.micro_batch import Ranks
 from launch.training.submission import Submission
 
 QUICK_LOOK_SECONDS = 10.0  # steps longer than this, and a person may want the demo instead
@@ -29,16 +30,10 @@ class Plan(NamedTuple):
     config: TrainConfig
     shape: ModelConfig
     submission: Submission
-    nodes: int
-    ranks_per_node: int
+    ranks: Ranks
     init: str  # in words
     why_micro_batch: str  # "" where it is what was typed, or the recipe's own
     step: int  # that the run has reached
-
-    @property
-    def world_size(self) -> int:
-        """Ranks of all nodes."""
-        return self.nodes * self.ranks_per_node
 
 
 def outlook(plan: Plan) -> list[tuple[str, str]]:
@@ -58,10 +53,12 @@ def outlook(plan: Plan) -> list[tuple[str, str]]:
 
 
 def _ranks(plan: Plan) -> str:
-    config, machine, size = plan.config, plan.submission.machine, plan.world_size
+    config, machine, size = plan.config, plan.submission.machine, plan.ranks.world_size
     ranks = counted(size, "GPU" if machine.num_gpus else "CPU rank")
-    if plan.nodes > 1:
-        ranks += f" on {plan.nodes} nodes"
+    if plan.ranks.nodes > 1:
+        ranks += f" on {plan.ranks.nodes} nodes"
+    if machine.num_gpus and not machine.has_bf16 and config.precision == "fp32":
+        ranks += " (in fp32: bf16 needs compute capability 8.0)"
     if not machine.num_gpus:
         ranks += f" (no GPU on {machine.name}: gloo)"
     why = f", {plan.why_micro_batch}" if plan.why_micro_batch else ""

@@ -2,7 +2,8 @@
 From flags to the settings of a run: every default filled in, and the reason for each that depends
 on the machine.
 
-    config, why = resolve(flags, places, "my-run", shape, machine)
+    config = settle(flags, places, "my-run", shape, machine)
+    refuse_conflicts(config, stored)
 
 What a person typed is taken as it is, or refused with the change that fits.
 """
@@ -15,11 +16,11 @@ from typing import Any, NamedTuple
 
 from instruct_core.config import ModelConfig, TrainConfig, identity_of
 from instruct_core.errors import ConfigError, RunConflictError
-from instruct_core.recipe import MICRO_BATCH_SIZE, Recipe, flag_of
+from instruct_core.recipe import MICRO_BATCH_SIZE, Precision, Recipe
 from launch.cluster.machine import Machine
 from launch.flags.finetune import Finetune
 from launch.flags.slurm import SlurmFlags
-from launch.training.fit import Fit, fit_cpu
+from launch.flags.typed import difference
 
 
 class Places(NamedTuple):
@@ -31,18 +32,12 @@ class Places(NamedTuple):
     runs: str
 
 
-class Settings(NamedTuple):
-    """A run's settings, and why its micro-batch is not the recipe's own ("" where it is)."""
-
-    config: TrainConfig
-    why_micro_batch: str
-
-
-def resolve(
+def settle(
     flags: Finetune, places: Places, run: str, shape: ModelConfig, machine: Machine
-) -> Settings:
+) -> TrainConfig:
     """
-    Return the settings of a run on such nodes; the shards' fingerprint is left to be filled in.
+    Return the settings of a run on such nodes; the shards' fingerprint is left to be filled in, and
+    a micro-batch that was not typed to be fitted.
 
     Raises:
         ConfigError: Something does not fit the machine or the model; names the change that does.
@@ -55,31 +50,27 @@ def resolve(
             f"--gpus must be at most {gpus_here} on {machine.name}, got {flags.gpus}. "
             f"Use --gpus {gpus_here}."
         )
-    if gpus_here:
-        fit = Fit(recipe.micro_batch_size or MICRO_BATCH_SIZE, "")
-    else:
-        fit = fit_cpu(flags, shape, machine)
+    low, lowest = recipe.min_learning_rate, recipe.learning_rate / 10
+    fast: Precision = "bf16" if gpus_here and machine.has_bf16 else "fp32"
     chosen = {
         "decay_steps": recipe.decay_steps or recipe.max_steps,
-        "min_learning_rate": (
-            recipe.learning_rate / 10
-            if recipe.min_learning_rate is None
-            else recipe.min_learning_rate
-        ),
-        "precision": (
-            recipe.precision if recipe.precision != "auto" else "bf16" if gpus_here else "fp32"
-        ),
-        "micro_batch_size": fit.micro_batch_size,
+        "min_learning_rate": lowest if low is None else low,
+        "precision": fast if recipe.precision == "auto" else recipe.precision,
+        "micro_batch_size": recipe.micro_batch_size or MICRO_BATCH_SIZE,
     }
-    config = TrainConfig(
+    return TrainConfig(
         run=run,
         model=flags.model or ("gpt2" if places.init == "random" else ""),
         data_fingerprint="",
         **places._asdict(),
         **recipe.values | chosen,
     )
-    config.grad_accum_steps(flags.nodes * flags.gpus)  # raises with the change that fits
-    return Settings(config, fit.why)
+
+
+def open_settings(recipe: Recipe) -> list[str]:
+    """Return the settings that a recipe leaves to the launcher to choose."""
+    may_be_open = ("decay_steps", "min_learning_rate", "precision", "micro_batch_size")
+    return [name for name in may_be_open if getattr(recipe, name) in (None, "auto")]
 
 
 def resumed_flags(stored: TrainConfig, asked: Mapping[str, Any]) -> Finetune:
@@ -90,8 +81,9 @@ def resumed_flags(stored: TrainConfig, asked: Mapping[str, Any]) -> Finetune:
         stored: Its settings.
         asked: What it asked for last time, as `asked_of` gives it.
     """
-    known = {field.name for field in fields(SlurmFlags)}
+    known = {field.name for field in fields(SlurmFlags)} - {"after"}  # waited for already
     slurm = {name: value for name, value in asked.get("slurm", {}).items() if name in known}
+    typed = {"micro_batch_size": asked.get("micro_batch_size", stored.micro_batch_size)}
     return Finetune(
         run=stored.run,
         shards=stored.shards,
@@ -99,7 +91,7 @@ def resumed_flags(stored: TrainConfig, asked: Mapping[str, Any]) -> Finetune:
         model=stored.model or None,
         checkpoints=stored.checkpoints,
         runs=stored.runs,
-        recipe=Recipe(**stored.values),
+        recipe=Recipe(**stored.values | typed),
         nodes=int(asked.get("nodes", 1)),
         gpus=int(asked.get("gpus", 1)),
         slurm=SlurmFlags(**slurm),
@@ -107,9 +99,13 @@ def resumed_flags(stored: TrainConfig, asked: Mapping[str, Any]) -> Finetune:
 
 
 def asked_of(flags: Finetune) -> dict[str, Any]:
-    """Return what a run asks the cluster for: it may differ at every resume."""
-    slurm = asdict(flags.slurm) | {"after": None}  # waited for already
-    return {"nodes": flags.nodes, "gpus": flags.gpus, "slurm": slurm}
+    """Return what a run asks the cluster for, and its micro-batch if typed: all may change later."""
+    return {
+        "nodes": flags.nodes,
+        "gpus": flags.gpus,
+        "micro_batch_size": flags.recipe.micro_batch_size,
+        "slurm": asdict(flags.slurm),
+    }
 
 
 def refuse_conflicts(config: TrainConfig, stored: TrainConfig) -> None:
@@ -138,4 +134,4 @@ def refuse_conflicts(config: TrainConfig, stored: TrainConfig) -> None:
 def _difference(name: str, before: Any, now: Any) -> str:
     if name == "data_fingerprint":
         return f"--shards has other data (fingerprint {now[:12]}, not {before[:12]})"
-    return f"{flag_of(name)} is {before}, got {now}"
+    return difference(name, before, now)

@@ -26,56 +26,58 @@ from jobs.finetune import FinetuneJob
 from launch.arrays.shards import prepare
 from launch.cluster.frozen_code import code_difference, code_version, freeze_code
 from launch.cluster.job_folder import new_job_folder
-from launch.cluster.local import LocalJob
 from launch.cluster.lock import RunLock
 from launch.cluster.machine import num_cores
-from launch.cluster.slurm import UNKNOWN, SlurmJob
-from launch.console.lines import EXIT_FAILED, say
+from launch.cluster.slurm import SlurmJob
+from launch.console.lines import say
 from launch.flags.array import ArrayFlags
 from launch.flags.finetune import Finetune, check_flags
 from launch.flags.parse import parse_flags
 from launch.flags.preprocess import Preprocess
-from launch.runs.follower import watch, watch_slurm
 from launch.runs.places import absolute, check_url
 from launch.runs.run import Run
-from launch.training.inputs import check_places, find_inputs, find_shards, fingerprint_of
+from launch.training.attach import attach
+from launch.training.inputs import check_places, find_inputs, find_shards, with_data
+from launch.training.micro_batch import Ranks, fit
 from launch.training.outlook import Plan, outlook
-from launch.training.settings import asked_of, refuse_conflicts, resolve, resumed_flags
+from launch.training.settings import asked_of, resumed_flags, settle
 from launch.training.submission import choose_submission
 
 
 def finetune(flags: Finetune, arguments: Sequence[str]) -> int:
     """Begin, resume or attach to a run, and follow it to its end; return the exit code."""
-    flags, run, stored = _find(flags, arguments)
-    if (exit_code := _attach(flags, run)) is not None:
+    flags, run, known = _find(flags, arguments)
+    if (exit_code := attach(flags, run, known)) is not None:
         return exit_code
+    stored = run.config if known is not None else None
+    begun = stored if run.has_begun() else None
     submission = choose_submission(flags, run)
-    has_begun = run.has_begun()
-    inputs = find_inputs(flags, run.store, stored, has_begun)
-    config, why = resolve(flags, inputs.places, run.name, inputs.shape, submission.machine)
+    inputs = find_inputs(flags, run.store, stored, begun is not None)
+    config = settle(flags, inputs.places, run.name, inputs.shape, submission.machine)
+    if inputs.has_shards:
+        config = with_data(config, begun, submission.can_wait)
+    ranks = Ranks(flags.nodes, flags.gpus)
+    typed, kept = flags.recipe.micro_batch_size, begun.micro_batch_size if begun else None
+    config, why = fit(config, ranks, inputs.shape, submission.machine, typed, kept)
     if not inputs.has_shards:  # all that can be wrong has been looked for: now there may be work
         if flags.dry_run:
             say("Would prepare builtin first: no shards are here yet. Nothing is written.")
             return 0
         if (exit_code := _prepare_builtin(config.shards)) != 0:
             return exit_code
-    fingerprint = fingerprint_of(config.shards, submission.can_wait)
-    config = replace(config, data_fingerprint=fingerprint)
+        config = with_data(config, begun, submission.can_wait)
     steps = committed_steps(run.store)
-    if stored is not None and has_begun:
-        refuse_conflicts(config, stored)
-        if _is_finished(config, run.store, steps):
-            return 0
+    if begun is not None and _is_finished(config, run.store, steps):
+        return 0
     check_places(config, inputs.shape)
-    step = max(steps, default=0)
-    plan = Plan(config, inputs.shape, submission, flags.nodes, flags.gpus, inputs.init, why, step)
+    plan = Plan(config, inputs.shape, submission, ranks, inputs.init, why, max(steps, default=0))
     _tell(plan)
     return _show(plan) if flags.dry_run else _start(flags, plan, run)
 
 
-def _find(flags: Finetune, arguments: Sequence[str]) -> tuple[Finetune, Run, TrainConfig | None]:
+def _find(flags: Finetune, arguments: Sequence[str]) -> tuple[Finetune, Run, Finetune | None]:
     """
-    Return the flags, the run that is meant, and its settings if it is there already.
+    Return the flags, the run that is meant, and what it has of them if it is there already.
 
     Its own settings are the flags that were not typed.
     """
@@ -84,32 +86,14 @@ def _find(flags: Finetune, arguments: Sequence[str]) -> tuple[Finetune, Run, Tra
     name = flags.run or f"{flags.model or 'gpt2'}-{Path(shards).name}"
     run = Run.named(name, flags.checkpoints)
     check_url("--checkpoints", run.checkpoints, writes=not flags.dry_run)
-    stored = run.config if run.exists() else None
-    if stored is not None:
-        default = resumed_flags(stored, run.document.get("asked", {}))
-        flags = parse_flags(Finetune, arguments, default=default)
+    known = None
+    if run.exists():
+        known = resumed_flags(run.config, run.document.get("asked", {}))
+        flags = parse_flags(Finetune, arguments, default=known)
         check_flags(flags)
     flags = replace(flags, checkpoints=run.checkpoints, runs=absolute(flags.runs))
     check_url("--runs", flags.runs, writes=not flags.dry_run)
-    return flags, replace(run, runs=flags.runs), stored
-
-
-def _attach(flags: Finetune, run: Run) -> int | None:
-    """Attach to a run that is queued or training; None if it is neither."""
-    if (job := LocalJob.found(run.lock)) is not None:
-        say(f"Run {run.name} is training already (job {job.pid}); watching it.")
-        return watch(job, run.name)
-    queued = SlurmJob.found(run.slurm_note)
-    if queued is None or not queued.is_running():
-        return None
-    say(f"Run {run.name} is on Slurm already: job {queued.job_id}, {queued.state()}.")
-    if queued.state() == UNKNOWN:
-        say(f"If you know that it has ended, remove {run.slurm_note} and try again.")
-        return EXIT_FAILED
-    if flags.follow:
-        return watch_slurm(queued, run.name)
-    say(f"Follow it: python launch/logs.py {run.name} -f; end it: scancel {queued.job_id}")
-    return 0
+    return flags, replace(run, runs=flags.runs), known
 
 
 def _prepare_builtin(shards: str) -> int:
@@ -151,11 +135,15 @@ def _show(plan: Plan) -> int:
 def _start(flags: Finetune, plan: Plan, run: Run) -> int:
     """Write down the run and submit its job; the only part of a launch that changes anything."""
     lock = RunLock(run.lock)
-    queued_meanwhile = SlurmJob.found(run.slurm_note)
-    if not lock.acquire() or (queued_meanwhile is not None and queued_meanwhile.is_running()):
+    queued = SlurmJob.found(run.slurm_note)
+    replaces = queued is not None and queued.never_starts()
+    if not lock.acquire() or (queued is not None and queued.is_running() and not replaces):
         raise ConfigError(
             f"Run {run.name} is being started by another launcher. Try again in a second."
         )
+    if queued is not None and replaces:
+        queued.cancel()
+        say(f"Job {queued.job_id} is cancelled, and replaced: what it waited for has failed.")
     run.store.replace("run.json", dump_document(_document(plan.config, flags)))
     folder = new_job_folder(run.job_parent)
     freeze_code(folder)

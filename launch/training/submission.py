@@ -2,7 +2,7 @@
 Where a run is sent: into Slurm's queue, or to this machine. Both are asked the same questions.
 
     submission = choose_submission(flags, run)
-    config, _ = resolve(..., submission.machine)
+    config = settle(..., submission.machine)
     notes = submission.check(config)
     submitted = submission.submit(FinetuneJob(config, version), folder, lock)
     exit_code = submitted.follow()
@@ -101,7 +101,7 @@ class OnSlurm:
             request.cpus_per_task * flags.gpus,
             request.mem_mb * 2**20,
             f"a node of partition {request.partition}",
-            "more --mem, fewer --gpus or a smaller --model",
+            "more --mem or fewer --gpus",
         )
 
     def check(self, config: TrainConfig) -> list[str]:

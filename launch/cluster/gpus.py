@@ -1,0 +1,78 @@
+"""
+The NVIDIA GPUs that a job on this machine would see; the driver is asked, for torch takes seconds.
+
+    gpus = visible_gpus()
+    gpus.number, gpus.free_bytes, gpus.has_bf16
+
+Source: NVML, which knows all GPUs of the machine; CUDA_VISIBLE_DEVICES names those that a job sees.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import Any, NamedTuple
+
+import pynvml
+
+from instruct_core.errors import ConfigError
+from launch.console.lines import counted
+
+BF16_SINCE = (8, 0)  # compute capability: Ampere
+ASK_TORCH = "import torch; print(torch.__version__, torch.cuda.is_available())"
+
+
+class Gpus(NamedTuple):
+    """What the visible GPUs have in common."""
+
+    number: int
+    free_bytes: int | None = None  # of the smallest; None where nobody can tell
+    has_bf16: bool = True
+
+
+def visible_gpus() -> Gpus:
+    """Return the GPUs that a job here would see; none where there is no driver."""
+    try:
+        pynvml.nvmlInit()
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+    except pynvml.NVMLError:
+        return Gpus(0)
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        listed = [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
+        named = [
+            handles[int(name)] for name in listed if name.isdigit() and int(name) < len(handles)
+        ]
+        if len(named) != len(listed):  # by UUID: which of them does not matter where all are alike
+            return _described(handles)._replace(number=min(len(handles), len(listed)))
+        handles = named
+    return _described(handles)
+
+
+def _described(handles: list[Any]) -> Gpus:
+    try:
+        free = min((int(pynvml.nvmlDeviceGetMemoryInfo(h).free) for h in handles), default=None)
+        capability = [tuple(pynvml.nvmlDeviceGetCudaComputeCapability(h)) for h in handles]
+    except pynvml.NVMLError:  # a GPU that is shared out does not tell
+        return Gpus(len(handles))
+    return Gpus(len(handles), free, all(each >= BF16_SINCE for each in capability))
+
+
+def check_torch_sees(number: int) -> None:
+    """
+    Refuse GPUs that the driver sees and torch does not: the run would train on the CPU, for days.
+
+    Args:
+        number: GPUs that the driver sees.
+
+    Raises:
+        ConfigError: Names torch's version and what to do.
+    """
+    said = subprocess.check_output([sys.executable, "-c", ASK_TORCH], text=True).split()
+    if said[-1] != "True":
+        raise ConfigError(
+            f"torch {said[0]} cannot use the {counted(number, 'NVIDIA GPU')} of this machine. Install "
+            "one that fits the driver (nvidia-smi shows its CUDA), or hide them to train on CPU ranks: "
+            "CUDA_VISIBLE_DEVICES= before the command."
+        )

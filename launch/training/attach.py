@@ -1,0 +1,106 @@
+"""
+A run that is on its way already: watch it, name it, or refuse what was typed and it will not take.
+
+    if (exit_code := attach(flags, run, known)) is not None:
+        return exit_code
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from instruct_core.errors import ConfigError
+from launch.cluster.local import LocalJob
+from launch.cluster.slurm import UNKNOWN, SlurmJob
+from launch.console.lines import say
+from launch.flags.finetune import Finetune
+from launch.flags.typed import difference, differences, refuse_typed
+from launch.runs.follower import watch, watch_slurm
+from launch.runs.places import absolute
+from launch.runs.run import Run
+from launch.training.settings import open_settings, refuse_conflicts
+
+
+def attach(flags: Finetune, run: Run, known: Finetune | None) -> int | None:
+    """
+    Attach to a run that is queued or training; return the exit code, or None if it is neither.
+
+    Args:
+        flags: What the person typed, and the run's own values where nothing was.
+        run: That is meant.
+        known: The run's own values; None if it has none yet.
+
+    Raises:
+        ConfigError: Something else was typed than the run has, or it is just ending, or nobody can
+            tell whether it still runs.
+    """
+    if (local := LocalJob.found(run.lock)) is not None:
+        what = f"Run {run.name} is training already (job {local.pid})"
+        here = ("auto", "local")
+        _refuse_changes(what, flags, run, known, here, f"{local.how_to_stop}, which saves,")
+        say(f"{what}{'' if flags.dry_run else '; watching it'}.")
+        return 0 if flags.dry_run else watch(local, run.name)
+    queued = SlurmJob.found(run.slurm_note)
+    if queued is None or not queued.is_running() or queued.never_starts():
+        return None  # one that never starts is replaced when all else is right
+    state = queued.state()
+    if state == UNKNOWN:
+        raise ConfigError(
+            f"Run {run.name} may be on Slurm still (job {queued.job_id}): Slurm does not answer. Try "
+            f"again; if you know that the job has ended, remove {run.slurm_note}."
+        )
+    if queued.is_ending():
+        raise ConfigError(
+            f"Run {run.name} is ending (job {queued.job_id}, {state}). Give the same command again in "
+            "a moment."
+        )
+    what = f"Run {run.name} is on Slurm already: job {queued.job_id}, {state}"
+    _refuse_changes(what, flags, run, known, ("auto", "slurm"), f"scancel {queued.job_id}")
+    say(f"{what}.")
+    if flags.follow and not flags.dry_run:
+        return watch_slurm(queued, run.name)
+    say(f"Follow it: python launch/logs.py {run.name} -f; end it: scancel {queued.job_id}")
+    return 0
+
+
+def _refuse_changes(
+    what: str,
+    flags: Finetune,
+    run: Run,
+    known: Finetune | None,
+    clusters: tuple[str, ...],
+    first: str,
+) -> None:
+    """
+    Refuse flags that differ from those of a run on its way.
+
+    Raises:
+        RunConflictError: The run could not take them later either.
+        ConfigError: It could, once it is ended.
+    """
+    if known is None:
+        return
+    has = run.config
+    left_open = {name: getattr(has, name) for name in open_settings(flags.recipe)}
+    typed = replace(
+        flags,
+        recipe=replace(flags.recipe, **left_open),
+        shards=_whole(flags.shards),
+        init=_whole(flags.init),
+    )
+    after = run.document.get("asked", {}).get("slurm", {}).get("after")
+    known = replace(
+        known,
+        recipe=replace(known.recipe, micro_batch_size=has.micro_batch_size),
+        slurm=replace(known.slurm, after=after if flags.slurm.after else None),
+    )
+    found = differences(typed, known)
+    if flags.cluster not in clusters:
+        found.append(difference("cluster", clusters[-1], flags.cluster))
+    if found and run.has_begun():
+        refuse_conflicts(replace(has, init=typed.init or has.init, **typed.recipe.values), has)
+    refuse_typed(what, found, first)
+
+
+def _whole(place: str | None) -> str | None:
+    return place if place in (None, "random") else absolute(place)
