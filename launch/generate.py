@@ -20,7 +20,7 @@ def main() -> int:
     flags = parse_flags(Generate, sys.argv[1:], usage=__doc__)
     from launch.arrays.answers import answer_file
 
-    return answer_file(flags)
+    return answer_file(flags, sys.argv[1:])
 
 
 if __name__ == "__main__":

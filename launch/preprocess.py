@@ -21,7 +21,7 @@ def main() -> int:
     flags = parse_flags(Preprocess, sys.argv[1:], usage=__doc__)
     from launch.arrays.shards import prepare
 
-    return prepare(flags)
+    return prepare(flags, sys.argv[1:])
 
 
 if __name__ == "__main__":

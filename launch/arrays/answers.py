@@ -10,6 +10,7 @@ overwritten.
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 
 from instruct_core.answers.plan import AnswerPlan, Settings, scan_prompts
@@ -34,8 +35,14 @@ from launch.runs.places import absolute, check_url
 from launch.runs.run import Run
 
 
-def answer_file(flags: Generate) -> int:
-    """Answer the questions of a file; return the exit code."""
+def answer_file(flags: Generate, words: Sequence[str] = ()) -> int:
+    """
+    Answer the questions of a file; return the exit code.
+
+    Args:
+        flags: What the person typed.
+        words: The same as they were typed.
+    """
     _check(flags)
     if flags.out.endswith("/") or not flags.out:
         raise ConfigError(f"--out must name a file, got {flags.out}. Use {flags.out}answers.jsonl")
@@ -47,7 +54,7 @@ def answer_file(flags: Generate) -> int:
     old = AnswerPlan.load_if_there(store)
     plan = _plan(flags, old)
     _refuse_other_answers(flags, plan, old, out)
-    work = _work(flags, plan, old, out, choice)
+    work = _work(flags, words, plan, old, out, choice)
     return make(work, flags.array, flags.slurm, request, parallelism_here=1)
 
 
@@ -117,7 +124,12 @@ def _refuse_other_answers(
 
 
 def _work(
-    flags: Generate, plan: AnswerPlan, old: AnswerPlan | None, out: str, choice: Choice
+    flags: Generate,
+    words: Sequence[str],
+    plan: AnswerPlan,
+    old: AnswerPlan | None,
+    out: str,
+    choice: Choice,
 ) -> Work:
     tasks_here = 1 if choice.cluster == "slurm" else flags.array.array_parallelism or 1
     job = GenerateJob(out, flags.array.num_tasks, tasks_here=tasks_here)
@@ -146,4 +158,6 @@ def _work(
         ready=ready,
         next_step=f"See how many parts are there: python launch/generate.py --follow with the same "
         f"flags; the answers will be in {flags.out}",
+        flags=flags,
+        words=words,
     )

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from instruct_core.errors import ConfigError
 from jobs.job_folder import read_outcome
+from launch.arrays.joining import note_asked, refuse_changes
 from launch.arrays.work import Work
 from launch.cluster.frozen_code import freeze_code
 from launch.cluster.in_process import only_task_of
@@ -27,7 +28,7 @@ from launch.cluster.local import LocalJob, submit_local
 from launch.cluster.partition import cluster_limits
 from launch.cluster.request import Request, resources_of
 from launch.cluster.script import Resources, array_text, batch_script
-from launch.cluster.slurm import SlurmJob, running_array, submit_slurm, test_submission
+from launch.cluster.slurm import UNKNOWN, SlurmJob, running_array, submit_slurm, test_submission
 from launch.console.display import progress_bar
 from launch.console.lines import EXIT_FAILED, counted, note, say
 from launch.flags.array import ArrayFlags
@@ -71,8 +72,12 @@ class TaskArray:
             say(line)
         for resources in arrays:
             test_submission(work.parent, resources)
+        if (stuck := running_array(work.job.store)) is not None:  # or this one would have joined it
+            stuck.cancel()
+            say(f"Job {stuck.job_id} is cancelled, and replaced: what it waited for has failed.")
         folder = new_job_folder(work.parent)
         freeze_code(folder)
+        note_asked(folder, work.flags)
         job = SlurmJob(folder)
         for resources in arrays:
             job_id = submit_slurm(work.task(resources.first_task), folder, resources)
@@ -115,8 +120,8 @@ def make(
     Raises:
         ConfigError: The same place is being filled with something else.
     """
-    if (job := running_array(work.job.store)) is not None:
-        return _attach(work, job, flags)
+    if (exit_code := _attach(work, flags)) is not None:
+        return exit_code
     todo = work.todo()
     for line in (*work.about, *todo.damaged):
         say(line)
@@ -144,14 +149,24 @@ def make(
     return follow_array(work, job) if flags.follow else 0
 
 
-def _attach(work: Work, job: SlurmJob, flags: ArrayFlags) -> int:
+def _attach(work: Work, flags: ArrayFlags) -> int | None:
+    """Attach to tasks that are queued or run; None where there are none, or none that ever start."""
+    job = running_array(work.job.store)
+    if job is None or job.never_starts():
+        return None
     if not work.plan.makes_same_parts(work.old):
         raise ConfigError(
             f"{work.what} {work.where} are being made from something else by job {job.job_id}. "
             f"Wait for it, or end it: scancel {' '.join(job.job_ids)}"
         )
+    if job.state() == UNKNOWN:
+        raise ConfigError(
+            f"{work.what} {work.where} may be in the making still (job {job.job_id}): Slurm does not "
+            "answer. Try again."
+        )
+    refuse_changes(work, job)
     say(f"{work.what} {work.where} are being made already: job {job.job_id}, {job.state()}.")
-    return follow_array(work, job) if flags.follow else 0
+    return follow_array(work, job) if flags.follow and not flags.dry_run else 0
 
 
 def follow_array(work: Work, job: SlurmJob) -> int:

@@ -10,6 +10,7 @@ shards are made anew: the manifest goes first, so old and new are never taken fo
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,8 +38,14 @@ from launch.flags.slurm import check_slurm_flags
 from launch.runs.places import absolute, check_url
 
 
-def prepare(flags: Preprocess) -> int:
-    """Make a shard set; return the exit code."""
+def prepare(flags: Preprocess, words: Sequence[str] = ()) -> int:
+    """
+    Make a shard set; return the exit code.
+
+    Args:
+        flags: What the person typed.
+        words: The same as they were typed.
+    """
     check_counts(flags, "limit_rows", "rows_per_shard")
     check_array_flags(flags.array)
     if flags.rows_per_shard is not None and flags.rows_per_shard % BLOCK_ROWS:
@@ -63,7 +70,11 @@ def prepare(flags: Preprocess) -> int:
         old = ShardPlan.load_if_there(store)
         plan = _plan(flags, old, source, columns)
         return make(
-            _work(flags, store, plan, old, why), flags.array, flags.slurm, request, num_cores()
+            _work(flags, words, store, plan, old, why),
+            flags.array,
+            flags.slurm,
+            request,
+            num_cores(),
         )
 
 
@@ -82,7 +93,12 @@ def _plan(
 
 
 def _work(
-    flags: Preprocess, store: Store, plan: ShardPlan, old: ShardPlan | None, why_here: str
+    flags: Preprocess,
+    words: Sequence[str],
+    store: Store,
+    plan: ShardPlan,
+    old: ShardPlan | None,
+    why_here: str,
 ) -> Work:
     def discard() -> None:
         store.remove("manifest.json")  # first: from here on nobody takes the old shards for these
@@ -109,6 +125,8 @@ def _work(
         ready=ready,
         next_step="See: python launch/status.py; train as soon as they are there: "
         f"python launch/finetune.py --shards {store.url}",
+        flags=flags,
+        words=words,
     )
 
 

@@ -44,6 +44,8 @@ class Work:
     discard: Callable[[], None]  # removes what was made by another plan
     ready: Callable[[], str]  # says what was made
     next_step: str  # what can be typed now that it is queued
+    flags: Any  # of the command: a dataclass with `array` and `slurm`
+    words: Sequence[str] = ()  # that were typed
 
     @property
     def parent(self) -> Path:

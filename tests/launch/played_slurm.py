@@ -27,7 +27,8 @@ case "$*" in
 *'show partition'*) echo '{partition}';;
 *'show node'*) printf '{nodes}';;
 *'show config'*) echo 'MaxArraySize = 1001'; echo 'JobRequeue = 1';;
-*'show job'*) cat jobs/$4 2>/dev/null || {{ echo 'Invalid job id specified' >&2; exit 1; }};;
+*'show job'*) [ -e silent ] && {{ echo 'Socket timed out' >&2; exit 1; }}
+    cat jobs/$4 2>/dev/null || {{ echo 'Invalid job id specified' >&2; exit 1; }};;
 esac"""
 SBATCH = """
 case "$*" in *--test-only*) echo 'sbatch: Job 9 to start at {start} using 1' >&2; exit 0;; esac
@@ -72,6 +73,10 @@ class PlayedSlurm:
         """Have the controller answer nobody from now on."""
         for name in ("scontrol", "sbatch", "scancel", "sinfo"):
             self.client(name, "echo 'Unable to contact slurm controller' >&2; exit 1")
+
+    def is_silent_about_jobs(self) -> None:
+        """Have questions about jobs fail from now on, and nothing else."""
+        (self._folder / "silent").touch()
 
     def asked(self, client: str) -> list[str]:
         """Return the command lines of a client so far."""

@@ -18,6 +18,7 @@ from instruct_core.data.tokenizer import load_tokenizer
 from jobs.preprocess import PreprocessJob
 from launch.arrays import array
 from launch.arrays.work import Work
+from launch.flags.preprocess import Preprocess
 from tests.conftest import write_rows
 
 
@@ -36,6 +37,7 @@ def work_of(tmp_path: Path, num_rows: int = 600) -> Work:
         discard=lambda: None,
         ready=lambda: "Ready",
         next_step="See",
+        flags=Preprocess(),
     )
 
 

@@ -1,0 +1,59 @@
+"""
+An array that is on its way already: what it was asked for, and what it does not take any more.
+
+    note_asked(folder, flags)            # when it is queued
+    refuse_changes(work, job)            # when the same command is given again
+
+`asked.json` in the folder of the jobs has the flags that its tasks were queued with.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+from jobs.job_folder import read_json
+from launch.arrays.work import Work
+from launch.cluster.slurm import SlurmJob
+from launch.flags.array import ArrayFlags
+from launch.flags.parse import parse_flags
+from launch.flags.slurm import SlurmFlags
+from launch.flags.typed import difference, differences, refuse_typed
+
+ASKED = "asked.json"
+NOT_OF_THE_PLAN = (
+    "array",
+    "slurm",
+    "tokenizer",
+)  # all else is, and another plan is refused as that
+
+
+def note_asked(folder: Path, flags: Any) -> None:
+    """Write down with which flags the tasks of a folder are queued."""
+    asked = {name: value for name, value in asdict(flags).items() if name in NOT_OF_THE_PLAN}
+    (folder / ASKED).write_text(json.dumps(asked))
+
+
+def refuse_changes(work: Work, job: SlurmJob) -> None:
+    """
+    Refuse flags that were typed and are not those of an array on its way.
+
+    Raises:
+        ConfigError: Names the flags, both values of each, and what to do.
+    """
+    asked = read_json(job.folder / ASKED)
+    known = {field.name for field in fields(work.flags)} & asked.keys()
+    values = {name: asked[name] for name in known}
+    for name, kind in (("array", ArrayFlags), ("slurm", SlurmFlags)):
+        if name in values:
+            has = {field.name for field in fields(kind)}
+            values[name] = kind(**{k: v for k, v in values[name].items() if k in has})
+    flags = replace(work.flags, **values)
+    typed = parse_flags(type(flags), work.words, default=flags)
+    found = differences(typed, flags) if asked else []
+    if typed.array.cluster in ("local", "debug"):
+        found.append(difference("cluster", "slurm", typed.array.cluster))
+    state = f"{work.what} {work.where} are being made already: job {job.job_id}, {job.state()}"
+    refuse_typed(state, found, f"scancel {' '.join(job.job_ids)}")

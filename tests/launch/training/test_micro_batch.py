@@ -1,0 +1,129 @@
+"""How a step is divided over ranks where nobody said how, and what is advised where it cannot be."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from instruct_core.config import PRESETS, TrainConfig
+from instruct_core.errors import ConfigError
+from launch.cluster.machine import Machine
+from launch.training.fit import gpu_bytes
+from launch.training.micro_batch import Ranks, fit
+
+GPUS = Machine(8, 64, 1 << 40, "this machine")
+CORES = GPUS._replace(num_gpus=0)
+IDENTITY = ("--tokens-per-step", "--seq-len", "--model", "--precision")
+
+
+def settings(**changes: object) -> TrainConfig:
+    places = {name: name for name in ("run", "shards", "checkpoints", "runs", "init")}
+    return TrainConfig(**places, model="gpt2", data_fingerprint="f", **changes)  # type: ignore[arg-type]
+
+
+def fitted(
+    config: TrainConfig, ranks: Ranks, machine: Machine, typed: int | None, kept: int | None,
+    model: str = "gpt2",
+) -> int:  # fmt: skip
+    return fit(config, ranks, PRESETS[model], machine, typed, kept).config.micro_batch_size
+
+
+@pytest.mark.parametrize("machine", [GPUS, CORES])
+@pytest.mark.parametrize(
+    ("tokens", "ranks", "expected"),
+    [
+        (65536, Ranks(1, 1), 8),
+        (65536, Ranks(1, 8), 8),
+        (65536, Ranks(2, 8), 4),
+        (65536, Ranks(8, 8), 1),
+        (98304, Ranks(1, 6), 8),
+        (98304, Ranks(1, 8), 6),
+        (40960, Ranks(1, 5), 8),
+        (7168, Ranks(1, 1), 7),
+    ],
+)
+def test_micro_batch_that_nobody_typed_fits_the_ranks(
+    machine: Machine, tokens: int, ranks: Ranks, expected: int
+) -> None:
+    config = settings(tokens_per_step=tokens)
+
+    chosen = fit(config, ranks, PRESETS["tiny"], machine, typed=None, kept=None)
+
+    assert chosen.config.micro_batch_size == expected
+    assert chosen.config.grad_accum_steps(ranks.world_size) >= 1
+    assert bool(chosen.why_micro_batch) == (expected != 8)
+
+
+def test_micro_batch_is_kept_on_a_resume_while_it_fits_and_chosen_anew_when_it_does_not() -> None:
+    config = settings(tokens_per_step=256, seq_len=64)
+
+    assert fitted(config, Ranks(1, 1), CORES, typed=None, kept=2) == 2
+    assert fitted(config, Ranks(1, 2), CORES, typed=None, kept=4) == 2
+    assert fitted(config, Ranks(1, 4), CORES, typed=None, kept=4) == 1
+
+
+@pytest.mark.parametrize("kept", [None, 4])
+@pytest.mark.parametrize("typed", [None, 3, 4])
+@pytest.mark.parametrize("ranks", [Ranks(1, 3), Ranks(3, 1), Ranks(2, 6), Ranks(1, 8), Ranks(2, 2)])
+def test_advice_is_taken_and_changes_nothing_that_a_run_keeps_for_life(
+    ranks: Ranks, typed: int | None, kept: int | None
+) -> None:
+    config = settings(tokens_per_step=1024, seq_len=64)
+    try:
+        fit(config, ranks, PRESETS["tiny"], GPUS, typed, kept)
+    except ConfigError as error:
+        advice = str(error).partition("Use ")[2]
+    else:
+        return
+
+    flags = dict(re.findall(r"(--[a-z-]+) (\d+)", advice.partition(" or --tokens")[0]))
+
+    assert flags
+    if kept is not None:
+        assert not any(flag in advice for flag in IDENTITY)
+    again = Ranks(int(flags.get("--nodes", ranks.nodes)), int(flags.get("--gpus", ranks.per_node)))
+    size = int(flags["--micro-batch-size"]) if "--micro-batch-size" in flags else None
+    if "--tokens-per-step" in flags:
+        config = settings(tokens_per_step=int(flags["--tokens-per-step"]), seq_len=64)
+    fit(config, again, PRESETS["tiny"], GPUS, size, kept)
+
+
+@pytest.mark.parametrize(
+    ("micro_batch_size", "measured_gb"), [(8, 6.5), (16, 9.3), (32, 15.0), (64, 26.2)]
+)
+def test_estimate_of_a_gpus_memory_is_what_was_measured(
+    micro_batch_size: int, measured_gb: float
+) -> None:
+    """The table of docs/performance.md, gpt2 with sequences of 1,024 in bf16 on an H200."""
+    estimate = gpu_bytes(PRESETS["gpt2"], micro_batch_size * 1024, "bf16")
+
+    assert estimate / 1e9 == pytest.approx(measured_gb, rel=0.03)
+
+
+def test_micro_batch_fits_the_memory_of_the_gpus() -> None:
+    """gpt2-xl on cards of 40 GB, and of 24 GB, where not even its state fits."""
+    config = settings(precision="bf16")
+    small, smaller = (GPUS._replace(gpu_bytes=size * 10**9) for size in (40, 24))
+
+    assert fitted(config, Ranks(1, 8), GPUS, None, None, "gpt2-xl") == 8
+    assert fitted(config, Ranks(1, 8), small, None, None, "gpt2-xl") == 4
+    with pytest.raises(
+        ConfigError, match=r"need about 50 GB, and 40 GB .* Use --micro-batch-size 4\."
+    ):
+        fitted(config, Ranks(1, 8), small, 8, None, "gpt2-xl")
+    with pytest.raises(ConfigError, match="Use GPUs with more memory, or a smaller --model"):
+        fitted(config, Ranks(1, 8), smaller, None, None, "gpt2-xl")
+    with pytest.raises(ConfigError, match=r"Use GPUs with more memory\.$"):
+        fitted(config, Ranks(1, 8), smaller, None, 4, "gpt2-xl")
+
+
+def test_micro_batch_fits_the_memory_of_the_cores() -> None:
+    little = CORES._replace(memory_bytes=3 * 10**9)
+    config = settings(async_save=False)
+
+    with pytest.raises(ConfigError, match="Use fewer --gpus, or a smaller --model"):
+        fitted(config, Ranks(1, 1), little, None, None)
+    with pytest.raises(ConfigError, match=r"Use fewer --gpus\.$"):
+        fitted(config, Ranks(1, 1), little, None, 8)
+    assert fitted(config, Ranks(1, 1), CORES._replace(memory_bytes=7 * 10**9), None, None) < 8
