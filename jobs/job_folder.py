@@ -83,6 +83,12 @@ def read_progress(folder: Path) -> Progress:
     return Progress()
 
 
+def read_all_progress(folder: Path) -> list[Progress]:
+    """Return the progress of every start of a job, oldest first."""
+    paths = sorted(folder.glob("progress-*.json"))
+    return [progress for path in paths if (progress := _read(path, Progress))]
+
+
 def _read(path: Path, kind: type[T]) -> T | None:
     """Return a record; None where there is nothing, or a lost node left half of it."""
     try:
@@ -176,6 +182,17 @@ def read_failures(folder: Path) -> list[Failure]:
     paths = sorted(folder.glob(f"failure-{this_start()}-*.json"))
     failures = [failure for path in paths if (failure := _read(path, Failure))]
     return sorted(failures, key=lambda failure: failure.utc_seconds)
+
+
+def newest_failure(folder: Path) -> Failure | None:
+    """Return why the newest start of a job fails; None where it has not, or has not said so."""
+    starts: dict[str, list[Path]] = {}
+    for path in [*folder.glob("progress-*.json"), *folder.glob("failure-*.json")]:
+        start = "-".join(path.stem.split("-")[1:3])
+        starts.setdefault(start, []).append(path)
+    newest = starts[max(starts)] if starts else []
+    failures = [_read(path, Failure) for path in newest if path.name.startswith("failure-")]
+    return min(filter(None, failures), key=lambda failure: failure.utc_seconds, default=None)
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from instruct_core.data.fast_tokenizer import BulkTokenizer
+from instruct_core.data.remake import command_that_makes
 from instruct_core.data.shard_plan import ShardPlan
 from instruct_core.data.template import render
 from instruct_core.errors import CorruptFileError, MissingError
@@ -176,7 +177,7 @@ def load_manifest(store: Store) -> dict[str, Any]:
         MissingError: There is none: the set was never made, or is not finished.
         CorruptFileError: It is no manifest.
     """
-    make = f"Make it: python launch/preprocess.py --out {store.url}"
+    make = f"Make it: {command_that_makes(store)}"
     try:
         manifest = load_sealed(store, "manifest.json")
     except FileNotFoundError:
@@ -250,7 +251,7 @@ class ShardSet:
 
 
 def _map_verified(path: Path, store: Store, entry: dict[str, Any]) -> mmap.mmap:
-    rebuild = f"Rebuild it: python launch/preprocess.py --out {store.url}"
+    rebuild = f"Rebuild it: {command_that_makes(store)}"
     where = f"Shard {store.where(entry['file'])}"
     if not path.exists():
         raise CorruptFileError(f"{where} is gone, though the manifest names it. {rebuild}")

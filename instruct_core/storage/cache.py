@@ -46,7 +46,7 @@ def local_copy(store: Store, name: str, size_bytes: int, xxh3: str) -> Path:
             if xxhash.xxh3_128_hexdigest(data) != xxh3:
                 raise CorruptFileError(
                     f"Shard {store.where(name)} is corrupt: xxh3 differs from the manifest. "
-                    f"Rebuild it: python launch/preprocess.py --out {store.url}"
+                    "Give the command again that made it."
                 )
             scratch = folder / f"{xxh3}.{os.getpid()}.tmp"
             scratch.write_bytes(data)

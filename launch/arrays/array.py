@@ -28,7 +28,14 @@ from launch.cluster.local import LocalJob, submit_local
 from launch.cluster.partition import cluster_limits
 from launch.cluster.request import Request, resources_of
 from launch.cluster.script import Resources, array_text, batch_script
-from launch.cluster.slurm import UNKNOWN, SlurmJob, running_array, submit_slurm, test_submission
+from launch.cluster.slurm import (
+    NEVER_STARTS_HELP,
+    UNKNOWN,
+    SlurmJob,
+    running_array,
+    submit_slurm,
+    test_submission,
+)
 from launch.console.display import progress_bar
 from launch.console.lines import EXIT_FAILED, counted, note, say
 from launch.flags.array import ArrayFlags
@@ -37,6 +44,7 @@ from launch.flags.slurm import SlurmFlags
 PARALLELISM = 128
 POLL_SECONDS = 2.0
 LOCAL_POLL_SECONDS = 0.05
+AGAIN = "Give the same command again to make what is missing."
 
 
 class TaskArray:
@@ -83,7 +91,7 @@ class TaskArray:
             job_id = submit_slurm(work.task(resources.first_task), folder, resources)
             job.write_note(work.parent / "slurm.json")
             say(f"Job {job_id}: array {resources.array} of partition {self._request.partition}")
-        say(f"{work.what}: {counted(len(tasks), 'task')} for what is missing; logs in {folder}")
+        say(f"{work.what}: {counted_tasks(work, tasks)} for what is missing; logs in {folder}")
         say(work.next_step)
         return job
 
@@ -149,6 +157,13 @@ def make(
     return follow_array(work, job) if flags.follow else 0
 
 
+def counted_tasks(work: Work, tasks: Sequence[int]) -> str:
+    """Return how many tasks there are, and why not as many as were asked for."""
+    idle = work.job.num_tasks - len(tasks)
+    why = f" ({work.job.num_tasks} asked for: {idle} would find no {work.plan.part} to make)"
+    return counted(len(tasks), "task") + (why if idle else "")
+
+
 def _attach(work: Work, flags: ArrayFlags) -> int | None:
     """Attach to tasks that are queued or run; None where there are none, or none that ever start."""
     job = running_array(work.job.store)
@@ -174,7 +189,7 @@ def follow_array(work: Work, job: SlurmJob) -> int:
     try:
         with progress_bar(work.what) as bar:
             shown = bar.add_task("", total=work.num_parts)
-            while job.is_running():
+            while job.is_running() and not job.never_starts():
                 bar.update(shown, completed=work.num_done)
                 time.sleep(POLL_SECONDS)
             bar.update(shown, completed=work.num_done)
@@ -182,8 +197,13 @@ def follow_array(work: Work, job: SlurmJob) -> int:
         say(f"Stopped watching; the jobs go on. End them: scancel {' '.join(job.job_ids)}")
         return 0
     failed = sorted(path.parent for path in job.folder.glob("task-*/failed.json"))
-    if failed or not work.is_complete():
+    if failed:
         return _say_failures(failed, len(list(job.folder.glob("task-*"))))
+    if not work.is_complete():
+        why = f"has ended ({job.summary() or 'Slurm has forgotten it'}) before all was made"
+        why = NEVER_STARTS_HELP if job.never_starts() else f"{why}. {AGAIN}"
+        note(f"error: job {job.job_id} {why.rstrip('.')}. Logs: {job.folder}")
+        return EXIT_FAILED
     say(work.ready())
     return 0
 
@@ -202,7 +222,7 @@ def run_here(work: Work, tasks: Sequence[int], parallelism: int) -> int:
     """Run the tasks on this machine, a few at a time; return the exit code."""
     folder = new_job_folder(work.parent)
     freeze_code(folder)
-    say(f"Job: {counted(len(tasks), 'task')}, logs in {folder}")
+    say(f"Job: {counted_tasks(work, tasks)}, logs in {folder}")
     with _term_as_interrupt():
         failed = _run_all(work, tasks, parallelism, folder)
     if failed:
@@ -239,7 +259,7 @@ def _run_all(work: Work, tasks: Sequence[int], parallelism: int, folder: Path) -
         except BaseException:
             for job in running:
                 job.warn(signal.SIGKILL)  # takes its task along; a part is whole or not there
-            say("Stopped. Give the same command again to make what is missing.")
+            say(f"Stopped. {AGAIN}")
             raise
     return failed
 
@@ -247,9 +267,10 @@ def _run_all(work: Work, tasks: Sequence[int], parallelism: int, folder: Path) -
 def _say_failures(folders: Sequence[Path], num_tasks: int) -> int:
     """Say why tasks failed, on one line; return the exit code."""
     outcomes = [outcome for folder in folders if (outcome := read_outcome(folder))]
-    reason = outcomes[0].error if outcomes else "they were killed, or cancelled."
+    reason = outcomes[0].error if outcomes else "they were killed, or cancelled"
+    # What a person has to fix first is not made by the same command.
+    again = f" {AGAIN}" if all(outcome.retry for outcome in outcomes) else ""
     note(
-        f"error: {len(folders)} of {counted(num_tasks, 'task')} failed: {reason} Give the same command "
-        "again to make what is missing."
+        f"error: {len(folders)} of {counted(num_tasks, 'task')} failed: {reason.rstrip('.')}.{again}"
     )
     return EXIT_FAILED

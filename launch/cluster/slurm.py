@@ -30,8 +30,13 @@ from launch.cluster.script import Resources, batch_script, pickle_name, script_n
 
 UNKNOWN = "unknown (Slurm does not answer)"
 ASK_AGAIN_SECONDS = 2.0  # one question to Slurm's controller serves so long
+FARTHEST_SECONDS = 360 * 86400.0  # Slurm's word for "nobody knows" is a year from now
 AWAY_SECONDS = 30.0  # and one that it did not answer, so long
 NEVER_STARTS = "DependencyNeverSatisfied"
+NEVER_STARTS_HELP = (
+    "can never start: what it waits for has failed. Fix that, and give the same command again, which "
+    "replaces the job"
+)
 
 
 class Controller:
@@ -191,6 +196,11 @@ def test_submission(folder: Path, resources: Resources) -> str:
     Raises:
         ConfigError: It would be refused; says why.
     """
+    if "%" in str(folder):
+        raise ConfigError(
+            f"The folder of the job must have no % in its path, which Slurm would read as a number of "
+            f"the job, got {folder}. Rename the folder, or give another place."
+        )
     text = batch_script(folder, resources)
     # The folder is not there yet, and the test writes nothing.
     text = "\n".join(line for line in text.splitlines() if "--chdir" not in line)
@@ -200,7 +210,16 @@ def test_submission(folder: Path, resources: Resources) -> str:
         raise ConfigError(
             f"Slurm refuses this job in partition {resources.partition}: {error}. See it: --dry-run"
         ) from None
-    return said.partition(" to start at ")[2].partition(" ")[0]
+    return believable(said.partition(" to start at ")[2].partition(" ")[0])
+
+
+def believable(start: str) -> str:
+    """Return a start that Slurm expects; "" where it expects none, or only says a year from now."""
+    try:
+        begins = time.mktime(time.strptime(start, "%Y-%m-%dT%H:%M:%S"))
+    except ValueError:
+        return ""
+    return start if begins - time.time() < FARTHEST_SECONDS else ""
 
 
 def submit_slurm(function: Callable[[], Any], folder: Path, resources: Resources) -> str:

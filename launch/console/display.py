@@ -21,7 +21,7 @@ from rich.table import Table
 
 from launch.console.lines import say
 
-WIDE = 200  # columns where there is no terminal: lines are for programs then
+WIDE = 10_000  # columns where there is no terminal: a row is a line for programs then
 
 console = Console(stderr=True)
 

@@ -7,9 +7,10 @@ How launchers talk: one line out, and never a traceback for what a person can fi
 
 from __future__ import annotations
 
+import difflib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from instruct_core.errors import InstructError
 
@@ -29,6 +30,12 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+def perhaps(name: str, known: Iterable[str]) -> str:
+    """Return a sentence, with a blank before it, that names what may have been meant; "" for nothing."""
+    close = difflib.get_close_matches(name, list(known), n=2)
+    return f" Perhaps you meant {' or '.join(close)}." if close else ""
+
+
 def note(text: str) -> None:
     """Print one line for the person beside what a program may read."""
     print(text, file=sys.stderr, flush=True)
@@ -42,8 +49,14 @@ def guarded(main: Callable[[], int]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BROKEN_PIPE
     except (InstructError, OSError) as error:
-        line = " ".join(str(error).split())
+        line = " ".join(_in_words(error).split())
         note(f"error: {line}")
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
+
+
+def _in_words(error: InstructError | OSError) -> str:
+    if isinstance(error, InstructError) or not error.strerror or not error.filename:
+        return str(error)
+    return f"{error.filename} cannot be used: {error.strerror}."

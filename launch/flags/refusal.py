@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from instruct_core.recipe import flag_of
@@ -64,11 +65,16 @@ def refusal(boxed: str, flags: type[Any], arguments: Sequence[str]) -> str:
 
 
 def _unknown(word: str, hints: str, flags: type[Any], arguments: Sequence[str]) -> str:
+    known = {name for name, _ in fields_of(flags)}
     if not word.startswith("-"):
         flag = next((a.partition("=")[0] for a in arguments if a.endswith(f"={word}")), None)
-        return f"{flag} takes no value, got {word}." if flag else f"No flag takes the word {word}."
+        if flag:
+            return f"{flag} takes no value, got {word}."
+        globs = (
+            " A pattern must be in quotes: --source 'rows-*.jsonl'." if "source" in known else ""
+        )
+        return f"No flag takes the word {word}.{globs}"
     typed = word.partition("=")[0]
-    known = {name for name, _ in fields_of(flags)}
     meant = [
         flag_of(name)
         for name in OTHERS_SAY.get(typed.lstrip("-").replace("-", "_"), ())

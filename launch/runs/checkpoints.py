@@ -29,6 +29,8 @@ from launch.flags.checkpoints import Export, Ls, Prune, Verify
 from launch.runs.places import absolute, check_url
 from launch.runs.run import Run
 
+NOTHING = "No step is removed: {} stay"
+
 
 def show(flags: Ls) -> int:
     """Print all checkpoints of a run, with sizes compared; return the exit code."""
@@ -71,8 +73,9 @@ def prune(flags: Prune) -> int:
     retention = Retention(store)
     if flags.dry_run:
         doomed = retention.doomed(keep, newest=steps[-1])
+        stay = _listed(sorted(set(steps) - set(doomed)))
         say(
-            f"Would remove steps {_listed(doomed)}; {_listed(sorted(set(steps) - set(doomed)))} stay"
+            f"Would remove steps {_listed(doomed)}; {stay} stay" if doomed else NOTHING.format(stay)
         )
         return 0
     removed = retention.prune(keep, newest=steps[-1])
@@ -83,9 +86,14 @@ def prune(flags: Prune) -> int:
         for name in aside:
             store.remove(name)
         say(f"Removed {len(aside)} damaged ones that were set aside")
-    freed = sum(before.get(step, 0) for step in removed.steps)
-    say(f"Removed steps {_listed(removed.steps)}, {freed / 1e6:,.1f} MB; "
-        f"{_listed(committed_steps(store))} stay")  # fmt: skip
+    freed, stay = (
+        sum(before.get(step, 0) for step in removed.steps),
+        _listed(committed_steps(store)),
+    )
+    if removed.steps:
+        say(f"Removed steps {_listed(removed.steps)}, {freed / 1e6:,.1f} MB; {stay} stay")
+    else:
+        say(NOTHING.format(stay))
     return EXIT_FAILED if removed.problems else 0
 
 

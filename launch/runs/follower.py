@@ -16,11 +16,13 @@ from types import FrameType
 
 from rich.progress import Progress, TaskID, TextColumn
 
+from instruct_core.events import Event
 from instruct_core.storage.store import Store
+from jobs.events import Resumed
 from jobs.job_folder import read_outcome, read_progress
 from jobs.ledger import read_ledger
 from launch.cluster.local import LocalJob
-from launch.cluster.slurm import SlurmJob
+from launch.cluster.slurm import NEVER_STARTS_HELP, SlurmJob
 from launch.console.display import console, progress_bar
 from launch.console.lines import EXIT_FAILED, EXIT_INTERRUPTED, note, say
 
@@ -67,6 +69,8 @@ def _conclude(job: LocalJob | SlurmJob, run: str, stopping: bool) -> int:
         reason = outcome.error
         if outcome.retry:
             note(outcome.traceback.rstrip())
+    elif isinstance(job, SlurmJob) and job.never_starts():
+        reason = f"job {job.job_id} {NEVER_STARTS_HELP}."
     elif isinstance(job, SlurmJob):
         reason = f"its job has ended ({job.state() or 'Slurm has forgotten it'})."
     note(f"error: run {run} failed: {reason} Log: {job.log_path()}")
@@ -78,8 +82,8 @@ class _Follower:
 
     def __init__(self, job: LocalJob | SlurmJob) -> None:
         self._job, self._ledger = job, Store(job.ledger)
-        self._num_events = len(read_ledger(self._ledger))
-        self._line_at = time.monotonic()
+        self._told = {repr(entry) for entry in read_ledger(self._ledger)}
+        self._line_at, self._line_step = time.monotonic(), 0
         self.stopping = False
 
     def on_signal(self, signum: int, _frame: FrameType | None) -> None:
@@ -98,22 +102,37 @@ class _Follower:
         numbers = TextColumn("{task.fields[numbers]}")
         with progress_bar("step", numbers) as bar:
             task = bar.add_task("", total=None, numbers="")
-            while self._job.is_running():
+            while self._job.is_running() and not self._waits_for_ever():
                 self._show(bar, task)
                 time.sleep(POLL_SECONDS if isinstance(self._job, LocalJob) else SLURM_POLL_SECONDS)
             self._show(bar, task)
 
+    def _waits_for_ever(self) -> bool:
+        return isinstance(self._job, SlurmJob) and self._job.never_starts()
+
     def _show(self, bar: Progress, task: TaskID) -> None:
-        entries = read_ledger(self._ledger)
-        for entry in entries[self._num_events :]:
-            say(str(entry.event))
-        self._num_events = len(entries)
+        # First: a step that it names has been told by then, if there was anything to tell of it.
         progress = read_progress(self._job.folder)
+        for entry in read_ledger(self._ledger):
+            if (
+                repr(entry) not in self._told
+            ):  # a lost attempt may add to its file later than another
+                self._told.add(repr(entry))
+                self._tell(entry.event)
         if progress.loss is None:
             return
         numbers = f"loss {progress.loss:.4f}, {progress.tokens_per_second:,.0f} tokens/s"
-        step, total = progress.global_step, progress.max_steps
+        step, total = progress.global_step or 0, progress.max_steps
         bar.update(task, completed=step, total=total, numbers=numbers)
-        if not console.is_terminal and time.monotonic() - self._line_at > LINE_SECONDS:
-            self._line_at = time.monotonic()
+        is_news = step > self._line_step and time.monotonic() - self._line_at > LINE_SECONDS
+        if is_news and not console.is_terminal:
+            self._line_at, self._line_step = time.monotonic(), step
             say(f"Step {step} of {total}: {numbers}")
+
+    def _tell(self, event: Event) -> None:
+        say(str(event))
+        step = event.facts.get("step")
+        if isinstance(event, Resumed):
+            self._line_step = event.step
+        elif isinstance(step, int):
+            self._line_step = max(self._line_step, step)

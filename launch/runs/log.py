@@ -11,6 +11,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from launch.cluster.slurm import NEVER_STARTS_HELP
+from launch.console.lines import EXIT_FAILED, note
 from launch.flags.logs import Logs
 from launch.runs.run import Run
 from launch.runs.status import RunStatus
@@ -23,15 +25,18 @@ def show_log(flags: Logs) -> int:
     status = RunStatus.of(Run.find(flags.run, flags.checkpoints))
     shown: dict[Path, int] = {}
     while True:
-        ended = not flags.follow or not status.is_active()  # asked before the last look
+        goes_on = status.is_active() and not status.never_starts()  # asked before the last look
         for text in _news(status.job_folders(), flags.rank, shown):
             sys.stdout.write(text)
         sys.stdout.flush()
-        if ended:
+        if not flags.follow or not goes_on:
             break
         time.sleep(POLL_SECONDS)
     if not shown:
-        sys.stderr.write(f"Run {flags.run} has logged nothing yet: {status.state()}.\n")
+        note(f"Run {flags.run} has logged nothing yet: {status.state()}.")
+    if flags.follow and status.never_starts():
+        note(f"error: run {flags.run} {NEVER_STARTS_HELP}.")
+        return EXIT_FAILED
     return 0
 
 

@@ -22,8 +22,8 @@ from instruct_core.errors import CorruptFileError, InstructError
 from instruct_core.events import Event
 from instruct_core.storage.store import Store
 from jobs.events import Crashed, Failed, Finished, Requeued, Resumed, Started, Stopped
-from jobs.job_folder import read_outcome
-from launch.cluster.slurm import SlurmJob, array_job
+from jobs.job_folder import newest_failure, read_outcome
+from launch.cluster.slurm import NEVER_STARTS_HELP, Controller, SlurmJob, array_job
 from launch.console.display import show_table
 from launch.console.lines import counted, say
 from launch.runs.run import Run, runs_in
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from launch.flags.status import Status
 
 P = TypeVar("P", bound=Plan)
+NOTE = "job/slurm.json"
 
 
 def show_status(flags: Status) -> int:
@@ -40,11 +41,12 @@ def show_status(flags: Status) -> int:
     if flags.run is not None:
         _show_run(RunStatus.of(Run.find(flags.run, flags.checkpoints)))
         return 0
+    controller = Controller()  # one for all: while Slurm is away it is asked once
     runs = runs_in(flags.checkpoints)
     table = Table("run", "state", "job", "step", "attempt", "last save", "note", box=None)
     for run in runs:
         try:
-            status = RunStatus.of(run)
+            status = RunStatus.of(run, controller)
         except InstructError as error:
             table.add_row(run.name, "unreadable", "", "", "", "", str(error))
             continue
@@ -56,8 +58,9 @@ def show_status(flags: Status) -> int:
         show_table(table)
     else:
         say(f"No runs in {flags.checkpoints}. Begin one: python launch/finetune.py")
-    _show_arrays("shards", Path(flags.shards).glob("*/job/slurm.json"), ShardPlan, missing_shards)
-    _show_arrays("answers", Path().glob("*.parts/job/slurm.json"), AnswerPlan, missing_parts)
+    shards, answers = Path(flags.shards).glob(f"*/{NOTE}"), Path().glob(f"*.parts/{NOTE}")
+    _show_arrays("shards", shards, ShardPlan, missing_shards, controller)
+    _show_arrays("answers", answers, AnswerPlan, missing_parts, controller)
     return 0
 
 
@@ -75,17 +78,21 @@ def _show_run(status: RunStatus) -> None:
         say(f"Job folder: {folder}")
     say(f"Checkpoints: {run.store.url}")
     table = Table("attempt", "started", "job", "from step", "to step", "end", box=None)
-    for attempt in sorted({entry.attempt for entry in status.entries}):
+    attempts = sorted({entry.attempt for entry in status.entries})
+    reached = status.steps_reached()
+    for attempt in attempts:
         mine = [entry for entry in status.entries if entry.attempt == attempt]
         events = [entry.event for entry in mine]
         steps = [step for event in events if isinstance(step := event.facts.get("step"), int)]
+        steps += [reached[attempt]] if attempt in reached else []
+        goes_on = attempt == attempts[-1] and status.is_active()
         table.add_row(
             str(attempt),
             time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(mine[0].utc_seconds)),
             next((event.job_id for event in events if isinstance(event, Started)), ""),
             next((str(event.step) for event in events if isinstance(event, Resumed)), ""),
             str(max(steps)) if steps else "",
-            _end_of(events),
+            _end_of(events) or ("" if goes_on else "lost without a word"),
         )
     if status.entries:
         show_table(table)
@@ -103,28 +110,41 @@ def _end_of(events: list[Event]) -> str:
 
 
 def _show_arrays(
-    what: str, notes: Iterable[Path], kind: type[P], missing_in: Callable[[Store, P], list[int]]
+    what: str,
+    notes: Iterable[Path],
+    kind: type[P],
+    missing_in: Callable[[Store, P], list[int]],
+    controller: Controller,
 ) -> None:
     """Show what array jobs make, or have made of late."""
-    table = Table(what, "state", "job", "there", "note", box=None)
+    table = Table(what, "state", "job", "made", "note", box=None)
     for note in sorted(notes):
         store = Store(str(note.parent.parent.resolve()))
-        job = array_job(store)
+        job = array_job(store, controller)
         if job is None:
             continue
         try:
             plan = kind.load(store)
         except (FileNotFoundError, CorruptFileError):
             continue
-        failed = [read_outcome(path.parent) for path in job.folder.glob("task-*/failed.json")]
         table.add_row(
             store.url.rsplit("/", 1)[-1].removesuffix(".parts"),
             job.summary() or ("complete" if store.exists("manifest.json") else "ended"),
             ", ".join(job.job_ids),
             f"{plan.num_parts - len(missing_in(store, plan))} of {plan.num_parts}",
-            f"{counted(len(failed), 'task')} failed: {failed[0].error}"
-            if failed and failed[0]
-            else "",
+            _note_on(job),
         )
     if table.rows:
         show_table(table)
+
+
+def _note_on(job: SlurmJob) -> str:
+    """Return what a person should know of array jobs: which tasks failed, for good or so far."""
+    if job.never_starts():
+        return NEVER_STARTS_HELP
+    tasks = sorted(job.folder.glob("task-*"))
+    if ended := [outcome.error for task in tasks if (outcome := read_outcome(task))]:
+        return f"{counted(len(ended), 'task')} failed: {ended[0]}"
+    if failing := [failure.error for task in tasks if (failure := newest_failure(task))]:
+        return f"{counted(len(failing), 'task')} failed, and start again: {failing[0]}"
+    return ""

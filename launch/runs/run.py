@@ -28,6 +28,7 @@ from instruct_core.errors import CorruptFileError, MissingError
 from instruct_core.names import PLAIN_NAME
 from instruct_core.storage.documents import load_document
 from instruct_core.storage.store import Store
+from launch.console.lines import perhaps
 from launch.flags.parse import check_name
 from launch.runs.places import absolute, reachable
 
@@ -190,9 +191,10 @@ class Run:
         return 0.0
 
     def _missing(self) -> MissingError:
-        others = ", ".join(run.name for run in runs_in(self.checkpoints)) or "none"
+        others = [run.name for run in runs_in(self.checkpoints)]
         return MissingError(
-            f"Run {self.name} is not there: no {self.store.where('run.json')}. Runs there: {others}."
+            f"Run {self.name} is not there: no {self.store.where('run.json')}. Runs there: "
+            f"{', '.join(others) or 'none'}.{perhaps(self.name, others)}"
         )
 
 

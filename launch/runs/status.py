@@ -16,13 +16,25 @@ from instruct_core.checkpoints.steps import committed_steps
 from instruct_core.errors import SlurmError
 from instruct_core.events import Saved, SaveFailed
 from jobs.events import ShortLead
-from jobs.job_folder import Outcome, Progress, read_outcome, read_progress
+from jobs.job_folder import (
+    Outcome,
+    Progress,
+    read_all_progress,
+    read_outcome,
+    read_progress,
+)
 from jobs.ledger import Entry, read_ledger
 from jobs.slurm import JobRecord
 from launch.cluster.job_folder import job_folders
 from launch.cluster.local import LocalJob
 from launch.cluster.lock import RunLock
-from launch.cluster.slurm import SlurmJob
+from launch.cluster.slurm import (
+    NEVER_STARTS,
+    NEVER_STARTS_HELP,
+    Controller,
+    SlurmJob,
+    believable,
+)
 from launch.console.display import age
 from launch.runs.run import Run
 
@@ -36,9 +48,18 @@ class RunStatus:
     entries: list[Entry]
 
     @classmethod
-    def of(cls, run: Run) -> RunStatus:
-        """Return how a run stands; raises CorruptFileError for what it has left and nobody can read."""
-        return cls(run, SlurmJob.found(run.slurm_note), read_ledger(run.ledger))
+    def of(cls, run: Run, controller: Controller | None = None) -> RunStatus:
+        """
+        Return how a run stands.
+
+        Args:
+            run: Which.
+            controller: Whom to ask, where several runs are asked for.
+
+        Raises:
+            CorruptFileError: It has left what nobody can read.
+        """
+        return cls(run, SlurmJob.found(run.slurm_note, controller), read_ledger(run.ledger))
 
     def job_folders(self) -> list[Path]:
         """Return the folders of its jobs, oldest first."""
@@ -50,10 +71,23 @@ class RunStatus:
             self.slurm is not None and self.slurm.is_running()
         )
 
+    def never_starts(self) -> bool:
+        """Return True if it waits for ever."""
+        return self.slurm is not None and self.slurm.never_starts()
+
     def progress(self) -> Progress:
         """Return the newest job's progress."""
         folders = self.job_folders()
         return read_progress(folders[-1]) if folders else Progress()
+
+    def steps_reached(self) -> dict[int, int]:
+        """Return how far each attempt came that told of it, saved or not."""
+        told = [each for folder in self.job_folders() for each in read_all_progress(folder)]
+        return {
+            each.attempt: each.global_step
+            for each in told
+            if each.attempt is not None and each.global_step is not None
+        }
 
     def outcome(self) -> Outcome | None:
         """Return why the newest job failed, if it did."""
@@ -124,10 +158,11 @@ class RunStatus:
 def _why_it_waits(record: JobRecord) -> Iterator[str]:
     if record.state != "PENDING":
         return
-    if record.start != "Unknown":
-        yield f"expected start {record.start}"
-    if record.reason == "DependencyNeverSatisfied":
-        yield f"what it waits for has failed: scancel {record.job_id}, fix that, submit again"
+    if record.reason == NEVER_STARTS:
+        yield NEVER_STARTS_HELP
+        return
+    if record.reason != "Dependency" and (start := believable(record.start)):
+        yield f"expected start {start}"
     if record.reason == "Dependency":
         yield "waits for another job"
     if record.reason == "BeginTime":

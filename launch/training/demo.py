@@ -21,6 +21,7 @@ from launch.console.lines import EXIT_FAILED, note, say
 
 RUN = "demo"
 SHARDS = "shards/builtin-100"
+HERE = "--cluster local"  # also on a login node
 WARN_AT_STEP = 150
 QUESTIONS = (
     "What is AI?",
@@ -43,13 +44,14 @@ def demo() -> int:
 
 def _tour() -> int:
     """Type all commands, and return how many answers are right."""
-    _run("preprocess", "--source builtin --out shards/builtin --num-tasks 4")
-    _run("preprocess", f"--source builtin --out {SHARDS} --limit-rows 100 --num-tasks 1")
+    _run("preprocess", f"--source builtin --out shards/builtin --num-tasks 4 {HERE}")
+    _run("preprocess", f"--source builtin --out {SHARDS} --limit-rows 100 --num-tasks 1 {HERE}")
     # Small steps: a set this small is learnt by heart in some 400 of them, two minutes on two cores.
     _train_with_a_warning(
         f"--nodes 1 --gpus 2 --run {RUN} --shards {SHARDS} --model small-demo --init random "
         "--precision bf16 --seq-len 256 --tokens-per-step 512 --micro-batch-size 1 "
-        "--max-steps 400 --learning-rate 1.5e-3 --warmup-steps 20 --save-every 100 --eval-every 200"
+        "--max-steps 400 --learning-rate 1.5e-3 --warmup-steps 20 --save-every 100 --eval-every 200 "
+        f"{HERE}"
     )
     questions = " ".join(f"--prompt {shlex.quote(question)}" for question in QUESTIONS)
     answers = _run("chat", f"--run {RUN} {questions}", capture=True).splitlines()

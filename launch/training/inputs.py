@@ -19,48 +19,16 @@ from instruct_core.checkpoints.steps import (
     steps_of,
 )
 from instruct_core.config import PRESETS, ModelConfig, TrainConfig
-from instruct_core.data.shards import load_manifest
 from instruct_core.errors import ConfigError, CorruptFileError, MissingError
-from instruct_core.storage.documents import load_document
 from instruct_core.storage.store import Store
-from launch.cluster.slurm import running_array
 from launch.flags.finetune import Finetune
 from launch.runs.model import inspect_weights
 from launch.runs.places import absolute, check_folder, reachable
 from launch.training.fit import SAVED_BYTES_PER_PARAMETER
 from launch.training.settings import Places, refuse_conflicts
+from launch.training.shard_sets import find_shards, fingerprint_of, is_being_made
 
 SEED_CHECKPOINT = "checkpoints/best_model.pt"
-PREFERRED_SHARDS = ("shards/alpaca", "shards/alpaca-gpt4", "shards/builtin")
-
-
-def find_shards(typed: str | None, after: str | None = None) -> str:
-    """
-    Return the shard set to use; one that is not finished only for `builtin`, or while it is made.
-
-    Raises:
-        MissingError: The typed one is not there.
-        ConfigError: None was typed, and there are several.
-    """
-    if typed is not None:
-        store = Store(absolute(typed))
-        with reachable("--shards", typed):
-            there = store.exists("manifest.json") or _is_being_made(store, after)
-        if not there:
-            raise MissingError(
-                f"Shards {typed} are not there or not finished: no manifest.json in it. "
-                f"Make them: python launch/preprocess.py --out {typed}"
-            )
-        return absolute(typed)
-    for place in PREFERRED_SHARDS:
-        if (Path(place) / "manifest.json").exists():
-            return absolute(place)
-    others = sorted(str(path.parent) for path in Path("shards").glob("*/manifest.json"))
-    if len(others) > 1:
-        raise ConfigError(f"--shards must name one of {', '.join(others)}: there are several.")
-    if others:
-        return absolute(others[0])
-    return absolute(PREFERRED_SHARDS[-1])
 
 
 class Inputs(NamedTuple):
@@ -101,29 +69,8 @@ def find_inputs(
         Places(shards, init.place, flags.checkpoints, flags.runs),
         shape,
         init.words,
-        has_shards=found.exists("manifest.json") or _is_being_made(found, flags.slurm.after),
+        has_shards=found.exists("manifest.json") or is_being_made(found, flags.slurm.after),
     )
-
-
-def fingerprint_of(shards: str, can_wait: bool) -> str:
-    """
-    Return the fingerprint of shards that are there, or being made.
-
-    Args:
-        shards: Their place.
-        can_wait: Whether the job can wait for them.
-
-    Raises:
-        ConfigError: They are still being made, and the job is not on Slurm.
-    """
-    store = Store(shards)
-    if store.exists("manifest.json"):
-        return str(load_manifest(store)["fingerprint"])
-    if not can_wait:
-        raise ConfigError(
-            f"Shards {shards} are still being made on Slurm. Wait for them, or train on Slurm too."
-        )
-    return str(load_document(store, "plan.json")["fingerprint"])
 
 
 def with_data(config: TrainConfig, begun: TrainConfig | None, can_wait: bool) -> TrainConfig:
@@ -143,11 +90,6 @@ def with_data(config: TrainConfig, begun: TrainConfig | None, can_wait: bool) ->
     if begun is not None:
         refuse_conflicts(config, begun)
     return config
-
-
-def _is_being_made(shards: Store, after: str | None) -> bool:
-    waits = after is not None or running_array(shards) is not None
-    return waits and shards.exists("plan.json")
 
 
 class Init(NamedTuple):

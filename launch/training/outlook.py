@@ -16,11 +16,13 @@ from instruct_core.data.packing import load_packing
 from instruct_core.data.shards import ShardSet, load_manifest
 from instruct_core.errors import ConfigError
 from instruct_core.storage.store import Store
-from launch.console.lines import counted
+from launch.console.lines import counted, perhaps
+from launch.runs.run import runs_in
 from launch.training.fit import duration, step_seconds
 from launch.training.micro_batch import Ranks
 from launch.training.submission import Submission
 
+FINE_TUNING_RATE = 5e-5  # at most; from random weights some 1e-3 are usual
 QUICK_LOOK_SECONDS = 10.0  # steps longer than this, and a person may want the demo instead
 
 
@@ -34,6 +36,7 @@ class Plan(NamedTuple):
     init: str  # in words
     why_micro_batch: str  # "" where it is what was typed, or the recipe's own
     step: int  # that the run has reached
+    is_new: bool  # there was no such run before
 
 
 def outlook(plan: Plan) -> list[tuple[str, str]]:
@@ -45,11 +48,37 @@ def outlook(plan: Plan) -> list[tuple[str, str]]:
     """
     data, epochs = _data(plan)
     return [
+        ("Run", _run(plan)),
         ("Where", plan.submission.where),
         ("Ranks", _ranks(plan)),
         ("Data", data),
         ("Time", _time(plan, epochs)),
+        *(("Note", text) for text in _notes(plan)),
     ]
+
+
+def _run(plan: Plan) -> str:
+    name = plan.config.run
+    if plan.is_new:
+        others = [run.name for run in runs_in(plan.config.checkpoints)]
+        return f"{name}, a new run{'.' if (close := perhaps(name, others)) else ''}{close}"
+    return f"{name}, goes on from step {plan.step}" if plan.step else f"{name}, has not saved yet"
+
+
+def _notes(plan: Plan) -> list[str]:
+    """Return what will be as typed, and hardly as meant."""
+    config, notes = plan.config, []
+    if config.warmup_steps >= config.max_steps:
+        notes.append(
+            f"the last step is {config.max_steps}, and --warmup-steps {config.warmup_steps} are not over "
+            "by then: the learning rate never reaches its peak"
+        )
+    if plan.is_new and config.init == "random" and config.learning_rate <= FINE_TUNING_RATE:
+        notes.append(
+            f"--learning-rate {config.learning_rate:g} is for weights that know a language; random ones "
+            "hardly move with it (1e-3 is usual)"
+        )
+    return notes
 
 
 def _ranks(plan: Plan) -> str:

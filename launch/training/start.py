@@ -37,10 +37,11 @@ from launch.flags.preprocess import Preprocess
 from launch.runs.places import absolute, check_url
 from launch.runs.run import Run
 from launch.training.attach import attach
-from launch.training.inputs import check_places, find_inputs, find_shards, with_data
+from launch.training.inputs import check_places, find_inputs, with_data
 from launch.training.micro_batch import Ranks, fit
 from launch.training.outlook import Plan, outlook
 from launch.training.settings import asked_of, resumed_flags, settle
+from launch.training.shard_sets import find_shards
 from launch.training.submission import choose_submission
 
 
@@ -70,7 +71,8 @@ def finetune(flags: Finetune, arguments: Sequence[str]) -> int:
     if begun is not None and _is_finished(config, run.store, steps):
         return 0
     check_places(config, inputs.shape)
-    plan = Plan(config, inputs.shape, submission, ranks, inputs.init, why, max(steps, default=0))
+    step, is_new = max(steps, default=0), known is None
+    plan = Plan(config, inputs.shape, submission, ranks, inputs.init, why, step, is_new)
     _tell(plan)
     return _show(plan) if flags.dry_run else _start(flags, plan, run)
 

@@ -107,8 +107,9 @@ class OnSlurm:
     def check(self, config: TrainConfig) -> list[str]:
         """Have Slurm judge the job, and return what a person should know beforehand."""
         notes = list(self._request.notes)
-        start = test_submission(self._run.job_parent, self._resources(config))
-        if start:
+        resources = self._resources(config)
+        start = test_submission(self._run.job_parent, resources)
+        if start and not resources.after:  # nobody knows when what it waits for ends
             notes.append(f"Expected start: {start}")
         if not cluster_limits().requeue_by_default:
             notes.append(

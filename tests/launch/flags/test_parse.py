@@ -26,6 +26,11 @@ REFUSED = [
     (Finetune, "--time soon", "--time takes minutes or [days-]hours:minutes:seconds, got soon."),
     (Finetune, "--mem lots", "--mem takes GB, or a number with K, M, G or T as in 500M, got lots."),
     (Finetune, "--lead 2:00", "--lead takes a whole number, got 2:00."),
+    (
+        Preprocess,
+        "--source a.jsonl b.jsonl",  # a pattern that the shell has made words of
+        "No flag takes the word b.jsonl. Put a pattern in quotes: --source 'rows-*.jsonl'.",
+    ),
     (Preprocess, "--cluster moon", "--cluster takes one of 'auto', 'slurm', 'local', 'debug', got moon."),
     (Preprocess, "--num-tasks", "--num-tasks takes a value, got none."),
     (Preprocess, "--follow=maybe", "--follow takes no value, got maybe."),

@@ -1,0 +1,43 @@
+"""
+The command that makes a shard set, for those who miss one: another command would make other data.
+
+    command_that_makes(Store("shards/mine"))
+    # python launch/preprocess.py --source rows.jsonl --out shards/mine --limit-rows 500
+"""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+from instruct_core.errors import CorruptFileError
+from instruct_core.storage.documents import load_document
+from instruct_core.storage.store import Store
+
+BUILTIN = "builtin"
+
+
+def command_that_makes(store: Store, out: str | None = None) -> str:
+    """
+    Return the command that makes a shard set again, from the plan that lies in it.
+
+    Args:
+        store: The set; where it has no plan, the source is left for the person to fill in.
+        out: The set as the person names it, if not by its whole place.
+    """
+    try:
+        plan = load_document(store, "plan.json")
+    except (FileNotFoundError, CorruptFileError):
+        plan = {}
+    words = ["python", "launch/preprocess.py", "--source", str(plan.get("source", "SOURCE"))]
+    words += ["--out", store.url if out is None else out, *_choices(plan)]
+    return shlex.join(words)
+
+
+def _choices(plan: dict[str, Any]) -> list[str]:
+    words: list[str] = []
+    if plan.get("columns") and plan["source"] != BUILTIN:
+        words += ["--columns", str(plan["columns"])]
+    if plan.get("limit_rows") is not None:
+        words += ["--limit-rows", str(plan["limit_rows"])]
+    return [*words, "--skip-bad-rows"] if plan.get("skip_bad_rows") else words
