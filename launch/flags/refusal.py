@@ -70,10 +70,9 @@ def _unknown(word: str, hints: str, flags: type[Any], arguments: Sequence[str]) 
         flag = next((a.partition("=")[0] for a in arguments if a.endswith(f"={word}")), None)
         if flag:
             return f"{flag} takes no value, got {word}."
-        globs = (
-            " A pattern must be in quotes: --source 'rows-*.jsonl'." if "source" in known else ""
-        )
-        return f"No flag takes the word {word}.{globs}"
+        is_place = "source" in known and bool(Path(word).suffix or "/" in word)
+        hint = " Put a pattern in quotes: --source 'rows-*.jsonl'." if is_place else ""
+        return f"No flag takes the word {word}.{hint}"
     typed = word.partition("=")[0]
     meant = [
         flag_of(name)

@@ -1,0 +1,179 @@
+"""What a launch says and refuses before anything is written; nothing here trains but the desk's run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import TINY_RUN, launch
+from tests.launch.played_slurm import PlayedSlurm
+from tests.launch.test_errors import snapshot
+
+OPEN = [word for word in TINY_RUN if "micro-batch" not in word]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, shard_set: Path) -> Path:
+    """A folder with shards and a run `first` of two steps, whose micro-batch nobody typed."""
+    desk = tmp_path_factory.mktemp("trained")
+    shutil.copytree(shard_set, desk / "shards" / "small")
+    words = ["--run=first", "--shards=shards/small", "--max-steps=2", "--tokens-per-step=256"]
+    done = launch("finetune", *OPEN, *words, cwd=desk)
+    assert done.returncode == 0, done.stderr
+    return desk
+
+
+def looked(desk: Path, *words: str) -> str:
+    """Return what a dry run says."""
+    done = launch("finetune", *words, "--dry-run", cwd=desk)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def refused(desk: Path, verb: str, *words: str) -> str:
+    """Return the one line with which a command is refused; nothing may change."""
+    before = snapshot(desk)
+    done = launch(verb, *words, cwd=desk)
+    assert done.returncode == 2, done.stdout
+    assert done.stderr.count("\n") == 1
+    assert snapshot(desk) == before
+    return done.stderr
+
+
+def test_more_ranks_on_a_resume_take_another_micro_batch_than_was_chosen(trained: Path) -> None:
+    said = looked(trained, "--run=first", "--gpus=2", "--max-steps=4")
+
+    assert "2 CPU ranks" in said
+    assert '"micro_batch_size": 2' in said
+    assert "cannot share in micro-batches of 3. Use --micro-batch-size 1." in refused(
+        trained, "finetune", "--run=first", "--gpus=2", "--max-steps=4", "--micro-batch-size=3"
+    )
+
+
+def test_settings_that_a_run_keeps_are_named_before_anything_is_advised(trained: Path) -> None:
+    line = refused(trained, "finetune", "--run=first", "--tokens-per-step=100", "--max-steps=4")
+
+    assert "cannot go on with other settings: --tokens-per-step is 256, got 100" in line
+    assert "Use" not in line
+
+
+def test_new_run_is_called_new_and_close_names_are_named(trained: Path) -> None:
+    words = ["--shards=shards/small", *TINY_RUN]
+
+    assert "frist, a new run. Perhaps you meant first." in looked(trained, "--run=frist", *words)
+    assert "Run     other, a new run\n" in looked(trained, "--run=other", *words)
+    assert "first, goes on from step 2" in looked(trained, "--run=first", "--max-steps=4")
+
+
+@pytest.mark.parametrize("verb", ["status", "logs", "chat"])
+def test_name_of_no_run_is_answered_with_a_close_one(trained: Path, verb: str) -> None:
+    words = ["--run=frist", "--prompt=Hi."] if verb == "chat" else ["frist"]
+
+    assert "Runs there: first. Perhaps you meant first." in refused(trained, verb, *words)
+
+
+def test_rate_that_never_peaks_or_hardly_moves_random_weights_is_said(trained: Path) -> None:
+    words = ["--run=n", "--shards=shards/small", "--model=tiny", "--init=random", "--seq-len=64"]
+
+    said = looked(trained, *words, "--max-steps=50", "--tokens-per-step=512")
+    usual = looked(
+        trained, *words, "--max-steps=50", "--tokens-per-step=512", "--warmup-steps=5",
+        "--learning-rate=1e-3",
+    )  # fmt: skip
+
+    assert "Note    the last step is 50, and --warmup-steps 100 are not over by then" in said
+    assert "--learning-rate 2e-05 is for weights that know a language" in said
+    assert "Note" not in usual
+
+
+def test_missing_shards_are_answered_with_those_that_are_there(trained: Path) -> None:
+    line = refused(trained, "finetune", "--shards=shards/smal", *TINY_RUN)
+
+    assert "Shards shards/smal are not there or not finished" in line
+    assert "Perhaps you meant small. Sets there: shards/small." in line
+    assert "Make them: python launch/preprocess.py --source SOURCE --out shards/smal" in line
+
+
+def test_file_of_rows_is_told_from_a_shard_set(trained: Path, rows_file: Path) -> None:
+    line = refused(trained, "finetune", f"--shards={rows_file}", *TINY_RUN)
+
+    assert f"--shards {rows_file} is a file, and no shard set" in line
+    assert f"preprocess.py --source {rows_file} --out shards/rows" in line
+    assert "Errno" not in line
+
+
+@pytest.mark.parametrize("flag", ["checkpoints", "runs"])
+def test_place_that_is_a_file_is_one_line_in_our_words(trained: Path, flag: str) -> None:
+    (trained / "file").write_text("")
+
+    line = refused(trained, "finetune", f"--{flag}=file", "--shards=shards/small", *TINY_RUN)
+
+    assert "file" in line
+    assert "Errno" not in line
+
+
+def test_shards_whose_tasks_failed_are_made_by_their_own_command(
+    slurm: PlayedSlurm, desk: Path
+) -> None:
+    rows = '{"q": "a", "output": "b"}\n' * 400
+    (desk / "my rows.jsonl").write_text(rows)
+    words = ["--out=s", "--columns=instruction=q,output=output", "--limit-rows=300"]
+    made = launch("preprocess", "--source=my rows.jsonl", *words, cwd=desk)
+    assert made.returncode == 0, made.stderr
+    slurm.change("1", JobState="FAILED")
+    for task in (0, 1):
+        folder = desk / "s/job/0000" / f"task-{task:05d}"
+        folder.mkdir()
+        outcome = {"start": "1", "error": "Disk on fire.", "traceback": "", "retry": True}
+        (folder / "failed.json").write_text(json.dumps(outcome))
+
+    line = refused(desk, "finetune", "--shards=s", *TINY_RUN)
+
+    assert "2 tasks of job 1 failed: Disk on fire." in line
+    assert (
+        "Make them: python launch/preprocess.py --source 'my rows.jsonl' --out s "
+        "--columns instruction=q,output=output --limit-rows 300"
+    ) in line
+
+
+def test_shards_whose_tasks_never_start_are_not_waited_for(slurm: PlayedSlurm, desk: Path) -> None:
+    made = launch("preprocess", "--source=builtin", "--out=s", "--limit-rows=9", cwd=desk)
+    assert made.returncode == 0, made.stderr
+    slurm.change("1", Reason="DependencyNeverSatisfied")
+
+    assert "Shards s are not there or not finished" in refused(desk, "finetune", "--shards=s")
+
+
+@pytest.mark.parametrize("verb", ["finetune", "preprocess"])
+def test_folder_whose_name_slurm_would_misread_is_refused(
+    slurm: PlayedSlurm, desk: Path, shard_set: Path, verb: str
+) -> None:
+    odd = desk / "100%j run%A"
+    odd.mkdir()
+    words = [f"--shards={shard_set}", "--run=r", *TINY_RUN]
+    if verb == "preprocess":
+        words = ["--source=builtin", "--limit-rows=9", "--out=s"]
+
+    done = launch(verb, *words, cwd=odd)
+
+    assert done.returncode == 2, done.stdout
+    assert "must have no % in its path" in done.stderr
+    assert slurm.jobs == []
+
+
+def test_start_is_not_foretold_where_nobody_knows_it(
+    slurm: PlayedSlurm, desk: Path, shard_set: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job that waits for another; and Slurm's word for not knowing, a year from now."""
+    words = [f"--shards={shard_set}", "--run=r", *TINY_RUN]
+
+    assert "Expected start" not in looked(desk, *words)
+
+    PlayedSlurm(desk / "soon", monkeypatch, start="2001-01-01T08:00:00")
+    assert "Expected start: 2001-01-01T08:00:00" in looked(desk, *words)
+    made = launch("preprocess", "--source=builtin", "--limit-rows=9", "--out=s", cwd=desk)
+    assert made.returncode == 0, made.stderr
+    assert "Expected start" not in looked(desk, *words, "--after=1")
