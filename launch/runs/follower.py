@@ -83,7 +83,7 @@ class _Follower:
     def __init__(self, job: LocalJob | SlurmJob) -> None:
         self._job, self._ledger = job, Store(job.ledger)
         self._told = {repr(entry) for entry in read_ledger(self._ledger)}
-        self._line_at, self._line_step = time.monotonic(), 0
+        self._line_at, self._line_step, self._seen_at = time.monotonic(), 0, 0.0
         self.stopping = False
 
     def on_signal(self, signum: int, _frame: FrameType | None) -> None:
@@ -124,8 +124,9 @@ class _Follower:
         numbers = f"loss {progress.loss:.4f}, {progress.tokens_per_second:,.0f} tokens/s"
         step, total = progress.global_step or 0, progress.max_steps
         bar.update(task, completed=step, total=total, numbers=numbers)
-        is_news = step > self._line_step and time.monotonic() - self._line_at > LINE_SECONDS
-        if is_news and not console.is_terminal:
+        is_news, self._seen_at = progress.updated_at != self._seen_at, progress.updated_at
+        is_time = time.monotonic() - self._line_at > LINE_SECONDS
+        if is_news and is_time and step > self._line_step and not console.is_terminal:
             self._line_at, self._line_step = time.monotonic(), step
             say(f"Step {step} of {total}: {numbers}")
 

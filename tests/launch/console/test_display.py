@@ -20,3 +20,14 @@ def test_text_of_a_cell_is_no_markup_and_lines_have_no_padding(
     lines = capsys.readouterr().out.splitlines()
     assert "Read error [/a/pair.cc:553] [bold]closed" in lines[1]
     assert lines == [line.rstrip() for line in lines]
+
+
+def test_row_is_one_line_however_long_where_a_program_reads_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    table = Table("run", "note", box=None)
+    table.add_row("r", "why " * 300)
+
+    show_table(table)
+
+    assert len(capsys.readouterr().out.splitlines()) == 2

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from instruct_core.storage.store import Store
+from jobs.job_folder import START, Progress, write_progress
 from launch.cluster.slurm import SlurmJob
 from launch.console.lines import EXIT_FAILED
+from launch.runs import follower
 from launch.runs.follower import watch_slurm
+from tests.launch.played_slurm import PlayedSlurm
 
 
 def test_event_that_this_version_does_not_know_is_shown_as_it_is(
@@ -34,3 +38,94 @@ def test_event_that_this_version_does_not_know_is_shown_as_it_is(
     said = capsys.readouterr().out.splitlines()
     assert said == ["moved: step 3, to node2", "Going on from step 3"]
     assert exit_code == EXIT_FAILED  # it has left no word of its end
+
+
+class Followed:
+    """A job that a test moves on each time it is looked at: one turn a look, then it ends."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.job = SlurmJob(folder / "job", str(folder / "r"))
+        self.turns: list[Callable[[], None]] = []
+        monkeypatch.setenv(START, "0000")
+        monkeypatch.setattr(SlurmJob, "is_running", lambda job: self._turn())
+        monkeypatch.setattr(SlurmJob, "never_starts", lambda job: False)
+        monkeypatch.setattr(follower, "SLURM_POLL_SECONDS", 0.0)
+        monkeypatch.setattr(follower, "LINE_SECONDS", -1.0)
+
+    def _turn(self) -> bool:
+        if not self.turns:
+            return False
+        self.turns.pop(0)()
+        return True
+
+    def ledger(self, attempt: int, *events: tuple[str, int]) -> None:
+        """Write an attempt's file, whole."""
+        lines = [{"utc_seconds": step, "event": name, "step": step} for name, step in events]
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        Store(self.job.ledger).replace(f"attempt-{attempt:04d}.jsonl", text.encode())
+
+    def reach(self, step: int) -> None:
+        """Report a step."""
+        write_progress(
+            self.job.folder,
+            Progress(global_step=step, max_steps=9, loss=1.0, tokens_per_second=1.0),
+        )
+
+
+def test_late_line_of_a_lost_attempt_is_told_once_and_hides_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = Followed(tmp_path, monkeypatch)
+    job.ledger(0, ("resumed", 1))
+
+    def ghost_speaks() -> None:
+        job.ledger(0, ("resumed", 1), ("stopped", 3))
+        job.ledger(1, ("resumed", 2), ("requeued", 4))
+
+    job.turns = [lambda: job.ledger(1, ("resumed", 2)), ghost_speaks]
+
+    watch_slurm(job.job, "r")
+
+    assert capsys.readouterr().out.splitlines() == [
+        "Going on from step 2",
+        "Step 3: stopped",
+        "Requeued: the next attempt goes on from step 4",
+    ]
+
+
+def test_steps_are_told_in_order_and_each_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """While a node is dead its last word stays; the next attempt begins further back."""
+    job = Followed(tmp_path, monkeypatch)
+    job.reach(3)
+    job.turns = [
+        lambda: job.ledger(0, ("resumed", 0), ("finished", 4)),  # newer than the step that was told
+        lambda: job.reach(6),
+        lambda: None,
+        lambda: None,
+        lambda: job.ledger(1, ("resumed", 4)),
+        lambda: job.reach(5),
+    ]
+
+    watch_slurm(job.job, "r")
+
+    said = [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()]
+    assert [line for line in said if line.startswith("Step")] == [
+        "Step 4", "Step 6 of 9", "Step 5 of 9",
+    ]  # fmt: skip
+
+
+def test_following_a_job_that_never_starts_ends(
+    slurm: PlayedSlurm, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "job"
+    folder.mkdir()
+    (folder / "job_ids").write_text("1\n")
+    (tmp_path / "slurm/jobs/1").write_text("JobId=1 JobState=PENDING Reason=None\n")
+    slurm.change("1", Reason="DependencyNeverSatisfied")
+
+    exit_code = watch_slurm(SlurmJob(folder, str(tmp_path / "r")), "r")
+
+    assert exit_code == EXIT_FAILED
+    assert "job 1 can never start: what it waits for has failed" in capsys.readouterr().err

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from instruct_core.config import TrainConfig, to_json
 from instruct_core.errors import CorruptFileError, MissingError
+from instruct_core.events import Saved
 from instruct_core.storage.documents import dump_document
 from instruct_core.storage.store import Store
-from jobs.events import ShortLead
+from jobs.events import Resumed, ShortLead
+from jobs.job_folder import START, Progress, write_failure, write_progress
 from jobs.ledger import Ledger
+from launch.cluster.slurm import SlurmJob
 from launch.console.display import age
+from launch.console.lines import EXIT_FAILED
+from launch.flags.logs import Logs
+from launch.flags.status import Status
+from launch.runs.log import show_log
+from launch.runs.overview import show_status
 from launch.runs.run import Run
 from launch.runs.status import RunStatus
+from tests.conftest import launch, write_rows
+from tests.launch.played_slurm import PlayedSlurm
 
 
 @pytest.fixture
@@ -85,6 +96,105 @@ def test_missing_and_damaged_runs_are_named(project: Path) -> None:
     (project / "checkpoints" / "r" / "slurm.json").write_text("{")
     with pytest.raises(CorruptFileError, match=r"slurm\.json is damaged"):
         status_of(project)
+
+
+def queued(project: Path, slurm: PlayedSlurm, **facts: str) -> RunStatus:
+    """Return the status of the run after it was queued as job 1, of which Slurm says so much."""
+    folder = project / "runs" / "r" / "job" / "0000"
+    (folder / "job_ids").write_text("1\n")
+    SlurmJob(folder, str(project / "runs" / "r")).write_note(status_of(project).run.slurm_note)
+    (project / "slurm/jobs/1").write_text("JobId=1 JobState=PENDING Reason=None Restarts=0\n")
+    slurm.change("1", **facts)
+    return status_of(project)
+
+
+@pytest.mark.parametrize(
+    ("reason", "start", "note"),
+    [
+        ("Resources", "2001-01-01T08:00:00", "expected start 2001-01-01T08:00:00"),
+        ("Resources", "2100-01-01T08:00:00", ""),  # what Slurm says where it does not know
+        ("Resources", "Unknown", ""),
+        ("Dependency", "2001-01-01T08:00:00", "waits for another job"),
+        (
+            "DependencyNeverSatisfied",
+            "2001-01-01T08:00:00",
+            "can never start: what it waits for has failed. Fix that, and give the same command again, "
+            "which replaces the job",
+        ),
+    ],
+)
+def test_note_says_why_a_run_waits_and_no_start_that_nobody_knows(
+    project: Path, slurm: PlayedSlurm, reason: str, start: str, note: str
+) -> None:
+    assert queued(project, slurm, Reason=reason, StartTime=start).note() == note
+
+
+def test_log_of_a_run_that_never_starts_is_not_waited_for(
+    project: Path, slurm: PlayedSlurm, capsys: pytest.CaptureFixture[str]
+) -> None:
+    queued(project, slurm, Reason="DependencyNeverSatisfied")
+
+    exit_code = show_log(Logs("r", follow=True, checkpoints=str(project / "checkpoints")))
+
+    assert exit_code == EXIT_FAILED
+    assert "run r can never start" in capsys.readouterr().err
+
+
+def test_slurm_that_is_away_is_asked_once_for_all_runs(
+    project: Path, slurm: PlayedSlurm, capsys: pytest.CaptureFixture[str]
+) -> None:
+    queued(project, slurm)
+    shutil.copytree(project / "checkpoints" / "r", project / "checkpoints" / "other")
+    slurm.is_away()
+
+    show_status(Status(checkpoints=str(project / "checkpoints"), shards=str(project)))
+
+    assert capsys.readouterr().out.count("unknown (Slurm does not answer)") == 2
+    assert len(slurm.asked("scontrol")) == 1
+
+
+def test_attempt_that_was_lost_is_told_with_the_step_it_reached(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = Store(project / "runs" / "r")
+    for attempt, step in ((0, 180), (1, 190)):
+        ledger = Ledger(runs, attempt)
+        ledger.note(Resumed(step=step - 180))
+        ledger.note(Saved(step=step))
+    leave(project, "progress-0000000007-0000.json", attempt=0, global_step=198)
+    leave(project, "progress-0000000007-0001.json", attempt=1, global_step=190)
+
+    show_status(Status("r", checkpoints=str(project / "checkpoints")))
+
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    ends = {row[0]: row[-5:] for row in rows if row and row[0] in ("0", "1")}
+    assert ends["0"] == ["198", "lost", "without", "a", "word"]
+    assert ends["1"] == ["190", "lost", "without", "a", "word"]
+
+
+def test_array_whose_tasks_fail_and_start_again_says_why(
+    tmp_path: Path, slurm: PlayedSlurm, desk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_rows(desk / "rows.jsonl", 600)
+    words = ["--source=rows.jsonl", "--out=shards/s", "--num-tasks=16"]
+    made = launch("preprocess", *words, cwd=desk)
+    assert made.returncode == 0, made.stderr
+    tasks = [desk / "shards/s/job/0000" / f"task-{task:05d}" for task in range(3)]
+    for task, started_again in ((0, False), (1, False), (2, True)):
+        monkeypatch.setenv(START, "0000000001-0000")
+        write_progress(tasks[task], Progress(committed=0))
+        write_failure(tasks[task], task, "OSError: disk on fire", "", retry=True)
+        if started_again:
+            monkeypatch.setenv(START, "0000000001-0001")
+            write_progress(tasks[task], Progress(committed=0))
+
+    said = launch("status", cwd=desk).stdout
+
+    assert "2 tasks failed, and start again: OSError: disk on fire" in said
+    assert "0 of 3" in said
+    assert (
+        "3 tasks (16 asked for: 13 would find no shard to make) for what is missing" in made.stdout
+    )
 
 
 def test_ages_are_said_as_a_person_says_them() -> None:
