@@ -230,12 +230,12 @@ def test_launcher_with_another_place_for_its_ledger_is_no_second_writer(
 ) -> None:
     first = start("finetune", *arguments(shard_set, 1), cwd=tmp_path)
     with held(run_of(tmp_path)):
-        second = start("finetune", "--run=r", "--runs=elsewhere", cwd=tmp_path)
-        said = line_of(second, "Run r is training already")
-    for launcher in (first, second):
-        launcher.communicate(timeout=400)
+        second = launch("finetune", "--run=r", "--runs=elsewhere", cwd=tmp_path)
+    first.communicate(timeout=400)
 
-    assert said
+    assert second.returncode == 2
+    assert "Run r is training already" in second.stderr
+    assert "--runs is " in second.stderr
     assert count(tmp_path, "started") == 1
 
 

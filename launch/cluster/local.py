@@ -27,7 +27,7 @@ from instruct_core.errors import ConfigError
 from jobs.slurm import clean_environment
 from launch.cluster.frozen_code import CODE
 from launch.cluster.job_folder import UNLIMITED
-from launch.cluster.lock import RunLock
+from launch.cluster.lock import Holder, RunLock, holder_in
 from launch.cluster.machine import THREADS
 
 
@@ -40,6 +40,7 @@ class LocalJob:
     ledger: str = ""
     process: subprocess.Popen[bytes] | None = None
     lock: Path | None = None  # of one found running: nobody else tells when it ends
+    holder: Holder | None = None  # of that lock
 
     @classmethod
     def found(cls, lock: Path) -> LocalJob | None:
@@ -52,12 +53,13 @@ class LocalJob:
         if not RunLock.is_held(lock):
             return None
         text = lock.read_text()
-        if not text.endswith("\n"):
+        entry = json.loads(text) if text.endswith("\n") else {}
+        if "folder" not in entry:
             raise ConfigError(
                 f"Run {lock.parent.name} is being started by another launcher. Try again in a second."
             )
-        entry = json.loads(text)
-        return cls(Path(entry["folder"]), entry["pid"], entry["ledger"], lock=lock)
+        folder, holder = Path(entry["folder"]), holder_in(entry)
+        return cls(folder, holder.pid, entry["ledger"], lock=lock, holder=holder)
 
     @property
     def label(self) -> str:
@@ -65,9 +67,19 @@ class LocalJob:
         return str(self.pid)
 
     @property
+    def is_ours(self) -> bool:
+        """Whether its number is that of the controller here: elsewhere it is somebody else's."""
+        return self.process is not None or (self.holder is not None and self.holder.is_here)
+
+    @property
+    def where(self) -> str:
+        """The host it is on, as the end of a sentence; "" for this one."""
+        return self.holder.where if self.holder is not None else ""
+
+    @property
     def how_to_stop(self) -> str:
-        """What can be typed to have it save and end."""
-        return f"kill {self.pid}"
+        """What can be typed to have it save and end, and where."""
+        return f"kill {self.pid}{self.where}"
 
     def is_running(self) -> bool:
         """Return True as long as the controller lives."""
@@ -80,8 +92,8 @@ class LocalJob:
         return self.process.wait() if self.process is not None else 0
 
     def warn(self, signum: signal.Signals) -> None:
-        """Pass a signal to the controller, which passes it to all tasks."""
-        if self.is_running():
+        """Pass a signal to the controller, which passes it to all tasks; to nobody else."""
+        if self.is_ours and self.is_running():
             os.kill(self.pid, signum)
 
     def log_path(self, task: int = 0) -> Path:

@@ -3,13 +3,60 @@ The right to write a run on this machine.
 
     lock = RunLock(path)
     if lock.acquire(): ...
+
+A network disk shares the lock between machines, and there are disks without locks. So its file also
+says who holds it: the process, by host, number and time of its start, because numbers are used again
+and another host has others. Where there are no locks, that word is all there is.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
+import os
+import socket
 from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # Lustre without flock, NFS without lockd
+
+
+class Holder(NamedTuple):
+    """A process, told from all others."""
+
+    pid: int
+    host: str
+    started: int  # clock ticks since its host booted; -1 where nobody knows
+
+    @classmethod
+    def of(cls, pid: int) -> Holder:
+        """Return a process of this host."""
+        return cls(pid, socket.gethostname(), _start_of(pid))
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it is a process of this host that lives."""
+        return self.is_on_this_host and self.started == _start_of(self.pid) != -1
+
+    @property
+    def where(self) -> str:
+        """Its host, as the end of a sentence; "" for this one."""
+        return "" if self.is_on_this_host else f" on {self.host}"
+
+    @property
+    def is_on_this_host(self) -> bool:
+        """Whether it is or was a process of this host."""
+        return self.host == socket.gethostname()
+
+
+def _start_of(pid: int) -> int:
+    """Return when a process started, -1 where there is none. Source: proc(5), field 22 of stat."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return -1
+    return int(stat.rpartition(")")[2].split()[19])  # a name may have blanks and brackets
 
 
 class RunLock:
@@ -21,21 +68,28 @@ class RunLock:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("a+")
+        self._path, self._file = path, path.open("a+")
+        self._claims_by_word = False
 
     def acquire(self) -> bool:
         """Take the lock; False if a controller holds it."""
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        got = _flock(self._file, fcntl.LOCK_EX)
+        if got is False or (got is None and _is_held_by_word(self._path)):
             return False
         self._file.truncate(0)  # what it says is of an earlier holder
+        if got is None:
+            self._claims_by_word = True
+            self._note(Holder.of(os.getpid()))
         return True
 
     def name_job(self, pid: int, folder: Path, ledger: str) -> None:
         """Say which job holds the lock, and where its ledger is."""
-        entry = {"pid": pid, "folder": str(folder), "ledger": ledger}
-        self._file.write(json.dumps(entry) + "\n")
+        self._file.truncate(0)
+        self._note(Holder.of(pid), folder=str(folder), ledger=ledger)
+        self._claims_by_word = False
+
+    def _note(self, holder: Holder, **facts: str) -> None:
+        self._file.write(json.dumps(holder._asdict() | facts) + "\n")
         self._file.flush()
 
     @property
@@ -45,16 +99,53 @@ class RunLock:
 
     @staticmethod
     def is_held(path: Path) -> bool:
-        """Return True if somebody holds the lock; creates nothing."""
+        """Return True if somebody holds the lock, or nobody can tell; creates nothing."""
         if not path.exists():
             return False
         with path.open() as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
-        return False
+            got = _flock(file, fcntl.LOCK_SH)
+        return _is_held_by_word(path) if got is None else not got
+
+    @staticmethod
+    def works(path: Path) -> bool:
+        """Return True if the disk of a lock has locks, so that its end is seen from every host."""
+        with path.open() as file:
+            return _flock(file, fcntl.LOCK_SH) is not None
 
     def close(self) -> None:
         """Let go; a controller that inherited the file keeps the lock."""
+        if self._claims_by_word:
+            self._file.truncate(0)
         self._file.close()
+
+
+def holder_of(path: Path) -> Holder | None:
+    """Return who holds a lock, or did last; None where its file names nobody."""
+    try:
+        return holder_in(json.loads(path.read_text()))
+    except (ValueError, KeyError):
+        return None
+
+
+def holder_in(entry: dict[str, Any]) -> Holder:
+    """Return who holds a lock, from the line in its file; older lines name no host."""
+    return Holder(entry["pid"], entry.get("host", "an unknown host"), entry.get("started", -1))
+
+
+def _flock(file: IO[str], kind: int) -> bool | None:
+    """Try to lock; None where the disk has no locks."""
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno in NO_LOCKS:
+            return None
+        raise
+    return True
+
+
+def _is_held_by_word(path: Path) -> bool:
+    """Return True if the process that the file names lives, or may: nobody sees those of other hosts."""
+    holder = holder_of(path)
+    return holder is not None and (holder.is_here or not holder.is_on_this_host)

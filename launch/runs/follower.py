@@ -5,7 +5,7 @@ Follow a job: its events as lines, its steps as a bar; on this machine, Ctrl-C a
 
 The first Ctrl-C (or TERM) asks the job to save and end, the second kills it. USR1 and USR2 are
 passed on, so a warning can be tried: kill -USR2 the launcher, and the run saves, is requeued and
-goes on.
+goes on. A job on another host is only watched.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ LINE_SECONDS = 10.0  # between step lines where there is no terminal to draw a b
 
 def watch(job: LocalJob, run: str) -> int:
     """Follow a job until it ends; return the launcher's exit code."""
+    if not job.is_ours:
+        return _only_watch(job, run, job.how_to_stop)
     follower = _Follower(job)
     before = {s: signal.signal(s, follower.on_signal) for s in follower.signals}
     try:
@@ -45,10 +47,14 @@ def watch(job: LocalJob, run: str) -> int:
 
 def watch_slurm(job: SlurmJob, run: str) -> int:
     """Follow a job on Slurm until it ends; Ctrl-C only stops following. Return the exit code."""
+    return _only_watch(job, run, f"scancel {job.job_id}")
+
+
+def _only_watch(job: LocalJob | SlurmJob, run: str, how_to_stop: str) -> int:
     try:
         _Follower(job).follow()
     except KeyboardInterrupt:
-        say(f"Stopped watching; the job goes on. Save and end it: scancel {job.job_id}")
+        say(f"Stopped watching; the job goes on. Save and end it: {how_to_stop}")
         return 0
     return _conclude(job, run, stopping=False)
 

@@ -27,7 +27,7 @@ from jobs.ledger import Entry, read_ledger
 from jobs.slurm import JobRecord
 from launch.cluster.job_folder import job_folders
 from launch.cluster.local import LocalJob
-from launch.cluster.lock import RunLock
+from launch.cluster.lock import RunLock, holder_of
 from launch.cluster.slurm import (
     NEVER_STARTS,
     NEVER_STARTS_HELP,
@@ -104,7 +104,8 @@ class RunStatus:
     def state(self) -> str:
         """Return its state in a word or two: Slurm's own while it has one."""
         if RunLock.is_held(self.run.lock):
-            return "training here"
+            holder = holder_of(self.run.lock)
+            return f"training{(holder.where if holder else '') or ' here'}"
         if self.slurm is not None and self.slurm.is_running():
             return self.slurm.state()
         said = self.progress().state

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from instruct_core.errors import ConfigError
 from launch.cluster.local import LocalJob
+from launch.cluster.lock import RunLock
 from launch.cluster.slurm import UNKNOWN, SlurmJob
 from launch.console.lines import say
 from launch.flags.finetune import Finetune
@@ -35,10 +36,12 @@ def attach(flags: Finetune, run: Run, known: Finetune | None) -> int | None:
             tell whether it still runs.
     """
     if (local := LocalJob.found(run.lock)) is not None:
-        what = f"Run {run.name} is training already (job {local.pid})"
+        what = f"Run {run.name} is training already{local.where} (job {local.pid})"
         here = ("auto", "local")
         _refuse_changes(what, flags, run, known, here, f"{local.how_to_stop}, which saves,")
         say(f"{what}{'' if flags.dry_run else '; watching it'}.")
+        if local.where and not RunLock.works(run.lock):
+            say(f"Note: this disk has no locks. If that job has ended, remove {run.lock}.")
         return 0 if flags.dry_run else watch(local, run.name)
     queued = SlurmJob.found(run.slurm_note)
     if queued is None or not queued.is_running() or queued.never_starts():

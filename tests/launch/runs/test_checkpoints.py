@@ -84,6 +84,8 @@ def test_prune_says_what_would_go_and_then_removes_it(desk: Path) -> None:
     assert "Would remove steps 3, 9; 6, 12 stay" in dry.stdout
     assert before == [3, 6, 9, 12]
     assert "Removed steps 3, 9, 40.1 MB; 6, 12 stay" in real.stdout
+    nothing = launch("checkpoints", "prune", "r", "--keep=1", "--keep-every=6", cwd=desk)
+    assert nothing.stdout == "No step is removed: 6, 12 stay\n"
     assert committed_steps(store) == [6, 12]
 
 
