@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -34,10 +35,12 @@ logger = logging.getLogger(__name__)
 
 CLOSED_SECONDS = 30.0  # before curves are tried again after the disk has refused them
 PEAK_FLOPS = {
-    "H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12, "GH200": 989e12, "A100": 312e12,
-    "L40S": 362e12, "A40": 150e12, "A10": 125e12, "L4": 121e12, "RTX 4090": 165e12,
+    "GB200": 2500e12, "B200": 2250e12, "H200 NVL": 835e12, "H200": 989e12, "H100 NVL": 835e12,
+    "H100 PCIe": 756e12, "H100": 989e12, "GH200": 989e12, "A100": 312e12, "L40S": 362e12,
+    "L40": 181e12, "A40": 150e12, "A10": 125e12, "A10G": 70e12, "L4": 121e12, "RTX 4090": 165e12,
     "RTX 3090": 71e12,
 }  # fmt: skip
+SLOWER_KINDS = {"Laptop", "D", "Ti"}  # of the same name, with another peak
 
 
 class Metrics:
@@ -153,7 +156,13 @@ def flops_per_token(config: ModelConfig, seq_len: int) -> float:
 
 def peak_flops(device: torch.device) -> float | None:
     """Return the dense bf16 peak of a known GPU, else None."""
-    if device.type != "cuda":
+    return peak_of(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+
+
+def peak_of(name: str) -> float | None:
+    """Return the dense bf16 peak of a GPU by its name, word for word: an A10G is no A10."""
+    words = set(re.findall(r"\w+", name))
+    known = [kind for kind in PEAK_FLOPS if set(kind.split()) <= words]
+    if not known or words & SLOWER_KINDS:
         return None
-    name = torch.cuda.get_device_name(device)
-    return next((peak for known, peak in PEAK_FLOPS.items() if known in name), None)
+    return PEAK_FLOPS[max(known, key=len)]
