@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from instruct_core.errors import ConfigError
 
 RARE = "rare"  # Annotated[float, RARE]: left out of --help, shown by --help-all
-MICRO_BATCH_SIZE = 8  # where a GPU is there, or the machine's memory suffices
+MICRO_BATCH_SIZE = 8  # where the memory suffices and the ranks can share a step
 
 Precision = Literal["auto", "fp32", "bf16"]
 
@@ -62,7 +62,7 @@ class Recipe:
     seq_len: int = _decides(1024, TWO_OR_MORE)
     """Tokens per packed sequence."""
     micro_batch_size: int | None = _may_change(None, AT_LEAST_ONE)
-    """Sequences per rank and forward (default: 8, or what fits a machine without GPUs)."""
+    """Sequences per rank and forward (default: 8, or what fits the memory and the ranks)."""
     tokens_per_step: int = _decides(65536, AT_LEAST_ONE)
     """Tokens per optimizer step over all ranks; gradient accumulation follows from it."""
     learning_rate: float = _decides(2e-5, A_RATE)

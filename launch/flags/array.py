@@ -14,7 +14,7 @@ class ArrayFlags:
     num_tasks: int = 4
     """Tasks to share the work."""
     cluster: Cluster = "auto"
-    """Where the tasks run (auto: Slurm where sbatch answers, else this machine; debug: in the launcher's
+    """Where the tasks run (auto: Slurm where there is sbatch, else this machine; debug: in the launcher's
     own process, one task after the other, so that breakpoint() works)."""
     array_parallelism: int | None = None
     """Tasks that run at a time (default: on Slurm 128; on this machine one a core to prepare, and one

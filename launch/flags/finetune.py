@@ -21,8 +21,9 @@ class Finetune:
     Fine-tune GPT-2 on a shard set, and keep going whatever happens.
 
     The same run name again resumes it, or attaches to it while it is training. Flags that are not
-    typed then keep the run's values. On Slurm the job is queued and the command returns; scancel
-    saves and stops. Without Slurm it follows the run: Ctrl-C saves and stops, twice kills.
+    typed then keep the run's values; a run on its way takes no others. On Slurm the job is queued
+    and the command returns; scancel saves and stops. Without Slurm it follows the run: Ctrl-C saves
+    and stops, twice kills.
     """
 
     nodes: int = 1
@@ -46,7 +47,7 @@ class Finetune:
     recipe: Annotated[Recipe, tyro.conf.OmitArgPrefixes] = field(default_factory=Recipe)
     """How the model is trained."""
     cluster: Cluster = "auto"
-    """Where the job runs (auto: Slurm where sbatch answers, else this machine; debug: in the launcher's
+    """Where the job runs (auto: Slurm where there is sbatch, else this machine; debug: in the launcher's
     own process, one task, so that breakpoint() works)."""
     follow: bool = False
     """On Slurm: show the run's events and steps until it ends; Ctrl-C only stops showing."""

@@ -63,14 +63,14 @@ def test_settings_that_a_run_keeps_are_named_before_anything_is_advised(trained:
 def test_new_run_is_called_new_and_close_names_are_named(trained: Path) -> None:
     words = ["--shards=shards/small", *TINY_RUN]
 
-    assert "frist, a new run. Perhaps you meant first." in looked(trained, "--run=frist", *words)
+    assert "firsts, a new run. Perhaps you meant first." in looked(trained, "--run=firsts", *words)
     assert "Run     other, a new run\n" in looked(trained, "--run=other", *words)
     assert "first, goes on from step 2" in looked(trained, "--run=first", "--max-steps=4")
 
 
 @pytest.mark.parametrize("verb", ["status", "logs", "chat"])
 def test_name_of_no_run_is_answered_with_a_close_one(trained: Path, verb: str) -> None:
-    words = ["--run=frist", "--prompt=Hi."] if verb == "chat" else ["frist"]
+    words = ["--run=firsts", "--prompt=Hi."] if verb == "chat" else ["firsts"]
 
     assert "Runs there: first. Perhaps you meant first." in refused(trained, verb, *words)
 
@@ -90,11 +90,11 @@ def test_rate_that_never_peaks_or_hardly_moves_random_weights_is_said(trained: P
 
 
 def test_missing_shards_are_answered_with_those_that_are_there(trained: Path) -> None:
-    line = refused(trained, "finetune", "--shards=shards/smal", *TINY_RUN)
+    line = refused(trained, "finetune", "--shards=shards/smalls", *TINY_RUN)
 
-    assert "Shards shards/smal are not there or not finished" in line
+    assert "Shards shards/smalls are not there or not finished" in line
     assert "Perhaps you meant small. Sets there: shards/small." in line
-    assert "Make them: python launch/preprocess.py --source SOURCE --out shards/smal" in line
+    assert "Make them: python launch/preprocess.py --source SOURCE --out shards/smalls" in line
 
 
 def test_file_of_rows_is_told_from_a_shard_set(trained: Path, rows_file: Path) -> None:
