@@ -22,7 +22,8 @@ from rich.table import Table
 from instruct_core.errors import DrillError
 from instruct_core.recipe import flag_of
 from jobs.drill import Fault
-from launch.cluster.machine import choose_cluster, num_gpus
+from launch.cluster.gpus import visible_gpus
+from launch.cluster.machine import choose_cluster
 from launch.console.display import show_table
 from launch.console.lines import EXIT_BAD_INPUT, EXIT_FAILED, counted, say
 from launch.drills.comparison import first_difference, first_other_samples
@@ -71,8 +72,8 @@ def drill(flags: Drill) -> int:
 def _plan(flags: Drill) -> Plan:
     cluster, _ = choose_cluster(flags.cluster)
     on_slurm, gpus = cluster == "slurm", flags.gpus
-    if not on_slurm and flags.gpus == Drill.gpus and 0 < num_gpus() < gpus:
-        gpus = num_gpus()  # nobody typed two
+    if not on_slurm and gpus == Drill.gpus and visible_gpus().number == 1:
+        gpus = 1  # nobody typed two
     run = (flags.steps, flags.nodes * gpus, on_slurm)
     if flags.random_faults is not None:
         faults = drawn(flags.random_faults, flags.seed, *run)
