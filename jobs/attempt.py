@@ -50,6 +50,7 @@ from jobs.survival.deadline import DEFAULT_LEAD_SECONDS, Deadline
 from jobs.survival.guard import Guard
 from jobs.survival.requeue import MAX_WARNINGS_WITHOUT_PROGRESS, Answer, allows_warning, answer_to
 from jobs.survival.stop_signal import StopSignal
+from jobs.timesheet import Timesheet
 from jobs.world import World, process_group, read_world
 
 STORE_PATIENCE_SECONDS = 60.0  # with an object store that does not answer
@@ -82,6 +83,8 @@ def train(
         stop: Notes warnings.
         may_hang: A person steps through it, so nobody ends it for standing still.
     """
+    sheet = Timesheet()
+    sheet.begins("meeting")
     world = read_world()
     if config.deterministic:
         be_deterministic()
@@ -91,17 +94,18 @@ def train(
         Guard(lambda: stop.noted, job_folder(), world.rank, deadline, may_hang) as guard,
         process_group(world) as device,
     ):
+        sheet.begins("load")
         place = Store(config.checkpoints, patience_seconds=STORE_PATIENCE_SECONDS)
         checkpoints = Checkpoints(place / config.run)
         number = checkpoints.claim_attempt()
-        reporter = Reporter(config, number, world, device, guard, deadline)
+        reporter = Reporter(config, number, world, device, guard, deadline, sheet)
         try:
             reporter.note(_started(number, world, device))
             hits = Hits(runs, number, world, lambda: stop.noted)
             attempt = _Attempt(config, code_version, device, guard, checkpoints, reporter, hits)
             return _conclude(attempt.run(), stop, world, reporter)
         except Exception as error:
-            guard.working("save")  # the ledger may lie in a store that takes its time
+            reporter.working("save")  # the ledger may lie in a store that takes its time
             reporter.note(Failed(describe_error(error)))
             raise
         finally:
@@ -124,6 +128,7 @@ def _started(number: int, world: World, device: torch.device) -> Started:
 
 def _conclude(ran: Ran, stop: StopSignal, world: World, reporter: Reporter) -> Result:
     """Decide, all ranks together, who brings the run back, and say how the attempt ended."""
+    reporter.working("ending")
     received = ranks.gather_from_ranks(stop.received)
     answer: Answer = "stop"
     if ran.outcome == "stopped":
@@ -232,7 +237,7 @@ class _Attempt:
             checkpoints=self._checkpoints,
             facts=self._facts,
             stop=self._guard.asked,
-            working=self._guard.working,
+            working=self._reporter.working,
             on_event=self._reporter.on_event,
             on_step=self._reporter.on_step,
             on_samples=self._reporter.on_samples,

@@ -164,10 +164,13 @@ KINDS: dict[str, type[Event]] = {
 }  # fmt: skip
 
 
+OF_EVERY_LINE = ("utc_seconds", "event", "spent")
+
+
 def event_of(document: Mapping[str, Any]) -> Event:
     """Return the event of a line of the ledger."""
     name = str(document.get("event", ""))
-    facts = {key: value for key, value in document.items() if key not in ("utc_seconds", "event")}
+    facts = {key: value for key, value in document.items() if key not in OF_EVERY_LINE}
     if name in KINDS:
         with contextlib.suppress(CorruptFileError):
             return structure(facts, KINDS[name], name)

@@ -16,7 +16,8 @@ from __future__ import annotations
 import json
 import logging
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from instruct_core.checkpoints.manifest import Manifest
@@ -35,19 +36,32 @@ class Entry(NamedTuple):
     attempt: int
     utc_seconds: float
     event: Event
+    spent: dict[str, float] = {}  # noqa: RUF012  seconds of the attempt up to here, by cause
 
 
 class Ledger:
-    """The events of one attempt; a line is on the disk when `note` returns, unless the disk is full."""
+    """
+    The events of one attempt; a line is on the disk when `note` returns, unless the disk is full.
 
-    def __init__(self, store: Store, attempt: int) -> None:
-        self._store = store
+    Args:
+        store: Of the run.
+        attempt: Whose file it is.
+        spent: Return where the attempt's seconds went so far; every line of now has it.
+    """
+
+    def __init__(
+        self, store: Store, attempt: int, spent: Callable[[], dict[str, float]] = dict
+    ) -> None:
+        self._store, self._spent = store, spent
         self._name = f"attempt-{attempt:04d}.jsonl"
         self._text = ""
 
     def note(self, event: Event, utc_seconds: float | None = None) -> None:
         """Append an event of now. The whole file is written: object stores cannot append."""
-        self._text += _line(event, time.time() if utc_seconds is None else utc_seconds)
+        if utc_seconds is None:
+            self._text += _line(event, time.time(), self._spent())
+        else:
+            self._text += _line(event, utc_seconds)
         try:
             self._store.replace(self._name, self._text.encode())
         except OSError as error:  # a full disk must not end the run; the next event writes all
@@ -56,8 +70,10 @@ class Ledger:
         logger.info("%s %s", event.name, said)
 
 
-def _line(event: Event, utc_seconds: float) -> str:
+def _line(event: Event, utc_seconds: float, spent: Mapping[str, float] | None = None) -> str:
     document = {"utc_seconds": round(utc_seconds, 3), "event": event.name, **event.facts}
+    if spent:
+        document["spent"] = spent
     return json.dumps(document) + "\n"
 
 
@@ -112,6 +128,7 @@ class _Head:
     event: str
     utc_seconds: float
     attempt: int | None = None  # that of the file where none is named
+    spent: dict[str, float] = field(default_factory=dict)
 
 
 def _entry(line: str, attempt: int, where: str) -> Entry:
@@ -122,4 +139,4 @@ def _entry(line: str, attempt: int, where: str) -> Entry:
         raise CorruptFileError(f"{problem}: {error}.") from None
     head = structure(document, _Head, problem)
     named = attempt if head.attempt is None else head.attempt
-    return Entry(named, head.utc_seconds, event_of(document))
+    return Entry(named, head.utc_seconds, event_of(document), head.spent)

@@ -32,6 +32,7 @@ from jobs.job_folder import Progress, job_folder, write_progress
 from jobs.ledger import Ledger, note_untold_save
 from jobs.survival.deadline import Deadline
 from jobs.survival.guard import Guard
+from jobs.timesheet import Timesheet
 from jobs.world import World
 
 logger = logging.getLogger(__name__)
@@ -51,6 +52,7 @@ class Reporter:
         device: Where it trains.
         guard: Knows how long steps take.
         deadline: Is told how long saves take; None where nothing limits the run's time.
+        sheet: Knows where the attempt's seconds go.
     """
 
     def __init__(
@@ -61,12 +63,14 @@ class Reporter:
         device: torch.device,
         guard: Guard,
         deadline: Deadline | None,
+        sheet: Timesheet,
     ) -> None:
+        self._sheet = sheet
         self._config, self._number, self._world, self._device = config, number, world, device
         self._guard, self._deadline = guard, deadline
         self._runs = Store(config.runs) / config.run
         self._folder = job_folder()
-        self._ledger = Ledger(self._runs, number) if world.rank == 0 else None
+        self._ledger = Ledger(self._runs, number, sheet.spent) if world.rank == 0 else None
         self._metrics: Metrics | None = None
         self._samples: TextIO | None = None
         self._resumed_at = 0
@@ -86,6 +90,11 @@ class Reporter:
         """Write an event into the ledger, on rank 0."""
         if self._ledger is not None:
             self._ledger.note(event)
+
+    def working(self, phase: str) -> None:
+        """Take what begins now: "first step", "step", "evaluation", "save"."""
+        self._guard.working(phase)
+        self._sheet.begins(phase)
 
     def loaded(self, manifest: Manifest) -> None:
         """Tell of a save whose own attempt could not, on rank 0."""
@@ -135,6 +144,7 @@ class Reporter:
     def on_step(self, report: StepReport) -> None:
         """Take what a step did."""
         step, values, now = report.progress.global_step, report.values, time.monotonic()
+        self._sheet.waited_for_data(values["time/data_seconds"])
         if peak := peak_flops(self._device):
             speed = values["train/tokens_per_second"] / self._world.world_size
             values["train/mfu"] = self._flops_per_token * speed / peak

@@ -27,7 +27,7 @@ from tests.conftest import REPO, events_of, samples_of, wait_for
 
 VOLATILE_KEYS = {
     "claimed_at", "code", "difference", "git_commit", "host", "hosts", "job_id", "modified", "pid",
-    "pids", "saved_at", "seconds", "step_seconds", "token", "utc_seconds", "written_at",
+    "pids", "saved_at", "seconds", "spent", "step_seconds", "token", "utc_seconds", "written_at",
 }  # fmt: skip
 # Where the warning falls, and what follows from it, is the clock's choice.
 VOLATILE_EVENTS = {"warned", "requeued", "resumed", "started", "saved", "short_lead"}

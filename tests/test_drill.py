@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.conftest import REPO, environment, launch
+from tests.conftest import REPO, environment, events_of, launch
 
 ON_THIS_MACHINE = "--cluster=local"
 
@@ -36,6 +36,28 @@ def test_drill_is_equal_names_its_faults_and_leaves_nothing(tmp_path: Path) -> N
     assert [fault["steps_lost"] for fault in said["faults"] if fault["kind"] != "kill"] == [0, 0, 0]
     assert "Equal, bit for bit" in result.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+def test_receipt_of_a_run_that_was_hit_names_every_second(tmp_path: Path) -> None:
+    faults = "--faults=usr2@3,kill@7,term@9"
+    drill = launch("drill", ON_THIS_MACHINE, faults, "--steps=12", "--keep", cwd=tmp_path)
+    assert drill.returncode == 0, drill.stdout + drill.stderr
+    place = next(tmp_path.glob("drill-*"))
+
+    said = launch("status", "hit", f"--checkpoints={place}/checkpoints", "--json", cwd=tmp_path)
+
+    document = json.loads(said.stdout)
+    receipt, seconds = document["receipt"], document["receipt"]["seconds"]
+    submitted_at = (place / "runs" / "hit" / "job" / "0000" / "code").stat().st_mtime
+    ended_at = events_of(place / "runs" / "hit")[-1]["utc_seconds"]
+    assert receipt["wall_seconds"] == pytest.approx(ended_at - submitted_at, rel=0.01)
+    assert sum(seconds.values()) == pytest.approx(receipt["wall_seconds"], rel=0.01)
+    assert receipt["goodput"] == pytest.approx(seconds["step"] / receipt["wall_seconds"], abs=1e-3)
+    assert {"step", "redone", "imports", "load", "save", "stopped"} <= set(seconds)
+    assert "unknown" not in seconds
+    assert [loss["attempt"] for loss in receipt["lost"]] == [1]
+    ends = [attempt["end"].partition(":")[0] for attempt in document["attempts"]]
+    assert ends == ["requeued", "crashed", "stopped", "finished"]
 
 
 def test_wrong_schedule_is_refused_before_anything_is_written(tmp_path: Path) -> None:

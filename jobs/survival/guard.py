@@ -37,7 +37,7 @@ HANG_SECONDS = 60.0  # least time without a step that counts as a hang
 HANG_STEPS = 10  # ... and least number of steps' durations
 # Before the rhythm of steps is known, and where compiling or a slow disk may take their time.
 PATIENCE_SECONDS = 1800.0
-PATIENT_PHASES = ("start", "first step", "evaluation", "save")
+PATIENT_PHASES = ("start", "first step", "evaluation", "save", "ending")
 STACKS_GRACE_SECONDS = 3.0  # for the other ranks to write theirs: the first to end ends them all
 
 

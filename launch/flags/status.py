@@ -20,3 +20,5 @@ class Status:
     checkpoints: Checkpoints = "checkpoints_instruct"
     shards: Annotated[str, PATH] = "shards"
     """Folder with shard sets."""
+    json: bool = False
+    """Print one JSON document instead: see docs/formats.md."""

@@ -25,6 +25,7 @@ from jobs.job_folder import (
 )
 from jobs.ledger import Entry, read_ledger
 from jobs.slurm import JobRecord
+from launch.cluster.frozen_code import CODE
 from launch.cluster.job_folder import job_folders
 from launch.cluster.local import LocalJob
 from launch.cluster.lock import RunLock, holder_of
@@ -36,6 +37,8 @@ from launch.cluster.slurm import (
     believable,
 )
 from launch.console.display import age
+from launch.runs.attempts import Attempt, attempts_of
+from launch.runs.receipt import Receipt, receipt_of
 from launch.runs.run import Run
 
 
@@ -124,11 +127,23 @@ class RunStatus:
             return str(found.pid)
         return self.slurm.job_id if self.slurm is not None else ""
 
-    def step(self) -> str:
+    def reached_step(self) -> int:
         """Return how far it is."""
-        steps = committed_steps(self.run.store)
-        reached = max([self.progress().global_step or 0, *steps])
-        return f"{reached} of {self.run.config.max_steps}"
+        return max([self.progress().global_step or 0, *committed_steps(self.run.store)])
+
+    def step(self) -> str:
+        """Return how far it is, of how much."""
+        return f"{self.reached_step()} of {self.run.config.max_steps}"
+
+    def attempts(self) -> list[Attempt]:
+        """Return its attempts, oldest first."""
+        return attempts_of(self.entries, self.steps_reached(), self.is_active())
+
+    def receipt(self) -> Receipt:
+        """Return where its hours went, up to now if it goes on."""
+        copies = [folder / CODE for folder in self.job_folders()]  # written at submission
+        submitted_at = [copy.stat().st_mtime for copy in copies if copy.exists()]
+        return receipt_of(self.entries, submitted_at, time.time() if self.is_active() else None)
 
     def attempt(self) -> str:
         """Return the number of its newest attempt."""

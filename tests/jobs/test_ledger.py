@@ -27,7 +27,7 @@ from jobs.events import (
     Unknown,
     Warned,
 )
-from jobs.ledger import Ledger, newest_timed_save, note_crash, note_untold_save, read_ledger
+from jobs.ledger import Entry, Ledger, newest_timed_save, note_crash, note_untold_save, read_ledger
 from tests.fakes import facts_of
 
 MANIFEST = Manifest(
@@ -96,7 +96,7 @@ def store(tmp_path: Path) -> Store:
     return store
 
 
-def saves_of(store: Store) -> list[tuple[int, float, Event]]:
+def saves_of(store: Store) -> list[Entry]:
     return [entry for entry in read_ledger(store) if isinstance(entry.event, Saved)]
 
 
@@ -115,8 +115,18 @@ def test_event_has_its_keys_in_their_order_and_comes_back(
     document = {"utc_seconds": 1.235, "event": event.name, **facts}
     assert (tmp_path / "attempt-0003.jsonl").read_text() == json.dumps(document) + "\n"
     [entry] = read_ledger(Store(tmp_path))
-    assert entry == (facts.get("attempt", 3), 1.235, event)
+    assert entry == (facts.get("attempt", 3), 1.235, event, {})
     assert str(entry.event) == sentence
+
+
+def test_line_of_now_says_where_the_seconds_of_its_attempt_went(store: Store) -> None:
+    ledger = Ledger(store, attempt=1, spent=lambda: {"step": 2.5})
+    ledger.note(Resumed(3))
+    ledger.note(Saved(attempt=0, step=3), utc_seconds=5.0)  # another attempt's
+
+    _, mine, other = read_ledger(store)
+    assert (mine.event, mine.spent) == (Resumed(3), {"step": 2.5})
+    assert other.spent == {}
 
 
 def test_every_kind_is_tried_above() -> None:
@@ -166,7 +176,7 @@ def test_untold_save_is_told_once_as_that_of_the_attempt_that_made_it(store: Sto
     note_untold_save(Ledger(store, attempt=2), store, MANIFEST)
 
     _, untold = saves_of(store)
-    assert untold == (0, 1234.568, Saved(attempt=0, step=10))
+    assert untold == (0, 1234.568, Saved(attempt=0, step=10), {})
 
 
 def test_save_that_was_told_is_not_told_again(store: Store) -> None:
@@ -178,7 +188,7 @@ def test_save_that_was_told_is_not_told_again(store: Store) -> None:
 def test_step_that_was_damaged_and_made_again_is_another_save(store: Store) -> None:
     note_untold_save(Ledger(store, attempt=2), store, replace(MANIFEST, global_step=5, attempt=1))
 
-    told = [(attempt, event.facts["step"]) for attempt, _, event in saves_of(store)]
+    told = [(attempt, event.facts["step"]) for attempt, _, event, _ in saves_of(store)]
     assert told == [(0, 5), (1, 5)]
 
 

@@ -1,0 +1,47 @@
+"""
+Where the seconds of one attempt go, on rank 0: every second since its process began has a name.
+
+    sheet = Timesheet()
+    sheet.begins("meeting")         # what came before went to "imports"
+    sheet.spent()                   # {"imports": 1.9, "meeting": 0.4}
+
+The names are those of the receipt, see docs/trust.md.
+"""
+
+from __future__ import annotations
+
+import time
+
+import psutil
+
+# What the guard is told of a phase, in the receipt's words.
+PHASES = {"start": "load", "first step": "first_step"}
+
+
+class Timesheet:
+    """Seconds by what they went to; their sum is the time since this process began."""
+
+    def __init__(self) -> None:
+        self.begun_at = psutil.Process().create_time()  # UTC seconds
+        # From here on by a clock that nobody sets.
+        self._since = time.monotonic() - max(0.0, time.time() - self.begun_at)
+        self._cause = "imports"
+        self._seconds: dict[str, float] = {}
+
+    def begins(self, cause: str) -> None:
+        """Say what the time goes to from now on."""
+        now = time.monotonic()
+        self._seconds[self._cause] = self._seconds.get(self._cause, 0.0) + now - self._since
+        self._cause, self._since = PHASES.get(cause, cause), now
+
+    def waited_for_data(self, seconds: float) -> None:
+        """Move seconds of a step to the time that it waited for its samples."""
+        seconds = min(seconds, self._seconds.get("step", 0.0))
+        if seconds:
+            self._seconds["step"] -= seconds
+            self._seconds["data"] = self._seconds.get("data", 0.0) + seconds
+
+    def spent(self) -> dict[str, float]:
+        """Return the seconds up to now by cause."""
+        self.begins(self._cause)
+        return {cause: round(seconds, 3) for cause, seconds in sorted(self._seconds.items())}

@@ -1,0 +1,73 @@
+"""
+The attempts of a run, one after the other, as its ledger tells them.
+
+    for attempt in attempts_of(status.entries, status.steps_reached(), status.is_active()):
+        print(attempt.from_step, attempt.end)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from instruct_core.events import Event
+from jobs.events import Crashed, Failed, Finished, Requeued, Resumed, Started, Stopped
+from jobs.ledger import Entry
+
+
+class Attempt(NamedTuple):
+    """One attempt; what is None nobody has told."""
+
+    attempt: int
+    started_at: float  # UTC seconds
+    job_id: str
+    from_step: int | None
+    to_step: int | None  # the last one that anybody told of, saved or not
+    end: str  # "" while it goes on
+
+
+def attempts_of(
+    entries: Sequence[Entry], reached: Mapping[int, int], goes_on: bool
+) -> list[Attempt]:
+    """
+    Return the attempts of a ledger, oldest first.
+
+    Args:
+        entries: Of the ledger.
+        reached: Last step of each attempt that told of its progress.
+        goes_on: Whether the newest one has not ended.
+    """
+    numbers = sorted({entry.attempt for entry in entries})
+    return [
+        _attempt(
+            number,
+            [entry for entry in entries if entry.attempt == number],
+            reached.get(number),
+            goes_on and number == numbers[-1],
+        )
+        for number in numbers
+    ]
+
+
+def _attempt(number: int, entries: Sequence[Entry], reached: int | None, goes_on: bool) -> Attempt:
+    events = [entry.event for entry in entries]
+    steps = [step for event in events if isinstance(step := event.facts.get("step"), int)]
+    steps += [] if reached is None else [reached]
+    return Attempt(
+        attempt=number,
+        started_at=entries[0].utc_seconds,
+        job_id=next((event.job_id for event in events if isinstance(event, Started)), ""),
+        from_step=next((event.step for event in events if isinstance(event, Resumed)), None),
+        to_step=max(steps, default=None),
+        end=_end_of(events) or ("" if goes_on else "lost without a word"),
+    )
+
+
+def _end_of(events: Sequence[Event]) -> str:
+    """Return how an attempt ended; the next one may have told of its last save since."""
+    for event in reversed(events):
+        if isinstance(event, Crashed | Failed):
+            return f"{event.name}: {event.error}"
+        if isinstance(event, Requeued | Stopped | Finished):
+            return event.name
+    return ""

@@ -1,0 +1,60 @@
+"""
+What launch/status.py says, as JSON for programs: documented in docs/formats.md, and versioned.
+
+    document_of_run(RunStatus.of(run))["receipt"]["goodput"]
+    document_of_all(runs, Controller())
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from instruct_core.errors import InstructError
+from instruct_core.events import Saved
+from launch.cluster.slurm import Controller
+from launch.runs.run import Run
+from launch.runs.status import RunStatus
+
+SCHEMA = 1
+
+
+def document_of_run(status: RunStatus) -> dict[str, Any]:
+    """Return all about one run."""
+    return {
+        "schema": SCHEMA,
+        **_summary(status),
+        "attempts": [attempt._asdict() for attempt in status.attempts()],
+        "receipt": status.receipt().to_json(),
+    }
+
+
+def document_of_all(runs: Iterable[Run], controller: Controller) -> dict[str, Any]:
+    """Return a summary of every run; one that cannot be read has its `error` instead."""
+    return {"schema": SCHEMA, "runs": [_summary_or_error(run, controller) for run in runs]}
+
+
+def _summary_or_error(run: Run, controller: Controller) -> dict[str, Any]:
+    try:
+        return _summary(RunStatus.of(run, controller))
+    except InstructError as error:
+        return {"run": run.name, "error": str(error)}
+
+
+def _summary(status: RunStatus) -> dict[str, Any]:
+    progress = status.progress()
+    saves = [entry.event.step for entry in status.entries if isinstance(entry.event, Saved)]
+    return {
+        "run": status.run.name,
+        "state": status.state(),
+        "is_active": status.is_active(),
+        "job": status.job_id(),
+        "step": status.reached_step(),
+        "max_steps": status.run.config.max_steps,
+        "saved_step": saves[-1] if saves else None,
+        "loss": progress.loss,
+        "tokens_per_second": progress.tokens_per_second,
+        "note": status.note(),
+        "checkpoints": status.run.store.url,
+        "ledger": status.run.ledger.url,
+    }

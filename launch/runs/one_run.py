@@ -1,0 +1,62 @@
+"""
+One run for a person: how it stands, its attempts, and where its hours went.
+
+    show_run(RunStatus.of(Run.find("my-run", "checkpoints_instruct")))
+"""
+
+from __future__ import annotations
+
+import time
+
+from rich.table import Table
+
+from launch.cluster.slurm import SlurmJob
+from launch.console.display import clock, show_table
+from launch.console.lines import say
+from launch.runs.receipt import CAUSES, Receipt
+from launch.runs.status import RunStatus
+
+
+def show_run(status: RunStatus) -> None:
+    """Print all about a run."""
+    run = status.run
+    say(f"Run {run.name}: {status.state()}, step {status.step()}")
+    if note := status.note():
+        say(f"Note: {note}")
+    say(f"Last save: {status.last_save() or 'none yet'}")
+    if job_ids := [i for folder in status.job_folders() for i in SlurmJob(folder).job_ids]:
+        say(f"Slurm jobs: {', '.join(job_ids)}")
+    if nodes := [record.nodes for record in status.records() if record.nodes]:
+        say(f"Nodes: {nodes[-1]}")
+    for folder in status.job_folders()[-1:]:
+        say(f"Job folder: {folder}")
+    say(f"Checkpoints: {run.store.url}")
+    if status.entries:
+        _show_attempts(status)
+    _show_receipt(status.receipt())
+    say(f"Its log: python launch/logs.py {run.name} -f")
+
+
+def _show_attempts(status: RunStatus) -> None:
+    table = Table("attempt", "started", "job", "from step", "to step", "end", box=None)
+    for attempt in status.attempts():
+        table.add_row(
+            str(attempt.attempt),
+            time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(attempt.started_at)),
+            attempt.job_id,
+            "" if attempt.from_step is None else str(attempt.from_step),
+            "" if attempt.to_step is None else str(attempt.to_step),
+            attempt.end,
+        )
+    show_table(table)
+
+
+def _show_receipt(receipt: Receipt) -> None:
+    if not receipt.wall_seconds:
+        return
+    table = Table("time", "share", "went to", box=None)
+    for cause, seconds in receipt.seconds.items():
+        share = f"{seconds / receipt.wall_seconds:.1%}"
+        table.add_row(clock(seconds), share, CAUSES.get(cause, cause))
+    table.add_row(clock(receipt.wall_seconds), "", f"in all; goodput {receipt.goodput:.2f}")
+    show_table(table)

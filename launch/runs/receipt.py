@@ -1,0 +1,182 @@
+"""
+Where a run's hours went: every second from its first submission on, by cause.
+
+    receipt = receipt_of(entries, submitted_at=[1_760_000_000.0], now=None)
+    receipt.wall_seconds, receipt.goodput, receipt.seconds["queued"]
+
+An attempt's own seconds stand in its ledger, up to each event. What it did after the last save that
+the next attempt went on from is made again, whatever it was; what lies between two attempts was spent
+in the queue, or nobody wanted the run.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from instruct_core.events import Saved
+from jobs.events import Crashed, Failed, Finished, Requeued, Resumed, Stopped
+from jobs.ledger import Entry
+
+# What each name means, in the order in which they are shown.
+CAUSES = {
+    "step": "steps that were kept",
+    "data": "steps waited for their samples",
+    "first_step": "first steps, with all that is compiled",
+    "evaluation": "validation loss and sample answers",
+    "save": "training waited for saves",
+    "unsaved": "since the last save, now",
+    "redone": "made again: lost with an attempt that crashed, or spent in a hang",
+    "imports": "Python and its imports, up to the ranks' meeting",
+    "meeting": "until all ranks had met",
+    "load": "data and checkpoint loaded",
+    "ending": "deciding who comes back, after the last save",
+    "queued": "in Slurm's queue, or between two starts",
+    "stopped": "stopped, until somebody gave the command again",
+    "unknown": "by attempts of a version that did not tell",
+}
+
+
+class Loss(NamedTuple):
+    """What one attempt lost."""
+
+    attempt: int
+    seconds: float
+    node: str  # that was blamed; "" for none
+    error: str
+
+
+class Receipt(NamedTuple):
+    """Where a run's seconds went."""
+
+    seconds: dict[str, float]  # by cause; without those that are zero
+    losses: list[Loss]
+
+    @property
+    def wall_seconds(self) -> float:
+        """From the first submission to the end, or to now."""
+        return sum(self.seconds.values())
+
+    @property
+    def goodput(self) -> float:
+        """The share of the time that went to steps that were kept, 0..1."""
+        return self.seconds.get("step", 0.0) / self.wall_seconds if self.wall_seconds else 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON has it."""
+        return {
+            "wall_seconds": round(self.wall_seconds, 3),
+            "goodput": round(self.goodput, 4),
+            "seconds": {cause: round(seconds, 3) for cause, seconds in self.seconds.items()},
+            "lost": [loss._asdict() for loss in self.losses],
+        }
+
+
+def receipt_of(
+    entries: Sequence[Entry], submitted_at: Sequence[float], now: float | None
+) -> Receipt:
+    """
+    Return a run's receipt.
+
+    Args:
+        entries: Its ledger.
+        submitted_at: When it was submitted, UTC seconds, oldest first.
+        now: UTC seconds while it goes on; None where it has ended.
+    """
+    spent: dict[str, float] = defaultdict(float)
+    losses = []
+    attempts = _attempts(entries)
+    at = submitted_at[0] if submitted_at else attempts[0].begun_at if attempts else now or 0.0
+    for number, attempt in enumerate(attempts):
+        following = attempts[number + 1] if number + 1 < len(attempts) else None
+        at = _wait(spent, at, attempt.begun_at, submitted_at)
+        kept = attempt.kept_up_to(_resumed_at(attempts[number + 1 :]))
+        if kept is not None:
+            told = kept.spent or {"unknown": max(0.0, kept.utc_seconds - attempt.begun_at)}
+            for cause, seconds in told.items():
+                spent[cause] += seconds
+            at = max(at, kept.utc_seconds)
+        end = now if following is None and now is not None else attempt.ended_at(following)
+        rest = max(0.0, end - at)
+        at += rest
+        if following is None and now is not None:
+            spent["unsaved"] += rest
+        elif kept is not None and kept is attempt.own_end:
+            spent["ending"] += rest
+        elif rest:
+            spent["redone"] += rest
+            losses.append(attempt.loss(rest))
+    if not attempts and now is not None:
+        spent["queued"] += max(0.0, now - at)
+    ordered = {cause: spent[cause] for cause in CAUSES if spent[cause] > 0}
+    others = {c: s for c, s in sorted(spent.items()) if c not in CAUSES and s > 0}
+    return Receipt(ordered | others, losses)
+
+
+def _wait(
+    spent: dict[str, float], since: float, until: float, submitted_at: Sequence[float]
+) -> float:
+    """Add what lies between two attempts, and return when the next one begins."""
+    until = max(since, until)
+    again = next((at for at in submitted_at if since < at < until), since)
+    spent["stopped"] += again - since
+    spent["queued"] += until - again
+    return until
+
+
+class _Attempt(NamedTuple):
+    """The lines of one attempt's ledger."""
+
+    entries: list[Entry]
+
+    @property
+    def begun_at(self) -> float:
+        """When its first process began."""
+        first = self.entries[0]
+        return first.utc_seconds - sum(first.spent.values())
+
+    @property
+    def own_end(self) -> Entry | None:
+        """Its own last word, if it ended as it should."""
+        ends = [e for e in self.entries if isinstance(e.event, Requeued | Stopped | Finished)]
+        return ends[-1] if ends else None
+
+    def kept_up_to(self, resumed_at: int | None) -> Entry | None:
+        """Return the line up to which its work counts, given the step that the next one began at."""
+        end = self.own_end
+        if end is not None and resumed_at in (None, end.event.facts["step"]):
+            return end
+        saves = [entry for entry in self.entries if isinstance(entry.event, Saved)]
+        kept = [e for e in saves if resumed_at is None or e.event.facts["step"] <= resumed_at]
+        return kept[-1] if kept else None
+
+    def ended_at(self, following: _Attempt | None) -> float:
+        """Return when it ended; one that nobody saw end, when the next one began."""
+        last = self.entries[-1]
+        seen = isinstance(last.event, Crashed | Failed | Requeued | Stopped | Finished)
+        return last.utc_seconds if seen or following is None else following.begun_at
+
+    def loss(self, seconds: float) -> Loss:
+        """Return what it lost, and why if somebody saw it."""
+        crashes = [entry.event for entry in self.entries if isinstance(entry.event, Crashed)]
+        node, error = (crashes[-1].node, crashes[-1].error) if crashes else ("", "")
+        return Loss(self.entries[0].attempt, round(seconds, 3), node, error)
+
+
+def _resumed_at(attempts: Sequence[_Attempt]) -> int | None:
+    """Return the step that the first of these went on from which came so far; None where none did."""
+    events = [entry.event for attempt in attempts for entry in attempt.entries]
+    return next((event.step for event in events if isinstance(event, Resumed)), None)
+
+
+def _attempts(entries: Sequence[Entry]) -> list[_Attempt]:
+    """Return the attempts, each with the lines that it wrote itself, in the order of their beginnings."""
+    lines: dict[int, list[Entry]] = {}
+    for entry in entries:
+        is_untold = isinstance(entry.event, Saved) and entry.event.seconds is None
+        if (
+            not is_untold
+        ):  # written by the next attempt, which has another clock and no sheet of this
+            lines.setdefault(entry.attempt, []).append(entry)
+    return [_Attempt(lines[number]) for number in sorted(lines)]

@@ -1,0 +1,58 @@
+"""Where the seconds of an attempt go: each has a name, and none is counted twice."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from jobs import timesheet
+from jobs.timesheet import Timesheet
+
+
+class Clock:
+    """A module's clock that a test sets."""
+
+    def __init__(self) -> None:
+        self.now = 50.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def time(self) -> float:
+        return time.time()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(timesheet, "time", clock)
+    return clock
+
+
+def test_seconds_go_to_what_was_begun_last_from_the_process_on(clock: Clock) -> None:
+    sheet = Timesheet()
+    age = time.time() - sheet.begun_at
+    sheet.begins("meeting")
+    clock.now += 3.0
+    sheet.begins("first step")
+    clock.now += 2.0
+
+    spent = sheet.spent()
+
+    assert spent["meeting"] == 3.0
+    assert spent["first_step"] == 2.0
+    assert spent["imports"] == pytest.approx(age, abs=5.0)
+    assert spent["imports"] > 0
+
+
+def test_wait_for_data_is_moved_from_the_steps_and_never_more_than_they_took(clock: Clock) -> None:
+    sheet = Timesheet()
+    sheet.begins("step")
+    clock.now += 10.0
+    sheet.spent()
+
+    sheet.waited_for_data(4.0)
+    sheet.waited_for_data(9.0)
+
+    assert {name: sheet.spent()[name] for name in ("step", "data")} == {"step": 0.0, "data": 10.0}
