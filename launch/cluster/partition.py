@@ -17,6 +17,12 @@ from instruct_core.errors import ConfigError
 from jobs.slurm import fields_of, run_client
 from launch.flags.slurm import SlurmFlags, minutes_in
 
+# Words in the names of GPUs below compute capability 8.0, which have no bf16.
+OLD_GPUS = {
+    "k40", "k80", "m40", "m60", "p4", "p40", "p100", "v100", "v100s", "t4", "gtx", "titan", "1080",
+    "1080ti", "2080", "2080ti",
+}  # fmt: skip
+
 
 class Node(NamedTuple):
     """One node of a partition."""
@@ -26,11 +32,17 @@ class Node(NamedTuple):
     memory_mb: int
     gpus: int
     features: tuple[str, ...]
+    gpu_bytes: int | None = None  # memory of its smallest GPU, where the name of its kind tells
+    has_bf16: bool = True  # unless that name is of an older kind
 
 
 def find_partition(typed: str | None) -> tuple[str, dict[str, str]]:
     text = run_client(["scontrol", "-o", "show", "partition"])
-    known = {facts["PartitionName"]: facts for facts in map(fields_of, text.splitlines()) if facts}
+    known = {
+        facts["PartitionName"]: facts
+        for facts in map(fields_of, text.splitlines())
+        if "PartitionName" in facts
+    }
     name = typed or os.environ.get("SBATCH_PARTITION") or ""
     default = [name for name, facts in known.items() if facts.get("Default") == "YES"]
     if not name and not default:
@@ -65,6 +77,7 @@ def usable_nodes(partition: str, flags: SlurmFlags) -> list[Node]:
             int(facts["RealMemory"]) - int(facts.get("MemSpecLimit", 0)),
             gpus_in(facts.get("Gres", "")),
             tuple(facts.get("AvailableFeatures", "").split(",")),
+            *kind_in(facts.get("Gres", "")),
         )
         # More than a plain feature name ("a&b", "a|b") is judged by Slurm itself.
         plain = flags.constraint is not None and flags.constraint.isalnum()
@@ -82,6 +95,19 @@ def gpus_in(gres: str) -> int:
     """Return how many GPUs a node's GRES text names: gpu:a100:4(S:0-1),gpu:t4:2 has 6."""
     counts = re.findall(r"(?:^|,)gpu(?::[^:,()]+)?:(\d+)(?=[(,]|$)", gres)
     return sum(int(count) for count in counts)
+
+
+def kind_in(gres: str) -> tuple[int | None, bool]:
+    """
+    Return what the names of a node's GPUs tell: gpu:nvidia_a100_80gb:4 has 80 GB each, and bf16.
+
+    Sites choose these names; many are the driver's own, some have a memory in them.
+    """
+    names = re.findall(r"(?:^|,)gpu:([^:,()]*[a-z][^:,()]*)", gres.lower())
+    memories = [re.search(r"(\d+)gb", name) for name in names]
+    told = [int(memory[1]) * 10**9 for memory in memories if memory]
+    is_old = any(OLD_GPUS & set(re.findall(r"[a-z0-9]+", name)) for name in names)
+    return min(told) if told and len(told) == len(names) else None, not is_old
 
 
 class Limits(NamedTuple):

@@ -35,6 +35,8 @@ class Request(NamedTuple):
     mem_mb: int  # per node
     where: str  # partition and time limit in words, and which of them are defaults
     notes: tuple[str, ...]  # what a person should know, one line each
+    gpu_bytes: int | None = None  # of the smallest GPU it may get, where all of them are known
+    has_bf16: bool = True  # unless it may get one that has none
 
 
 class Share(NamedTuple):
@@ -72,7 +74,14 @@ def request_of(
         *share_of(fitting, flags, ranks_per_node, wants_gpus, partition),
         where=f"partition {partition}{default}, {minutes} minutes a start",
         notes=tuple(notes),
+        gpu_bytes=_least([node.gpu_bytes for node in fitting]),
+        has_bf16=all(node.has_bf16 for node in fitting),
     )
+
+
+def _least(sizes: Sequence[int | None]) -> int | None:
+    known = [size for size in sizes if size is not None]
+    return min(known) if known and len(known) == len(sizes) else None
 
 
 def nodes_that_fit(

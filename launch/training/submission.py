@@ -102,6 +102,8 @@ class OnSlurm:
             request.mem_mb * 2**20,
             f"a node of partition {request.partition}",
             "more --mem or fewer --gpus",
+            gpu_bytes=request.gpu_bytes,
+            has_bf16=request.has_bf16,
         )
 
     def check(self, config: TrainConfig) -> list[str]:

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 PARTITION = "PartitionName=low Default=YES State=UP MaxTime=1-00:00:00"
-NODE = "NodeName=node{n} CPUTot=4 RealMemory=64000 Gres=(null) Partitions=low AvailableFeatures=a"
+NODE = "NodeName=node{n} CPUTot=4 RealMemory=64000 Gres={gres} Partitions=low AvailableFeatures=a"
 JOB = (
     "JobId={id} JobName=x JobState=PENDING Reason=Resources Restarts=0 Requeue=1 StartTime={start} "
     "EndTime=Unknown NodeList=(null) ExcNodeList=(null)"
@@ -54,13 +54,17 @@ class PlayedSlurm:
     ) -> None:
         self._folder = folder
         (folder / "jobs").mkdir(parents=True)
-        nodes = "".join(NODE.format(n=n) + "\\n" for n in (1, 2))
         job = JOB.format(id="$id", start=start)
-        self.client("scontrol", SCONTROL.format(partition=PARTITION, nodes=nodes))
+        self.gpus("(null)")
         self.client("sbatch", SBATCH.format(start=start, job=job))
         self.client("scancel", SCANCEL)
         self.client("sinfo", "echo low")
         monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+    def gpus(self, gres: str) -> None:
+        """Say which GPUs each node has."""
+        nodes = "".join(NODE.format(n=n, gres=gres) + "\\n" for n in (1, 2))
+        self.client("scontrol", SCONTROL.format(partition=PARTITION, nodes=nodes))
 
     def client(self, name: str, script: str) -> None:
         """Say what a client does."""

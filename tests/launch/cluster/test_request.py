@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from instruct_core.errors import ConfigError
-from launch.cluster.partition import Node, gpus_in, minutes_of
+from launch.cluster.partition import Node, gpus_in, kind_in, minutes_of
 from launch.cluster.request import lead_of, nodes_that_fit, share_of
 from launch.cluster.script import array_text
 from launch.flags.slurm import SlurmFlags
@@ -26,6 +26,27 @@ from launch.flags.slurm import SlurmFlags
 )
 def test_gpus_are_counted(gres: str, expected: int) -> None:
     assert gpus_in(gres) == expected
+
+
+@pytest.mark.parametrize(
+    ("gres", "gigabytes", "has_bf16"),
+    [
+        ("(null)", None, True),
+        ("gpu:4", None, True),
+        ("gpu:a100:4", None, True),
+        ("gpu:nvidia_h100_80gb_hbm3:8(S:0-1),shard:16", 80, True),
+        ("gpu:1g.5gb:14,gpu:A100_40GB:2", 5, True),
+        ("gpu:1g.5gb:14,gpu:a100:2", None, True),
+        ("gpu:tesla_v100-sxm2-32gb:4", 32, False),
+        ("gpu:t4:1", None, False),
+        ("gpu:rtx_2080ti:4,gpu:a100:1", None, False),
+        ("gpu:rtx3090:4", None, True),
+    ],
+)
+def test_names_of_gpus_tell_their_memory_and_that_old_ones_have_no_bf16(
+    gres: str, gigabytes: int | None, has_bf16: bool
+) -> None:
+    assert kind_in(gres) == (gigabytes and gigabytes * 10**9, has_bf16)
 
 
 @pytest.mark.parametrize(

@@ -177,3 +177,16 @@ def test_start_is_not_foretold_where_nobody_knows_it(
     made = launch("preprocess", "--source=builtin", "--limit-rows=9", "--out=s", cwd=desk)
     assert made.returncode == 0, made.stderr
     assert "Expected start" not in looked(desk, *words, "--after=1")
+
+
+def test_partition_with_small_old_gpus_gets_a_micro_batch_and_a_precision_that_fit(
+    slurm: PlayedSlurm, desk: Path, shard_set: Path
+) -> None:
+    slurm.gpus("gpu:tesla_v100-sxm2-32gb:4")
+    words = [f"--shards={shard_set}", "--run=r", "--model=gpt2-large", "--init=random", "--gpus=4"]
+
+    said = looked(desk, *words)
+
+    assert "4 GPUs (in fp32: bf16 needs compute capability 8.0)" in said
+    assert "micro-batches of 4 a step, the largest that fits a node of partition low" in said
+    assert "Use --micro-batch-size 4." in refused(desk, "finetune", *words, "--micro-batch-size=8")
