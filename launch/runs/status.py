@@ -32,6 +32,7 @@ from launch.cluster.lock import RunLock, holder_of
 from launch.cluster.slurm import (
     NEVER_STARTS,
     NEVER_STARTS_HELP,
+    UNKNOWN,
     Controller,
     SlurmJob,
     believable,
@@ -109,9 +110,11 @@ class RunStatus:
         if RunLock.is_held(self.run.lock):
             holder = holder_of(self.run.lock)
             return f"training{(holder.where if holder else '') or ' here'}"
-        if self.slurm is not None and self.slurm.is_running():
-            return self.slurm.state()
         said = self.progress().state
+        if self.slurm is not None and self.slurm.is_running():
+            state = self.slurm.state()
+            # A job that has said its last word needs nobody else's.
+            return said if state == UNKNOWN and said in ("finished", "stopped") else state
         if said in ("finished", "stopped"):
             return said
         if self.outcome() is not None:

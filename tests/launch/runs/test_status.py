@@ -140,6 +140,14 @@ def test_log_of_a_run_that_never_starts_is_not_waited_for(
     assert "run r can never start" in capsys.readouterr().err
 
 
+def test_run_that_has_said_its_last_word_needs_no_slurm(project: Path, slurm: PlayedSlurm) -> None:
+    status = queued(project, slurm)
+    leave(project, "progress-0000000001-0000.json", state="finished", global_step=10)
+    slurm.is_away()
+
+    assert status.state() == "finished"
+
+
 def test_slurm_that_is_away_is_asked_once_for_all_runs(
     project: Path, slurm: PlayedSlurm, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -138,6 +138,9 @@ def test_run_that_is_just_ending_is_told_from_one_that_goes_on(
     assert done.returncode == 2
     assert "Run r is ending (job 1, COMPLETING)" in done.stderr
     assert "again in a moment" in done.stderr
+    slurm.change("1", Restarts="1")  # taken down, and back in the queue next
+    requeued = launch("finetune", *words, cwd=desk)
+    assert requeued.returncode == 0, requeued.stderr
 
 
 def test_run_on_a_slurm_that_does_not_answer_is_not_started_a_second_time(
