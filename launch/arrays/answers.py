@@ -22,6 +22,7 @@ from instruct_core.storage.store import Store
 from jobs.generate import GenerateJob, place_of
 from launch.arrays.array import make
 from launch.arrays.work import Work, here_because, shown_scan
+from launch.cluster.gpus import check_torch_sees, visible_gpus
 from launch.cluster.machine import Choice, choose_cluster
 from launch.cluster.request import request_of
 from launch.console.lines import note
@@ -51,6 +52,8 @@ def answer_file(flags: Generate, words: Sequence[str] = ()) -> int:
     check_url("--out", out.rpartition("/")[0], writes=not flags.array.dry_run)
     choice = choose_cluster(flags.array.cluster)
     request = request_of(flags.slurm) if choice.cluster == "slurm" else None
+    if request is None and (gpus := visible_gpus()).number:
+        check_torch_sees(gpus.number)
     old = AnswerPlan.load_if_there(store)
     plan = _plan(flags, old)
     _refuse_other_answers(flags, plan, old, out)

@@ -91,7 +91,7 @@ class TaskArray:
             job_id = submit_slurm(work.task(resources.first_task), folder, resources)
             job.write_note(work.parent / "slurm.json")
             say(f"Job {job_id}: array {resources.array} of partition {self._request.partition}")
-        say(f"{work.what}: {counted_tasks(work, tasks)} for what is missing; logs in {folder}")
+        say(f"{work.what}: {_counted_tasks(work, tasks)} for what is missing; logs in {folder}")
         say(work.next_step)
         return job
 
@@ -157,7 +157,7 @@ def make(
     return follow_array(work, job) if flags.follow else 0
 
 
-def counted_tasks(work: Work, tasks: Sequence[int]) -> str:
+def _counted_tasks(work: Work, tasks: Sequence[int]) -> str:
     """Return how many tasks there are, and why not as many as were asked for."""
     idle = work.job.num_tasks - len(tasks)
     why = f" ({work.job.num_tasks} asked for: {idle} would find no {work.plan.part} to make)"
@@ -222,7 +222,7 @@ def run_here(work: Work, tasks: Sequence[int], parallelism: int) -> int:
     """Run the tasks on this machine, a few at a time; return the exit code."""
     folder = new_job_folder(work.parent)
     freeze_code(folder)
-    say(f"Job: {counted_tasks(work, tasks)}, logs in {folder}")
+    say(f"Job: {_counted_tasks(work, tasks)}, logs in {folder}")
     with _term_as_interrupt():
         failed = _run_all(work, tasks, parallelism, folder)
     if failed:

@@ -61,7 +61,7 @@ def _described(handles: list[Any]) -> Gpus:
 
 def check_torch_sees(number: int) -> None:
     """
-    Refuse GPUs that the driver sees and torch does not: the run would train on the CPU, for days.
+    Refuse GPUs that the driver sees and torch does not: the work would go to the CPU, for days.
 
     Args:
         number: GPUs that the driver sees.
@@ -69,10 +69,11 @@ def check_torch_sees(number: int) -> None:
     Raises:
         ConfigError: Names torch's version and what to do.
     """
-    said = subprocess.check_output([sys.executable, "-c", ASK_TORCH], text=True).split()
+    command = [sys.executable, "-c", ASK_TORCH]  # its warnings about the driver are not for here
+    said = subprocess.check_output(command, text=True, stderr=subprocess.DEVNULL).split()
     if said[-1] != "True":
         raise ConfigError(
             f"torch {said[0]} cannot use the {counted(number, 'NVIDIA GPU')} of this machine. Install "
-            "one that fits the driver (nvidia-smi shows its CUDA), or hide them to train on CPU ranks: "
+            "one that fits the driver (nvidia-smi shows its CUDA), or hide them to compute on cores: "
             "CUDA_VISIBLE_DEVICES= before the command."
         )

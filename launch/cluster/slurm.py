@@ -152,8 +152,10 @@ class SlurmJob:
             return []
 
     def cancel(self) -> None:
-        """End all its jobs; raises SlurmError."""
-        run_client(["scancel", *self.job_ids])
+        """End those of its jobs that have not ended; raises SlurmError."""
+        ids = dict.fromkeys(record.job_id.partition("_")[0] for record in self._active())
+        if ids:
+            run_client(["scancel", *ids])
 
     def state(self) -> str:
         """Return the newest job's state with its reason, as in `PENDING (Priority)`."""

@@ -11,7 +11,7 @@ import pytest
 from instruct_core.errors import ConfigError
 from launch.cluster import gpus, memory
 from launch.cluster.gpus import Gpus, check_torch_sees, visible_gpus
-from launch.cluster.machine import choose_cluster
+from launch.cluster.machine import choose_cluster, this_machine
 from launch.cluster.memory import free_memory
 from tests.conftest import launch
 from tests.jobs.test_slurm import fake
