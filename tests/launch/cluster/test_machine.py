@@ -102,11 +102,13 @@ def test_old_gpus_have_no_bf16(
 
 def test_gpus_that_torch_cannot_use_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpus, "ASK_TORCH", "print('2.13.0+cpu', False)")
+    Driver(monkeypatch, (9, 0))
 
-    with pytest.raises(
-        ConfigError, match=r"torch 2\.13\.0\+cpu cannot use the 2 NVIDIA GPUs of this"
-    ):
-        check_torch_sees(2)
+    with pytest.raises(ConfigError, match=r"torch 2.13.0.cpu cannot use the 2 NVIDIA GPUs of this"):
+        this_machine()
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # as the line says
+    assert this_machine().num_gpus == 0
 
 
 def test_gpus_that_torch_can_use_are_fine(monkeypatch: pytest.MonkeyPatch) -> None:
