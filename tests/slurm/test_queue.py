@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.conftest import REPO
+from tests.conftest import REPO, wait_for
 from tests.slurm.cluster import SlurmCluster
 from tests.slurm.conftest import Run, assert_ended_as_if_undisturbed
 from tests.tiny_runs import held
@@ -32,6 +32,33 @@ def test_training_waits_for_shards_that_are_being_made(
     assert f"afterok:{array}" in cluster.job(desk.job_id)["Dependency"]
     assert "waits for another job" in desk.launch("status").stdout
     cluster.run("scontrol", "release", held)
+    desk.wait_for_end()
+    assert desk.events("finished")
+
+
+def test_run_behind_tasks_that_failed_is_told_and_replaced_by_the_same_command(
+    desk: Run, rows_file: Path, cluster: SlurmCluster
+) -> None:
+    held = cluster.run(
+        "sbatch", "--parsable", "--hold", "--output=/dev/null", "--wrap=true"
+    ).strip()
+    words = [f"--source={rows_file}", "--out=later", "--num-tasks=2"]
+    made = desk.launch("preprocess", *words, f"--after={held}")
+    assert made.returncode == 0, made.stderr
+    desk.submit("--shards=later", "--max-steps=5")
+    waiting = desk.job_id
+    array = (desk.cwd / "later" / "job" / "0000" / "job_ids").read_text().strip()
+
+    cluster.run("scancel", held, array)
+    wait_for(lambda: cluster.job(waiting)["Reason"] == "DependencyNeverSatisfied", "the wait's end")
+    told = desk.launch("logs", "r", "-f")
+    assert desk.launch("preprocess", *words, "--follow").returncode == 0
+    said = desk.submit("--shards=later", "--max-steps=5")
+
+    assert told.returncode == 1
+    assert "run r can never start: what it waits for has failed" in told.stderr
+    assert f"Job {waiting} is cancelled, and replaced" in said
+    assert cluster.job(waiting)["JobState"] == "CANCELLED"
     desk.wait_for_end()
     assert desk.events("finished")
 
