@@ -33,6 +33,7 @@ OTHERS_SAY = {
     "data": ("source", "shards"),
     "dataset": ("source", "shards"),
     "name": ("run",),
+    "source": ("shards",),
     "resume": ("run",),
     "gres": ("gpus",),
     "dependency": ("after",),

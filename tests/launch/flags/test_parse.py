@@ -26,6 +26,7 @@ REFUSED = [
     (Finetune, "--time soon", "--time takes minutes or [days-]hours:minutes:seconds, got soon."),
     (Finetune, "--mem lots", "--mem takes GB, or a number with K, M, G or T as in 500M, got lots."),
     (Finetune, "--lead 2:00", "--lead takes a whole number, got 2:00."),
+    (Finetune, "--source a.jsonl", "There is no flag --source. Perhaps you meant --shards."),
     (
         Preprocess,
         "--source a.jsonl b.jsonl",  # a pattern that the shell has made words of
