@@ -77,8 +77,9 @@ def fit(
     if share % chosen:
         raise ConfigError(_cannot_share(config, ranks, chosen, has_begun))
     why = ""
-    if typed is None and chosen != MICRO_BATCH_SIZE:
-        why = f"the largest that fits {machine.name} and the step"
+    if typed is None and (chosen != MICRO_BATCH_SIZE or has_begun):
+        before = f"instead of {kept} so far, " if has_begun else ""
+        why = f"{before}the largest that fits {machine.name} and the step"
     return Settings(replace(config, micro_batch_size=chosen), why)
 
 

@@ -60,7 +60,9 @@ def test_micro_batch_is_kept_on_a_resume_while_it_fits_and_chosen_anew_when_it_d
 
     assert fitted(config, Ranks(1, 1), CORES, typed=None, kept=2) == 2
     assert fitted(config, Ranks(1, 2), CORES, typed=None, kept=4) == 2
-    assert fitted(config, Ranks(1, 4), CORES, typed=None, kept=4) == 1
+    changed = fit(config, Ranks(1, 4), PRESETS["tiny"], CORES, typed=None, kept=4)
+    assert changed.config.micro_batch_size == 1
+    assert changed.why_micro_batch.startswith("instead of 4 so far, the largest that fits")
 
 
 @pytest.mark.parametrize("kept", [None, 4])
