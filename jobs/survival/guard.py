@@ -10,6 +10,9 @@ gone, is ended after all Python stacks are written down, so the job can start ag
 next step and save would not end before the time limit is warned by itself, where the cluster's
 own warning comes too late. And a warned job whose ranks do not reach the next step in time is
 requeued from its last checkpoint before Slurm kills it.
+
+Nothing that fails in here keeps it from that: a full disk, a disk that hangs itself, and a scheduler
+that does not answer, for which a thread of its own waits.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from time import monotonic, sleep
 from types import TracebackType
 from typing import Self
 
-from jobs.job_folder import this_start, write_failure
+from jobs.job_folder import describe_error, this_start, write_failure
 from jobs.survival.deadline import HANG_EXIT_CODE, Deadline
 
 logger = logging.getLogger(__name__)
@@ -39,6 +42,7 @@ HANG_STEPS = 10  # ... and least number of steps' durations
 PATIENCE_SECONDS = 1800.0
 PATIENT_PHASES = ("start", "first step", "evaluation", "save", "ending")
 STACKS_GRACE_SECONDS = 3.0  # for the other ranks to write theirs: the first to end ends them all
+WRITE_SECONDS = 30.0  # for the stacks to be written: the disk may be what hangs
 
 
 class Guard:
@@ -67,10 +71,14 @@ class Guard:
         self._began = self._alive_at = monotonic()
         self._steps: deque[float] = deque(maxlen=50)
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="guard", daemon=True)
+        tasks = {"guard": self._watch} | ({"deadline": self._look_ahead} if deadline else {})
+        self._threads = [
+            threading.Thread(target=task, name=name, daemon=True) for name, task in tasks.items()
+        ]
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(
@@ -80,7 +88,8 @@ class Guard:
         trace: TracebackType | None,
     ) -> None:
         self._over.set()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
 
     def working(self, phase: str) -> None:
         """Say what begins now: "first step", "step", "evaluation" or "save"."""
@@ -109,8 +118,18 @@ class Guard:
             idle = monotonic() - self._alive_at
             if idle > self._patience() and not self._may_hang:
                 self._end_hang(idle)
-            if self._deadline is not None:
+
+    def _look_ahead(self) -> None:
+        """Look at the deadline, whatever a look raises: the next one may be answered."""
+        assert self._deadline is not None
+        told = ""
+        while not self._over.wait(POLL_SECONDS):
+            try:
                 self._deadline.look(self._stop_noted(), self.step_seconds)
+            except Exception as error:
+                if (problem := describe_error(error)) != told:
+                    logger.warning("The time limit could not be looked at: %s", problem)
+                told = problem
 
     def _patience(self) -> float:
         if not self._steps or self._phase in PATIENT_PHASES:
@@ -118,19 +137,31 @@ class Guard:
         return max(HANG_SECONDS, HANG_STEPS * self.step_seconds)
 
     def _end_hang(self, idle: float) -> None:
-        """Write down where every thread is, and end this process; never returns."""
+        """Write down where every thread is, if that can be done, and end this process."""
+        try:
+            # In a thread that nobody waits for in the end: the disk may hang as well.
+            writer = threading.Thread(target=self._write_down, args=(idle,), daemon=True)
+            writer.start()
+            writer.join(WRITE_SECONDS)
+            sleep(STACKS_GRACE_SECONDS)
+        finally:
+            os._exit(HANG_EXIT_CODE)  # the main thread cannot be raised out of a collective
+
+    def _write_down(self, idle: float) -> None:
         path = self._folder / "stacks" / f"{this_start()}-rank-{self._rank:05d}.txt"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w") as file:
-            file.write(f"rank {self._rank} on {socket.gethostname()}, {self._phase}\n")
-            file.flush()
-            faulthandler.dump_traceback(file, all_threads=True)
-        error = (
-            f"rank {self._rank} hangs: its {self._phase} has not ended for {idle:.0f} s. "
-            f"Where all ranks were: {path.parent}."
-        )
-        # No node is blamed: those who wait tell, and the one they wait for does not.
-        write_failure(self._folder, self._rank, error, path.read_text(), retry=True, node="")
+        error = f"rank {self._rank} hangs: its {self._phase} has not ended for {idle:.0f} s."
         logger.error(error)
-        sleep(STACKS_GRACE_SECONDS)
-        os._exit(HANG_EXIT_CODE)  # the main thread cannot be raised out of a collective
+        stacks = ""
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("w") as file:
+                file.write(f"rank {self._rank} on {socket.gethostname()}, {self._phase}\n")
+                file.flush()
+                faulthandler.dump_traceback(file, all_threads=True)
+            stacks = path.read_text()
+            error += f" Where all ranks were: {path.parent}."
+        except OSError as problem:
+            logger.warning("Where its threads are could not be written down: %s", problem)
+            faulthandler.dump_traceback(all_threads=True)
+        # No node is blamed: those who wait tell, and the one they wait for does not.
+        write_failure(self._folder, self._rank, error, stacks, retry=True, node="")

@@ -15,7 +15,9 @@ import pytest
 
 from jobs.slurm import JobRecord
 from jobs.survival import deadline as deadline_module
+from jobs.survival import guard as guard_module
 from jobs.survival.deadline import HANG_EXIT_CODE, Deadline
+from jobs.survival.guard import Guard
 from tests.conftest import wait_for
 from tests.fakes import record
 
@@ -24,7 +26,7 @@ import sys, threading
 from pathlib import Path
 from jobs.survival import guard
 guard.HANG_SECONDS, guard.HANG_STEPS, guard.STACKS_GRACE_SECONDS = 0.5, 3, 0.1
-guard.POLL_SECONDS = 0.05
+guard.POLL_SECONDS, guard.WRITE_SECONDS = 0.05, 0.5
 with guard.Guard(lambda: False, Path(sys.argv[1]), rank=2) as watched:
     for _ in range(5):
         watched.working("step")
@@ -32,6 +34,20 @@ with guard.Guard(lambda: False, Path(sys.argv[1]), rank=2) as watched:
     threading.Event().wait(2.0 if sys.argv[2] == "save" else 60.0)
 """
 
+HANGS_BESIDE_A_SILENT_SCHEDULER = """
+import sys, threading
+from pathlib import Path
+from jobs.survival import guard
+guard.HANG_SECONDS, guard.HANG_STEPS, guard.STACKS_GRACE_SECONDS = 0.5, 3, 0.1
+guard.POLL_SECONDS = 0.05
+class Silent:
+    def look(self, stop_noted, step_seconds):
+        threading.Event().wait()
+with guard.Guard(lambda: False, Path(sys.argv[1]), 2, Silent()) as watched:
+    for _ in range(5):
+        watched.working("step")
+    threading.Event().wait(60.0)
+"""
 
 SUSPENDED = """
 import sys, time
@@ -63,6 +79,53 @@ def test_hang_is_written_down_and_ended(tmp_path: Path) -> None:
     failure = (tmp_path / "failure-0007-2.json").read_text()
     assert "rank 2 hangs" in failure
     assert '"retry": true' in failure
+
+
+def test_hang_is_ended_where_nothing_can_be_written_down(tmp_path: Path) -> None:
+    (tmp_path / "stacks").write_text("in the way")
+    (tmp_path / "failure-0007-2.json").mkdir()
+
+    ended = hanging(tmp_path, "step")
+
+    assert ended.returncode == HANG_EXIT_CODE
+    assert "rank 2 hangs" in ended.stderr
+    assert "threading.py" in ended.stderr
+
+
+def test_hang_is_ended_where_the_disk_hangs_too(tmp_path: Path) -> None:
+    (tmp_path / "stacks").mkdir()
+    os.mkfifo(tmp_path / "stacks" / "0007-rank-00002.txt")  # whoever opens it waits for a reader
+
+    assert hanging(tmp_path, "step").returncode == HANG_EXIT_CODE
+
+
+class Broken(Deadline):
+    """Raises at the first looks, each time something else that a client or its answer can raise."""
+
+    def __init__(self) -> None:
+        super().__init__(lead_seconds=120, save_seconds=0.0)
+        self.looks = 0
+
+    def look(self, stop_noted: bool, step_seconds: float) -> None:
+        self.looks += 1
+        raise [BlockingIOError(11, "fork"), KeyError("JobState"), ValueError("x")][self.looks % 3]
+
+
+def test_look_that_fails_is_not_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard_module, "POLL_SECONDS", 0.01)
+    broken = Broken()
+
+    with Guard(lambda: False, tmp_path, 0, broken):
+        wait_for(lambda: broken.looks > 6, "looks after the first three that failed")
+
+
+def test_scheduler_that_does_not_answer_keeps_no_hang_alive(tmp_path: Path) -> None:
+    env = os.environ | {"INSTRUCT_START": "0007"}
+    command = [sys.executable, "-c", HANGS_BESIDE_A_SILENT_SCHEDULER, str(tmp_path)]
+
+    ended = subprocess.run(command, env=env, timeout=150, check=False)
+
+    assert ended.returncode == HANG_EXIT_CODE
 
 
 def test_save_may_take_longer_than_a_step(tmp_path: Path) -> None:
