@@ -14,11 +14,16 @@ import ctypes
 import pickle
 from collections import deque
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+# Of every exchange. A job may be suspended for hours while a rank waits for its peers; whoever waits in
+# vain is ended by the job's guard, which knows the difference.
+TIMEOUT = timedelta(days=1)
 
 # The latest exchanges, never freed. A thread of gloo lets go of an exchange some time after it has
 # ended, and of its tensors if nobody else has it; for that it needs the interpreter, and where that
@@ -53,7 +58,7 @@ def any_rank(flag: bool) -> bool:
 
 def side_group() -> dist.ProcessGroup | None:
     """Return a group of all ranks for another thread: exchanges of one group keep an order."""
-    return dist.new_group(backend="gloo") if dist.is_initialized() else None
+    return dist.new_group(timeout=TIMEOUT, backend="gloo") if dist.is_initialized() else None
 
 
 def gather_from_ranks(value: Any, group: dist.ProcessGroup | None = None) -> list[Any]:

@@ -13,6 +13,7 @@ bytes.
 
 from __future__ import annotations
 
+import logging
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -22,8 +23,21 @@ from typing import Any, Generic, TypeVar
 import submitit
 
 from instruct_core.data.plan import Plan
+from instruct_core.errors import ConfigError
 from instruct_core.storage.store import Store
-from jobs.job_folder import Progress, failure_report, job_folder, peak_bytes, write_progress
+from jobs.job_folder import (
+    Progress,
+    failure_report,
+    job_folder,
+    or_unknown,
+    peak_bytes,
+    read_progress,
+    store_may_be_away,
+    write_progress,
+)
+from jobs.survival.requeue import allows_fruitless_start, too_many_warnings
+
+logger = logging.getLogger(__name__)
 
 P = TypeVar("P", bound=Plan)
 
@@ -68,7 +82,7 @@ class ArrayJob(ABC, Generic[P]):
     def __call__(self) -> int:
         """Write this task's parts; return how many were missing."""
         task = self.first_task + int(submitit.JobEnvironment().array_task_id or 0)
-        with failure_report(job_folder(), task):
+        with failure_report(job_folder(), task), store_may_be_away():
             return self._run(task)
 
     def _run(self, task: int) -> int:
@@ -86,9 +100,22 @@ class ArrayJob(ABC, Generic[P]):
         return len(todo)
 
     def checkpoint(self, *args: Any, **kwargs: Any) -> submitit.helpers.DelayedSubmission:
-        """Return what runs after a requeue: the same task, which skips what is there."""
+        """
+        Return what runs after a requeue: the same task, which skips what is there.
+
+        Raises:
+            ConfigError: It was warned too often before it had finished another part.
+        """
+        done = or_unknown(lambda: read_progress(job_folder()), Progress()).committed or 0
+        if not allows_fruitless_start(job_folder(), done):
+            raise ConfigError(too_many_warnings("part"))
         return submitit.helpers.DelayedSubmission(self, *args, **kwargs)
 
 
 def _report(num_done: int) -> None:
-    write_progress(job_folder(), Progress(committed=num_done, peak_bytes=peak_bytes(os.getpid())))
+    try:
+        write_progress(
+            job_folder(), Progress(committed=num_done, peak_bytes=peak_bytes(os.getpid()))
+        )
+    except OSError as error:  # a full disk must not end the task: its parts may lie elsewhere
+        logger.warning("The progress could not be written: %s", error)

@@ -48,7 +48,7 @@ from jobs.reporter import Reporter
 from jobs.slurm import own_restarts
 from jobs.survival.deadline import DEFAULT_LEAD_SECONDS, Deadline
 from jobs.survival.guard import Guard
-from jobs.survival.requeue import MAX_WARNINGS_WITHOUT_PROGRESS, Answer, allows_warning, answer_to
+from jobs.survival.requeue import Answer, allows_fruitless_start, answer_to, too_many_warnings
 from jobs.survival.stop_signal import StopSignal
 from jobs.timesheet import Timesheet
 from jobs.world import World, process_group, read_world
@@ -146,12 +146,9 @@ def _conclude(ran: Ran, stop: StopSignal, world: World, reporter: Reporter) -> R
 def _decide(ran: Ran, received: list[signal.Signals | None], reporter: Reporter) -> Answer:
     """Return who brings this warned run back; nobody if it is warned over and over for nothing."""
     answer = answer_to(received)
-    if answer == "stop" or allows_warning(job_folder(), ran.resumed_at, ran.ended_at):
+    if answer == "stop" or allows_fruitless_start(job_folder(), ran.ended_at):
         return answer
-    error = (
-        f"warned {MAX_WARNINGS_WITHOUT_PROGRESS} times in a row before a step was made. Raise "
-        "--time, or lower --lead."
-    )
+    error = too_many_warnings("step")
     reporter.note(Failed(error))
     write_outcome(job_folder(), error, "", retry=False)
     return "stop"

@@ -62,6 +62,6 @@ def _hand_over(stop: StopSignal) -> NoReturn:
     """Have submitit requeue the job; where Slurm refuses, the batch script knows what to do."""
     try:
         stop.hand_over()
-    except subprocess.SubprocessError as error:
+    except (subprocess.SubprocessError, OSError) as error:  # or the disk is full
         logger.warning("Slurm did not requeue the job: %s", error)
         sys.exit(1)

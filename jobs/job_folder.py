@@ -16,18 +16,23 @@ start that still live on a lost node cannot be taken for the present one.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from time import sleep
 from time import time as utc_seconds
 from typing import Any, TypeVar
 
 from instruct_core.converter import structure
 from instruct_core.errors import InstructError, SlurmError
+from instruct_core.storage.plain_errors import may_pass
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -36,8 +41,16 @@ LOG = "INSTRUCT_LOG"  # what the batch script and rank 0 write
 SCRIPT = "INSTRUCT_SCRIPT"  # the batch script itself
 JOB_IDS = "job_ids"  # ids of this script's jobs, in the order of their submission
 
+TOLD_TO_END = "INSTRUCT_TOLD_TO_END"  # set where the batch script was sent TERM
+
+READ_TRIES, READ_AGAIN_SECONDS = 4, 15.0  # of a disk that does not answer
+
 START = "INSTRUCT_START"  # number of this start, set by the batch script or the local controller
 FOLDER = "INSTRUCT_JOB"  # folder of the job, or of one task of an array
+
+
+class AwayError(OSError):
+    """A disk or a store that does not answer where a job cannot begin without it."""
 
 
 def job_folder() -> Path:
@@ -97,6 +110,18 @@ def _read(path: Path, kind: type[T]) -> T | None:
         return None
 
 
+def or_unknown(read: Callable[[], T], unknown: T) -> T:
+    """Return what is read, asked for several times; ``unknown`` where the disk never answers."""
+    for tries_left in reversed(range(READ_TRIES)):
+        try:
+            return read()
+        except OSError as error:
+            logger.warning("The job's folder could not be read: %s", error)
+            if tries_left:
+                sleep(READ_AGAIN_SECONDS)
+    return unknown
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Return what `replace_json` wrote; {} where there is nothing, or a lost node left half of it."""
     try:
@@ -110,8 +135,21 @@ def replace_json(path: Path, document: dict[str, Any]) -> None:
     """Write a document so that a reader sees the old one or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
-    scratch.write_text(json.dumps(document))
-    scratch.replace(path)
+    try:
+        scratch.write_text(json.dumps(document))
+        scratch.replace(path)
+    except OSError:
+        with suppress(OSError):
+            scratch.unlink()
+        raise
+
+
+def _leave_word(path: Path, document: dict[str, Any]) -> None:
+    """Write a document if the disk lets us: a job must not end of what it wants to say."""
+    try:
+        replace_json(path, document)
+    except OSError as error:
+        logger.warning("%s could not be written: %s. It says: %s", path, error, document)
 
 
 def peak_bytes(pid: int) -> int:
@@ -131,13 +169,32 @@ def failure_report(folder: Path, rank: int) -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        retry = not isinstance(error, InstructError) or isinstance(error, SlurmError)
         write_failure(
             folder,
             rank,
             error=str(error) if isinstance(error, InstructError) else describe_error(error),
             trace=traceback.format_exc(),
-            retry=not isinstance(error, InstructError) or isinstance(error, SlurmError),
+            retry=retry,
+            # Neither a person's mistake nor a store that is away is the fault of a node.
+            node=None if retry and not isinstance(error, AwayError) else "",
+            away=isinstance(error, AwayError),
         )
+        raise
+
+
+@contextmanager
+def store_may_be_away() -> Iterator[None]:
+    """Raise what a disk or a store refuses for a while as AwayError, which is no crash of the job."""
+    try:
+        yield
+    except InstructError:
+        raise
+    except OSError as error:
+        if may_pass(error):
+            raise AwayError(
+                f"a disk or a store does not answer: {describe_error(error)}"
+            ) from error
         raise
 
 
@@ -156,10 +213,17 @@ class Failure:
     error: str  # one line
     traceback: str
     retry: bool  # False for what a person has to fix first
+    away: bool = False  # a store did not answer: no crash of the job
 
 
 def write_failure(
-    folder: Path, rank: int, error: str, trace: str, retry: bool, node: str | None = None
+    folder: Path,
+    rank: int,
+    error: str,
+    trace: str,
+    retry: bool,
+    node: str | None = None,
+    away: bool = False,
 ) -> None:
     """
     Write down why a rank fails.
@@ -171,10 +235,13 @@ def write_failure(
         trace: Where it was.
         retry: False for what a person has to fix first.
         node: What is to blame, if not this node.
+        away: A store did not answer.
     """
     node = os.environ.get("SLURMD_NODENAME", "") if node is None else node
-    failure = Failure(utc_seconds(), rank, node, error, trace, retry)
-    replace_json(folder / f"failure-{this_start()}-{rank}.json", asdict(failure))
+    document = asdict(Failure(utc_seconds(), rank, node, error, trace, retry, away))
+    if not away:
+        del document["away"]
+    _leave_word(folder / f"failure-{this_start()}-{rank}.json", document)
 
 
 def read_failures(folder: Path) -> list[Failure]:
@@ -207,7 +274,7 @@ class Outcome:
 
 def write_outcome(folder: Path, error: str, trace: str, retry: bool = True) -> None:
     """Write down that the job has failed for good, and why; ``retry`` as in a failure."""
-    replace_json(folder / "failed.json", asdict(Outcome(this_start(), error, trace, retry)))
+    _leave_word(folder / "failed.json", asdict(Outcome(this_start(), error, trace, retry)))
 
 
 def read_outcome(folder: Path) -> Outcome | None:

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from instruct_core.errors import SlurmError
+from jobs.environment import number_in
 
 CLIENT_TIMEOUT_SECONDS = 30.0
 SUBMIT_TIMEOUT_SECONDS = 300.0  # sbatch itself tries again for minutes where Slurm is busy
@@ -28,6 +29,14 @@ ACTIVE = {
     "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESIZING", "RESV_DEL_HOLD",
     "STOPPED", "UPDATE_DB",
 }  # fmt: skip
+
+
+# What Slurm says where it will say the same tomorrow.
+REFUSALS = re.compile(r"(?i)permission denied|presently disabled|not supported|not permitted")
+
+
+class RefusedError(SlurmError):
+    """A client is not here, or Slurm refuses in a way that asking again does not change."""
 
 
 class JobRecord(NamedTuple):
@@ -70,7 +79,8 @@ def run_client(
         timeout_seconds: How long it may take, if not as long as jobs wait.
 
     Raises:
-        SlurmError: It is not here, does not answer in time, or refuses; says what it said.
+        RefusedError: It is not here, or refuses for good.
+        SlurmError: It does not answer in time, or refuses; says what it said.
     """
     timeout = timeout_seconds or (
         SUBMIT_TIMEOUT_SECONDS if command[0] == "sbatch" else CLIENT_TIMEOUT_SECONDS
@@ -84,16 +94,22 @@ def run_client(
             input=stdin,
             capture_output=True,
             text=True,
+            errors="replace",  # the reason of a node is whatever its administrator typed
             timeout=timeout,
             check=False,
         )
     except FileNotFoundError:
-        raise SlurmError(f"{command[0]} is not on this machine's PATH.") from None
+        raise RefusedError(f"{command[0]} is not on this machine's PATH.") from None
+    except PermissionError:
+        raise RefusedError(f"{command[0]} may not be run on this machine.") from None
     except subprocess.TimeoutExpired:
         raise SlurmError(f"{command[0]} did not answer within {timeout:.0f} s.") from None
+    except OSError as error:  # no process can be made, or the client's own disk does not answer
+        raise SlurmError(f"{command[0]} could not be run: {error}.") from None
     if done.returncode != 0:
         said = " ".join((done.stderr or done.stdout).split())
-        raise SlurmError(f"{' '.join(command[:3])} failed: {said}")
+        kind = RefusedError if REFUSALS.search(said) else SlurmError
+        raise kind(f"{' '.join(command[:3])} failed: {said}")
     return done.stdout or done.stderr  # `sbatch --test-only` speaks on the second
 
 
@@ -112,7 +128,11 @@ def show_jobs(job_id: str, timeout_seconds: float | None = None) -> list[JobReco
         if "Invalid job id" in str(error):
             return []
         raise
-    return [_parse_job(line) for line in text.splitlines() if "JobId=" in line]
+    lines = [line for line in text.splitlines() if "JobId=" in line]
+    try:
+        return [_parse_job(line) for line in lines]
+    except (KeyError, ValueError):
+        raise SlurmError(f"scontrol told of job {job_id} in a way that cannot be read.") from None
 
 
 def show_job(job_id: str) -> JobRecord | None:
@@ -182,4 +202,4 @@ def own_job_id() -> str:
 
 def own_restarts() -> int:
     """Return how often this job had been started before this time."""
-    return int(os.environ.get("SLURM_RESTART_COUNT", "0"))  # unset at the first start
+    return number_in("SLURM_RESTART_COUNT", 0)  # unset at the first start

@@ -17,7 +17,6 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,10 +26,11 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import Store, TCPStore
 
+from instruct_core import ranks
+from instruct_core.errors import ConfigError
+from jobs.environment import number_in
 from jobs.job_folder import this_start
 
-COLLECTIVE_TIMEOUT = timedelta(minutes=10)
-MEETING_SECONDS = 600.0  # for rank 0 to appear: nodes import from a shared disk at different speeds
 POLL_SECONDS = 0.05
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
@@ -61,19 +61,32 @@ def read_world() -> World:
 
 
 @contextmanager
-def process_group(world: World) -> Iterator[torch.device]:
-    """Join the ranks, and yield the device of this one: its GPU, or the CPU where there is none."""
-    device = _own_device(world)
+def process_group(world: World, needs_gpu: bool = False) -> Iterator[torch.device]:
+    """
+    Join the ranks, and yield the device of this one: its GPU, or the CPU where there is none.
+
+    Args:
+        world: This rank's place.
+        needs_gpu: The launcher saw GPUs, and chose the settings for them.
+
+    Raises:
+        ConfigError: Torch finds no GPU on a machine where the launcher did.
+        RuntimeError: Torch finds no GPU on a node of Slurm's that should have some.
+    """
+    device = _own_device(world, needs_gpu)
     if device.type == "cpu":
         share_cores(-(-world.world_size // world.num_nodes))
         keep_freed_memory()
     if world.world_size > 1:
+        # NCCL's own watch over its threads takes them for stuck when the job was suspended.
+        seconds = f"{ranks.TIMEOUT.total_seconds():.0f}"
+        os.environ.setdefault("TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC", seconds)
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
             store=_meet(world),
             rank=world.rank,
             world_size=world.world_size,
-            timeout=COLLECTIVE_TIMEOUT,
+            timeout=ranks.TIMEOUT,
         )
     yield device
     # Not after an exception: to take leave of peers that hang would hang too.
@@ -81,25 +94,49 @@ def process_group(world: World) -> Iterator[torch.device]:
         dist.destroy_process_group()
 
 
-def _own_device(world: World) -> torch.device:
+def _own_device(world: World, needs_gpu: bool) -> torch.device:
     if torch.cuda.is_available():
         # Some clusters show every task all GPUs of the node, others only its own.
         count = torch.cuda.device_count()
         device = torch.device("cuda", 0 if count == 1 else world.local_rank)
         torch.cuda.set_device(device)
         return device
-    if "SLURM_GPUS_ON_NODE" in os.environ and _has_nvidia_card():
-        # A crash that is counted, and the node excluded, rather than days on a CPU.
-        raise RuntimeError(
-            f"Slurm gave this job GPUs on {socket.gethostname()}, and CUDA finds none there."
+    # Better an end than days on a CPU.
+    if "SLURM_JOB_ID" in os.environ:
+        if needs_gpu or ("SLURM_GPUS_ON_NODE" in os.environ and _has_nvidia_card()):
+            # A crash that is counted, and the node excluded.
+            raise RuntimeError(
+                f"Slurm gave this job GPUs on {socket.gethostname()}, and torch {torch.__version__} "
+                f"finds none there. {_cause_of_no_gpu()}"
+            )
+    elif needs_gpu:
+        raise ConfigError(
+            f"This machine has GPUs, and torch {torch.__version__} finds none. {_cause_of_no_gpu()} "
+            "To train on the CPU: CUDA_VISIBLE_DEVICES= before the command."
         )
     return torch.device("cpu")
+
+
+def _cause_of_no_gpu() -> str:
+    if torch.version.cuda is None:
+        return "It is a build for CPUs: install one for CUDA."
+    return (
+        f"It wants a driver for CUDA {torch.version.cuda} (nvidia-smi shows the driver's): update the "
+        "driver, or install a torch for an older CUDA."
+    )
 
 
 def _has_nvidia_card() -> bool:
     """Return True if a GPU sits in this machine, whether or not its driver works."""
     vendors = Path("/sys/bus/pci/devices").glob("*/vendor")
-    return any(path.read_text().strip() == "0x10de" for path in vendors)
+    return any(_reads(path) == "0x10de" for path in vendors)
+
+
+def _reads(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:  # it was taken out meanwhile, or a container does not show it
+        return ""
 
 
 def _meet(world: World) -> Store:
@@ -115,24 +152,18 @@ def _meet(world: World) -> Store:
     if world.rank == 0:
         address = _own_address(world.peer)
         _use_interface_of(address)
-        store = TCPStore(
-            address, 0, world.world_size, True, COLLECTIVE_TIMEOUT, wait_for_workers=False
-        )
+        store = TCPStore(address, 0, world.world_size, True, ranks.TIMEOUT, wait_for_workers=False)
         scratch = path.with_suffix(".tmp")
         scratch.write_text(json.dumps({"address": address, "port": store.port}))
         scratch.replace(path)
         return store
-    deadline = time.monotonic() + MEETING_SECONDS
+    # The guard ends a rank that waits in vain; it forgives time in which the job was suspended.
     # Listing the folder makes NFS look again; a name that was not there is remembered otherwise.
     while path.name not in os.listdir(folder):  # noqa: PTH208  names only
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"Rank 0 did not appear within {MEETING_SECONDS:.0f} s: no {path}.")
         time.sleep(POLL_SECONDS)
     meeting = json.loads(path.read_text())
     _use_interface_of(_address_towards(meeting["address"]))
-    return TCPStore(
-        meeting["address"], meeting["port"], world.world_size, False, COLLECTIVE_TIMEOUT
-    )
+    return TCPStore(meeting["address"], meeting["port"], world.world_size, False, ranks.TIMEOUT)
 
 
 def _own_address(peer: str) -> str:
@@ -163,8 +194,8 @@ def share_cores(processes_here: int) -> None:
     """Give each process of this node its share of the cores; the same share after every resume."""
     share = max(1, len(os.sched_getaffinity(0)) // processes_here)
     # On Slurm the affinity may be this task's own already; a person's word counts most.
-    share = int(os.environ.get("SLURM_CPUS_PER_TASK", share))
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", share)))
+    share = number_in("SLURM_CPUS_PER_TASK", share)
+    torch.set_num_threads(max(1, number_in("OMP_NUM_THREADS", share)))
 
 
 def keep_freed_memory() -> None:

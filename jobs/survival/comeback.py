@@ -1,12 +1,16 @@
 """
 What a batch script asks when its ranks ended otherwise than well: does the job come back?
 
-    python -m jobs.survival.comeback      # the last line of the script, see launch/cluster/script.py
+    python -m jobs.survival.comeback 19   # tries left; see launch/cluster/script.py
+
+The script asks again where this could not run: what ended the ranks, a shared disk that is away, may
+be what Python is read from. What cannot be read here counts as unknown, and a job of which nothing
+is known comes back.
 
 Ranks that are killed cannot requeue their job, and neither can one that Slurm did not answer. The
 batch script outlives them. It brings back what asked for it, and what crashed while it makes
-progress; where Slurm may not requeue the job it chains a follow-up. It asks Slurm first: a job
-that someone cancelled, or that comes back already, is left alone.
+progress; where Slurm may not requeue the job, or refuses to, it chains a follow-up. It asks Slurm
+first: a job that someone cancelled, or that comes back already, is left alone.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sys
 from pathlib import Path
 from time import sleep
 
@@ -22,8 +27,11 @@ from jobs.job_folder import (
     JOB_IDS,
     LOG,
     SCRIPT,
+    TOLD_TO_END,
+    Failure,
     Progress,
     job_folder,
+    or_unknown,
     read_failures,
     read_progress,
     this_start,
@@ -31,17 +39,19 @@ from jobs.job_folder import (
 )
 from jobs.slurm import (
     JobRecord,
+    RefusedError,
     clean_environment,
-    fields_of,
     own_job_id,
     own_restarts,
     run_client,
     show_job,
 )
+from jobs.survival.exclusion import exclude, nodes_to_exclude
 from jobs.survival.requeue import (
-    MAX_RESTARTS_WITHOUT_BOOKS,
+    allows_fruitless_start,
     cause_of,
     judge_crash,
+    too_many_warnings,
     was_warned_too_early,
 )
 
@@ -49,15 +59,19 @@ logger = logging.getLogger("comeback")
 
 TRIES = 240  # to reach Slurm's controller, which may be starting anew: an hour
 RETRY_SECONDS = 15.0
+MAX_REFUSALS = 4  # of both a requeue and a follow-up, before it is believed
 
 
 def decide_comeback() -> None:
     """Decide and act; see the module's page."""
     folder = job_folder()
-    job = _ours()
-    if job is None:
+    if _ours() is None:
         return
-    progress = read_progress(folder)
+    progress = or_unknown(lambda: read_progress(folder), None)
+    if progress is None:
+        logger.warning("Nothing is known of this start")
+        _bring_back("")
+        return
     if progress.start != this_start():
         progress = Progress(committed=progress.committed)
     if progress.state in ("finished", "stopped"):
@@ -66,22 +80,29 @@ def decide_comeback() -> None:
         logger.info("All ranks saved, and could not requeue the job themselves")
         _bring_back("")
         return
-    said = _said_in_this_start()
-    if was_warned_too_early(said):
-        logger.info("Warned before the ranks could listen")
-        _bring_back("")
+    nothing: list[Failure] = []
+    failures = or_unknown(lambda: read_failures(folder), nothing)
+    said = or_unknown(_said_in_this_start, "")
+    if was_warned_too_early(said) and all(failure.retry for failure in failures):
+        _answer_early_warning(folder, progress)
         return
-    crash = cause_of(read_failures(folder), said)
-    try:
-        again, bad_node = judge_crash(crash, folder, progress)
-    except OSError as error:  # a full disk must not be the end of the run
-        again, bad_node = job.num_restarts < MAX_RESTARTS_WITHOUT_BOOKS, ""
-        logger.warning("Crashes cannot be counted: %s", error)
+    crash = cause_of(failures, said)
+    again, bad_node = judge_crash(crash, folder, progress)
     if again:
         logger.warning("Crashed: %s Starting again.", crash.error)
         _bring_back(bad_node)
     else:
         logger.error("Failed, and not started again: %s", crash.error)
+
+
+def _answer_early_warning(folder: Path, progress: Progress) -> None:
+    logger.info("Warned before the ranks could listen")
+    if allows_fruitless_start(folder, progress.committed or 0):
+        _bring_back("")
+        return
+    error = too_many_warnings("part" if "SLURM_ARRAY_TASK_ID" in os.environ else "step")
+    write_outcome(folder, error, "", retry=False)
+    logger.error("Failed, and not started again: %s", error)
 
 
 def _ours() -> JobRecord | None:
@@ -94,6 +115,9 @@ def _ours() -> JobRecord | None:
     for left in reversed(range(TRIES)):
         try:
             job = show_job(own_job_id())
+        except RefusedError as error:
+            logger.warning("%s", error)
+            return _presumed()
         except SlurmError as error:
             if not left:
                 raise
@@ -108,73 +132,77 @@ def _ours() -> JobRecord | None:
     raise AssertionError("unreachable")
 
 
+def _presumed() -> JobRecord | None:
+    """Return a record of this job where nobody can ask for it; None if someone ends the job."""
+    if os.environ.get(TOLD_TO_END):
+        logger.info("This script was told to end, as by scancel")
+        return None
+    return JobRecord(
+        own_job_id(), "RUNNING", "None", own_restarts(), True, "Unknown", "Unknown", "", ""
+    )
+
+
 def _said_in_this_start() -> str:
     """Return what the log has of this start: the batch script writes a line at each."""
     text = Path(os.environ[LOG]).read_text(errors="replace")
-    return text.rpartition(f"start {this_start()}")[2]
+    _, found, said = text.rpartition(f"start {this_start()}")
+    return said if found else ""  # the disk may have been full; earlier starts do not count
 
 
 def _bring_back(bad_node: str) -> None:
     """Requeue the job, without a node that fails; chain a follow-up where Slurm refuses."""
+    num_refusals = 0
     for _ in range(TRIES):
         job = _ours()  # asked every time: someone may have cancelled it meanwhile
         if job is None:
             return
         try:
-            if not job.may_requeue:
-                _chain_follow_up()
-                return
-            run_client(["scontrol", "requeue", own_job_id()])
+            if not _requeues(job):
+                _chain_follow_up(job, bad_node)
+            else:
+                exclude(job, bad_node)
         except SlurmError as error:
             logger.warning("%s", error)
+            num_refusals += isinstance(error, RefusedError)
+            if num_refusals == MAX_REFUSALS:
+                raise
             sleep(RETRY_SECONDS)
         else:
-            if bad_node:
-                _exclude(job, bad_node)
             return
     raise SlurmError("Slurm did not take the job back for an hour.")
 
 
-def _exclude(job: JobRecord, node: str) -> None:
-    """Have a requeued job do without a node, if enough others like it are up."""
+def _requeues(job: JobRecord) -> bool:
+    """Requeue the job; False where Slurm will not, today or tomorrow."""
+    if not job.may_requeue:
+        return False
     try:
-        # The list can be changed only now, while the job waits.
-        if _can_spare(job, node):
-            names = ",".join(filter(None, (job.excluded_nodes, node)))
-            run_client(["scontrol", "update", f"JobId={own_job_id()}", f"ExcNodeList={names}"])
-            logger.warning("Node %s failed twice in a row, and is excluded", node)
-    except SlurmError as error:  # it comes back all the same
-        logger.warning("Node %s could not be excluded: %s", node, error)
+        run_client(["scontrol", "requeue", own_job_id()])
+    except RefusedError as error:
+        logger.warning("%s", error)
+        return False
+    return True
 
 
-def _can_spare(job: JobRecord, node: str) -> bool:
-    record = fields_of(run_client(["scontrol", "-o", "show", "job", own_job_id()]))
-    partition = record["Partition"]
-    states = "idle,mix,alloc,comp"
-    listed = run_client(["sinfo", "-h", "-N", "-p", partition, "-o", "%N|%G|%f"]).split()
-    kinds = dict(line.split("|", 1) for line in listed)
-    usable = run_client(["sinfo", "-h", "-N", "-p", partition, "-t", states, "-o", "%N"]).split()
-    excluded = ",".join(filter(None, (job.excluded_nodes, node)))
-    names = run_client(["scontrol", "show", "hostnames", excluded]).split()
-    alike = {name for name in usable if kinds.get(name) == kinds.get(node)}
-    return len(alike - set(names)) >= int(os.environ["SLURM_JOB_NUM_NODES"])
-
-
-def _chain_follow_up() -> None:
+def _chain_follow_up(job: JobRecord, bad_node: str) -> None:
     """Submit the same script once more, to start when this job has ended."""
     script = Path(os.environ[SCRIPT])
-    command = ["sbatch", "--parsable"]
+    command = ["sbatch", "--parsable", f"--dependency=afterany:{own_job_id()}"]
     if task := os.environ.get("SLURM_ARRAY_TASK_ID"):
-        command += [f"--array={task}", f"--dependency=afterany:{own_job_id()}"]
-    else:
-        command += ["--dependency=singleton"]
+        command.append(f"--array={task}")
+    if names := nodes_to_exclude(job, bad_node):
+        command.append(f"--exclude={names}")
     job_id = run_client([*command, str(script)], clean_environment()).strip().split(";")[0]
-    with (script.parent / JOB_IDS).open("a") as file:
-        file.write(f"{job_id}\n")
-    logger.warning("This cluster may not requeue the job, so job %s follows it", job_id)
+    logger.warning("This cluster does not requeue the job, so job %s follows it", job_id)
+    try:
+        with (script.parent / JOB_IDS).open("a") as file:
+            file.write(f"{job_id}\n")
+    except OSError as error:  # it is queued; to fail now would queue it twice
+        logger.warning("Its id could not be written down: %s", error)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Decide; where that fails for the last time, leave word of it."""
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%Y-%m-%dT%H:%M:%S"
     )
@@ -182,6 +210,18 @@ if __name__ == "__main__":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
         decide_comeback()
+    except SlurmError as problem:  # it was asked long enough
+        _give_up(problem)
     except Exception as problem:
-        write_outcome(job_folder(), f"the job could not be started again: {problem}", "")
-        raise
+        if sys.argv[1:] not in ([], ["0"]):
+            raise  # the script tries again
+        _give_up(problem)
+
+
+def _give_up(problem: Exception) -> None:
+    logger.exception("The job could not be started again")
+    write_outcome(job_folder(), f"the job could not be started again: {problem}", "")
+
+
+if __name__ == "__main__":
+    main()

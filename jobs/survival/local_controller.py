@@ -29,17 +29,32 @@ from typing import Literal
 from submitit.core.utils import JobPaths
 from submitit.local.local import LOCAL_REQUEUE_RETURN_CODE
 
-from jobs.job_folder import FOLDER, START, read_failures, read_progress
-from jobs.survival.requeue import MAX_RESTARTS_WITHOUT_BOOKS, cause_of, judge_crash
+from jobs.job_folder import (
+    FOLDER,
+    READ_AGAIN_SECONDS,
+    START,
+    Progress,
+    or_unknown,
+    read_failures,
+    read_progress,
+    write_outcome,
+)
+from jobs.survival.requeue import (
+    allows_fruitless_start,
+    cause_of,
+    judge_crash,
+    too_many_warnings,
+)
 
 logger = logging.getLogger(__name__)
 
 FAILURE_GRACE_SECONDS = 5.0  # for the other ranks to notice, and to say what they saw
+START_TRIES = 240  # to start the tasks: an hour
 REPEAT_SECONDS = 1.0  # a stop is repeated: a task that is still starting up ignores TERM
 PR_SET_PDEATHSIG = 1
 WARNING_DEATHS = (-signal.SIGUSR1, -signal.SIGUSR2)  # warned before it could listen
 
-End = Literal["finished", "requeue", "crashed"]
+End = Literal["finished", "requeue", "warned", "crashed"]
 
 
 class LocalController:
@@ -62,23 +77,50 @@ class LocalController:
 
     def run(self) -> int:
         """Run the job to its end; return the exit code: 0 finished or stopped, 1 failed."""
-        while True:
-            self._start()
+        while self._start_patiently():
             end = self._wait()
             self._kill_rest()
             codes = [task.returncode for task in self._tasks]
             if self._stopping or end == "finished":
                 return 0
-            if end == "crashed":
-                crash = cause_of(read_failures(self._folder))
-                try:
-                    again, _ = judge_crash(crash, self._folder, read_progress(self._folder))
-                except OSError as error:
-                    logger.warning("The crash could not be noted: %s", error)
-                    again = self._num_starts < MAX_RESTARTS_WITHOUT_BOOKS
-                if not again:
-                    return 1
+            if not self._comes_back(end):
+                return 1
             logger.warning("Tasks ended with %s (%s); starting again", codes, end)
+        return 0
+
+    def _comes_back(self, end: End) -> bool:
+        """Return whether a job that ended so starts again; leave its last word where it does not."""
+        folder = self._folder
+        progress = or_unknown(lambda: read_progress(folder), Progress())
+        if end == "crashed":
+            crash = cause_of(or_unknown(lambda: read_failures(folder), []))
+            again, _ = judge_crash(crash, folder, progress)
+            if again and crash.away:
+                time.sleep(
+                    READ_AGAIN_SECONDS
+                )  # nobody else waits before the next start, as Slurm does
+            return again
+        if end == "requeue" or allows_fruitless_start(folder, progress.committed or 0):
+            return True
+        write_outcome(folder, too_many_warnings("step"), "", retry=False)
+        return False
+
+    def _start_patiently(self) -> bool:
+        """Start all tasks, again where the disk does not let us; False if a person stops it first."""
+        for tries_left in reversed(range(START_TRIES)):
+            if self._stopping:
+                return False
+            try:
+                self._start()
+            except OSError as error:
+                self._kill_rest()
+                if not tries_left:
+                    raise
+                logger.warning("The tasks could not be started: %s. Trying again.", error)
+                time.sleep(READ_AGAIN_SECONDS)
+            else:
+                return True
+        raise AssertionError("unreachable")
 
     def _start(self) -> None:
         # Left by a kill in the middle of a requeue, it would block every later one (utils.py:182).
@@ -128,8 +170,10 @@ class LocalController:
 
     def _judge(self) -> End:
         codes = [task.returncode for task in self._tasks]
-        if codes[0] == LOCAL_REQUEUE_RETURN_CODE or any(code in WARNING_DEATHS for code in codes):
+        if codes[0] == LOCAL_REQUEUE_RETURN_CODE:
             return "requeue"
+        if any(code in WARNING_DEATHS for code in codes):
+            return "warned"
         return "finished" if not any(codes) and None not in codes else "crashed"
 
     def _kill_rest(self) -> None:

@@ -3,7 +3,12 @@ Who brings a job back, when, and when not.
 
 A warned job asks `answer_to`: a person's stop is final, any other warning is answered by going on.
 A crashed job is started again as long as it makes progress, and not where a person has to fix
-something first; `CrashBudget` counts, over all starts of the job.
+something first; `CrashBudget` counts, over all starts of the job. What is no fault of the job, a
+warning or a store that is away, is counted by `allows_fruitless_start`: so often does nothing come of
+a start before a person should look.
+
+Counts are files in the job's folder. Where the disk does not let them be kept, the numbers of starts
+since the last one that committed something take their place.
 
 What Slurm's own record says right after a warning (all seen on Slurm 22.05):
 
@@ -24,18 +29,25 @@ from typing import Any, Literal, NamedTuple
 
 import submitit
 
-from instruct_core.errors import SlurmError
+from instruct_core.errors import InstructError, SlurmError
 from instruct_core.storage.store import Store
 from jobs.events import Crashed
-from jobs.job_folder import Failure, Progress, read_json, replace_json, write_outcome
+from jobs.job_folder import (
+    Failure,
+    Progress,
+    read_json,
+    replace_json,
+    this_start,
+    write_outcome,
+)
 from jobs.ledger import note_crash
 from jobs.slurm import own_job_id, own_restarts, show_job
 
 logger = logging.getLogger(__name__)
 
 MAX_CRASHES_WITHOUT_PROGRESS = 3
-MAX_WARNINGS_WITHOUT_PROGRESS = 10
-MAX_RESTARTS_WITHOUT_BOOKS = 20  # of a job whose crashes cannot be counted: its disk is full
+MAX_FRUITLESS_STARTS = 10  # warned, or without their store, before anything was done
+MAX_STARTS_WITHOUT_BOOKS = 20  # without progress, where nothing can be counted: the disk is full
 CRASHES_THAT_EXCLUDE_A_NODE = 2
 NO_CRASHES: dict[str, Any] = {"committed": -1, "in_a_row": 0, "node": "", "node_in_a_row": 0}
 
@@ -75,10 +87,18 @@ class Crash(NamedTuple):
     traceback: str
     node: str  # "" where nobody knows
     retry: bool
+    away: bool = False  # a store did not answer
 
 
 # srun: error: node2: task 3: Killed       srun: error: node[1-2]: tasks 0-1: Exited with ...
 SRUN_SAYS = re.compile(r"srun: error: (?P<node>\S+): tasks? (?P<rank>\d+)[\d,-]*: (?P<what>.+)")
+# srun: error: Task launch for StepId=7.0 failed on node n7: Communication connection failure
+NOT_LAUNCHED = re.compile(
+    r"srun: error: Task launch for \S+ failed on node (?P<node>[^\s:]+): (?P<what>.+)"
+)
+# Of ranks that a warning killed. TERM is one where nobody had told srun to end the ranks.
+WARNED = re.compile(r"User defined signal|Terminated")
+ENDED_BY_SRUN = "Terminating StepId"  # srun's word before it ends the ranks that are left
 
 
 def cause_of(failures: Sequence[Failure], said: str = "") -> Crash:
@@ -93,8 +113,7 @@ def cause_of(failures: Sequence[Failure], said: str = "") -> Crash:
         said: What the batch script's standard error says about this start.
     """
     final = [failure for failure in failures if not failure.retry]
-    # What comes after these words was ended by srun itself.
-    seen = list(SRUN_SAYS.finditer(said.partition("Terminating StepId")[0]))
+    seen = _seen_first(said)
     reported = {failure.rank for failure in failures}
     killed = [
         match
@@ -105,23 +124,74 @@ def cause_of(failures: Sequence[Failure], said: str = "") -> Crash:
         first = (killed or seen)[0]
         error = f"rank {first['rank']} on {first['node']}: {first['what']}."
         return Crash(error, "", first["node"], True)
+    if not final and (lost := NOT_LAUNCHED.search(said)):
+        error = f"no rank could be started on {lost['node']}: {lost['what']}."
+        return Crash(error, "", lost["node"], True)
     if failures:
         first_one = (final or failures)[0]
-        return Crash(first_one.error, first_one.traceback, first_one.node, not final)
+        away = not final and first_one.away
+        return Crash(first_one.error, first_one.traceback, first_one.node, not final, away)
     return Crash("its processes were killed.", "", "", True)
+
+
+def _seen_first(said: str) -> list[re.Match[str]]:
+    """Return which ranks ended by themselves, or by another hand than srun's."""
+    return list(SRUN_SAYS.finditer(said.partition(ENDED_BY_SRUN)[0]))
 
 
 def was_warned_too_early(said: str) -> bool:
     """Return True if a rank died of a warning, because it came before it could listen."""
-    return any("User defined signal" in match["what"] for match in SRUN_SAYS.finditer(said))
+    return any(WARNED.search(match["what"]) for match in _seen_first(said))
 
 
-def allows_warning(folder: Path, resumed_at: int, ended_at: int) -> bool:
-    """Return False for a job that is warned again and again before it has made a step."""
+def allows_fruitless_start(folder: Path, committed: int) -> bool:
+    """
+    Note one more start that was warned, or had no store; False if too many came to nothing.
+
+    Args:
+        folder: Of the job; the count is kept there.
+        committed: What has been reached; a start after which it is more is not counted.
+    """
     path = folder / "warnings.json"
-    in_a_row = 0 if ended_at > resumed_at else read_json(path).get("in_a_row", 0) + 1
-    replace_json(path, {"in_a_row": in_a_row})
-    return bool(in_a_row < MAX_WARNINGS_WITHOUT_PROGRESS)
+    try:
+        counts = {"committed": 0, "in_a_row": 0} | read_json(path)
+        counts["in_a_row"] = 0 if committed > counts["committed"] else counts["in_a_row"] + 1
+        counts["committed"] = max(committed, counts["committed"])
+        replace_json(path, counts)
+    except OSError as error:  # a full disk must not be the end of the run
+        return _allows_uncounted(folder, error)
+    return bool(counts["in_a_row"] < MAX_FRUITLESS_STARTS)
+
+
+def too_many_warnings(unit: str) -> str:
+    """Return what a person reads of a job that was warned too often before it had done a unit."""
+    return (
+        f"warned {MAX_FRUITLESS_STARTS} times in a row before a {unit} was made. Raise --time, or "
+        "lower --lead."
+    )
+
+
+def _allows_uncounted(folder: Path, problem: OSError) -> bool:
+    """Return whether a job comes back of which nothing can be counted."""
+    logger.warning("Starts that came to nothing cannot be counted: %s", problem)
+    return starts_without_progress(folder) < MAX_STARTS_WITHOUT_BOOKS
+
+
+def starts_without_progress(folder: Path) -> int:
+    """Return how many starts there have been since the last that is known to have got further."""
+    best, good_start = -1, ""
+    try:
+        for path in sorted(folder.glob("progress-*.json")):
+            committed = read_json(path).get("committed")
+            if isinstance(committed, int) and committed > best:
+                best, good_start = committed, path.stem.removeprefix("progress-")
+    except OSError as error:
+        logger.warning("How far the job has come cannot be read: %s", error)
+        return 0
+    job, _, number = this_start().rpartition("-")
+    good_job, _, good_number = good_start.rpartition("-")
+    since = int(good_number) if good_start and good_job == job else -1
+    return int(number) - since
 
 
 class CrashBudget:
@@ -133,17 +203,21 @@ class CrashBudget:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._path = folder / "crashes.json"
-        self._counts = {**NO_CRASHES, **read_json(self._path)}
+        self._folder, self._path = folder, folder / "crashes.json"
+        self._counts = NO_CRASHES
 
     def allows_restart(self, committed: int, node: str = "") -> bool:
         """Note one more crash, at which ``committed`` had been reached; True to start again."""
-        counts = self._counts
-        counts["in_a_row"] = counts["in_a_row"] + 1 if committed <= counts["committed"] else 1
-        counts["committed"] = max(committed, counts["committed"])
-        counts["node_in_a_row"] = counts["node_in_a_row"] + 1 if node == counts["node"] else 1
-        counts["node"] = node
-        replace_json(self._path, counts)
+        try:
+            counts = NO_CRASHES | read_json(self._path)
+            counts["in_a_row"] = counts["in_a_row"] + 1 if committed <= counts["committed"] else 1
+            counts["committed"] = max(committed, counts["committed"])
+            counts["node_in_a_row"] = counts["node_in_a_row"] + 1 if node == counts["node"] else 1
+            counts["node"] = node
+            replace_json(self._path, counts)
+        except OSError as error:  # a full disk must not be the end of the run
+            return _allows_uncounted(self._folder, error)
+        self._counts = counts
         return bool(counts["in_a_row"] < MAX_CRASHES_WITHOUT_PROGRESS)
 
     @property
@@ -165,11 +239,17 @@ def judge_crash(crash: Crash, folder: Path, progress: Progress) -> tuple[bool, s
         folder: The job's folder.
         progress: How far it had come: `committed`, and `attempt` and `ledger` if it got there.
     """
-    budget = CrashBudget(folder)
-    again = crash.retry and budget.allows_restart(progress.committed or 0, crash.node)
+    budget, committed = CrashBudget(folder), progress.committed or 0
+    if crash.away:
+        again = allows_fruitless_start(folder, committed)
+    else:
+        again = crash.retry and budget.allows_restart(committed, crash.node)
     if progress.ledger is not None and progress.attempt is not None:
         told = Crashed(crash.error, crash.node, comes_back=again)
-        note_crash(Store(progress.ledger), progress.attempt, told)
+        try:
+            note_crash(Store(progress.ledger), progress.attempt, told)
+        except (OSError, InstructError) as error:  # its store may be what is away
+            logger.warning("The crash could not be told: %s", error)
     if not again:
         write_outcome(folder, crash.error, crash.traceback, crash.retry)
     return again, budget.bad_node

@@ -17,9 +17,11 @@ from pathlib import Path
 
 import submitit
 
-from jobs.job_folder import FOLDER, LEAD, LOG, SCRIPT, START
+from jobs.job_folder import FOLDER, LEAD, LOG, SCRIPT, START, TOLD_TO_END
 from launch.cluster.frozen_code import CODE
 from launch.cluster.machine import THREADS
+
+COMEBACK_PAUSE_SECONDS = 30  # before what brings a job back is tried again
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,12 @@ def batch_script(folder: Path, resources: Resources) -> str:
         teardown=[
             "status=$?",
             "trap '' TERM  # a requeue ends the script; what follows must come to its end",
-            f"[ $status -eq 0 ] || {shlex.quote(sys.executable)} -m jobs.survival.comeback",
+            # Python may lie on the very disk whose failure has ended the ranks.
+            "for left in {19..0}; do",
+            f"  [ $status -eq 0 ] || {shlex.quote(sys.executable)} -m jobs.survival.comeback $left "
+            "&& break",
+            f"  [ $left -eq 0 ] || sleep {COMEBACK_PAUSE_SECONDS}",
+            "done",
             "exit $status",
         ],
     )
@@ -87,6 +94,7 @@ def _before(folder: Path, resources: Resources) -> list[str]:
     job = "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}" if is_array else "${SLURM_JOB_ID}"
     task = f"/task-$(printf %05d $(({resources.first_task} + SLURM_ARRAY_TASK_ID)))"
     return [
+        f"trap 'export {TOLD_TO_END}=1' TERM  # a warning ends the ranks at most, not this script",
         # Not the folder it was typed in; modules of the cluster stay behind ours.
         f"export PYTHONPATH={place}/{CODE}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONSAFEPATH=1",
         f"export {START}=$(printf %010d-%04d $SLURM_JOB_ID ${{SLURM_RESTART_COUNT:-0}})",
@@ -95,8 +103,11 @@ def _before(folder: Path, resources: Resources) -> list[str]:
         *(f"export {name}=${{{name}:-{value}}}" for name, value in THREADS.items()),
         # What a kill left behind would block the next re-pickle and the result (utils.py:182), and
         # a job that submitit has moved its pickle to after sbatch could start before it is there.
-        f'rm -f {place}/{job}_*.save_tmp "${FOLDER}/failed.json"',
-        f"cp {place}/{pickle_name(resources)} {place}/{job}_submitted.pkl",
+        f"job={place}/{pickle_name(resources)} mine={place}/{job}_submitted.pkl",
+        f'rm -f {place}/{job}_*.save_tmp "$mine.new" "${FOLDER}/failed.json"',
+        # On a full disk the old copy stays, and a first one takes no room.
+        'cmp -s "$job" "$mine" || { cp "$job" "$mine.new" && mv -f "$mine.new" "$mine"; } '
+        '|| [ -s "$mine" ] || ln -f "$job" "$mine"',
         f'echo "=== start ${START} on $SLURM_JOB_NODELIST at $(date -u +%FT%TZ)"',
     ]
 

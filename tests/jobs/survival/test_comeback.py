@@ -2,60 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from jobs.job_folder import Progress, read_outcome, write_failure, write_progress
+from jobs.job_folder import Progress, read_outcome, read_progress, write_failure, write_progress
 from jobs.survival import comeback as module
 from jobs.survival.comeback import decide_comeback
-from tests.jobs.test_slurm import fake
-
-JOB = "JobId=7 JobState={state} Restarts={restarts} Requeue={requeue} Partition=low ExcNodeList=(null)"
-
-
-class Batch:
-    """A batch script's world: a job folder, and clients that note what they were asked."""
-
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.folder, self._monkeypatch = folder, monkeypatch
-        self._clients = folder / "bin"
-        self._clients.mkdir()
-        (folder / "log").write_text("=== start 0001 on node[1-2]\n")
-        for name, value in {
-            "SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "2", "INSTRUCT_JOB": str(folder),
-            "INSTRUCT_START": "0001", "INSTRUCT_LOG": str(folder / "log"),
-            "INSTRUCT_SCRIPT": str(folder / "job.sh"),
-        }.items():  # fmt: skip
-            monkeypatch.setenv(name, value)
-        for name in ("SLURM_ARRAY_TASK_ID", "SLURM_RESTART_COUNT"):
-            monkeypatch.delenv(name, raising=False)
-        monkeypatch.setattr(module, "RETRY_SECONDS", 0.0)
-        self.slurm()
-
-    def slurm(
-        self, state: str = "RUNNING", restarts: int = 0, requeue: int = 1, more: str = ""
-    ) -> None:
-        """Say what Slurm answers."""
-        line = JOB.format(state=state, restarts=restarts, requeue=requeue)
-        asked = f'echo "$(basename $0) $*" >> {self.folder}/asked\n'
-        show = f"case $* in *'show job'*) echo '{line}';; *hostnames*) echo $3 | tr , '\\n';; esac"
-        fake(self._monkeypatch, self._clients, "scontrol", f"{asked}{more}\n{show}")
-        fake(self._monkeypatch, self._clients, "sbatch", f"{asked}echo 8")
-        nodes = 'for n in 1 2 3; do case $* in *%G*) echo "node$n|gpu:4|x";; *) echo node$n;; esac; done'
-        fake(self._monkeypatch, self._clients, "sinfo", nodes)
-
-    def asked(self) -> list[str]:
-        """Return what Slurm was asked to do, without the questions."""
-        path = self.folder / "asked"
-        lines = path.read_text().splitlines() if path.exists() else []
-        return [line for line in lines if " show " not in line]
-
-
-@pytest.fixture
-def batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Batch:
-    return Batch(tmp_path, monkeypatch)
+from tests.jobs.survival.conftest import Batch
 
 
 def test_crashed_job_is_requeued(batch: Batch) -> None:
@@ -104,29 +62,6 @@ def test_what_an_earlier_start_said_does_not_count(
     assert batch.asked() == ["scontrol requeue 7"]
 
 
-def test_saved_job_that_may_not_be_requeued_is_followed_by_another(batch: Batch) -> None:
-    write_progress(batch.folder, Progress(state="requeued", committed=5))
-    batch.slurm(requeue=0)
-
-    decide_comeback()
-
-    script = batch.folder / "job.sh"
-    assert batch.asked() == [f"sbatch --parsable --dependency=singleton {script}"]
-    assert (batch.folder / "job_ids").read_text() == "8\n"
-
-
-def test_array_task_that_may_not_be_requeued_is_followed_alone(
-    batch: Batch, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "6")
-    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
-    batch.slurm(requeue=0)
-
-    decide_comeback()
-
-    assert "--array=3 --dependency=afterany:6_3" in batch.asked()[0]
-
-
 def test_slurm_that_does_not_answer_is_asked_again(batch: Batch) -> None:
     batch.slurm(more="[ $(wc -l < $(dirname $0)/../asked) -gt 3 ] || { echo away >&2; exit 1; }")
 
@@ -146,21 +81,135 @@ def test_job_that_is_cancelled_while_slurm_is_away_stays_cancelled(
     assert batch.asked() == ["scontrol requeue 7"]  # the one that failed
 
 
-def test_rank_that_died_of_a_warning_before_it_listened_is_no_crash(batch: Batch) -> None:
-    with (batch.folder / "log").open("a") as log:
-        log.write("srun: error: node1: task 0: User defined signal 2\n")
+@pytest.mark.parametrize("death", ["User defined signal 2", "Terminated"])
+def test_rank_that_died_of_a_warning_before_it_listened_is_no_crash(
+    batch: Batch, death: str
+) -> None:
+    batch.said(f"srun: error: node1: task 0: {death}")
     for _ in range(5):
         decide_comeback()
 
     assert batch.asked() == ["scontrol requeue 7"] * 5
 
 
+def test_warnings_before_anything_was_done_come_to_an_end_with_advice(batch: Batch) -> None:
+    batch.said("srun: error: node1: task 0: User defined signal 2")
+    for _ in range(12):
+        decide_comeback()
+
+    assert batch.asked() == ["scontrol requeue 7"] * 9
+    outcome = read_outcome(batch.folder)
+    assert outcome is not None
+    assert "Raise --time" in outcome.error
+
+
+def test_rank_that_srun_ended_was_not_warned(batch: Batch) -> None:
+    batch.said("srun: error: node1: task 0: Exited with exit code 1")
+    batch.said("srun: launch/slurm: _step_signal: Terminating StepId=7.0")
+    batch.said("srun: error: node2: task 3: Terminated")
+    for _ in range(4):
+        decide_comeback()
+
+    assert batch.asked().count("scontrol requeue 7") == 2
+    assert read_outcome(batch.folder) is not None
+
+
+def test_warning_of_an_earlier_start_does_not_count_where_the_log_is_full(
+    batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch.said("srun: error: node1: task 0: User defined signal 2")
+    monkeypatch.setenv("INSTRUCT_START", "0002")
+    for _ in range(4):
+        decide_comeback()
+
+    assert batch.asked() == ["scontrol requeue 7"] * 2
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE])
+@pytest.mark.parametrize("what", ["progress-*.json", "failure-0001-*.json", "log"])
+def test_what_cannot_be_read_is_unknown_and_no_end(
+    batch: Batch, monkeypatch: pytest.MonkeyPatch, what: str, number: int
+) -> None:
+    write_progress(batch.folder, Progress(state="running", committed=5))
+    write_failure(batch.folder, 1, "ZeroDivisionError: x", "Traceback ...", retry=True)
+    real = Path.read_text
+
+    def broken(path: Path, *args: Any, **options: Any) -> str:
+        if path.match(what):
+            raise OSError(number, os.strerror(number))
+        return real(path, *args, **options)
+
+    monkeypatch.setattr(Path, "read_text", broken)
+
+    decide_comeback()
+
+    assert batch.asked() == ["scontrol requeue 7"]
+
+
+def test_disk_that_answers_the_second_time_is_believed(
+    batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_progress(batch.folder, Progress(state="finished", committed=5))
+    answers = iter([OSError(errno.ESTALE, "stale"), None])
+
+    def once(folder: Path) -> Progress:
+        if problem := next(answers):
+            raise problem
+        return read_progress(folder)
+
+    monkeypatch.setattr(module, "read_progress", once)
+
+    decide_comeback()
+
+    assert batch.asked() == []
+
+
+def test_empty_failure_file_is_no_end(batch: Batch) -> None:
+    (batch.folder / "failure-0001-0.json").write_text("")
+
+    decide_comeback()
+
+    assert batch.asked() == ["scontrol requeue 7"]
+
+
+def test_full_disk_is_no_end_for_a_job_that_has_been_restarted_often(
+    batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(0, 26, 5):
+        monkeypatch.setenv("INSTRUCT_START", f"0000000007-{number:04d}")
+        write_progress(batch.folder, Progress(state="running", committed=number))
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "25")
+    batch.slurm(restarts=25)
+    monkeypatch.setattr("jobs.survival.requeue.replace_json", full)
+
+    decide_comeback()
+
+    assert batch.asked() == ["scontrol requeue 7"]
+
+
+def test_job_that_crashes_on_a_full_disk_without_progress_comes_to_an_end(
+    batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("INSTRUCT_START", "0000000007-0003")
+    write_progress(batch.folder, Progress(state="running", committed=4))
+    monkeypatch.setenv("INSTRUCT_START", "0000000007-0040")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "40")
+    batch.slurm(restarts=40)
+    monkeypatch.setattr("jobs.survival.requeue.replace_json", full)
+
+    decide_comeback()
+
+    assert batch.asked() == []
+    assert read_outcome(batch.folder) is not None
+
+
+def full(*arguments: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
 def test_crash_that_cannot_be_counted_is_no_end(
     batch: Batch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*arguments: object) -> None:
-        raise OSError("No space left on device")
-
     monkeypatch.setattr("jobs.survival.requeue.replace_json", full)
 
     decide_comeback()
@@ -181,14 +230,3 @@ def test_third_crash_without_progress_is_the_last(batch: Batch) -> None:
     outcome = read_outcome(batch.folder)
     assert outcome is not None
     assert outcome.error == "ZeroDivisionError: x"
-
-
-def test_node_that_failed_twice_in_a_row_is_excluded(batch: Batch) -> None:
-    for step in (5, 6):
-        (batch.folder / "asked").unlink(missing_ok=True)
-        write_progress(batch.folder, Progress(state="running", committed=step))
-        with (batch.folder / "log").open("a") as log:
-            log.write("srun: error: node2: task 3: Killed\n")
-        decide_comeback()
-
-    assert batch.asked() == ["scontrol requeue 7", "scontrol update JobId=7 ExcNodeList=node2"]

@@ -13,7 +13,7 @@ from jobs.slurm import JobRecord
 from jobs.survival.requeue import (
     Crash,
     CrashBudget,
-    allows_warning,
+    allows_fruitless_start,
     answer_to,
     cause_of,
     judge_crash,
@@ -84,9 +84,9 @@ def test_slurm_that_does_not_answer_leaves_the_decision_to_the_batch_script(
 
 
 def test_warnings_that_let_no_step_be_made_come_to_an_end(tmp_path: Path) -> None:
-    steps = [(0, 0)] * 9 + [(0, 1)] + [(1, 1)] * 10
+    steps = [0] * 9 + [1] * 11
 
-    allowed = [allows_warning(tmp_path, resumed_at, ended_at) for resumed_at, ended_at in steps]
+    allowed = [allows_fruitless_start(tmp_path, step) for step in steps]
 
     assert allowed == [True] * 19 + [False]
 

@@ -1,0 +1,16 @@
+"""
+Numbers out of the environment, which people and sites fill in as they like.
+
+    number_in("OMP_NUM_THREADS", 4)      # 4 where it is empty or no number; 8 where it says "8,2"
+"""
+
+from __future__ import annotations
+
+import os
+import re
+
+
+def number_in(name: str, default: int) -> int:
+    """Return the first whole number that a variable begins with, or the default where it has none."""
+    found = re.match(r"\s*\+?(\d{1,9})(?![\w.])", os.environ.get(name, ""))
+    return int(found[1]) if found else default

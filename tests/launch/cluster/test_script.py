@@ -1,0 +1,109 @@
+"""The batch script, run by bash with clients that are a few lines of shell."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from launch.cluster import script as module
+from launch.cluster.script import Resources, batch_script
+from tests.conftest import wait_for
+from tests.jobs.test_slurm import fake
+
+
+class Node:
+    """A node on which the script of job 7 runs; its Python notes what it is asked."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder, self._monkeypatch = folder, monkeypatch
+        self.clients = folder / "bin"
+        self.clients.mkdir()
+        (folder / "job.pkl").write_text("the job")
+        monkeypatch.setenv("SLURM_JOB_ID", "7")
+        monkeypatch.setattr(module, "COMEBACK_PAUSE_SECONDS", 0)
+        monkeypatch.setattr(module.sys, "executable", str(self.clients / "python"))
+        self.client("srun", "exit 3")
+        self.client("python", "exit 0")
+
+    def client(self, name: str, script: str) -> None:
+        """Put a client on the node's PATH."""
+        fake(
+            self._monkeypatch,
+            self.clients,
+            name,
+            f'echo "{name} $*" >> {self.folder}/asked\n{script}',
+        )
+
+    def starts(self) -> subprocess.Popen[bytes]:
+        """Start the script."""
+        return subprocess.Popen(["bash", "-c", batch_script(self.folder, Resources("r", 60, "p"))])
+
+    def comebacks(self) -> list[str]:
+        """Return what the script asked Python for."""
+        lines = (self.folder / "asked").read_text().splitlines()
+        return [line for line in lines if line.startswith("python -m jobs.survival.comeback")]
+
+
+@pytest.fixture
+def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Node:
+    return Node(tmp_path, monkeypatch)
+
+
+def test_what_brings_a_job_back_is_asked_again_where_it_cannot_run(node: Node) -> None:
+    node.client("python", f"[ $(grep -c comeback {node.folder}/asked) -ge 4 ]")
+
+    assert node.starts().wait(timeout=60) == 3
+
+    assert [line.split()[-1] for line in node.comebacks()] == ["19", "18", "17", "16"]
+
+
+def test_what_brings_a_job_back_is_given_up_in_the_end(node: Node) -> None:
+    node.client("python", "exit 1")
+
+    assert node.starts().wait(timeout=60) == 3
+
+    assert [line.split()[-1] for line in node.comebacks()] == [str(n) for n in range(19, -1, -1)]
+
+
+def test_job_that_ended_well_needs_nobody(node: Node) -> None:
+    node.client("srun", "exit 0")
+
+    assert node.starts().wait(timeout=60) == 0
+
+    assert node.comebacks() == []
+
+
+def test_term_before_the_ranks_listen_does_not_end_the_script(node: Node) -> None:
+    os.mkfifo(node.folder / "go")
+    node.client("srun", f"read word < {node.folder}/go; exit 143")
+    started = node.starts()
+    wait_for((node.folder / "asked").exists, "srun")
+
+    started.send_signal(signal.SIGTERM)
+    (node.folder / "go").write_text("on\n")
+
+    assert started.wait(timeout=60) == 143
+    assert len(node.comebacks()) == 1
+
+
+def test_job_is_never_started_from_an_empty_pickle(node: Node) -> None:
+    mine = node.folder / "7_submitted.pkl"
+    node.client("cp", ': > "$2"; exit 1')  # a full disk
+
+    node.starts().wait(timeout=60)
+
+    assert mine.read_text() == "the job"
+
+
+def test_pickle_of_an_earlier_start_stays_where_the_disk_is_full(node: Node) -> None:
+    mine = node.folder / "7_submitted.pkl"
+    mine.write_text("the job, as a requeue left it")
+    node.client("cp", ': > "$2"; exit 1')
+
+    node.starts().wait(timeout=60)
+
+    assert mine.read_text() == "the job, as a requeue left it"
