@@ -9,6 +9,7 @@ meanwhile is the reporter's.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -32,6 +33,7 @@ from instruct_core.train.progress import Outcome, Setup
 from instruct_core.train.rng import be_deterministic
 from instruct_core.train.trainer import Trainer
 from jobs.drill import Hits
+from jobs.environment import number_in
 from jobs.events import (
     Damaged,
     Failed,
@@ -42,18 +44,29 @@ from jobs.events import (
     Stopped,
     Warned,
 )
-from jobs.job_folder import LEAD, describe_error, job_folder, write_outcome
+from jobs.gpu_memory import out_of_gpu_memory_is_a_setting
+from jobs.job_folder import (
+    LEAD,
+    describe_error,
+    job_folder,
+    store_may_be_away,
+    write_outcome,
+)
 from jobs.ledger import newest_timed_save
 from jobs.reporter import Reporter
 from jobs.slurm import own_restarts
 from jobs.survival.deadline import DEFAULT_LEAD_SECONDS, Deadline
-from jobs.survival.guard import Guard
+from jobs.survival.guard import PATIENCE_SECONDS, Guard
 from jobs.survival.requeue import Answer, allows_fruitless_start, answer_to, too_many_warnings
 from jobs.survival.stop_signal import StopSignal
 from jobs.timesheet import Timesheet
 from jobs.world import World, process_group, read_world
 
-STORE_PATIENCE_SECONDS = 60.0  # with an object store that does not answer
+logger = logging.getLogger(__name__)
+
+# With an object store that does not answer at a start; well below what the guard takes for a hang. After
+# it the job starts again, without the count of crashes.
+STORE_PATIENCE_SECONDS = PATIENCE_SECONDS / 2
 
 
 class Result(NamedTuple):
@@ -72,7 +85,11 @@ class Ran(NamedTuple):
 
 
 def train(
-    config: TrainConfig, code_version: str, stop: StopSignal, may_hang: bool = False
+    config: TrainConfig,
+    code_version: str,
+    stop: StopSignal,
+    may_hang: bool = False,
+    needs_gpu: bool = False,
 ) -> Result:
     """
     Run one attempt on this rank; see the module's page.
@@ -82,6 +99,7 @@ def train(
         code_version: The commit of the code.
         stop: Notes warnings.
         may_hang: A person steps through it, so nobody ends it for standing still.
+        needs_gpu: The settings were chosen for GPUs.
     """
     sheet = Timesheet()
     sheet.begins("meeting")
@@ -92,12 +110,13 @@ def train(
     deadline = _deadline(runs) if world.rank == 0 and "SLURM_JOB_ID" in os.environ else None
     with (
         Guard(lambda: stop.noted, job_folder(), world.rank, deadline, may_hang) as guard,
-        process_group(world) as device,
+        process_group(world, needs_gpu) as device,
     ):
         sheet.begins("load")
-        place = Store(config.checkpoints, patience_seconds=STORE_PATIENCE_SECONDS)
+        place = Store(config.checkpoints, _patience(config))
         checkpoints = Checkpoints(place / config.run)
-        number = checkpoints.claim_attempt()
+        with store_may_be_away():
+            number = checkpoints.claim_attempt()
         reporter = Reporter(config, number, world, device, guard, deadline, sheet)
         try:
             reporter.note(_started(number, world, device))
@@ -112,10 +131,19 @@ def train(
             reporter.close()
 
 
+def _patience(config: TrainConfig) -> float:
+    return min(60 * config.max_unsaved_minutes, STORE_PATIENCE_SECONDS)
+
+
 def _deadline(runs: Store) -> Deadline:
-    save = newest_timed_save(runs)
-    lead = float(os.environ.get(LEAD, DEFAULT_LEAD_SECONDS))
-    return Deadline(lead, 0.0 if save is None else save.seconds or 0.0)
+    try:
+        save = newest_timed_save(runs)
+    except OSError as error:  # the first save will tell
+        logger.warning("The ledger could not be read: %s", error)
+        save = None
+    return Deadline(
+        number_in(LEAD, DEFAULT_LEAD_SECONDS), 0.0 if save is None else save.seconds or 0.0
+    )
 
 
 def _started(number: int, world: World, device: torch.device) -> Started:
@@ -178,25 +206,39 @@ class _Attempt:
 
     def run(self) -> Ran:
         """Train from the newest checkpoint, or from the first step, to the end or to a warning."""
+        with store_may_be_away():
+            trainer = self._trainer()
+        resumed_at = trainer.progress.global_step
+        with out_of_gpu_memory_is_a_setting(self._config, self._device):
+            return Ran(trainer.run(), resumed_at, trainer.progress.global_step)
+
+    def _trainer(self) -> Trainer:
+        """
+        Return what trains on from the newest checkpoint.
+
+        Nothing here outlives this call: on a GPU the loaded state is a second copy, on the host.
+        """
         reporter = self._reporter
         train, val_rows, val = self._data()
+        self._guard.working("start")  # what was waited for so far is over
         loaded = load_newest(
             self._checkpoints,
             on_damaged=lambda message: reporter.note(Damaged(message)),
             on_foreign=lambda message: reporter.note(Foreign(message)),
         )
+        self._guard.working("start")
         self._check_identity(loaded)
         if loaded is not None:
             reporter.loaded(loaded.manifest)
         model = self._model(loaded)
-        trainer = Trainer(self._config, self._setup(model, train, val_rows, val), loaded)
-        resumed_at = trainer.progress.global_step
-        reporter.resumed(resumed_at, model.config)
-        return Ran(trainer.run(), resumed_at, trainer.progress.global_step)
+        with out_of_gpu_memory_is_a_setting(self._config, self._device):
+            trainer = Trainer(self._config, self._setup(model, train, val_rows, val), loaded)
+        reporter.resumed(trainer.progress.global_step, model.config)
+        return trainer
 
     def _data(self) -> tuple[SampleReader, ShardSet, SampleReader]:
         config = self._config
-        store = Store(config.shards)
+        store = Store(config.shards, _patience(config))
         manifest = load_manifest(store)
         if manifest["fingerprint"] != config.data_fingerprint:
             raise RunConflictError(

@@ -31,6 +31,7 @@ class FinetuneJob:
 
     config: TrainConfig
     code_version: str
+    needs_gpu: bool = False  # its settings were chosen for GPUs
     is_debugged: bool = False  # in the launcher's own process, with nobody to bring it back
 
     def __call__(self) -> str:
@@ -45,7 +46,7 @@ class FinetuneJob:
             logging.getLogger("submitit").propagate = False  # it has a handler of its own
             from jobs.attempt import train
 
-            result = train(self.config, self.code_version, stop, may_hang=self.is_debugged)
+            result = train(self.config, self.code_version, stop, self.is_debugged, self.needs_gpu)
             if result.answer == "requeue" and not self.is_debugged:
                 _hand_over(stop)
             if result.answer == "unsure":

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -25,9 +26,11 @@ from instruct_core.converter import structure
 from instruct_core.errors import CorruptFileError
 from instruct_core.events import Event, Saved
 from instruct_core.storage.store import Store
-from jobs.events import Crashed, event_of
+from jobs.events import Crashed, Unknown, event_of
 
 logger = logging.getLogger(__name__)
+
+ATTEMPT_FILE = re.compile(r"attempt-(\d+)\.jsonl")
 
 
 class Entry(NamedTuple):
@@ -109,16 +112,27 @@ def read_ledger(store: Store) -> list[Entry]:
     """
     Return all events of a run, attempt's file by attempt's file.
 
-    Raises:
-        CorruptFileError: A line is none of ours; an event that is only unknown is `Unknown`.
+    A line that is none of ours is `Unknown`, as an event of a newer version is, and of the time of
+    the one before it: a run must not end of what it once said.
     """
-    entries = []
+    entries: list[Entry] = []
     for name in store.names():
-        if name.startswith("attempt-") and name.endswith(".jsonl"):
-            attempt = int(name.removeprefix("attempt-").removesuffix(".jsonl"))
-            for number, line in enumerate(store.read(name).decode().splitlines(), 1):
-                entries.append(_entry(line, attempt, f"{store.where(name)}:{number}"))
+        if found := ATTEMPT_FILE.fullmatch(name):
+            lines = store.read(name).decode(errors="replace").split("\n")
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    entries.append(
+                        _entry_or_unknown(line, int(found[1]), f"{name}:{number}", entries)
+                    )
     return entries
+
+
+def _entry_or_unknown(line: str, attempt: int, where: str, before: list[Entry]) -> Entry:
+    try:
+        return _entry(line, attempt, where)
+    except CorruptFileError as error:
+        utc_seconds = before[-1].utc_seconds if before else 0.0
+        return Entry(attempt, utc_seconds, Unknown("unreadable", {"line": str(error)}))
 
 
 @dataclass(frozen=True)

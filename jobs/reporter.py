@@ -99,7 +99,10 @@ class Reporter:
     def loaded(self, manifest: Manifest) -> None:
         """Tell of a save whose own attempt could not, on rank 0."""
         if self._ledger is not None:
-            note_untold_save(self._ledger, self._runs, manifest)
+            try:
+                note_untold_save(self._ledger, self._runs, manifest)
+            except OSError as error:  # a store that is away must not end the run
+                logger.warning("The ledger could not be read: %s", error)
 
     def resumed(self, step: int, shape: ModelConfig) -> None:
         """Say where the attempt begins; called before the first step."""

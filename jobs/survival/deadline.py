@@ -13,12 +13,21 @@ from datetime import datetime
 from time import time as utc_seconds
 
 from instruct_core.errors import SlurmError
-from jobs.slurm import own_job_id, own_restarts, run_client, show_job
+from jobs.slurm import (
+    JobRecord,
+    RefusedError,
+    own_job_id,
+    own_restarts,
+    run_client,
+    show_job,
+)
 
 logger = logging.getLogger(__name__)
 
 HANG_EXIT_CODE = 75
 MARGIN_SECONDS = 3.0  # between our requeue and Slurm's kill
+# ... where a follow-up is chained instead: all ranks must end, and Python and sbatch start.
+CHAIN_MARGIN_SECONDS = 30.0
 DEFAULT_LEAD_SECONDS = 120
 
 
@@ -37,7 +46,7 @@ class Deadline:
         self.short_lead: tuple[float, float] | None = None  # lead and what is needed, in seconds
         self._warned = self._given_up = False
         self._end: float | None = None  # UTC seconds
-        self._requeue_at = float("inf")
+        self._requeue_at: float | None = None  # known once Slurm has answered a warned job
 
     def look(self, stop_noted: bool, step_seconds: float) -> None:
         """Do what is due; called a few times a second by the guard's thread."""
@@ -53,23 +62,17 @@ class Deadline:
                 self._warned = True
                 logger.warning("The time limit is %.0f s away: stopping now", self._end - now)
                 os.kill(os.getpid(), signal.SIGUSR1)
-        if stop_noted and self._requeue_at == float("inf"):
-            self._requeue_at = self._kill_time() - MARGIN_SECONDS
-        if now > self._requeue_at and not self._given_up:
+        if stop_noted and not self._given_up and now > self._time_to_requeue(now, end):
             self._given_up = self._requeue()
 
-    def _kill_time(self) -> float:
-        """Return when a job that has been warned is killed, where it is ours to requeue it."""
-        try:
-            job = show_job(own_job_id())
-        except SlurmError:
-            return self._end or float("inf")
-        if job is None or not job.is_running:
-            return float("inf")  # cancelled, or requeued by Slurm: nothing for us to do
-        try:
-            return datetime.fromisoformat(job.end).timestamp()
-        except ValueError:
-            return float("inf")
+    def _time_to_requeue(self, now: float, end: float) -> float:
+        """Return when a warned job is given up; where Slurm does not answer, by what was known."""
+        if self._requeue_at is None:
+            try:
+                self._requeue_at = _before_the_kill(show_job(own_job_id()), now)
+            except SlurmError:
+                return end - MARGIN_SECONDS
+        return self._requeue_at
 
     def _requeue(self) -> bool:
         """Requeue from the last checkpoint, because no step ends in time; False to try again."""
@@ -81,6 +84,9 @@ class Deadline:
             if not job.may_requeue:
                 os._exit(HANG_EXIT_CODE)  # the batch script chains a follow-up
             run_client(["scontrol", "requeue", own_job_id()])
+        except RefusedError as error:
+            logger.warning("%s The batch script brings the job back.", error)
+            os._exit(HANG_EXIT_CODE)
         except SlurmError as error:
             logger.warning("%s Asking again.", error)
             return False
@@ -90,6 +96,20 @@ class Deadline:
 def needed_seconds(step_seconds: float, save_seconds: float) -> float:
     """Return what a warned run needs to end well: its step, a save in flight, one more, and some."""
     return 2 * step_seconds + 2.5 * save_seconds + 2 * MARGIN_SECONDS
+
+
+def _before_the_kill(job: JobRecord | None, now: float) -> float:
+    """Return when to requeue a job that has been warned; never where it is not ours to do."""
+    if job is None or not job.is_running:
+        return float("inf")  # cancelled, or requeued by Slurm
+    try:
+        end = datetime.fromisoformat(job.end).timestamp()
+    except ValueError:
+        return float("inf")
+    chain_margin = min(
+        CHAIN_MARGIN_SECONDS, (end - now) / 2
+    )  # a short grace leaves time for a step
+    return end - (MARGIN_SECONDS if job.may_requeue else max(MARGIN_SECONDS, chain_margin))
 
 
 def _end_of_job() -> float | None:

@@ -149,7 +149,8 @@ def _start(flags: Finetune, plan: Plan, run: Run) -> int:
     run.store.replace("run.json", dump_document(_document(plan.config, flags)))
     folder = new_job_folder(run.job_parent)
     freeze_code(folder)
-    function = FinetuneJob(plan.config, code_version())
+    needs_gpu = plan.submission.machine.num_gpus > 0
+    function = FinetuneJob(plan.config, code_version(), needs_gpu)
     submitted = plan.submission.submit(function, folder, lock)
     say(f"Run {run.name}: job {submitted.job.label}; log {submitted.job.log_path()}")
     say(f"{'Next':8}{submitted.next_step}")

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from instruct_core.checkpoints.manifest import Manifest
-from instruct_core.errors import CorruptFileError
 from instruct_core.events import Evaluated, Event, MadeRoom, NotRemoved, Saved, SaveFailed
 from instruct_core.storage.store import Store
 from jobs.events import (
@@ -163,12 +162,19 @@ def test_field_of_a_newer_version_is_left_out(store: Store) -> None:
     assert read_ledger(store)[-1].event == Resumed(3)
 
 
-@pytest.mark.parametrize("line", ["", "{", "3", "[]", '{"event": "resumed", "step": 3}'])
-def test_line_that_is_none_of_ours_is_named(store: Store, line: str) -> None:
-    store.replace("attempt-0001.jsonl", f"{line}\n".encode())
+@pytest.mark.parametrize(
+    "line", [b"{", b"3", b"[]", b'{"event": "resumed", "step": 3}', b"\xff\0\0", b'{"event": "resu']
+)
+def test_line_that_is_none_of_ours_is_shown_and_the_rest_is_read(store: Store, line: bytes) -> None:
+    good = b'{"utc_seconds": 1.5, "event": "resumed", "step": 3}'
+    store.replace("attempt-0001.jsonl", b"\n".join([good, line, b"", good, b""]))
+    store.replace("attempt-old.jsonl", b"none of ours")
 
-    with pytest.raises(CorruptFileError, match=r"attempt-0001\.jsonl:1 is no line of a ledger: "):
-        read_ledger(store)
+    _, *read = read_ledger(store)
+
+    assert [entry.event.name for entry in read] == ["resumed", "unknown", "resumed"]
+    assert "attempt-0001.jsonl:2 is no line of a ledger" in str(read[1].event)
+    assert read[1].utc_seconds == 1.5
 
 
 def test_untold_save_is_told_once_as_that_of_the_attempt_that_made_it(store: Store) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from instruct_core.errors import SlurmError
 from jobs import slurm
-from jobs.slurm import clean_environment, run_client, show_jobs, tasks_of
+from jobs.slurm import RefusedError, clean_environment, run_client, show_jobs, tasks_of
 
 LINE = (
     "JobId=21 ArrayJobId=20 ArrayTaskId=3-5,9%2 JobName=shards-x UserId=me(1) Priority=4 Requeue=1 "
@@ -64,6 +64,43 @@ def test_client_that_refuses_or_does_not_answer_is_an_error(
 
     with pytest.raises(SlurmError, match="is not on this machine's PATH"):
         run_client(["no-such-client"])
+
+
+def test_text_in_another_encoding_is_no_obstacle(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    fake(monkeypatch, tmp_path, "scontrol", f"printf '%b' '{LINE} Reason=d\\351fectueux\\n'")
+
+    assert show_jobs("20")[0].state == "PENDING"
+
+
+def test_answer_that_cannot_be_read_is_asked_for_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    fake(monkeypatch, tmp_path, "scontrol", "echo JobId=20 Restarts=x")
+
+    with pytest.raises(SlurmError, match="cannot be read"):
+        show_jobs("20")
+
+
+@pytest.mark.parametrize(
+    ("said", "lasts"),
+    [
+        ("Access/permission denied", True),
+        ("Requested operation is presently disabled", True),
+        ("Unable to contact slurm controller (connect failure)", False),
+        ("Job can not be altered now, try again later", False),
+    ],
+)
+def test_refusal_that_lasts_is_told_from_one_that_may_pass(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, said: str, lasts: bool
+) -> None:
+    fake(monkeypatch, tmp_path, "scontrol", f"echo '{said}' >&2; exit 1")
+
+    with pytest.raises(SlurmError) as caught:
+        run_client(["scontrol", "requeue", "7"])
+
+    assert isinstance(caught.value, RefusedError) == lasts
 
 
 def test_environment_of_an_enclosing_job_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:

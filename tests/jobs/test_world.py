@@ -5,14 +5,26 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 import torch.distributed as dist
 
+from instruct_core import ranks
+from instruct_core.errors import ConfigError
 from jobs import world
 from jobs.world import World, process_group, share_cores
+
+
+def _timeouts(folder: str, rank: int) -> list[timedelta]:
+    os.environ |= {"SUBMITIT_FOLDER": folder, "INSTRUCT_START": "0001"}
+    with process_group(World(rank, 2, rank, 1, "12", "")):
+        groups = [dist.group.WORLD, ranks.side_group()]
+        assert None not in groups
+        return [g._get_backend(torch.device("cpu")).options._timeout for g in groups if g]
 
 
 def _join(folder: str, rank: int, start: str) -> int:
@@ -34,6 +46,37 @@ def test_ranks_of_one_start_meet_on_any_free_port(tmp_path: Path) -> None:
     assert meeting["address"] == "127.0.0.1"
 
 
+def test_wait_for_a_peer_outlives_a_night_in_which_the_job_is_suspended(tmp_path: Path) -> None:
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        timeouts = pool.starmap(_timeouts, [(str(tmp_path), rank) for rank in (0, 1)])
+
+    assert min(min(timeouts)) >= timedelta(hours=24)
+
+
+def gpus(monkeypatch: pytest.MonkeyPatch, job_id: str | None) -> None:
+    """Have torch find no GPU, on Slurm or elsewhere."""
+    monkeypatch.setattr(world.torch.cuda, "is_available", lambda: False)
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    monkeypatch.delenv("SLURM_GPUS_ON_NODE", raising=False)
+    if job_id:
+        monkeypatch.setenv("SLURM_JOB_ID", job_id)
+
+
+def test_machine_whose_gpus_torch_does_not_find_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus(monkeypatch, None)
+
+    with pytest.raises(ConfigError, match=r"torch .* finds none"):
+        world._own_device(World(0, 1, 0, 1, "7", ""), needs_gpu=True)
+    assert world._own_device(World(0, 1, 0, 1, "7", ""), needs_gpu=False).type == "cpu"
+
+
+def test_node_whose_gpus_torch_does_not_find_is_a_crash(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus(monkeypatch, "7")
+
+    with pytest.raises(RuntimeError, match="Slurm gave this job GPUs on"):
+        world._own_device(World(0, 1, 0, 1, "7", ""), needs_gpu=True)
+
+
 def test_peer_that_only_slurm_can_resolve_is_no_obstacle(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_LAUNCH_NODE_IPADDR", "192.0.2.7")
 
@@ -48,6 +91,13 @@ def test_peer_that_only_slurm_can_resolve_is_no_obstacle(monkeypatch: pytest.Mon
         (2, 4, {}, 1),
         (8, 2, {"SLURM_CPUS_PER_TASK": "3"}, 3),
         (8, 2, {"SLURM_CPUS_PER_TASK": "3", "OMP_NUM_THREADS": "5"}, 5),
+        (8, 2, {"OMP_NUM_THREADS": "3,2"}, 3),
+        (8, 2, {"OMP_NUM_THREADS": " 3 "}, 3),
+        (8, 2, {"OMP_NUM_THREADS": ""}, 4),
+        (8, 2, {"OMP_NUM_THREADS": "auto"}, 4),
+        (8, 2, {"OMP_NUM_THREADS": "-1"}, 4),
+        (8, 2, {"OMP_NUM_THREADS": "0"}, 1),
+        (8, 2, {"SLURM_CPUS_PER_TASK": ""}, 4),
     ],
 )
 def test_threads_are_a_share_of_the_cores_unless_someone_says_otherwise(

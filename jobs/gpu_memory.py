@@ -1,0 +1,56 @@
+"""
+What a GPU that has run out of memory means to a person: another setting, and no bad node.
+
+    with out_of_gpu_memory_is_a_setting(config, device):
+        trainer.run()
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from instruct_core import ranks
+from instruct_core.config import TrainConfig
+from instruct_core.errors import ConfigError
+
+# cuBLAS and the driver have words of their own, in a RuntimeError.
+SAYS = re.compile(r"CUDA error: out of memory|(CUBLAS|CUDNN|CUFFT)_STATUS_ALLOC_FAILED|CUDA out of")
+
+
+@contextmanager
+def out_of_gpu_memory_is_a_setting(config: TrainConfig, device: torch.device) -> Iterator[None]:
+    """
+    Raise ConfigError, which is not tried again, where a GPU's memory does not suffice.
+
+    Args:
+        config: Of the run.
+        device: Where it trains; the host's memory is the business of whoever kills us.
+    """
+    try:
+        yield
+    except RuntimeError as error:  # torch.OutOfMemoryError is one
+        if not isinstance(error, torch.OutOfMemoryError) and not SAYS.search(str(error)):
+            raise
+        said = str(error).strip().split("\n")[0].split(". ")[0]
+        raise ConfigError(
+            f"{device} has too little memory for --micro-batch-size {config.micro_batch_size} of "
+            f"{config.seq_len} tokens: {said}. {_advice(config, ranks.world_size())}"
+        ) from error
+
+
+def _advice(config: TrainConfig, world_size: int) -> str:
+    """Return what to type instead; a step must still divide by ranks times micro-batch."""
+    for size in range(config.micro_batch_size - 1, 0, -1):
+        if config.global_batch_size % (world_size * size) == 0:
+            return (
+                f"Give the same command with --micro-batch-size {size}: the run goes on from its "
+                "newest checkpoint."
+            )
+    return (
+        "No smaller one is left: use GPUs with more memory, or begin another --run with a smaller "
+        "--seq-len or --model."
+    )

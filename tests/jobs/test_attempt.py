@@ -1,0 +1,148 @@
+"""One rank's attempt, with a trainer that only looks around."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from instruct_core.checkpoints.loader import Loaded
+from instruct_core.checkpoints.manifest import Manifest, Progress
+from instruct_core.config import TrainConfig, identity_of
+from instruct_core.errors import ConfigError, InstructError
+from jobs import attempt as module
+from jobs.attempt import _Attempt
+from jobs.job_folder import AwayError
+from tests.fakes import facts_of
+
+CONFIG = TrainConfig(
+    "r", "s", "c", "r", "random", "tiny", "f", max_steps=4, tokens_per_step=512, seq_len=8,
+    micro_batch_size=8,
+)  # fmt: skip
+
+
+class Watched:
+    """Stands in for everything around `_Attempt`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.load: Callable[[], Loaded | None] = lambda: None
+        self.train: Callable[[], str] = lambda: "finished"
+
+        class Trainer:
+            progress = Progress(global_step=2, samples_seen=0, tokens_seen=0)
+
+            def __init__(self, *arguments: Any) -> None: ...
+
+            def run(trainer) -> str:  # noqa: N805  self is the one outside
+                return self.train()
+
+        model = SimpleNamespace(config=None)
+        monkeypatch.setattr(module, "Trainer", Trainer)
+        monkeypatch.setattr(module, "load_newest", lambda *a, **options: self.load())
+        monkeypatch.setattr(_Attempt, "_data", lambda attempt: (None, None, None))
+        monkeypatch.setattr(_Attempt, "_setup", lambda attempt, *a: None)
+        monkeypatch.setattr(_Attempt, "_model", lambda attempt, loaded: model)
+
+    def run(self, device: str = "cuda") -> Any:
+        """Run an attempt."""
+        aside: Any = SimpleNamespace(
+            note=print, loaded=lambda manifest: None, resumed=lambda step, shape: None,
+            working=lambda phase: None,
+        )  # fmt: skip
+        return _Attempt(CONFIG, "v", torch.device(device), aside, aside, aside).run()
+
+
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> Watched:
+    return Watched(monkeypatch)
+
+
+def test_loaded_state_is_gone_while_the_run_trains(watched: Watched) -> None:
+    tensors: list[weakref.ref[torch.Tensor]] = []
+    alive: list[bool] = []
+
+    def load() -> Loaded:
+        mine = [torch.zeros(3) for _ in range(3)]
+        tensors.extend(map(weakref.ref, mine))
+        manifest = Manifest(
+            global_step=2, attempt=0, world_size=1, saved_at=1.0, files=[],
+            identity=identity_of(CONFIG), **facts_of(2),
+        )  # fmt: skip
+        return Loaded(2, manifest, {"w": mine[0]}, {"m": mine[1]}, {"cpu": mine[2]})
+
+    def train() -> str:
+        gc.collect()
+        alive.extend(tensor() is not None for tensor in tensors)
+        return "finished"
+
+    watched.load, watched.train = load, train
+    watched.run()
+
+    assert alive == [False] * 3
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has ..."),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+)
+def test_gpu_that_is_too_small_names_the_next_smaller_micro_batch(
+    watched: Watched, error: Exception
+) -> None:
+    watched.train = raising(error)
+
+    with pytest.raises(ConfigError, match="--micro-batch-size 4: the run goes on") as caught:
+        watched.run()
+
+    assert "\n" not in str(caught.value)
+
+
+def test_other_errors_of_a_step_stay_what_they_are(watched: Watched) -> None:
+    watched.train = raising(RuntimeError("DefaultCPUAllocator: not enough memory"))
+
+    with pytest.raises(RuntimeError, match="DefaultCPUAllocator"):
+        watched.run()
+
+
+def test_store_that_is_away_at_a_start_is_told_as_that(watched: Watched) -> None:
+    watched.load = raising(OSError("no answer in time"))
+
+    with pytest.raises(AwayError, match="no answer in time"):
+        watched.run()
+
+
+@pytest.mark.parametrize(
+    "error", [PermissionError("no"), FileNotFoundError("gone"), ConfigError("x")]
+)
+def test_what_will_not_pass_is_not_taken_for_a_store_that_is_away(
+    watched: Watched, error: Exception
+) -> None:
+    watched.load = raising(error)
+
+    with pytest.raises((PermissionError, FileNotFoundError, InstructError)) as caught:
+        watched.run()
+
+    assert not isinstance(caught.value, AwayError)
+
+
+def test_unreadable_ledger_does_not_end_a_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "newest_timed_save", raising(OSError("no answer in time")))
+
+    assert module._deadline(module.Store(tmp_path)).save_seconds == 0.0
+
+
+def raising(error: Exception) -> Callable[..., Any]:
+    def call(*arguments: Any) -> Any:
+        raise error
+
+    return call
