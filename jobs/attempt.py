@@ -80,8 +80,7 @@ class Ran(NamedTuple):
     """What the trainer did."""
 
     outcome: Outcome
-    resumed_at: int  # step
-    ended_at: int
+    ended_at: int  # step
 
 
 def train(
@@ -208,9 +207,8 @@ class _Attempt:
         """Train from the newest checkpoint, or from the first step, to the end or to a warning."""
         with store_may_be_away():
             trainer = self._trainer()
-        resumed_at = trainer.progress.global_step
         with out_of_gpu_memory_is_a_setting(self._config, self._device):
-            return Ran(trainer.run(), resumed_at, trainer.progress.global_step)
+            return Ran(trainer.run(), trainer.progress.global_step)
 
     def _trainer(self) -> Trainer:
         """

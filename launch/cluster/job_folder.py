@@ -6,8 +6,10 @@ Where jobs have their folders: one numbered folder a submission.
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
+from instruct_core.errors import ConfigError
 from instruct_core.storage.store import Store
 
 # submitit counts warnings as time-outs and gives up after so many (on limits up to 10 minutes every
@@ -19,11 +21,33 @@ def array_parent(store: Store) -> Path:
     """Return where the jobs that fill a store with parts have their folders."""
     if store.is_local:
         return store.local_path("job")
-    return Path("runs_instruct/array-jobs").resolve() / store.url.rsplit("/", 1)[-1]
+    parent = Path("runs_instruct/array-jobs").resolve()
+    return folder_of_url(parent / store.url.rsplit("/", 1)[-1], store.url, "slurm.json")
+
+
+def folder_of_url(folder: Path, url: str, sign: str) -> Path:
+    """
+    Return the folder on this disk that stands for a URL, of which many end in the same word.
+
+    Args:
+        folder: Named by the last word alone, as it was once; taken where ``sign`` is in it.
+        url: What it stands for.
+        sign: Name of a file that only the jobs of a URL leave there.
+    """
+    if (folder / sign).exists():
+        return folder
+    return folder.with_name(f"{folder.name}-{hashlib.sha256(url.encode()).hexdigest()[:8]}")
 
 
 def new_job_folder(parent: Path) -> Path:
-    """Create and return the next numbered folder below ``parent``; nothing stale is in it."""
+    """
+    Create and return the next numbered folder below ``parent``; nothing stale is in it.
+
+    What lies in it is run at every start of the job, days later too, so nobody else may write it.
+
+    Raises:
+        ConfigError: The folder around it belongs to somebody else, who could put another in its place.
+    """
     parent.mkdir(parents=True, exist_ok=True)
     number = len(job_folders(parent))
     while True:
@@ -33,7 +57,17 @@ def new_job_folder(parent: Path) -> Path:
         except FileExistsError:
             number += 1
         else:
-            return folder
+            break
+    # Not the user's id: some network disks tell of another one.
+    if parent.stat().st_uid != folder.stat().st_uid:
+        folder.rmdir()
+        raise ConfigError(
+            f"Folder {parent} belongs to {parent.owner()}, who could change what your jobs run. Give "
+            "another place, or another --run."
+        )
+    for place in (parent, folder):
+        place.chmod(place.stat().st_mode & ~0o022)
+    return folder
 
 
 def job_folders(parent: Path) -> list[Path]:

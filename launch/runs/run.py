@@ -28,6 +28,7 @@ from instruct_core.errors import CorruptFileError, MissingError
 from instruct_core.names import PLAIN_NAME
 from instruct_core.storage.documents import load_document
 from instruct_core.storage.store import Store
+from launch.cluster.job_folder import folder_of_url
 from launch.console.lines import perhaps
 from launch.flags.parse import check_name
 from launch.runs.places import absolute, reachable
@@ -139,8 +140,10 @@ class Run:
     @property
     def job_parent(self) -> Path:
         """Where its jobs have their folders: beside its ledger if that is on a disk."""
-        place = self._runs if "://" not in self._runs else absolute("runs_instruct")
-        return Path(place) / self.name / "job"
+        if "://" not in self._runs:
+            return Path(self._runs) / self.name / "job"
+        folder = Path(absolute("runs_instruct")) / self.name
+        return folder_of_url(folder, f"{self._runs}/{self.name}", "job/lock") / "job"
 
     @property
     def lock(self) -> Path:

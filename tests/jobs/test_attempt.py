@@ -55,7 +55,7 @@ class Watched:
             note=print, loaded=lambda manifest: None, resumed=lambda step, shape: None,
             working=lambda phase: None,
         )  # fmt: skip
-        return _Attempt(CONFIG, "v", torch.device(device), aside, aside, aside).run()
+        return _Attempt(CONFIG, "v", torch.device(device), aside, aside, aside, aside).run()
 
 
 @pytest.fixture
