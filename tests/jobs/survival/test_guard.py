@@ -10,9 +10,11 @@ import time
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from instruct_core.errors import SlurmError
 from jobs.slurm import JobRecord
 from jobs.survival import deadline as deadline_module
 from jobs.survival import guard as guard_module
@@ -239,3 +241,39 @@ def test_job_cancelled_after_the_warning_is_not_brought_back(scheduler: Schedule
     deadline.look(stop_noted=True, step_seconds=1.0)
 
     assert not scheduler.requeued
+
+
+def test_scheduler_that_is_silent_when_a_job_is_warned_is_asked_again(
+    scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deadline = Deadline(lead_seconds=120, save_seconds=1.0)
+    scheduler.ends_in(3600)
+    deadline.look(stop_noted=False, step_seconds=1.0)
+    scheduler.ends_in(3.2)  # preempted: the kill comes long before the time limit
+
+    def away(job_id: str) -> None:
+        raise SlurmError("scontrol did not answer")
+
+    with monkeypatch.context() as now:
+        now.setattr(deadline_module, "show_job", away)
+        deadline.look(stop_noted=True, step_seconds=1.0)
+    scheduler.now += 0.4
+    deadline.look(stop_noted=True, step_seconds=1.0)
+
+    assert scheduler.requeued == [["scontrol", "requeue", "7"]]
+
+
+def test_follow_up_is_left_more_time_than_a_requeue(
+    scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[int] = []
+    monkeypatch.setattr(deadline_module, "os", SimpleNamespace(_exit=ended.append))
+    deadline = Deadline(lead_seconds=120, save_seconds=1.0)
+    scheduler.ends_in(61.0, may_requeue=False)
+    deadline.look(stop_noted=True, step_seconds=1.0)
+    assert not ended
+
+    scheduler.now += 31.5
+    deadline.look(stop_noted=True, step_seconds=1.0)
+
+    assert ended == [HANG_EXIT_CODE]

@@ -12,6 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from jobs.job_folder import read_outcome
+from jobs.survival import local_controller as module
+from jobs.survival.local_controller import LocalController
+from jobs.survival.stop_signal import WARNINGS
 from tests.conftest import wait_for
 
 
@@ -135,6 +139,53 @@ def test_warning_before_a_task_listens_is_a_requeue(tmp_path: Path) -> None:
 
     assert process.wait(timeout=150) == 0
     assert len([s for s in starts(tmp_path) if s[0] == "0"]) == 2
+
+
+def test_warnings_before_a_task_listens_come_to_an_end_with_advice(tmp_path: Path) -> None:
+    process = controller(tmp_path, "os.kill(os.getpid(), signal.SIGUSR2); time.sleep(3600)")
+
+    assert process.wait(timeout=150) == 1
+
+    assert len(starts(tmp_path)) == 10
+    outcome = read_outcome(tmp_path)
+    assert outcome is not None
+    assert "warned 10 times in a row" in outcome.error
+
+
+def test_full_disk_is_no_end_for_a_job_that_has_been_restarted_often(tmp_path: Path) -> None:
+    (tmp_path / "crashes.json").mkdir()  # nothing can be counted
+    script = (
+        "name = 'progress-' + os.environ['INSTRUCT_START'] + '.json'\n"
+        "pathlib.Path(name).write_text(json.dumps({'committed': num}))\n"
+        "sys.exit(3 if num < 23 else 0)"
+    )
+    process = controller(tmp_path, script)
+
+    assert process.wait(timeout=150) == 0
+
+    assert len(starts(tmp_path)) == 23
+
+
+def test_start_that_the_disk_does_not_let_happen_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SUBMITIT_LOCAL_NTASKS", "1")
+    monkeypatch.setenv("SUBMITIT_LOCAL_COMMAND", "true")
+    for name in ("INSTRUCT_JOB", "INSTRUCT_START"):
+        monkeypatch.setenv(name, "")
+    before = {signum: signal.getsignal(signum) for signum in WARNINGS}
+    monkeypatch.setattr(module, "READ_AGAIN_SECONDS", 0.0)
+    answers = iter([OSError(28, "No space left on device"), OSError(5, "EIO"), None])
+
+    class Controller(LocalController):
+        def _start(self) -> None:
+            if problem := next(answers):
+                raise problem
+            super()._start()
+
+    assert Controller(tmp_path).run() == 0
+    for signum, handler in before.items():
+        signal.signal(signum, handler)
 
 
 def test_stop_reaches_a_task_that_ignores_the_first_one(tmp_path: Path) -> None:

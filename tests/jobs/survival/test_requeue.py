@@ -7,8 +7,16 @@ from signal import SIGTERM, SIGUSR1, SIGUSR2, Signals
 
 import pytest
 
-from instruct_core.errors import SlurmError
-from jobs.job_folder import Failure, Progress, read_outcome
+from instruct_core.errors import ConfigError, SlurmError
+from jobs.job_folder import (
+    AwayError,
+    Failure,
+    Progress,
+    failure_report,
+    read_failures,
+    read_outcome,
+    store_may_be_away,
+)
 from jobs.slurm import JobRecord
 from jobs.survival.requeue import (
     Crash,
@@ -148,3 +156,65 @@ def test_what_a_person_must_mend_is_not_tried_again(
     outcome = read_outcome(tmp_path)
     assert outcome is not None
     assert outcome.error == "no such shards"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("INSTRUCT_START", "0000000007-0003")
+    return tmp_path
+
+
+def test_store_that_is_away_is_no_crash_and_blames_no_node(folder: Path) -> None:
+    with pytest.raises(AwayError), failure_report(folder, 0), store_may_be_away():
+        raise OSError("no answer in time")
+    crash = cause_of(read_failures(folder))
+
+    judged = [judge_crash(crash, folder, Progress(committed=5)) for _ in range(11)]
+
+    # The first comes after progress.
+    assert judged == [(True, "")] * 10 + [(False, "")]
+    assert not (folder / "crashes.json").exists()
+
+
+def test_setting_that_a_person_must_change_blames_no_node(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURMD_NODENAME", "node7")
+    with pytest.raises(ConfigError), failure_report(folder, 0):
+        raise ConfigError("--micro-batch-size 4")
+
+    assert cause_of(read_failures(folder)) == Crash(
+        "--micro-batch-size 4", read_failures(folder)[0].traceback, "", False
+    )
+
+
+def test_ledger_whose_store_is_away_does_not_keep_a_job_from_coming_back(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*arguments: object) -> None:
+        raise OSError("no answer in time")
+
+    monkeypatch.setattr("jobs.survival.requeue.note_crash", away)
+
+    progress = Progress(committed=5, attempt=0, ledger="memory://runs/r")
+    assert judge_crash(Crash("x", "", "", True), folder, progress) == (True, "")
+
+
+def test_last_word_that_cannot_be_written_is_at_least_logged(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (folder / "failed.json").mkdir()
+
+    judge_crash(Crash("no such shards", "", "", False), folder, Progress())
+
+    assert "no such shards" in caplog.text
+
+
+def test_node_on_which_nothing_could_be_launched_is_named() -> None:
+    said = (
+        "srun: error: Task launch for StepId=1.0 failed on node n7: Communication connection failure\n"
+        "srun: error: Application launch failed: Communication connection failure\n"
+        "srun: Job step aborted: Waiting up to 32 seconds for job step to finish.\n"
+    )
+
+    assert cause_of([], said).node == "n7"
