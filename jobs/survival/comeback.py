@@ -193,7 +193,7 @@ def _chain_follow_up(job: JobRecord, bad_node: str) -> None:
     if names := nodes_to_exclude(job, bad_node):
         command.append(f"--exclude={names}")
     job_id = run_client([*command, str(script)], clean_environment()).strip().split(";")[0]
-    logger.warning("This cluster does not requeue the job, so job %s follows it", job_id)
+    logger.warning("This cluster may not requeue the job, so job %s follows it", job_id)
     try:
         with (script.parent / JOB_IDS).open("a") as file:
             file.write(f"{job_id}\n")
