@@ -72,6 +72,7 @@ def test_machine_whose_gpus_torch_does_not_find_is_refused(monkeypatch: pytest.M
 
 def test_node_whose_gpus_torch_does_not_find_is_a_crash(monkeypatch: pytest.MonkeyPatch) -> None:
     gpus(monkeypatch, "7")
+    monkeypatch.setattr(world, "_has_nvidia_card", lambda: True)
 
     with pytest.raises(RuntimeError, match="Slurm gave this job GPUs on"):
         world._own_device(World(0, 1, 0, 1, "7", ""), needs_gpu=True)
