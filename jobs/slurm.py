@@ -14,6 +14,7 @@ import os
 import re
 import subprocess
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import NamedTuple
 
 from instruct_core.errors import SlurmError
@@ -191,6 +192,20 @@ def clean_environment() -> dict[str, str]:
         for name, value in os.environ.items()
         if not name.startswith(ours) or name == "SLURM_CONF"
     }
+
+
+def controller_seconds() -> float:
+    """
+    Return the time on the controller's clock, in UTC seconds: a node's may be minutes away.
+
+    Raises:
+        SlurmError: It does not answer, or in another form.
+    """
+    said = run_client(["scontrol", "show", "config"]).partition("\n")[0]
+    try:  # Configuration data as of 2026-11-28T06:07:14
+        return datetime.fromisoformat(said.rpartition(" ")[2]).timestamp()
+    except ValueError:
+        raise SlurmError(f"scontrol does not tell the controller's time: {said}") from None
 
 
 def own_job_id() -> str:

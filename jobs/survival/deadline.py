@@ -16,6 +16,7 @@ from instruct_core.errors import SlurmError
 from jobs.slurm import (
     JobRecord,
     RefusedError,
+    controller_seconds,
     own_job_id,
     own_restarts,
     run_client,
@@ -29,6 +30,7 @@ MARGIN_SECONDS = 3.0  # between our requeue and Slurm's kill
 # ... where a follow-up is chained instead: all ranks must end, and Python and sbatch start.
 CHAIN_MARGIN_SECONDS = 30.0
 DEFAULT_LEAD_SECONDS = 120
+SAME_CLOCK_SECONDS = 2.0  # the controller tells whole seconds, some time after it was asked
 
 
 class Deadline:
@@ -46,13 +48,18 @@ class Deadline:
         self.short_lead: tuple[float, float] | None = None  # lead and what is needed, in seconds
         self._warned = self._given_up = False
         self._end: float | None = None  # UTC seconds
+        self._ahead = (
+            0.0  # of this node's clock before that of the controller, which tells all times
+        )
         self._requeue_at: float | None = None  # known once Slurm has answered a warned job
 
     def look(self, stop_noted: bool, step_seconds: float) -> None:
         """Do what is due; called a few times a second by the guard's thread."""
-        now, needed = utc_seconds(), needed_seconds(step_seconds, self.save_seconds)
+        needed = needed_seconds(step_seconds, self.save_seconds)
         if self._end is None:
             self._end = _end_of_job()
+            self._ahead = 0.0 if self._end is None else _seconds_ahead()
+        now = utc_seconds() - self._ahead
         end = float("inf") if self._end is None else self._end
         if needed > self._lead:
             self.short_lead = (self._lead, needed)
@@ -110,6 +117,19 @@ def _before_the_kill(job: JobRecord | None, now: float) -> float:
         CHAIN_MARGIN_SECONDS, (end - now) / 2
     )  # a short grace leaves time for a step
     return end - (MARGIN_SECONDS if job.may_requeue else max(MARGIN_SECONDS, chain_margin))
+
+
+def _seconds_ahead() -> float:
+    """Return by how much this node's clock differs from the controller's; 0 where it is about right."""
+    before = utc_seconds()
+    try:
+        ahead = before - controller_seconds()
+    except SlurmError:
+        return 0.0
+    if abs(ahead) < SAME_CLOCK_SECONDS:
+        return 0.0
+    logger.warning("This node's clock is %+.0f s away from that of Slurm's controller", ahead)
+    return ahead
 
 
 def _end_of_job() -> float | None:

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import os
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
 from instruct_core.errors import SlurmError
 from jobs import slurm
-from jobs.slurm import RefusedError, clean_environment, run_client, show_jobs, tasks_of
+from jobs.slurm import (
+    RefusedError,
+    clean_environment,
+    controller_seconds,
+    run_client,
+    show_jobs,
+    tasks_of,
+)
 
 LINE = (
     "JobId=21 ArrayJobId=20 ArrayTaskId=3-5,9%2 JobName=shards-x UserId=me(1) Priority=4 Requeue=1 "
@@ -101,6 +109,16 @@ def test_refusal_that_lasts_is_told_from_one_that_may_pass(
         run_client(["scontrol", "requeue", "7"])
 
     assert isinstance(caught.value, RefusedError) == lasts
+
+
+def test_clock_of_the_controller_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    said = "echo 'Configuration data as of 2026-11-28T06:07:14'; echo 'AuthType = auth/munge'"
+    fake(monkeypatch, tmp_path, "scontrol", said)
+    assert controller_seconds() == datetime(2026, 11, 28, 6, 7, 14).timestamp()
+
+    fake(monkeypatch, tmp_path, "scontrol", "echo 'AuthType = auth/munge'")
+    with pytest.raises(SlurmError, match="does not tell"):
+        controller_seconds()
 
 
 def test_environment_of_an_enclosing_job_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:

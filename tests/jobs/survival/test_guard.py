@@ -161,9 +161,13 @@ class Scheduler:
         monkeypatch.setattr(deadline_module, "run_client", self.requeued.append)
         self.now = time.time()
         monkeypatch.setattr(deadline_module, "utc_seconds", lambda: self.now)
+        self.ahead = 0.0  # of the node's clock
+        monkeypatch.setattr(
+            deadline_module, "controller_seconds", lambda: int(self.now - self.ahead)
+        )
 
     def ends_in(self, seconds: float, **facts: object) -> None:
-        end = datetime.fromtimestamp(self.now) + timedelta(seconds=seconds)
+        end = datetime.fromtimestamp(self.now - self.ahead) + timedelta(seconds=seconds)
         self.job = record(end=end.isoformat(timespec="milliseconds"), **facts)  # type: ignore[arg-type]
 
 
@@ -277,3 +281,17 @@ def test_follow_up_is_left_more_time_than_a_requeue(
     deadline.look(stop_noted=True, step_seconds=1.0)
 
     assert ended == [HANG_EXIT_CODE]
+
+
+@pytest.mark.parametrize("ahead", [-120.0, 120.0])
+def test_clock_of_the_node_decides_nothing(scheduler: Scheduler, ahead: float) -> None:
+    scheduler.ahead = ahead
+    deadline = Deadline(lead_seconds=120, save_seconds=1.0)
+    scheduler.ends_in(100)
+    deadline.look(stop_noted=True, step_seconds=1.0)
+    assert not scheduler.requeued
+
+    scheduler.now += 98
+    deadline.look(stop_noted=True, step_seconds=1.0)
+
+    assert scheduler.requeued == [["scontrol", "requeue", "7"]]
