@@ -119,7 +119,9 @@ def train(
         reporter = Reporter(config, number, world, device, guard, deadline, sheet)
         try:
             reporter.note(_started(number, world, device))
-            hits = Hits(runs, number, world, lambda: stop.noted)
+            with store_may_be_away():
+                schedule = Store(config.runs, _patience(config)) / config.run
+                hits = Hits(schedule, number, world, lambda: stop.noted)
             attempt = _Attempt(config, code_version, device, guard, checkpoints, reporter, hits)
             return _conclude(attempt.run(), stop, world, reporter)
         except Exception as error:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -63,7 +65,7 @@ def test_run_comes_back_though_python_could_not_be_read_at_first(
     run.submit()
     run.reach(7)
 
-    cluster.run("scancel", "--signal=KILL", run.job_id)
+    os.kill(run.pids()[1], signal.SIGKILL)
 
     run.wait_for_start(2)
     run.wait_for_end()
