@@ -173,7 +173,9 @@ def failure_report(folder: Path, rank: int) -> Iterator[None]:
         write_failure(
             folder,
             rank,
-            error=str(error) if isinstance(error, InstructError) else describe_error(error),
+            error=str(error)
+            if isinstance(error, InstructError | AwayError)
+            else describe_error(error),
             trace=traceback.format_exc(),
             retry=retry,
             # Neither a person's mistake nor a store that is away is the fault of a node.
