@@ -80,9 +80,6 @@ class TaskArray:
             say(line)
         for resources in arrays:
             test_submission(work.parent, resources)
-        if (stuck := running_array(work.job.store)) is not None:  # or this one would have joined it
-            stuck.cancel()
-            say(f"Job {stuck.job_id} is cancelled, and replaced: what it waited for has failed.")
         folder = new_job_folder(work.parent)
         freeze_code(folder)
         note_asked(folder, work.flags)
@@ -149,12 +146,20 @@ def make(
     if work.old is not None and not work.plan.makes_same_parts(work.old):
         work.discard()
     work.plan.save(work.job.store)
+    _cancel_what_never_starts(work)
     if flags.cluster == "debug":
         return run_in_process(work, tasks)
     if array is None:
         return run_here(work, tasks, flags.array_parallelism or parallelism_here)
     job = array.submit(tasks)
     return follow_array(work, job) if flags.follow else 0
+
+
+def _cancel_what_never_starts(work: Work) -> None:
+    job = running_array(work.job.store)
+    if job is not None and job.never_starts():
+        job.cancel()
+        say(f"Job {job.job_id} is cancelled, and replaced: what it waited for has failed.")
 
 
 def _counted_tasks(work: Work, tasks: Sequence[int]) -> str:
@@ -178,6 +183,11 @@ def _attach(work: Work, flags: ArrayFlags) -> int | None:
         raise ConfigError(
             f"{work.what} {work.where} may be in the making still (job {job.job_id}): Slurm does not "
             "answer. Try again."
+        )
+    if job.is_ending() and not flags.follow:
+        raise ConfigError(
+            f"{work.what} {work.where}: job {job.job_id} is ending. Give the same command again in "
+            "a moment."
         )
     refuse_changes(work, job)
     say(f"{work.what} {work.where} are being made already: job {job.job_id}, {job.state()}.")

@@ -91,6 +91,31 @@ def test_tasks_that_can_never_start_are_replaced_by_the_same_command(
     assert (slurm.state("1"), slurm.jobs) == ("CANCELLED", ["1", "2"])
 
 
+def test_tasks_on_this_machine_replace_those_that_can_never_start(
+    slurm: PlayedSlurm, desk: Path
+) -> None:
+    shards_queued(desk)
+    slurm.change("1", Reason="DependencyNeverSatisfied")
+
+    done = launch("preprocess", *SHARDS, "--cluster=local", cwd=desk)
+
+    assert done.returncode == 0, done.stderr
+    assert "Shards are ready" in done.stdout
+    assert slurm.state("1") == "CANCELLED"
+
+
+def test_tasks_that_are_just_ending_are_told_from_those_that_go_on(
+    slurm: PlayedSlurm, desk: Path
+) -> None:
+    shards_queued(desk)
+    slurm.change("1", JobState="COMPLETING")
+
+    done = launch("preprocess", *SHARDS, cwd=desk)
+
+    assert done.returncode == 2, done.stdout
+    assert "job 1 is ending. Give the same command again in a moment." in done.stderr
+
+
 def test_tasks_on_a_slurm_that_does_not_answer_are_not_queued_again(
     slurm: PlayedSlurm, desk: Path
 ) -> None:
