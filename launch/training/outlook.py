@@ -9,6 +9,7 @@ Source of the estimate: launch/training/fit.py.
 from __future__ import annotations
 
 import math
+import re
 from typing import NamedTuple
 
 from instruct_core.config import ModelConfig, TrainConfig
@@ -61,8 +62,14 @@ def _run(plan: Plan) -> str:
     name = plan.config.run
     if plan.is_new:
         others = [run.name for run in runs_in(plan.config.checkpoints)]
+        # lr-1e-4 beside lr-1e-5 is a series, and no slip.
+        others = [other for other in others if _letters(other) != _letters(name)]
         return f"{name}, a new run{'.' if (close := perhaps(name, others)) else ''}{close}"
     return f"{name}, goes on from step {plan.step}" if plan.step else f"{name}, has not saved yet"
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"\d", "", name)
 
 
 def _notes(plan: Plan) -> list[str]:

@@ -64,7 +64,8 @@ def test_new_run_is_called_new_and_close_names_are_named(trained: Path) -> None:
     words = ["--shards=shards/small", *TINY_RUN]
 
     assert "firsts, a new run. Perhaps you meant first." in looked(trained, "--run=firsts", *words)
-    assert "Run     other, a new run\n" in looked(trained, "--run=other", *words)
+    for name in ("other", "first2"):  # the second is of a series
+        assert f"Run     {name}, a new run\n" in looked(trained, f"--run={name}", *words)
     assert "first, goes on from step 2" in looked(trained, "--run=first", "--max-steps=4")
 
 
