@@ -4,12 +4,14 @@ The newest checkpoint of a run whose every byte is right, on every rank.
     loaded = load_newest(checkpoints, on_damaged=print)
 
 A damaged one is named and set aside, and the one before it is tried; a run that has ever saved and
-has none that can be loaded stops. From a disk every rank reads for itself: a node keeps the file in
-its memory after the first. From an object store each file is read by one rank and handed on.
+has none that can be loaded stops. What cannot be read is not damaged: that is raised, and so is what
+one rank reads otherwise than rank 0 does. From a disk every rank reads for itself: a node keeps the
+file in its memory after the first. From an object store each file is read by one rank and handed on.
 """
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -19,7 +21,9 @@ from torch import Tensor
 from instruct_core import ranks
 from instruct_core.checkpoints.manifest import Manifest, state_name
 from instruct_core.checkpoints.steps import (
+    DAMAGED_FOLDER,
     committed_steps,
+    look_again,
     mark_committed,
     read_manifest,
     read_verified,
@@ -58,13 +62,15 @@ def load_newest(
 
     Raises:
         NoCheckpointError: The run has committed a step before, and none can be loaded.
+        OSError: One cannot be read now, or this rank reads something else than rank 0: another try,
+            perhaps on another node, may do better.
     """
     store = checkpoints.store
     if ranks.rank() == 0:
         store.forget_listings()
     mine = committed_steps(store) if ranks.rank() == 0 else []
     for step in reversed(ranks.gather_from_ranks(mine)[0]):  # one rank lists: listings may differ
-        loaded, problem = _try(store, step)
+        loaded, problem = _load(store, step)
         if loaded is not None:
             checkpoints.retention.known_good.add(step)
             _warn_of_others(store, step, on_foreign)
@@ -76,15 +82,59 @@ def load_newest(
         ranks.barrier()
     if store.exists("committed.json"):
         raise NoCheckpointError(
-            f"Run {store.url} has saved checkpoints before, and none of them can be loaded now. It "
-            "does not start over by itself: restore its step folders, or begin again under another "
-            "--run."
+            f"Run {store.url} has saved checkpoints before, and none of them can be loaded now"
+            f"{_set_aside_there(store)}. It does not start over by itself: restore its step folders, or "
+            "begin again under another --run."
         )
     return None
 
 
-def _try(store: Store, step: int) -> tuple[Loaded | None, str]:
-    """Return a checkpoint, or what is wrong with it as some rank found; ("" for one that is gone)."""
+def _confirmed(store: Store, step: int) -> str:
+    """Return on all ranks what rank 0 finds wrong with a checkpoint at a second look; "" for nothing."""
+    said, failed = "", None
+    if ranks.rank() == 0:
+        try:
+            said = look_again(store, step)
+        except OSError as error:
+            failed = f"Checkpoint {store.where(step_name(step))} cannot be read: {error}"
+    said, failed = ranks.gather_from_ranks((said, failed))[0]
+    if failed is not None:
+        raise OSError(errno.EIO, failed)
+    return str(said)
+
+
+def _set_aside_there(store: Store) -> str:
+    """Return a note about what was set aside; "" where nothing was."""
+    aside = [name for name in store.names() if DAMAGED_FOLDER.match(name)]
+    return f" ({', '.join(aside)} were found damaged and set aside)" if aside else ""
+
+
+class _Tried(NamedTuple):
+    """What came of loading a step; no problem and nothing loaded where it is gone."""
+
+    loaded: Loaded | None
+    problems: list[str]  # of each rank
+    is_certain: bool = False  # every byte is as the manifest says, and makes no checkpoint
+
+
+def _load(store: Store, step: int) -> tuple[Loaded | None, str]:
+    """Return a checkpoint, or what is wrong with it for certain; neither for one that is gone."""
+    tried = _try(store, step)
+    if not any(tried.problems):
+        return tried.loaded, ""
+    if tried.is_certain:
+        return None, next(filter(None, tried.problems))
+    if confirmed := _confirmed(store, step):
+        return None, confirmed
+    tried = _try(store, step)  # perhaps it was only what a node had kept in its memory
+    if mine := tried.problems[ranks.rank()]:
+        raise OSError(errno.EIO, f"{mine} Rank 0 reads what was written: this node does not")
+    if any(tried.problems):
+        ranks.barrier()  # ends with the ranks that raise, whose nodes are to blame
+    return tried.loaded, ""
+
+
+def _try(store: Store, step: int) -> _Tried:
     manifest, problem = None, ""
     if ranks.rank() == 0:
         try:
@@ -95,25 +145,22 @@ def _try(store: Store, step: int) -> tuple[Loaded | None, str]:
             problem = str(error)
     manifest, problem = ranks.gather_from_ranks((manifest, problem))[0]
     if manifest is None:
-        return None, problem
+        return _Tried(None, [problem] + [""] * (ranks.world_size() - 1))
     files: dict[str, Tensor] = {}
-    loaded = None
     try:
         files = _read_own(store / step_name(step), manifest)
     except (CorruptFileError, FileNotFoundError) as error:
         problem = str(error)
-    problem = _first_of_ranks(problem)
-    if not problem:
-        try:
-            loaded = _assemble(store / step_name(step), manifest, _shared(manifest, files, store))
-        except CorruptFileError as error:
-            problem = str(error)
-        problem = _first_of_ranks(problem)
-    return (loaded, "") if not problem else (None, problem)
-
-
-def _first_of_ranks(problem: str) -> str:
-    return next((told for told in ranks.gather_from_ranks(problem) if told), "")
+    problems = ranks.gather_from_ranks(problem)
+    if any(problems):
+        return _Tried(None, problems)
+    loaded = None
+    try:
+        loaded = _assemble(store / step_name(step), manifest, _shared(manifest, files, store))
+    except CorruptFileError as error:
+        problem = str(error)
+    problems = ranks.gather_from_ranks(problem)
+    return _Tried(None if any(problems) else loaded, problems, is_certain=True)
 
 
 def _owners(manifest: Manifest, is_local: bool) -> dict[str, int | None]:

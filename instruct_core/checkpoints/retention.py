@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ from instruct_core.checkpoints.steps import (
     SPARE_FILES,
     committed_steps,
     damage_of,
+    look_again,
     read_manifest,
     remove_step,
     set_aside,
@@ -51,7 +53,11 @@ def kept_steps(val_losses: Mapping[int, float | None], keep: Keep) -> set[int]:
     if keep.every:
         kept |= {step for step in steps if step % keep.every == 0}
     # Of equal ones the newest.
-    evaluated = [(loss, -step) for step, loss in val_losses.items() if loss is not None]
+    evaluated = [
+        (loss, -step)
+        for step, loss in val_losses.items()
+        if loss is not None and math.isfinite(loss)
+    ]
     if evaluated:
         kept.add(-min(evaluated)[1])
     return kept
@@ -80,6 +86,7 @@ class Retention:
         self._store = store
         self.known_good: set[int] = set()  # steps whose every byte this process has compared
         self.attempt = 0  # ours, for the name of what is set aside
+        self._val_losses: dict[int, float | None] = {}  # of manifests, which never change
         self.no_space = False  # the disk has refused a write: free space shows no quota
 
     def prune(self, keep: Keep, newest: int, removed: Removed | None = None) -> Removed:
@@ -145,9 +152,15 @@ class Retention:
         val_losses: dict[int, float | None] = {}
         for step in committed_steps(self._store):
             with contextlib.suppress(CorruptFileError, FileNotFoundError):  # loading sets it aside
-                val_losses[step] = read_manifest(self._store, step).val_loss
+                val_losses[step] = self._val_loss_of(step)
+        self._val_losses = val_losses
         kept = kept_steps(val_losses, keep)
         return [s for s in sorted(val_losses) if s not in kept and s < newest], kept
+
+    def _val_loss_of(self, step: int) -> float | None:
+        if step in self._val_losses:
+            return self._val_losses[step]
+        return read_manifest(self._store, step).val_loss
 
     def _remove_all_but(self, keep: Keep, newest: int) -> Removed:
         doomed, kept = self._sorted_out(keep, newest)
@@ -168,7 +181,8 @@ class Retention:
             removed.problems.append(f"{self._store.where(step_name(step))} stays: {error}")
 
     def _verify(self, step: int) -> None:
-        if damage := damage_of(self._store, step):
+        if damage_of(self._store, step) and (damage := look_again(self._store, step)):
+            del self._val_losses[step]
             aside = set_aside(self._store, step, self.attempt)
             raise SpoiledError(
                 f"{damage} It is set aside as {self._store.where(aside)}, and older ones stay"

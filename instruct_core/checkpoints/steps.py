@@ -7,10 +7,10 @@ Step folders for those who look at a run without loading it. No torch.
 
 from __future__ import annotations
 
-import errno
 import json
 import re
 import uuid
+from time import sleep
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ STEP_FOLDER = re.compile(r"step-(\d{8})")
 DAMAGED_FOLDER = re.compile(r"damaged-step-\d{8}-attempt-\d{4,}")
 # Of a disk that stay free at a save: the ledger and the logs go on.
 SPARE_BYTES, SPARE_FILES = 16 << 20, 100
+LOOK_AGAIN_SECONDS = 2.0
 
 
 def step_name(step: int) -> str:
@@ -60,7 +61,8 @@ def read_verified(folder: Store, entry: FileEntry) -> NDArray[np.uint8]:
     Return a file's bytes after comparing them with its manifest entry.
 
     Raises:
-        CorruptFileError: It is gone, cannot be read, or is not what was written.
+        CorruptFileError: It is gone, or is not what was written.
+        OSError: Nobody can tell: it cannot be read now.
     """
     where = f"Checkpoint {folder.where(entry.file)}"
     try:
@@ -73,10 +75,6 @@ def read_verified(folder: Store, entry: FileEntry) -> NDArray[np.uint8]:
         digest = folder.read_hashed(entry.file, buffer)
     except FileNotFoundError:
         raise CorruptFileError(f"{where} is gone, though the manifest names it.") from None
-    except OSError as error:
-        if folder.is_local and error.errno == errno.EIO:  # a bad sector stays one
-            raise CorruptFileError(f"{where} cannot be read: {error.strerror}.") from error
-        raise
     if digest != entry.xxh3:
         raise CorruptFileError(f"{where} is corrupt: xxh3 differs from the manifest.")
     return buffer
@@ -90,6 +88,9 @@ def damage_of(store: Store, step: int, every_byte: bool = True) -> str:
         store: The run's folder.
         step: Of the checkpoint.
         every_byte: Read all files and compare hashes, instead of sizes alone.
+
+    Raises:
+        OSError: Nobody can tell: it cannot be read now.
     """
     folder = store / step_name(step)
     try:
@@ -105,13 +106,18 @@ def damage_of(store: Store, step: int, every_byte: bool = True) -> str:
                 return f"{where} is corrupt: xxh3 differs from the manifest."
     except (CorruptFileError, FileNotFoundError) as error:
         return str(error)
-    except OSError as error:
-        if not (store.is_local and error.errno == errno.EIO):
-            raise
-        return (
-            f"Checkpoint {folder.url} cannot be read: {error.strerror}."  # a bad sector stays one
-        )
     return ""
+
+
+def look_again(store: Store, step: int) -> str:
+    """
+    Return what is wrong with a checkpoint that was found damaged, after a pause and past all caches.
+
+    One look is no verdict: a node may have kept an old size or a bad page. Raises as `damage_of` does.
+    """
+    sleep(LOOK_AGAIN_SECONDS)
+    store.forget_listings()
+    return damage_of(store, step)
 
 
 def mark_committed(store: Store, step: int) -> None:

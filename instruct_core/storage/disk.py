@@ -20,18 +20,21 @@ import os
 import shutil
 import socket
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import xxhash
 
 from instruct_core.errors import CorruptFileError
 from instruct_core.storage.backend import Free, ReadAt
+from instruct_core.storage.patience import passes_on_a_disk, patiently
 from instruct_core.storage.tensor_file import PAGE_BYTES
 
 DIRECT_BYTES = 32 << 20  # smaller files are not worth it
+T = TypeVar("T")
 
 
 class Disk:
@@ -40,16 +43,24 @@ class Disk:
 
     Args:
         root: The folder. It need not exist yet.
+        patience_seconds: How long reading and claiming go on while the disk is not well.
     """
 
     piece_bytes = 8 << 20  # hashed and written while it is in the cache
     read_threads = 3
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, patience_seconds: float = 0.0) -> None:
+        self.root, self._patience = root, patience_seconds
+
+    def patiently(self, call: Callable[[], T]) -> T:
+        """Call again what fails in passing, as long as our patience lasts."""
+        return patiently(call, self._patience, passes_on_a_disk)
 
     def entries(self, folder: str) -> dict[str, int | None]:
         """Return names directly inside a folder and their sizes, None for a folder; {} for none."""
+        return self.patiently(lambda: self._list(folder))
+
+    def _list(self, folder: str) -> dict[str, int | None]:
         found: dict[str, int | None] = {}
         try:
             with os.scandir(self.root / folder) as listing:
@@ -76,20 +87,23 @@ class Disk:
     def forget_listings(self) -> None:
         """Have NFS look at the folder anew: it remembers a listing until this node changes it."""
         scratch = self.root / f".look.{socket.gethostname()}.{os.getpid()}"
-        if self.root.is_dir():
-            scratch.touch()
-            scratch.unlink()
+        if self.patiently(self.root.is_dir):
+            self.patiently(scratch.touch)
+            self.patiently(lambda: scratch.unlink(missing_ok=True))
 
     def exists(self, name: str) -> bool:
         """Return True if a file or folder of that name is there."""
-        return (self.root / name).exists()
+        return self.patiently((self.root / name).exists)
 
     def size_bytes(self, name: str) -> int:
         """Return a file's size; raises FileNotFoundError."""
-        return (self.root / name).stat().st_size
+        return self.patiently((self.root / name).stat).st_size
 
     def read(self, name: str, at_most: int) -> bytes:
         """Return a file's first bytes; raises FileNotFoundError."""
+        return self.patiently(lambda: self._read(name, at_most))
+
+    def _read(self, name: str, at_most: int) -> bytes:
         with _open_file(self.root / name) as descriptor:
             size = min(at_most, os.fstat(descriptor).st_size)
             with os.fdopen(descriptor, "rb", closefd=False) as file:
@@ -154,6 +168,16 @@ class Disk:
 
     def claim(self, name: str, data: bytes) -> bool:
         """Create a whole file that nobody else created; False if somebody did."""
+        # A claim that failed after its name was there is ours all the same.
+        return self.patiently(lambda: self._claim(name, data) or self._holds(name, data))
+
+    def _holds(self, name: str, data: bytes) -> bool:
+        try:
+            return self._read(name, len(data) + 1) == data
+        except FileNotFoundError:  # removed meanwhile
+            return False
+
+    def _claim(self, name: str, data: bytes) -> bool:
         path = self._in_new_folder(name)
         scratch = self._write_aside(path, data)
         try:

@@ -19,7 +19,6 @@ fsspec's AsyncFileSystem._pipe_file and its versions in s3fs, gcsfs and adlfs.
 from __future__ import annotations
 
 import errno
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -31,6 +30,7 @@ from fsspec.spec import AbstractFileSystem
 
 from instruct_core.errors import ConfigError, CorruptFileError
 from instruct_core.storage.backend import Free, ReadAt
+from instruct_core.storage.patience import patiently
 from instruct_core.storage.plain_errors import may_pass, plain_errors, without_secrets
 
 # Fail within seconds where nobody answers: what is worth waiting for is tried again by us. botocore's
@@ -42,7 +42,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 EXTRAS = {"s3": "s3", "gs": "gcs", "gcs": "gcs", "az": "azure", "abfs": "azure", "abfss": "azure"}
 UPLOAD_BYTES = 16 << 20  # a part; eight of them travel at a time
-FIRST_RETRY_SECONDS, MAX_RETRY_SECONDS = 0.5, 5.0
+WRITE_PATIENCE_SECONDS = (
+    3.0  # of a save, which is tried again as a whole where that does not suffice
+)
 T = TypeVar("T")
 
 
@@ -160,7 +162,8 @@ class Objects:
         """Write a new object, and return xxh3-128 of its bytes; raises FileExistsError."""
         data = views[0] if len(views) == 1 else memoryview(b"".join(views))
         digest = xxhash.xxh3_128_hexdigest(data)
-        if not self._create(name, data):
+        # One part of one rank that is refused once must not fail the save of all.
+        if not patiently(lambda: self._create(name, data), WRITE_PATIENCE_SECONDS, may_pass):
             raise FileExistsError(errno.EEXIST, "somebody else has written it", self._where(name))
         return digest
 
@@ -175,7 +178,9 @@ class Objects:
                 else:
                     self._fs.pipe_file(self._path(name), bytes(data), mode="create")
             except OSError as error:
-                if not isinstance(error, FileExistsError) and error.errno != errno.EINVAL:
+                # Who asks again after an answer that got lost finds the object, or no upload any more.
+                known = (FileExistsError, FileNotFoundError)
+                if not isinstance(error, known) and error.errno != errno.EINVAL:
                     raise
                 try:
                     return self._holds(name, data)
@@ -242,16 +247,12 @@ class Objects:
 
     def _patiently(self, call: Callable[..., T], *args: Any, **options: Any) -> T:
         """Call until it is answered, or our patience ends."""
-        give_up_at, pause = time.monotonic() + self._patience, FIRST_RETRY_SECONDS
-        while True:
-            try:
-                with plain_errors(self._url):
-                    return call(*args, **options)
-            except OSError as error:
-                if not may_pass(error) or time.monotonic() + pause > give_up_at:
-                    raise
-            time.sleep(pause)
-            pause = min(2 * pause, MAX_RETRY_SECONDS)
+
+        def once() -> T:
+            with plain_errors(self._url):
+                return call(*args, **options)
+
+        return patiently(once, self._patience, may_pass)
 
 
 class _Parts:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -38,7 +38,8 @@ class Store:
 
     Args:
         url: A path or any fsspec URL. It need not exist yet.
-        patience_seconds: How long reading and claiming go on while an object store does not answer.
+        patience_seconds: How long reading and claiming go on while the disk or the object store is not
+            well; see patience.py.
 
     Raises:
         ConfigError: No installed package speaks the URL's protocol, or it carries a password.
@@ -50,7 +51,7 @@ class Store:
         _refuse_password(self.url)
         self._files: Backend
         if "://" not in self.url or self.url.startswith(("file://", "local://")):
-            self._files = Disk(Path(self.url.split("://")[-1]).expanduser())
+            self._files = Disk(Path(self.url.split("://")[-1]).expanduser(), patience_seconds)
         else:
             self._files = Objects(self.url, patience_seconds)
         self.is_local = isinstance(self._files, Disk)
@@ -105,6 +106,9 @@ class Store:
             FileNotFoundError: There is no such file.
             CorruptFileError: It is shorter than the buffer, or no file.
         """
+        return self._again(lambda: self._read_hashed(name, buffer))
+
+    def _read_hashed(self, name: str, buffer: NDArray[np.uint8]) -> str:
         hasher = xxhash.xxh3_128()
         with self._files.reader(name) as read_at, self._threads() as threads:
             self._fill(read_at, threads, memoryview(buffer.data), 0, hasher)
@@ -112,6 +116,14 @@ class Store:
 
     def digest(self, name: str) -> str:
         """Return xxh3-128 of a file's bytes as they lie on the disk; few are held at a time."""
+        return self._again(lambda: self._digest(name))
+
+    def _again(self, read: Callable[[], str]) -> str:
+        """Read a whole file, from its beginning again where a disk fails on the way."""
+        # An object store is asked again piece by piece; a file of a disk must be opened anew.
+        return self._files.patiently(read) if isinstance(self._files, Disk) else read()
+
+    def _digest(self, name: str) -> str:
         size, hasher = self.size_bytes(name), xxhash.xxh3_128()
         scratch = memoryview(aligned_buffer(min(size, SCRATCH_BYTES)).data)
         reader = self._files.reader(name, past_cache=True)
