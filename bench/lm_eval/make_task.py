@@ -48,12 +48,14 @@ def validation_rows(store: Store) -> list[Row]:
             "python launch/preprocess.py --source builtin --out shards/builtin"
         )
     plan = ShardPlan.load(store)
-    return [
-        row
-        for shard in range(plan.num_parts)
-        for row, is_val in zip(plan.rows(shard), plan.is_val(shard), strict=True)
-        if is_val and row is not None
-    ]
+    held_out: list[Row] = []
+    for shard in range(plan.num_parts):
+        rows = list(plan.rows(shard))
+        is_val = plan.is_val(shard, [None if row is None else "".join(render(row)) for row in rows])
+        held_out += [
+            row for row, held in zip(rows, is_val, strict=True) if held and row is not None
+        ]
+    return held_out
 
 
 def make_items(rows: Sequence[Row], max_items: int, seed: int) -> list[dict[str, Any]]:

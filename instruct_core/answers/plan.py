@@ -8,17 +8,18 @@ The plan of a batch inference: which rows make each part, and all that decides t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar
 
 from instruct_core.answers.sampling import Sampling
-from instruct_core.data.columns import Columns, detect_questions, parse_columns
+from instruct_core.data.columns import Columns, parse_columns
 from instruct_core.data.plan import Plan
-from instruct_core.data.ranges import SourceFile, Start, first_values, scan_ranges
+from instruct_core.data.ranges import SourceFile, Start, scan_ranges
 from instruct_core.data.records import Record
 from instruct_core.data.sources import Source
 from instruct_core.data.template import TEMPLATE_NAME, Row
 from instruct_core.data.tokenizer import TOKENIZER_NAME
+from instruct_core.data.unread import ColumnCheck, row_of
 from instruct_core.errors import BadRowError, ConfigError
 from instruct_core.storage.documents import fingerprint_of
 
@@ -55,6 +56,7 @@ class AnswerPlan(Plan):
     settings: Settings
     template: str
     tokenizer: str
+    unread: list[str] = field(default_factory=list, compare=False)
 
     @property
     def choices(self) -> dict[str, Any]:
@@ -78,6 +80,21 @@ class AnswerPlan(Plan):
         """A hash of the choices."""
         return fingerprint_of(self.choices)
 
+    def as_begun(self, old: AnswerPlan) -> AnswerPlan:
+        """
+        Return this plan in the words of an older one that asks the same.
+
+        Columns for the input were named once, whether the source has them or not.
+        """
+        is_same = old.columns == f"{self.columns},input=input" and "input" not in self.unread
+        return replace(self, columns=old.columns) if is_same else self
+
+    def to_document(self) -> dict[str, Any]:
+        """Return the plan as JSON values; what is not read decides no answer, and is only said."""
+        document = super().to_document()
+        del document["unread"]
+        return document
+
     def questions(self, part: int) -> Iterator[tuple[dict[str, Any], Row]]:
         """
         Yield the records of one part, in order, each with the question in it.
@@ -88,7 +105,10 @@ class AnswerPlan(Plan):
         columns = parse_columns(self.columns, is_answered=False)
         count = min(self.rows_per_part, self.num_rows - part * self.rows_per_part)
         for record in self.records(part, count):
-            yield record.value, _to_question(record, columns, self.settings.answer_column)
+            try:
+                yield record.value, row_of(record, columns, (), is_answered=False)
+            except ValueError as error:
+                raise _bad_row(record, error) from None
 
 
 def scan_prompts(
@@ -112,18 +132,22 @@ def scan_prompts(
         BadRowError: A row is bad; names the first.
         ConfigError: No row at all, or columns that are not known.
     """
-    columns = columns or detect_questions(first_values(source.files))
+    check = ColumnCheck(source, columns, is_answered=False)
 
-    def check(record: Record) -> None:
-        _to_question(record, columns, settings.answer_column)
+    def read(record: Record) -> None:
+        try:
+            check.row(record)
+            _leave_answers(record, settings.answer_column)
+        except ValueError as error:
+            raise _bad_row(record, error) from None
 
-    ranges = scan_ranges(source, limit_rows, rows_per_part, check, progress)
+    ranges = scan_ranges(source, limit_rows, rows_per_part, read, progress)
     if not ranges.num_rows:
         raise ConfigError(f"Source {source.name} has no rows.")
     return AnswerPlan(
         source=source.name,
         files=ranges.files,
-        columns=str(columns),
+        columns=str(check.columns),
         limit_rows=limit_rows,
         num_rows=ranges.num_rows,
         rows_per_part=rows_per_part,
@@ -131,23 +155,17 @@ def scan_prompts(
         settings=settings,
         template=TEMPLATE_NAME,
         tokenizer=TOKENIZER_NAME,
+        unread=check.unread,
     )
 
 
-def _to_question(record: Record, columns: Columns, answer_column: str) -> Row:
-    try:
-        return _question_in(record, columns, answer_column)
-    except ValueError as error:
-        raise BadRowError(f"Row {record.where} cannot be used: {error}.") from None
+def _bad_row(record: Record, error: ValueError) -> BadRowError:
+    return BadRowError(f"Row {record.where} cannot be used: {error}.")
 
 
-def _question_in(record: Record, columns: Columns, answer_column: str) -> Row:
-    if record.problem:
-        raise ValueError(record.problem)
-    row = columns.to_question(record.value)
+def _leave_answers(record: Record, answer_column: str) -> None:
     if answer_column in record.value:
         raise ValueError(
             f"it has a column {answer_column} already; put the answer elsewhere with "
             "--answer-column NAME"
         )
-    return row

@@ -5,19 +5,27 @@ Which columns of a dataset hold the instruction, the input and the output.
     row = columns.to_row(record)               # ValueError says what is wrong with the record
     row = columns.to_question(record)          # the same, of a record that has no output yet
 
-Three shapes are known: Alpaca's (instruction, input, output), Dolly's (instruction, context,
-response) and chat `messages`, a list of {"role", "content"}. Anything else is named by hand.
+Known are a question (instruction, prompt, question or input) with its answer (output, response,
+completion or answer) and, beside them, an input or context; and chat `messages`, a list of {"role",
+"content"}. Anything else is named by hand. What else a row has, and nobody reads: see unread.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from instruct_core.data.template import Row, with_history
 from instruct_core.errors import ConfigError
 
 FIELDS = ("instruction", "input", "output")
+# Names that are known for each, the first before the others.
+QUESTIONS = ("instruction", "prompt", "question", "input")
+INPUTS = ("input", "context")
+ANSWERS = ("output", "response", "completion", "answer")
+SHOWN_NAMES = 20
+MAX_NAME_CHARS = 80
 
 
 class Columns(NamedTuple):
@@ -62,10 +70,9 @@ class Columns(NamedTuple):
             row = _from_messages(record, self.messages, is_answered)
         else:
             context = record.get(self.input) if self.input else None
+            is_empty = context is None or context == "" or _is_nan(context)
             row = Row(
-                _text(record, self.instruction),
-                "" if context is None or context == "" else _text(record, self.input),
-                "",
+                _text(record, self.instruction), "" if is_empty else _text(record, self.input), ""
             )
         if not row.instruction or row.instruction.isspace():
             raise ValueError(f"column {self.instruction or self.messages} is empty")
@@ -75,26 +82,28 @@ class Columns(NamedTuple):
 ALPACA = Columns(instruction="instruction", input="input", output="output")
 DOLLY = Columns(instruction="instruction", input="context", output="response")
 CHAT = Columns(messages="messages")
-PROMPT = Columns(instruction="prompt", input="input")
 
 
 def detect_columns(records: Sequence[Any]) -> Columns:
     """
     Return the shape of the first record that has a known one.
 
+    The input is the column of that kind that is filled most often; a shape that has none of its own
+    keeps its usual name for it, for rows to come.
+
     Raises:
         ConfigError: None has; the message names the columns of the first.
     """
-    for record in records:
-        if isinstance(record, dict):
-            for columns in (ALPACA, DOLLY, CHAT):
-                if {columns.instruction, columns.output, columns.messages} - {""} <= record.keys():
-                    return columns
-    found = next((", ".join(r) for r in records if isinstance(r, dict)), "none")
+    for record in _objects(records):
+        question, answer = _first(QUESTIONS, record), _first(ANSWERS, record)
+        if "messages" in record and not (question == "instruction" and answer):
+            return CHAT
+        if question and answer:
+            return Columns(question, _input_beside(question, answer, records), answer)
     raise ConfigError(
-        f"Columns must be those of Alpaca (instruction, input, output), Dolly (instruction, context, "
-        f"response) or chat (messages), found: {found}. "
-        f"Name them: --columns instruction=NAME,output=NAME[,input=NAME]"
+        "Columns must be those of Alpaca (instruction, input, output), Dolly (instruction, context, "
+        f"response), chat (messages), or a question and its answer, found: {_found(records)}. "
+        "Name them: --columns instruction=NAME,output=NAME[,input=NAME]"
     )
 
 
@@ -105,16 +114,59 @@ def detect_questions(records: Sequence[Any]) -> Columns:
     Raises:
         ConfigError: None has; the message names the columns of the first.
     """
-    for record in records:
-        if isinstance(record, dict):
-            for columns in (DOLLY if "context" in record else ALPACA, CHAT, PROMPT):
-                if {columns.instruction, columns.messages} - {""} <= record.keys():
-                    return columns._replace(output="")
-    found = next((", ".join(r) for r in records if isinstance(r, dict)), "none")
+    for record in _objects(records):
+        question = _first(QUESTIONS, record)
+        if "messages" in record and question != "instruction":
+            return CHAT
+        if question:
+            return Columns(question, _input_beside(question, "", records))
     raise ConfigError(
-        f"Columns must have instruction, prompt or messages among them, found: {found}. "
-        "Name them: --columns instruction=NAME[,input=NAME]"
+        "Columns must have instruction, prompt, question or messages among them, found: "
+        f"{_found(records)}. Name them: --columns instruction=NAME[,input=NAME]"
     )
+
+
+def is_filled(value: Any) -> bool:
+    """Return True if a column's value says something: NaN, as tables write no value, does not."""
+    if isinstance(value, str):
+        return value.strip() not in ("", "[]", "{}")
+    return value is not None and value not in ([], {}) and not _is_nan(value)
+
+
+def _objects(records: Sequence[Any]) -> Iterator[dict[str, Any]]:
+    return (record for record in records if isinstance(record, dict))
+
+
+def _first(names: Sequence[str], record: dict[str, Any]) -> str:
+    return next((name for name in names if name in record), "")
+
+
+def _input_beside(question: str, answer: str, records: Sequence[Any]) -> str:
+    """Return which column is the input: the one filled most often, else one that is there."""
+    order = INPUTS[::-1] if answer == DOLLY.output else INPUTS
+
+    def weight(name: str) -> tuple[int, int]:
+        values = [record[name] for record in _objects(records) if name in record]
+        return sum(map(is_filled, values)), len(values)
+
+    return max((name for name in order if name != question), key=weight)
+
+
+def _found(records: Sequence[Any]) -> str:
+    return shown_names(next(_objects(records), {})) or "none"
+
+
+def shown_names(names: Iterable[str]) -> str:
+    """Return the names of columns for a message."""
+    plain = [plain_name(name) for name in names]
+    more = len(plain) - SHOWN_NAMES
+    return ", ".join(plain[:SHOWN_NAMES]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def plain_name(name: str) -> str:
+    """Return a column's name as it can be printed, and written on one line."""
+    text = name.encode(errors="backslashreplace").decode()
+    return (text if text.isprintable() and text.strip() else repr(text))[:MAX_NAME_CHARS]
 
 
 def parse_columns(text: str, is_answered: bool = True) -> Columns:
@@ -157,9 +209,8 @@ def _from_messages(record: dict[str, Any], column: str, is_answered: bool) -> Ro
     roles = [turn.get("role") for turn in turns]
     texts = [_text(turn, "content") for turn in turns]
     system = texts.pop(0) + "\n\n" if roles[:1] == ["system"] else ""
-    roles = roles[1:] if system else roles
-    by_turns = ["user", "assistant"] * (len(roles) // 2) + ["user"] * (not is_answered)
-    if not roles or roles != by_turns:
+    by_turns = ["user", "assistant"] * (len(texts) // 2) + ["user"] * (not is_answered)
+    if not texts or roles[bool(system) :] != by_turns:
         last = "" if is_answered else ", the last one user's"
         raise ValueError(
             f"column {column} has roles {roles}, expected user and assistant by turns{last} "
@@ -195,4 +246,9 @@ def _text(record: dict[str, Any], column: str) -> str:
 def _json_type(value: Any) -> str:
     names = {dict: "object", list: "list", str: "text", bool: "boolean", int: "number"}
     names |= {float: "number", type(None): "null"}
-    return names.get(type(value), type(value).__name__)
+    return "NaN" if _is_nan(value) else names.get(type(value), type(value).__name__)
+
+
+def _is_nan(value: Any) -> bool:
+    """Return True for what tables write where they have no value."""
+    return isinstance(value, float) and math.isnan(value)

@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Self
 import cattrs
 
 from instruct_core.converter import structure
+from instruct_core.data.columns import shown_names
 from instruct_core.data.ranges import SourceFile, Start, records_from, stat_files
 from instruct_core.data.records import Record
 from instruct_core.data.template import TEMPLATE_NAME
@@ -43,6 +44,12 @@ class Plan(ABC):
     starts: list[Start]  # per part
     template: str
     tokenizer: str
+    unread: list[str]  # columns that the source has besides
+
+    @property
+    def reading(self) -> str:
+        """Which columns are read, and which are not."""
+        return self.columns + (f"; not read: {shown_names(self.unread)}" if self.unread else "")
 
     @property
     @abstractmethod

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from itertools import islice
+from typing import NamedTuple
 
 import fsspec
 import xxhash
@@ -95,15 +96,10 @@ def records_from(files: Sequence[str], start: Start, count: int) -> Iterator[Rec
         cursor = Cursor(0, 1)
 
 
-def first_values(files: Sequence[str]) -> list[Any]:
-    """Return the first hundred values of a source, or all."""
-    values: list[Any] = []
-    for url in files:
-        for record in read_records(url):
-            values.append(record.value)
-            if len(values) == 100:
-                return values
-    return values
+def first_records(files: Sequence[str]) -> list[Record]:
+    """Return the first hundred records of a source, or all."""
+    records = (record for url in files for record in read_records(url))
+    return list(islice(records, 100))
 
 
 def stat_files(files: Sequence[str]) -> list[tuple[str, int, str]]:

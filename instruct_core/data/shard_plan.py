@@ -4,32 +4,39 @@ The plan of a shard set: what goes into each shard.
     plan = scan(source, columns=None, limit_rows=None, skip_bad_rows=False)
     for row in plan.rows(shard=3): ...
 
-One pass over the source, in constant memory, checks every row, hashes the files and notes where
-each shard begins.
+One pass over the source, in eight bytes a row, checks every row, hashes the files, notes where each
+shard begins and draws the rows to validate with.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from instruct_core.data.columns import Columns, detect_columns, parse_columns
+from instruct_core.data.columns import Columns, parse_columns
 from instruct_core.data.order import sample_at
 from instruct_core.data.plan import Plan
-from instruct_core.data.ranges import SourceFile, Start, first_values, scan_ranges
+from instruct_core.data.ranges import SourceFile, Start, scan_ranges
 from instruct_core.data.records import Record, format_of
 from instruct_core.data.sources import Source
-from instruct_core.data.template import TEMPLATE_NAME, Row
+from instruct_core.data.split import SPLIT_SEED, VAL_FRACTION, Texts, in_validation
+from instruct_core.data.template import TEMPLATE_NAME, Row, render
 from instruct_core.data.tokenizer import TOKENIZER_NAME
+from instruct_core.data.unread import ColumnCheck, row_of
 from instruct_core.errors import BadRowError, ConfigError
 from instruct_core.storage.documents import fingerprint_of
 
-SPLIT_SEED = 42
-VAL_FRACTION = 0.05
+BY_PLACE = "place-1"  # rows to validate with were drawn by their number, in plans of format 1
+BY_TEXT = "text-1"
+FORMAT_2_KEYS = {
+    "split", "val_hashes", "num_duplicates", "more_bad_rows", "refused", "unread",
+}  # fmt: skip
+MAX_BAD_ROWS = 1000  # that are listed: a plan is read whole, by every task
+MAX_PROBLEM_CHARS = 500
 BLOCK_ROWS = 250  # shards are whole blocks; 64 shards or more from 16,000 rows on
 MAX_BLOCKS_PER_SHARD = 40
 
@@ -53,6 +60,23 @@ class ShardPlan(Plan):
     bad_rows: list[dict[str, str]]
     template: str
     tokenizer: str
+    # From here on: what format 2 has besides.
+    split: str = BY_PLACE
+    val_hashes: list[str] = field(default_factory=list)
+    num_duplicates: int = 0
+    more_bad_rows: int = 0  # than are listed
+    refused: list[str] = field(default_factory=list)  # columns that must be empty
+    unread: list[str] = field(default_factory=list)
+
+    @property
+    def format(self) -> int:
+        """The format of its file, and of the manifest."""
+        return 1 if self.split == BY_PLACE else 2
+
+    @property
+    def num_bad_rows(self) -> int:
+        """How many rows are left out."""
+        return len(self.bad_rows) + self.more_bad_rows
 
     @property
     def choices(self) -> dict[str, Any]:
@@ -64,6 +88,8 @@ class ShardPlan(Plan):
             "skip_bad_rows": self.skip_bad_rows,
             "template": self.template,
             "tokenizer": self.tokenizer,
+            "split": self.split,
+            "refused": self.refused,
         }
 
     @property
@@ -71,7 +97,17 @@ class ShardPlan(Plan):
         """A hash of the choices, with the whole hashes of the files, and of the split."""
         hashes = [(f.xxh3, f.bytes, format_of(f.url)) for f in self.files]
         split = [SPLIT_SEED, VAL_FRACTION, self.rows_per_shard, self.num_rows]
-        return fingerprint_of([hashes, split, {**self.choices, "source": None}])
+        choices = {**self.choices, "source": None}
+        if self.format == 1:
+            del choices["split"], choices["refused"]
+        return fingerprint_of([hashes, split, choices])
+
+    def to_document(self) -> dict[str, Any]:
+        """Return the plan as JSON values, in the format that it was begun with."""
+        document = super().to_document()
+        if self.format == 1:
+            return {key: value for key, value in document.items() if key not in FORMAT_2_KEYS}
+        return document | {"format": 2}
 
     def still_fits(
         self,
@@ -81,21 +117,31 @@ class ShardPlan(Plan):
         skip_bad_rows: bool,
         rows_per_shard: int | None,
     ) -> bool:
-        """Return True if `scan` would return this very plan, judged without reading rows."""
+        """
+        Return True if `scan` would return this very plan, judged without reading rows.
+
+        One of format 1 goes on as it was begun, where the rest is the same.
+        """
         rows_per_shard = rows_per_shard or default_rows_per_shard(self.num_rows)
         asked = (source.identity, limit_rows, skip_bad_rows, rows_per_shard)
         planned = (self.identity, self.limit_rows, self.skip_bad_rows, self.rows_per_shard)
         return (
             asked == planned
-            and (columns is None or str(columns) == self.columns)
+            and (columns is None or (str(columns) == self.columns and not self.refused))
             and self.has_current_names
             and self.has_source(source.files)
         )
 
-    def is_val(self, shard: int) -> NDArray[np.bool_]:
-        """Return for each source row of a shard whether it belongs to the validation split."""
-        first = shard * self.rows_per_shard
-        rows = np.arange(first, min(first + self.rows_per_shard, self.num_rows), dtype=np.uint64)
+    def is_val(self, shard: int, texts: Sequence[str | None]) -> NDArray[np.bool_]:
+        """
+        Return for each source row of a shard whether it belongs to the validation split.
+
+        Args:
+            texts: What each row becomes; None for one that is skipped.
+        """
+        if self.split == BY_TEXT:
+            return in_validation(texts, self.val_hashes)
+        rows = np.uint64(shard * self.rows_per_shard) + np.arange(len(texts), dtype=np.uint64)
         num_val = max(1, round(VAL_FRACTION * self.num_rows)) if self.num_rows > 1 else 0
         return sample_at(rows, self.num_rows, SPLIT_SEED) < num_val
 
@@ -107,9 +153,10 @@ class ShardPlan(Plan):
             BadRowError: The source is no longer what was planned with.
         """
         columns = parse_columns(self.columns)
-        for record in self.records(shard, count=len(self.is_val(shard))):
+        count = min(self.rows_per_shard, self.num_rows - shard * self.rows_per_shard)
+        for record in self.records(shard, count):
             try:
-                yield _to_row(record, columns)
+                yield row_of(record, columns, self.refused)
             except ValueError as error:
                 if not self.skip_bad_rows:
                     raise BadRowError(_bad_row(record.where, str(error))) from None
@@ -130,7 +177,7 @@ def scan(
     Args:
         columns: Where the fields are; None detects it from the first hundred rows.
         limit_rows: Take only so many rows from the start.
-        skip_bad_rows: List bad rows in the plan instead of raising.
+        skip_bad_rows: Count bad rows, and list the first in the plan, instead of raising.
         rows_per_shard: A multiple of 250; None takes `default_rows_per_shard`.
         progress: Called with the rows read so far, every block.
 
@@ -138,31 +185,30 @@ def scan(
         BadRowError: A row is bad; names the first and counts the others.
         ConfigError: No row at all, or columns that are not known.
     """
-    columns = columns or detect_columns(first_values(source.files))
-    bad_rows: list[dict[str, str]] = []
-
-    def check(record: Record) -> None:
-        try:
-            _to_row(record, columns)
-        except ValueError as error:
-            bad_rows.append({"where": record.where, "problem": str(error)})
-
-    ranges = scan_ranges(source, limit_rows, BLOCK_ROWS, check, progress)
-    _check_usable(source, ranges.num_rows, bad_rows, skip_bad_rows)
+    seen = _Seen(source, columns)
+    ranges = scan_ranges(source, limit_rows, BLOCK_ROWS, seen.take, progress)
+    _check_usable(source, ranges.num_rows, seen, skip_bad_rows)
     rows_per_shard = rows_per_shard or default_rows_per_shard(ranges.num_rows)
+    drawn = seen.texts.draw()
     return ShardPlan(
         source=source.name,
         identity=source.identity,
         files=ranges.files,
-        columns=str(columns),
+        columns=str(seen.check.columns),
         limit_rows=limit_rows,
         skip_bad_rows=skip_bad_rows,
         num_rows=ranges.num_rows,
         rows_per_shard=rows_per_shard,
         starts=ranges.starts[:: rows_per_shard // BLOCK_ROWS],
-        bad_rows=bad_rows,
+        bad_rows=seen.bad_rows,
         template=TEMPLATE_NAME,
         tokenizer=TOKENIZER_NAME,
+        split=BY_TEXT,
+        val_hashes=drawn.hashes,
+        num_duplicates=drawn.num_duplicates,
+        more_bad_rows=seen.num_bad_rows - len(seen.bad_rows),
+        refused=seen.check.refused,
+        unread=seen.check.unread,
     )
 
 
@@ -172,19 +218,32 @@ def default_rows_per_shard(num_rows: int) -> int:
     return min(MAX_BLOCKS_PER_SHARD, max(1, blocks // 64)) * BLOCK_ROWS
 
 
-def _to_row(record: Record, columns: Columns) -> Row:
-    if record.problem:
-        raise ValueError(record.problem)
-    return columns.to_row(record.value)
+class _Seen:
+    """What a scan notes of the rows: their columns and texts, how many are bad, and the first of these."""
+
+    def __init__(self, source: Source, columns: Columns | None) -> None:
+        self.check, self.texts = ColumnCheck(source, columns), Texts()
+        self.bad_rows: list[dict[str, str]] = []
+        self.num_bad_rows = 0
+
+    def take(self, record: Record) -> None:
+        try:
+            self.texts.add("".join(render(self.check.row(record))))
+        except ValueError as error:
+            self.num_bad_rows += 1
+            if len(self.bad_rows) < MAX_BAD_ROWS:
+                problem = str(error)[:MAX_PROBLEM_CHARS]
+                self.bad_rows.append({"where": record.where, "problem": problem})
 
 
-def _check_usable(
-    source: Source, num_rows: int, bad_rows: list[dict[str, str]], skip_bad_rows: bool
-) -> None:
-    if bad_rows and not skip_bad_rows:
-        more = f" ({len(bad_rows) - 1} more bad rows follow)" if len(bad_rows) > 1 else ""
-        raise BadRowError(_bad_row(bad_rows[0]["where"], bad_rows[0]["problem"], more))
-    if len(bad_rows) == num_rows:
+def _check_usable(source: Source, num_rows: int, seen: _Seen, skip_bad_rows: bool) -> None:
+    if seen.num_bad_rows and not skip_bad_rows:
+        first, others = seen.bad_rows[0], seen.num_bad_rows - 1
+        more = f" ({others:,} more bad rows follow)" if others else ""
+        raise BadRowError(_bad_row(first["where"], first["problem"], more))
+    if not num_rows:
+        raise ConfigError(f"Source {source.name} has no rows.")
+    if seen.num_bad_rows == num_rows:
         raise ConfigError(f"Source {source.name} has no usable row: {num_rows} rows read.")
 
 

@@ -45,21 +45,22 @@ def shard_name(split: str, shard: int) -> str:
 
 def write_shard(store: Store, plan: ShardPlan, shard: int, tokenizer: BulkTokenizer) -> None:
     """Tokenize one range of source rows and write both of its files, each whole or not at all."""
-    is_val = plan.is_val(shard)
-    texts: list[str] = []
+    texts: list[str | None] = []
     prompt_bytes: list[int] = []
-    good = np.zeros(len(is_val), dtype=bool)
-    for index, row in enumerate(plan.rows(shard)):
-        if row is not None:
+    for row in plan.rows(shard):
+        if row is None:
+            texts.append(None)
+        else:
             prompt, response = render(row)
             texts.append(prompt + response)
             prompt_bytes.append(len(prompt) if prompt.isascii() else len(prompt.encode()))
-            good[index] = True
-    tokens, ends = _encode(texts, tokenizer)
+    good = [text for text in texts if text is not None]
+    is_val = plan.is_val(shard, texts)[[text is not None for text in texts]]
+    tokens, ends = _encode(good, tokenizer)
     offsets = np.concatenate([np.zeros(1, np.int64), ends])
     starts = _response_starts(tokens, offsets, np.array(prompt_bytes, np.int64), tokenizer)
     for split in SPLITS:
-        chosen = is_val[good] == (split == "val")
+        chosen = is_val == (split == "val")
         lengths = np.diff(offsets)
         arrays = {
             "tokens": tokens[np.repeat(chosen, lengths)],
@@ -149,7 +150,7 @@ def write_manifest(store: Store, plan: ShardPlan) -> bool:
     if not all(entry for entries in files.values() for entry in entries):
         return False
     document: dict[str, Any] = {
-        "format": 1,
+        "format": plan.format,
         "fingerprint": plan.fingerprint,
         "source": plan.identity,
         "source_rows": plan.num_rows,
@@ -160,7 +161,13 @@ def write_manifest(store: Store, plan: ShardPlan) -> bool:
     for split, entries in files.items():
         document[f"{split}_rows"] = sum(entry["rows"] for entry in entries if entry)
         document[f"{split}_tokens"] = sum(entry["tokens"] for entry in entries if entry)
-    document |= files | {"num_bad_rows": len(plan.bad_rows), "bad_rows": plan.bad_rows}
+    if plan.format > 1:
+        document |= {
+            "split": plan.split,
+            "unread": plan.unread,
+            "num_duplicates": plan.num_duplicates,
+        }
+    document |= files | {"num_bad_rows": plan.num_bad_rows, "bad_rows": plan.bad_rows}
     store.replace("manifest.json", seal(document))
     for split in SPLITS:
         for name in store.names(split):

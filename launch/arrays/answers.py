@@ -94,6 +94,7 @@ def _plan(flags: Generate, old: AnswerPlan | None) -> AnswerPlan:
         plan = scan_prompts(
             source, columns, flags.limit_rows, flags.rows_per_part, settings, progress
         )
+    plan = plan if old is None else plan.as_begun(old)
     return replace(plan, files=[replace(f, url=absolute(f.url)) for f in plan.files])  # for tasks
 
 
@@ -154,7 +155,7 @@ def _work(
         name=f"answers-{out.rpartition('/')[2]}",
         about=[
             *here_because(choice.why),
-            f"Source: {plan.source}, {plan.num_rows:,} rows; columns {plan.columns}",
+            f"Source: {plan.source}, {plan.num_rows:,} rows; columns {plan.reading}",
             f"Model: {plan.settings.model}",
         ],
         discard=lambda: None,  # answers of another plan were refused

@@ -18,6 +18,7 @@ from instruct_core.data.columns import Columns, parse_columns
 from instruct_core.data.fast_tokenizer import choose_tokenizer
 from instruct_core.data.shard_plan import (
     BLOCK_ROWS,
+    BY_PLACE,
     ShardPlan,
     scan,
 )
@@ -31,6 +32,7 @@ from launch.arrays.array import make
 from launch.arrays.work import Work, here_because, shown_scan
 from launch.cluster.machine import choose_cluster, num_cores
 from launch.cluster.request import request_of
+from launch.console.lines import counted
 from launch.flags.array import check_array_flags
 from launch.flags.parse import check_counts
 from launch.flags.preprocess import Preprocess
@@ -132,10 +134,21 @@ def _work(
 
 def _about(plan: ShardPlan, old: ShardPlan | None) -> list[str]:
     """Return lines on what the shards are made from, and what of it has changed."""
-    lines = [f"Source: {plan.identity}, {plan.num_rows:,} rows; columns {plan.columns}"]
+    lines = [f"Source: {plan.identity}, {plan.num_rows:,} rows; columns {plan.reading}"]
     lines += [f"  skipped {bad['where']}: {bad['problem']}" for bad in plan.bad_rows[:5]]
-    if len(plan.bad_rows) > 5:
-        lines.append(f"  and {len(plan.bad_rows) - 5} more; all are in the manifest")
+    if (more := plan.num_bad_rows - 5) > 0:
+        listed = "the first thousand" if plan.more_bad_rows else "all"
+        lines.append(f"  and {more:,} more; {listed} are in the manifest")
+    if plan.num_duplicates:
+        lines.append(
+            f"Duplicates: {counted(plan.num_duplicates, 'row')} as another before; copies of a row "
+            "are in one split"
+        )
+    if plan.split == BY_PLACE:
+        lines.append(
+            "Validation: drawn by the rows' places, as these shards were begun, so copies of a row may "
+            "be in both splits; another --out draws by what rows say"
+        )
     if old is None or plan.makes_same_parts(old):
         return lines
     changes = plan.changes_since(old)

@@ -33,7 +33,8 @@ class Preprocess:
     limit_rows: int | None = None
     """Take only so many rows from the start."""
     skip_bad_rows: bool = False
-    """Leave bad rows out and list them in the manifest, instead of stopping at the first."""
+    """Leave bad rows out and list them in the manifest (the first thousand), instead of stopping at
+    the first."""
     array: Annotated[ArrayFlags, tyro.conf.OmitArgPrefixes] = field(default_factory=ArrayFlags)
     """How the tasks run; what they make is the same for any number of them."""
     slurm: Annotated[SlurmFlags, tyro.conf.OmitArgPrefixes] = field(default_factory=SlurmFlags)

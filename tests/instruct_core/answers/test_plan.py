@@ -47,6 +47,8 @@ def test_plan_of_an_older_version_is_read_and_written_byte_for_byte(
     plan = AnswerPlan.load(Store("."))
 
     source = Source("q.jsonl", "q.jsonl", ["q.jsonl"])
-    assert plan == scan_prompts(source, None, 4, rows_per_part=2, settings=plan.settings)
+    now = scan_prompts(source, None, 4, rows_per_part=2, settings=plan.settings)
+    assert now.columns == "instruction=instruction"
+    assert plan == now.as_begun(plan)
     assert dump_document(plan.to_document()) == OLD_PLAN.encode()
     assert [record["instruction"] for record, _ in plan.questions(1)] == ["Hi.", "Hi."]

@@ -30,8 +30,8 @@ def test_shape_is_detected(record: dict[str, Any], columns: Any) -> None:
 
 
 def test_unknown_shape_names_the_columns_it_found() -> None:
-    with pytest.raises(ConfigError, match=r"found: question, answer. Name them: --columns"):
-        detect_columns([{"question": "a", "answer": "b"}])
+    with pytest.raises(ConfigError, match=r"found: query, reply. Name them: --columns"):
+        detect_columns([{"query": "a", "reply": "b"}])
 
 
 def test_named_columns_are_used() -> None:

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from instruct_core.data.columns import parse_columns
-from instruct_core.data.shard_plan import ShardPlan, scan
+from instruct_core.data.order import sample_at
+from instruct_core.data.shard_plan import BY_PLACE, ShardPlan, scan
 from instruct_core.data.sources import Source, resolve_source
+from instruct_core.data.template import render
 from instruct_core.errors import BadRowError, ConfigError, CorruptFileError, MissingError
 from instruct_core.storage.documents import dump_document
 from instruct_core.storage.store import Store
@@ -54,6 +56,17 @@ def plan_of(*paths: Path, limit_rows: int | None = None, skip_bad_rows: bool = F
     return scan(source_of(*paths), None, limit_rows, skip_bad_rows)
 
 
+def split_of(plan: ShardPlan) -> tuple[list[str], list[str]]:
+    """Return what the rows to train on say, and those to validate with."""
+    splits: tuple[list[str], list[str]] = [], []
+    for shard in range(plan.num_parts):
+        texts = [row and "".join(render(row)) for row in plan.rows(shard)]
+        for text, is_val in zip(texts, plan.is_val(shard, texts), strict=True):
+            if text is not None:
+                splits[bool(is_val)].append(text)
+    return splits
+
+
 def test_shards_together_hold_every_row_once_across_files(tmp_path: Path) -> None:
     first, second = write_rows(tmp_path / "a.jsonl", 420), write_rows(tmp_path / "b.jsonl", 333)
     plan = plan_of(first, second)
@@ -69,9 +82,7 @@ def test_shards_together_hold_every_row_once_across_files(tmp_path: Path) -> Non
 def test_five_percent_of_the_rows_are_for_validation(tmp_path: Path) -> None:
     plan = plan_of(write_rows(tmp_path / "a.jsonl", 1000))
 
-    is_val = np.concatenate([plan.is_val(shard) for shard in range(plan.num_parts)])
-
-    assert is_val.sum() == 50
+    assert len(split_of(plan)[1]) == 50
 
 
 def test_plan_survives_being_written(tmp_path: Path) -> None:
@@ -95,8 +106,23 @@ def old_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Source:
 def test_plan_of_an_older_version_is_read_and_written_byte_for_byte(old_source: Source) -> None:
     plan = ShardPlan.load(Store("."))
 
-    assert plan == scan(old_source, None, limit_rows=None, skip_bad_rows=True)
     assert dump_document(plan.to_document()) == OLD_PLAN.encode()
+
+
+def test_plan_of_an_older_version_goes_on_with_its_own_split(old_source: Source) -> None:
+    Path("rows.jsonl").write_text(
+        '{"instruction": "Hi.", "output": "Hello.", "history": "x"}\n' * 251
+    )
+    plan = scan(old_source, parse_columns("instruction=instruction,output=output"), None, True)
+    places = [n for n in range(251) if sample_at(np.array([n], np.uint64), 251, 42)[0] < 13]
+
+    begun = replace(plan, split=BY_PLACE, val_hashes=[])
+
+    is_val = [begun.is_val(k, ["same"] * len(list(begun.rows(k)))) for k in range(2)]
+    assert np.flatnonzero(np.concatenate(is_val)).tolist() == places
+    assert begun.to_document().keys() == json.loads(OLD_PLAN).keys()
+    assert begun.to_document()["format"] == 1
+    assert plan.to_document()["format"] == 2
 
 
 def test_plan_of_an_older_version_still_fits_its_command(old_source: Source) -> None:
@@ -142,7 +168,13 @@ def test_changes_are_named_choice_by_choice(old_source: Source) -> None:
 
     plan = scan(old_source, None, limit_rows=20, skip_bad_rows=False)
 
-    assert plan.changes_since(old) == ["limit_rows: None -> 20", "skip_bad_rows: True -> False"]
+    assert plan.changes_since(old) == [
+        "columns: instruction=instruction,input=input,output=output -> "
+        "instruction=instruction,output=output",
+        "limit_rows: None -> 20",
+        "skip_bad_rows: True -> False",
+        "split: place-1 -> text-1",
+    ]
     assert not plan.makes_same_parts(old)
 
 
@@ -178,7 +210,38 @@ def test_source_without_rows_is_refused(tmp_path: Path, content: str) -> None:
     path = tmp_path / "empty.jsonl"
     path.write_text(content)
 
-    with pytest.raises(ConfigError, match="found: none"):
+    with pytest.raises(ConfigError, match="Source rows has no rows"):
+        plan_of(path)
+
+
+def test_row_that_stands_twice_is_in_one_split(tmp_path: Path) -> None:
+    rows = [{"instruction": f"Say {n}.", "output": f"{n}"} for n in range(700)]
+    rows += [{"instruction": f" Say {n}.\n", "input": "", "output": f"{n} "} for n in range(700)]
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    plan = plan_of(path)
+
+    train, val = split_of(plan)
+    assert plan.num_duplicates == 700
+    assert len(val) == 70
+    assert not set(train) & set(val)
+    assert split_of(scan(source_of(path), None, None, False, rows_per_shard=1000))[1] == val
+
+
+def test_plan_lists_the_first_thousand_bad_rows_and_counts_the_others(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "a.jsonl", 3)
+    roles = [{"role": "x" * 5000, "content": "a"}]
+    bad = json.dumps({"instruction": "a", "output": ""}) + "\n"
+    path.write_text(path.read_text() + bad * 1700 + json.dumps({"messages": roles}) + "\n")
+
+    plan = plan_of(path, skip_bad_rows=True)
+
+    assert plan.num_bad_rows == 1701
+    assert len(plan.bad_rows) == 1000
+    plan.save(Store(tmp_path))
+    assert ShardPlan.load(Store(tmp_path)) == plan
+    with pytest.raises(BadRowError, match=r"a\.jsonl:4 .*\(1,700 more bad rows follow\)"):
         plan_of(path)
 
 

@@ -1,0 +1,166 @@
+"""
+Every column of a source is read, stops its row, or is named as not read.
+
+    check = ColumnCheck(source, given=None)     # detects the columns
+    row = check.row(record)                     # ValueError where a field is filled that nobody reads
+    columns, unread = check.columns, check.unread
+
+A column that looks like a field (a context, a history, a system prompt, images...) belongs to what
+the row says: without it the answer would be learnt for another question. Who names the columns by
+hand has seen the others, so these are only listed then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from instruct_core.data.columns import (
+    ANSWERS,
+    QUESTIONS,
+    Columns,
+    detect_columns,
+    detect_questions,
+    is_filled,
+    plain_name,
+    shown_names,
+)
+from instruct_core.data.ranges import first_records
+from instruct_core.data.records import Record
+from instruct_core.data.sources import Source
+from instruct_core.data.template import Row
+from instruct_core.errors import BadRowError, ConfigError
+
+CONTEXTS = {
+    "audio", "audios", "choices", "context", "document", "documents", "functions", "history",
+    "image", "images", "input", "options", "passage", "system", "system_message", "system_prompt",
+    "tools", "video", "videos",
+}  # fmt: skip
+CHATS = {"conversation", "conversations", "messages"}
+LABEL = "label"  # false: an answer that was rated as bad (KTO)
+MAX_NAMES = 1000  # that are remembered: a row may have its own
+
+
+class ColumnCheck:
+    """
+    Reads the records of a source for the first time, and notes which columns they have.
+
+    Args:
+        source: Its first hundred rows are looked at where no columns are given.
+        given: The columns that were named by hand; None detects them.
+        is_answered: Whether rows end with the answer, or with the question.
+
+    Raises:
+        BadRowError: No row has columns that are known, and the first bad one may be why.
+        ConfigError: No row at all, or columns that are not known.
+    """
+
+    def __init__(self, source: Source, given: Columns | None, is_answered: bool = True) -> None:
+        self._given, self._is_answered = given, is_answered
+        self._columns = given or _detected(source, is_answered)
+        self._fields = _fields_beside(self._columns, is_answered) if given is None else set[str]()
+        self._seen = dict[str, None]()
+        self.refused: list[str] = []
+        """Columns of the source that look like a field and are not read: where filled, the row is bad."""
+
+    def row(self, record: Record) -> Row:
+        """
+        Return the row of a record.
+
+        Raises:
+            ValueError: What is wrong with the record, without its place.
+        """
+        if isinstance(record.value, dict) and not record.value.keys() <= self._seen.keys():
+            self._note(name for name in record.value if name not in self._seen)
+        return row_of(record, self._columns, self.refused, self._is_answered)
+
+    @property
+    def columns(self) -> Columns:
+        """
+        The columns that are read and that the source has.
+
+        Raises:
+            ConfigError: One was given for the input that no row has.
+        """
+        name = self._columns.input
+        if not name or name in self._seen:
+            return self._columns
+        if self._given is not None and self._seen:
+            raise ConfigError(
+                f"--columns has input={name}, and no row has a column of that name, found: "
+                f"{shown_names(self._seen)}."
+            )
+        return self._columns._replace(input="")
+
+    @property
+    def unread(self) -> list[str]:
+        """The columns that are not read, in the order in which they were met."""
+        return [
+            plain_name(name) for name in self._seen if name not in {n for n in self._columns if n}
+        ]
+
+    def _note(self, names: Iterable[str]) -> None:
+        for name in list(names):
+            if name.lower() in self._fields and name not in self.refused:
+                self.refused.append(name)
+            if len(self._seen) < MAX_NAMES:
+                self._seen[name] = None
+
+
+def row_of(
+    record: Record, columns: Columns, refused: Iterable[str], is_answered: bool = True
+) -> Row:
+    """
+    Return the row of a record.
+
+    Args:
+        refused: Columns that must be empty.
+
+    Raises:
+        ValueError: What is wrong with the record, without its place.
+    """
+    if record.problem:
+        raise ValueError(record.problem)
+    row = columns.to_row(record.value) if is_answered else columns.to_question(record.value)
+    for name in refused:
+        value = record.value.get(name)
+        if value is False if name.lower() == LABEL else is_filled(value):
+            state = "false" if value is False else "filled"
+            named = columns if columns.messages else f"{columns._replace(input='')}[,input=NAME]"
+            raise ValueError(
+                f"column {name} is {state}, and is not read (name the columns to leave it out: "
+                f"--columns {named})"
+            )
+    return row
+
+
+def _fields_beside(columns: Columns, is_answered: bool) -> set[str]:
+    """Return the names that belong to what a row says, besides the columns that are read."""
+    if columns.messages:
+        fields = CONTEXTS  # a prompt beside a chat is a part of it
+    elif is_answered:
+        fields = {*CONTEXTS, *CHATS, *QUESTIONS, *ANSWERS, LABEL}
+    else:
+        fields = {*CONTEXTS, *CHATS, *QUESTIONS}  # answers beside questions are there to compare
+    return fields - set(columns)
+
+
+def _detected(source: Source, is_answered: bool) -> Columns:
+    records = first_records(source.files)
+    if not records:
+        raise ConfigError(f"Source {source.name} has no rows.")
+    try:
+        values = [record.value for record in records if not record.problem]
+        return detect_columns(values) if is_answered else detect_questions(values)
+    except ConfigError:
+        for record in records:
+            if record.problem or not isinstance(record.value, dict):
+                _refuse(record)
+        raise
+
+
+def _refuse(record: Record) -> None:
+    """Say what is wrong with a record that can be no row, whatever its columns are."""
+    try:
+        row_of(record, Columns(), ())
+    except ValueError as error:
+        raise BadRowError(f"Row {record.where} cannot be used: {error}. Fix it.") from None
