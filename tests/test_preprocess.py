@@ -8,12 +8,14 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from instruct_core.data.shard_plan import ShardPlan
-from instruct_core.data.shards import ShardSet, is_written
+from instruct_core.data.shard_plan import BY_PLACE, ShardPlan
+from instruct_core.data.shards import ShardSet, is_written, write_shard
+from instruct_core.data.tokenizer import load_tokenizer
 from instruct_core.storage.store import Store
 from tests.conftest import environment, launch, write_rows
 
@@ -151,6 +153,40 @@ def test_bad_rows_are_skipped_and_listed_when_asked(tmp_path: Path) -> None:
     assert "skipped rows.jsonl:41: not JSON" in said
     assert manifest["num_bad_rows"] == 1
     assert manifest["train_rows"] + manifest["val_rows"] == 40
+
+
+def test_shards_begun_with_the_split_by_place_are_finished_with_it(tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", 600)
+    preprocess(tmp_path, f"--source={rows}", "--out=s")
+    store = Store(tmp_path / "s")
+    begun = replace(ShardPlan.load(store), split=BY_PLACE, val_hashes=[])
+    shutil.rmtree(tmp_path / "s")
+    begun.save(store)
+    write_shard(store, begun, 1, load_tokenizer())
+    before = (tmp_path / "s" / "val" / "00001.safetensors").read_bytes()
+
+    said = preprocess(tmp_path, f"--source={rows}", "--out=s")
+
+    manifest = json.loads((tmp_path / "s" / "manifest.json").read_text())
+    assert "Validation: drawn by the rows' places, as these shards were begun" in said
+    assert (tmp_path / "s" / "val" / "00001.safetensors").read_bytes() == before
+    assert (manifest["format"], manifest["val_rows"]) == (1, 30)
+    assert "split" not in manifest
+
+
+def test_copies_of_rows_are_counted_and_columns_named(tmp_path: Path) -> None:
+    row = {"id": 1, "instruction": "Hi.", "context": "Here.", "output": "Hello."}
+    others = [row | {"output": f"Hello {n}."} for n in range(40)]
+    lines = [json.dumps(entry) + "\n" for entry in (row, row, row, *others)]
+    (tmp_path / "rows.jsonl").write_text("".join(lines))
+
+    said = preprocess(tmp_path, "--source=rows.jsonl", "--out=s")
+
+    manifest = json.loads((tmp_path / "s" / "manifest.json").read_text())
+    assert "columns instruction=instruction,input=context,output=output; not read: id" in said
+    assert "Duplicates: 2 rows, word for word as one before" in said
+    assert (manifest["num_duplicates"], manifest["unread"]) == (2, ["id"])
+    assert manifest["columns"] == "instruction=instruction,input=context,output=output"
 
 
 def test_builtin_needs_no_network_and_packs_densely(tmp_path: Path) -> None:

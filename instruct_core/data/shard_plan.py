@@ -219,7 +219,7 @@ def default_rows_per_shard(num_rows: int) -> int:
 
 
 class _Seen:
-    """What a scan notes of the rows: their columns and texts, how many are bad, and the first of these."""
+    """What a scan notes of the rows: columns, texts, how many are bad, and the first of these."""
 
     def __init__(self, source: Source, columns: Columns | None) -> None:
         self.check, self.texts = ColumnCheck(source, columns), Texts()

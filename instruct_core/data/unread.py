@@ -102,7 +102,7 @@ class ColumnCheck:
         for name in list(names):
             if name.lower() in self._fields and name not in self.refused:
                 self.refused.append(name)
-            if len(self._seen) < MAX_NAMES:
+            if len(self._seen) < MAX_NAMES or name == self._columns.input:
                 self._seen[name] = None
 
 
