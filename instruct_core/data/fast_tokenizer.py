@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from instruct_core.data.tokenizer import (
     END_OF_TEXT_ID,
     Tokenizer,
+    has_long_blanks,
     load_tokenizer,
     merges_path,
 )
@@ -42,6 +43,8 @@ class FastTokenizer:
 
     def encode_rows(self, texts: Sequence[str]) -> tuple[NDArray[np.uint16], NDArray[np.int64]]:
         """Return what the reference would return; see `Tokenizer.encode_rows`."""
+        if has_long_blanks(texts):
+            return self._reference.encode_rows(texts)
         if not self._checked:
             self._check(texts[:CHECKED_ROWS])
         if self._engine is None:

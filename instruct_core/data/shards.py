@@ -24,6 +24,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from instruct_core.data.fast_tokenizer import BulkTokenizer
+from instruct_core.data.order import sample_at
 from instruct_core.data.remake import command_that_makes
 from instruct_core.data.shard_plan import ShardPlan
 from instruct_core.data.template import render
@@ -35,6 +36,7 @@ from instruct_core.storage.tensor_file import file_views, from_numpy, hash_array
 
 SPLITS = ("train", "val")
 ENCODE_CHARS = 1 << 20  # text per call of the tokenizer: large enough to fill it, small in memory
+DRAW_SEED = 42  # of the rows that samples show
 MAX_OPEN_MAPS = 4096  # Linux allows 65,530 maps a process
 
 
@@ -227,6 +229,11 @@ class ShardSet:
 
     def __len__(self) -> int:
         return int(self._first_rows[-1])
+
+    def drawn(self, count: int) -> list[int]:
+        """Return rows of all over the split, the same ones each time; fewer where there are fewer."""
+        places = np.arange(min(count, len(self)), dtype=np.uint64)
+        return [int(row) for row in sample_at(places, max(1, len(self)), DRAW_SEED)]
 
     def tokens(self, row: int, start: int, length: int) -> NDArray[np.uint16]:
         """Return ``length`` tokens of a row from token ``start`` on; fewer at the row's end."""

@@ -17,6 +17,7 @@ Sources: tiktoken_ext/openai_public.py (pattern and hashes), tiktoken/load.py (o
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from functools import cache
 from importlib.util import find_spec
@@ -33,6 +34,12 @@ END_OF_TEXT_ID = 50256
 VOCAB_SIZE = 50257
 MERGES_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"
 TOKENIZER_NAME = f"gpt2-bpe-{MERGES_SHA256[:12]}"  # part of the fingerprint of a shard set
+# The pattern goes back over blanks that a word follows, and from a million on that is more than the
+# library does; so many are cut out beforehand. These are what \s is to it.
+LONG_BLANKS = 100_000
+_LONG_BLANKS = re.compile(
+    rf"[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]{{{LONG_BLANKS},}}"
+)
 PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
 
 
@@ -48,7 +55,15 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Return the token ids of ``text``; `<|endoftext|>` inside it is ordinary text."""
-        return list(self._encoding.encode_ordinary(text))
+        tokens: list[int] = []
+        start = 0
+        for blanks in _LONG_BLANKS.finditer(text) if len(text) >= LONG_BLANKS else ():
+            # The pattern leaves the last blank to the word that follows.
+            end = blanks.end() - (blanks.end() < len(text))
+            tokens += self._encoding.encode_ordinary(text[start : blanks.start()])
+            tokens += self._encoding.encode_ordinary(text[blanks.start() : end])
+            start = end
+        return [*tokens, *self._encoding.encode_ordinary(text[start:])]
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text of ``tokens``, with U+FFFD where they are not UTF-8."""
@@ -66,7 +81,7 @@ class Tokenizer:
             All tokens one after another, and for each row where it ends in them, the
             end-of-text token included.
         """
-        if any(END_OF_TEXT in text for text in texts):
+        if any(END_OF_TEXT in text for text in texts) or has_long_blanks(texts):
             return self._encode_rows_one_by_one(texts)
         joined = END_OF_TEXT.join([*texts, ""])
         tokens = self._encoding.encode_to_numpy(joined, allowed_special={END_OF_TEXT})
@@ -80,6 +95,11 @@ class Tokenizer:
         rows = [[*self.encode(text), END_OF_TEXT_ID] for text in texts]
         tokens = np.array([token for row in rows for token in row], dtype=np.uint16)
         return tokens, np.cumsum([len(row) for row in rows], dtype=np.int64)
+
+
+def has_long_blanks(texts: Sequence[str]) -> bool:
+    """Return True if a text has more blanks in a row than the pattern is trusted with."""
+    return any(len(text) >= LONG_BLANKS and _LONG_BLANKS.search(text) for text in texts)
 
 
 @cache

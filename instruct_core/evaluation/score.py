@@ -1,7 +1,7 @@
 """
 What a model answers to rows that it was not trained on, and how near that is to what they say.
 
-    examples = first_examples(rows, count=50, max_seq_len=1024)
+    examples = drawn_examples(rows, count=50, max_seq_len=1024)
     answers = greedy_answers(model, examples, max_new_tokens=128)
     score(answers, [example.reference for example in examples])     # exact_match 0.02, rouge_l 0.31
 
@@ -41,12 +41,12 @@ class AnswerScores(NamedTuple):
     rouge_l: float
 
 
-def first_examples(rows: ShardSet, count: int, max_seq_len: int) -> list[Example]:
-    """Return the first rows of a split; those whose prompt leaves no room to answer are left out."""
+def drawn_examples(rows: ShardSet, count: int, max_seq_len: int) -> list[Example]:
+    """Return rows of all over a split; those whose prompt leaves no room to answer are left out."""
     tokenizer = load_tokenizer()
     lengths = rows.lengths()
     examples = []
-    for row in range(min(count, len(rows))):
+    for row in rows.drawn(count):
         start = rows.response_start(row)
         if start >= max_seq_len:
             continue

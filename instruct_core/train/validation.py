@@ -64,11 +64,11 @@ def _share(reader: SampleReader, micro_batch_size: int) -> Iterator[MicroBatch |
 
 
 def sample_answers(model: WithLoss, rows: ShardSet, stop: Callable[[], bool]) -> str:
-    """Return the model's answers to the first prompts of the validation split, as Markdown."""
+    """Return the model's answers to a few prompts of the validation split, as Markdown."""
     tokenizer = load_tokenizer()
     model.eval()
     parts = []
-    for row in range(min(NUM_SAMPLES, len(rows))):
+    for row in rows.drawn(NUM_SAMPLES):
         room = model.model.config.max_seq_len - SAMPLE_TOKENS
         prompt: Sequence[int] = rows.tokens(row, 0, min(rows.response_start(row), room)).tolist()
         with eagerly():  # every length would be compiled anew

@@ -141,8 +141,8 @@ def _about(plan: ShardPlan, old: ShardPlan | None) -> list[str]:
         lines.append(f"  and {more:,} more; {listed} are in the manifest")
     if plan.num_duplicates:
         lines.append(
-            f"Duplicates: {counted(plan.num_duplicates, 'row')}, word for word as one before; copies of a "
-            "row are in one split"
+            f"Duplicates: {counted(plan.num_duplicates, 'row')}, word for word as one before; "
+            "copies of a row are in one split"
         )
     if plan.split == BY_PLACE:
         lines.append(

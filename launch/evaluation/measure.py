@@ -109,17 +109,17 @@ def _prepare(
     models: Sequence[GPT2],
 ) -> Data:
     """Return the rows, packed as the run packs them where both models have the positions."""
-    from instruct_core.evaluation.score import first_examples
+    from instruct_core.evaluation.score import drawn_examples
 
     rows = ShardSet(Store(shards), "val", manifest)
     if not len(rows):
         raise ConfigError(f"Shards {shards} have no row to validate. Give others: --shards PLACE")
     positions = min(model.config.max_seq_len for model in models)
-    examples = first_examples(rows, flags.rows, positions)
+    examples = drawn_examples(rows, flags.rows, positions)
     if not examples:
         raise ConfigError(
             f"--rows must reach a prompt that leaves room to answer in {positions} tokens, got "
-            f"{flags.rows}: none of the first ones does. Give more, or other --shards."
+            f"{flags.rows}: none of those that were drawn does. Give more, or other --shards."
         )
     config = subject.config
     seq_len = min(positions, config.seq_len) if config else positions

@@ -124,7 +124,7 @@ def _perplexities(report: Report) -> str:
 def _answers(report: Report) -> str:
     rows = report.num_answered + report.num_left_out
     text = (
-        f"To the first {rows:,} rows of the validation split, the likeliest token each time, at most "
+        f"To {rows:,} rows drawn from the validation split, the likeliest token each time, at most "
         f"{report.max_new_tokens:,}."
     )
     if report.num_left_out:

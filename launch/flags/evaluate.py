@@ -24,7 +24,7 @@ class Evaluate:
     base: Annotated[str | None, PATH] = None
     """What to compare with: as --checkpoint, or "random" (default: what the run began from)."""
     rows: int = 50
-    """Rows of the validation split to answer, from its first on; losses are taken over all rows."""
+    """Rows of the validation split to answer, the same each time; losses are taken over all rows."""
     max_new_tokens: int = 128
     """Longest answer, in tokens."""
     out: Annotated[str | None, PATH] = None

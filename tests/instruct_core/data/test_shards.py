@@ -48,6 +48,18 @@ def test_rows_read_back_as_the_text_they_were(shard_set: Path, plan: ShardPlan) 
     assert texts == [text + "<|endoftext|>" for text in expected]
 
 
+def test_rows_are_drawn_from_all_over_the_split(shard_set: Path) -> None:
+    rows = ShardSet(Store(shard_set), "train")
+
+    drawn = rows.drawn(20)
+
+    assert len(set(drawn)) == 20
+    assert min(drawn) < 190
+    assert max(drawn) > 380
+    assert drawn == rows.drawn(20)
+    assert sorted(rows.drawn(10**6)) == list(range(len(rows)))
+
+
 def test_response_begins_after_the_last_heading(shard_set: Path) -> None:
     tokenizer, rows = load_tokenizer(), ShardSet(Store(shard_set), "train")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from instruct_core.data import tokenizer as module
-from instruct_core.data.fast_tokenizer import FastTokenizer, choose_tokenizer
+from instruct_core.data.fast_tokenizer import FastTokenizer, TokenizerName, choose_tokenizer
 from instruct_core.data.tokenizer import END_OF_TEXT_ID, load_tokenizer
 from instruct_core.errors import CorruptFileError
 
@@ -51,6 +52,29 @@ def test_row_that_spells_end_of_text_does_not_end_there() -> None:
     assert len(ends) == 2
     assert (tokens == END_OF_TEXT_ID).sum() == 2
     assert load_tokenizer().decode(tokens[: ends[0] - 1].tolist()) == "a <|endoftext|> b"
+
+
+@settings(deadline=None)
+@given(st.text(alphabet=" \n\t\xa0\u3000\x1cab'1", max_size=40))
+def test_blanks_cut_out_of_a_text_change_no_id(reference: tiktoken.Encoding, text: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "LONG_BLANKS", 3)
+        pattern = module._LONG_BLANKS.pattern.replace(str(100_000), "3")
+        patch.setattr(module, "_LONG_BLANKS", re.compile(pattern))
+
+        assert load_tokenizer().encode(text) == reference.encode_ordinary(text)
+
+
+@pytest.mark.parametrize("blank", [" ", "\n", "\u3000"])
+@pytest.mark.parametrize("name", ["tiktoken", "auto"])
+def test_a_million_blanks_in_a_row_are_encoded(blank: str, name: TokenizerName) -> None:
+    texts = ["first", f"x{blank * 1_000_000}y", "last"]
+
+    tokens, ends = choose_tokenizer(name).encode_rows(texts)
+
+    starts = [0, *ends[:-1]]
+    rows = [tokens[start : end - 1].tolist() for start, end in zip(starts, ends, strict=True)]
+    assert [load_tokenizer().decode(row) for row in rows] == texts
 
 
 def test_merges_with_another_hash_are_refused(tmp_path: Path) -> None:

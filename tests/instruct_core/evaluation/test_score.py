@@ -13,7 +13,7 @@ from instruct_core.answers.generation import Generated
 from instruct_core.config import ModelConfig
 from instruct_core.data.shards import ShardSet
 from instruct_core.data.tokenizer import load_tokenizer
-from instruct_core.evaluation.score import first_examples, greedy_answers, score
+from instruct_core.evaluation.score import drawn_examples, greedy_answers, score
 from instruct_core.model.gpt2 import GPT2
 from instruct_core.storage.store import Store
 
@@ -35,11 +35,11 @@ def model() -> GPT2:
     return model.eval()
 
 
-def test_examples_are_the_first_rows_without_their_end_of_text(rows: ShardSet) -> None:
-    examples = first_examples(rows, count=5, max_seq_len=1024)
+def test_examples_are_rows_without_their_end_of_text(rows: ShardSet) -> None:
+    examples = drawn_examples(rows, count=5, max_seq_len=1024)
 
     tokenizer = load_tokenizer()
-    for row, example in enumerate(examples):
+    for row, example in zip(rows.drawn(5), examples, strict=True):
         text = tokenizer.decode(rows.tokens(row, 0, 1000).tolist())
         assert text == f"{example.prompt_text}{example.reference}<|endoftext|>"
         assert example.prompt_text.endswith("### Response:\n")
@@ -49,21 +49,21 @@ def test_examples_are_the_first_rows_without_their_end_of_text(rows: ShardSet) -
 
 
 def test_examples_are_fewer_where_there_are_fewer_rows(rows: ShardSet) -> None:
-    assert len(first_examples(rows, count=1000, max_seq_len=1024)) == len(rows) == 30
+    assert len(drawn_examples(rows, count=1000, max_seq_len=1024)) == len(rows) == 30
 
 
 def test_prompts_without_room_for_a_token_are_left_out(rows: ShardSet) -> None:
-    lengths = [rows.response_start(row) for row in range(len(rows))]
+    lengths = [rows.response_start(row) for row in rows.drawn(len(rows))]
     most = max(lengths)
     assert min(lengths) < most
 
-    examples = first_examples(rows, count=1000, max_seq_len=most)
+    examples = drawn_examples(rows, count=1000, max_seq_len=most)
 
     assert [len(example.prompt) for example in examples] == [n for n in lengths if n < most]
 
 
 def test_answers_do_not_depend_on_their_neighbours(rows: ShardSet, model: GPT2) -> None:
-    examples = first_examples(rows, count=20, max_seq_len=SHAPE.max_seq_len)
+    examples = drawn_examples(rows, count=20, max_seq_len=SHAPE.max_seq_len)
     told = list[int]()
 
     together = greedy_answers(model, examples, max_new_tokens=8, on_answers=told.append)
@@ -95,7 +95,7 @@ def test_answer_ends_where_another_instruction_begins(
 
     monkeypatch.setattr(module, "generate", chatty)
 
-    [answer] = greedy_answers(model, first_examples(rows, 1, 1024), max_new_tokens=99)
+    [answer] = greedy_answers(model, drawn_examples(rows, 1, 1024), max_new_tokens=99)
 
     assert answer == "It is blue."
     assert len(taken) < len(said)
