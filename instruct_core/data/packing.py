@@ -56,6 +56,16 @@ class Packing(NamedTuple):
         """Share of all places that hold a token, 0..1."""
         return float(self.lengths.sum() / max(1, self.num_sequences * self.seq_len))
 
+    @property
+    def num_cut_rows(self) -> int:
+        """Rows that are longer than a sequence."""
+        return len(np.unique(self.rows[self.starts > 0]))
+
+    @property
+    def cut_off(self) -> float:
+        """Share of all tokens that are read without the beginning of their row, 0..1."""
+        return float(self.lengths[self.starts > 0].sum() / max(1, self.lengths.sum()))
+
 
 def pack(lengths: NDArray[np.int64], seq_len: int, seed: int) -> Packing:
     """

@@ -13,7 +13,7 @@ import re
 from typing import NamedTuple
 
 from instruct_core.config import ModelConfig, TrainConfig
-from instruct_core.data.packing import load_packing
+from instruct_core.data.packing import Packing, load_packing
 from instruct_core.data.shards import ShardSet, load_manifest
 from instruct_core.errors import ConfigError
 from instruct_core.storage.store import Store
@@ -52,7 +52,7 @@ def outlook(plan: Plan) -> list[tuple[str, str]]:
         ("Run", _run(plan)),
         ("Where", plan.submission.where),
         ("Ranks", _ranks(plan)),
-        ("Data", data),
+        *data,
         ("Time", _time(plan, epochs)),
         *(("Note", text) for text in _notes(plan)),
     ]
@@ -105,12 +105,12 @@ def _ranks(plan: Plan) -> str:
     )
 
 
-def _data(plan: Plan) -> tuple[str, float | None]:
-    """Return the data in words, and how many epochs the run makes of it, where that is known."""
+def _data(plan: Plan) -> tuple[list[tuple[str, str]], float | None]:
+    """Return rows about the data, and how many epochs the run makes of it, where that is known."""
     config, store = plan.config, Store(plan.config.shards)
     model = f"{config.model or 'GPT-2'}, {plan.shape.num_parameters / 1e6:,.1f}M, from {plan.init}"
     if not store.exists("manifest.json"):
-        return f"{config.shards}, still being made; {model}", None
+        return [("Data", f"{config.shards}, still being made; {model}")], None
     manifest = load_manifest(store)
     rows = ShardSet(store, "train", manifest)
     packing = load_packing(
@@ -123,7 +123,18 @@ def _data(plan: Plan) -> tuple[str, float | None]:
         f"{counted(len(rows), 'row')} of {config.shards} in "
         f"{counted(packing.num_sequences, 'sequence')}, {packing.filled:.1%} filled; {model}"
     )
-    return data, epochs
+    return [("Data", data), *_cut_rows(packing)], epochs
+
+
+def _cut_rows(packing: Packing) -> list[tuple[str, str]]:
+    """Return a row about rows that are cut, if there are any."""
+    if not packing.num_cut_rows:
+        return []
+    text = (
+        f"{counted(packing.num_cut_rows, 'row')} longer than --seq-len {packing.seq_len}, into "
+        f"pieces: {packing.cut_off:.1%} of all tokens are read without the beginning of their row"
+    )
+    return [("Cut", text)]
 
 
 def _time(plan: Plan, epochs: float | None) -> str:

@@ -1,0 +1,32 @@
+"""What a launch says of itself before it does anything."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tests.conftest import launch
+
+
+def test_rows_that_will_be_cut_are_counted(tmp_path: Path) -> None:
+    rows = [{"instruction": f"{n}" + " word" * 300, "output": "Yes."} for n in range(20)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    made = launch("preprocess", "--source=rows.jsonl", "--out=s", cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    flags = (
+        "--shards=s",
+        "--run=r",
+        "--model=tiny",
+        "--init=random",
+        "--dry-run",
+        "--cluster=local",
+    )
+
+    short = launch("finetune", *flags, "--seq-len=64", "--tokens-per-step=512", cwd=tmp_path)
+    long = launch("finetune", *flags, "--seq-len=512", "--tokens-per-step=4096", cwd=tmp_path)
+
+    assert (
+        "Cut     19 rows longer than --seq-len 64, into pieces: 79.6% of all tokens" in short.stdout
+    )
+    assert long.returncode == 0, long.stderr
+    assert "Cut " not in long.stdout
