@@ -168,7 +168,7 @@ def test_shards_begun_with_the_split_by_place_are_finished_with_it(tmp_path: Pat
     said = preprocess(tmp_path, f"--source={rows}", "--out=s")
 
     manifest = json.loads((tmp_path / "s" / "manifest.json").read_text())
-    assert "Validation: drawn by the rows' places, as these shards were begun" in said
+    assert "Begun by an earlier version, and kept to it" in said
     assert (tmp_path / "s" / "val" / "00001.safetensors").read_bytes() == before
     assert (manifest["format"], manifest["val_rows"]) == (1, 30)
     assert "split" not in manifest

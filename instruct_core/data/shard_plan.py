@@ -4,8 +4,8 @@ The plan of a shard set: what goes into each shard.
     plan = scan(source, columns=None, limit_rows=None, skip_bad_rows=False)
     for row in plan.rows(shard=3): ...
 
-One pass over the source, in eight bytes a row, checks every row, hashes the files, notes where each
-shard begins and draws the rows to validate with.
+One pass over the source checks every row, hashes the files, notes where each shard begins and draws
+the rows to validate with. Of a row it keeps eight bytes.
 """
 
 from __future__ import annotations

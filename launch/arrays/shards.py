@@ -146,8 +146,8 @@ def _about(plan: ShardPlan, old: ShardPlan | None) -> list[str]:
         )
     if plan.split == BY_PLACE:
         lines.append(
-            "Validation: drawn by the rows' places, as these shards were begun, so copies of a row may "
-            "be in both splits; another --out draws by what rows say"
+            "Begun by an earlier version, and kept to it: copies of a row may be in both splits, and "
+            "fields that are not read stop no row. Another --out does better."
         )
     if old is None or plan.makes_same_parts(old):
         return lines
