@@ -13,7 +13,7 @@ completion or answer) and, beside them, an input or context; and chat `messages`
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from instruct_core.data.template import Row, with_history
@@ -94,9 +94,9 @@ def detect_columns(records: Sequence[Any]) -> Columns:
     Raises:
         ConfigError: None has; the message names the columns of the first.
     """
-    for record in _objects(records):
-        question, answer = _first(QUESTIONS, record), _first(ANSWERS, record)
-        if "messages" in record and not (question == "instruction" and answer):
+    for names in _names_by_row(records):
+        question, answer = _first(QUESTIONS, names), _first(ANSWERS, names)
+        if "messages" in names and not (question == "instruction" and answer):
             return CHAT
         if question and answer:
             return Columns(question, _input_beside(question, answer, records), answer)
@@ -114,9 +114,9 @@ def detect_questions(records: Sequence[Any]) -> Columns:
     Raises:
         ConfigError: None has; the message names the columns of the first.
     """
-    for record in _objects(records):
-        question = _first(QUESTIONS, record)
-        if "messages" in record and question != "instruction":
+    for names in _names_by_row(records):
+        question = _first(QUESTIONS, names)
+        if "messages" in names and question != "instruction":
             return CHAT
         if question:
             return Columns(question, _input_beside(question, "", records))
@@ -137,8 +137,16 @@ def _objects(records: Sequence[Any]) -> Iterator[dict[str, Any]]:
     return (record for record in records if isinstance(record, dict))
 
 
-def _first(names: Sequence[str], record: dict[str, Any]) -> str:
-    return next((name for name in names if name in record), "")
+def _names_by_row(records: Sequence[Any]) -> Iterator[Collection[str]]:
+    """Yield the columns of each row; first those that are not null, as in a table of many shapes."""
+    for record in _objects(records):
+        yield {name for name, value in record.items() if value is not None}
+    for record in _objects(records):
+        yield record.keys()
+
+
+def _first(known: Sequence[str], names: Collection[str]) -> str:
+    return next((name for name in known if name in names), "")
 
 
 def _input_beside(question: str, answer: str, records: Sequence[Any]) -> str:

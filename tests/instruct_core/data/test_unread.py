@@ -42,6 +42,10 @@ def plan_of(folder: Path, *rows: Any, columns: str = "", skip_bad_rows: bool = F
         ([{"input": "a", "output": "b", "context": "t"}], "input,context,output"),
         ([{"question": "a", "context": "t", "answer": "b"}], "question,context,answer"),
         ([{"question": "a", "response": "b", "input": "t"}], "question,input,response"),
+        (
+            [{"instruction": None, "prompt": "a", "output": "b", "input": "t", "messages": None}],
+            "prompt,input,output",
+        ),
     ],
 )
 def test_input_is_read_from_the_column_that_has_it(records: list[Any], columns: str) -> None:
