@@ -36,7 +36,8 @@ def command_that_makes(store: Store, out: str | None = None) -> str:
 
 def _choices(plan: dict[str, Any]) -> list[str]:
     words: list[str] = []
-    if plan.get("columns") and plan["source"] != BUILTIN:
+    # Columns that are named by hand would let rows pass that the detected ones have refused.
+    if plan.get("columns") and plan["source"] != BUILTIN and not plan.get("refused"):
         words += ["--columns", str(plan["columns"])]
     if plan.get("limit_rows") is not None:
         words += ["--limit-rows", str(plan["limit_rows"])]

@@ -10,11 +10,13 @@ import pytest
 
 from instruct_core.data.columns import detect_columns, detect_questions, parse_columns
 from instruct_core.data.ranges import first_records
+from instruct_core.data.remake import command_that_makes
 from instruct_core.data.shard_plan import ShardPlan, scan
 from instruct_core.data.sources import Source
 from instruct_core.data.template import Row
 from instruct_core.data.unread import ColumnCheck
 from instruct_core.errors import BadRowError, ConfigError
+from instruct_core.storage.store import Store
 
 PAIR = {"instruction": "a", "output": "b"}
 
@@ -144,6 +146,17 @@ def test_plan_that_left_rows_out_does_not_fit_columns_given_by_hand(tmp_path: Pa
     assert not skipping.still_fits(source, columns, None, True, None)
     assert skipping.changes_since(knowingly) == ["refused: [] -> ['history']"]
     assert not skipping.makes_same_parts(knowingly)
+
+
+@pytest.mark.parametrize(("extra", "names_them"), [({}, True), ({"history": None}, False)])
+def test_command_that_makes_a_set_again_refuses_the_same_rows(
+    tmp_path: Path, extra: dict[str, Any], names_them: bool
+) -> None:
+    plan_of(tmp_path, {**PAIR, **extra}).save(Store(tmp_path))
+
+    command = command_that_makes(Store(tmp_path))
+
+    assert ("--columns instruction=instruction,output=output" in command) == names_them
 
 
 def test_input_given_by_hand_that_no_row_has_is_refused(tmp_path: Path) -> None:
