@@ -244,7 +244,11 @@ def _check_usable(source: Source, num_rows: int, seen: _Seen, skip_bad_rows: boo
     if not num_rows:
         raise ConfigError(f"Source {source.name} has no rows.")
     if seen.num_bad_rows == num_rows:
-        raise ConfigError(f"Source {source.name} has no usable row: {num_rows} rows read.")
+        first = seen.bad_rows[0]
+        raise ConfigError(
+            f"Source {source.name} has no usable row: {num_rows:,} read, the first "
+            f"({first['where']}) is bad: {first['problem']}."
+        )
 
 
 def _bad_row(where: str, problem: str, more: str = "") -> str:

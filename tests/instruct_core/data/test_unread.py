@@ -174,6 +174,13 @@ def test_names_that_cannot_be_printed_are_written_out(tmp_path: Path) -> None:
     assert plan.unread == ["\\ud83d", "''", "'a\\nb'", "x" * 80]
 
 
+def test_source_of_bad_rows_alone_says_what_is_wrong_with_the_first(tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"no usable row: 2 read, .*jsonl:1\) is bad: column output"
+    ):
+        plan_of(tmp_path, {**PAIR, "output": ""}, {**PAIR, "output": 3}, skip_bad_rows=True)
+
+
 def test_columns_of_questions_are_checked_as_well(tmp_path: Path) -> None:
     source = source_of(
         tmp_path, {"prompt": "a", "answer": "b"}, {"prompt": "a", "history": [["q", "a"]]}
