@@ -15,7 +15,7 @@ from instruct_core.answers.sampling import Sampling
 from instruct_core.data.columns import Columns, parse_columns
 from instruct_core.data.plan import Plan
 from instruct_core.data.ranges import SourceFile, Start, scan_ranges
-from instruct_core.data.records import Record
+from instruct_core.data.record import Record
 from instruct_core.data.sources import Source
 from instruct_core.data.template import TEMPLATE_NAME, Row
 from instruct_core.data.tokenizer import TOKENIZER_NAME

@@ -20,7 +20,7 @@ import cattrs
 from instruct_core.converter import structure
 from instruct_core.data.columns import shown_names
 from instruct_core.data.ranges import SourceFile, Start, records_from, stat_files
-from instruct_core.data.records import Record
+from instruct_core.data.record import Record
 from instruct_core.data.template import TEMPLATE_NAME
 from instruct_core.data.tokenizer import TOKENIZER_NAME
 from instruct_core.errors import BadRowError, CorruptFileError

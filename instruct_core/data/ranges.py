@@ -18,7 +18,8 @@ from typing import NamedTuple
 import fsspec
 import xxhash
 
-from instruct_core.data.records import Cursor, Record, read_records
+from instruct_core.data.record import Cursor, Record
+from instruct_core.data.records import read_records
 from instruct_core.data.sources import Source
 from instruct_core.errors import BadRowError
 

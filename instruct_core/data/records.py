@@ -11,44 +11,18 @@ task seeks there: a task of a thousand never reads the other 999 parts. Formats:
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 import fsspec
 import orjson
 
+from instruct_core.data.csv_rows import read_csv
+from instruct_core.data.record import FIRST, MAX_RECORD_BYTES, READ_BYTES, Cursor, Record
 from instruct_core.errors import BadRowError, ConfigError
-
-READ_BYTES = 4 << 20
-MAX_RECORD_BYTES = 64 << 20  # of a JSON array; a longer one is taken for a broken file
-
-
-class Cursor(NamedTuple):
-    """A place between two records: byte offset (parquet: row number) and line (or row), from 1."""
-
-    offset: int
-    line: int
-
-
-FIRST = Cursor(0, 1)
-
-
-class Record(NamedTuple):
-    """One source row: its value, or what is wrong with it; never both."""
-
-    url: str
-    line: int
-    next: Cursor
-    value: Any = None
-    problem: str = ""
-
-    @property
-    def where(self) -> str:
-        """File and line, for messages."""
-        return f"{self.url}:{self.line}"
 
 
 def format_of(url: str) -> str:
@@ -163,66 +137,6 @@ def _value_end(buffer: bytes, start: int) -> int:
     return -1
 
 
-def _read_csv(file: Any, url: str, start: Cursor) -> Iterator[Record]:
-    csv.field_size_limit(MAX_RECORD_BYTES)
-    lines = _CountedLines(file)
-    try:
-        header = next(csv.reader(lines), None)
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise BadRowError(
-            f"Row {url}:1 is no CSV header: {error}. Save the file as UTF-8 with a header."
-        ) from error
-    if header is None:
-        return  # an empty file has no rows
-    if not header or len(set(header)) != len(header):
-        raise BadRowError(f"Row {url}:1 is no CSV header: every column needs a name of its own.")
-    if start.offset:
-        file.seek(start.offset)
-        lines.offset, lines.line = start
-    rows = csv.reader(lines, strict=True)
-    while True:
-        line = lines.line
-        try:
-            row = next(rows)
-        except StopIteration:
-            return
-        except (csv.Error, UnicodeDecodeError) as error:
-            problem = (
-                "not valid UTF-8" if isinstance(error, UnicodeDecodeError) else f"not CSV: {error}"
-            )
-            yield Record(url, line, lines.cursor, problem=problem)
-            rows = csv.reader(lines, strict=True)  # the old one may still be inside a quote
-            continue
-        if row and len(row) != len(header):
-            problem = f"it has {len(row)} fields, the header has {len(header)}"
-            yield Record(url, line, lines.cursor, problem=problem)
-        elif row:
-            yield Record(url, line, lines.cursor, value=dict(zip(header, row, strict=True)))
-
-
-class _CountedLines:
-    """Decoded lines of a binary file, and how far they have been read."""
-
-    def __init__(self, file: Any) -> None:
-        self._file = file
-        self.offset, self.line = 0, 1
-
-    @property
-    def cursor(self) -> Cursor:
-        return Cursor(self.offset, self.line)
-
-    def __iter__(self) -> _CountedLines:
-        return self
-
-    def __next__(self) -> str:
-        raw: bytes = self._file.readline()
-        if not raw:
-            raise StopIteration
-        encoding = "utf-8" if self.offset else "utf-8-sig"
-        self.offset, self.line = self.offset + len(raw), self.line + 1
-        return raw.decode(encoding)
-
-
 def _read_parquet(file: Any, url: str, start: Cursor) -> Iterator[Record]:
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -252,6 +166,7 @@ _STRUCTURE = re.compile(rb'\\.|["{}\[\],]', re.DOTALL)
 _READERS: dict[str, Callable[[Any, str, Cursor], Iterator[Record]]] = {
     "jsonl": _read_jsonl,
     "json": _read_json,
-    "csv": _read_csv,
+    "csv": partial(read_csv, delimiters=",;\t|"),
+    "tsv": partial(read_csv, delimiters="\t"),
     "parquet": _read_parquet,
 }

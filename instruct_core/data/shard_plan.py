@@ -21,7 +21,8 @@ from instruct_core.data.columns import Columns, parse_columns
 from instruct_core.data.order import sample_at
 from instruct_core.data.plan import Plan
 from instruct_core.data.ranges import SourceFile, Start, scan_ranges
-from instruct_core.data.records import Record, format_of
+from instruct_core.data.record import Record
+from instruct_core.data.records import format_of
 from instruct_core.data.sources import Source
 from instruct_core.data.split import SPLIT_SEED, VAL_FRACTION, Texts, in_validation
 from instruct_core.data.template import TEMPLATE_NAME, Row, render
