@@ -92,7 +92,7 @@ class TrainConfig(Recipe):
 
 
 # How rows become samples; part of the identity, because `samples_seen` counts in it.
-PACKING = "best fit, order drawn"
+PACKING = "best fit, order of its own"
 
 
 def identity_of(config: TrainConfig) -> dict[str, Any]:

@@ -32,6 +32,10 @@ from instruct_core.storage.tensor_file import file_views, from_numpy, hash_array
 
 logger = logging.getLogger(__name__)
 
+# Sequences are read in the order of the seed itself. With the same key here the two would cancel where
+# no two rows share a sequence: the first epoch would then go through the source from top to bottom.
+ORDER_KEY = 0x7061636B696E67
+
 
 class Packing(NamedTuple):
     """
@@ -75,7 +79,8 @@ def pack(lengths: NDArray[np.int64], seq_len: int, seed: int) -> Packing:
     do not meet in one sequence more often than others.
     """
     rows, starts, pieces = _cut(lengths, seq_len)
-    order = np.argsort(sample_at(np.arange(len(rows), dtype=np.uint64), max(1, len(rows)), seed))
+    places = np.arange(len(rows), dtype=np.uint64)
+    order = np.argsort(sample_at(places, max(1, len(rows)), seed ^ ORDER_KEY))
     sequence_of = np.empty(len(rows), dtype=np.int64)
     with_room: list[list[int]] = [[] for _ in range(seq_len + 1)]  # by free tokens
     rooms = 0  # bit r is set where a sequence has exactly r free tokens

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from instruct_core.data.order import sample_at
 from instruct_core.data.packing import load_packing, pack
 from instruct_core.data.shards import ShardSet, load_manifest
 from instruct_core.storage.store import Store
@@ -55,6 +56,19 @@ def test_rows_of_like_length_do_not_seek_each_other() -> None:
     alike = np.mean(packing.lengths[inside] == packing.lengths[inside - 1])
 
     assert alike < 0.35, "one in four is chance"
+
+
+@pytest.mark.parametrize("shortest", [600, 511], ids=["no two share", "some share"])
+def test_first_epoch_is_not_read_in_the_order_of_the_source(shortest: int) -> None:
+    lengths = np.random.default_rng(0).integers(shortest, 1025, 5000)
+
+    packing = pack(lengths, 1024, seed=1337)
+
+    places = np.arange(packing.num_sequences, dtype=np.uint64)
+    read = packing.sequence_starts[sample_at(places, packing.num_sequences, 1337).astype(np.int64)]
+    rows = packing.rows[read]
+    assert np.mean(np.abs(rows - places.astype(np.int64)) < 50) < 0.05, "0.02 is chance"
+    assert abs(np.corrcoef(rows, places)[0, 1]) < 0.05
 
 
 def test_packing_depends_on_lengths_and_seed_alone() -> None:
