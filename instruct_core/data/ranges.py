@@ -19,7 +19,7 @@ import fsspec
 import xxhash
 
 from instruct_core.data.record import Cursor, Record
-from instruct_core.data.records import read_records
+from instruct_core.data.records import open_source, read_records
 from instruct_core.data.sources import Source
 from instruct_core.errors import BadRowError
 
@@ -116,7 +116,7 @@ def stat_files(files: Sequence[str]) -> list[tuple[str, int, str]]:
 
 def _hash_file(url: str) -> str:
     hasher = xxhash.xxh3_128()
-    with fsspec.open(url, "rb") as file:
+    with open_source(url) as file:
         while data := file.read(HASH_BYTES):
             hasher.update(data)
     return str(hasher.hexdigest())

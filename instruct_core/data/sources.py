@@ -5,8 +5,8 @@ From what a person typed after --source to files that every task can read.
     source.files      # ['shards/alpaca/source/rows.parquet']
 
 Paths, globs and URLs stay where they are. A Hugging Face dataset is downloaded once, here on the
-submitting machine, and `builtin` is written out: both become one file below the shard set, so
-tasks on nodes without internet read files and nothing else.
+submitting machine, a compressed file is unpacked, and `builtin` is written out: each becomes a file
+below the shard set, so tasks on nodes without internet read files, from any row on, and nothing else.
 """
 
 from __future__ import annotations
@@ -15,22 +15,26 @@ import json
 import mmap
 import platform
 import re
+import shutil
 import tempfile
 from collections.abc import Sequence
 from importlib.metadata import version
-from pathlib import Path
-from typing import NamedTuple
+from typing import IO, Any, NamedTuple
 
 import fsspec
+import xxhash
 
 from instruct_core.data.builtin import builtin_rows
-from instruct_core.data.records import format_of
+from instruct_core.data.records import FORMATS, ending_of, format_of
 from instruct_core.errors import ConfigError, MissingError
+from instruct_core.storage.plain_errors import plain_errors
 from instruct_core.storage.store import Store
 
 BUILTIN = "builtin"
 DATASET_ID = re.compile(r"[\w.-]+/[\w.-]+")
 GLOB = re.compile(r"[*?[]")
+COMPRESSIONS = {"gz": "gzip", "bz2": "bz2", "xz": "xz", "zst": "zstd"}  # by fsspec's names
+COPY_BYTES = 8 << 20
 
 
 class Source(NamedTuple):
@@ -43,7 +47,7 @@ class Source(NamedTuple):
 
 def resolve_source(name: str, out: Store) -> Source:
     """
-    Return the files of a source; may download into, or write below, ``out``/source.
+    Return the files of a source; may download into, unpack into, or write below, ``out``/source.
 
     Raises:
         MissingError: No such file, no match of a glob, or no dataset of that name can be had.
@@ -59,9 +63,27 @@ def resolve_source(name: str, out: Store) -> Source:
             f"Source {name} is not there: no file or dataset of that name. "
             "Give a path, a glob, a URL, a Hugging Face dataset id, or builtin."
         )
+    return _of_files(name, files, out)
+
+
+def resolve_files(name: str, out: Store) -> Source:
+    """
+    Return a source that must be files; may unpack into ``out``/source.
+
+    Raises:
+        MissingError: No such file, or no match of a glob.
+        ConfigError: A folder, or a kind of file that is not read.
+    """
+    files = _matching_files(name)
+    if not files:
+        raise MissingError(f"Source {name} is not there. Give a path, a glob or a URL of files.")
+    return _of_files(name, files, out)
+
+
+def _of_files(name: str, files: Sequence[str], out: Store) -> Source:
     for file in files:
-        format_of(file)
-    return Source(name, name, files)
+        format_of(_unpacked_name(file))
+    return Source(name, name, [_unpacked(file, out) for file in files])
 
 
 def _matching_files(name: str) -> list[str]:
@@ -69,15 +91,82 @@ def _matching_files(name: str) -> list[str]:
         fs, path = fsspec.core.url_to_fs(name)
     except (ImportError, ValueError) as error:
         raise ConfigError(f"Source {name} cannot be read: {error}") from error
-    if GLOB.search(name):
-        return [str(fs.unstrip_protocol(p)).removeprefix("file://") for p in sorted(fs.glob(path))]
-    if fs.isdir(path):
+    info = _info(fs, path, name)
+    if info is not None and info["type"] == "directory":
         raise ConfigError(f"Source {name} is a folder. Name its files: --source '{name}/*.jsonl'")
-    return [name] if fs.exists(path) else []
+    if info is not None:
+        return [name]  # also a file whose name looks like a glob
+    if not GLOB.search(name):
+        return []
+    return [str(fs.unstrip_protocol(p)).removeprefix("file://") for p in sorted(fs.glob(path))]
+
+
+def _info(fs: Any, path: str, name: str) -> dict[str, Any] | None:
+    """Return what stands at a path; None for nothing."""
+    try:
+        with plain_errors(name):
+            return dict(fs.info(path))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        reason = (error.strerror or str(error)).rstrip(".")
+        raise ConfigError(f"Source {name} cannot be read: {reason}.") from None
 
 
 def _has_known_ending(name: str) -> bool:
-    return Path(name).suffix in (".json", ".jsonl", ".csv", ".parquet")
+    return ending_of(name) in (*FORMATS, *COMPRESSIONS)
+
+
+def _unpacked_name(url: str) -> str:
+    ending = ending_of(url)
+    return url[: -len(ending) - 1] if ending in COMPRESSIONS else url
+
+
+def _unpacked(url: str, out: Store) -> str:
+    """Return a file as it is, or where a compressed one lies unpacked: rows are found by seeking."""
+    compression = COMPRESSIONS.get(ending_of(url))
+    if compression is None:
+        return url
+    fs, path = fsspec.core.url_to_fs(url)
+    # What it was unpacked from is in the file's name: one that is there is the right one.
+    facts = repr(
+        [url, *(fs.info(path).get(key) for key in ("size", "mtime", "ETag", "LastModified"))]
+    )
+    plain = _unpacked_name(url).rsplit("/", 1)[-1]
+    name = f"source/{xxhash.xxh3_64_hexdigest(facts.encode())}-{plain}"
+    if not out.exists(name):
+        with tempfile.TemporaryFile() as scratch:
+            _unpack(url, compression, scratch)
+            _put(out, name, scratch)
+    return out.where(name)
+
+
+def _unpack(url: str, compression: str, scratch: IO[bytes]) -> None:
+    if compression not in fsspec.compression.compr:  # the others come with Python
+        raise ConfigError(
+            f"Source {url} needs the package zstandard. "
+            "Install it: pip install -c constraints.txt -e '.[zstd]'"
+        )
+    try:
+        with fsspec.open(url, "rb", compression=compression) as file:
+            shutil.copyfileobj(file, scratch, COPY_BYTES)
+    except Exception as error:  # every compression has a kind of its own for a damaged file
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # of the disk or the store, which may pass
+        raise ConfigError(
+            f"Source {url} is damaged, or not compressed with {compression}: {error}. "
+            "Fetch it again, or unpack it first."
+        ) from None
+
+
+def _put(out: Store, name: str, scratch: IO[bytes]) -> None:
+    scratch.flush()
+    if scratch.seek(0, 2) == 0:
+        out.replace(name, b"")
+        return
+    mapped = mmap.mmap(scratch.fileno(), 0, access=mmap.ACCESS_READ)
+    with mapped, memoryview(mapped) as data:
+        out.replace(name, data)
 
 
 def _builtin(out: Store) -> Source:
@@ -107,8 +196,5 @@ def _downloaded(dataset_id: str, out: Store) -> Source:
             ) from error
         with tempfile.TemporaryFile() as scratch:
             dataset.to_parquet(scratch)
-            scratch.flush()
-            mapped = mmap.mmap(scratch.fileno(), 0, access=mmap.ACCESS_READ)
-            with mapped, memoryview(mapped) as data:
-                out.replace(name, data)
+            _put(out, name, scratch)
     return Source(dataset_id, f"Hugging Face dataset {dataset_id}", [out.where(name)])

@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from instruct_core.answers.plan import AnswerPlan, Settings, scan_prompts
 from instruct_core.data.columns import parse_columns
-from instruct_core.data.sources import resolve_source
+from instruct_core.data.sources import BUILTIN, Source, resolve_files
 from instruct_core.errors import ConfigError
 from instruct_core.storage.documents import load_sealed
 from instruct_core.storage.store import Store
@@ -55,10 +55,13 @@ def answer_file(flags: Generate, words: Sequence[str] = ()) -> int:
     if request is None and (gpus := visible_gpus()).number:
         check_torch_sees(gpus.number)
     old = AnswerPlan.load_if_there(store)
-    plan = _plan(flags, old)
-    _refuse_other_answers(flags, plan, old, out)
-    work = _work(flags, words, plan, old, out, choice)
-    return make(work, flags.array, flags.slurm, request, parallelism_here=1)
+    with tempfile.TemporaryDirectory() as scratch:
+        # A dry run writes nothing, not even a source that is unpacked.
+        place = Store(scratch) if flags.array.dry_run else store
+        plan = _plan(flags, resolve_files(flags.source, place), old)
+        _refuse_other_answers(flags, plan, old, out)
+        work = _work(flags, words, plan, old, out, choice)
+        return make(work, flags.array, flags.slurm, request, parallelism_here=1)
 
 
 def _check(flags: Generate) -> None:
@@ -68,19 +71,17 @@ def _check(flags: Generate) -> None:
         raise ConfigError(
             f"--answer-column must be a name of its own, got {flags.answer_column!r}."
         )
+    if flags.source == BUILTIN:
+        raise ConfigError(
+            f"--source {flags.source} must be a file of questions: a path, a glob or a URL."
+        )
     flags.sampling.check()
     check_slurm_flags(flags.slurm)
     check_model_flags(flags.model)
 
 
-def _plan(flags: Generate, old: AnswerPlan | None) -> AnswerPlan:
+def _plan(flags: Generate, source: Source, old: AnswerPlan | None) -> AnswerPlan:
     columns = parse_columns(flags.columns, is_answered=False) if flags.columns else None
-    with tempfile.TemporaryDirectory() as scratch:
-        source = resolve_source(flags.source, Store(scratch))
-        if scratch in "".join(source.files):
-            raise ConfigError(
-                f"--source {flags.source} must be a file of questions: a path, a glob or a URL."
-            )
     model = _model(flags, old)
     settings = Settings(
         model=absolute(model),

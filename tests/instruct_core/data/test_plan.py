@@ -254,31 +254,3 @@ def test_source_that_shrinks_after_planning_is_noticed(tmp_path: Path) -> None:
         BadRowError, match="changed after the command was given, noticed in shard 0"
     ):
         list(plan.rows(0))
-
-
-def test_glob_takes_files_in_sorted_order(tmp_path: Path) -> None:
-    for name in ("b.jsonl", "a.jsonl", "c.csv"):
-        write_rows(tmp_path / name, 1)
-
-    source = resolve_source(f"{tmp_path}/*.jsonl", Store(tmp_path / "out"))
-
-    assert [Path(file).name for file in source.files] == ["a.jsonl", "b.jsonl"]
-
-
-@pytest.mark.parametrize("name", ["missing.jsonl", "no/such/file.csv", "nothing-*.jsonl", "name"])
-def test_source_that_is_not_there_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(MissingError, match="is not there: no file or dataset"):
-        resolve_source(name, Store(tmp_path))
-
-
-def test_dataset_that_cannot_be_downloaded_is_refused_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(MissingError, match="cannot be had as a Hugging Face dataset") as caught:
-        resolve_source("nobody/nothing", Store(tmp_path))
-
-    assert "\n" not in str(caught.value)
-    assert not list(tmp_path.iterdir())
-
-
-def test_folder_as_source_is_refused_with_the_glob_that_would_do(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"is a folder. Name its files: --source '.*/\*.jsonl'"):
-        resolve_source(str(tmp_path), Store(tmp_path))

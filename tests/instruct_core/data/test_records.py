@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import csv
+import errno
+import gzip
+import io
 import json
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fsspec.spec import AbstractBufferedFile, AbstractFileSystem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from instruct_core.data import records
+from instruct_core.data import json_rows, records
+from instruct_core.data.parquet_rows import read_parquet
+from instruct_core.data.record import FIRST
 from instruct_core.data.records import read_records
 from instruct_core.errors import BadRowError, ConfigError
 
@@ -23,13 +31,15 @@ ROWS = st.lists(st.fixed_dictionaries({"a": TEXTS, "b": TEXTS}), min_size=1, max
 
 def write(folder: Path, ending: str, rows: list[dict[str, str]]) -> str:
     path = folder / f"rows.{ending}"
-    if ending == "jsonl":
-        path.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
+    if ending in ("jsonl", "ndjson"):
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        path.write_text(lines, encoding="utf-8")
     elif ending == "json":
-        path.write_text(json.dumps(rows, ensure_ascii=False, indent=2))
-    elif ending == "csv":
-        with path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, ["a", "b"], quoting=csv.QUOTE_ALL)
+        path.write_text(json.dumps(rows, ensure_ascii=False, indent=2), encoding="utf-8")
+    elif ending in ("csv", "tsv"):
+        with path.open("w", newline="", encoding="utf-8") as file:
+            delimiter = "," if ending == "csv" else "\t"
+            writer = csv.DictWriter(file, ["a", "b"], quoting=csv.QUOTE_ALL, delimiter=delimiter)
             writer.writeheader()
             writer.writerows(rows)
     else:
@@ -37,7 +47,7 @@ def write(folder: Path, ending: str, rows: list[dict[str, str]]) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("ending", ["jsonl", "json", "csv", "parquet"])
+@pytest.mark.parametrize("ending", ["jsonl", "ndjson", "json", "csv", "tsv", "parquet"])
 @settings(deadline=None, max_examples=40)
 @given(rows=ROWS)
 def test_reading_on_from_any_record_equals_reading_all(
@@ -52,24 +62,6 @@ def test_reading_on_from_any_record_equals_reading_all(
     assert rests == [rows[k + 1 :] for k in range(len(rows))]
 
 
-@pytest.mark.parametrize(
-    ("content", "where", "problem"),
-    [
-        (b'{"a": 1}\n{"a": \n', ":2", "not JSON"),
-        (b'{"a": 1}\n\n{"a": "\xff"}\n', ":3", "not valid UTF-8 at byte 7"),
-        (b"{}\n" + b"[" * 100_000 + b"\n", ":2", "not JSON"),
-    ],
-)
-def test_bad_line_is_named(tmp_path: Path, content: bytes, where: str, problem: str) -> None:
-    path = tmp_path / "rows.jsonl"
-    path.write_bytes(content)
-
-    bad = next(record for record in read_records(str(path)) if record.problem)
-
-    assert bad.where == f"{path}{where}"
-    assert problem in bad.problem
-
-
 def test_csv_row_with_other_fields_is_named_and_reading_goes_on(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text('a,b\n1,"x\ny"\n1,2,3\n4,5\n')
@@ -81,33 +73,6 @@ def test_csv_row_with_other_fields_is_named_and_reading_goes_on(tmp_path: Path) 
     assert found[1].problem == "it has 3 fields, the header has 2"
 
 
-def test_array_that_is_cut_off_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "rows.json"
-    path.write_text('[{"a": 1},\n {"a": ')
-
-    with pytest.raises(BadRowError, match=r"rows.json:2 is not JSON: the array is broken"):
-        list(read_records(str(path)))
-
-
-def test_array_is_read_in_small_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(records, "READ_BYTES", 7)
-    rows: list[Any] = [{"a": 'ä]},{[\\" ' * k} for k in range(9)]
-    path = tmp_path / "rows.json"
-    path.write_text(json.dumps(rows, ensure_ascii=False))
-
-    assert [record.value for record in read_records(str(path))] == rows
-
-
-def test_json_file_of_lines_is_read_as_lines_from_any_place(tmp_path: Path) -> None:
-    path = tmp_path / "rows.json"
-    path.write_text('{"a": 1}\n{"a": 2}\n')
-
-    first, second = read_records(str(path))
-
-    assert (first.value, second.value) == ({"a": 1}, {"a": 2})
-    assert [record.value for record in read_records(str(path), first.next)] == [{"a": 2}]
-
-
 def test_empty_csv_among_others_has_no_rows(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text("")
@@ -115,6 +80,130 @@ def test_empty_csv_among_others_has_no_rows(tmp_path: Path) -> None:
     assert list(read_records(str(path))) == []
 
 
-def test_unknown_ending_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"must end in .json, .jsonl, .csv or .parquet, got .txt"):
-        records.format_of("rows.txt")
+@pytest.mark.parametrize(
+    ("name", "found"), [("rows.txt", "got .txt"), ("rows", "has no ending"), ("a.b/rows", "has no")]
+)
+def test_file_of_an_unknown_kind_is_refused(name: str, found: str) -> None:
+    with pytest.raises(ConfigError, match=rf"must end in .jsonl, .*\.tsv or .parquet, .*{found}"):
+        records.format_of(name)
+
+
+def test_query_of_a_url_is_no_part_of_its_ending() -> None:
+    assert records.format_of("https://host/rows.jsonl?download=true") == "jsonl"
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
+        (gzip.compress(b"{}\n"), "the ending .gz"),
+        (b"<!DOCTYPE html>\n<html></html>", "a web page"),
+    ],
+)
+def test_file_that_is_of_another_kind_than_its_name_says_is_refused(
+    tmp_path: Path, content: bytes, what: str
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(content)
+
+    with pytest.raises(BadRowError, match=f"Source {path} is .*{what}"):
+        list(read_records(str(path)))
+
+
+@pytest.mark.parametrize("place", ["page", "footer"])
+def test_damaged_parquet_is_named(tmp_path: Path, place: str) -> None:
+    url = write(tmp_path, "parquet", [{"a": f"row {k}", "b": "x"} for k in range(50)])
+    content = bytearray(Path(url).read_bytes())
+    start = 4 if place == "page" else len(content) - 60
+    content[start : start + 20] = b"\xff" * 20
+    Path(url).write_bytes(content)
+
+    with pytest.raises(BadRowError, match=f"Source {url} is damaged behind row 0") as caught:
+        list(read_records(url))
+
+    assert "\n" not in str(caught.value)
+
+
+def test_disk_that_fails_is_not_taken_for_a_damaged_file(tmp_path: Path) -> None:
+    class FailingFile(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            raise OSError(errno.EIO, "Input/output error")
+
+    with pytest.raises(OSError, match="Input/output error") as caught:
+        list(read_parquet(FailingFile(b"x" * 1000), "rows.parquet", FIRST))
+
+    assert not isinstance(caught.value, BadRowError)
+
+
+class CountedFile(AbstractBufferedFile):  # type: ignore[misc]
+    """A file of an object store that counts what is read from it, and what it fetches."""
+
+    bytes_read = bytes_fetched = requests = 0
+
+    def read(self, length: int = -1) -> bytes:
+        data = bytes(super().read(length))
+        CountedFile.bytes_read += len(data)
+        return data
+
+    def _fetch_range(self, start: int, end: int) -> bytes:
+        CountedFile.requests += 1
+        data: bytes = self.fs.contents[self.path][start:end]
+        CountedFile.bytes_fetched += len(data)
+        return data
+
+
+class CountedStore(AbstractFileSystem):  # type: ignore[misc]
+    """Files in memory that are read as those of an object store are, in blocks of 50 MB by default."""
+
+    protocol = "counted"
+    contents: ClassVar[dict[str, bytes]] = {}
+
+    def info(self, path: str, **_: Any) -> dict[str, Any]:
+        path = self._strip_protocol(path)
+        return {"name": path, "size": len(self.contents[path]), "type": "file"}
+
+    def _open(self, path: str, mode: str = "rb", block_size: int | None = None, **_: Any) -> Any:
+        return CountedFile(self, path, mode, block_size or 50 << 20)
+
+
+@pytest.fixture
+def counted_store(monkeypatch: pytest.MonkeyPatch) -> type[CountedFile]:
+    fsspec.register_implementation("counted", CountedStore, clobber=True)
+    monkeypatch.setattr(records, "BLOCK_BYTES", 1 << 20)
+    monkeypatch.setattr(records, "BUFFER_BYTES", 1 << 17)
+    monkeypatch.setattr(json_rows, "READ_BYTES", 1 << 18)
+    for count in ("bytes_read", "bytes_fetched", "requests"):
+        monkeypatch.setattr(CountedFile, count, 0)
+    return CountedFile
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "json", "csv"])
+def test_source_in_a_bucket_is_read_once_in_large_pieces(
+    tmp_path: Path, counted_store: type[CountedFile], ending: str
+) -> None:
+    url = write(tmp_path, ending, [{"a": "x" * 2000, "b": "y"}] * 2_500)
+    size = Path(url).stat().st_size
+    CountedStore.contents[f"rows.{ending}"] = Path(url).read_bytes()
+
+    whole = list(read_records(f"counted://rows.{ending}"))
+
+    assert len(whole) == 2_500
+    assert counted_store.bytes_read <= size + 2 * records.BUFFER_BYTES
+    assert counted_store.bytes_fetched <= size + records.BLOCK_BYTES
+    assert counted_store.requests <= size / records.BLOCK_BYTES + 2
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "json", "csv"])
+def test_a_range_of_a_source_in_a_bucket_costs_little_more_than_itself(
+    tmp_path: Path, counted_store: type[CountedFile], ending: str
+) -> None:
+    rows = [{"a": "x" * 2000, "b": str(k)} for k in range(4_000)]
+    url = write(tmp_path, ending, rows)
+    CountedStore.contents[f"rows.{ending}"] = Path(url).read_bytes()
+    start = list(read_records(url))[3_000].next
+
+    range_of_rows = list(islice(read_records(f"counted://rows.{ending}", start), 250))
+
+    assert [record.value for record in range_of_rows] == rows[3_001:3_251]
+    assert counted_store.bytes_read <= 2 * records.BLOCK_BYTES
+    assert counted_store.bytes_fetched <= 3 * records.BLOCK_BYTES

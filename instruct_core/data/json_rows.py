@@ -1,0 +1,196 @@
+"""
+Rows of JSON, in whatever way they stand in the file: one a line, in arrays, or as plain values.
+
+    for record in read_json(file, "rows.json", start=FIRST): ...
+
+What a file begins with decides, not its name. `{"data": [...]}` around an array is looked through;
+what follows an array is another one, or an error. No array is ever whole in memory.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import orjson
+
+from instruct_core.data.record import FIRST, MAX_RECORD_BYTES, READ_BYTES, Cursor, Record
+from instruct_core.errors import BadRowError
+
+HEAD_BYTES = 64 << 10  # decides how the rows stand
+
+_OPENS = re.compile(
+    rb'(?:\xef\xbb\xbf)?\s*(\{\s*"(?:data|rows|examples|train|instances)"\s*:\s*)?\['
+)
+_OPENS_A_VALUE = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?=\{\s*\n)")
+_BETWEEN = re.compile(rb"[\s,]*")
+# Only these matter for nesting; in UTF-8 their bytes never occur inside another character.
+_STRUCTURE = re.compile(rb'\\.|["{}\[\],]', re.DOTALL)
+
+
+def read_json(file: Any, url: str, start: Cursor) -> Iterator[Record]:
+    """
+    Yield the records of an open binary file from ``start`` on.
+
+    Raises:
+        BadRowError: An array or a value is broken in a way that hides where the next row begins.
+    """
+    file.seek(0)
+    head = file.read(HEAD_BYTES)
+    layout = _layout_of(head)
+    if layout is None:
+        yield from _read_lines(file, url, start)
+        return
+    if start == FIRST:
+        start = Cursor(layout.begin, 1 + head.count(b"\n", 0, layout.begin))
+    yield from _Values(file, url, start, layout).records()
+
+
+class _Layout(NamedTuple):
+    """Rows that stand otherwise than one a line."""
+
+    begin: int  # behind the bracket that opens the first array
+    in_array: bool
+    in_object: bool  # which has the array as its only entry
+
+
+def _layout_of(head: bytes) -> _Layout | None:
+    """Return how the values of a file stand; None for one a line."""
+    match = _OPENS.match(head)
+    if match and not (match.group(1) and _is_a_row(head)):
+        return _Layout(match.end(), in_array=True, in_object=bool(match.group(1)))
+    match = _OPENS_A_VALUE.match(head)
+    return _Layout(match.end(), in_array=False, in_object=False) if match else None
+
+
+def _is_a_row(head: bytes) -> bool:
+    """Return True if the object in the first line is more than what stands around an array."""
+    first, _, others = head.removeprefix(b"\xef\xbb\xbf").lstrip().partition(b"\n")
+    try:
+        return len(orjson.loads(first)) > 1 or not (others == b"" or others.isspace())
+    except orjson.JSONDecodeError:
+        return False
+
+
+class _Values:
+    """
+    The values of arrays, or one after another, from a place between two of them on.
+
+    Args:
+        start: Behind a value, or behind the bracket that opens the first array.
+    """
+
+    def __init__(self, file: Any, url: str, start: Cursor, layout: _Layout) -> None:
+        self._file, self._url, self._layout = file, url, layout
+        self._offset, self._line = start
+        self._buffer, self._position = b"", 0
+
+    def records(self) -> Iterator[Record]:
+        self._file.seek(self._offset)
+        in_array, may_close = self._layout.in_array, self._layout.in_object
+        while following := self._next_byte():
+            if in_array and following == b"]":
+                self._position += 1
+                in_array = False
+            elif in_array or not self._layout.in_array:
+                yield self._value()
+            elif following == b"[" and not self._layout.in_object:
+                self._position += 1
+                in_array = True
+            elif following == b"}" and may_close:
+                self._position += 1
+                may_close = False
+            else:
+                raise BadRowError(
+                    f"Row {self._url}:{self._line} follows the array, which ends before it. Put all "
+                    "rows into one array, or one object on each line."
+                )
+        if in_array or may_close:
+            raise self._cut_off()
+
+    def _next_byte(self) -> bytes:
+        """Go behind blanks and commas; return what stands there, nothing at the end of the file."""
+        while True:
+            between = _BETWEEN.match(self._buffer, self._position)
+            assert between is not None, "matches the empty string too"
+            self._line += self._buffer.count(b"\n", self._position, between.end())
+            self._position = between.end()
+            if self._position < len(self._buffer) or not self._read_more():
+                return self._buffer[self._position : self._position + 1]
+
+    def _value(self) -> Record:
+        while (end := _value_end(self._buffer, self._position)) < 0:
+            if len(self._buffer) - self._position > MAX_RECORD_BYTES or not self._read_more():
+                raise self._cut_off()
+        if end == self._position:
+            raise BadRowError(
+                f"Row {self._url}:{self._line} is not JSON: a value is missing before it."
+            )
+        raw, line = self._buffer[self._position : end], self._line
+        self._line += raw.count(b"\n")
+        self._position = end
+        return _parse_line(raw, self._url, line, Cursor(self._offset + end, self._line))
+
+    def _read_more(self) -> bool:
+        more = self._file.read(READ_BYTES)
+        self._offset += self._position
+        self._buffer, self._position = self._buffer[self._position :] + more, 0
+        return bool(more)
+
+    def _cut_off(self) -> BadRowError:
+        what = "array" if self._layout.in_array else "object"
+        return BadRowError(
+            f"Row {self._url}:{self._line} is not JSON: the {what} is broken or cut off here."
+        )
+
+
+def _value_end(buffer: bytes, start: int) -> int:
+    """Return where the value at ``start`` ends; -1 where the buffer ends first."""
+    depth, in_text = 0, False
+    for match in _STRUCTURE.finditer(buffer, start):
+        character = match.group()
+        if in_text:
+            in_text = character != b'"'
+        elif character == b'"':
+            in_text = True
+        elif character in (b"{", b"["):
+            depth += 1
+        elif depth == 0:
+            return match.start()  # the comma or bracket after a plain value
+        elif character != b",":
+            depth -= 1
+            if depth == 0:
+                return match.end()
+    return -1
+
+
+def _read_lines(file: Any, url: str, start: Cursor) -> Iterator[Record]:
+    file.seek(start.offset)
+    offset, line = start
+    for raw in file:
+        offset += len(raw)
+        line += 1
+        if not raw.isspace():
+            yield _parse_line(raw, url, line - 1, Cursor(offset, line))
+
+
+def _parse_line(raw: bytes, url: str, line: int, following: Cursor) -> Record:
+    """Return the record of one value's bytes."""
+    try:
+        return Record(url, line, following, orjson.loads(raw))
+    except orjson.JSONDecodeError:
+        return _parse_patiently(raw, url, line, following)
+
+
+def _parse_patiently(raw: bytes, url: str, line: int, following: Cursor) -> Record:
+    """Parse what the fast parser refuses, such as NaN, or find out what is wrong with it."""
+    try:
+        return Record(url, line, following, value=json.loads(raw.decode("utf-8-sig")))
+    except UnicodeDecodeError as error:
+        hint = " (it looks like UTF-16)" if raw.startswith((b"\xff\xfe", b"\xfe\xff")) else ""
+        problem = f"not valid UTF-8 at byte {error.start} of the line{hint}"
+        return Record(url, line, following, problem=problem)
+    except (ValueError, RecursionError) as error:
+        return Record(url, line, following, problem=f"not JSON: {error}")

@@ -1,0 +1,148 @@
+"""From what is typed after --source to files: names, globs, compressed files, and what is refused."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+
+from instruct_core.data.records import read_records
+from instruct_core.data.sources import resolve_files, resolve_source
+from instruct_core.errors import ConfigError, MissingError
+from instruct_core.storage.store import Store
+from tests.conftest import write_rows
+
+
+def test_glob_takes_files_in_sorted_order(tmp_path: Path) -> None:
+    for name in ("b.jsonl", "a.jsonl", "c.csv"):
+        write_rows(tmp_path / name, 1)
+
+    source = resolve_source(f"{tmp_path}/*.jsonl", Store(tmp_path / "out"))
+
+    assert [Path(file).name for file in source.files] == ["a.jsonl", "b.jsonl"]
+
+
+@pytest.mark.parametrize("name", ["missing.jsonl", "no/such/file.csv", "nothing-*.jsonl", "name"])
+def test_source_that_is_not_there_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(MissingError, match="is not there: no file or dataset"):
+        resolve_source(name, Store(tmp_path))
+
+
+def test_dataset_that_cannot_be_downloaded_is_refused_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(MissingError, match="cannot be had as a Hugging Face dataset") as caught:
+        resolve_source("nobody/nothing", Store(tmp_path))
+
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_folder_as_source_is_refused_with_the_glob_that_would_do(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"is a folder. Name its files: --source '.*/\*.jsonl'"):
+        resolve_source(str(tmp_path), Store(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["data[1].jsonl", "what?.jsonl", "all*.jsonl"])
+def test_file_whose_name_looks_like_a_glob_is_a_file(tmp_path: Path, name: str) -> None:
+    for other in (name, "data1.jsonl", "whatx.jsonl", "all.jsonl"):
+        write_rows(tmp_path / other, 1)
+
+    source = resolve_source(f"{tmp_path}/{name}", Store(tmp_path / "out"))
+
+    assert source.files == [f"{tmp_path}/{name}"]
+    assert len(list(read_records(source.files[0]))) == 1
+
+
+def test_object_whose_name_looks_like_a_glob_is_an_object(tmp_path: Path) -> None:
+    fsspec.filesystem("memory").pipe("/bucket/data[1].jsonl", b"{}\n")
+
+    source = resolve_source("memory://bucket/data[1].jsonl", Store(tmp_path))
+
+    assert [record.value for record in read_records(source.files[0])] == [{}]
+
+
+@pytest.mark.parametrize(
+    ("ending", "compress"), [("gz", gzip.compress), ("bz2", bz2.compress), ("xz", lzma.compress)]
+)
+def test_compressed_file_is_unpacked_once(tmp_path: Path, ending: str, compress: Any) -> None:
+    content = write_rows(tmp_path / "rows.jsonl", 20).read_bytes()
+    packed = tmp_path / f"rows.jsonl.{ending}"
+    packed.write_bytes(compress(content[:100]) + compress(content[100:]))
+    out = Store(tmp_path / "out")
+
+    [file] = resolve_source(str(packed), out).files
+    inode = Path(file).stat().st_ino
+    again = resolve_files(str(packed), out).files
+
+    assert Path(file).read_bytes() == content
+    assert again == [file]
+    assert Path(file).stat().st_ino == inode, "the copy that is there is taken"
+
+
+def test_compressed_file_that_has_changed_is_unpacked_anew(tmp_path: Path) -> None:
+    packed, out = tmp_path / "rows.csv.gz", Store(tmp_path / "out")
+    packed.write_bytes(gzip.compress(b"a\n1\n"))
+    [old] = resolve_source(str(packed), out).files
+    packed.write_bytes(gzip.compress(b"a\n1\n2\n"))
+
+    [new] = resolve_source(str(packed), out).files
+
+    assert new != old
+    assert Path(new).read_bytes() == b"a\n1\n2\n"
+
+
+@pytest.mark.parametrize(
+    "content", [b"no gzip", gzip.compress(b"{}\n" * 9999)[:-20]], ids=["other", "cut off"]
+)
+def test_damaged_compressed_file_is_refused_and_leaves_nothing(
+    tmp_path: Path, content: bytes
+) -> None:
+    packed = tmp_path / "rows.jsonl.gz"
+    packed.write_bytes(content)
+
+    with pytest.raises(ConfigError, match=f"Source {packed} is damaged, or not .* gzip"):
+        resolve_source(str(packed), Store(tmp_path / "out"))
+
+    assert not (tmp_path / "out").exists()
+
+
+def test_empty_compressed_file_has_no_rows(tmp_path: Path) -> None:
+    packed = tmp_path / "rows.jsonl.gz"
+    packed.write_bytes(gzip.compress(b""))
+
+    [file] = resolve_source(str(packed), Store(tmp_path / "out")).files
+
+    assert list(read_records(file)) == []
+
+
+def test_missing_package_for_a_compression_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(fsspec.compression.compr, "zstd", raising=False)
+    (tmp_path / "rows.jsonl.zst").touch()
+
+    with pytest.raises(ConfigError, match=r"needs the package zstandard. Install it: pip .*zstd"):
+        resolve_source(f"{tmp_path}/rows.jsonl.zst", Store(tmp_path / "out"))
+
+
+def test_compressed_file_of_no_known_kind_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    (tmp_path / "rows.tar.gz").write_bytes(b"")
+
+    with pytest.raises(ConfigError, match=r"rows.tar must end in .*, got .tar"):
+        resolve_source(f"{tmp_path}/rows.tar.gz", Store(tmp_path / "out"))
+
+
+def test_store_that_does_not_answer_is_not_taken_for_a_missing_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("no answer")
+
+    monkeypatch.setattr(fsspec.implementations.memory.MemoryFileSystem, "info", refuse)
+
+    with pytest.raises(ConfigError, match=r"memory://rows.jsonl cannot be read: no answer"):
+        resolve_source("memory://rows.jsonl", Store(tmp_path))
