@@ -211,8 +211,8 @@ def bench_memory() -> None:
     """Peak memory of a save beyond the state itself, each in a process of its own."""
     for name in ("ours async", "ours sync", "torch.save", "safetensors", "dcp", "dcp async"):
         output = subprocess.run(
-            [sys.executable, "-m", "bench.checkpoint", "--memory-of", name], check=True, text=True,
-            stdout=subprocess.PIPE,
+            [sys.executable, "-m", "bench.checkpoint", "--memory-of", name], check=True,
+            stdout=subprocess.PIPE, encoding="utf-8",
         ).stdout  # fmt: skip
         print(output.splitlines()[-1], flush=True)
 
@@ -234,7 +234,7 @@ def memory_of(name: str, root: Path) -> None:
             state.tensors(), checkpoint_id=root / f"{DCP_FILES}{time.monotonic_ns()}"
         ).result(),  # type: ignore[union-attr]
     }
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew; see proc(5)
+    Path("/proc/self/clear_refs").write_bytes(b"5")  # the peak begins anew; see proc(5)
     before = _status("VmRSS")
     for _ in range(2):
         saved[name]()
@@ -250,7 +250,7 @@ def memory_of(name: str, root: Path) -> None:
 
 
 def _status(key: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(key))
 
 

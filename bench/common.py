@@ -38,7 +38,7 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
 
 def machine() -> str:
     """Return the machine's name for a line of output."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
         if line.startswith("model name"):
             return f"{line.split(':')[1].strip()}, {len(os.sched_getaffinity(0))} cores"
     return platform.processor()

@@ -102,7 +102,7 @@ def measure_memory(make: Callable[[GPT2], Run], model: GPT2, batch_size: int) ->
         before = torch.cuda.memory_allocated()
         run(prompts(batch_size), Sampling(), NEW_TOKENS)
         return (torch.cuda.max_memory_allocated() - before) / 1e6
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew; see proc(5)
+    Path("/proc/self/clear_refs").write_bytes(b"5")  # the peak begins anew; see proc(5)
     before = peak_bytes(os.getpid())
     run(prompts(batch_size), Sampling(), NEW_TOKENS)
     return (peak_bytes(os.getpid()) - before) / 1e6

@@ -86,7 +86,7 @@ def main() -> None:
     ledger = read_ledger(Store(typed.run))
     ranks = next(e.event.world_size for e in ledger if isinstance(e.event, Started))
     text = f"One run on {ranks} ranks, from its ledger; dots are checkpoints"
-    typed.out.write_text(draw(ledger, text))
+    typed.out.write_text(draw(ledger, text), encoding="utf-8")
 
 
 if __name__ == "__main__":

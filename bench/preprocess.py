@@ -51,7 +51,7 @@ def write_source(path: Path, num_rows: int) -> list[str]:
     texts = []
     rows = list(builtin_rows())
     draw = random.Random(1)
-    with path.open("w") as file:
+    with path.open("w", encoding="utf-8") as file:
         for number in range(num_rows):
             parts = draw.sample(rows, PARTS)
             answer = "\n".join(part.output for part in parts)
@@ -75,7 +75,8 @@ def run_launcher(source: Path, out: Path, tokenizer: str) -> int:
         time.sleep(0.05)
     assert process.returncode == 0
     tasks = [
-        json.loads(p.read_text())["peak_bytes"] for p in out.glob("job/0000/*/progress-*.json")
+        json.loads(p.read_text(encoding="utf-8"))["peak_bytes"]
+        for p in out.glob("job/0000/*/progress-*.json")
     ]
     return max([*peaks, *tasks])
 

@@ -112,7 +112,9 @@ def make_checkpoint(desk: Path) -> None:
     """Train three steps with the launcher, so that there is something to resume."""
     launch = Path(__file__).resolve().parent.parent / "launch"
     rows = [{"instruction": f"Count to {n}.", "output": "one two three " * 9} for n in range(400)]
-    (desk / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (desk / "rows.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8"
+    )
     for verb, flags in (
         ("preprocess", "--source rows.jsonl --out s --num-tasks 1"),
         ("finetune", f"--run r --shards s --model gpt2 --init random --checkpoints c --runs t "
@@ -121,9 +123,9 @@ def make_checkpoint(desk: Path) -> None:
     ):  # fmt: skip
         command = [sys.executable, str(launch / f"{verb}.py"), *flags.split()]
         subprocess.run(command, cwd=desk, check=True, stdout=subprocess.DEVNULL)
-    document = json.loads((desk / "c" / "r" / "run.json").read_text())
+    document = json.loads((desk / "c" / "r" / "run.json").read_text(encoding="utf-8"))
     document["config"]["max_steps"] = 1000
-    (desk / "c" / "r" / "run.json").write_text(json.dumps(document))
+    (desk / "c" / "r" / "run.json").write_text(json.dumps(document), encoding="utf-8")
 
 
 def seek_seconds() -> None:
@@ -173,7 +175,7 @@ def main() -> None:
                 folder,
             ]
             output = subprocess.run(
-                command, env=env, check=True, text=True, stdout=subprocess.PIPE
+                command, env=env, check=True, stdout=subprocess.PIPE, encoding="utf-8"
             ).stdout
             stamps = json.loads(output.splitlines()[-1])
             print(json.dumps({"bench": "resume", "contender": contender, "until": stamps}))

@@ -75,7 +75,7 @@ def main() -> None:
     flags.add_argument("run", help="folder of the run's ledger")
     flags.add_argument("out", type=Path, help="the picture to write")
     typed = flags.parse_args()
-    typed.out.write_text(draw(moments(read_ledger(Store(typed.run)))))
+    typed.out.write_text(draw(moments(read_ledger(Store(typed.run)))), encoding="utf-8")
 
 
 if __name__ == "__main__":

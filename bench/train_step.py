@@ -208,7 +208,8 @@ def main() -> None:
 
     def run(name: str) -> float:
         command = [sys.executable, "-m", "bench.train_step", *sys.argv[1:], "--contender", name]
-        output = subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE).stdout
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, encoding="utf-8")
+        output = done.stdout
         return float(json.loads(output.splitlines()[-1])["tokens_per_second"])
 
     names = list(contenders(arguments))

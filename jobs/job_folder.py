@@ -105,7 +105,7 @@ def read_all_progress(folder: Path) -> list[Progress]:
 def _read(path: Path, kind: type[T]) -> T | None:
     """Return a record; None where there is nothing, or a lost node left half of it."""
     try:
-        return structure(json.loads(path.read_text()), kind, str(path))
+        return structure(json.loads(path.read_text(encoding="utf-8")), kind, str(path))
     except (FileNotFoundError, ValueError):
         return None
 
@@ -125,7 +125,7 @@ def or_unknown(read: Callable[[], T], unknown: T) -> T:
 def read_json(path: Path) -> dict[str, Any]:
     """Return what `replace_json` wrote; {} where there is nothing, or a lost node left half of it."""
     try:
-        document = json.loads(path.read_text())
+        document = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return {}
     return document if isinstance(document, dict) else {}
@@ -155,7 +155,7 @@ def _leave_word(path: Path, document: dict[str, Any]) -> None:
 def peak_bytes(pid: int) -> int:
     """Return the most memory a process has held so far; 0 where it is gone. Source: proc(5)."""
     try:
-        status = Path(f"/proc/{pid}/status").read_text()
+        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
     except OSError:
         return 0
     # Not getrusage's maximum: a child inherits its parent's there.

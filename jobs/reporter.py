@@ -111,7 +111,7 @@ class Reporter:
         self.note(Resumed(step))
         if self._config.record_samples:
             name = f"samples-{self._number:04d}-{self._world.rank:05d}.jsonl"
-            self._samples = self._runs.local_path(name).open("a")
+            self._samples = self._runs.local_path(name).open("a", encoding="utf-8")
         self._report_progress("running", global_step=step, committed=step)
 
     def ended(self, event: Requeued | Stopped | Finished) -> None:

@@ -94,10 +94,10 @@ def run_client(
             env={**(os.environ if env is None else env), **settings},
             input=stdin,
             capture_output=True,
-            text=True,
-            errors="replace",  # the reason of a node is whatever its administrator typed
             timeout=timeout,
             check=False,
+            encoding="utf-8",
+            errors="replace",  # the reason of a node is whatever its administrator typed
         )
     except FileNotFoundError:
         raise RefusedError(f"{command[0]} is not on this machine's PATH.") from None

@@ -135,7 +135,7 @@ def _has_nvidia_card() -> bool:
 
 def _reads(path: Path) -> str:
     try:
-        return path.read_text().strip()
+        return path.read_text(encoding="utf-8").strip()
     except OSError:  # it was taken out meanwhile, or a container does not show it
         return ""
 
@@ -155,14 +155,14 @@ def _meet(world: World) -> Store:
         _use_interface_of(address)
         store = TCPStore(address, 0, world.world_size, True, ranks.TIMEOUT, wait_for_workers=False)
         scratch = path.with_suffix(".tmp")
-        scratch.write_text(json.dumps({"address": address, "port": store.port}))
+        scratch.write_text(json.dumps({"address": address, "port": store.port}), encoding="utf-8")
         scratch.replace(path)
         return store
     # The guard ends a rank that waits in vain; it forgives time in which the job was suspended.
     # Listing the folder makes NFS look again; a name that was not there is remembered otherwise.
     while path.name not in os.listdir(folder):  # noqa: PTH208  names only
         time.sleep(POLL_SECONDS)
-    meeting = json.loads(path.read_text())
+    meeting = json.loads(path.read_text(encoding="utf-8"))
     _use_interface_of(_address_towards(meeting["address"]))
     return TCPStore(meeting["address"], meeting["port"], world.world_size, False, ranks.TIMEOUT)
 

@@ -95,8 +95,8 @@ def _tokenizer_json() -> str:
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
     model = {
         "type": "BPE",
-        "vocab": json.loads((folder / "encoder.json").read_text()),
-        "merges": (folder / "vocab.bpe").read_text().split("\n")[1:-1],
+        "vocab": json.loads((folder / "encoder.json").read_text(encoding="utf-8")),
+        "merges": (folder / "vocab.bpe").read_text(encoding="utf-8").split("\n")[1:-1],
     }
     document = {
         "version": "1.0",

@@ -25,7 +25,7 @@ from instruct_core.data.columns import (
     shown_names,
 )
 from instruct_core.data.ranges import first_records
-from instruct_core.data.records import Record
+from instruct_core.data.record import Record
 from instruct_core.data.sources import Source
 from instruct_core.data.template import Row
 from instruct_core.errors import BadRowError, ConfigError

@@ -39,7 +39,7 @@ def local_copy(store: Store, name: str, size_bytes: int, xxh3: str) -> Path:
     folder = cache_folder()
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     path = folder / xxh3
-    with (folder / f"{xxh3}.lock").open("w") as lock:
+    with (folder / f"{xxh3}.lock").open("w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # ranks of one node wait for the first; freed on death
         if not _holds(path, size_bytes, xxh3):
             data = store.read(name)

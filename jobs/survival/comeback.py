@@ -144,7 +144,7 @@ def _presumed() -> JobRecord | None:
 
 def _said_in_this_start() -> str:
     """Return what the log has of this start: the batch script writes a line at each."""
-    text = Path(os.environ[LOG]).read_text(errors="replace")
+    text = Path(os.environ[LOG]).read_text(encoding="utf-8", errors="replace")
     _, found, said = text.rpartition(f"start {this_start()}")
     return said if found else ""  # the disk may have been full; earlier starts do not count
 

@@ -52,7 +52,7 @@ class LocalJob:
         """
         if not RunLock.is_held(lock):
             return None
-        text = lock.read_text()
+        text = lock.read_text(encoding="utf-8")
         entry = json.loads(text) if text.endswith("\n") else {}
         if "folder" not in entry:
             raise ConfigError(

@@ -53,7 +53,7 @@ class Holder(NamedTuple):
 def _start_of(pid: int) -> int:
     """Return when a process started, -1 where there is none. Source: proc(5), field 22 of stat."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
     except OSError:
         return -1
     return int(stat.rpartition(")")[2].split()[19])  # a name may have blanks and brackets
@@ -68,7 +68,7 @@ class RunLock:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._path, self._file = path, path.open("a+")
+        self._path, self._file = path, path.open("a+", encoding="utf-8")
         self._claims_by_word = False
 
     def acquire(self) -> bool:
@@ -102,14 +102,14 @@ class RunLock:
         """Return True if somebody holds the lock, or nobody can tell; creates nothing."""
         if not path.exists():
             return False
-        with path.open() as file:
+        with path.open(encoding="utf-8") as file:
             got = _flock(file, fcntl.LOCK_SH)
         return _is_held_by_word(path) if got is None else not got
 
     @staticmethod
     def works(path: Path) -> bool:
         """Return True if the disk of a lock has locks, so that its end is seen from every host."""
-        with path.open() as file:
+        with path.open(encoding="utf-8") as file:
             return _flock(file, fcntl.LOCK_SH) is not None
 
     def close(self) -> None:
@@ -122,7 +122,7 @@ class RunLock:
 def holder_of(path: Path) -> Holder | None:
     """Return who holds a lock, or did last; None where its file names nobody."""
     try:
-        return holder_in(json.loads(path.read_text()))
+        return holder_in(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, KeyError):
         return None
 

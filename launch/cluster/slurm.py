@@ -80,7 +80,7 @@ class SlurmJob:
             CorruptFileError: It is no note.
         """
         try:
-            entry = json.loads(note.read_text())
+            entry = json.loads(note.read_text(encoding="utf-8"))
             return cls(Path(entry["folder"]), entry["ledger"], controller or Controller())
         except FileNotFoundError:
             return None

@@ -71,7 +71,8 @@ def _run(verb: str, arguments: str, capture: bool = False) -> str:
     say(f"\n$ python launch/{verb}.py {arguments}")
     command = [sys.executable, f"launch/{verb}.py", *shlex.split(arguments)]
     output = subprocess.PIPE if capture else None
-    return subprocess.run(command, check=True, text=True, stdout=output, env=ON_CPU).stdout or ""
+    done = subprocess.run(command, check=True, stdout=output, env=ON_CPU, encoding="utf-8")
+    return done.stdout or ""
 
 
 def _train_with_a_warning(arguments: str) -> None:
@@ -94,10 +95,13 @@ def _jobs() -> set[Path]:
 
 
 def _step(reports: set[Path]) -> int:
-    return max([json.loads(path.read_text()).get("global_step", 0) for path in reports], default=0)
+    return max(
+        [json.loads(path.read_text(encoding="utf-8")).get("global_step", 0) for path in reports],
+        default=0,
+    )
 
 
 def _references() -> dict[str, str]:
     source = next(Path(SHARDS, "source").glob("builtin-*.jsonl"))
-    rows = [json.loads(line) for line in source.read_text().splitlines()]
+    rows = [json.loads(line) for line in source.read_text(encoding="utf-8").splitlines()]
     return {row["instruction"]: row["output"] for row in reversed(rows)}

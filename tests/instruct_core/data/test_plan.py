@@ -13,9 +13,9 @@ import pytest
 from instruct_core.data.columns import parse_columns
 from instruct_core.data.order import sample_at
 from instruct_core.data.shard_plan import BY_PLACE, ShardPlan, scan
-from instruct_core.data.sources import Source, resolve_source
+from instruct_core.data.sources import Source
 from instruct_core.data.template import render
-from instruct_core.errors import BadRowError, ConfigError, CorruptFileError, MissingError
+from instruct_core.errors import BadRowError, ConfigError, CorruptFileError
 from instruct_core.storage.documents import dump_document
 from instruct_core.storage.store import Store
 from tests.conftest import write_rows

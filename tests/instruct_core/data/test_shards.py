@@ -88,7 +88,9 @@ def test_damaged_shard_is_named_and_not_read(copied: Store, plan: ShardPlan, dam
     else:
         path.unlink()
 
-    with pytest.raises(CorruptFileError, match=r"train/00001.safetensors is .*preprocess.py .*--out"):
+    with pytest.raises(
+        CorruptFileError, match=r"train/00001.safetensors is .*preprocess.py .*--out"
+    ):
         ShardSet(copied, "train").lengths()
     assert not is_written(copied, plan, 1)
     assert is_written(copied, plan, 0)
