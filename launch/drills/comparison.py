@@ -121,5 +121,5 @@ def _samples(runs: Path) -> dict[int, dict[int, list[int]]]:
 def _lines(runs: Path) -> Iterator[tuple[int, int, dict[str, Any]]]:
     for path in sorted(runs.glob("samples-*.jsonl")):
         _, attempt, rank = path.stem.split("-")
-        for line in path.read_text().splitlines():
+        for line in path.read_text(encoding="utf-8").splitlines():
             yield int(attempt), int(rank), json.loads(line)

@@ -108,7 +108,7 @@ def type_command(words: Iterable[str]) -> int:
     verb, *arguments = words
     say(f"$ python launch/{verb}.py {shlex.join(arguments)}")
     command = [sys.executable, str(LAUNCH / f"{verb}.py"), *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, encoding="utf-8") as process:
         assert process.stdout is not None
         for line in process.stdout:
             say(f"  {line.rstrip()}")
