@@ -25,6 +25,7 @@ import fsspec
 import xxhash
 
 from instruct_core.data.builtin import builtin_rows
+from instruct_core.data.hub import fetch
 from instruct_core.data.records import FORMATS, ending_of, format_of
 from instruct_core.errors import ConfigError, MissingError
 from instruct_core.storage.plain_errors import plain_errors
@@ -183,18 +184,7 @@ def _builtin(out: Store) -> Source:
 def _downloaded(dataset_id: str, out: Store) -> Source:
     name = f"source/{dataset_id.replace('/', '--')}.parquet"
     if not out.exists(name):
-        import datasets
-
-        try:
-            dataset = datasets.load_dataset(dataset_id, split="train")
-        except Exception as error:  # datasets raises dozens of kinds: offline, private, no such id
-            reason = str(error).strip().split("\n")[0]
-            raise MissingError(
-                f"Source {dataset_id} is no file here, and cannot be had as a Hugging Face dataset: "
-                f"{type(error).__name__}: {reason}. On a machine without internet give a "
-                "file, or --source builtin."
-            ) from error
         with tempfile.TemporaryFile() as scratch:
-            dataset.to_parquet(scratch)
+            fetch(dataset_id, scratch)
             _put(out, name, scratch)
     return Source(dataset_id, f"Hugging Face dataset {dataset_id}", [out.where(name)])

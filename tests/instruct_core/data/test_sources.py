@@ -5,6 +5,9 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ from instruct_core.data.records import read_records
 from instruct_core.data.sources import resolve_files, resolve_source
 from instruct_core.errors import ConfigError, MissingError
 from instruct_core.storage.store import Store
-from tests.conftest import write_rows
+from tests.conftest import REPO, environment, write_rows
 
 
 def test_glob_takes_files_in_sorted_order(tmp_path: Path) -> None:
@@ -38,6 +41,22 @@ def test_dataset_that_cannot_be_downloaded_is_refused_in_one_line(tmp_path: Path
         resolve_source("nobody/nothing", Store(tmp_path))
 
     assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_hub_that_does_not_answer_is_asked_once(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"http://127.0.0.1:{server.getsockname()[1]}"
+    command = [sys.executable, str(REPO / "launch/preprocess.py"), "--source=nobody/nothing"]
+
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, encoding="utf-8", check=False, timeout=400,
+        env=environment() | {"HF_ENDPOINT": address, "HF_HUB_OFFLINE": ""},
+    )  # fmt: skip
+
+    assert done.returncode == 2
+    assert f"{address} does not answer, and it is not in the cache" in done.stderr
+    assert "Retry" not in done.stderr
     assert not list(tmp_path.iterdir())
 
 
