@@ -17,6 +17,7 @@ import pytest
 
 # One thread a process: workers and ranks share the cores, and more threads only fight.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"  # read when the client is imported, before any fixture
 # A suite that was started in the background ignores Ctrl-C, and so would all that it starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

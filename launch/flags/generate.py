@@ -25,8 +25,8 @@ class Generate:
     """
 
     source: Annotated[str, PATH]
-    """Questions: a path, glob or URL of .jsonl, .json, .csv or .parquet files, whose rows have
-    instruction, prompt or question (and input or context), or messages."""
+    """Questions: a path, glob or URL of .json, .jsonl, .csv, .tsv or .parquet files (or their .gz),
+    whose rows have instruction, prompt or question (and input or context), or messages."""
     out: Annotated[str, PATH]
     """File or URL to write: JSON lines, each the question's row with its answer."""
     model: Annotated[ModelFlags, tyro.conf.OmitArgPrefixes] = field(default_factory=ModelFlags)
