@@ -15,7 +15,6 @@ import json
 import mmap
 import platform
 import re
-import shutil
 import tempfile
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -27,6 +26,7 @@ import xxhash
 from instruct_core.data.builtin import builtin_rows
 from instruct_core.data.hub import fetch
 from instruct_core.data.records import FORMATS, ending_of, format_of
+from instruct_core.data.unpacking import COMPRESSIONS, unpack
 from instruct_core.errors import ConfigError, MissingError
 from instruct_core.storage.plain_errors import plain_errors
 from instruct_core.storage.store import Store
@@ -34,8 +34,6 @@ from instruct_core.storage.store import Store
 BUILTIN = "builtin"
 DATASET_ID = re.compile(r"[\w.-]+/[\w.-]+")
 GLOB = re.compile(r"[*?[]")
-COMPRESSIONS = {"gz": "gzip", "bz2": "bz2", "xz": "xz", "zst": "zstd"}  # by fsspec's names
-COPY_BYTES = 8 << 20
 
 
 class Source(NamedTuple):
@@ -125,8 +123,8 @@ def _unpacked_name(url: str) -> str:
 
 def _unpacked(url: str, out: Store) -> str:
     """Return a file as it is, or where a compressed one lies unpacked: rows are found by seeking."""
-    compression = COMPRESSIONS.get(ending_of(url))
-    if compression is None:
+    ending = ending_of(url)
+    if ending not in COMPRESSIONS:
         return url
     fs, path = fsspec.core.url_to_fs(url)
     # What it was unpacked from is in the file's name: one that is there is the right one.
@@ -137,27 +135,9 @@ def _unpacked(url: str, out: Store) -> str:
     name = f"source/{xxhash.xxh3_64_hexdigest(facts.encode())}-{plain}"
     if not out.exists(name):
         with tempfile.TemporaryFile() as scratch:
-            _unpack(url, compression, scratch)
+            unpack(url, ending, scratch)
             _put(out, name, scratch)
     return out.where(name)
-
-
-def _unpack(url: str, compression: str, scratch: IO[bytes]) -> None:
-    if compression not in fsspec.compression.compr:  # the others come with Python
-        raise ConfigError(
-            f"Source {url} needs the package zstandard. "
-            "Install it: pip install -c constraints.txt -e '.[zstd]'"
-        )
-    try:
-        with fsspec.open(url, "rb", compression=compression) as file:
-            shutil.copyfileobj(file, scratch, COPY_BYTES)
-    except Exception as error:  # every compression has a kind of its own for a damaged file
-        if isinstance(error, OSError) and error.errno is not None:
-            raise  # of the disk or the store, which may pass
-        raise ConfigError(
-            f"Source {url} is damaged, or not compressed with {compression}: {error}. "
-            "Fetch it again, or unpack it first."
-        ) from None
 
 
 def _put(out: Store, name: str, scratch: IO[bytes]) -> None:

@@ -14,11 +14,14 @@ from typing import Any
 import fsspec
 import pytest
 
+from instruct_core.data import unpacking
 from instruct_core.data.records import read_records
 from instruct_core.data.sources import resolve_files, resolve_source
 from instruct_core.errors import ConfigError, MissingError
 from instruct_core.storage.store import Store
 from tests.conftest import REPO, environment, write_rows
+
+PACKERS = [("gz", gzip.compress), ("bz2", bz2.compress), ("xz", lzma.compress)]
 
 
 def test_glob_takes_files_in_sorted_order(tmp_path: Path) -> None:
@@ -84,13 +87,11 @@ def test_object_whose_name_looks_like_a_glob_is_an_object(tmp_path: Path) -> Non
     assert [record.value for record in read_records(source.files[0])] == [{}]
 
 
-@pytest.mark.parametrize(
-    ("ending", "compress"), [("gz", gzip.compress), ("bz2", bz2.compress), ("xz", lzma.compress)]
-)
+@pytest.mark.parametrize(("ending", "compress"), PACKERS)
 def test_compressed_file_is_unpacked_once(tmp_path: Path, ending: str, compress: Any) -> None:
     content = write_rows(tmp_path / "rows.jsonl", 20).read_bytes()
     packed = tmp_path / f"rows.jsonl.{ending}"
-    packed.write_bytes(compress(content[:100]) + compress(content[100:]))
+    packed.write_bytes(compress(content[:100]) + compress(content[100:]) + bytes(8))
     out = Store(tmp_path / "out")
 
     [file] = resolve_source(str(packed), out).files
@@ -114,16 +115,18 @@ def test_compressed_file_that_has_changed_is_unpacked_anew(tmp_path: Path) -> No
     assert Path(new).read_bytes() == b"a\n1\n2\n"
 
 
-@pytest.mark.parametrize(
-    "content", [b"no gzip", gzip.compress(b"{}\n" * 9999)[:-20]], ids=["other", "cut off"]
-)
+@pytest.mark.parametrize(("ending", "compress"), PACKERS)
+@pytest.mark.parametrize("damage", ["other", "cut off", "more behind"])
 def test_damaged_compressed_file_is_refused_and_leaves_nothing(
-    tmp_path: Path, content: bytes
+    tmp_path: Path, ending: str, compress: Any, damage: str
 ) -> None:
-    packed = tmp_path / "rows.jsonl.gz"
-    packed.write_bytes(content)
+    content = compress(b"{}\n" * 9999)
+    packed = tmp_path / f"rows.jsonl.{ending}"
+    packed.write_bytes(
+        {"other": b"{}\n", "cut off": content[:-20], "more behind": content + b"{}\n"}[damage]
+    )
 
-    with pytest.raises(ConfigError, match=f"Source {packed} is damaged, or not .* gzip"):
+    with pytest.raises(ConfigError, match=f"Source {packed} is damaged, or no .{ending}: "):
         resolve_source(str(packed), Store(tmp_path / "out"))
 
     assert not (tmp_path / "out").exists()
@@ -141,7 +144,7 @@ def test_empty_compressed_file_has_no_rows(tmp_path: Path) -> None:
 def test_missing_package_for_a_compression_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delitem(fsspec.compression.compr, "zstd", raising=False)
+    monkeypatch.setattr(unpacking, "find_spec", lambda _: None)
     (tmp_path / "rows.jsonl.zst").touch()
 
     with pytest.raises(ConfigError, match=r"needs the package zstandard. Install it: pip .*zstd"):
