@@ -33,7 +33,7 @@ NOT_OF_THE_PLAN = (
 def note_asked(folder: Path, flags: Any) -> None:
     """Write down with which flags the tasks of a folder are queued."""
     asked = {name: value for name, value in asdict(flags).items() if name in NOT_OF_THE_PLAN}
-    (folder / ASKED).write_text(json.dumps(asked))
+    (folder / ASKED).write_text(json.dumps(asked), encoding="utf-8")
 
 
 def refuse_changes(work: Work, job: SlurmJob) -> None:

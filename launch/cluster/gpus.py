@@ -70,7 +70,7 @@ def check_torch_sees(number: int) -> None:
         ConfigError: Names torch's version and what to do.
     """
     command = [sys.executable, "-c", ASK_TORCH]  # its warnings about the driver are not for here
-    said = subprocess.check_output(command, text=True, stderr=subprocess.DEVNULL).split()
+    said = subprocess.check_output(command, encoding="utf-8", stderr=subprocess.DEVNULL).split()
     if said[-1] != "True":
         raise ConfigError(
             f"torch {said[0]} cannot use the {counted(number, 'NVIDIA GPU')} of this machine. Install "

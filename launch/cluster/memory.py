@@ -41,7 +41,7 @@ def _groups() -> Iterator[tuple[Path, _Names]]:
     """Yield the folders of this process's control groups, with those above it."""
     mounts = ROOT / "sys/fs/cgroup"
     try:
-        lines = (ROOT / "proc/self/cgroup").read_text().splitlines()
+        lines = (ROOT / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:
         return
     for line in lines:
@@ -61,9 +61,12 @@ def _groups() -> Iterator[tuple[Path, _Names]]:
 def _left_in(folder: Path, names: _Names) -> int | None:
     """Return what a group's limit leaves; None where it has none."""
     try:
-        limit = int((folder / names.limit).read_text())
-        used = int((folder / names.usage).read_text())
-        stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        limit = int((folder / names.limit).read_text(encoding="utf-8"))
+        used = int((folder / names.usage).read_text(encoding="utf-8"))
+        stat = dict(
+            line.split()
+            for line in (folder / "memory.stat").read_text(encoding="utf-8").splitlines()
+        )
     except (OSError, ValueError):  # not there, or "max"
         return None
     return max(0, limit - used + int(stat.get(names.cache, 0)))

@@ -94,14 +94,16 @@ class SlurmJob:
         """Leave word of this job for later launchers."""
         note.parent.mkdir(parents=True, exist_ok=True)
         scratch = note.with_name(f".{note.name}")
-        scratch.write_text(json.dumps({"folder": str(self.folder), "ledger": self.ledger}))
+        scratch.write_text(
+            json.dumps({"folder": str(self.folder), "ledger": self.ledger}), encoding="utf-8"
+        )
         scratch.replace(note)
 
     @property
     def job_ids(self) -> list[str]:
         """Ids of the jobs, in the order of their submission."""
         try:
-            return (self.folder / JOB_IDS).read_text().split()
+            return (self.folder / JOB_IDS).read_text(encoding="utf-8").split()
         except FileNotFoundError:
             return []
 
@@ -240,7 +242,7 @@ def submit_slurm(function: Callable[[], Any], folder: Path, resources: Resources
     submission.set_timeout(resources.minutes, UNLIMITED)
     submission.dump(folder / pickle_name(resources))
     script = folder / script_name(resources)
-    script.write_text(batch_script(folder, resources))
+    script.write_text(batch_script(folder, resources), encoding="utf-8")
     try:
         said = run_client(["sbatch", "--parsable", str(script)], clean_environment())
     except SlurmError as error:
@@ -248,6 +250,6 @@ def submit_slurm(function: Callable[[], Any], folder: Path, resources: Resources
             f"Job {resources.name} was not queued: {error} See what is: squeue -n {resources.name}"
         ) from None
     job_id = said.strip().split(";")[0]
-    with (folder / JOB_IDS).open("a") as file:
+    with (folder / JOB_IDS).open("a", encoding="utf-8") as file:
         file.write(f"{job_id}\n")
     return job_id
