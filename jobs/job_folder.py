@@ -136,7 +136,7 @@ def replace_json(path: Path, document: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
     try:
-        scratch.write_text(json.dumps(document))
+        scratch.write_text(json.dumps(document), encoding="utf-8")
         scratch.replace(path)
     except OSError:
         with suppress(OSError):

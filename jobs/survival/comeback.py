@@ -195,7 +195,7 @@ def _chain_follow_up(job: JobRecord, bad_node: str) -> None:
     job_id = run_client([*command, str(script)], clean_environment()).strip().split(";")[0]
     logger.warning("This cluster may not requeue the job, so job %s follows it", job_id)
     try:
-        with (script.parent / JOB_IDS).open("a") as file:
+        with (script.parent / JOB_IDS).open("a", encoding="utf-8") as file:
             file.write(f"{job_id}\n")
     except OSError as error:  # it is queued; to fail now would queue it twice
         logger.warning("Its id could not be written down: %s", error)

@@ -154,11 +154,11 @@ class Guard:
         stacks = ""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("w") as file:
+            with path.open("w", encoding="utf-8") as file:
                 file.write(f"rank {self._rank} on {socket.gethostname()}, {self._phase}\n")
                 file.flush()
                 faulthandler.dump_traceback(file, all_threads=True)
-            stacks = path.read_text()
+            stacks = path.read_text(encoding="utf-8")
             error += f" Where all ranks were: {path.parent}."
         except OSError as problem:
             logger.warning("Where its threads are could not be written down: %s", problem)
