@@ -36,13 +36,18 @@ class Node(NamedTuple):
     has_bf16: bool = True  # unless that name is of an older kind
 
 
-def find_partition(typed: str | None) -> tuple[str, dict[str, str]]:
+def partitions() -> dict[str, dict[str, str]]:
+    """Return what Slurm says of each partition, by name."""
     text = run_client(["scontrol", "-o", "show", "partition"])
-    known = {
+    return {
         facts["PartitionName"]: facts
         for facts in map(fields_of, text.splitlines())
         if "PartitionName" in facts
     }
+
+
+def find_partition(typed: str | None) -> tuple[str, dict[str, str]]:
+    known = partitions()
     name = typed or os.environ.get("SBATCH_PARTITION") or ""
     default = [name for name, facts in known.items() if facts.get("Default") == "YES"]
     if not name and not default:
@@ -117,12 +122,19 @@ class Limits(NamedTuple):
     requeue_by_default: bool
 
 
-def cluster_limits() -> Limits:
-    """Return the cluster's limits, from its configuration."""
+def configuration(timeout_seconds: float | None = None) -> dict[str, str]:
+    """Return the cluster's settings; raises SlurmError, after so long where it does not answer."""
+    text = run_client(["scontrol", "show", "config"], timeout_seconds=timeout_seconds)
     facts = {}
-    for line in run_client(["scontrol", "show", "config"]).splitlines():
+    for line in text.splitlines():
         key, _, value = line.partition("=")
         facts[key.strip()] = value.strip()
+    return facts
+
+
+def cluster_limits() -> Limits:
+    """Return the cluster's limits, from its configuration."""
+    facts = configuration()
     return Limits(
         max_array_size=int(facts.get("MaxArraySize", 1001)),
         requeue_by_default=facts.get("JobRequeue", "1") != "0",

@@ -54,6 +54,15 @@ def show_table(table: Table) -> None:
         say(line.rstrip())
 
 
+def show_line(text: str, style: str) -> None:
+    """Print one line: in colour on a terminal, as it is where a program reads it."""
+    shown = Console(markup=False, highlight=False)
+    if shown.is_terminal:
+        shown.print(text, style=style)
+    else:
+        say(text)
+
+
 def age(seconds: float) -> str:
     """Return a duration as a person says it."""
     for unit, size in (("days", 86400), ("hours", 3600), ("min", 60)):

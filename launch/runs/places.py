@@ -45,6 +45,15 @@ def reachable(flag: str, place: str) -> Iterator[None]:
 
 
 def check_url(flag: str, place: str, writes: bool) -> None:
+    """Refuse a URL as `try_url` does, and say so where it does not keep two writers apart."""
+    if not try_url(flag, place, writes):
+        say(
+            f"Note: {place} does not keep two writers apart (no conditional writes). Never let two "
+            "jobs train one run."
+        )
+
+
+def try_url(flag: str, place: str, writes: bool) -> bool:
     """
     Refuse a URL that a job could not use; a path is left to `check_folder`.
 
@@ -53,25 +62,25 @@ def check_url(flag: str, place: str, writes: bool) -> None:
         place: What it says.
         writes: Try to write as well: a small object, which is removed again.
 
+    Returns:
+        False if it was written to, and does not keep two writers apart.
+
     Raises:
         ConfigError: Names the flag, the place and what the store answered.
     """
     store = Store(place)
     if store.is_local:
-        return
+        return True
     if place.startswith("memory://"):
         raise ConfigError(
             f"{flag} {place} cannot be used: memory ends with its process, and a job is another "
             "one. Give a path or a URL that both reach."
         )
     with reachable(flag, place):
-        if not writes:
-            store.names()
-        elif not store.try_out():
-            say(
-                f"Note: {place} does not keep two writers apart (no conditional writes). Never let two "
-                "jobs train one run."
-            )
+        if writes:
+            return store.try_out()
+        store.names()
+    return True
 
 
 def check_folder(flag: str, place: str, folder: Path, num_bytes: int) -> None:

@@ -13,6 +13,7 @@ import pytest
 from launch.flags.chat import Chat
 from launch.flags.checkpoints import VERBS
 from launch.flags.demo import Demo
+from launch.flags.doctor import Doctor
 from launch.flags.drill import Drill
 from launch.flags.evaluate import Evaluate
 from launch.flags.finetune import Finetune
@@ -24,7 +25,7 @@ from launch.flags.preprocess import Preprocess
 from launch.flags.status import Status
 from tests.conftest import REPO, environment
 
-COMMANDS = [Finetune, Preprocess, Generate, Evaluate, Chat, Status, Logs, Demo, Drill]
+COMMANDS = [Finetune, Preprocess, Generate, Evaluate, Chat, Status, Logs, Demo, Drill, Doctor]
 ALL = [*COMMANDS, *VERBS.values()]
 HEAVY = ("numpy", "rich", "fsspec", "submitit", "cattrs", "torch")
 

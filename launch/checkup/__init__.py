@@ -1,0 +1,1 @@
+"""Checkups: what would fail in a queue, told before anything is queued, one finding a line."""

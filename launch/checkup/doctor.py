@@ -1,0 +1,101 @@
+"""
+A checkup: every check of what a run would need, printed a line each, or as one document.
+
+    exit_code = doctor(flags)
+
+What takes long (torch, a bucket, Slurm's controller) is asked at the same time.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from instruct_core.storage.store import Store
+from launch.checkup.bucket import check_bucket
+from launch.checkup.disk import check_disk, check_job_folder, nearest_folder
+from launch.checkup.environment import (
+    ask_torch,
+    check_data,
+    check_open_files,
+    check_python,
+    check_tokenizer,
+    check_torch,
+)
+from launch.checkup.finding import Finding
+from launch.checkup.scheduler import Offer, check_slurm, is_here
+from launch.cluster.machine import num_cores, num_gpus
+from launch.console.display import show_line
+from launch.console.lines import EXIT_FAILED, counted, say
+from launch.flags.doctor import Doctor
+
+SCHEMA = 1  # of the JSON
+RUNS = "runs_instruct"  # where finetune has the folders of its jobs by default
+COLOURS = {"ok": "green", "note": "yellow", "would fail": "bold red"}
+
+
+def doctor(flags: Doctor) -> int:
+    """Look at everything and say what is found; return the exit code."""
+    findings = look(flags)
+    failed = [finding for finding in findings if finding.state == "would fail"]
+    if flags.json:
+        say(json.dumps(to_json(findings)))
+    else:
+        for finding in findings:
+            show_line(f"{finding.state:11}{finding.name:13}{finding.line}", COLOURS[finding.state])
+        what = counted(len(findings), "check")
+        say(f"{len(failed)} of {what} would fail." if failed else f"All well: {what}.")
+    return EXIT_FAILED if failed else 0
+
+
+def look(flags: Doctor) -> list[Finding]:
+    """
+    Return the findings of all checks.
+
+    Raises:
+        ConfigError: A place or a partition that was typed is none.
+    """
+    store = Store(flags.checkpoints)
+    with ThreadPoolExecutor() as pool:
+        torch = pool.submit(ask_torch)
+        places = pool.submit(check_places, flags.checkpoints, store.is_local)
+        slurm, offer = check_slurm(flags.partition) if is_here(flags.partition) else ([], None)
+        return [
+            check_python(),
+            check_torch(torch.result(), num_gpus(), offer.gpus_per_node if offer else 0),
+            check_tokenizer(),
+            check_data(),
+            open_files(offer),
+            *slurm,
+            *places.result(),
+        ]
+
+
+def open_files(offer: Offer | None) -> Finding:
+    """Return whether the limit of open files suffices, here or in a partition."""
+    if offer is None:
+        ranks = num_gpus() or num_cores()
+        return check_open_files(ranks, ranks)
+    ranks = offer.ranks_per_node
+    return check_open_files(ranks, offer.num_nodes * ranks, offer.config)
+
+
+def check_places(checkpoints: str, is_local: bool) -> list[Finding]:
+    """Return what is found about the place of the checkpoints, and about that of the jobs."""
+    if not is_local:
+        return [check_bucket(checkpoints), check_job_folder(RUNS)]
+    findings = check_disk(checkpoints)
+    if findings[0].state == "would fail" and nearest_folder(checkpoints) == nearest_folder(RUNS):
+        return findings  # one fault is one line
+    return [*findings, check_job_folder(RUNS)]
+
+
+def to_json(findings: Sequence[Finding]) -> dict[str, Any]:
+    """Return the whole as one document."""
+    return {
+        "schema": SCHEMA,
+        "ok": not any(finding.state == "would fail" for finding in findings),
+        "checks": [finding._asdict() for finding in findings],
+    }

@@ -1,0 +1,153 @@
+"""
+What a run needs of this machine: Python, torch and its GPUs, the tokenizer, data, open files.
+
+    torch = ask_torch()                             # two seconds: a process of its own
+    findings = [check_python(), check_torch(torch, num_gpus()), check_tokenizer(), check_data()]
+
+Jobs run in the environment that is active when they are submitted, so this is theirs too.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import resource
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+from instruct_core.data.tokenizer import merges_path, read_merges
+from instruct_core.errors import InstructError
+from launch.checkup.finding import Finding, fails, note, ok, refused
+from launch.console.lines import counted
+
+OLDEST_PYTHON = (3, 11)  # setup.cfg
+INSTALL = "Install what is missing: pip install -c constraints.txt -e ."
+TORCH_SECONDS = 120.0  # the first import from a cold shared disk takes long
+ASK_TORCH = (
+    "import json, torch; "
+    "gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0; "
+    "print(json.dumps([torch.__version__, torch.version.cuda, gpus]))"
+)
+# Descriptors of rank 0, which holds most: Python, logs, shards and a GPU's own, then two per rank
+# (its store and gloo's pair; measured with 2, 4 and 8 ranks), and as many again for nccl.
+FILES_OF_A_RANK, FILES_PER_PEER = 200, 4
+
+
+class Torch(NamedTuple):
+    """What torch says of itself."""
+
+    version: str  # "" where it cannot be imported
+    cuda: str | None  # that it is built for
+    num_gpus: int  # that it can use
+    error: str = ""
+
+
+def ask_torch() -> Torch:
+    """Import torch in a process of its own, for it takes seconds, and return what it says."""
+    command = [sys.executable, "-c", ASK_TORCH]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=TORCH_SECONDS
+        )
+        return Torch(*json.loads(done.stdout.splitlines()[-1]))
+    except subprocess.TimeoutExpired:
+        return Torch("", None, 0, f"its import took longer than {TORCH_SECONDS:.0f} s")
+    except (IndexError, ValueError, TypeError):
+        return Torch("", None, 0, (done.stderr.strip().splitlines() or ["it says nothing"])[-1])
+
+
+def check_python() -> Finding:
+    """Return which Python jobs will run in."""
+    found = f"{platform.python_version()}, {sys.prefix}"
+    if sys.version_info < OLDEST_PYTHON:
+        return fails("python", found, "Activate an environment with Python 3.11")
+    return ok("python", found)
+
+
+def check_torch(torch: Torch, num_gpus: int, gpus_per_node: int = 0) -> Finding:
+    """
+    Return whether torch can use the GPUs that there are.
+
+    Args:
+        torch: What it says.
+        num_gpus: Of this machine, as the driver says.
+        gpus_per_node: Of the partition.
+    """
+    if not torch.version:
+        found = f"torch cannot be imported: {torch.error}"
+        return fails("torch", found, INSTALL)
+    built = f"torch {torch.version}, for {f'CUDA {torch.cuda}' if torch.cuda else 'CPUs only'}"
+    install = "Install a torch that fits the driver (nvidia-smi shows its CUDA)"
+    if torch.num_gpus < num_gpus:
+        found = (
+            f"{built}, can use {torch.num_gpus} of the {counted(num_gpus, 'GPU')} of this machine"
+        )
+        hide = "hide them to train on CPU ranks: CUDA_VISIBLE_DEVICES= before the command"
+        return fails("torch", found, f"{install}, or {hide}")
+    if gpus_per_node and torch.cuda is None:
+        found = f"{built}, and the partition's nodes have {counted(gpus_per_node, 'GPU')}"
+        return note("torch", found, install)
+    return ok("torch", f"{built}; {counted(torch.num_gpus, 'GPU')} here")
+
+
+def check_tokenizer() -> Finding:
+    """Return whether GPT-2's merges are here, for compute nodes have no internet."""
+    try:
+        read_merges(merges_path())
+    except (InstructError, OSError) as error:
+        return refused("tokenizer", error, INSTALL)
+    return ok("tokenizer", "GPT-2's merges are on the disk")
+
+
+def check_data() -> Finding:
+    """Return what there is to train on without a network."""
+    sets = sorted(str(path.parent) for path in Path("shards").glob("*/manifest.json"))
+    if sets:
+        return ok("data", ", ".join(sets))
+    if find_spec("chatterbot_corpus") is None:
+        found = "no shards here, and builtin lacks its package chatterbot-corpus"
+        return fails("data", found, INSTALL)
+    found = "no shards in this folder yet, but builtin needs no network"
+    return note("data", found, "python launch/preprocess.py --source builtin --out shards/builtin")
+
+
+def check_open_files(
+    ranks_per_node: int, most_ranks: int, config: Mapping[str, str] | None = None
+) -> Finding:
+    """
+    Return whether `ulimit -n` allows a rank to talk to all others.
+
+    Args:
+        ranks_per_node: Of a run on one whole node.
+        most_ranks: Of the largest run there can be.
+        config: Slurm's, which says whether jobs take over the limits of this shell.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return ok("open files", "no limit")
+    fit = (soft - FILES_OF_A_RANK) // FILES_PER_PEER
+    if config is not None and not _takes_over_limits(config):
+        return ok("open files", "each node has its own limit (PropagateResourceLimits)")
+    found = f"ulimit -n is {soft:,}, enough for {counted(max(fit, 0), 'rank')}"
+    if fit >= most_ranks:
+        return ok("open files", found)
+    needed = FILES_OF_A_RANK + FILES_PER_PEER * most_ranks
+    fix = f"Type first: ulimit -n {needed}"
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        fix = f"Have an administrator raise the hard limit of {hard:,} to {needed:,}"
+    if fit >= ranks_per_node:
+        return note("open files", f"{found} of {most_ranks:,}", fix)
+    return fails("open files", f"{found}, and a node has {ranks_per_node:,}", fix)
+
+
+def _takes_over_limits(config: Mapping[str, str]) -> bool:
+    """Return whether a job on Slurm has the open files of the shell that it was submitted from."""
+    both = ("PropagateResourceLimits", "PropagateResourceLimitsExcept")
+    kept, left = (config.get(name, "").upper() for name in both)
+    if left not in ("", "(NULL)"):
+        return "NOFILE" not in left
+    return kept != "NONE" and ("NOFILE" in kept or kept in ("", "(NULL)", "ALL"))

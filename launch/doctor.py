@@ -1,0 +1,29 @@
+"""
+    python launch/doctor.py
+    python launch/doctor.py --partition gpu --checkpoints s3://bucket/runs
+
+Says before anything is queued what would fail, a line a check, each with its fix: Python, torch and
+the driver, data, open files, the partition and what it does to jobs, the disk or the bucket. Exit
+code 1 where something would fail.
+
+Flags: flags/doctor.py; work: checkup/doctor.py.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from launch.console.lines import guarded
+from launch.flags.doctor import Doctor
+from launch.flags.parse import parse_flags
+
+
+def main() -> int:
+    flags = parse_flags(Doctor, sys.argv[1:], usage=__doc__)
+    from launch.checkup.doctor import doctor
+
+    return doctor(flags)
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(main))

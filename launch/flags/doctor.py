@@ -1,0 +1,24 @@
+"""What can be typed after launch/doctor.py."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from launch.flags.run import Checkpoints
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """
+    Say what would fail before it is queued, a line a check, each with its fix.
+
+    Looks at this machine, at Slurm where it is installed, and at the place of the checkpoints. Takes
+    a few seconds, starts no job, and leaves nothing behind. The exit code is 1 where something would
+    fail.
+    """
+
+    partition: str | None = None
+    """Partition of Slurm (default: the cluster's)."""
+    checkpoints: Checkpoints = "checkpoints_instruct"
+    json: bool = False
+    """Print one JSON document instead."""

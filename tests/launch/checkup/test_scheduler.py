@@ -1,0 +1,159 @@
+"""A cluster with each setting broken in turn: one red line, the right one; what a run outlives is noted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from instruct_core.errors import ConfigError
+from launch.checkup import doctor, environment, scheduler
+from launch.checkup.finding import Finding
+from launch.flags.doctor import Doctor
+from tests.launch.checkup.conftest import failed, limits
+from tests.launch.checkup.played_slurm import PlayedSlurm
+
+
+def look_at(slurm: PlayedSlurm, monkeypatch: pytest.MonkeyPatch, flags: Doctor) -> list[Finding]:
+    monkeypatch.setenv("PATH", f"{slurm.path()}:/usr/bin:/bin")
+    return doctor.look(flags)
+
+
+def test_cluster_where_all_is_well_has_no_red_line(
+    slurm: PlayedSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    findings = look_at(slurm, monkeypatch, Doctor())
+
+    assert {finding.state for finding in findings} == {"ok"}, findings
+    found = {finding.name: finding.found for finding in findings}
+    assert found["partition"] == (
+        "low: 4 nodes of up to 4 GPUs, MaxTime 1-00:00:00, MaxNodes UNLIMITED"
+    )
+    assert found["sbatch"].endswith("start at 2026-11-28T05:52:22")
+    assert "120 s" in found["grace time"]
+
+
+def set_config(**settings: str) -> Callable[[PlayedSlurm], None]:
+    return lambda slurm: slurm.config.update(settings)
+
+
+def set_partition(**facts: str) -> Callable[[PlayedSlurm], None]:
+    return lambda slurm: slurm.partition.update(facts)
+
+
+def set_client(name: str, script: str) -> Callable[[PlayedSlurm], None]:
+    return lambda slurm: setattr(slurm, name, f"#!/bin/sh\n{script}")
+
+
+REFUSES = "echo 'sbatch: error: Batch job submission failed: Invalid account' >&2; exit 1"
+AWAY = "echo 'slurm_load_ctl_conf error: Unable to contact slurm controller' >&2; exit 1"
+RED_ON_SLURM = {
+    "controller away": ("slurm", "Unable to contact", set_client("scontrol", AWAY)),
+    "no rights": ("sbatch", "Invalid account", set_client("sbatch", REFUSES)),
+    "partition inactive": ("partition", "INACTIVE", set_partition(State="INACTIVE")),
+    "no default partition": ("partition", "no default", set_partition(Default="NO")),
+    "jobs lost at a preemption": (
+        "preemption", "does not come back", set_partition(PreemptMode="CANCEL", GraceTime="0"),
+    ),
+    "no time before a kill": ("kill wait", "0 s", set_config(KillWait="0 sec")),
+    "no arrays": ("arrays", "MaxArraySize is 1", set_config(MaxArraySize="1")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", RED_ON_SLURM)
+def test_what_is_broken_on_a_cluster_is_the_one_red_line(
+    what: str, slurm: PlayedSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, found, breaks = RED_ON_SLURM[what]
+    breaks(slurm)
+
+    findings = look_at(slurm, monkeypatch, Doctor())
+
+    [red] = failed(findings)
+    assert red.name == name
+    assert found in red.found
+    assert red.fix
+
+
+NOTED_ON_SLURM = {
+    "job asks for its requeue": ("requeue", set_config(JobRequeue="0")),
+    "TERM is the warning": ("warning", set_config(SlurmctldParameters="(null)")),
+    "no grace time": ("grace time", set_partition(GraceTime="0")),
+    "preempted jobs are cancelled": ("preemption", set_partition(PreemptMode="CANCEL")),
+    "partition down": ("partition", set_partition(State="DOWN")),
+    "too few files for all nodes": ("open files", lambda slurm: setattr(slurm, "gres", "gpu:400")),
+}
+
+
+@pytest.mark.parametrize("what", NOTED_ON_SLURM)
+def test_what_a_run_outlives_is_noted(
+    what: str, slurm: PlayedSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, breaks = NOTED_ON_SLURM[what]
+    breaks(slurm)
+
+    findings = look_at(slurm, monkeypatch, Doctor())
+
+    assert [(f.name, f.state) for f in findings if f.state != "ok"] == [(name, "note")]
+
+
+def test_limit_of_open_files_counts_where_jobs_take_it_over(
+    slurm: PlayedSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environment, "resource", limits(64))
+
+    [red] = failed(look_at(slurm, monkeypatch, Doctor()))
+
+    assert (red.name, red.fix) == ("open files", "Type first: ulimit -n 264")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"PropagateResourceLimits": "NONE"}, {"PropagateResourceLimitsExcept": "MEMLOCK,NOFILE"}],
+)
+def test_limit_of_open_files_is_the_nodes_where_jobs_do_not_take_it_over(
+    slurm: PlayedSlurm, monkeypatch: pytest.MonkeyPatch, settings: dict[str, str]
+) -> None:
+    monkeypatch.setattr(environment, "resource", limits(64))
+    slurm.config |= settings
+
+    assert failed(look_at(slurm, monkeypatch, Doctor())) == []
+
+
+def test_partition_that_is_asked_for_is_the_one_that_is_looked_at(
+    slurm: PlayedSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slurm.partition["GraceTime"] = "0"
+
+    findings = look_at(slurm, monkeypatch, Doctor(partition="high"))
+
+    found = {finding.name: finding.found for finding in findings}
+    assert found["partition"].startswith("high: ")
+    assert found["preemption"] == "no job takes the nodes of another"
+    assert "grace time" not in found
+
+
+def test_partition_that_is_none_is_refused(
+    slurm: PlayedSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ConfigError, match="--partition must be one of low, high, got gone"):
+        look_at(slurm, monkeypatch, Doctor(partition="gone"))
+
+
+def test_partition_on_a_machine_without_slurm_is_one_red_line(desk: Path) -> None:
+    [red] = failed(doctor.look(Doctor(partition="low")))
+
+    assert (red.name, "no sbatch" in red.found) == ("slurm", True)
+
+
+def test_clients_without_a_cluster_are_no_cluster(
+    slurm: PlayedSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = f"scontrol: fatal: {scheduler.NO_CLUSTER}"
+    slurm.scontrol = f"#!/bin/sh\necho '{said}' >&2; exit 1"
+
+    findings = look_at(slurm, monkeypatch, Doctor())
+
+    assert failed(findings) == []
+    assert [finding.name for finding in findings if finding.state == "note"] == ["slurm"]
