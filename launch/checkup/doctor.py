@@ -9,8 +9,10 @@ What takes long (torch, a bucket, Slurm's controller) is asked at the same time.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 from instruct_core.storage.store import Store
@@ -26,12 +28,14 @@ from launch.checkup.environment import (
 )
 from launch.checkup.finding import Finding
 from launch.checkup.scheduler import Offer, check_slurm, is_here
+from launch.checkup.shared import check_shared
 from launch.cluster.machine import num_cores, num_gpus
 from launch.console.display import show_line
 from launch.console.lines import EXIT_FAILED, counted, say
 from launch.flags.doctor import Doctor
 
 SCHEMA = 1  # of the JSON
+REPO = Path(__file__).resolve().parents[2]
 RUNS = "runs_instruct"  # where finetune has the folders of its jobs by default
 COLOURS = {"ok": "green", "note": "yellow", "would fail": "bold red"}
 
@@ -69,6 +73,7 @@ def look(flags: Doctor) -> list[Finding]:
             check_data(),
             open_files(offer),
             *slurm,
+            *shared_disk(offer, flags.checkpoints, store.is_local),
             *places.result(),
         ]
 
@@ -80,6 +85,17 @@ def open_files(offer: Offer | None) -> Finding:
         return check_open_files(ranks, ranks)
     ranks = offer.ranks_per_node
     return check_open_files(ranks, offer.num_nodes * ranks, offer.config)
+
+
+def shared_disk(offer: Offer | None, checkpoints: str, is_local: bool) -> list[Finding]:
+    """Return whether all nodes see what jobs read and write; [] where there is one machine."""
+    if offer is None:
+        return []
+    places = {"Python": sys.prefix, "the code": str(REPO), RUNS: RUNS}
+    if is_local:
+        places[checkpoints] = checkpoints
+    folders = {name: nearest_folder(place) for name, place in places.items()}
+    return [check_shared(folders, {node.host for node in offer.nodes})]
 
 
 def check_places(checkpoints: str, is_local: bool) -> list[Finding]:

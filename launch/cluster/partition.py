@@ -34,6 +34,7 @@ class Node(NamedTuple):
     features: tuple[str, ...]
     gpu_bytes: int | None = None  # memory of its smallest GPU, where the name of its kind tells
     has_bf16: bool = True  # unless that name is of an older kind
+    host: str = ""  # name of its machine
 
 
 def partitions() -> dict[str, dict[str, str]]:
@@ -83,6 +84,7 @@ def usable_nodes(partition: str, flags: SlurmFlags) -> list[Node]:
             gpus_in(facts.get("Gres", "")),
             tuple(facts.get("AvailableFeatures", "").split(",")),
             *kind_in(facts.get("Gres", "")),
+            host=facts.get("NodeHostName", ""),
         )
         # More than a plain feature name ("a&b", "a|b") is judged by Slurm itself.
         plain = flags.constraint is not None and flags.constraint.isalnum()

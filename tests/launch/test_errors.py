@@ -164,6 +164,13 @@ GENERATE = {
     "--run t --source questions.jsonl --out file/a.jsonl": "file",
     "--run t --source questions.jsonl --out s4://x/a.jsonl": "Protocol not known: s4",
 }
+DOCTOR = {
+    "--checkpoints s4://x": "Place s4://x cannot be used: Protocol not known: s4",
+    "--checkpoints s3://me:secret@x": "Place s3://... carries a password",
+    "--checkpoint c": "There is no flag --checkpoint. Perhaps you meant --checkpoints",
+    "--json=yes": "--json takes no value, got yes",
+    "here": "No flag takes the word here",
+}
 TABLE = [
     (verb, arguments, message)
     for verb, table in (
@@ -171,6 +178,7 @@ TABLE = [
         ("finetune", FINETUNE),
         ("chat", CHAT),
         ("generate", GENERATE),
+        ("doctor", DOCTOR),
     )
     for arguments, message in table.items()
 ]

@@ -9,6 +9,7 @@ Slurm's clients as a play: they print what a test has written down.
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 
 SCONTROL = """#!/bin/sh
@@ -21,7 +22,7 @@ esac
 """
 NODE = (
     "NodeName=node{number} CPUEfctv=8 CPUTot=8 AvailableFeatures=(null) Gres={gres} RealMemory=64000 "
-    "Partitions=low,high State=IDLE"
+    "Partitions=low,high State=IDLE NodeHostName={host}"
 )
 
 
@@ -56,6 +57,7 @@ class PlayedSlurm:
             "State": "UP",
         }
         self.gres = "gpu:4"
+        self.host = socket.gethostname()
         self.sbatch = "echo 'sbatch: Job 7 to start at 2026-11-28T05:52:22 using 1 processors' >&2"
         self.scontrol = SCONTROL.format(folder=folder)
 
@@ -67,7 +69,8 @@ class PlayedSlurm:
         words = " ".join(f"{key}={value}" for key, value in self.partition.items())
         other = "PartitionName=high Default=NO PreemptMode=OFF State=UP MaxTime=UNLIMITED"
         (self._folder / "partitions").write_text(f"{words}\n{other}\n")
-        nodes = [NODE.format(number=number, gres=self.gres) for number in range(1, 5)]
+        facts = {"gres": self.gres, "host": self.host}
+        nodes = [NODE.format(number=number, **facts) for number in range(1, 5)]
         (self._folder / "nodes").write_text("\n".join(nodes) + "\n")
         for name, script in (
             ("scontrol", self.scontrol),

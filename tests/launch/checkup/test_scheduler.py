@@ -1,4 +1,4 @@
-"""A cluster with each setting broken in turn: one red line, the right one; what a run outlives is noted."""
+"""A cluster with each setting broken in turn: one red line, the right one; the rest is noted."""
 
 from __future__ import annotations
 

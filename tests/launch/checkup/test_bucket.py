@@ -1,0 +1,33 @@
+"""What is found about an object store."""
+
+from __future__ import annotations
+
+import pytest
+
+from launch.checkup import bucket
+from launch.checkup.bucket import check_bucket
+
+
+def test_store_that_nobody_can_reach_would_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+
+    finding = check_bucket("s3://nobody/x")
+
+    assert finding.state == "would fail"
+    assert finding.found.startswith("--checkpoints s3://nobody/x cannot be used: ")
+    assert finding.fix.startswith("Check the URL, and the credentials")
+
+
+def test_memory_of_one_process_would_fail() -> None:
+    assert check_bucket("memory://x").state == "would fail"
+
+
+@pytest.mark.parametrize(("apart", "state"), [(True, "ok"), (False, "note")])
+def test_store_without_conditional_writes_is_noted(
+    apart: bool, state: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bucket, "try_url", lambda *_, **__: apart)
+
+    finding = check_bucket("s3://bucket/x")
+
+    assert (finding.name, finding.state) == ("checkpoints", state)
