@@ -1,8 +1,8 @@
 """
 Whether a folder on a disk keeps the promises of a checkpoint: room, hard links, locks and a clock.
 
-    findings = check_disk("checkpoints_instruct")
-    findings.append(check_job_folder("runs_instruct"))
+    findings = check_disk("checkpoints_instruct", Path("checkpoints_instruct").resolve())
+    findings.append(check_job_folder(Path("runs_instruct").resolve()))
 
 Everything is tried in the nearest folder that is there, and removed again. What cannot be tried
 because something before it fails is not told: one fault is one line.
@@ -14,6 +14,7 @@ import os
 import stat
 import tempfile
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from time import time as utc_seconds
 
@@ -36,21 +37,28 @@ MOST_SKEW_SECONDS, SEEN_SKEW_SECONDS = 60.0, 2.0
 ELSEWHERE = "Give --checkpoints another place"
 
 
-def nearest_folder(place: str) -> Path:
-    """Return the folder, or the one above it that is there."""
-    folder = Path(place).resolve()
-    while not folder.exists():
-        folder = folder.parent
-    return folder
+def nearest_folder(folder: Path) -> Path:
+    """Return the folder, or the one above it that is there, as far as this person may look."""
+    for place in (folder, *folder.parents):
+        with suppress(OSError):
+            if place.exists():
+                return place
+    return Path("/")
 
 
-def check_disk(place: str) -> list[Finding]:
-    """Return what is found about a folder for checkpoints."""
-    there = nearest_folder(place)
+def check_disk(place: str, folder: Path) -> list[Finding]:
+    """
+    Return what is found about a folder for checkpoints.
+
+    Args:
+        place: As it was typed, for messages.
+        folder: What it means, absolute; it need not be there.
+    """
+    there = nearest_folder(folder)
     try:
-        check_folder("--checkpoints", place, Path(place).resolve(), CHECKPOINT_BYTES)
-    except ConfigError as error:
-        return [refused("checkpoints", error)]
+        check_folder("--checkpoints", place, folder, CHECKPOINT_BYTES)
+    except (ConfigError, OSError) as error:
+        return [refused("checkpoints", error, ELSEWHERE)]
     files = _files(there)
     if files.state == "would fail":
         return [files]
@@ -87,19 +95,23 @@ def _links(there: Path) -> Finding:
 
 
 def _locks(there: Path) -> Finding:
+    """Take the lock of a run, and see whether another launcher would notice."""
     path = there / f".try-{uuid.uuid4().hex}.lock"
     lock = RunLock(path)
+    mend = f"Have it mounted with locks, or g{ELSEWHERE[1:]}"
     try:
         held = lock.acquire() and RunLock.is_held(path)
+        works = RunLock.works(path)
     except OSError as error:
-        found = f"the disk of {there} refuses flock: {error.strerror or error}"
-        return fails("flock", found, f"Have it mounted with locks, or g{ELSEWHERE[1:]}")
+        return fails("flock", f"the disk of {there} refuses flock: {error.strerror}", mend)
     finally:
         lock.close()
         path.unlink()
+    if not works:
+        found = f"the disk of {there} has no flock: a run whose host dies stays locked"
+        return fails("flock", found, mend)
     if not held:
-        found = f"the disk of {there} gives one lock to two"
-        return fails("flock", found, f"Have it mounted with locks, or g{ELSEWHERE[1:]}")
+        return fails("flock", f"the disk of {there} gives one lock to two", mend)
     return ok("flock", "a second launcher of one run is kept off")
 
 
@@ -117,8 +129,8 @@ def _clock(there: Path) -> Finding:
     return ok("clock", "that of the disk agrees")
 
 
-def check_job_folder(place: str) -> Finding:
-    """Return whether anybody else could change what a job will run."""
+def check_job_folder(place: Path) -> Finding:
+    """Return whether anybody else could change what a job will run that has its folder in this one."""
     there = nearest_folder(place)
     folder = there / f".try-{uuid.uuid4().hex}"
     try:

@@ -29,7 +29,8 @@ from launch.checkup.environment import (
 from launch.checkup.finding import Finding
 from launch.checkup.scheduler import Offer, check_slurm, is_here
 from launch.checkup.shared import check_shared
-from launch.cluster.machine import num_cores, num_gpus
+from launch.cluster.gpus import visible_gpus
+from launch.cluster.machine import num_cores
 from launch.console.display import show_line
 from launch.console.lines import EXIT_FAILED, counted, say
 from launch.flags.doctor import Doctor
@@ -62,18 +63,19 @@ def look(flags: Doctor) -> list[Finding]:
         ConfigError: A place or a partition that was typed is none.
     """
     store = Store(flags.checkpoints)
+    folder = store.local_path("").resolve() if store.is_local else None
     with ThreadPoolExecutor() as pool:
         torch = pool.submit(ask_torch)
-        places = pool.submit(check_places, flags.checkpoints, store.is_local)
+        places = pool.submit(check_places, flags.checkpoints, folder)
         slurm, offer = check_slurm(flags.partition) if is_here(flags.partition) else ([], None)
         return [
             check_python(),
-            check_torch(torch.result(), num_gpus(), offer.gpus_per_node if offer else 0),
+            check_torch(torch.result(), visible_gpus().number, offer.gpus_per_node if offer else 0),
             check_tokenizer(),
             check_data(),
             open_files(offer),
             *slurm,
-            *shared_disk(offer, flags.checkpoints, store.is_local),
+            *shared_disk(offer, folder),
             *places.result(),
         ]
 
@@ -81,31 +83,38 @@ def look(flags: Doctor) -> list[Finding]:
 def open_files(offer: Offer | None) -> Finding:
     """Return whether the limit of open files suffices, here or in a partition."""
     if offer is None:
-        ranks = num_gpus() or num_cores()
+        ranks = visible_gpus().number or num_cores()
         return check_open_files(ranks, ranks)
     ranks = offer.ranks_per_node
     return check_open_files(ranks, offer.num_nodes * ranks, offer.config)
 
 
-def shared_disk(offer: Offer | None, checkpoints: str, is_local: bool) -> list[Finding]:
+def shared_disk(offer: Offer | None, checkpoints: Path | None) -> list[Finding]:
     """Return whether all nodes see what jobs read and write; [] where there is one machine."""
     if offer is None:
         return []
-    places = {"Python": sys.prefix, "the code": str(REPO), RUNS: RUNS}
-    if is_local:
-        places[checkpoints] = checkpoints
+    places = {"Python": Path(sys.prefix), "the code": REPO, RUNS: Path(RUNS).resolve()}
+    if checkpoints is not None:
+        places["checkpoints"] = checkpoints
     folders = {name: nearest_folder(place) for name, place in places.items()}
     return [check_shared(folders, {node.host for node in offer.nodes})]
 
 
-def check_places(checkpoints: str, is_local: bool) -> list[Finding]:
-    """Return what is found about the place of the checkpoints, and about that of the jobs."""
-    if not is_local:
-        return [check_bucket(checkpoints), check_job_folder(RUNS)]
-    findings = check_disk(checkpoints)
-    if findings[0].state == "would fail" and nearest_folder(checkpoints) == nearest_folder(RUNS):
+def check_places(checkpoints: str, folder: Path | None) -> list[Finding]:
+    """
+    Return what is found about the place of the checkpoints, and about that of the jobs.
+
+    Args:
+        checkpoints: As it was typed.
+        folder: What that means; None for a bucket.
+    """
+    runs = Path(RUNS).resolve()
+    if folder is None:
+        return [check_bucket(checkpoints), check_job_folder(runs)]
+    findings = check_disk(checkpoints, folder)
+    if findings[0].state == "would fail" and nearest_folder(folder) == nearest_folder(runs):
         return findings  # one fault is one line
-    return [*findings, check_job_folder(RUNS)]
+    return [*findings, check_job_folder(runs)]
 
 
 def to_json(findings: Sequence[Finding]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 What a run needs of this machine: Python, torch and its GPUs, the tokenizer, data, open files.
 
     torch = ask_torch()                             # two seconds: a process of its own
-    findings = [check_python(), check_torch(torch, num_gpus()), check_tokenizer(), check_data()]
+    findings = [check_python(), check_torch(torch, num_gpus=4), check_tokenizer(), check_data()]
 
 Jobs run in the environment that is active when they are submitted, so this is theirs too.
 """

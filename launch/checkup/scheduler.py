@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from instruct_core.errors import ConfigError, SlurmError
 from launch.checkup.finding import Finding, fails, note, ok, refused
+from launch.cluster.machine import NO_CLUSTER
 from launch.cluster.partition import (
     Node,
     configuration,
@@ -31,8 +32,6 @@ from launch.flags.slurm import SlurmFlags
 
 ANSWER_SECONDS = 4.0  # for Slurm's controller, which answers in a hundredth
 LEAST_SECONDS = 5  # that a step and a save fit into
-# What Slurm's clients say where they are installed and no cluster is.
-NO_CLUSTER = "Could not establish a configuration source"
 ASK_ADMINISTRATOR = "Ask an administrator for"
 
 

@@ -10,6 +10,7 @@ import pytest
 from launch.checkup import doctor, environment
 from launch.checkup.environment import Torch
 from launch.checkup.finding import Finding
+from launch.cluster.gpus import Gpus
 from tests.launch.checkup.played_slurm import PlayedSlurm
 
 WITH_CUDA = Torch("2.13.0+cu128", "12.8", 4)
@@ -26,7 +27,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     empty.mkdir()
     monkeypatch.setenv("PATH", str(empty))
     monkeypatch.setattr(doctor, "ask_torch", lambda: WITH_CUDA)
-    monkeypatch.setattr(doctor, "num_gpus", lambda: 4)
+    monkeypatch.setattr(doctor, "visible_gpus", lambda: Gpus(4))
     monkeypatch.setattr(environment, "resource", limits(4096))
     return folder
 

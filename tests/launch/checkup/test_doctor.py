@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -54,9 +55,9 @@ class Machine:
     def disk_has(self, free: Free) -> None:
         self.patch(disk.Disk, "free", lambda _: free)
 
-    def disk_refuses(self, what: str) -> None:
+    def disk_refuses(self, what: str, number: int) -> None:
         def refuse(*_: object) -> bool:
-            raise OSError(95, "Operation not supported")
+            raise OSError(number, os.strerror(number))
 
         if what == "flock":
             fake = SimpleNamespace(flock=refuse, LOCK_EX=2, LOCK_NB=4, LOCK_SH=1)
@@ -87,11 +88,18 @@ BROKEN: dict[str, tuple[str, str, Callable[[Machine], None]]] = {
     ),
     "no inodes": ("checkpoints", "no file can be made", lambda m: m.disk_has(Free(10**12, 0))),
     "few inodes": ("room", "12 files can still be made", lambda m: m.disk_has(Free(10**12, 12))),
-    "no hard links": ("links", "refuses a hard link: Operation not", lambda m: m.disk_refuses("links")),
+    "no hard links": (
+        "links", "refuses a hard link: Operation not", lambda m: m.disk_refuses("links", errno.EPERM)
+    ),
     "two writers of one file": (
         "links", "lets two writers", lambda m: m.patch(disk.Store, "try_out", lambda _: False)
     ),
-    "no flock": ("flock", "refuses flock: Operation not", lambda m: m.disk_refuses("flock")),
+    "no flock": (
+        "flock", "has no flock", lambda m: m.disk_refuses("flock", errno.EOPNOTSUPP)
+    ),
+    "flock refused": (
+        "flock", "refuses flock: Operation not", lambda m: m.disk_refuses("flock", errno.EPERM)
+    ),
     "flock of two": (
         "flock", "gives one lock to two",
         lambda m: m.patch(lock.RunLock, "is_held", staticmethod(lambda _: False)),
@@ -127,8 +135,15 @@ def test_folder_that_cannot_be_written_is_one_red_line(desk: Path) -> None:
 
     [red] = failed(doctor.look(Doctor(checkpoints="file/checkpoints")))
 
-    assert (red.name, red.fix) == ("checkpoints", "Give another place")
+    assert (red.name, red.fix) == ("checkpoints", "Give --checkpoints another place")
     assert "file: Not a directory" in red.found
+
+
+def test_place_may_be_a_url_of_a_folder(desk: Path) -> None:
+    findings = doctor.look(Doctor(checkpoints=f"file://{desk}/gone/c"))
+
+    assert failed(findings) == []
+    assert not (desk / "gone").exists()
 
 
 def test_folder_of_this_place_that_cannot_be_written_is_one_red_line(

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from instruct_core.errors import ConfigError
-from launch.checkup import doctor, environment, scheduler
+from launch.checkup import doctor, environment
 from launch.checkup.finding import Finding
+from launch.cluster.machine import NO_CLUSTER
 from launch.flags.doctor import Doctor
 from tests.launch.checkup.conftest import failed, limits
 from tests.launch.checkup.played_slurm import PlayedSlurm
@@ -150,7 +151,7 @@ def test_partition_on_a_machine_without_slurm_is_one_red_line(desk: Path) -> Non
 def test_clients_without_a_cluster_are_no_cluster(
     slurm: PlayedSlurm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said = f"scontrol: fatal: {scheduler.NO_CLUSTER}"
+    said = f"scontrol: fatal: {NO_CLUSTER}"
     slurm.scontrol = f"#!/bin/sh\necho '{said}' >&2; exit 1"
 
     findings = look_at(slurm, monkeypatch, Doctor())
