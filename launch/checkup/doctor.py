@@ -26,7 +26,8 @@ from launch.checkup.environment import (
     check_tokenizer,
     check_torch,
 )
-from launch.checkup.finding import Finding
+from launch.checkup.finding import Finding, note
+from launch.checkup.nodes import check_nodes, check_this_machine
 from launch.checkup.scheduler import Offer, check_slurm, is_here
 from launch.checkup.shared import check_shared
 from launch.cluster.gpus import visible_gpus
@@ -38,12 +39,24 @@ from launch.flags.doctor import Doctor
 SCHEMA = 1  # of the JSON
 REPO = Path(__file__).resolve().parents[2]
 RUNS = "runs_instruct"  # where finetune has the folders of its jobs by default
+NEEDED_BY_A_JOB = (
+    "torch",
+    "slurm",
+    "partition",
+    "sbatch",
+    "checkpoints",
+    "room",
+    "links",
+    "job folder",
+)
 COLOURS = {"ok": "green", "note": "yellow", "would fail": "bold red"}
 
 
 def doctor(flags: Doctor) -> int:
     """Look at everything and say what is found; return the exit code."""
-    findings = look(flags)
+    findings, offer = look(flags)
+    if flags.deep:
+        findings += look_deeper(findings, offer, flags.checkpoints)
     failed = [finding for finding in findings if finding.state == "would fail"]
     if flags.json:
         say(json.dumps(to_json(findings)))
@@ -55,9 +68,9 @@ def doctor(flags: Doctor) -> int:
     return EXIT_FAILED if failed else 0
 
 
-def look(flags: Doctor) -> list[Finding]:
+def look(flags: Doctor) -> tuple[list[Finding], Offer | None]:
     """
-    Return the findings of all checks.
+    Return the findings of all checks that need no job, and what the partition offers.
 
     Raises:
         ConfigError: A place or a partition that was typed is none.
@@ -68,7 +81,7 @@ def look(flags: Doctor) -> list[Finding]:
         torch = pool.submit(ask_torch)
         places = pool.submit(check_places, flags.checkpoints, folder)
         slurm, offer = check_slurm(flags.partition) if is_here(flags.partition) else ([], None)
-        return [
+        findings = [
             check_python(),
             check_torch(torch.result(), visible_gpus().number, offer.gpus_per_node if offer else 0),
             check_tokenizer(),
@@ -78,6 +91,17 @@ def look(flags: Doctor) -> list[Finding]:
             *shared_disk(offer, folder),
             *places.result(),
         ]
+    return findings, offer
+
+
+def look_deeper(
+    findings: Sequence[Finding], offer: Offer | None, checkpoints: str
+) -> list[Finding]:
+    """Return what the nodes find, or, without Slurm, two processes here."""
+    in_the_way = [f.name for f in findings if f.state == "would fail" and f.name in NEEDED_BY_A_JOB]
+    if in_the_way:
+        return [note("nodes", "not asked", f"Mend {', '.join(in_the_way)} first")]
+    return check_this_machine(checkpoints) if offer is None else check_nodes(offer, checkpoints)
 
 
 def open_files(offer: Offer | None) -> Finding:

@@ -13,10 +13,12 @@ class Doctor:
     Say what would fail before it is queued, a line a check, each with its fix.
 
     Looks at this machine, at Slurm where it is installed, and at the place of the checkpoints. Takes
-    a few seconds, starts no job, and leaves nothing behind. The exit code is 1 where something would
-    fail.
+    a few seconds, starts no job unless --deep is given, and leaves nothing behind. The exit code is 1
+    where something would fail.
     """
 
+    deep: bool = False
+    """Have the idle nodes look as well, at each other and at the checkpoints: a job of a minute."""
     partition: str | None = None
     """Partition of Slurm (default: the cluster's)."""
     checkpoints: Checkpoints = "checkpoints_instruct"

@@ -1,0 +1,65 @@
+"""The doctor on a real cluster: all well, settings that break a promise, and a node that is no good."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tests.slurm.conftest import Cluster, Run
+from tests.slurm.processes import run_command
+
+
+def checks_of(desk: Run, *arguments: str, code: int) -> list[dict[str, Any]]:
+    done = desk.launch("doctor", "--json", *arguments)
+    assert done.returncode == code, done.stdout + done.stderr
+    return list(json.loads(done.stdout)["checks"])
+
+
+def red(checks: list[dict[str, Any]]) -> list[str]:
+    return [check["name"] for check in checks if check["state"] == "would fail"]
+
+
+def test_nodes_look_at_each_other_and_leave_nothing(desk: Run) -> None:
+    before = sorted(desk.cwd.iterdir())
+
+    checks = checks_of(desk, "--deep", code=0)
+
+    found = {check["name"]: check["found"] for check in checks}
+    assert found["nodes"] == "4 nodes: Python, code and checkpoints are there"
+    assert "GB/s" in found["all-reduce"]
+    assert sorted(desk.cwd.iterdir()) == before
+
+
+def test_partition_that_takes_no_jobs_is_told_and_no_job_is_tried(desk: Run) -> None:
+    checks = checks_of(desk, "--partition=closed", "--deep", code=1)
+
+    assert red(checks) == ["partition"]
+    assert checks[-1]["fix"] == "Mend partition first"
+
+
+def test_node_without_the_shared_folder_is_named(
+    other_cluster: Cluster, tmp_path: Path, shard_set: Path
+) -> None:
+    cluster = other_cluster(num_nodes=3, gpus=0)
+    desk = Run(cluster, tmp_path / "desk", shard_set)
+    slurmd = (cluster.folder / "slurmd.node2.pid").read_text().strip()
+    hide = ("mount", "-t", "tmpfs", "none", str(desk.cwd))
+    run_command("nsenter", f"--target={slurmd}", "--mount", *hide)
+
+    checks = checks_of(desk, "--deep", code=1)
+
+    assert red(checks) == ["nodes"]
+    assert (checks[-1]["name"], checks[-1]["fix"]) == ("nodes", "--exclude node2")
+    assert list(desk.cwd.iterdir()) == []
+
+
+def test_settings_that_break_a_promise_are_the_red_lines(
+    other_cluster: Cluster, tmp_path: Path, shard_set: Path
+) -> None:
+    cluster = other_cluster(num_nodes=1, kill_wait_seconds=1, max_array_size=1, requeue=0)
+
+    checks = checks_of(Run(cluster, tmp_path / "desk", shard_set), code=1)
+
+    assert red(checks) == ["kill wait", "arrays"]
+    assert {check["name"]: check["state"] for check in checks}["requeue"] == "note"
