@@ -1,10 +1,11 @@
 """
     python launch/doctor.py
     python launch/doctor.py --partition gpu --checkpoints s3://bucket/runs
+    python launch/doctor.py --partition gpu --deep
 
 Says before anything is queued what would fail, a line a check, each with its fix: Python, torch and
-the driver, data, open files, the partition and what it does to jobs, the disk or the bucket. Exit
-code 1 where something would fail.
+the driver, data, open files, the partition and what it does to jobs, the disk or the bucket;
+with --deep also what the nodes themselves find. Exit code 1 where something would fail.
 
 Flags: flags/doctor.py; work: checkup/doctor.py.
 """

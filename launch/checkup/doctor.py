@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from instruct_core.storage.store import Store
 from launch.checkup.bucket import check_bucket
@@ -39,24 +39,23 @@ from launch.flags.doctor import Doctor
 SCHEMA = 1  # of the JSON
 REPO = Path(__file__).resolve().parents[2]
 RUNS = "runs_instruct"  # where finetune has the folders of its jobs by default
-NEEDED_BY_A_JOB = (
-    "torch",
-    "slurm",
-    "partition",
-    "sbatch",
-    "checkpoints",
-    "room",
-    "links",
-    "job folder",
-)
+NEEDED_BY_A_JOB = ("torch", "slurm", "partition", "sbatch", "checkpoints", "room", "job folder")
 COLOURS = {"ok": "green", "note": "yellow", "would fail": "bold red"}
+
+
+class Look(NamedTuple):
+    """What is found without a job."""
+
+    findings: list[Finding]
+    offer: Offer | None  # of Slurm's partition
 
 
 def doctor(flags: Doctor) -> int:
     """Look at everything and say what is found; return the exit code."""
-    findings, offer = look(flags)
+    first = look(flags)
+    findings = first.findings
     if flags.deep:
-        findings += look_deeper(findings, offer, flags.checkpoints)
+        findings = [*findings, *look_deeper(first, flags.checkpoints)]
     failed = [finding for finding in findings if finding.state == "would fail"]
     if flags.json:
         say(json.dumps(to_json(findings)))
@@ -68,9 +67,9 @@ def doctor(flags: Doctor) -> int:
     return EXIT_FAILED if failed else 0
 
 
-def look(flags: Doctor) -> tuple[list[Finding], Offer | None]:
+def look(flags: Doctor) -> Look:
     """
-    Return the findings of all checks that need no job, and what the partition offers.
+    Return what all checks find that need no job.
 
     Raises:
         ConfigError: A place or a partition that was typed is none.
@@ -91,17 +90,17 @@ def look(flags: Doctor) -> tuple[list[Finding], Offer | None]:
             *shared_disk(offer, folder),
             *places.result(),
         ]
-    return findings, offer
+    return Look(findings, offer)
 
 
-def look_deeper(
-    findings: Sequence[Finding], offer: Offer | None, checkpoints: str
-) -> list[Finding]:
+def look_deeper(first: Look, checkpoints: str) -> list[Finding]:
     """Return what the nodes find, or, without Slurm, two processes here."""
-    in_the_way = [f.name for f in findings if f.state == "would fail" and f.name in NEEDED_BY_A_JOB]
-    if in_the_way:
-        return [note("nodes", "not asked", f"Mend {', '.join(in_the_way)} first")]
-    return check_this_machine(checkpoints) if offer is None else check_nodes(offer, checkpoints)
+    failed = {finding.name for finding in first.findings if finding.state == "would fail"}
+    if in_the_way := [name for name in NEEDED_BY_A_JOB if name in failed]:
+        return [note("nodes", "not asked", f"Fix {', '.join(in_the_way)} first")]
+    if first.offer is None:
+        return check_this_machine(checkpoints)
+    return check_nodes(first.offer, checkpoints)
 
 
 def open_files(offer: Offer | None) -> Finding:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from instruct_core.converter import structure
-from instruct_core.errors import ConfigError
+from instruct_core.errors import ConfigError, SlurmError
 from instruct_core.storage.store import Store
 from jobs.checkup import NUM_NUMBERS, Alone, Together
 from jobs.job_folder import read_json
@@ -40,6 +40,7 @@ from launch.runs.places import absolute
 
 MINUTES = 3  # of the job
 QUEUE_SECONDS, RUN_SECONDS = 120.0, 150.0  # that it may wait, and take
+END_SECONDS = 40.0  # until it is gone: Slurm's usual KillWait, and some
 MOST_NODES = 32
 POLL_SECONDS = 0.5
 HERE = 2  # processes on this machine
@@ -87,29 +88,40 @@ def _check_by_job(offer: Offer, checkpoints: str, number: int, folder: Path) -> 
     try:
         nodes, waits = _wait(job_id, folder, number)
     finally:
-        run_client(["scancel", job_id])
+        _end(job_id)
     if not nodes:
         return [note("nodes", f"job {job_id} did not start in time: {waits}", "Ask again later")]
     return _judge_reports(nodes, folder)
 
 
 def _wait(job_id: str, folder: Path, number: int) -> tuple[list[str], str]:
-    """Wait for all reports, or the end; return the nodes of the job, and why it has none."""
-    started_at, deadline = None, time.monotonic() + QUEUE_SECONDS
+    """Wait for all reports, or the end; return the nodes that it began on, or why it did not."""
     nodes: list[str] = []
-    reason = ""
+    reason, deadline = "", time.monotonic() + QUEUE_SECONDS
     while time.monotonic() < deadline:
         record = show_job(job_id)
-        if record is not None and record.nodes:
+        if record is None:
+            break
+        if record.nodes and not nodes:
             nodes = run_client(["scontrol", "show", "hostnames", record.nodes]).split()
-        if record is not None and record.state == "RUNNING" and started_at is None:
-            started_at = time.monotonic()
-            deadline = started_at + RUN_SECONDS
-        if record is None or not record.is_active or len(_paths(folder, "together")) == number:
+            deadline = time.monotonic() + RUN_SECONDS
+        if not record.is_active or len(_paths(folder, "together")) == number:
             break
         reason = record.reason
         time.sleep(POLL_SECONDS)  # Slurm tells nobody
-    return nodes if started_at is not None else [], reason
+    return nodes, reason
+
+
+def _end(job_id: str) -> None:
+    """End a job that may still run, and see it gone, for what it writes is removed."""
+    deadline = time.monotonic() + END_SECONDS
+    with suppress(SlurmError):
+        run_client(["scancel", job_id])
+        while time.monotonic() < deadline:
+            record = show_job(job_id)
+            if record is None or not record.is_active:
+                return
+            time.sleep(POLL_SECONDS)
 
 
 def check_this_machine(checkpoints: str) -> list[Finding]:

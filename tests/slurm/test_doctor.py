@@ -35,7 +35,7 @@ def test_partition_that_takes_no_jobs_is_told_and_no_job_is_tried(desk: Run) -> 
     checks = checks_of(desk, "--partition=closed", "--deep", code=1)
 
     assert red(checks) == ["partition"]
-    assert checks[-1]["fix"] == "Mend partition first"
+    assert checks[-1]["fix"] == "Fix partition first"
 
 
 def test_node_without_the_shared_folder_is_named(

@@ -118,7 +118,7 @@ def test_what_is_broken_on_a_machine_is_the_one_red_line(
     machine = Machine(monkeypatch)
     breaks(machine)
 
-    findings = doctor.look(machine.flags)[0]
+    findings = doctor.look(machine.flags).findings
 
     [red] = failed(findings)
     assert red.name == name
@@ -133,14 +133,14 @@ def test_what_is_broken_on_a_machine_is_the_one_red_line(
 def test_folder_that_cannot_be_written_is_one_red_line(desk: Path) -> None:
     (desk / "file").write_text("")  # root may write into any folder, and nobody into a file
 
-    [red] = failed(doctor.look(Doctor(checkpoints="file/checkpoints"))[0])
+    [red] = failed(doctor.look(Doctor(checkpoints="file/checkpoints")).findings)
 
     assert (red.name, red.fix) == ("checkpoints", "Give --checkpoints another place")
     assert "file: Not a directory" in red.found
 
 
 def test_place_may_be_a_url_of_a_folder(desk: Path) -> None:
-    findings = doctor.look(Doctor(checkpoints=f"file://{desk}/gone/c"))[0]
+    findings = doctor.look(Doctor(checkpoints=f"file://{desk}/gone/c")).findings
 
     assert failed(findings) == []
     assert not (desk / "gone").exists()
@@ -151,7 +151,7 @@ def test_folder_of_this_place_that_cannot_be_written_is_one_red_line(
 ) -> None:
     monkeypatch.chdir("/proc/self/task")  # where root cannot write either
 
-    [red] = failed(doctor.look(Doctor())[0])
+    [red] = failed(doctor.look(Doctor()).findings)
 
     assert red.name == "checkpoints"
 
@@ -159,7 +159,7 @@ def test_folder_of_this_place_that_cannot_be_written_is_one_red_line(
 def test_job_folder_that_everybody_may_write_is_one_red_line(desk: Path) -> None:
     before = os.umask(0)
     try:
-        [red] = failed(doctor.look(Doctor())[0])
+        [red] = failed(doctor.look(Doctor()).findings)
     finally:
         os.umask(before)
 
@@ -169,7 +169,7 @@ def test_job_folder_that_everybody_may_write_is_one_red_line(desk: Path) -> None
 def test_folder_that_everybody_may_write_is_named(desk: Path) -> None:
     desk.chmod(0o777)
 
-    finding = next(f for f in doctor.look(Doctor())[0] if f.name == "job folder")
+    finding = next(f for f in doctor.look(Doctor()).findings if f.name == "job folder")
 
     assert (finding.state, finding.fix) == ("note", f"chmod o-w {desk}")
     assert stat.S_IMODE(desk.stat().st_mode) == 0o777

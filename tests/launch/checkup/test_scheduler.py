@@ -18,7 +18,7 @@ from tests.launch.checkup.played_slurm import PlayedSlurm
 
 def look_at(slurm: PlayedSlurm, monkeypatch: pytest.MonkeyPatch, flags: Doctor) -> list[Finding]:
     monkeypatch.setenv("PATH", f"{slurm.path()}:/usr/bin:/bin")
-    return doctor.look(flags)[0]
+    return doctor.look(flags).findings
 
 
 def test_cluster_where_all_is_well_has_no_red_line(
@@ -143,7 +143,7 @@ def test_partition_that_is_none_is_refused(
 
 
 def test_partition_on_a_machine_without_slurm_is_one_red_line(desk: Path) -> None:
-    [red] = failed(doctor.look(Doctor(partition="low"))[0])
+    [red] = failed(doctor.look(Doctor(partition="low")).findings)
 
     assert (red.name, "no sbatch" in red.found) == ("slurm", True)
 
