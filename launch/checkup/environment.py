@@ -56,6 +56,8 @@ def ask_torch() -> Torch:
         return Torch(*json.loads(done.stdout.splitlines()[-1]))
     except subprocess.TimeoutExpired:
         return Torch("", None, 0, f"its import took longer than {TORCH_SECONDS:.0f} s")
+    except OSError as error:
+        return Torch("", None, 0, str(error))
     except (IndexError, ValueError, TypeError):
         return Torch("", None, 0, (done.stderr.strip().splitlines() or ["it says nothing"])[-1])
 

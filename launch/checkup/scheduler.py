@@ -149,7 +149,7 @@ def check_preemption(facts: Mapping[str, str], config: Mapping[str, str]) -> lis
         return [note("preemption", found, look), _warning(config)]
     if "SUSPEND" in mode:
         return [ok("preemption", f"PreemptMode={mode}: a job is stopped, and goes on later")]
-    grace = seconds_in(facts.get("GraceTime", ""))
+    grace = number_in(facts.get("GraceTime", ""))
     return [_preemption(mode, grace), _grace(grace), _warning(config)]
 
 
@@ -190,7 +190,7 @@ def _requeue(config: Mapping[str, str]) -> Finding:
 
 
 def _kill_wait(config: Mapping[str, str]) -> Finding:
-    seconds = seconds_in(config.get("KillWait", "30"))
+    seconds = number_in(config.get("KillWait", "30"))
     if seconds >= LEAST_SECONDS:
         return ok("kill wait", f"{seconds} s to save at scancel and scontrol requeue")
     found = f"KillWait is {seconds} s: no step and save fit before a kill"
@@ -198,14 +198,14 @@ def _kill_wait(config: Mapping[str, str]) -> Finding:
 
 
 def _arrays(config: Mapping[str, str]) -> Finding:
-    most = int(config.get("MaxArraySize", "1001"))
+    most = number_in(config.get("MaxArraySize", "1001"))
     if most < 2:
         found = f"MaxArraySize is {most}: Slurm takes no array jobs here"
         return fails("arrays", found, "Prepare and answer with --cluster local")
     return ok("arrays", f"of up to {most - 1:,} tasks each")
 
 
-def seconds_in(text: str) -> int:
-    """Return a time that scontrol prints in seconds (`30`, `30 sec`); 0 where it names none."""
+def number_in(text: str) -> int:
+    """Return the number that a value of scontrol begins with (`30`, `30 sec`); 0 where there is none."""
     number = re.match(r"\d+", text)
     return int(number[0]) if number else 0

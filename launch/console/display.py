@@ -58,7 +58,7 @@ def show_line(text: str, style: str) -> None:
     """Print one line: in colour on a terminal, as it is where a program reads it."""
     shown = Console(markup=False, highlight=False)
     if shown.is_terminal:
-        shown.print(text, style=style)
+        shown.print(text, style=style, soft_wrap=True)  # so that it can be copied
     else:
         say(text)
 

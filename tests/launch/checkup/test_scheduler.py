@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from instruct_core.errors import ConfigError
-from launch.checkup import doctor, environment
+from launch.checkup import doctor, environment, scheduler
 from launch.checkup.finding import Finding
 from launch.cluster.machine import NO_CLUSTER
 from launch.flags.doctor import Doctor
@@ -146,6 +146,18 @@ def test_partition_on_a_machine_without_slurm_is_one_red_line(desk: Path) -> Non
     [red] = failed(doctor.look(Doctor(partition="low")).findings)
 
     assert (red.name, "no sbatch" in red.found) == ("slurm", True)
+
+
+def test_controller_that_hangs_is_given_up_and_not_asked_again(
+    slurm: PlayedSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slurm.scontrol = f"#!/bin/sh\necho asked >> {tmp_path}/asked; exec sleep 60"
+    monkeypatch.setattr(scheduler, "ANSWER_SECONDS", 0.5)
+
+    [red] = failed(look_at(slurm, monkeypatch, Doctor()))
+
+    assert (red.name, "did not answer within" in red.found) == ("slurm", True)
+    assert (tmp_path / "asked").read_text() == "asked\n"
 
 
 def test_clients_without_a_cluster_are_no_cluster(
