@@ -50,7 +50,8 @@ Report = TypeVar("Report", Alone, Together)
 def check_nodes(offer: Offer, checkpoints: str) -> list[Finding]:
     """Return what the idle nodes of a partition find."""
     idle = run_client(["sinfo", "-h", "-N", "-p", offer.partition, "-t", "idle", "-o", "%N"])
-    number = min(len(set(idle.split())), offer.num_nodes, MOST_NODES)
+    fit = {node.name for node in offer.nodes if node.gpus or not offer.gpus_per_node}
+    number = min(len(fit & set(idle.split())), offer.num_nodes, MOST_NODES)
     if not number:
         return [note("nodes", f"no node of {offer.partition} is idle", "Ask again later")]
     with _folders(checkpoints) as folder:
@@ -99,7 +100,11 @@ def _wait(job_id: str, folder: Path, number: int) -> tuple[list[str], str]:
     nodes: list[str] = []
     reason, deadline = "", time.monotonic() + QUEUE_SECONDS
     while time.monotonic() < deadline:
-        record = show_job(job_id)
+        time.sleep(POLL_SECONDS)  # Slurm tells nobody
+        try:
+            record = show_job(job_id)
+        except SlurmError:  # busy: asked again
+            continue
         if record is None:
             break
         if record.nodes and not nodes:
@@ -108,7 +113,6 @@ def _wait(job_id: str, folder: Path, number: int) -> tuple[list[str], str]:
         if not record.is_active or len(_paths(folder, "together")) == number:
             break
         reason = record.reason
-        time.sleep(POLL_SECONDS)  # Slurm tells nobody
     return nodes, reason
 
 
