@@ -51,7 +51,7 @@ def ask_torch() -> Torch:
     command = [sys.executable, "-c", ASK_TORCH]
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, check=False, timeout=TORCH_SECONDS
+            command, capture_output=True, encoding="utf-8", check=False, timeout=TORCH_SECONDS
         )
         return Torch(*json.loads(done.stdout.splitlines()[-1]))
     except subprocess.TimeoutExpired:

@@ -148,7 +148,7 @@ def check_this_machine(checkpoints: str) -> list[Finding]:
 
 def _judge_reports(nodes: Sequence[str], folder: Path) -> list[Finding]:
     log = folder / LOG
-    lines = log.read_text(errors="replace").split("\n") if log.exists() else []
+    lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.exists() else []
     last = next((line for line in reversed(lines) if line.strip()), "")
     alone, together = _reports(folder, "alone", Alone), _reports(folder, "together", Together)
     return judge(nodes, alone, together, last)

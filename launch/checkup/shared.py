@@ -28,7 +28,7 @@ def check_shared(folders: Mapping[str, Path], hosts: Set[str]) -> Finding:
     """
     if {host.partition(".")[0] for host in hosts} == {socket.gethostname().partition(".")[0]}:
         return ok("shared disk", "all nodes are this machine")
-    mounts = Path("/proc/self/mounts").read_text()
+    mounts = Path("/proc/self/mounts").read_text(encoding="utf-8")
     kinds = {name: file_system(folder, mounts) for name, folder in folders.items()}
     in_memory = [f"{name} ({folders[name]})" for name in kinds if kinds[name] in IN_MEMORY]
     if in_memory:

@@ -34,7 +34,7 @@ def submit_probe(folder: Path, resources: Resources, words: Sequence[str]) -> st
     """
     freeze_code(folder)
     script = folder / "job.sh"
-    script.write_text(probe_script(folder, resources, words))
+    script.write_text(probe_script(folder, resources, words), encoding="utf-8")
     try:
         said = run_client(["sbatch", "--parsable", str(script)], clean_environment())
     except SlurmError as error:
