@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check same slurm
+.PHONY: demo test test-slurm-all check same slurm
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
@@ -20,6 +20,13 @@ slurm:
 	  || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq \
 	       && apt-get install -y -qq --no-install-recommends $(SLURM_PACKAGES) >/dev/null; } \
 	  || echo "Tests on Slurm are skipped. As root: apt-get install $(SLURM_PACKAGES)"
+
+# The tests on Slurm on Debian's newer Slurms too, each in a root of its own, made once.
+test-slurm-all: $(VENV)/installed-dev slurm
+	$(VENV)/bin/python -m pytest tests/slurm $(PYTEST_FLAGS)
+	command -v debootstrap >/dev/null || apt-get install -y -qq debootstrap >/dev/null
+	for version in 24.11 26.05; do \
+	  $(VENV)/bin/python -m tests.slurm.other_slurms $$version tests/slurm $(PYTEST_FLAGS) || exit 1; done
 
 check: $(VENV)/installed-dev
 	$(VENV)/bin/ruff check .

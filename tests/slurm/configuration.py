@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,7 +133,9 @@ def write_configuration(
     files = f"{folder}/dev/gpu[0-{settings.gpus - 1}]"
     gres = f"Name=gpu File={files}\n" if settings.gpus else ""
     (etc / "gres.conf").write_text(f"AutoDetect=off\n{gres}")
-    (etc / "cgroup.conf").write_text("CgroupAutomount=no\n")
+    (etc / "cgroup.conf").write_text(_cgroup_settings())
+    for node in range(1, settings.num_nodes + 1):
+        (folder / "spool" / f"node{node}").mkdir()  # newer ones do not make it themselves
     warn = "SlurmctldParameters=preempt_send_user_signal" if settings.send_user_signal else ""
     (etc / "slurm.conf").write_text(
         SLURM.format(
@@ -140,6 +143,18 @@ def write_configuration(
             accounting=accounting, nodes="\n".join(lines), warn=warn,
         )
     )  # fmt: skip
+
+
+def slurm_version() -> tuple[int, int]:
+    """Return the version of the Slurm that is here, as in (22, 5)."""
+    said = subprocess.check_output(["slurmd", "-V"], text=True)  # slurm-wlm 22.05.8
+    major, minor, *_ = said.split()[-1].split(".")
+    return int(major), int(minor)
+
+
+def _cgroup_settings() -> str:
+    """Return a cgroup.conf that uses none: newer ones look for a file system of them otherwise."""
+    return "CgroupPlugin=disabled\n" if slurm_version() >= (23, 11) else "CgroupAutomount=no\n"
 
 
 def write_accounting(folder: Path, conf: Path, port: int) -> None:

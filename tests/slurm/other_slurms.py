@@ -1,0 +1,77 @@
+"""
+The tests on Slurm once more, on a Slurm that this machine does not have.
+
+    python -m tests.slurm.other_slurms 26.05                          # all of tests/slurm
+    python -m tests.slurm.other_slurms 24.11 tests/slurm/test_queue.py -k limit
+
+Debian's newer suites have newer Slurms. Each gets a root of its own, made once (250 MB, a minute) in a
+cache folder, in which the project and its Python are mounted; nothing outside of it changes. Needs
+root, debootstrap and Debian's mirror.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.conftest import REPO
+
+SUITES = {"24.11": "trixie", "26.05": "forky"}
+MIRROR = "http://deb.debian.org/debian"
+PACKAGES = (
+    "slurm-client", "slurmctld", "slurmd", "munge", "slurm-wlm-basic-plugins", "iproute2", "procps",
+    "hostname", "git", "make", "libssl3t64", "libffi8", "libsqlite3-0", "libreadline8t64",
+    "libbz2-1.0", "liblzma5", "libncursesw6",
+)  # fmt: skip
+SCRIPTS = Path("/usr/share/debootstrap/scripts")
+# The mounts end with the namespace that they are made in. A root must be a mount point of its own:
+# the tests' nodes make namespaces inside.
+ENTER = """\
+set -e
+mount --bind {root} {root}
+for place in proc sys tmp dev; do mount --rbind /$place {root}/$place; done
+for place in {places}; do mkdir -p {root}$place; mount --rbind $place {root}$place; done
+cp /etc/hosts /etc/resolv.conf {root}/etc/
+exec chroot {root} env -C {repo} {python} -m pytest "$@"
+"""
+
+
+def cache() -> Path:
+    """Return where the roots are kept."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "instruct-cluster-tests"
+
+
+def root_of(version: str) -> Path:
+    """Return the root with a Slurm of this version; made if it is not there yet."""
+    root, suite = cache() / f"slurm-{version}", SUITES[version]
+    if root.exists():
+        return root
+    scratch = root.with_suffix(".making")
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    # debootstrap knows no suite that is younger than itself; all are made as unstable is.
+    script = suite if (SCRIPTS / suite).exists() else "sid"
+    command = ["debootstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}", suite]
+    subprocess.run([*command, str(scratch), MIRROR, str(SCRIPTS / script)], check=True)
+    (scratch / "etc" / "hosts").touch()  # the tests mount their own over it
+    return scratch.rename(root)
+
+
+def run_tests(version: str, arguments: list[str]) -> int:
+    """Run pytest where that Slurm is; return its exit code."""
+    root = root_of(version)
+    places = sorted({str(REPO), sys.base_prefix, sys.prefix})
+    outer = [place for place in places if not any(place.startswith(f"{o}/") for o in places)]
+    script = ENTER.format(root=root, places=" ".join(outer), repo=REPO, python=sys.executable)
+    command = ["unshare", "--mount", "bash", "-c", script, "bash", *(arguments or ["tests/slurm"])]
+    return subprocess.run(command, check=False).returncode
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 2 or sys.argv[1] not in SUITES:
+        sys.exit(f"python -m tests.slurm.other_slurms {'|'.join(SUITES)} [pytest's arguments]")
+    sys.exit(run_tests(sys.argv[1], sys.argv[2:]))
