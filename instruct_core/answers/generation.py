@@ -13,6 +13,7 @@ B: texts that still grow, T: tokens of the longest prompt, V: vocabulary
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
@@ -118,14 +119,16 @@ class _Batch:
         self._padding = (longest - lengths).to(self._device)  # (B,)
         self._is_ragged = bool((lengths < longest).any())
         self._cache = Cache(model, len(prompts), longest + most_new_tokens)
-        self._said = self._seen(tokens) if sampling.repetition_penalty != 1 else None
+        self._said = self._seen(prompts) if sampling.repetition_penalty != 1 else None
         self._draws = _uniform(sampling, streams, most_new_tokens).to(self._device)
         self._step = 0
 
-    def _seen(self, tokens: Tensor) -> Tensor:
-        """Return which tokens each prompt has. (B, V)"""
-        said = torch.zeros((len(tokens), self._model.config.vocab_size), dtype=torch.bool)
-        return said.scatter_(1, tokens, True).to(self._device)
+    def _seen(self, prompts: Sequence[Sequence[int]]) -> Tensor:
+        """Return which tokens each prompt has; what pads it was never said. (B, V)"""
+        said = torch.zeros((len(prompts), self._model.config.vocab_size), dtype=torch.bool)
+        for row, prompt in zip(said, prompts, strict=True):
+            row[torch.tensor(prompt)] = True
+        return said.to(self._device)
 
     def keep(self, places: Sequence[int]) -> None:
         """Go on with some of the texts only."""
@@ -147,9 +150,7 @@ class _Batch:
         hidden = self._model(self._tokens, positions, mask, self._cache)
         logits = self._model.last_logits(hidden).float()  # (B, V)
         if self._said is not None:
-            penalty = self._sampling.repetition_penalty
-            lowered = torch.where(logits < 0, logits * penalty, logits / penalty)
-            logits = torch.where(self._said, lowered, logits)
+            logits = torch.where(self._said, _lowered(logits, self._sampling), logits)
         chosen = choose(logits, self._sampling, self._draws[:, self._step])
         if self._said is not None:
             self._said.scatter_(1, chosen[:, None], True)
@@ -165,6 +166,14 @@ class _Batch:
         return ((before <= places[:, None]) & is_text | own)[:, None]
 
 
+def _lowered(logits: Tensor, sampling: Sampling) -> Tensor:
+    """Return the scores of tokens that were said before, finite for every penalty. (B, V)"""
+    exact, penalty = logits.double(), sampling.repetition_penalty
+    lowered = torch.where(exact < 0, exact * penalty, exact / penalty)
+    finite = torch.finfo(logits.dtype)
+    return lowered.clamp(finite.min, finite.max).to(logits.dtype)
+
+
 def choose(logits: Tensor, sampling: Sampling, draws: Tensor) -> Tensor:
     """
     Return one token for each row of scores. (B,)
@@ -176,28 +185,30 @@ def choose(logits: Tensor, sampling: Sampling, draws: Tensor) -> Tensor:
     """
     if sampling.temperature == 0:
         return logits.argmax(dim=-1)
-    logits = logits / sampling.temperature
-    tokens = None
     if 0 < sampling.top_k < logits.shape[-1]:
-        logits, tokens = logits.topk(sampling.top_k)
-    weights = torch.softmax(logits, dim=-1, dtype=torch.float64)
+        least = logits.topk(sampling.top_k).values[:, -1:]
+        logits = logits.masked_fill(logits < least, -math.inf)
+    # Below the highest score, so that no temperature makes a number that is too large.
+    below = (logits - logits.amax(dim=-1, keepdim=True)).double()
+    weights = torch.softmax(below / sampling.temperature, dim=-1)
     if sampling.top_p < 1:
-        weights, order = _nucleus(weights, sampling.top_p)
-        tokens = order if tokens is None else tokens.gather(-1, order)
+        weights = weights.masked_fill(weights < _least_of_nucleus(weights, sampling.top_p), 0.0)
+    # In the order of the vocabulary: by likelihood, the last bits of a score, which a neighbour may
+    # change, would change places and so the token that is drawn.
     sums = weights.cumsum(dim=-1)
     # The first place whose sum exceeds the draw: a token without probability is never taken.
-    place = torch.searchsorted(sums, draws[:, None] * sums[:, -1:], right=True)
-    return (place if tokens is None else tokens.gather(-1, place))[:, 0]
+    return torch.searchsorted(sums, draws[:, None] * sums[:, -1:], right=True)[:, 0]
 
 
-def _nucleus(weights: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
-    """Return the likeliest weights that make up top_p, zeros after them, and where they were."""
-    for size in (min(NUCLEUS_TOKENS, weights.shape[-1]), weights.shape[-1]):
-        likeliest, order = weights.topk(size)
-        before = likeliest.cumsum(dim=-1) - likeliest
-        if size == weights.shape[-1] or bool((before[:, -1] >= top_p).all()):
-            break
-    return likeliest.masked_fill(before >= top_p, 0.0), order
+def _least_of_nucleus(weights: Tensor, top_p: float) -> Tensor:
+    """Return the least of the likeliest weights that make up top_p. (B, 1)"""
+    size, few = weights.shape[-1], min(NUCLEUS_TOKENS, weights.shape[-1])
+    likeliest = weights.topk(few).values
+    if few < size and bool((likeliest.sum(dim=-1) < top_p).any()):
+        likeliest = weights.sort(dim=-1, descending=True).values
+    before = likeliest.cumsum(dim=-1) - likeliest
+    count = (before < top_p).sum(dim=-1, keepdim=True)
+    return likeliest.gather(-1, count - 1)
 
 
 def _uniform(sampling: Sampling, streams: Sequence[int], num_steps: int) -> Tensor:

@@ -37,6 +37,8 @@ class Settings:
     batch_size: int
     """Questions answered side by side; another number may change the last bits of a score."""
     answer_column: str
+    drawing: int = 1
+    """Which way of choosing tokens made the answers; see Sampling."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,10 @@ class AnswerPlan(Plan):
     @property
     def fingerprint(self) -> str:
         """A hash of the choices."""
-        return fingerprint_of(self.choices)
+        choices = self.choices
+        if choices["drawing"] == 1:  # plans of before there was another have no word for it
+            del choices["drawing"]
+        return fingerprint_of(choices)
 
     def as_begun(self, old: AnswerPlan) -> AnswerPlan:
         """
@@ -152,7 +157,7 @@ def scan_prompts(
         num_rows=ranges.num_rows,
         rows_per_part=rows_per_part,
         starts=ranges.starts,
-        settings=settings,
+        settings=replace(settings, drawing=settings.sampling.drawing),
         template=TEMPLATE_NAME,
         tokenizer=TOKENIZER_NAME,
         unread=check.unread,

@@ -40,6 +40,16 @@ class Sampling:
     seed: int = _setting(0, A_SEED)
     """Of the draws; the same seed gives the same answer."""
 
+    @property
+    def drawing(self) -> int:
+        """
+        Which way of choosing gives these answers: they may differ from one way to the next.
+
+        The first counted what pads a prompt as said, and drew from top-p and top-k by likelihood.
+        """
+        is_cut = self.temperature > 0 and (self.top_k > 0 or self.top_p < 1)
+        return 2 if is_cut or self.repetition_penalty != 1 else 1
+
     def check(self) -> None:
         """Refuse a value that makes no sense; raises ConfigError, which names it as a flag."""
         check_rules(self)

@@ -11,6 +11,7 @@ from transformers import GPT2LMHeadModel
 
 from instruct_core.answers.generation import Generated, choose, generate
 from instruct_core.answers.sampling import Sampling
+from instruct_core.config import ModelConfig
 from instruct_core.data.tokenizer import END_OF_TEXT_ID, VOCAB_SIZE
 from instruct_core.errors import ConfigError
 from instruct_core.model.gpt2 import GPT2, Cache
@@ -59,15 +60,21 @@ def test_greedy_text_is_that_of_transformers(
         assert len(ours.tokens) == 200 or ours.finish_reason == "end"
 
 
-@pytest.mark.parametrize(
+BY_EVERY_SETTING = pytest.mark.parametrize(
     "sampling",
     [
         Sampling(),
         Sampling(repetition_penalty=1.5),
+        Sampling(repetition_penalty=0.7),
+        Sampling(temperature=0.8, seed=2),
         Sampling(temperature=1.0, top_k=40, top_p=0.9, repetition_penalty=1.1, seed=5),
+        Sampling(temperature=2.0, top_p=0.99, repetition_penalty=1.3, seed=6),
     ],
-    ids=["greedy", "penalty", "sampled"],
+    ids=["greedy", "penalty", "reward", "sampled", "nucleus", "hot"],
 )
+
+
+@BY_EVERY_SETTING
 def test_text_in_a_batch_is_the_text_alone(model: GPT2, sampling: Sampling) -> None:
     batch = prompts(9, seed=1)
 
@@ -76,6 +83,58 @@ def test_text_in_a_batch_is_the_text_alone(model: GPT2, sampling: Sampling) -> N
     for stream, prompt in enumerate(batch):
         one = alone(model, prompt, max_new_tokens=60, sampling=sampling, streams=[stream])
         assert one == together[stream]
+
+
+@BY_EVERY_SETTING
+def test_text_that_ends_does_so_alone_and_in_a_batch(sampling: Sampling) -> None:
+    ending = GPT2(ModelConfig(num_layers=2, num_heads=2, width=32, max_seq_len=128))
+    ending.initialize(3)
+    likes_to_end = ending.head_weight.detach()[END_OF_TEXT_ID] * 1000
+    with torch.no_grad():
+        ending.transformer.ln_f.bias.copy_(likes_to_end * max(1, sampling.temperature))
+    batch = [*prompts(5, seed=2), [9, END_OF_TEXT_ID, 8]]  # one says the token itself
+
+    together = generate(ending.eval(), batch, max_new_tokens=20, sampling=sampling)
+
+    for stream, prompt in enumerate(batch):
+        one = alone(ending, prompt, max_new_tokens=20, sampling=sampling, streams=[stream])
+        assert one == together[stream]
+    assert {"end"} <= {text.finish_reason for text in together}
+
+
+def test_drawn_token_does_not_depend_on_how_flat_a_neighbour_is() -> None:
+    """A neighbour that needs more of the vocabulary changes no order among equal scores."""
+    peaked = torch.zeros(VOCAB_SIZE)
+    peaked[1000:1600] = 12.0
+    batch = torch.stack([peaked, torch.zeros(VOCAB_SIZE)])
+    sampling, draws = Sampling(temperature=1.0, top_p=0.9), torch.linspace(0, 0.99, 40).double()
+
+    for draw in draws:
+        alone_token = choose(batch[:1], sampling, draw[None])
+        assert choose(batch, sampling, draw.expand(2))[0] == alone_token[0]
+
+
+@pytest.mark.parametrize("temperature", [1e-30, 1e-38, 1e-46, 5e-324])
+@pytest.mark.parametrize("top_k", [0, 7])
+def test_temperature_next_to_zero_takes_the_likeliest(temperature: float, top_k: int) -> None:
+    logits = torch.from_numpy(np.random.default_rng(1).normal(-60, 20, (3, VOCAB_SIZE))).float()
+    sampling = Sampling(temperature=temperature, top_k=top_k, top_p=0.9)
+
+    tokens = choose(logits, sampling, torch.tensor([0.0, 0.5, 1 - 2.0**-24]).double())
+
+    assert tokens.tolist() == logits.argmax(dim=-1).tolist()
+
+
+@pytest.mark.parametrize("penalty", [5e-324, 1e-40, 1e40, 1e300])
+@pytest.mark.parametrize("temperature", [0.0, 1.0, 1e-40])
+def test_penalty_without_measure_draws_tokens_of_the_vocabulary(
+    model: GPT2, penalty: float, temperature: float
+) -> None:
+    sampling = Sampling(temperature=temperature, repetition_penalty=penalty)
+
+    answers = generate(model, prompts(3), max_new_tokens=5, sampling=sampling)
+
+    assert all(0 <= token < END_OF_TEXT_ID for answer in answers for token in answer.tokens)
 
 
 def test_text_ends_where_the_model_ends_it(model: GPT2) -> None:

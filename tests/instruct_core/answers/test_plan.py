@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from instruct_core.answers.plan import AnswerPlan, scan_prompts
+from instruct_core.answers.sampling import Sampling
 from instruct_core.data.sources import Source
 from instruct_core.storage.documents import dump_document
 from instruct_core.storage.store import Store
@@ -36,19 +38,45 @@ OLD_PLAN = """\
 """  # noqa: E501
 
 
-def test_plan_of_an_older_version_is_read_and_written_byte_for_byte(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Source:
+    """The rows of the old plan, and the plan itself."""
     monkeypatch.chdir(tmp_path)
     Path("q.jsonl").write_text('{"instruction": "Hi."}\n' * 5)
     os.utime("q.jsonl", (1.7e9, 1.7e9))
     Path("plan.json").write_text(OLD_PLAN)
+    return Source("q.jsonl", "q.jsonl", ["q.jsonl"])
 
+
+def test_plan_of_an_older_version_is_read_and_written_as_it_was(source: Source) -> None:
     plan = AnswerPlan.load(Store("."))
 
-    source = Source("q.jsonl", "q.jsonl", ["q.jsonl"])
-    now = scan_prompts(source, None, 4, rows_per_part=2, settings=plan.settings)
-    assert now.columns == "instruction=instruction"
-    assert plan == now.as_begun(plan)
-    assert dump_document(plan.to_document()) == OLD_PLAN.encode()
+    assert plan.fingerprint == "72edb5aa6ef6cbe5c025bae813ba79b6"
+    assert dump_document(plan.to_document()).decode() == OLD_PLAN.replace(
+        '"answer_column": "answer"', '"answer_column": "answer", "drawing": 1'
+    )
     assert [record["instruction"] for record, _ in plan.questions(1)] == ["Hi.", "Hi."]
+
+
+@pytest.mark.parametrize(
+    ("sampling", "same"),
+    [
+        (Sampling(), True),
+        (Sampling(temperature=1.0, seed=3), True),
+        (Sampling(temperature=1.0, top_k=50, seed=3), False),
+        (Sampling(temperature=1.0, top_p=0.9, seed=3), False),
+        (Sampling(repetition_penalty=1.2), False),
+    ],
+)
+def test_answers_begun_with_another_way_of_drawing_are_told_apart(
+    source: Source, sampling: Sampling, same: bool
+) -> None:
+    old = AnswerPlan.load(Store("."))
+    old = replace(old, settings=replace(old.settings, sampling=sampling))
+
+    plan = scan_prompts(source, None, 4, rows_per_part=2, settings=old.settings)
+    assert plan.columns == "instruction=instruction"
+    plan = plan.as_begun(old)
+
+    assert plan.makes_same_parts(old) == same
+    assert plan.changes_since(old) == ([] if same else ["drawing: 1 -> 2"])
