@@ -5,20 +5,25 @@ A `.pt` file that somebody else wrote, read without running anything in it.
 
 A `.pt` is a pickle, and a pickle is a program. torch's own restricted reader builds tensors and
 plain containers only. Training scripts also put their config there, an object of a class that
-does not exist here: such an object is read as the dict of its fields. Anything that a pickle
+does not exist here: such an object is read as the dict of its fields. numpy's numbers and arrays
+and paths, which are plain data too, are read by stand-ins of ours. Anything else that a pickle
 would have to call is refused by name.
 
-Sources: torch/_weights_only_unpickler.py; pickletools (NEWOBJ makes an object, REDUCE calls).
+Sources: torch/_weights_only_unpickler.py; pickletools (NEWOBJ makes an object, REDUCE calls);
+numpy's scalartypes.c and methods.c (what its numbers and arrays are pickled as).
 """
 
 from __future__ import annotations
 
 import io
 import pickle
+import re
 import sys
 from collections.abc import Mapping
+from pathlib import PurePosixPath
 from typing import Any
 
+import numpy as np
 import torch
 
 from instruct_core.errors import UnsafeFileError
@@ -40,6 +45,49 @@ class _PlainFields:
         if args or kwargs:
             raise UnsafeFileError(f"it calls {cls.wanted}")
         return super().__new__(cls)
+
+
+class _NumpyType:
+    """Stands in for numpy.dtype: the type of a number."""
+
+    def __init__(self, code: str, *_: Any) -> None:
+        self.code, self.order = code, "<"
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.order = ">" if state[1] == ">" else "<"
+
+
+class _NumpyArray:
+    """Stands in for numpy.ndarray: no config needs its numbers."""
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+def _numpy_scalar(kind: _NumpyType, data: Any = None) -> Any:
+    """Return the number that numpy's own function would make of its bytes; None for a date or text."""
+    if not NUMBERS.fullmatch(kind.code):
+        return None
+    raw = data.encode("latin1") if isinstance(data, str) else data
+    return np.frombuffer(raw, f"{kind.order}{kind.code}")[0].item()
+
+
+def _path(*parts: str) -> str:
+    return str(PurePosixPath(*parts))
+
+
+NUMBERS = re.compile(r"b1|[iuf][1248]")
+PLAIN_DATA: dict[str, Any] = {
+    "numpy.dtype": _NumpyType,
+    "numpy.ndarray": _NumpyArray,
+    "pathlib.PosixPath": _path,
+    "pathlib.WindowsPath": _path,
+}
+for _core in ("numpy.core.multiarray", "numpy._core.multiarray"):  # before and since numpy 2
+    PLAIN_DATA |= {f"{_core}.scalar": _numpy_scalar, f"{_core}._reconstruct": _NumpyArray}
 
 
 def load_foreign(data: bytes, where: str) -> dict[str, Any]:
@@ -70,12 +118,15 @@ def _load_restricted(data: bytes) -> Any:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(io.BytesIO(data))
     except ValueError:
         names = []  # the format before torch 1.6; its reader below allows no unknown name
-    allowed: list[Any] = [(_stand_in(name), name) for name in names]
+    # In order: of several that are refused, the same one is named each time.
+    allowed: list[Any] = [(_stand_in(name), name) for name in sorted(names)]
     with torch.serialization.safe_globals(allowed):
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
 
 
-def _stand_in(name: str) -> type[_PlainFields]:
+def _stand_in(name: str) -> Any:
+    if name in PLAIN_DATA:
+        return PLAIN_DATA[name]
     module = name.split(".", maxsplit=1)[0]
     installed = module in sys.stdlib_module_names or module in ("torch", "numpy")
     if installed and module != "__main__" and name not in PLAIN_STANDARD_CLASSES:

@@ -1,39 +1,40 @@
 """
-Weights to start from: a Hugging Face folder, a step folder of ours, or a `.pt` file.
+Weights to start from: a Hugging Face folder, a step folder of ours, a `.safetensors` or `.pt` file.
 
     shape, weights = load_pretrained("checkpoints/best_model.pt")
     model.load_state_dict(weights)
 
 Whatever form they come in, they leave in GPT-2's own: names below `transformer.`, matrices as
 (inputs, outputs), a vocabulary of 50,257 rows and the head tied to the embedding. What does not
-fit is an error that names the tensor; nothing is filled in.
+fit is an error that names the tensor. A model that was built without biases gets biases of zero,
+which compute the same; nothing else is filled in.
 """
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 import xxhash
 from torch import Tensor
 
-from instruct_core.checkpoints.manifest import FileEntry, manifest_in
-from instruct_core.checkpoints.steps import read_verified
 from instruct_core.config import PRESETS, ModelConfig
 from instruct_core.data.tokenizer import VOCAB_SIZE
-from instruct_core.errors import ConfigError, InstructError, MissingError
-from instruct_core.model.foreign import load_foreign
+from instruct_core.errors import ConfigError, InstructError
+from instruct_core.model.foreign_settings import Said, heads_said, refuse_relatives
 from instruct_core.model.gpt2 import GPT2
-from instruct_core.storage.documents import load_document
-from instruct_core.storage.store import Store
-from instruct_core.storage.tensor_file import aligned_buffer
-from instruct_core.storage.torch_tensors import tensors_of
+from instruct_core.model.weight_files import read_weight_files
 
-PREFIXES = re.compile(r"^(?:(?:module|_orig_mod|model)\.)+")
+# What DDP, torch.compile, FSDP and activation checkpointing put into names, wherever they wrap.
+WRAPPERS = re.compile(r"(?:^module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+EMBEDDING = re.compile(r"(.*?)(?:transformer\.)?wte\.weight")  # what stands before is a prefix
+BIASES = (re.compile(r"\.c_\w+\.bias$"), re.compile(r"\.ln_\w+\.bias$"))
 BUFFERS = re.compile(r"\.attn\.(?:bias|masked_bias)$")  # the causal mask of older versions
 MATRICES = re.compile(r"\.(?:c_attn|c_proj|c_fc)\.weight$")
+MAX_NAMES = 5  # that a message shows
 
 
 def load_pretrained(init: str) -> tuple[ModelConfig, dict[str, Tensor]]:
@@ -43,7 +44,8 @@ def load_pretrained(init: str) -> tuple[ModelConfig, dict[str, Tensor]]:
     Raises:
         MissingError: It is not there, or a folder without weights.
         UnsafeFileError: A pickle that wants more than tensors and plain fields.
-        ConfigError: Not a GPT-2, or weights that are incomplete.
+        CorruptFileError: A file that is cut off, or only points to the real one.
+        ConfigError: Not a plain GPT-2, or weights that are incomplete or not finite.
     """
     try:
         return _load(init)
@@ -81,77 +83,34 @@ def load_fitting(init: str, model: str, seq_len: int) -> tuple[ModelConfig, dict
 
 
 def _load(init: str) -> tuple[ModelConfig, dict[str, Tensor]]:
-    if init.endswith((".pt", ".pth", ".ckpt")):
-        raw, num_heads = _read_foreign(init)
-    else:
-        raw, num_heads = _read_folder(init)
-    weights = _in_own_names(raw)
-    if "transformer.wte.weight" not in weights or "transformer.wpe.weight" not in weights:
-        raise ConfigError(f"Model {init} holds no GPT-2: transformer.wte.weight is missing.")
-    weights = _in_own_orientation(weights, init)
-    shape = _shape_of(weights, num_heads, init)
+    found = read_weight_files(init)
+    refuse_relatives(found.said, init)
+    weights = _in_own_orientation(_in_own_names(found.tensors, init), init)
+    shape = _shape_of(weights, found.said, init)
+    weights |= _missing_biases(shape, weights)
     _check_complete(shape, weights, init)
+    _check_finite(weights, init)
     return shape, weights
 
 
-def _read_folder(init: str) -> tuple[Mapping[str, Any], int | None]:
-    store = Store(init)
-    names = store.names()
-    if "config.json" not in names:
-        raise MissingError(
-            f"Model {init} is not there, or no model: no config.json in it. Give random, a Hugging "
-            "Face folder, a step folder of a run, or a .pt file."
-        )
-    entries: dict[str, FileEntry] = {}
-    if "manifest.json" in names:  # a step folder of ours: its bytes are checked
-        entries = {entry.file: entry for entry in manifest_in(store).files}
-        read_verified(store, entries["config.json"])
-    config = load_document(store, "config.json")
-    activation = config.get("activation_function", "gelu_new")
-    if config.get("model_type", "gpt2") != "gpt2" or activation not in (
-        "gelu_new",
-        "gelu_pytorch_tanh",
-    ):
-        kind = f"{config.get('model_type')} with {activation}"
-        raise ConfigError(f"Model {init} must be a GPT-2 with gelu_new, got a {kind}.")
-    if "model.safetensors" in names:
-        if entries:
-            buffer = read_verified(store, entries["model.safetensors"])
-        else:
-            buffer = aligned_buffer(store.size_bytes("model.safetensors"))
-            store.read_hashed("model.safetensors", buffer)
-        return tensors_of(torch.from_numpy(buffer), store.where("model.safetensors")), config.get(
-            "n_head"
-        )
-    if "pytorch_model.bin" in names:
-        where = store.where("pytorch_model.bin")
-        return load_foreign(store.read("pytorch_model.bin"), where), config.get("n_head")
-    raise MissingError(
-        f"Model {init} has no weights: neither model.safetensors nor pytorch_model.bin in it."
-    )
-
-
-def _read_foreign(init: str) -> tuple[Mapping[str, Any], int | None]:
-    folder, _, name = init.rpartition("/")
-    store = Store(folder or ".")
-    if not store.exists(name):
-        raise MissingError(f"Model {init} is not there. Give another path, or random.")
-    content = load_foreign(store.read(name), init)
-    settings = content.get("config") or content.get("model_args") or content.get("args")
-    settings = settings if isinstance(settings, dict) else {}
-    num_heads = settings.get("n_head") or settings.get("num_heads")
-    weights = content.get("model", content)
-    if not isinstance(weights, dict):
-        raise ConfigError(f"Model {init} must hold a state dict under 'model'.")
-    return weights, num_heads
-
-
-def _in_own_names(raw: Mapping[str, Any]) -> dict[str, Tensor]:
+def _in_own_names(raw: Mapping[str, Any], init: str) -> dict[str, Tensor]:
+    tensors = {
+        WRAPPERS.sub("", name): value for name, value in raw.items() if isinstance(value, Tensor)
+    }
+    found = [match[1] for name in tensors if (match := EMBEDDING.fullmatch(name))]
+    if len(found) != 1:
+        there = ", ".join(sorted(raw)[:MAX_NAMES]) or "none"
+        what = "two of them" if found else "transformer.wte.weight is missing"
+        raise ConfigError(f"Model {init} holds no GPT-2: {what}. Its first tensors: {there}.")
     weights = {}
-    for name, value in raw.items():
-        own = PREFIXES.sub("", name)
-        if not isinstance(value, Tensor) or BUFFERS.search(own):
+    for name, value in tensors.items():
+        own = name.removeprefix(found[0])
+        if BUFFERS.search(own):
             continue
+        if not value.is_floating_point():
+            raise ConfigError(
+                f"Model {init} must have weights of a floating type: {name} is {value.dtype}."
+            )
         if not own.startswith(("transformer.", "lm_head.")):
             own = f"transformer.{own}"
         weights[own] = value.float()
@@ -162,7 +121,7 @@ def _in_own_orientation(weights: dict[str, Tensor], init: str) -> dict[str, Tens
     """Turn nn.Linear matrices, drop padded vocabulary rows, and check that the head is tied."""
     embedding = weights["transformer.wte.weight"][:VOCAB_SIZE]
     head = weights.pop("lm_head.weight", embedding)[:VOCAB_SIZE]
-    if head.shape != embedding.shape or not torch.equal(head, embedding):
+    if head.shape != embedding.shape or not _equal(head, embedding):
         raise ConfigError(f"Model {init} has a head of its own; GPT-2's is its token embedding.")
     width = embedding.shape[1]
     # c_attn tells: attention's c_proj is square and looks the same either way.
@@ -175,7 +134,12 @@ def _in_own_orientation(weights: dict[str, Tensor], init: str) -> dict[str, Tens
     return result | {"transformer.wte.weight": embedding.contiguous()}
 
 
-def _shape_of(weights: Mapping[str, Tensor], num_heads: int | None, init: str) -> ModelConfig:
+def _equal(one: Tensor, other: Tensor) -> bool:
+    """Return True for equal numbers; a NaN in one place of both is left to be named later."""
+    return bool(((one == other) | one.isnan() & other.isnan()).all())
+
+
+def _shape_of(weights: Mapping[str, Tensor], said: Sequence[Said], init: str) -> ModelConfig:
     vocab_size, width = weights["transformer.wte.weight"].shape
     layers = {int(m[1]) for name in weights if (m := re.match(r"transformer\.h\.(\d+)\.", name))}
     if vocab_size != VOCAB_SIZE or not layers:
@@ -183,17 +147,25 @@ def _shape_of(weights: Mapping[str, Tensor], num_heads: int | None, init: str) -
             f"Model {init} must be a GPT-2 of {VOCAB_SIZE} tokens and at least one layer, "
             f"got {vocab_size} tokens and {len(layers)} layers."
         )
-    num_heads = num_heads or max(1, width // 64)  # every published GPT-2 has heads of 64
+    if "transformer.wpe.weight" not in weights:
+        raise ConfigError(f"Model {init} holds no GPT-2: transformer.wpe.weight is missing.")
+    num_positions = weights["transformer.wpe.weight"].shape[0]
+    num_heads = heads_said(said, len(layers), width, num_positions, init)
     if width % num_heads:
         raise ConfigError(
             f"Model {init} has a width of {width}, which {num_heads} heads do not divide."
         )
-    return ModelConfig(
-        num_layers=len(layers),
-        num_heads=num_heads,
-        width=width,
-        max_seq_len=weights["transformer.wpe.weight"].shape[0],
-    )
+    return ModelConfig(len(layers), num_heads, width, num_positions)
+
+
+def _missing_biases(shape: ModelConfig, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return zeros for the biases of a model that was built without: it computes the same."""
+    missing: dict[str, Tensor] = {}
+    for kind in BIASES:
+        names = {n: p for n, p in GPT2(shape).named_parameters() if kind.search(n)}
+        if not names.keys() & weights.keys():
+            missing |= {name: torch.zeros(p.shape) for name, p in names.items()}
+    return missing
 
 
 def _check_complete(shape: ModelConfig, weights: Mapping[str, Tensor], init: str) -> None:
@@ -205,6 +177,15 @@ def _check_complete(shape: ModelConfig, weights: Mapping[str, Tensor], init: str
             f"Model {init} does not fit GPT-2: {name} has shape {found.get(name, 'none')}, "
             f"expected {expected.get(name, 'none')}."
         )
+
+
+def _check_finite(weights: Mapping[str, Tensor], init: str) -> None:
+    for name, value in sorted(weights.items()):
+        if not all(math.isfinite(end) for end in value.aminmax()):
+            raise ConfigError(
+                f"Model {init} is broken: {name} has numbers that are not finite. Give weights of "
+                "before its training failed."
+            )
 
 
 def hash_weights(weights: Mapping[str, Tensor]) -> str:

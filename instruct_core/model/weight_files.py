@@ -1,0 +1,156 @@
+"""
+The files that weights come in: a folder with a config.json, or one file of somebody's training.
+
+    found = read_weight_files("path/to/gpt2")
+    found.tensors["h.0.attn.c_attn.weight"], found.said[0].values["n_head"]
+
+Nothing is judged here: names, shapes and settings are as they were written.
+
+Sources: transformers' modeling_utils.py (file names, and the index of weights in several files);
+https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md (pointers).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from instruct_core.checkpoints.manifest import FileEntry, manifest_in
+from instruct_core.checkpoints.steps import read_verified
+from instruct_core.errors import ConfigError, CorruptFileError, MissingError
+from instruct_core.model.foreign import load_foreign
+from instruct_core.model.foreign_settings import Said
+from instruct_core.storage.documents import load_document
+from instruct_core.storage.store import Store
+from instruct_core.storage.tensor_file import aligned_buffer
+from instruct_core.storage.torch_tensors import tensors_of
+
+FOLDER_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)  # the first that is there holds the weights
+PICKLES = (".pt", ".pth", ".ckpt")
+STATE_DICTS = ("model", "state_dict", "model_state_dict", "module")  # nanoGPT, Lightning, others
+SETTINGS = ("model_args", "config", "args", "hyper_parameters")  # what describes the model, first
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+
+
+class Found(NamedTuple):
+    """Tensors under their own names, and the settings that lie beside them, best first."""
+
+    tensors: Mapping[str, Any]
+    said: list[Said]
+
+
+def read_weight_files(init: str) -> Found:
+    """
+    Return what a folder or file holds.
+
+    Raises:
+        MissingError: It is not there, or a folder without weights.
+        UnsafeFileError: A pickle that wants more than tensors and plain fields.
+        CorruptFileError: A file that is cut off, or not the one it is named for.
+        ConfigError: A pickle without a state dict.
+    """
+    folder, _, name = init.rstrip("/").rpartition("/")
+    if name.endswith(PICKLES):
+        return _read_pickle(Store(folder or "."), name, init)
+    if name.endswith((".safetensors", ".bin")):
+        return _read_folder(Store(folder or "."), init, name)
+    return _read_folder(Store(init), init)
+
+
+def _read_folder(store: Store, init: str, name: str | None = None) -> Found:
+    """Return the weights of a folder, or those in one file of it."""
+    names = store.names()
+    if name is not None and name not in names:
+        raise MissingError(f"Model {init} is not there. Give another path, or random.")
+    if "config.json" not in names:
+        beside = "beside it: its shape is not known. Give a" if name else "in it. Give random, a"
+        raise MissingError(
+            f"Model {init} is not there, or no model: no config.json {beside} Hugging Face folder, a "
+            "step folder of a run, or a .pt file."
+        )
+    entries: dict[str, FileEntry] = {}
+    if "manifest.json" in names:  # a step folder of ours: its bytes are checked
+        entries = {entry.file: entry for entry in manifest_in(store).files}
+        read_verified(store, entries["config.json"])
+    said = [Said("config.json", load_document(store, "config.json"), is_of_model=True)]
+    chosen = name or next((file for file in FOLDER_FILES if file in names), None)
+    if chosen is None:
+        raise MissingError(f"Model {init} has no weights: none of {', '.join(FOLDER_FILES)} in it.")
+    if not chosen.endswith(".index.json"):
+        return Found(_tensors_in(store, chosen, entries), said)
+    tensors: dict[str, Any] = {}
+    for file in _indexed_files(store, chosen, names):
+        tensors.update(_tensors_in(store, file, entries))
+    return Found(tensors, said)
+
+
+def _indexed_files(store: Store, index: str, names: list[str]) -> Iterator[str]:
+    """Yield the files that an index names, which all lie beside it."""
+    places = load_document(store, index).get("weight_map")
+    if not isinstance(places, dict) or not places:
+        raise CorruptFileError(f"{store.where(index)} is no index of weights: no weight_map in it.")
+    for file in sorted({str(place) for place in places.values()}):
+        if file not in names:
+            raise MissingError(
+                f"{store.where(file)} is not there, and {index} says that weights are in it. "
+                "Download the whole folder."
+            )
+        yield file
+
+
+def _tensors_in(store: Store, name: str, entries: Mapping[str, FileEntry]) -> Mapping[str, Any]:
+    where = store.where(name)
+    if name.endswith(".bin"):
+        data = store.read(name)
+        _refuse_pointer(data, where)
+        return _state_dict(load_foreign(data, where), where)
+    if name in entries:
+        buffer = read_verified(store, entries[name])
+    else:
+        buffer = aligned_buffer(store.size_bytes(name))
+        store.read_hashed(name, buffer)
+        _refuse_pointer(bytes(buffer[: len(LFS_POINTER)]), where)
+    return tensors_of(torch.from_numpy(buffer), where)
+
+
+def _read_pickle(store: Store, name: str, init: str) -> Found:
+    if not store.exists(name):
+        raise MissingError(f"Model {init} is not there. Give another path, or random.")
+    data = store.read(name)
+    _refuse_pointer(data, init)
+    content = load_foreign(data, init)
+    said = [
+        Said(place, values, is_of_model=place == "model_args" or "architectures" in values)
+        for place in SETTINGS
+        if isinstance(values := content.get(place), dict)
+    ]
+    return Found(_state_dict(content, init), said)
+
+
+def _state_dict(content: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    """Return the tensors of a pickle, which lie bare or under a key."""
+    if any(isinstance(value, Tensor) for value in content.values()):
+        return content
+    for key in STATE_DICTS:
+        inner = content.get(key)
+        if isinstance(inner, dict) and any(isinstance(v, Tensor) for v in inner.values()):
+            return inner
+    raise ConfigError(
+        f"Model {where} must hold a state dict, bare or under {', '.join(STATE_DICTS)}; it has "
+        f"{', '.join(sorted(content)[:5]) or 'nothing'}."
+    )
+
+
+def _refuse_pointer(data: bytes, where: str) -> None:
+    if data.startswith(LFS_POINTER):
+        raise CorruptFileError(
+            f"{where} is a Git LFS pointer, not the file itself. Fetch it: git lfs pull"
+        )
