@@ -17,7 +17,7 @@ import pytest
 import submitit  # noqa: F401  before absl, see below
 
 # submitit's set-up of logging closes all handlers there are, and absl's, which comes with rouge-score,
-# then closes the stream that pytest captures with. It was made later here.
+# then closes the stream that pytest captures with: so it comes first here.
 # One thread a process: workers and ranks share the cores, and more threads only fight.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when the client is imported, before any fixture
