@@ -4,13 +4,13 @@ PYTHON ?= python3
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-slurm-all check same slurm
+.PHONY: demo test test-slurm-all check same slurm fuse
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
 	$(VENV)/bin/python launch/demo.py
 
-test: $(VENV)/installed-dev slurm
+test: $(VENV)/installed-dev slurm fuse
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile $(PYTEST_FLAGS)
 
 # The tests boot a private Slurm where there is one, or can be one: root on Debian.
@@ -20,6 +20,13 @@ slurm:
 	  || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq \
 	       && apt-get install -y -qq --no-install-recommends $(SLURM_PACKAGES) >/dev/null; } \
 	  || echo "Tests on Slurm are skipped. As root: apt-get install $(SLURM_PACKAGES)"
+
+# They mount a shared disk that fails where there is FUSE, or can be: root on Debian.
+fuse:
+	@ldconfig -p | grep -q libfuse3.so \
+	  || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq \
+	       && apt-get install -y -qq --no-install-recommends libfuse3-3 >/dev/null; } \
+	  || echo "Tests on a shared disk are skipped. As root: apt-get install libfuse3-3"
 
 # The tests on Slurm on Debian's newer Slurms too, each in a root of its own, made once.
 test-slurm-all: $(VENV)/installed-dev slurm

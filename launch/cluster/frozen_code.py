@@ -36,13 +36,24 @@ def _git(*arguments: str) -> str | None:
 
 
 def freeze_code(folder: Path) -> None:
-    """Copy the code that a job runs into its folder: a requeue must not run edited files."""
+    """
+    Copy the code that a job runs into its folder: a requeue must not run edited files.
+
+    Raises:
+        OSError: A file could not be copied; names the first.
+    """
     here = Path(__file__).resolve().parents[2]
     for package in ("jobs", "instruct_core"):
-        shutil.copytree(
-            here / package,
-            folder / CODE / package,
-            ignore=lambda _, names: (
-                [n for n in names if "." in n and not n.endswith(".py")] + ["__pycache__"]
-            ),
-        )
+        try:
+            shutil.copytree(
+                here / package,
+                folder / CODE / package,
+                ignore=lambda _, names: (
+                    [n for n in names if "." in n and not n.endswith(".py")] + ["__pycache__"]
+                ),
+            )
+        except shutil.Error as error:  # a list of all, which nobody reads
+            _, target, why = error.args[0][0]
+            raise OSError(
+                f"the code could not be copied to {target}: {why}. Give the command again."
+            ) from None

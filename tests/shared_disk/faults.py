@@ -1,0 +1,171 @@
+"""
+What a shared disk does to those who use it: which operations go wrong, when, how, for how long.
+
+    will = Will()
+    will.plan([Fault("EIO", operations=("read",), after=20, seconds=0.5)])
+    will.meet("read", "/runs/a")        # raises OSError when its time has come, or waits, or passes
+    will.counts()                       # {"EIO": {"faults": 1, "refused": 7}}
+
+Faults follow one another: the next one begins to count operations when the one before is over. So a
+list of them that was drawn from a seed meets a program at moments that do not depend on its speed.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from typing import Literal
+
+Kind = Literal["EIO", "ESTALE", "EDQUOT", "hang"]
+KINDS: tuple[Kind, ...] = ("EIO", "ESTALE", "EDQUOT", "hang")
+READ = ("read",)
+WRITE = ("write", "create")
+ALL = ("read", "write", "create", "look", "change")
+# A quota is met where something is added, and nowhere else.
+OPERATIONS: dict[Kind, tuple[tuple[str, ...], ...]] = {
+    "EIO": (READ, WRITE, ("look",), ("change",), ALL),
+    "ESTALE": (READ, WRITE, ("look",), ("change",), ALL),
+    "EDQUOT": (WRITE,),
+    "hang": (ALL,),
+}
+# All of the disk, or the servers that hold what is large, or what is small.
+PLACES = ("*", "*.safetensors", "*.json")
+PATIENCE = 2000  # operations
+
+
+@dataclass(frozen=True)
+class Fault:
+    """
+    One thing that goes wrong for a while.
+
+    Args:
+        kind: The error that is answered, or "hang" for no answer until it is over.
+        operations: Which go wrong: "read" and "write" of content, "create", "look" (what is there),
+            "change" (names and attributes).
+        paths: Which files, as a pattern from the root of the disk on.
+        after: So many operations of any kind pass first.
+        times: So many are refused; 0 for no such limit.
+        seconds: It is over so long after the first one.
+
+    Where nobody asks for such an operation for long, it does not happen.
+    """
+
+    kind: Kind
+    operations: tuple[str, ...] = ALL
+    paths: str = "*"
+    after: int = 0
+    times: int = 0
+    seconds: float = 0.0
+
+    def concerns(self, operation: str, path: str) -> bool:
+        return operation in self.operations and fnmatch(path, self.paths)
+
+
+def drawn(
+    seed: int, count: int, kinds: Sequence[Kind] = KINDS, apart: int = 100, seconds: float = 0.3
+) -> list[Fault]:
+    """
+    Return so many faults, the kinds in turn, at random moments and places.
+
+    Args:
+        seed: Of all that is drawn.
+        count: Of faults.
+        kinds: That there are.
+        apart: At most so many operations pass between two of them.
+        seconds: At most so long each.
+    """
+    draw = random.Random(seed)
+    return [
+        Fault(
+            kind := kinds[number % len(kinds)],
+            draw.choice(OPERATIONS[kind]),
+            draw.choice(PLACES),
+            after=draw.randrange(apart),
+            seconds=draw.uniform(seconds / 10, seconds),
+        )
+        for number in range(count)
+    ]
+
+
+class Will:
+    """Decides for every operation of a disk whether it goes wrong."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._faults: list[Fault] = []
+        self._passed = self._refused = 0
+        self._until = float("inf")
+        self._counts: dict[str, Counter[str]] = {}
+
+    def plan(self, faults: Sequence[Fault]) -> None:
+        """Have these happen, one after the other, after those that are planned already."""
+        with self._lock:
+            self._faults += faults
+
+    def heal(self) -> None:
+        """Forget what is planned; what hangs goes on."""
+        with self._lock:
+            self._faults = []
+
+    @property
+    def num_planned(self) -> int:
+        """How many are still to come, or going on."""
+        return len(self._faults)
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Return by kind how many faults there were, and how many operations they refused or held."""
+        with self._lock:
+            return {kind: dict(counts) for kind, counts in self._counts.items()}
+
+    def note(self, kind: str, what: str) -> None:
+        """Count something that happened."""
+        with self._lock:
+            self._counts.setdefault(kind, Counter())[what] += 1
+
+    def meet(self, operation: str, path: str) -> None:
+        """Let an operation pass, or hold it, or raise what it is answered."""
+        with self._lock:
+            fault = self._due(operation, path)
+        if fault is None:
+            return
+        if fault.kind == "hang":
+            while fault is self._going_on():
+                time.sleep(0.005)
+            return
+        number = getattr(errno, fault.kind)
+        raise OSError(number, os.strerror(number))
+
+    def _due(self, operation: str, path: str) -> Fault | None:
+        fault = self._going_on()
+        if fault is None:
+            return None
+        self._passed += 1
+        if self._passed <= fault.after or not fault.concerns(operation, path):
+            return None
+        counts = self._counts.setdefault(fault.kind, Counter())
+        if self._refused == 0:
+            counts["faults"] += 1
+            self._until = time.monotonic() + fault.seconds if fault.seconds else float("inf")
+        counts["refused"] += 1
+        self._refused += 1
+        return fault
+
+    def _going_on(self) -> Fault | None:
+        """Return the fault whose turn it is, after those that are over."""
+        if not self._faults:
+            return None
+        fault = self._faults[0]
+        is_over = time.monotonic() >= self._until or (fault.times and self._refused >= fault.times)
+        if is_over or (not self._refused and self._passed > fault.after + PATIENCE):
+            self._faults = self._faults[1:]
+            self._passed = self._refused = 0
+            self._until = float("inf")
+            return self._going_on()
+        return fault
