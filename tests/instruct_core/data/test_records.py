@@ -96,7 +96,7 @@ def test_query_of_a_url_is_no_part_of_its_ending() -> None:
     ("content", "what"),
     [
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
-        (gzip.compress(b"{}\n"), "the ending .gz"),
+        (gzip.compress(b"{}\n", mtime=0), "the ending .gz"),
         (b"<!DOCTYPE html>\n<html></html>", "a web page"),
     ],
 )
