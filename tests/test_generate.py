@@ -141,6 +141,22 @@ def test_other_settings_never_overwrite_answers(desk: Path, answers: bytes) -> N
     assert snapshot(desk) == before
 
 
+def test_question_that_is_empty_is_told_in_its_line_and_spoils_no_other(desk: Path) -> None:
+    rows = ['{"prompt": "  ", "id": 12345678901234567890123}', '{"prompt": "Hi.", "score": NaN}']
+    (desk / "odd.jsonl").write_text("\n".join(rows) + "\n")
+
+    result = launch(
+        "generate", "--source=odd.jsonl", "--out=odd-answers.jsonl", "--max-new-tokens=4", cwd=desk
+    )
+
+    assert result.returncode == 0, result.stderr
+    empty, other = lines(desk / "odd-answers.jsonl")
+    assert (empty["answer"], empty["finish_reason"], empty["new_tokens"]) == ("", "empty", 0)
+    assert empty["id"] == 12345678901234567890123
+    assert other["finish_reason"] in ("end", "length", "stopped")
+    assert other["score"] is None
+
+
 def test_question_that_is_too_long_is_told_in_its_line(desk: Path) -> None:
     rows = [{"prompt": "word " * 1200}, {"prompt": "Hi.", "answer": "kept"}]
     (desk / "long.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

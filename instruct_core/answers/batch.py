@@ -18,7 +18,8 @@ from instruct_core.answers.text import AnswerText
 from instruct_core.data.tokenizer import load_tokenizer
 from instruct_core.model.gpt2 import GPT2
 
-TOO_LONG = "too_long"  # finish_reason of a prompt that leaves the model no room to answer
+# finish_reason of a prompt that leaves the model no room to answer, and of one that asks nothing.
+TOO_LONG, EMPTY = "too_long", "empty"
 
 
 class Answered(NamedTuple):
@@ -44,7 +45,7 @@ def answer_prompts(
 
     Args:
         model: In eval mode; its device is used.
-        prompts: Token ids, at least one each.
+        prompts: Token ids; none for a question that is empty, which the model is not asked.
         batch_size: Prompts answered side by side.
         max_new_tokens: Longest answer.
         sampling: How tokens are chosen; None takes the likeliest.
@@ -52,11 +53,11 @@ def answer_prompts(
         on_answers: Told how many answers were given, after each batch.
     """
     tokenizer = load_tokenizer()
-    fitting = [n for n, tokens in enumerate(prompts) if len(tokens) < model.config.max_seq_len]
+    fitting = [n for n, tokens in enumerate(prompts) if 0 < len(tokens) < model.config.max_seq_len]
     by_length = sorted(
         fitting, key=lambda n: len(prompts[n])
     )  # stable: equal ones keep their order
-    answers = [Answered("", TOO_LONG, 0) for _ in prompts]
+    answers = [Answered("", TOO_LONG if tokens else EMPTY, 0) for tokens in prompts]
     for start in range(0, len(by_length), batch_size):
         batch = by_length[start : start + batch_size]
         texts = [AnswerText(tokenizer) for _ in batch]

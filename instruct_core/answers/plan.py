@@ -7,12 +7,14 @@ The plan of a batch inference: which rows make each part, and all that decides t
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar
 
+from instruct_core.answers.line import refuse_taken
 from instruct_core.answers.sampling import Sampling
-from instruct_core.data.columns import Columns, parse_columns
+from instruct_core.data.columns import Columns, EmptyQuestionError, parse_columns
 from instruct_core.data.plan import Plan
 from instruct_core.data.ranges import SourceFile, Start, scan_ranges
 from instruct_core.data.record import Record
@@ -22,6 +24,8 @@ from instruct_core.data.tokenizer import TOKENIZER_NAME
 from instruct_core.data.unread import ColumnCheck, row_of
 from instruct_core.errors import BadRowError, ConfigError
 from instruct_core.storage.documents import fingerprint_of
+
+EMPTY = Row("", "", "")  # a question that says nothing
 
 
 @dataclass(frozen=True)
@@ -102,7 +106,7 @@ class AnswerPlan(Plan):
 
     def questions(self, part: int) -> Iterator[tuple[dict[str, Any], Row]]:
         """
-        Yield the records of one part, in order, each with the question in it.
+        Yield the records of one part, in order, each with the question in it, which may be `EMPTY`.
 
         Raises:
             BadRowError: The source is no longer what was planned with.
@@ -112,6 +116,8 @@ class AnswerPlan(Plan):
         for record in self.records(part, count):
             try:
                 yield record.value, row_of(record, columns, (), is_answered=False)
+            except EmptyQuestionError:
+                yield record.value, EMPTY
             except ValueError as error:
                 raise _bad_row(record, error) from None
 
@@ -141,8 +147,9 @@ def scan_prompts(
 
     def read(record: Record) -> None:
         try:
-            check.row(record)
-            _leave_answers(record, settings.answer_column)
+            with contextlib.suppress(EmptyQuestionError):  # answered with nothing
+                check.row(record)
+            refuse_taken(record.value, settings.answer_column)
         except ValueError as error:
             raise _bad_row(record, error) from None
 
@@ -166,11 +173,3 @@ def scan_prompts(
 
 def _bad_row(record: Record, error: ValueError) -> BadRowError:
     return BadRowError(f"Row {record.where} cannot be used: {error}.")
-
-
-def _leave_answers(record: Record, answer_column: str) -> None:
-    if answer_column in record.value:
-        raise ValueError(
-            f"it has a column {answer_column} already; put the answer elsewhere with "
-            "--answer-column NAME"
-        )

@@ -12,15 +12,14 @@ hash; so a part that is there can be told from one that is right.
 
 from __future__ import annotations
 
-import json
 import time
-from typing import Any
 
 import xxhash
 
-from instruct_core.answers.batch import Answered, answer_prompts
+from instruct_core.answers.batch import answer_prompts
+from instruct_core.answers.line import line_of
 from instruct_core.answers.parts import part_name
-from instruct_core.answers.plan import AnswerPlan
+from instruct_core.answers.plan import EMPTY, AnswerPlan
 from instruct_core.data.template import render_prompt
 from instruct_core.data.tokenizer import load_tokenizer
 from instruct_core.errors import ConfigError
@@ -53,14 +52,17 @@ def write_part(store: Store, plan: AnswerPlan, part: int, model: GPT2) -> None:
     tokenizer, settings = load_tokenizer(), plan.settings
     answers = answer_prompts(
         model,
-        [tokenizer.encode(render_prompt(row.instruction, row.input)) for row in questions],
+        [
+            tokenizer.encode(render_prompt(row.instruction, row.input)) if row != EMPTY else []
+            for row in questions
+        ],
         batch_size=settings.batch_size,
         max_new_tokens=settings.max_new_tokens,
         sampling=settings.sampling,
         first_stream=part * plan.rows_per_part,
     )
     lines = [
-        json.dumps(_line(record, answer, plan), ensure_ascii=False, default=str) + "\n"
+        line_of(record, answer, settings.answer_column)
         for record, answer in zip(records, answers, strict=True)
     ]
     data = "".join(lines).encode()
@@ -75,12 +77,3 @@ def write_part(store: Store, plan: AnswerPlan, part: int, model: GPT2) -> None:
         "lines_xxh3": xxhash.xxh3_128_hexdigest(data),
     }
     store.replace(part_name(part, "json"), seal(document))
-
-
-def _line(record: dict[str, Any], answer: Answered, plan: AnswerPlan) -> dict[str, Any]:
-    added = {
-        plan.settings.answer_column: answer.text,
-        "finish_reason": answer.finish_reason,
-        "new_tokens": answer.num_new_tokens,
-    }
-    return record | added

@@ -28,6 +28,10 @@ SHOWN_NAMES = 20
 MAX_NAME_CHARS = 80
 
 
+class EmptyQuestionError(ValueError):
+    """The question says nothing; all else may be well."""
+
+
 class Columns(NamedTuple):
     """Names of a dataset's columns; with ``messages`` set, the other three are not used."""
 
@@ -75,7 +79,7 @@ class Columns(NamedTuple):
                 _text(record, self.instruction), "" if is_empty else _text(record, self.input), ""
             )
         if not row.instruction or row.instruction.isspace():
-            raise ValueError(f"column {self.instruction or self.messages} is empty")
+            raise EmptyQuestionError(f"column {self.instruction or self.messages} is empty")
         return row
 
 

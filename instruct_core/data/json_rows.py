@@ -20,6 +20,7 @@ from instruct_core.data.record import FIRST, MAX_RECORD_BYTES, READ_BYTES, Curso
 from instruct_core.errors import BadRowError
 
 HEAD_BYTES = 64 << 10  # decides how the rows stand
+MANY_DIGITS = re.compile(rb"\d{19}")  # of a number that may not fit 64 bits
 
 _OPENS = re.compile(
     rb'(?:\xef\xbb\xbf)?\s*(\{\s*"(?:data|rows|examples|train|instances)"\s*:\s*)?\['
@@ -179,13 +180,15 @@ def _read_lines(file: Any, url: str, start: Cursor) -> Iterator[Record]:
 def _parse_line(raw: bytes, url: str, line: int, following: Cursor) -> Record:
     """Return the record of one value's bytes."""
     try:
-        return Record(url, line, following, orjson.loads(raw))
+        if not MANY_DIGITS.search(raw):  # orjson makes a float of a number with more than 64 bits
+            return Record(url, line, following, orjson.loads(raw))
     except orjson.JSONDecodeError:
-        return _parse_patiently(raw, url, line, following)
+        pass
+    return _parse_patiently(raw, url, line, following)
 
 
 def _parse_patiently(raw: bytes, url: str, line: int, following: Cursor) -> Record:
-    """Parse what the fast parser refuses, such as NaN, or find out what is wrong with it."""
+    """Parse what the fast parser refuses or rounds, or find out what is wrong with it."""
     try:
         return Record(url, line, following, value=json.loads(raw.decode("utf-8-sig")))
     except UnicodeDecodeError as error:

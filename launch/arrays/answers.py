@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 
+from instruct_core.answers.line import FACTS
 from instruct_core.answers.plan import AnswerPlan, Settings, scan_prompts
 from instruct_core.data.columns import parse_columns
 from instruct_core.data.sources import BUILTIN, Source, resolve_files
@@ -67,7 +68,7 @@ def answer_file(flags: Generate, words: Sequence[str] = ()) -> int:
 def _check(flags: Generate) -> None:
     check_counts(flags, "limit_rows", "max_new_tokens", "batch_size", "rows_per_part")
     check_array_flags(flags.array)
-    if not flags.answer_column.strip() or flags.answer_column in ("finish_reason", "new_tokens"):
+    if not flags.answer_column.strip() or flags.answer_column in FACTS:
         raise ConfigError(
             f"--answer-column must be a name of its own, got {flags.answer_column!r}."
         )

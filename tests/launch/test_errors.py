@@ -37,6 +37,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory, shard_set: Path) -> Path:
         "bad.csv": "instruction,output\na,b\nonly one\n",
         "rows.txt": "hello\n",
         "questions.jsonl": '{"prompt": "Hi."}\n',
+        "own.jsonl": '{"prompt": "Hi.", "new_tokens": 4}\n',
         "broken.parquet": "PAR1 no",
         "evil.pt": "not a pickle",
     }
@@ -149,6 +150,7 @@ GENERATE = {
     f"{ASK} --columns instruction=gone": "questions.jsonl:1 cannot be used: column gone is missing",
     f"{ASK} --answer-column new_tokens": "--answer-column must be a name of its own",
     f"{ASK} --answer-column prompt": "questions.jsonl:1 cannot be used: it has a column prompt",
+    "--run t --source own.jsonl --out a.jsonl": "own.jsonl:1 cannot be used: it has a column new_tokens",
     f"{ASK} --checkpoint folder": "--run and --checkpoint name two models",
     "--run gone --source questions.jsonl --out a.jsonl": "Run gone is not there",
     "--checkpoint evil.pt --source questions.jsonl --out a.jsonl": "File evil.pt is not read",
