@@ -72,7 +72,7 @@ def load_newest(
     for step in reversed(ranks.gather_from_ranks(mine)[0]):  # one rank lists: listings may differ
         loaded, problem = _load(store, step)
         if loaded is not None:
-            checkpoints.retention.known_good.add(step)
+            checkpoints.adopt(step, loaded.manifest.files)
             _warn_of_others(store, step, on_foreign)
             return loaded
         if problem and ranks.rank() == 0:

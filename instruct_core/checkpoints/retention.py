@@ -14,17 +14,18 @@ from __future__ import annotations
 import contextlib
 import errno
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from instruct_core.checkpoints.steps import (
+    LEFT_FOLDER,
     SPARE_BYTES,
     SPARE_FILES,
+    clear_step,
     committed_steps,
     damage_of,
     look_again,
     read_manifest,
-    remove_step,
     set_aside,
     step_name,
     steps_of,
@@ -104,9 +105,7 @@ class Retention:
         removed = removed or Removed([], [])
         gone = self._remove_all_but(keep, newest)
         removed.problems.extend(gone.problems)
-        for step, is_committed in steps_of(self._store).items():
-            if not is_committed and step < newest:
-                self._remove(step, gone)
+        self._remove_left(lambda step: step < newest, gone)
         return gone
 
     def make_room(self, keep: Keep, newest: int, num_bytes: int, num_files: int) -> Removed:
@@ -119,11 +118,7 @@ class Retention:
         if not self.no_space and not self._shortage(num_bytes, num_files):
             return Removed([], [])
         removed = self._remove_all_but(keep._replace(last=1), newest)
-        for step, is_committed in steps_of(
-            self._store
-        ).items():  # left by kills, also of later steps
-            if not is_committed and step != newest:
-                self._remove(step, removed)
+        self._remove_left(lambda step: step != newest, removed)  # also of later steps
         self.no_space = False
         if shortage := self._shortage(num_bytes, num_files):
             raise OSError(
@@ -173,9 +168,21 @@ class Retention:
             self.known_good.discard(step)
         return removed
 
+    def _remove_left(self, may_go: Callable[[int], bool], removed: Removed) -> None:
+        """Remove what saves and removals that were killed have left."""
+        for step, is_committed in steps_of(self._store).items():
+            if not is_committed and may_go(step):
+                self._remove(step, removed)
+        for name in filter(LEFT_FOLDER.fullmatch, self._store.names()):
+            try:
+                if not self._store.exists(f"{name}/manifest.json"):  # else it may have to go back
+                    self._store.remove(name)
+            except OSError as error:
+                removed.problems.append(f"{self._store.where(name)} stays: {error}")
+
     def _remove(self, step: int, removed: Removed) -> None:
         try:
-            remove_step(self._store, step)
+            clear_step(self._store, step, self.attempt)
             removed.steps.append(step)
         except OSError as error:  # somebody reads it on NFS, or it is not ours; next time then
             removed.problems.append(f"{self._store.where(step_name(step))} stays: {error}")

@@ -3,10 +3,15 @@ Step folders for those who look at a run without loading it. No torch.
 
     committed_steps(Store("checkpoints_instruct/my-run"))     # [100, 200, 300]
     damage_of(store, 300)                                     # "" where every byte is right
+
+Who removes what was left of a step may have been overtaken since it looked, and a newer attempt may
+have written the same step: on a disk a folder is taken away in one piece, and goes for good only if
+nobody newer has begun by then.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import uuid
@@ -16,11 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from instruct_core.checkpoints.manifest import FileEntry, Manifest, manifest_in
-from instruct_core.errors import CorruptFileError
+from instruct_core.errors import CorruptFileError, FencedError
 from instruct_core.storage.store import Store
 from instruct_core.storage.tensor_file import aligned_buffer
 
 STEP_FOLDER = re.compile(r"step-(\d{8})")
+LEFT_FOLDER = re.compile(r"left-step-\d{8}-attempt-\d{4,}")
+ATTEMPT_FILE = re.compile(r"(\d{4,})\.json")
 DAMAGED_FOLDER = re.compile(r"damaged-step-\d{8}-attempt-\d{4,}")
 # Of a disk that stay free at a save: the ledger and the logs go on.
 SPARE_BYTES, SPARE_FILES = 16 << 20, 100
@@ -109,6 +116,16 @@ def damage_of(store: Store, step: int, every_byte: bool = True) -> str:
     return ""
 
 
+def is_saved_as(store: Store, step: int, files: list[FileEntry]) -> bool:
+    """Return True if a step's manifest names these very bytes, and files of their sizes are there."""
+    try:
+        manifest = read_manifest(store, step)
+    except (CorruptFileError, FileNotFoundError):
+        return False
+    sizes = store.sizes(step_name(step))
+    return manifest.files == files and all(sizes.get(e.file) == e.bytes for e in files)
+
+
 def look_again(store: Store, step: int) -> str:
     """
     Return what is wrong with a checkpoint that was found damaged, after a pause and past all caches.
@@ -127,10 +144,55 @@ def mark_committed(store: Store, step: int) -> None:
         store.claim("committed.json", json.dumps(first).encode())
 
 
-def remove_step(store: Store, step: int) -> None:
-    """Remove a checkpoint, manifest first: half of it must never pass for a whole one."""
-    store.remove(f"{step_name(step)}/manifest.json")
-    store.remove(step_name(step))
+def newest_attempt(store: Store) -> int:
+    """Return the number of a run's newest attempt; -1 before there is one."""
+    matches = [ATTEMPT_FILE.fullmatch(name) for name in store.names("attempts")]
+    return max((int(match[1]) for match in matches if match), default=-1)
+
+
+def check_fence(store: Store, attempt: int) -> None:
+    """Raise FencedError if a newer attempt has begun."""
+    if (newest := newest_attempt(store)) > attempt:
+        raise FencedError(
+            f"Run {store.url} belongs to attempt {newest} now; this is attempt {attempt}, which must "
+            "not write any more."
+        )
+
+
+def clear_step(store: Store, step: int, attempt: int) -> None:
+    """
+    Remove what a save has left of a step, and nothing that a newer attempt has written.
+
+    Args:
+        store: The run's folder.
+        step: Whose folder goes.
+        attempt: Ours.
+
+    Raises:
+        FencedError: A newer attempt has begun: what may be its own is where it was.
+    """
+    folder = step_name(step)
+    if (
+        not store.is_local
+    ):  # nothing can be taken away in one piece: only what was there before goes
+        names = store.names(folder)
+        check_fence(store, attempt)
+        for name in sorted(names, key=lambda name: name != "manifest.json"):
+            store.remove(f"{folder}/{name}")
+        return
+    aside = f"left-{folder}-attempt-{attempt:04d}"
+    store.remove(aside)
+    try:
+        store.move(folder, aside)
+        check_fence(store, attempt)
+    except FileNotFoundError:  # nothing was left
+        return
+    except (OSError, FencedError):
+        with contextlib.suppress(OSError):  # it was not moved, or a newer one has begun anew
+            store.move(aside, folder)
+        raise
+    store.remove(f"{aside}/manifest.json")  # what still has one may have to go back
+    store.remove(aside)
 
 
 def set_aside(store: Store, step: int, attempt: int) -> str:

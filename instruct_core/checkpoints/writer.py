@@ -11,9 +11,10 @@ Checkpoints of a run: a folder a step, whole when its manifest is there, verifie
     run.json  committed.json  attempts/0003.json
     step-00000100/  config.json  model.safetensors  state-00000-of-00002.safetensors  manifest.json
 
-Data is written first, the manifest last, and nothing is renamed or overwritten: a save that is
-killed leaves a folder without a manifest, which the next save removes. Every file is created
-exclusively, so an attempt that has lost its node and lives on cannot write into a newer one's. Rank
+Data is written first, the manifest last, and nothing is overwritten: a save that is killed leaves a
+folder without a manifest, which the next save removes. Every file is created exclusively, so an
+attempt that has lost its node and lives on cannot change a newer one's; its manifest may still land
+on them, and counts for nothing: a step is saved if its manifest says what this attempt has hashed. Rank
 0 writes the model; the optimizer is shared out so that all ranks write the same number of bytes;
 every rank adds its random number generators.
 """
@@ -24,7 +25,6 @@ import contextlib
 import errno
 import json
 import os
-import re
 import socket
 import threading
 import time
@@ -36,13 +36,18 @@ from instruct_core import ranks
 from instruct_core.checkpoints.manifest import FileEntry, Manifest, state_name
 from instruct_core.checkpoints.retention import Keep, Removed, Retention, SpoiledError
 from instruct_core.checkpoints.staging import Image, Staging, direct_image
-from instruct_core.checkpoints.steps import mark_committed, step_name
+from instruct_core.checkpoints.steps import (
+    check_fence,
+    clear_step,
+    is_saved_as,
+    mark_committed,
+    newest_attempt,
+    step_name,
+)
 from instruct_core.errors import FencedError
 from instruct_core.storage.documents import dump_document, seal
 from instruct_core.storage.store import Store
 from instruct_core.storage.torch_tensors import Tensors
-
-ATTEMPT_FILE = re.compile(r"(\d{4,})\.json")
 
 T = TypeVar("T")
 
@@ -82,13 +87,14 @@ class Checkpoints:
             store.url
         )  # for saves: what fails is told at once, and tried again later
         self.retention = Retention(self._place)
+        self._hashed: tuple[int, list[FileEntry]] = (-1, [])  # the step that we have, and its files
         self._staging = Staging()
         self._group: Any = None
 
     def claim_attempt(self) -> int:
         """Take the next attempt number, which nobody else can take, and return it. All ranks."""
         if ranks.rank() == 0:
-            self.attempt = _newest_attempt(self.store) + 1
+            self.attempt = newest_attempt(self.store) + 1
             while not self.store.claim(f"attempts/{self.attempt:04d}.json", self._claim()):
                 self.attempt += 1
         self.attempt = self.retention.attempt = ranks.gather_from_ranks(self.attempt)[0]
@@ -104,6 +110,11 @@ class Checkpoints:
             "token": uuid.uuid4().hex,  # nobody else's claim has the same bytes
         }
         return json.dumps(claim).encode()
+
+    def adopt(self, step: int, files: list[FileEntry]) -> None:
+        """Take a checkpoint for ours, whose every byte was compared: training goes on from it."""
+        self.retention.known_good.add(step)
+        self._hashed = step, files
 
     def take(
         self,
@@ -178,6 +189,7 @@ class Checkpoints:
         try:
             entries = self._together(lambda: [_put(folder, image) for image in images])
             files = [entry for part in entries for entry in part]
+            self._hashed = snapshot.step, files
             self._together(lambda: self._commit(snapshot, files) if first else None)
         except OSError as error:
             if first:
@@ -188,6 +200,7 @@ class Checkpoints:
 
     def _prune(self, keep: Keep, newest: int, room: Removed) -> None:
         """Remove what need not stay. The step is committed: only its own damage makes that undone."""
+        check_fence(self._place, self.attempt)
         try:
             self.retention.prune(keep, newest, room)
         except SpoiledError:
@@ -223,19 +236,12 @@ class Checkpoints:
         return self.retention.make_room(keep, snapshot.step, num_bytes, num_files)
 
     def _clear(self, step: int) -> bool:
-        """Remove what a save that was killed has left; True if the step is committed already."""
-        self._check_fence()
-        if self._place.exists(f"{step_name(step)}/manifest.json"):
-            return True  # by an attempt that was fenced off a moment too late: the same step
-        self._place.remove(step_name(step))
+        """Remove what another save has left; True if the step is ours and committed already."""
+        check_fence(self._place, self.attempt)
+        if self._hashed[0] == step and is_saved_as(self._place, step, self._hashed[1]):
+            return True
+        clear_step(self._place, step, self.attempt)
         return False
-
-    def _check_fence(self) -> None:
-        if (newest := _newest_attempt(self._place)) > self.attempt:
-            raise FencedError(
-                f"Run {self.store.url} belongs to attempt {newest} now; this is attempt "
-                f"{self.attempt}, which must not write any more."
-            )
 
     def _commit(self, snapshot: Snapshot, files: list[FileEntry]) -> None:
         folder = self._place / step_name(snapshot.step)
@@ -254,12 +260,13 @@ class Checkpoints:
             files=files,
             **snapshot.facts,
         )
-        self._check_fence()
+        check_fence(self._place, self.attempt)
         sealed = seal(manifest.document)
         if not folder.claim("manifest.json", sealed):
+            check_fence(self._place, self.attempt)
+            # By an attempt that was overtaken: it goes, and the save is tried again.
             raise OSError(f"{folder.where('manifest.json')} was written by somebody else meanwhile")
-        if folder.read("manifest.json") != sealed:
-            folder.remove("manifest.json")
+        if folder.read("manifest.json") != sealed:  # what is there goes if it is nobody newer's
             raise OSError(f"{folder.where('manifest.json')} reads back other than it was written")
         mark_committed(self._place, snapshot.step)
 
@@ -268,11 +275,6 @@ class Checkpoints:
         self.retention.no_space = error.errno in (errno.ENOSPC, errno.EDQUOT)
         with contextlib.suppress(OSError, FencedError):  # the next save removes it
             self._clear(step)
-
-
-def _newest_attempt(store: Store) -> int:
-    matches = [ATTEMPT_FILE.fullmatch(name) for name in store.names("attempts")]
-    return max((int(match[1]) for match in matches if match), default=-1)
 
 
 def _put(folder: Store, image: Image) -> FileEntry:

@@ -16,6 +16,7 @@ from instruct_core.checkpoints.steps import (
     DAMAGED_FOLDER,
     committed_steps,
     damage_of,
+    newest_attempt,
     read_manifest,
     step_name,
     steps_of,
@@ -71,6 +72,7 @@ def prune(flags: Prune) -> int:
         say(f"Run {flags.run} has no checkpoint yet.")
         return 0
     retention = Retention(store)
+    retention.attempt = newest_attempt(store)
     if flags.dry_run:
         doomed = retention.doomed(keep, newest=steps[-1])
         stay = _listed(sorted(set(steps) - set(doomed)))

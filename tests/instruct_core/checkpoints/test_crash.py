@@ -27,14 +27,15 @@ from tests.faults import EACCES, EIO, ENOSPC, Error, Faults, run_in_child, timeo
 KEEP = Keep(last=2)
 
 
-def tensors(step: int) -> dict[str, torch.Tensor]:
-    return {"a": torch.full((300,), float(step)), "b": torch.arange(step)}
+def tensors(step: int, value: float | None = None) -> dict[str, torch.Tensor]:
+    value = float(step) if value is None else value
+    return {"a": torch.full((300,), value), "b": torch.arange(step)}
 
 
-def save(checkpoints: Checkpoints, step: int) -> None:
+def save(checkpoints: Checkpoints, step: int, value: float | None = None) -> None:
     rng = {"torch": torch.tensor([step], dtype=torch.uint8)}
     snapshot = checkpoints.take(
-        step, tensors(step), {"n": step}, tensors(step + 1), rng, facts_of(step)
+        step, tensors(step, value), {"n": step}, tensors(step + 1, value), rng, facts_of(step)
     )
     checkpoints.write(snapshot, KEEP)
 
