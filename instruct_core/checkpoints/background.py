@@ -12,6 +12,7 @@ ranks that wait for it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -49,9 +50,9 @@ class Background(Generic[T]):
 
         def run() -> None:
             try:
-                os.setpriority(
-                    os.PRIO_PROCESS, threading.get_native_id(), NICENESS
-                )  # this thread's
+                with contextlib.suppress(OSError):  # a sandbox may refuse it
+                    thread = threading.get_native_id()
+                    os.setpriority(os.PRIO_PROCESS, thread, NICENESS)
                 self._value = work()
             except BaseException as error:  # raised where the result is asked for
                 self._error = error

@@ -64,8 +64,10 @@ class Staging:
         """Copy tensors into the image of a safetensors file; done after `finish` where on a GPU."""
         specs = {key: spec_of(tensor) for key, tensor in tensors.items()}
         head, places, size = plan_file(specs, metadata)
-        on_gpu = any(tensor.is_cuda for tensor in tensors.values())
-        buffer = self._buffer(name, size, on_gpu)
+        gpu = next((tensor.device for tensor in tensors.values() if tensor.is_cuda), None)
+        if gpu is not None:  # a thread begins with GPU 0, and what it does there takes memory of it
+            torch.cuda.set_device(gpu)
+        buffer = self._buffer(name, size, pinned=gpu is not None)
         buffer.numpy()[: len(head)] = np.frombuffer(head, np.uint8)
         for key, place in places.items():
             if tensors[key].is_cuda:
