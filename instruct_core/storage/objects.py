@@ -30,6 +30,7 @@ from fsspec.spec import AbstractFileSystem
 
 from instruct_core.errors import ConfigError, CorruptFileError
 from instruct_core.storage.backend import Free, ReadAt
+from instruct_core.storage.client_pauses import leave_generator_alone
 from instruct_core.storage.patience import patiently
 from instruct_core.storage.plain_errors import may_pass, plain_errors, without_secrets
 
@@ -75,6 +76,7 @@ class Objects:
             raise ConfigError(
                 without_secrets(f"Place {url} cannot be used: {reason}.{hint}")
             ) from None
+        leave_generator_alone()
         self._is_s3 = protocol == "s3"
         if self._is_s3:
             self._fs.retries = 2  # once more where a connection was closed meanwhile
