@@ -158,7 +158,7 @@ def _started(number: int, world: World, device: torch.device) -> Started:
 def _conclude(ran: Ran, stop: StopSignal, world: World, reporter: Reporter) -> Result:
     """Decide, all ranks together, who brings the run back, and say how the attempt ended."""
     reporter.working("ending")
-    received = ranks.gather_from_ranks(stop.received)
+    received = [n and signal.Signals(n) for n in ranks.gather_from_ranks(stop.received)]
     answer: Answer = "stop"
     if ran.outcome == "stopped":
         mine = _decide(ran, received, reporter) if world.rank == 0 else None

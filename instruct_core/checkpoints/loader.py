@@ -31,6 +31,7 @@ from instruct_core.checkpoints.steps import (
     step_name,
 )
 from instruct_core.checkpoints.writer import Checkpoints
+from instruct_core.converter import structure
 from instruct_core.errors import CorruptFileError, NoCheckpointError
 from instruct_core.storage.store import Store
 from instruct_core.storage.tensor_file import aligned_buffer
@@ -135,17 +136,18 @@ def _load(store: Store, step: int) -> tuple[Loaded | None, str]:
 
 
 def _try(store: Store, step: int) -> _Tried:
-    manifest, problem = None, ""
+    document, problem = None, ""
     if ranks.rank() == 0:
         try:
-            manifest = read_manifest(store, step)
+            document = read_manifest(store, step).document
         except FileNotFoundError:  # removed since it was listed
             problem = ""
         except CorruptFileError as error:
             problem = str(error)
-    manifest, problem = ranks.gather_from_ranks((manifest, problem))[0]
-    if manifest is None:
+    document, problem = ranks.gather_from_ranks((document, problem))[0]
+    if document is None:
         return _Tried(None, [problem] + [""] * (ranks.world_size() - 1))
+    manifest = structure(document, Manifest, f"Manifest of step {step} as rank 0 has sent it")
     files: dict[str, Tensor] = {}
     try:
         files = _read_own(store / step_name(step), manifest)

@@ -30,7 +30,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from instruct_core import ranks
 from instruct_core.checkpoints.manifest import FileEntry, Manifest, state_name
@@ -48,8 +48,6 @@ from instruct_core.errors import FencedError
 from instruct_core.storage.documents import dump_document, seal
 from instruct_core.storage.store import Store
 from instruct_core.storage.torch_tensors import Tensors
-
-T = TypeVar("T")
 
 
 class Part(NamedTuple):
@@ -183,12 +181,13 @@ class Checkpoints:
             images.extend(self._images(snapshot))
             return self._make_ready(snapshot, keep) if first else None
 
-        room = self._together(begin)[0]
-        if room is None:
+        made = self._together(begin)[0]
+        if made is None:
             return Removed([], [])
+        room = Removed(*made)
         try:
-            entries = self._together(lambda: [_put(folder, image) for image in images])
-            files = [entry for part in entries for entry in part]
+            written = self._together(lambda: [_put(folder, image) for image in images])
+            files = [FileEntry(*entry) for part in written for entry in part]
             self._hashed = snapshot.step, files
             self._together(lambda: self._commit(snapshot, files) if first else None)
         except OSError as error:
@@ -208,9 +207,9 @@ class Checkpoints:
         except OSError as error:
             room.problems.append(f"{self._place.url}: {error}")
 
-    def _together(self, work: Callable[[], T]) -> list[T]:
-        """Do a part of a save on every rank; return what each returned, or raise what one met."""
-        value: T | None = None
+    def _together(self, work: Callable[[], Any]) -> list[Any]:
+        """Do a part of a save on every rank; return what each returned, as JSON has it, or raise."""
+        value: Any = None
         problem: Exception | None = None
         try:
             value = work()
@@ -277,9 +276,10 @@ class Checkpoints:
             self._clear(step)
 
 
-def _put(folder: Store, image: Image) -> FileEntry:
+def _put(folder: Store, image: Image) -> tuple[str, int, str]:
+    """Write a file; return its entry's fields."""
     digest = folder.put(image.name, image.views)
-    return FileEntry(image.name, image.num_bytes, digest)
+    return image.name, image.num_bytes, digest
 
 
 def _share(tensors: Tensors, rank: int, world_size: int, model_bytes: int) -> list[str]:

@@ -40,6 +40,23 @@ def test_values_of_all_ranks_come_in_their_order() -> None:
     assert in_ranks(3, exchange) == [[VALUES, [3.0, 3.0]]] * 3
 
 
+def test_value_that_would_have_to_be_unpickled_is_not_sent() -> None:
+    def exchange(_rank: int) -> str:
+        try:
+            return str(ranks.gather_from_ranks(Path("/")))
+        except TypeError as error:
+            return str(error)
+
+    assert all("is not JSON serializable" in said for said in in_ranks(2, exchange))
+    assert "is not JSON serializable" in exchange(0)
+
+
+def test_one_rank_gets_its_value_as_many_would() -> None:
+    assert ranks.gather_from_ranks(("é\udcff", None, 0.1 + 0.2, [])) == [
+        ["é\udcff", None, 0.1 + 0.2, []]
+    ]
+
+
 def test_no_exchange_is_freed_while_the_process_ends(tmp_path: Path) -> None:
     """A thread of gloo that frees one then aborts the process: a finished rank has crashed."""
     command = [sys.executable, "-c", EXCHANGE, str(tmp_path / "meeting")]
