@@ -70,8 +70,11 @@ def test_older_attempt_that_ends_its_save_in_the_middle_of_a_newer_ones_changes_
     pytest.fail("a save without end")
 
 
-def test_manifest_of_an_overtaken_attempt_on_a_newer_ones_files_is_no_save(tmp_path: Path) -> None:
-    url = str(tmp_path / "run")
+@pytest.mark.parametrize("place", ["file://", "memory://"])
+def test_manifest_of_an_overtaken_attempt_on_a_newer_ones_files_is_no_save(
+    tmp_path: Path, place: str
+) -> None:
+    url = f"{place}{tmp_path}/run"
     older, newer = begin(url), Checkpoints(Store(url))
     real = writer.check_fence
     looks = []
