@@ -8,6 +8,7 @@ How launchers talk: one line out, and never a traceback for what a person can fi
 from __future__ import annotations
 
 import difflib
+import io
 import os
 import sys
 from collections.abc import Callable, Iterable
@@ -43,6 +44,9 @@ def note(text: str) -> None:
 
 def guarded(main: Callable[[], int]) -> int:
     """Run a launcher and return its exit code; what a person can fix becomes one line, code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # `?` for a letter that the locale cannot write
+            stream.reconfigure(errors="replace")
     try:
         return main()
     except BrokenPipeError:  # whoever read the output has gone, as `| head` does

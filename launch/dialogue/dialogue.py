@@ -10,6 +10,7 @@ reads nothing but answers.
 
 from __future__ import annotations
 
+import codecs
 import json
 import sys
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from instruct_core.answers.sampling import Sampling
 from instruct_core.data.template import Row
 from instruct_core.errors import ConfigError
 from launch.console.display import show_table
-from launch.console.lines import note, say
+from launch.console.lines import counted, note, say
 from launch.dialogue.speaker import Answer, Speaker, load_base, load_newest
 from launch.flags.chat import Chat
 
@@ -40,6 +41,7 @@ class Dialogue:
         self._flags, self.speaker = flags, speaker
         self._base: Speaker | None = None
         self.turns: list[Row] = []
+        self._asked: Row | None = None  # last; its output is "" where no answer came
         self._commands: dict[str, tuple[Callable[[str], None], str]] = {
             "help": (self._help, "this list"),
             "set": (self._set, "/set temperature 0.5 changes a setting; /set alone shows all"),
@@ -70,12 +72,18 @@ class Dialogue:
 
     def ask(self, question: str) -> None:
         """Answer a question and remember both."""
-        row = Row(question.strip(), self._flags.input, "")
-        answer = self._answer(self.speaker, self.turns, row, show=not self._flags.json)
+        self._asked = Row(question.strip(), self._flags.input, "")
+        self._reply(self._asked)
+
+    def _reply(self, row: Row) -> None:
+        """Answer what was asked last; an answer it already has goes only when another has come."""
+        before = self._before(row)
+        answer = self._answer(self.speaker, before, row, show=not self._flags.json)
         if self._flags.json:
             self._say_json(row, answer)
         if answer.text:
-            self.turns.append(row._replace(output=answer.text))
+            self._asked = row._replace(output=answer.text)
+            self.turns[:] = [*before, self._asked]
 
     def _answer(self, speaker: Speaker, turns: list[Row], row: Row, show: bool) -> Answer:
         def on_text(part: str) -> None:
@@ -88,7 +96,7 @@ class Dialogue:
         if show:
             say("")
             if not answer.text and answer.finish_reason != "interrupted":
-                note("(The model ended its answer before the first word.)")
+                note(_why_empty(answer))
         if answer.num_dropped:
             note(
                 f"The conversation no longer fits the model: the {answer.num_dropped} oldest of "
@@ -109,12 +117,18 @@ class Dialogue:
             "first_token_seconds": answer.first_token_seconds,
             "checkpoint": self.speaker.place,
         }
-        say(json.dumps(document | more, ensure_ascii=False))
+        # A program gets every letter back, whatever the locale can write.
+        has_all_letters = codecs.lookup(sys.stdout.encoding or "ascii").name == "utf-8"
+        say(json.dumps(document | more, ensure_ascii=not has_all_letters))
 
     def _last(self) -> Row:
-        if not self.turns:
+        if self._asked is None:
             raise ConfigError("There is no question yet. Ask one first.")
-        return self.turns[-1]
+        return self._asked
+
+    def _before(self, last: Row) -> list[Row]:
+        """Return the exchanges before the last question, which is one itself if it was answered."""
+        return self.turns[:-1] if last.output else self.turns[:]
 
     def _help(self, _: str) -> None:
         for name, (_do, meaning) in self._commands.items():
@@ -148,19 +162,18 @@ class Dialogue:
             self._flags = replace(self._flags, **{name: new})
 
     def _retry(self, _: str) -> None:
-        question = self._last().instruction
+        last = self._last()
         sampling = self._flags.sampling
         if sampling.temperature == 0:
             note("The likeliest answer stays the same: /set temperature 0.8 draws others.")
         self._flags = replace(self._flags, sampling=replace(sampling, seed=sampling.seed + 1))
-        self.turns.pop()
-        self.ask(question)
+        self._reply(last)
 
     def _compare(self, _: str) -> None:
         tuned = self._last()
         if self._base is None:
             self._base = load_base(self.speaker.place, self._flags.base)
-        answer = self._answer(self._base, self.turns[:-1], tuned, show=False)
+        answer = self._answer(self._base, self._before(tuned), tuned, show=False)
         if self._flags.json:
             self._say_json(tuned, answer, tuned_response=tuned.output, base=self._base.place)
             return
@@ -177,6 +190,7 @@ class Dialogue:
 
     def _clear(self, _: str) -> None:
         self.turns.clear()
+        self._asked = None
 
     def _reload(self, _: str) -> None:
         run = self.speaker.run
@@ -192,3 +206,9 @@ class Dialogue:
 
     def _quit(self, _: str) -> None:
         self.is_over = True
+
+
+def _why_empty(answer: Answer) -> str:
+    if answer.finish_reason == "length":
+        return f"(Only blanks came in {counted(answer.num_new_tokens, 'token')}.)"
+    return "(The model ended its answer before the first word.)"
