@@ -35,7 +35,7 @@ class Finetune:
     shards: Annotated[str | None, PATH] = None
     """Path or URL of a shard set (default: shards/alpaca, else shards/builtin, made if missing)."""
     init: Annotated[str | None, PATH] = None
-    """Weights to start from: "random", a Hugging Face folder, a step folder or a .pt file
+    """Weights to start from: "random", a Hugging Face folder or id, a step folder or a .pt file
     (default: checkpoints/best_model.pt where it is, else random)."""
     model: str | None = None
     """gpt2, gpt2-medium, gpt2-large, gpt2-xl, small-demo or tiny (default: that of --init, else

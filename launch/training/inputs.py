@@ -25,6 +25,7 @@ from launch.flags.finetune import Finetune
 from launch.runs.model import inspect_weights
 from launch.runs.places import absolute, check_folder, reachable
 from launch.training.fit import SAVED_BYTES_PER_PARAMETER
+from launch.training.hub import hub_id, model_folder
 from launch.training.settings import Places, refuse_conflicts
 from launch.training.shard_sets import find_shards, fingerprint_of, is_being_made
 
@@ -115,6 +116,8 @@ def find_init(typed: str | None) -> Init:
     folder, _, name = absolute(typed).rpartition("/")
     with reachable("--init", typed):
         there = Store(folder or "/").exists(name)
+    if not there and (repo := hub_id(typed)):
+        return Init(str(model_folder(repo).resolve()), f"{repo} of the Hugging Face Hub")
     if not there:
         raise MissingError(f"--init {typed} is not there. Give another path, or --init random.")
     return Init(absolute(typed), typed)
