@@ -25,6 +25,7 @@ from instruct_core.checkpoints.steps import (
     committed_steps,
     look_again,
     mark_committed,
+    put_back,
     read_manifest,
     read_verified,
     set_aside,
@@ -69,6 +70,7 @@ def load_newest(
     store = checkpoints.store
     if ranks.rank() == 0:
         store.forget_listings()
+        put_back(store)
     mine = committed_steps(store) if ranks.rank() == 0 else []
     for step in reversed(ranks.gather_from_ranks(mine)[0]):  # one rank lists: listings may differ
         loaded, problem = _load(store, step)

@@ -134,7 +134,26 @@ def look_again(store: Store, step: int) -> str:
     """
     sleep(LOOK_AGAIN_SECONDS)
     store.forget_listings()
+    with contextlib.suppress(FileNotFoundError, CorruptFileError):
+        store.digest(f"{step_name(step)}/manifest.json")  # read from the disk, and remembered anew
     return damage_of(store, step)
+
+
+def put_back(store: Store) -> None:
+    """
+    Put back what removals that were killed had taken away: whole checkpoints, each with its manifest.
+
+    One whose step is there again goes.
+    """
+    for name in filter(LEFT_FOLDER.fullmatch, store.names()):
+        if not store.exists(f"{name}/manifest.json"):
+            continue  # retention removes it
+        folder = name.removeprefix("left-").rpartition("-attempt-")[0]
+        with contextlib.suppress(FileNotFoundError):  # whoever removes it is alive, and has gone on
+            if store.exists(folder):
+                store.remove(f"{name}/manifest.json")
+            else:
+                store.move(name, folder)
 
 
 def mark_committed(store: Store, step: int) -> None:

@@ -14,9 +14,12 @@ that is right; the manifest then names every file with its size and hash.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
+import os
 from functools import lru_cache
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import numpy as np
@@ -37,6 +40,7 @@ from instruct_core.storage.tensor_file import file_views, from_numpy, hash_array
 SPLITS = ("train", "val")
 ENCODE_CHARS = 1 << 20  # text per call of the tokenizer: large enough to fill it, small in memory
 DRAW_SEED = 42  # of the rows that samples show
+LOOK_AGAIN_SECONDS = 2.0
 MAX_OPEN_MAPS = 4096  # Linux allows 65,530 maps a process
 
 
@@ -265,6 +269,17 @@ class ShardSet:
 
 
 def _map_verified(path: Path, store: Store, entry: dict[str, Any]) -> mmap.mmap:
+    """Return a shard's bytes; one look is no verdict, so a damaged one is read again, past the cache."""
+    try:
+        return _map(path, store, entry)
+    except CorruptFileError:
+        sleep(LOOK_AGAIN_SECONDS)
+        with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        return _map(path, store, entry)
+
+
+def _map(path: Path, store: Store, entry: dict[str, Any]) -> mmap.mmap:
     rebuild = f"Rebuild it: {command_that_makes(store)}"
     where = f"Shard {store.where(entry['file'])}"
     if not path.exists():

@@ -76,6 +76,8 @@ def local_copy(store: Store, name: str, size_bytes: int, xxh3: str) -> Path:
         if not _holds(path, size_bytes, xxh3):
             data = store.read(name)
             if xxhash.xxh3_128_hexdigest(data) != xxh3:
+                data = store.read(name)  # one look is no verdict
+            if xxhash.xxh3_128_hexdigest(data) != xxh3:
                 raise CorruptFileError(
                     f"Shard {store.where(name)} is corrupt: xxh3 differs from the manifest. "
                     "Give the command again that made it."

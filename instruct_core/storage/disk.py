@@ -14,8 +14,8 @@ Sources: open(2), link(2), fsync(2); nfs(5) on attribute caching.
 
 from __future__ import annotations
 
+import contextlib
 import errno
-import fcntl
 import os
 import shutil
 import socket
@@ -25,15 +25,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
 import xxhash
 
 from instruct_core.errors import CorruptFileError
 from instruct_core.storage.backend import Free, ReadAt
+from instruct_core.storage.direct import goes_straight, set_direct, write_straight
 from instruct_core.storage.patience import passes_on_a_disk, patiently
 from instruct_core.storage.tensor_file import PAGE_BYTES
 
-DIRECT_BYTES = 32 << 20  # smaller files are not worth it
 T = TypeVar("T")
 
 
@@ -87,9 +86,11 @@ class Disk:
     def forget_listings(self) -> None:
         """Have NFS look at the folder anew: it remembers a listing until this node changes it."""
         scratch = self.root / f".look.{socket.gethostname()}.{os.getpid()}"
-        if self.patiently(self.root.is_dir):
-            self.patiently(scratch.touch)
-            self.patiently(lambda: scratch.unlink(missing_ok=True))
+        # Where nothing can be written the listing may be an old one; that must not keep us from reading.
+        with contextlib.suppress(OSError):
+            if self.patiently(self.root.is_dir):
+                self.patiently(scratch.touch)
+                self.patiently(lambda: scratch.unlink(missing_ok=True))
 
     def exists(self, name: str) -> bool:
         """Return True if a file or folder of that name is there."""
@@ -121,7 +122,11 @@ class Disk:
         """
         path = self.root / name
         with _open_file(path) as cached, _open_file(path) as straight:
-            past_cache = past_cache and _set_direct(straight, True)
+            if (
+                past_cache
+            ):  # and what is no whole page, or must not be read straight, comes anew too
+                os.posix_fadvise(cached, 0, 0, os.POSIX_FADV_DONTNEED)
+            past_cache = past_cache and set_direct(straight, True)
 
             def read_at(view: memoryview, offset: int) -> None:
                 while view.nbytes:  # Linux reads at most 2 GiB at once
@@ -145,13 +150,13 @@ class Disk:
         hasher = xxhash.xxh3_128()
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         try:
-            direct = len(views) == 1 and _goes_straight(descriptor, views[0])
+            direct = len(views) == 1 and goes_straight(descriptor, views[0])
             for view in views:
                 for start in range(0, view.nbytes, self.piece_bytes):
                     piece = view[start : start + self.piece_bytes]
                     hasher.update(piece)
                     if direct:
-                        piece = piece[_write_straight(descriptor, piece) :]
+                        piece = piece[write_straight(descriptor, piece) :]
                     while piece.nbytes:  # the system call may take less
                         piece = piece[os.write(descriptor, piece) :]
             os.fsync(descriptor)
@@ -238,40 +243,6 @@ class Disk:
             if found.st_uid != os.getuid() and found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
                 names.append(f"{folder}/{name}".rstrip("/"))
         return names
-
-
-def _goes_straight(descriptor: int, view: memoryview) -> bool:
-    """
-    Switch a large write past the system's file cache, where the file system can do that.
-
-    To copy a checkpoint into that cache takes two thirds of the processor time that a save costs,
-    from a training that runs beside it, and drives out of the cache what training reads.
-    """
-    address = np.frombuffer(view, np.uint8).ctypes.data if view.nbytes >= DIRECT_BYTES else 1
-    return address % PAGE_BYTES == 0 and _set_direct(descriptor, True)
-
-
-def _write_straight(descriptor: int, piece: memoryview) -> int:
-    """Write what fills whole pages; return how much that was, 0 where it was refused."""
-    try:
-        whole = piece[: piece.nbytes - piece.nbytes % PAGE_BYTES]
-        written = os.write(descriptor, whole) if whole.nbytes else 0
-    except OSError as error:
-        if error.errno != errno.EINVAL:
-            raise
-        written = 0  # wants other alignments than pages
-    if written < piece.nbytes:  # the rest, from wherever it begins, goes through the cache
-        _set_direct(descriptor, False)
-    return written
-
-
-def _set_direct(descriptor: int, on: bool) -> bool:
-    flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
-    try:
-        fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | os.O_DIRECT if on else flags & ~os.O_DIRECT)
-    except OSError:  # not every file system has it
-        return False
-    return True
 
 
 @contextmanager

@@ -44,12 +44,14 @@ def patiently(call: Callable[[], T], seconds: float, may_pass: Callable[[OSError
     Raises:
         OSError: The last failure; or one that does not pass, at once.
     """
-    give_up_at, pause = time.monotonic() + seconds, FIRST_PAUSE_SECONDS
+    give_up_at, pause = 0.0, FIRST_PAUSE_SECONDS
     while True:
         try:
             return call()
         except OSError as error:
-            if not may_pass(error) or time.monotonic() + pause > give_up_at:
+            now = time.monotonic()
+            give_up_at = give_up_at or now + seconds  # a call that took long is tried again too
+            if not may_pass(error) or now + pause > give_up_at:
                 raise
         time.sleep(pause)
         pause = min(2 * pause, MAX_PAUSE_SECONDS)

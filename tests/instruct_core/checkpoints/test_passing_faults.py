@@ -19,7 +19,7 @@ import torch
 
 from instruct_core.checkpoints import steps
 from instruct_core.checkpoints.loader import load_newest
-from instruct_core.checkpoints.retention import Keep, kept_steps
+from instruct_core.checkpoints.retention import Keep
 from instruct_core.checkpoints.steps import committed_steps, step_name
 from instruct_core.checkpoints.writer import Checkpoints
 from instruct_core.errors import NoCheckpointError
@@ -115,6 +115,52 @@ def test_disk_that_stays_sick_ends_the_start_and_condemns_nothing(
 
     assert loaded is not None
     assert loaded.step == 3
+
+
+def test_call_that_takes_longer_than_the_patience_is_tried_again(clock: Clock) -> None:
+    calls = []
+
+    def slow() -> str:
+        calls.append(clock.now)
+        clock.now += 100.0
+        if len(calls) == 1:
+            raise OSError(errno.EIO, "Input/output error")
+        return "answered"
+
+    assert patience.patiently(slow, 3.0, patience.passes_on_a_disk) == "answered"
+
+
+def test_disk_that_takes_no_new_file_is_read_all_the_same(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints = begin(place)
+
+    def full(*_args: object, **_options: object) -> None:
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    monkeypatch.setattr(Path, "touch", full)
+
+    loaded = load_newest(checkpoints, on_damaged=pytest.fail)
+
+    assert loaded is not None
+    assert loaded.step == 3
+
+
+@pytest.mark.parametrize("made_again", [False, True])
+def test_step_that_a_killed_removal_had_taken_away_is_put_back(
+    place: Path, made_again: bool
+) -> None:
+    (place / step_name(3)).rename(place / f"left-{step_name(3)}-attempt-0000")
+    if made_again:
+        save(begin(place), 3)
+
+    loaded = load_newest(begin(place), on_damaged=pytest.fail)
+
+    assert loaded is not None
+    assert loaded.step == 3
+    save(begin(place), 4)
+    assert committed_steps(Store(place)) == [1, 2, 3, 4]
+    assert not list(place.glob("left-*"))
 
 
 def test_claim_that_failed_after_its_name_was_there_is_ours(
@@ -247,9 +293,3 @@ def test_manifests_are_read_once_however_many_saves_follow(
 
     manifests = [name for name in read if name.endswith("manifest.json")]
     assert len(manifests) <= 2 * 10  # read back at its commit, and once to know its loss
-
-
-def test_loss_that_is_no_number_is_not_the_best() -> None:
-    losses = {100: float("nan"), 200: 2.0, 300: 3.0, 400: 3.1, 500: 3.2, 600: float("inf")}
-
-    assert kept_steps(losses, Keep(last=2)) == {200, 500, 600}

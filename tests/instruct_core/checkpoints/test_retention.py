@@ -246,3 +246,9 @@ def test_disk_that_does_not_tell_its_size_is_not_full(
     monkeypatch.setattr(disk, "os", SimpleNamespace(statvfs=lambda path: found))
 
     assert Store(tmp_path).free() is None
+
+
+def test_loss_that_is_no_number_is_not_the_best() -> None:
+    losses = {100: float("nan"), 200: 2.0, 300: 3.0, 400: 3.1, 500: 3.2, 600: float("inf")}
+
+    assert kept_steps(losses, Keep(last=2)) == {200, 500, 600}

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+import xxhash
 from safetensors.numpy import load_file
 
+from instruct_core.data import shards
 from instruct_core.data.shard_plan import ShardPlan, scan
 from instruct_core.data.shards import (
     ShardSet,
@@ -146,3 +150,17 @@ def test_shard_of_a_scan_with_skipped_rows_has_the_good_ones(tmp_path: Path) -> 
     assert manifest["train_rows"] + manifest["val_rows"] == 2
     assert manifest["num_bad_rows"] == 1
     assert manifest["bad_rows"][0]["where"] == f"{path}:2"
+
+
+def test_bad_page_of_one_look_is_no_verdict(copied: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, looks = xxhash.xxh3_128_hexdigest, []
+
+    def once_wrong(data: Any) -> str:
+        looks.append(1)
+        return "0" * 32 if len(looks) == 1 else real(data)
+
+    monkeypatch.setattr(shards, "xxhash", SimpleNamespace(xxh3_128_hexdigest=once_wrong))
+    monkeypatch.setattr(shards, "sleep", lambda seconds: looks.append(int(seconds)))
+
+    assert len(ShardSet(copied, "val").tokens(0, 0, 10**6)) > 0
+    assert looks[:2] == [1, 2]
