@@ -18,7 +18,9 @@ SECRETS = re.compile(r"KEY|SECRET|TOKEN|PASSWORD|CREDENTIAL|CONNECTION_STRING|SA
 
 def may_pass(error: OSError) -> bool:
     """Return True for what may be over in a while: no answer, too busy, a broken connection."""
-    lasting = (FileNotFoundError, FileExistsError, PermissionError, NotADirectoryError)
+    lasting = (
+        FileNotFoundError, FileExistsError, PermissionError, NotADirectoryError, IsADirectoryError,
+    )  # fmt: skip
     return not isinstance(error, lasting) and error.errno != errno.EINVAL
 
 

@@ -125,7 +125,8 @@ def test_log_and_status_tell_of_all_attempts(
     run.reach(5)
     shutil.copytree(run.checkpoints, run.checkpoints.with_name("other"))
     (run.checkpoints.with_name("other") / "slurm.json").write_text("")
-    running = run.launch("status")
+    with held(run.folder):  # it must not end while somebody looks at it
+        running = run.launch("status")
     cluster.run("scancel", run.job_id)
     run.wait_for_end("CANCELLED")
     stopped = run.launch("status")
