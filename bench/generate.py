@@ -30,7 +30,7 @@ from instruct_core.answers.sampling import Sampling
 from instruct_core.config import PRESETS
 from instruct_core.model.gpt2 import GPT2
 from instruct_core.model.hugging_face import hugging_face_config
-from jobs.job_folder import peak_bytes
+from jobs.process import peak_bytes
 
 PROMPT_TOKENS = 128
 NEW_TOKENS = 64

@@ -30,7 +30,7 @@ from instruct_core.data.shards import load_manifest
 from instruct_core.data.template import Row, render
 from instruct_core.data.tokenizer import END_OF_TEXT_ID
 from instruct_core.storage.store import Store
-from jobs.job_folder import peak_bytes
+from jobs.process import peak_bytes
 
 REPO = Path(__file__).resolve().parent.parent
 NUM_ROWS = int(os.environ.get("BENCH_ROWS", "300000"))

@@ -30,11 +30,11 @@ from jobs.job_folder import (
     failure_report,
     job_folder,
     or_unknown,
-    peak_bytes,
     read_progress,
     store_may_be_away,
     write_progress,
 )
+from jobs.process import peak_bytes
 from jobs.survival.requeue import allows_fruitless_start, too_many_warnings
 
 logger = logging.getLogger(__name__)

@@ -32,7 +32,7 @@ from instruct_core.storage.store import Store
 from instruct_core.train.progress import Outcome, Setup
 from instruct_core.train.rng import be_deterministic
 from instruct_core.train.trainer import Trainer
-from jobs.drill import Hits
+from jobs.drill import Hits, read_schedule
 from jobs.environment import number_in
 from jobs.events import (
     Damaged,
@@ -120,8 +120,8 @@ def train(
         try:
             reporter.note(_started(number, world, device))
             with store_may_be_away():
-                schedule = Store(config.runs, _patience(config)) / config.run
-                hits = Hits(schedule, number, world, lambda: stop.noted)
+                place = Store(config.runs, _patience(config)) / config.run
+                hits = Hits(place, read_schedule(place), number, world, lambda: stop.noted)
             attempt = _Attempt(config, code_version, device, guard, checkpoints, reporter, hits)
             return _conclude(attempt.run(), stop, world, reporter)
         except Exception as error:

@@ -2,7 +2,7 @@
 The faults of a drill: a run whose folder holds a schedule is hit as it says, each fault once.
 
     write_schedule(runs, [Fault("usr2", step=5), Fault("kill", step=11, rank=1)])
-    hits = Hits(runs, attempt, world, lambda: stop.noted)
+    hits = Hits(runs, read_schedule(runs), attempt, world, lambda: stop.noted)
     hits.look(step)             # on every rank, when it reads the samples of a step
 
 A rank does it from inside, so that the step is met however fast steps are and however late a shared
@@ -12,14 +12,16 @@ and the rank waits until it has arrived.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
+from instruct_core import ranks
 from instruct_core.converter import structure
 from instruct_core.errors import DrillError
 from instruct_core.storage.documents import dump_document, load_document
@@ -68,6 +70,16 @@ def write_schedule(runs: Store, faults: Sequence[Fault]) -> None:
     runs.replace(SCHEDULE, dump_document(asdict(_Schedule(list(faults)))))
 
 
+def read_schedule(runs: Store) -> list[Fault]:
+    """Return the faults that hit a run, on all ranks; one of them asks, for most runs have none."""
+    document: dict[str, Any] = {"faults": []}
+    if ranks.rank() == 0:
+        with contextlib.suppress(FileNotFoundError):
+            document = load_document(runs, SCHEDULE)
+    document = ranks.gather_from_ranks(document)[0]
+    return structure(document, _Schedule, runs.where(SCHEDULE)).faults
+
+
 def read_hits(runs: Store, faults: Sequence[Fault]) -> list[Hit | None]:
     """Return when each fault came; None for one that has not."""
     return [_read_hit(runs, number) for number in range(len(faults))]
@@ -90,16 +102,24 @@ class Hits:
 
     Args:
         runs: The run's folder.
+        faults: Of all ranks.
         attempt: Its number.
         world: This rank's place.
         warned: Whether a warning has arrived at this rank.
     """
 
-    def __init__(self, runs: Store, attempt: int, world: World, warned: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        runs: Store,
+        faults: Sequence[Fault],
+        attempt: int,
+        world: World,
+        warned: Callable[[], bool],
+    ) -> None:
         self._runs, self._attempt, self._world, self._warned = runs, attempt, world, warned
         self._due = {
             number: fault
-            for number, fault in enumerate(_read_schedule(runs))
+            for number, fault in enumerate(faults)
             if fault.rank == world.rank and not runs.exists(_hit_name(number))
         }
 
@@ -115,10 +135,8 @@ class Hits:
             return
         fault = self._due.pop(due[0])
         hit = Hit(time.time(), step, self._attempt)
-        self._runs.replace(
-            _hit_name(due[0]), dump_document(asdict(hit))
-        )  # first: it may be the end
-        self._bring_about(fault)
+        self._runs.replace(_hit_name(due[0]), dump_document(asdict(hit)))
+        self._bring_about(fault)  # and last: it may be the end
 
     def _bring_about(self, fault: Fault) -> None:
         if fault.kind == "kill":
@@ -152,11 +170,3 @@ _COMMANDS = {
     "term": ["scancel"],
     "requeue": ["scontrol", "requeue"],
 }
-
-
-def _read_schedule(runs: Store) -> list[Fault]:
-    try:
-        document = load_document(runs, SCHEDULE)
-    except FileNotFoundError:
-        return []
-    return structure(document, _Schedule, runs.where(SCHEDULE)).faults

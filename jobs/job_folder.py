@@ -152,17 +152,6 @@ def _leave_word(path: Path, document: dict[str, Any]) -> None:
         logger.warning("%s could not be written: %s. It says: %s", path, error, document)
 
 
-def peak_bytes(pid: int) -> int:
-    """Return the most memory a process has held so far; 0 where it is gone. Source: proc(5)."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
-    except OSError:
-        return 0
-    # Not getrusage's maximum: a child inherits its parent's there.
-    peaks = [int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")]
-    return 1024 * max(peaks, default=0)
-
-
 @contextmanager
 def failure_report(folder: Path, rank: int) -> Iterator[None]:
     """Write down an exception that passes, and let it pass."""

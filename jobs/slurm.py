@@ -15,6 +15,7 @@ import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import NamedTuple
 
 from instruct_core.errors import SlurmError
@@ -112,6 +113,17 @@ def run_client(
         kind = RefusedError if REFUSALS.search(said) else SlurmError
         raise kind(f"{' '.join(command[:3])} failed: {said}")
     return done.stdout or done.stderr  # `sbatch --test-only` speaks on the second
+
+
+def submit_script(script: Path, *options: str) -> str:
+    """
+    Queue a batch script as nobody's child, and return the job's id.
+
+    Raises:
+        SlurmError: Slurm refuses it, or does not answer; as `run_client`.
+    """
+    said = run_client(["sbatch", "--parsable", *options, str(script)], clean_environment())
+    return said.strip().split(";")[0]
 
 
 def show_jobs(job_id: str, timeout_seconds: float | None = None) -> list[JobRecord]:

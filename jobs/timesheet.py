@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import os
 import time
-from pathlib import Path
+
+from jobs.process import start_ticks
 
 # What the guard is told of a phase, in the receipt's words.
 PHASES = {"start": "load", "first step": "first_step"}
@@ -46,8 +47,7 @@ class Timesheet:
 
 
 def _age() -> float:
-    """Return the seconds since this process began, to a hundredth. Source: proc(5), starttime."""
+    """Return the seconds since this process began, to a hundredth."""
     # Not psutil's create_time, which goes by the second in which the machine was booted.
-    fields = Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    begun = int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    begun = start_ticks(os.getpid()) / os.sysconf("SC_CLK_TCK")
     return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - begun)

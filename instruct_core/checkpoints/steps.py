@@ -191,9 +191,8 @@ def clear_step(store: Store, step: int, attempt: int) -> None:
         FencedError: A newer attempt has begun: what may be its own is where it was.
     """
     folder = step_name(step)
-    if (
-        not store.is_local
-    ):  # nothing can be taken away in one piece: only what was there before goes
+    if not store.is_local:
+        # Nothing can be taken away in one piece: only what was there before goes.
         names = store.names(folder)
         check_fence(store, attempt)
         for name in sorted(names, key=lambda name: name != "manifest.json"):

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import errno
 import fcntl
 import functools
 import os
@@ -27,10 +26,8 @@ from pathlib import Path
 import xxhash
 
 from instruct_core.errors import CorruptFileError
+from instruct_core.storage.disk import NO_LOCKS
 from instruct_core.storage.store import Store
-
-# What a file system without locks says: each rank then fetches for itself, which costs time only.
-NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
 
 
 def cache_folder() -> Path:
@@ -99,7 +96,7 @@ def _locked(path: Path) -> Iterator[bool]:
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 raise
-            yield False
+            yield False  # each rank then fetches for itself, which costs time only
         else:
             yield True
 

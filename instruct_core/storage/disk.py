@@ -35,6 +35,9 @@ from instruct_core.storage.tensor_file import PAGE_BYTES
 
 T = TypeVar("T")
 
+# Of flock: Lustre without it, NFS without lockd.
+NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
+
 
 class Disk:
     """

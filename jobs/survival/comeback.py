@@ -40,11 +40,11 @@ from jobs.job_folder import (
 from jobs.slurm import (
     JobRecord,
     RefusedError,
-    clean_environment,
     own_job_id,
     own_restarts,
     run_client,
     show_job,
+    submit_script,
 )
 from jobs.survival.exclusion import exclude, nodes_to_exclude
 from jobs.survival.requeue import (
@@ -187,12 +187,12 @@ def _requeues(job: JobRecord) -> bool:
 def _chain_follow_up(job: JobRecord, bad_node: str) -> None:
     """Submit the same script once more, to start when this job has ended."""
     script = Path(os.environ[SCRIPT])
-    command = ["sbatch", "--parsable", f"--dependency=afterany:{own_job_id()}"]
+    options = [f"--dependency=afterany:{own_job_id()}"]
     if task := os.environ.get("SLURM_ARRAY_TASK_ID"):
-        command.append(f"--array={task}")
+        options.append(f"--array={task}")
     if names := nodes_to_exclude(job, bad_node):
-        command.append(f"--exclude={names}")
-    job_id = run_client([*command, str(script)], clean_environment()).strip().split(";")[0]
+        options.append(f"--exclude={names}")
+    job_id = submit_script(script, *options)
     logger.warning("This cluster may not requeue the job, so job %s follows it", job_id)
     try:
         with (script.parent / JOB_IDS).open("a", encoding="utf-8") as file:

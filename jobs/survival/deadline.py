@@ -48,9 +48,7 @@ class Deadline:
         self.short_lead: tuple[float, float] | None = None  # lead and what is needed, in seconds
         self._warned = self._given_up = False
         self._end: float | None = None  # UTC seconds
-        self._ahead = (
-            0.0  # of this node's clock before that of the controller, which tells all times
-        )
+        self._ahead = 0.0  # of this node's clock before the controller's, which tells all times
         self._requeue_at: float | None = None  # known once Slurm has answered a warned job
 
     def look(self, stop_noted: bool, step_seconds: float) -> None:
@@ -113,9 +111,8 @@ def _before_the_kill(job: JobRecord | None, now: float) -> float:
         end = datetime.fromisoformat(job.end).timestamp()
     except ValueError:
         return float("inf")
-    chain_margin = min(
-        CHAIN_MARGIN_SECONDS, (end - now) / 2
-    )  # a short grace leaves time for a step
+    # A short grace leaves time for a step.
+    chain_margin = min(CHAIN_MARGIN_SECONDS, (end - now) / 2)
     return end - (MARGIN_SECONDS if job.may_requeue else max(MARGIN_SECONDS, chain_margin))
 
 

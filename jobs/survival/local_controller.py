@@ -96,9 +96,7 @@ class LocalController:
             crash = cause_of(or_unknown(lambda: read_failures(folder), []))
             again, _ = judge_crash(crash, folder, progress)
             if again and crash.away:
-                time.sleep(
-                    READ_AGAIN_SECONDS
-                )  # nobody else waits before the next start, as Slurm does
+                time.sleep(READ_AGAIN_SECONDS)  # as Slurm waits before the next start
             return again
         if end == "requeue" or allows_fruitless_start(folder, progress.committed or 0):
             return True

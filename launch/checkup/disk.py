@@ -98,20 +98,20 @@ def _locks(there: Path) -> Finding:
     """Take the lock of a run, and see whether another launcher would notice."""
     path = there / f".try-{uuid.uuid4().hex}.lock"
     lock = RunLock(path)
-    mend = f"Have it mounted with locks, or g{ELSEWHERE[1:]}"
+    remedy = f"Have it mounted with locks, or g{ELSEWHERE[1:]}"
     try:
         held = lock.acquire() and RunLock.is_held(path)
         works = RunLock.works(path)
     except OSError as error:
-        return fails("flock", f"the disk of {there} refuses flock: {error.strerror}", mend)
+        return fails("flock", f"the disk of {there} refuses flock: {error.strerror}", remedy)
     finally:
         lock.close()
         path.unlink()
     if not works:
         found = f"the disk of {there} has no flock: a run whose host dies stays locked"
-        return fails("flock", found, mend)
+        return fails("flock", found, remedy)
     if not held:
-        return fails("flock", f"the disk of {there} gives one lock to two", mend)
+        return fails("flock", f"the disk of {there} gives one lock to two", remedy)
     return ok("flock", "a second launcher of one run is kept off")
 
 

@@ -19,7 +19,6 @@ from instruct_core.storage.store import Store
 from launch.checkup.bucket import check_bucket
 from launch.checkup.disk import check_disk, check_job_folder, nearest_folder
 from launch.checkup.environment import (
-    ask_torch,
     check_data,
     check_open_files,
     check_python,
@@ -30,7 +29,7 @@ from launch.checkup.finding import Finding, note
 from launch.checkup.nodes import check_nodes, check_this_machine
 from launch.checkup.scheduler import Offer, check_slurm, is_here
 from launch.checkup.shared import check_shared
-from launch.cluster.gpus import visible_gpus
+from launch.cluster.gpus import ask_torch, visible_gpus
 from launch.cluster.machine import num_cores
 from launch.console.display import show_line
 from launch.console.lines import EXIT_FAILED, counted, say

@@ -9,57 +9,24 @@ Jobs run in the environment that is active when they are submitted, so this is t
 
 from __future__ import annotations
 
-import json
 import platform
 import resource
-import subprocess
 import sys
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
 
 from instruct_core.data.tokenizer import merges_path, read_merges
 from instruct_core.errors import InstructError
 from launch.checkup.finding import Finding, fails, note, ok, refused
+from launch.cluster.gpus import Torch
 from launch.console.lines import counted
 
 OLDEST_PYTHON = (3, 11)  # setup.cfg
 INSTALL = "Install what is missing: pip install -c constraints.txt -e ."
-TORCH_SECONDS = 120.0  # the first import from a cold shared disk takes long
-ASK_TORCH = (
-    "import json, torch; "
-    "gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0; "
-    "print(json.dumps([torch.__version__, torch.version.cuda, gpus]))"
-)
 # Descriptors of rank 0, which holds most: Python, logs, shards and a GPU's own, then two per rank
 # (its store and gloo's pair; measured with 2, 4 and 8 ranks), and as many again for nccl.
 FILES_OF_A_RANK, FILES_PER_PEER = 200, 4
-
-
-class Torch(NamedTuple):
-    """What torch says of itself."""
-
-    version: str  # "" where it cannot be imported
-    cuda: str | None  # that it is built for
-    num_gpus: int  # that it can use
-    error: str = ""
-
-
-def ask_torch() -> Torch:
-    """Import torch in a process of its own, for it takes seconds, and return what it says."""
-    command = [sys.executable, "-c", ASK_TORCH]
-    try:
-        done = subprocess.run(
-            command, capture_output=True, encoding="utf-8", check=False, timeout=TORCH_SECONDS
-        )
-        return Torch(*json.loads(done.stdout.splitlines()[-1]))
-    except subprocess.TimeoutExpired:
-        return Torch("", None, 0, f"its import took longer than {TORCH_SECONDS:.0f} s")
-    except OSError as error:
-        return Torch("", None, 0, str(error))
-    except (IndexError, ValueError, TypeError):
-        return Torch("", None, 0, (done.stderr.strip().splitlines() or ["it says nothing"])[-1])
 
 
 def check_python() -> Finding:

@@ -9,6 +9,7 @@ Source: NVML, which knows all GPUs of the machine; CUDA_VISIBLE_DEVICES names th
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -20,7 +21,12 @@ from instruct_core.errors import ConfigError
 from launch.console.lines import counted
 
 BF16_SINCE = (8, 0)  # compute capability: Ampere
-ASK_TORCH = "import torch; print(torch.__version__, torch.cuda.is_available())"
+TORCH_SECONDS = 120.0  # the first import from a cold shared disk takes long
+ASK_TORCH = (
+    "import json, torch; "
+    "gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0; "
+    "print(json.dumps([torch.__version__, torch.version.cuda, gpus]))"
+)
 
 
 class Gpus(NamedTuple):
@@ -59,6 +65,31 @@ def _described(handles: list[Any]) -> Gpus:
     return Gpus(len(handles), free, all(each >= BF16_SINCE for each in capability))
 
 
+class Torch(NamedTuple):
+    """What torch says of itself."""
+
+    version: str  # "" where it cannot be imported
+    cuda: str | None  # that it is built for
+    num_gpus: int  # that it can use
+    error: str = ""
+
+
+def ask_torch() -> Torch:
+    """Import torch in a process of its own, for it takes seconds, and return what it says."""
+    command = [sys.executable, "-c", ASK_TORCH]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, encoding="utf-8", check=False, timeout=TORCH_SECONDS
+        )
+        return Torch(*json.loads(done.stdout.splitlines()[-1]))
+    except subprocess.TimeoutExpired:
+        return Torch("", None, 0, f"its import took longer than {TORCH_SECONDS:.0f} s")
+    except OSError as error:
+        return Torch("", None, 0, str(error))
+    except (IndexError, ValueError, TypeError):
+        return Torch("", None, 0, (done.stderr.strip().splitlines() or ["it says nothing"])[-1])
+
+
 def check_torch_sees(number: int) -> None:
     """
     Refuse GPUs that the driver sees and torch does not: the work would go to the CPU, for days.
@@ -69,11 +100,10 @@ def check_torch_sees(number: int) -> None:
     Raises:
         ConfigError: Names torch's version and what to do.
     """
-    command = [sys.executable, "-c", ASK_TORCH]  # its warnings about the driver are not for here
-    said = subprocess.check_output(command, encoding="utf-8", stderr=subprocess.DEVNULL).split()
-    if said[-1] != "True":
+    torch = ask_torch()
+    if not torch.num_gpus:
         raise ConfigError(
-            f"torch {said[0]} cannot use the {counted(number, 'NVIDIA GPU')} of this machine. Install "
-            "one that fits the driver (nvidia-smi shows its CUDA), or hide them to compute on cores: "
-            "CUDA_VISIBLE_DEVICES= before the command."
+            f"torch {torch.version or torch.error} cannot use the {counted(number, 'NVIDIA GPU')} of "
+            "this machine. Install one that fits the driver (nvidia-smi shows its CUDA), or hide them "
+            "to compute on cores: CUDA_VISIBLE_DEVICES= before the command."
         )

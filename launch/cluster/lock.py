@@ -11,7 +11,6 @@ and another host has others. Where there are no locks, that word is all there is
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import os
@@ -19,7 +18,8 @@ import socket
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # Lustre without flock, NFS without lockd
+from instruct_core.storage.disk import NO_LOCKS
+from jobs.process import start_ticks
 
 
 class Holder(NamedTuple):
@@ -32,12 +32,12 @@ class Holder(NamedTuple):
     @classmethod
     def of(cls, pid: int) -> Holder:
         """Return a process of this host."""
-        return cls(pid, socket.gethostname(), _start_of(pid))
+        return cls(pid, socket.gethostname(), start_ticks(pid))
 
     @property
     def is_here(self) -> bool:
         """Whether it is a process of this host that lives."""
-        return self.is_on_this_host and self.started == _start_of(self.pid) != -1
+        return self.is_on_this_host and self.started == start_ticks(self.pid) != -1
 
     @property
     def where(self) -> str:
@@ -48,15 +48,6 @@ class Holder(NamedTuple):
     def is_on_this_host(self) -> bool:
         """Whether it is or was a process of this host."""
         return self.host == socket.gethostname()
-
-
-def _start_of(pid: int) -> int:
-    """Return when a process started, -1 where there is none. Source: proc(5), field 22 of stat."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
-    except OSError:
-        return -1
-    return int(stat.rpartition(")")[2].split()[19])  # a name may have blanks and brackets
 
 
 class RunLock:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from instruct_core.errors import ConfigError, SlurmError
-from jobs.slurm import clean_environment, run_client
+from jobs.slurm import submit_script
 from launch.cluster.frozen_code import CODE, freeze_code
 from launch.cluster.script import Resources
 
@@ -36,10 +36,9 @@ def submit_probe(folder: Path, resources: Resources, words: Sequence[str]) -> st
     script = folder / "job.sh"
     script.write_text(probe_script(folder, resources, words), encoding="utf-8")
     try:
-        said = run_client(["sbatch", "--parsable", str(script)], clean_environment())
+        return submit_script(script)
     except SlurmError as error:
         raise ConfigError(f"Slurm refuses a job on {resources.nodes} nodes: {error}.") from None
-    return said.strip().split(";")[0]
 
 
 def probe_script(folder: Path, resources: Resources, words: Sequence[str]) -> str:

@@ -23,7 +23,7 @@ from submitit.core.utils import DelayedSubmission
 from instruct_core.errors import ConfigError, CorruptFileError, SlurmError
 from instruct_core.storage.store import Store
 from jobs.job_folder import JOB_IDS, read_progress
-from jobs.slurm import JobRecord, clean_environment, run_client, show_jobs, tasks_of
+from jobs.slurm import JobRecord, clean_environment, run_client, show_jobs, submit_script, tasks_of
 from launch.cluster.job_folder import UNLIMITED, array_parent
 from launch.cluster.machine import LOOK_SECONDS
 from launch.cluster.script import Resources, batch_script, pickle_name, script_name
@@ -244,12 +244,11 @@ def submit_slurm(function: Callable[[], Any], folder: Path, resources: Resources
     script = folder / script_name(resources)
     script.write_text(batch_script(folder, resources), encoding="utf-8")
     try:
-        said = run_client(["sbatch", "--parsable", str(script)], clean_environment())
+        job_id = submit_script(script)
     except SlurmError as error:
         raise ConfigError(
             f"Job {resources.name} was not queued: {error} See what is: squeue -n {resources.name}"
         ) from None
-    job_id = said.strip().split(";")[0]
     with (folder / JOB_IDS).open("a", encoding="utf-8") as file:
         file.write(f"{job_id}\n")
     return job_id

@@ -1,7 +1,7 @@
 """
 One of a drill's two runs, made with the command that a person would type.
 
-    trial = Trial("hit", folder, arguments, on_slurm=False)
+    trial = Trial("hit", folder, arguments)
     trial.run(faults)
     trial.entries()             # its ledger
 """
@@ -19,13 +19,11 @@ from instruct_core.errors import DrillError
 from instruct_core.storage.store import Store
 from jobs.drill import Fault, Hit, read_hits, write_schedule
 from jobs.ledger import Entry, read_ledger
-from jobs.slurm import run_client
 from launch.cluster.slurm import SlurmJob
 from launch.console.lines import EXIT_BAD_INPUT, EXIT_INTERRUPTED, say
 from launch.runs.run import Run
 
 LAUNCH = Path(__file__).resolve().parent.parent  # where the commands are
-LAST_LINES = 20  # of a command that failed
 POLL_SECONDS = 1.0
 
 
@@ -98,7 +96,7 @@ class Trial:
         job = SlurmJob.found(self._run.slurm_note)
         if job is None or not job.is_running():
             return
-        run_client(["scancel", *job.job_ids])
+        job.cancel()
         while job.is_running():
             time.sleep(POLL_SECONDS)  # Slurm tells nobody
 

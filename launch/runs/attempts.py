@@ -7,7 +7,7 @@ The attempts of a run, one after the other, as its ledger tells them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from instruct_core.events import Event
@@ -37,16 +37,19 @@ def attempts_of(
         reached: Last step of each attempt that told of its progress.
         goes_on: Whether the newest one has not ended.
     """
-    numbers = sorted({entry.attempt for entry in entries})
+    lines = by_attempt(entries)
     return [
-        _attempt(
-            number,
-            [entry for entry in entries if entry.attempt == number],
-            reached.get(number),
-            goes_on and number == numbers[-1],
-        )
-        for number in numbers
+        _attempt(number, mine, reached.get(number), goes_on and number == max(lines))
+        for number, mine in lines.items()
     ]
+
+
+def by_attempt(entries: Iterable[Entry]) -> dict[int, list[Entry]]:
+    """Return the lines of each attempt, the attempts in order."""
+    lines: dict[int, list[Entry]] = {}
+    for entry in entries:
+        lines.setdefault(entry.attempt, []).append(entry)
+    return dict(sorted(lines.items()))
 
 
 def _attempt(number: int, entries: Sequence[Entry], reached: int | None, goes_on: bool) -> Attempt:

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from instruct_core.events import Saved
 from jobs.events import Crashed, Failed, Finished, Requeued, Resumed, Stopped
 from jobs.ledger import Entry
+from launch.runs.attempts import by_attempt
 
 # What each name means, in the order in which they are shown.
 CAUSES = {
@@ -172,11 +173,6 @@ def _resumed_at(attempts: Sequence[_Attempt]) -> int | None:
 
 def _attempts(entries: Sequence[Entry]) -> list[_Attempt]:
     """Return the attempts, each with the lines that it wrote itself, in the order of their beginnings."""
-    lines: dict[int, list[Entry]] = {}
-    for entry in entries:
-        is_untold = isinstance(entry.event, Saved) and entry.event.seconds is None
-        if (
-            not is_untold
-        ):  # written by the next attempt, which has another clock and no sheet of this
-            lines.setdefault(entry.attempt, []).append(entry)
-    return [_Attempt(lines[number]) for number in sorted(lines)]
+    # What the next attempt wrote for one that was killed has another clock, and no sheet of its own.
+    own = [e for e in entries if not (isinstance(e.event, Saved) and e.event.seconds is None)]
+    return [_Attempt(lines) for lines in by_attempt(own).values()]

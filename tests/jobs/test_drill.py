@@ -11,7 +11,7 @@ import pytest
 from instruct_core.errors import DrillError
 from instruct_core.storage.store import Store
 from jobs import drill
-from jobs.drill import Fault, Hits, read_hits, write_schedule
+from jobs.drill import Fault, Hits, read_hits, read_schedule, write_schedule
 from jobs.world import World
 
 
@@ -25,7 +25,7 @@ def runs(tmp_path: Path) -> Store:
 
 
 def test_run_without_a_schedule_is_not_hit(runs: Store) -> None:
-    Hits(runs, 0, world(), lambda: False).look(5)
+    Hits(runs, read_schedule(runs), 0, world(), lambda: False).look(5)
 
     assert runs.names() == []
 
@@ -35,12 +35,12 @@ def test_warning_goes_to_the_controller_at_its_step_and_once(runs: Store) -> Non
     handler = signal.signal(signal.SIGUSR2, lambda signum, frame: received.append(signum))
     write_schedule(runs, faults := [Fault("usr2", 5)])
     try:
-        hits = Hits(runs, 3, world(), lambda: bool(received))
+        hits = Hits(runs, read_schedule(runs), 3, world(), lambda: bool(received))
         hits.look(4)
         assert received == []
         hits.look(5)
         hits.look(6)
-        Hits(runs, 4, world(), lambda: False).look(7)
+        Hits(runs, read_schedule(runs), 4, world(), lambda: False).look(7)
     finally:
         signal.signal(signal.SIGUSR2, handler)
 
@@ -53,7 +53,7 @@ def test_warning_goes_to_the_controller_at_its_step_and_once(runs: Store) -> Non
 def test_fault_of_another_rank_is_not_ours(runs: Store) -> None:
     write_schedule(runs, faults := [Fault("kill", 5, rank=1)])
 
-    Hits(runs, 0, world(0), lambda: False).look(9)
+    Hits(runs, read_schedule(runs), 0, world(0), lambda: False).look(9)
 
     assert read_hits(runs, faults) == [None]
 
@@ -61,7 +61,7 @@ def test_fault_of_another_rank_is_not_ours(runs: Store) -> None:
 def test_second_fault_waits_for_the_next_attempt_while_the_first_is_answered(runs: Store) -> None:
     write_schedule(runs, faults := [Fault("kill", 5)])
 
-    Hits(runs, 0, world(), lambda: True).look(5)  # warned already
+    Hits(runs, read_schedule(runs), 0, world(), lambda: True).look(5)  # warned already
 
     assert read_hits(runs, faults) == [None]
 
@@ -74,6 +74,6 @@ def test_warning_that_does_not_arrive_ends_the_drill(
     write_schedule(runs, [Fault("usr1", 5)])
     try:
         with pytest.raises(DrillError, match=r"usr1@5 was sent .* warnings do not reach"):
-            Hits(runs, 0, world(), lambda: False).look(5)
+            Hits(runs, read_schedule(runs), 0, world(), lambda: False).look(5)
     finally:
         signal.signal(signal.SIGUSR1, handler)

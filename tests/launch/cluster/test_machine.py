@@ -101,7 +101,7 @@ def test_old_gpus_have_no_bf16(
 
 
 def test_gpus_that_torch_cannot_use_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpus, "ASK_TORCH", "print('2.13.0+cpu', False)")
+    monkeypatch.setattr(gpus, "ASK_TORCH", """print('["2.13.0+cpu", null, 0]')""")
     Driver(monkeypatch, (9, 0))
 
     with pytest.raises(ConfigError, match=r"torch 2.13.0.cpu cannot use the 2 NVIDIA GPUs of this"):
@@ -112,7 +112,7 @@ def test_gpus_that_torch_cannot_use_are_refused(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_gpus_that_torch_can_use_are_fine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpus, "ASK_TORCH", "print('2.13.0', True)")
+    monkeypatch.setattr(gpus, "ASK_TORCH", """print('["2.13.0", "13.0", 1]')""")
 
     check_torch_sees(1)
 

@@ -1,0 +1,29 @@
+"""
+What the kernel knows of a process. Source: proc(5).
+
+    start_ticks(os.getpid()), peak_bytes(os.getpid())
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def start_ticks(pid: int) -> int:
+    """Return when a process began, in clock ticks since the machine booted; -1 where there is none."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+    except OSError:
+        return -1
+    return int(stat.rpartition(")")[2].split()[19])  # a name may have blanks and brackets
+
+
+def peak_bytes(pid: int) -> int:
+    """Return the most memory a process has held so far; 0 where it is gone."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    except OSError:
+        return 0
+    # Not getrusage's maximum: a child inherits its parent's there.
+    peaks = [int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")]
+    return 1024 * max(peaks, default=0)
