@@ -24,11 +24,11 @@ import numpy as np
 import tiktoken
 
 from bench.common import machine, parser, report, seconds_of
-from instruct_core.data import tokenizer as module
+from instruct_core.data import gpt2_tokenizer as module
 from instruct_core.data.builtin import builtin_rows
+from instruct_core.data.gpt2_tokenizer import END_OF_TEXT_ID
 from instruct_core.data.shards import load_manifest
 from instruct_core.data.template import Row, render
-from instruct_core.data.tokenizer import END_OF_TEXT_ID
 from instruct_core.storage.store import Store
 from jobs.process import peak_bytes
 

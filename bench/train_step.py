@@ -147,7 +147,7 @@ def run_hugging_face(config: TrainConfig, library: str) -> float:
 def _tokenizer() -> Any:
     from transformers import GPT2TokenizerFast
 
-    from instruct_core.data.tokenizer import merges_path
+    from instruct_core.data.gpt2_tokenizer import merges_path
 
     folder = merges_path().parent
     return GPT2TokenizerFast(

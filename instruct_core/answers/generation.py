@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from instruct_core.answers.sampling import Sampling
-from instruct_core.data.tokenizer import END_OF_TEXT_ID
+from instruct_core.data.gpt2_tokenizer import END_OF_TEXT_ID
 from instruct_core.model.gpt2 import GPT2, Cache
 
 NUCLEUS_TOKENS = 1024  # looked at first for top-p: sorting the whole vocabulary takes far longer

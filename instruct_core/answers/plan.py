@@ -15,12 +15,12 @@ from typing import Any, ClassVar
 from instruct_core.answers.line import refuse_taken
 from instruct_core.answers.sampling import Sampling
 from instruct_core.data.columns import Columns, EmptyQuestionError, parse_columns
+from instruct_core.data.gpt2_tokenizer import TOKENIZER_NAME
 from instruct_core.data.plan import Plan
 from instruct_core.data.ranges import SourceFile, Start, scan_ranges
 from instruct_core.data.record import Record
 from instruct_core.data.sources import Source
 from instruct_core.data.template import TEMPLATE_NAME, Row
-from instruct_core.data.tokenizer import TOKENIZER_NAME
 from instruct_core.data.unread import ColumnCheck, row_of
 from instruct_core.errors import BadRowError, ConfigError
 from instruct_core.storage.documents import fingerprint_of

@@ -15,9 +15,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from instruct_core.data.gpt2_tokenizer import END_OF_TEXT_ID
 from instruct_core.data.packing import Packing
 from instruct_core.data.shards import ShardSet
-from instruct_core.data.tokenizer import END_OF_TEXT_ID
 
 IGNORED = -100  # a target that no loss is taken on: torch's cross_entropy knows it by this number
 LossOn = Literal["all", "response"]

@@ -18,11 +18,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from instruct_core.data.tokenizer import (
+from instruct_core.data.gpt2_tokenizer import (
     END_OF_TEXT_ID,
-    Tokenizer,
+    Gpt2Tokenizer,
     has_long_blanks,
-    load_tokenizer,
+    load_gpt2_tokenizer,
     merges_path,
 )
 from instruct_core.errors import ConfigError
@@ -33,32 +33,33 @@ TokenizerName = Literal["auto", "tiktoken", "fastokens"]
 CHECKED_ROWS = 500
 
 
-class FastTokenizer:
+class FastTokenizer(Gpt2Tokenizer):
     """Encodes rows with fastokens as long as it agrees with a reference tokenizer."""
 
-    def __init__(self, reference: Tokenizer, engine: Any) -> None:
+    def __init__(self, reference: Gpt2Tokenizer, engine: Any) -> None:
         self._reference, self._engine = reference, engine
-        self.bytes_of_token = reference.bytes_of_token
+        self.encoding, self.bytes_of_token = reference.encoding, reference.bytes_of_token
         self._checked = False
 
-    def encode_rows(self, texts: Sequence[str]) -> tuple[NDArray[np.uint16], NDArray[np.int64]]:
-        """Return what the reference would return; see `Tokenizer.encode_rows`."""
+    def encode_texts(self, texts: Sequence[str]) -> tuple[NDArray[np.uint16], NDArray[np.int64]]:
+        """Return what the reference would return; see `Gpt2Tokenizer.encode_texts`."""
         if has_long_blanks(texts):
-            return self._reference.encode_rows(texts)
+            return self._reference.encode_texts(texts)
         if not self._checked:
             self._check(texts[:CHECKED_ROWS])
         if self._engine is None:
-            return self._reference.encode_rows(texts)
-        return self._encode(texts)
+            return self._reference.encode_texts(texts)
+        return self._encode_fast(texts)
 
     def _check(self, texts: Sequence[str]) -> None:
         self._checked = True
-        (tokens, ends), (tokens_, ends_) = self._encode(texts), self._reference.encode_rows(texts)
+        (tokens, ends) = self._encode_fast(texts)
+        (tokens_, ends_) = self._reference.encode_texts(texts)
         if not (np.array_equal(tokens, tokens_) and np.array_equal(ends, ends_)):
             logger.warning("fastokens differs from tiktoken; tiktoken does the work instead")
             self._engine = None
 
-    def _encode(self, texts: Sequence[str]) -> tuple[NDArray[np.uint16], NDArray[np.int64]]:
+    def _encode_fast(self, texts: Sequence[str]) -> tuple[NDArray[np.uint16], NDArray[np.int64]]:
         ids, offsets = self._engine.encode_batch_flat(list(texts), split_special_tokens=True)
         ends = np.frombuffer(offsets, np.uint64)[1:].astype(np.int64)
         # Room for one end-of-text token after each row.
@@ -66,12 +67,9 @@ class FastTokenizer:
         return tokens, ends + np.arange(1, len(ends) + 1)
 
 
-BulkTokenizer = Tokenizer | FastTokenizer
-
-
-def choose_tokenizer(name: TokenizerName) -> BulkTokenizer:
+def choose_tokenizer(name: TokenizerName) -> Gpt2Tokenizer:
     """
-    Return the tokenizer for bulk work; "auto" takes fastokens where it is installed.
+    Return GPT-2's tokenizer for bulk work; "auto" takes fastokens where it is installed.
 
     Raises:
         ConfigError: fastokens is asked for, and not installed.
@@ -83,10 +81,12 @@ def choose_tokenizer(name: TokenizerName) -> BulkTokenizer:
             "Install it: pip install 'instruct-cluster[fast]'"
         )
     if name == "tiktoken" or not installed:
-        return load_tokenizer()
+        return load_gpt2_tokenizer()
     import fastokens
 
-    return FastTokenizer(load_tokenizer(), fastokens.Tokenizer.from_json_str(_tokenizer_json()))
+    return FastTokenizer(
+        load_gpt2_tokenizer(), fastokens.Tokenizer.from_json_str(_tokenizer_json())
+    )
 
 
 def _tokenizer_json() -> str:

@@ -19,10 +19,10 @@ import cattrs
 
 from instruct_core.converter import structure
 from instruct_core.data.columns import shown_names
+from instruct_core.data.gpt2_tokenizer import TOKENIZER_NAME
 from instruct_core.data.ranges import SourceFile, Start, records_from, stat_files
 from instruct_core.data.record import Record
 from instruct_core.data.template import TEMPLATE_NAME
-from instruct_core.data.tokenizer import TOKENIZER_NAME
 from instruct_core.errors import BadRowError, CorruptFileError
 from instruct_core.storage.documents import dump_document, load_document
 from instruct_core.storage.store import Store

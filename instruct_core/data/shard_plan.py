@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from instruct_core.data.columns import Columns, parse_columns
+from instruct_core.data.gpt2_tokenizer import TOKENIZER_NAME
 from instruct_core.data.order import sample_at
 from instruct_core.data.plan import Plan
 from instruct_core.data.ranges import SourceFile, Start, scan_ranges
@@ -26,7 +27,6 @@ from instruct_core.data.records import format_of
 from instruct_core.data.sources import Source
 from instruct_core.data.split import SPLIT_SEED, VAL_FRACTION, Texts, in_validation
 from instruct_core.data.template import TEMPLATE_NAME, Row, render
-from instruct_core.data.tokenizer import TOKENIZER_NAME
 from instruct_core.data.unread import ColumnCheck, row_of
 from instruct_core.errors import BadRowError, ConfigError
 from instruct_core.storage.documents import fingerprint_of

@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from time import sleep
@@ -26,11 +27,11 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from instruct_core.data.fast_tokenizer import BulkTokenizer
 from instruct_core.data.order import sample_at
 from instruct_core.data.remake import command_that_makes
 from instruct_core.data.shard_plan import ShardPlan
 from instruct_core.data.template import render
+from instruct_core.data.tokenizer import EncodedRows, Part, Tokenizer
 from instruct_core.errors import CorruptFileError, MissingError
 from instruct_core.storage.cache import local_copy
 from instruct_core.storage.documents import load_sealed, seal
@@ -49,22 +50,23 @@ def shard_name(split: str, shard: int) -> str:
     return f"{split}/{shard:05d}.safetensors"
 
 
-def write_shard(store: Store, plan: ShardPlan, shard: int, tokenizer: BulkTokenizer) -> None:
+def write_shard(store: Store, plan: ShardPlan, shard: int, tokenizer: Tokenizer) -> None:
     """Tokenize one range of source rows and write both of its files, each whole or not at all."""
     texts: list[str | None] = []
-    prompt_bytes: list[int] = []
+    rows: list[Sequence[Part]] = []
     for row in plan.rows(shard):
         if row is None:
             texts.append(None)
         else:
             prompt, response = render(row)
             texts.append(prompt + response)
-            prompt_bytes.append(len(prompt) if prompt.isascii() else len(prompt.encode()))
-    good = [text for text in texts if text is not None]
+            rows.append([*tokenizer.begin_ids, prompt, response, tokenizer.end_id])
     is_val = plan.is_val(shard, texts)[[text is not None for text in texts]]
-    tokens, ends = _encode(good, tokenizer)
+    tokens, ends, part_starts = _encode(rows, tokenizer)
     offsets = np.concatenate([np.zeros(1, np.int64), ends])
-    starts = _response_starts(tokens, offsets, np.array(prompt_bytes, np.int64), tokenizer)
+    # The last two parts of a row are its response and its end.
+    num_parts = len(tokenizer.begin_ids) + 3
+    starts = part_starts[num_parts - 2 :: num_parts] - offsets[:-1]
     for split in SPLITS:
         chosen = is_val == (split == "val")
         lengths = np.diff(offsets)
@@ -78,35 +80,20 @@ def write_shard(store: Store, plan: ShardPlan, shard: int, tokenizer: BulkTokeni
         store.replace(shard_name(split, shard), b"".join(views))
 
 
-def _encode(
-    texts: list[str], tokenizer: BulkTokenizer
-) -> tuple[NDArray[np.uint16], NDArray[np.int64]]:
+def _encode(rows: Sequence[Sequence[Part]], tokenizer: Tokenizer) -> EncodedRows:
     """Encode in calls of about a megabyte: one huge call would hold everything several times."""
-    all_tokens, all_ends = [np.zeros(0, np.uint16)], [np.zeros(0, np.int64)]
-    batch: list[str] = []
+    found = [tokenizer.encode_rows([])]
+    batch: list[Sequence[Part]] = []
     num_chars = total = 0
-    for index, text in enumerate(texts):
-        batch.append(text)
-        num_chars += len(text)
-        if num_chars >= ENCODE_CHARS or index == len(texts) - 1:
-            tokens, ends = tokenizer.encode_rows(batch)
-            all_tokens.append(tokens)
-            all_ends.append(ends + total)
+    for index, row in enumerate(rows):
+        batch.append(row)
+        num_chars += sum(len(part) for part in row if isinstance(part, str))
+        if num_chars >= ENCODE_CHARS or index == len(rows) - 1:
+            tokens, ends, starts = tokenizer.encode_rows(batch)
+            found.append(EncodedRows(tokens, ends + total, starts + total))
             total += len(tokens)
             batch, num_chars = [], 0
-    return np.concatenate(all_tokens), np.concatenate(all_ends)
-
-
-def _response_starts(
-    tokens: NDArray[np.uint16],
-    offsets: NDArray[np.int64],
-    prompt_bytes: NDArray[np.int64],
-    tokenizer: BulkTokenizer,
-) -> NDArray[np.int64]:
-    """Return per row the token that holds the first byte after the prompt, from byte lengths."""
-    byte_ends = np.cumsum(tokenizer.bytes_of_token[tokens], dtype=np.int64)
-    row_bytes = np.concatenate([np.zeros(1, np.int64), byte_ends])[offsets[:-1]]
-    return np.searchsorted(byte_ends, row_bytes + prompt_bytes, side="right") - offsets[:-1]
+    return EncodedRows(*(np.concatenate(arrays) for arrays in zip(*found, strict=True)))
 
 
 def _metadata(plan: ShardPlan, split: str, shard: int) -> dict[str, str]:

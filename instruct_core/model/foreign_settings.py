@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from instruct_core.config import LAYER_NORM_EPSILON, PRESETS
-from instruct_core.data.tokenizer import END_OF_TEXT_ID
+from instruct_core.data.gpt2_tokenizer import END_OF_TEXT_ID
 from instruct_core.errors import ConfigError
 
 logger = logging.getLogger(__name__)

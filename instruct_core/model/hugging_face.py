@@ -18,7 +18,7 @@ from typing import Any
 
 from instruct_core.checkpoints.steps import read_manifest, read_verified, step_name
 from instruct_core.config import LAYER_NORM_EPSILON, ModelConfig
-from instruct_core.data.tokenizer import END_OF_TEXT, END_OF_TEXT_ID, merges_path
+from instruct_core.data.gpt2_tokenizer import END_OF_TEXT, END_OF_TEXT_ID, merges_path
 from instruct_core.errors import ConfigError, CorruptFileError
 from instruct_core.storage.store import Store
 

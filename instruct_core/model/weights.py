@@ -22,7 +22,7 @@ import xxhash
 from torch import Tensor
 
 from instruct_core.config import PRESETS, ModelConfig
-from instruct_core.data.tokenizer import VOCAB_SIZE
+from instruct_core.data.gpt2_tokenizer import VOCAB_SIZE
 from instruct_core.errors import ConfigError, InstructError
 from instruct_core.model.foreign_settings import Said, heads_said, refuse_relatives
 from instruct_core.model.gpt2 import GPT2

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
-from instruct_core.data.tokenizer import merges_path, read_merges
+from instruct_core.data.gpt2_tokenizer import merges_path, read_merges
 from instruct_core.errors import InstructError
 from launch.checkup.finding import Finding, fails, note, ok, refused
 from launch.cluster.gpus import Torch

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from instruct_core.data.batches import IGNORED, SampleReader, row_starts
+from instruct_core.data.gpt2_tokenizer import END_OF_TEXT_ID
 from instruct_core.data.packing import pack
 from instruct_core.data.shards import ShardSet
-from instruct_core.data.tokenizer import END_OF_TEXT_ID
 from instruct_core.storage.store import Store
 
 

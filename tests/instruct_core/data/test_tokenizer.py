@@ -13,9 +13,9 @@ import tiktoken
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from instruct_core.data import tokenizer as module
+from instruct_core.data import gpt2_tokenizer as module
 from instruct_core.data.fast_tokenizer import FastTokenizer, TokenizerName, choose_tokenizer
-from instruct_core.data.tokenizer import END_OF_TEXT_ID, load_tokenizer
+from instruct_core.data.gpt2_tokenizer import END_OF_TEXT_ID, load_gpt2_tokenizer
 from instruct_core.errors import CorruptFileError
 
 URL = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/"
@@ -39,7 +39,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> tiktoken.Encoding:
 @settings(deadline=None)
 @given(st.lists(st.text(max_size=60), min_size=1, max_size=8))
 def test_rows_encode_to_tiktokens_ids(reference: tiktoken.Encoding, texts: list[str]) -> None:
-    tokens, ends = load_tokenizer().encode_rows(texts)
+    tokens, ends = load_gpt2_tokenizer().encode_texts(texts)
 
     expected = [[*reference.encode_ordinary(text), END_OF_TEXT_ID] for text in texts]
     starts = [0, *ends[:-1].tolist()]
@@ -47,11 +47,11 @@ def test_rows_encode_to_tiktokens_ids(reference: tiktoken.Encoding, texts: list[
 
 
 def test_row_that_spells_end_of_text_does_not_end_there() -> None:
-    tokens, ends = load_tokenizer().encode_rows(["a <|endoftext|> b", "c"])
+    tokens, ends = load_gpt2_tokenizer().encode_texts(["a <|endoftext|> b", "c"])
 
     assert len(ends) == 2
     assert (tokens == END_OF_TEXT_ID).sum() == 2
-    assert load_tokenizer().decode(tokens[: ends[0] - 1].tolist()) == "a <|endoftext|> b"
+    assert load_gpt2_tokenizer().decode(tokens[: ends[0] - 1].tolist()) == "a <|endoftext|> b"
 
 
 @settings(deadline=None)
@@ -62,7 +62,7 @@ def test_blanks_cut_out_of_a_text_change_no_id(reference: tiktoken.Encoding, tex
         pattern = module._LONG_BLANKS.pattern.replace(str(100_000), "3")
         patch.setattr(module, "_LONG_BLANKS", re.compile(pattern))
 
-        assert load_tokenizer().encode(text) == reference.encode_ordinary(text)
+        assert load_gpt2_tokenizer().encode(text) == reference.encode_ordinary(text)
 
 
 @pytest.mark.parametrize("blank", [" ", "\n", "\u3000"])
@@ -70,11 +70,11 @@ def test_blanks_cut_out_of_a_text_change_no_id(reference: tiktoken.Encoding, tex
 def test_a_million_blanks_in_a_row_are_encoded(blank: str, name: TokenizerName) -> None:
     texts = ["first", f"x{blank * 1_000_000}y", "last"]
 
-    tokens, ends = choose_tokenizer(name).encode_rows(texts)
+    tokens, ends = choose_tokenizer(name).encode_texts(texts)
 
     starts = [0, *ends[:-1]]
     rows = [tokens[start : end - 1].tolist() for start, end in zip(starts, ends, strict=True)]
-    assert [load_tokenizer().decode(row) for row in rows] == texts
+    assert [load_gpt2_tokenizer().decode(row) for row in rows] == texts
 
 
 def test_merges_with_another_hash_are_refused(tmp_path: Path) -> None:
@@ -88,11 +88,11 @@ def test_merges_with_another_hash_are_refused(tmp_path: Path) -> None:
 @given(st.lists(st.text(max_size=60), min_size=1, max_size=8))
 def test_fast_tokenizer_gives_the_same_ids(texts: list[str]) -> None:
     pytest.importorskip("fastokens", reason="optional extra: pip install 'instruct-cluster[fast]'")
-    fast, reference = choose_tokenizer("fastokens"), load_tokenizer()
+    fast, reference = choose_tokenizer("fastokens"), load_gpt2_tokenizer()
 
     found, expected = (
-        fast.encode_rows([*texts, "<|endoftext|>"]),
-        reference.encode_rows([*texts, "<|endoftext|>"]),
+        fast.encode_texts([*texts, "<|endoftext|>"]),
+        reference.encode_texts([*texts, "<|endoftext|>"]),
     )
 
     assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
@@ -104,9 +104,9 @@ def test_fast_tokenizer_that_differs_is_not_used(caplog: pytest.LogCaptureFixtur
             ids = np.zeros(len(texts), np.uint32)
             return ids.tobytes(), np.arange(len(texts) + 1, dtype=np.uint64).tobytes()
 
-    tokenizer = FastTokenizer(load_tokenizer(), Wrong())
+    tokenizer = FastTokenizer(load_gpt2_tokenizer(), Wrong())
 
-    tokens, _ = tokenizer.encode_rows(["hello", "you"])
+    tokens, _ = tokenizer.encode_texts(["hello", "you"])
 
-    assert tokens.tolist() == load_tokenizer().encode_rows(["hello", "you"])[0].tolist()
+    assert tokens.tolist() == load_gpt2_tokenizer().encode_texts(["hello", "you"])[0].tolist()
     assert "fastokens differs from tiktoken" in caplog.text

