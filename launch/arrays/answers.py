@@ -106,9 +106,10 @@ def _model(flags: Generate, old: AnswerPlan | None) -> str:
     run = Run.find(flags.model.run, flags.model.checkpoints)
     # A run that went on meanwhile has newer steps; what was begun is finished with the same one.
     begun = old.settings.model if old is not None else ""
-    if begun.rpartition("/")[0] == run.store.url and Store(begun).names():
+    is_open = flags.model.step == "newest"
+    if is_open and begun.rpartition("/")[0] == run.store.url and Store(begun).names():
         return begun
-    return run.step_place(run.newest_good_step(note))
+    return run.step_place(run.good_step(flags.model.step, note))
 
 
 def _refuse_other_answers(

@@ -24,7 +24,7 @@ from instruct_core.data.template import Row
 from instruct_core.errors import ConfigError
 from launch.console.display import show_table
 from launch.console.lines import counted, note, say
-from launch.dialogue.speaker import Answer, Speaker, load_base, load_newest
+from launch.dialogue.speaker import Answer, Speaker, load_base, load_step
 from launch.flags.chat import Chat
 
 
@@ -49,7 +49,7 @@ class Dialogue:
             "compare": (self._compare, "the base model's answer beside the last one"),
             "history": (self._history, "the conversation so far"),
             "clear": (self._clear, "forget the conversation"),
-            "reload": (self._reload, "take the run's newest checkpoint"),
+            "reload": (self._reload, "take the newest checkpoint, or the best with --step best"),
             "quit": (self._quit, "end, as Ctrl-D does"),
         }
         self.is_over = False
@@ -193,15 +193,16 @@ class Dialogue:
         self._asked = None
 
     def _reload(self, _: str) -> None:
-        run = self.speaker.run
+        run, step = self.speaker.run, self.speaker.step
         if run is None:
             raise ConfigError(
                 "--checkpoint names one model: there is no newer one. Start with --run."
             )
-        if run.step_place(run.newest_good_step(note)) == self.speaker.place:
-            note(f"{Path(self.speaker.place).name} is still the newest.")
+        if run.step_place(run.good_step(step, note)) == self.speaker.place:
+            still = "the one of --step" if isinstance(step, int) else f"the {step}"
+            note(f"{Path(self.speaker.place).name} is still {still}.")
             return
-        self.speaker = load_newest(run)
+        self.speaker = load_step(run, step)
         note(f"Talking to {Path(self.speaker.place).name} now.")
 
     def _quit(self, _: str) -> None:

@@ -47,11 +47,14 @@ class Speaker:
     Args:
         place: Where it came from.
         model: In eval mode.
-        run: That it is the newest step of, if it was found through one.
+        run: That it is a step of, if it was found through one.
+        step: Which one was asked for: "newest", "best" or a number.
     """
 
-    def __init__(self, place: str, model: GPT2, run: Run | None = None) -> None:
-        self.place, self.run, self._model = place, run, model
+    def __init__(
+        self, place: str, model: GPT2, run: Run | None = None, step: str | int = "newest"
+    ) -> None:
+        self.place, self.run, self.step, self._model = place, run, step, model
         self._tokenizer = load_tokenizer()
 
     def answer(
@@ -112,17 +115,17 @@ def load_speaker(flags: ModelFlags) -> Speaker:
 
     if flags.checkpoint is not None:
         return Speaker(flags.checkpoint, load_model(flags.checkpoint))
-    return load_newest(Run.find(flags.run, flags.checkpoints))
+    return load_step(Run.find(flags.run, flags.checkpoints), flags.step)
 
 
-def load_newest(run: Run) -> Speaker:
-    """Return the newest step of a run that verifies; raises MissingError where there is none."""
+def load_step(run: Run, step: str | int) -> Speaker:
+    """Return a step of a run that verifies; see Run.good_step."""
     from instruct_core.model.weights import load_model
 
     for attempt in range(LOADS):
-        place = run.step_place(run.newest_good_step(note))
+        place = run.step_place(run.good_step(step, note))
         try:
-            return Speaker(place, load_model(place), run)
+            return Speaker(place, load_model(place), run, step)
         except (CorruptFileError, MissingError, FileNotFoundError):
             if attempt == LOADS - 1:
                 raise

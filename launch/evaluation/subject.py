@@ -39,7 +39,7 @@ def find_subject(flags: Evaluate) -> Subject:
     model, runs = flags.model, absolute(flags.runs) if flags.runs else ""
     if model.checkpoint is None:
         run = replace(Run.find(model.run, model.checkpoints), runs=runs)
-        step = run.newest_good_step(note)
+        step = run.good_step(model.step, note)
         return Subject(run.step_place(step), run, step)
     place = absolute(model.checkpoint).rstrip("/")
     with reachable("--checkpoint", model.checkpoint):

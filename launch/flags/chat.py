@@ -15,14 +15,14 @@ from launch.flags.values import PATH, TEXT
 @dataclass(frozen=True)
 class Chat:
     """
-    Talk to a run's newest checkpoint, or to any GPT-2.
+    Talk to a checkpoint of a run, or to any GPT-2.
 
     Questions are one conversation: what was said before is part of the prompt. Type /help for the
     commands; Ctrl-C stops an answer, Ctrl-D ends.
     """
 
     model: Annotated[ModelFlags, tyro.conf.OmitArgPrefixes] = field(default_factory=ModelFlags)
-    """Who answers: a run's newest checkpoint, or a model that lies anywhere."""
+    """Who answers: a checkpoint of a run, or a model that lies anywhere."""
     base: Annotated[str | None, PATH] = None
     """What /compare asks too (default: what the run started from): a model as --checkpoint takes it."""
     prompt: Annotated[tuple[str, ...], TEXT, tyro.conf.UseAppendAction] = ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from launch.flags.run import Checkpoints, RunName
+from launch.flags.run import Checkpoints, RunName, Step
 from launch.flags.values import PATH
 
 
@@ -55,8 +55,7 @@ class Export:
     run: RunName
     out: Annotated[str, PATH]
     """Path or URL of the folder; it must be empty or not there yet."""
-    step: int | None = None
-    """Which step (default: the newest one that verifies)."""
+    step: Step = "newest"
     checkpoints: Checkpoints = "checkpoints_instruct"
 
 

@@ -16,7 +16,7 @@ class Evaluate:
     """Compare a model with the one that it was trained from; write a report."""
 
     model: Annotated[ModelFlags, tyro.conf.OmitArgPrefixes] = field(default_factory=ModelFlags)
-    """What is evaluated: a run's newest checkpoint, or a model that lies anywhere."""
+    """What is evaluated: a checkpoint of a run, or a model that lies anywhere."""
     runs: Annotated[str | None, PATH] = None
     """Path or URL where runs keep their curves, for the loss plot (default: as the run knows it)."""
     shards: Annotated[str | None, PATH] = None

@@ -30,7 +30,7 @@ class Generate:
     out: Annotated[str, PATH]
     """File or URL to write: JSON lines, each the question's row with its answer."""
     model: Annotated[ModelFlags, tyro.conf.OmitArgPrefixes] = field(default_factory=ModelFlags)
-    """Who answers: a run's newest checkpoint, or a model that lies anywhere."""
+    """Who answers: a checkpoint of a run, or a model that lies anywhere."""
     columns: Annotated[str | None, TEXT] = None
     """Where the questions are, as instruction=NAME[,input=NAME] or messages=NAME (default:
     detected)."""

@@ -13,7 +13,7 @@ import tyro
 
 from instruct_core.errors import ConfigError
 from launch.flags.parse import check_name
-from launch.flags.values import PATH
+from launch.flags.values import PATH, required, step_word
 
 RunName = Annotated[
     str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN", help="Name of the run.")
@@ -21,15 +21,23 @@ RunName = Annotated[
 Checkpoints = Annotated[
     str, tyro.conf.arg(metavar="PATH", help="Path or URL where runs keep their checkpoints.")
 ]
+Step = Annotated[
+    str | int,
+    required("newest|best|N", "newest, best or the number of a step", step_word),
+    tyro.conf.arg(
+        help="Which step of the run: the newest one that verifies, the best one by validation loss, or "
+        "this one."
+    ),
+]
 
 
 @dataclass(frozen=True)
 class ModelFlags:
-    """A run's newest checkpoint, or a model that lies anywhere."""
+    """A checkpoint of a run, or a model that lies anywhere."""
 
     run: str | None = None
-    """Name of the run whose newest checkpoint that verifies is taken (default: the run that saved
-    last)."""
+    """Name of the run whose checkpoint is taken (default: the run that saved last)."""
+    step: Step = "newest"
     checkpoints: Checkpoints = "checkpoints_instruct"
     checkpoint: Annotated[str | None, PATH] = None
     """Path or URL of a step folder, a Hugging Face folder or a .pt file, instead of a run."""
@@ -46,3 +54,8 @@ def check_model_flags(flags: ModelFlags) -> None:
         check_name(flags.run)
     if flags.run is not None and flags.checkpoint is not None:
         raise ConfigError("--run and --checkpoint name two models. Give one of them.")
+    if flags.step != "newest" and flags.checkpoint is not None:
+        raise ConfigError(
+            f"--step {flags.step} is of a run, and --checkpoint {flags.checkpoint} is one model. Give "
+            "--run instead, or leave --step out."
+        )

@@ -34,6 +34,17 @@ KINDS: dict[Any, _Kind] = {
 }
 
 
+def step_word(word: str) -> str | int:
+    """Return which step of a run is meant: "newest", "best" or a number; raises ValueError."""
+    return word if word in ("newest", "best") else _count(word)
+
+
+def _count(word: str) -> int:
+    if not (word.isascii() and word.isdigit()):
+        raise ValueError(word)
+    return int(word)
+
+
 def plain_words(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
     """Return how a number or a text is read; None leaves other types to tyro. A rule of tyro's."""
     may_be_none = get_origin(info.type) is UnionType and NoneType in get_args(info.type)

@@ -21,7 +21,7 @@ from instruct_core.checkpoints.steps import (
     step_name,
     steps_of,
 )
-from instruct_core.errors import ConfigError, CorruptFileError, MissingError
+from instruct_core.errors import ConfigError, CorruptFileError
 from instruct_core.recipe import flag_of
 from instruct_core.storage.store import Store
 from launch.console.display import age, progress_bar, show_table
@@ -45,8 +45,9 @@ def show(flags: Ls) -> int:
 
 def verify(flags: Verify) -> int:
     """Read every byte of a run's checkpoints; return the exit code."""
-    store = Run.find(flags.run, flags.checkpoints).store
-    steps = committed_steps(store) if flags.step is None else [_known(store, flags.step)]
+    run = Run.find(flags.run, flags.checkpoints)
+    store = run.store
+    steps = committed_steps(store) if flags.step is None else [run.known_step(flags.step)]
     damages = {}
     with progress_bar("Checkpoints") as bar:
         for step in bar.track(steps):
@@ -105,21 +106,12 @@ def export(flags: Export) -> int:
 
     run = Run.find(flags.run, flags.checkpoints)
     check_url("--out", flags.out, writes=True)
-    step = run.newest_good_step(note) if flags.step is None else _known(run.store, flags.step)
+    step = run.good_step(flags.step, note)
     target = Store(absolute(flags.out))
     export_folder(run.store, step, target)
     say(f"Step {step} of run {flags.run} is in {target.url}: AutoModelForCausalLM and AutoTokenizer "
         "load it.")  # fmt: skip
     return 0
-
-
-def _known(store: Store, step: int) -> int:
-    steps = committed_steps(store)
-    if step not in steps:
-        raise MissingError(
-            f"--step {step} is not there in {store.url}. Its steps: {_listed(steps)}."
-        )
-    return step
 
 
 def _sizes(store: Store) -> dict[int, int]:

@@ -3,6 +3,7 @@ A run: found by its name, it knows its settings, its ledger, its jobs and its ne
 
     run = Run.find("my-run", "checkpoints_instruct")
     run.config.max_steps, run.newest_good_step(on_damage=note)
+    run.good_step("best", on_damage=note)             # or "newest", or the number of one
 
 A project may be moved: places below the folder that held the checkpoints are looked for beside
 where they lie now.
@@ -176,6 +177,62 @@ class Run:
         raise MissingError(
             f"Run {self.name} has no checkpoint that can be loaded yet, in {self.store.url}."
         )
+
+    def good_step(self, wanted: str | int, on_damage: Callable[[str], None]) -> int:
+        """
+        Return a step of which every byte is right.
+
+        Args:
+            wanted: "newest", "best" by validation loss, or the number of one.
+            on_damage: Given a line about every newer or better one that is damaged.
+
+        Raises:
+            ConfigError: The place cannot be reached.
+            MissingError: It has no such step; names those that it has.
+            CorruptFileError: The one with this number is damaged.
+        """
+        if wanted == "newest":
+            return self.newest_good_step(on_damage)
+        if wanted == "best":
+            return self._best_good_step(on_damage)
+        step = self.known_step(int(wanted))
+        with reachable("--checkpoints", self.checkpoints):
+            if damage := damage_of(self.store, step):
+                raise CorruptFileError(f"{damage} Take another --step of {self._steps()}.")
+        return step
+
+    def known_step(self, step: int) -> int:
+        """Return a step that is there; raises MissingError, which names those that are."""
+        with reachable("--checkpoints", self.checkpoints):
+            if step not in committed_steps(self.store):
+                raise MissingError(
+                    f"--step {step} is not there in {self.store.url}. Its steps: {self._steps()}."
+                )
+        return step
+
+    def _best_good_step(self, on_damage: Callable[[str], None]) -> int:
+        with reachable("--checkpoints", self.checkpoints):
+            losses = {step: self._val_loss_of(step) for step in committed_steps(self.store)}
+            # Of equal ones the newest, as retention keeps them.
+            evaluated = sorted((loss, -step) for step, loss in losses.items() if loss is not None)
+            for _, step in evaluated:
+                if not (damage := damage_of(self.store, -step)):
+                    return -step
+                on_damage(f"{damage} Taking the next best.")
+        what = "that can be loaded" if evaluated else "that was evaluated (--eval-every)"
+        raise MissingError(
+            f"--step best is not there: run {self.name} has no step {what}, in {self.store.url}. Its "
+            f"steps: {self._steps()}."
+        )
+
+    def _val_loss_of(self, step: int) -> float | None:
+        try:
+            return read_manifest(self.store, step).val_loss
+        except (CorruptFileError, FileNotFoundError):  # damaged, or removed meanwhile
+            return None
+
+    def _steps(self) -> str:
+        return ", ".join(map(str, committed_steps(self.store))) or "none"
 
     def step_place(self, step: int) -> str:
         """Return the path or URL of a step's folder."""

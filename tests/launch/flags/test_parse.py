@@ -10,6 +10,7 @@ from instruct_core.errors import ConfigError
 from instruct_core.recipe import Recipe
 from launch.flags.chat import Chat
 from launch.flags.checkpoints import Export
+from launch.flags.evaluate import Evaluate
 from launch.flags.finetune import Finetune, check_flags
 from launch.flags.generate import Generate
 from launch.flags.logs import Logs
@@ -43,6 +44,11 @@ REFUSED = [
     (Logs, "a b", "No flag takes the word b."),
     (Export, "my-run", "--out must be given."),
     (Chat, "--prompt", "--prompt takes a value, got none."),
+    (Chat, "--step worst", "--step takes newest, best or the number of a step, got worst."),
+    (Generate, "--source q --out a --step -1",
+     "--step takes newest, best or the number of a step, got -1."),
+    (Evaluate, "--step 1.5", "--step takes newest, best or the number of a step, got 1.5."),
+    (Export, "r --out a --step 1e3", "--step takes newest, best or the number of a step, got 1e3."),
     (Finetune, "--lr 3", "There is no flag --lr. Perhaps you meant --learning-rate."),
     (Finetune, "--lr=3", "There is no flag --lr. Perhaps you meant --learning-rate."),
     (Finetune, "--batch-size 8",

@@ -35,7 +35,7 @@ def begin(project: Path, name: str) -> Run:
     return run
 
 
-def save(run: Run, step: int, saved_at: float = 1.0) -> None:
+def save(run: Run, step: int, saved_at: float = 1.0, val_loss: float | None = None) -> None:
     """Leave a step that verifies: three files of a few bytes."""
     folder = run.store / step_name(step)
     files = [
@@ -43,8 +43,9 @@ def save(run: Run, step: int, saved_at: float = 1.0) -> None:
         for name in ("config.json", "model.safetensors", state_name(0, 1))
     ]
     manifest = Manifest(
-        global_step=step, attempt=0, world_size=1, saved_at=saved_at, files=files, **facts_of(step)
-    )
+        global_step=step, attempt=0, world_size=1, saved_at=saved_at, files=files,
+        **facts_of(step, val_loss),
+    )  # fmt: skip
     folder.claim("manifest.json", seal(manifest.document))
 
 
