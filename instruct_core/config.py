@@ -8,12 +8,12 @@ read this.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from instruct_core.converter import structure
 from instruct_core.errors import ConfigError
-from instruct_core.recipe import MICRO_BATCH_SIZE, Precision, Recipe
+from instruct_core.recipe import IS_LATER, MICRO_BATCH_SIZE, Precision, Recipe
 
 LAYER_NORM_EPSILON = 1e-5
 
@@ -68,6 +68,12 @@ class TrainConfig(Recipe):
     micro_batch_size: int = field(default=MICRO_BATCH_SIZE, kw_only=True)
     min_learning_rate: float = field(default=2e-6, kw_only=True)
     precision: Precision = field(default="fp32", kw_only=True)
+    init_step: int | None = field(default=None, kw_only=True, metadata=IS_LATER)
+    """Step of another run that `init` is, if it was named as one."""
+    init_xxh3: str = field(default="", kw_only=True, metadata=IS_LATER)
+    """Hash of the weights in `init`, where the run is held to them."""
+    keep_optimizer: bool = field(default=False, kw_only=True, metadata=IS_LATER)
+    """Begin with the moments of that step too."""
 
     @property
     def global_batch_size(self) -> int:
@@ -98,14 +104,21 @@ PACKING = "best fit, order of its own"
 def identity_of(config: TrainConfig) -> dict[str, Any]:
     """Return what a run keeps for life; the shard set counts by its fingerprint, not its path."""
     model = {"data_fingerprint": config.data_fingerprint, "model": config.model}
-    return model | config.identity | {"packing": PACKING}
+    beginning = {
+        name: getattr(config, name) for name in ("init_step", "init_xxh3", "keep_optimizer")
+    }
+    used = {name: value for name, value in beginning.items() if value}
+    return model | config.identity | {"packing": PACKING} | used
 
 
 def to_json(config: TrainConfig) -> dict[str, Any]:
-    """Return the config as JSON values, its places first."""
+    """Return the config as JSON values, its places first; later settings where they are used."""
     values = asdict(config)
     recipe = {name: values.pop(name) for name in config.values}
-    return values | recipe
+    later = [
+        setting.name for setting in fields(config) if IS_LATER.items() <= setting.metadata.items()
+    ]
+    return {n: v for n, v in (values | recipe).items() if n not in later or v}
 
 
 def from_json(document: Any, where: str) -> TrainConfig:

@@ -21,6 +21,9 @@ from instruct_core.errors import ConfigError
 RARE = "rare"  # Annotated[float, RARE]: left out of --help, shown by --help-all
 MICRO_BATCH_SIZE = 8  # where the memory suffices and the ranks can share a step
 
+# Settings that came later are written only where they are used: a run without them stays what it was.
+IS_LATER = {"is_later": True}
+
 Precision = Literal["auto", "fp32", "bf16"]
 
 

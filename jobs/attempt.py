@@ -27,8 +27,8 @@ from instruct_core.data.batches import SampleReader
 from instruct_core.data.packing import load_packing
 from instruct_core.data.shards import ShardSet, load_manifest
 from instruct_core.errors import RunConflictError
-from instruct_core.model.gpt2 import GPT2
 from instruct_core.storage.store import Store
+from instruct_core.train.beginning import Beginning, begin
 from instruct_core.train.progress import Outcome, Setup
 from instruct_core.train.rng import be_deterministic
 from instruct_core.train.trainer import Trainer
@@ -230,10 +230,10 @@ class _Attempt:
         self._check_identity(loaded)
         if loaded is not None:
             reporter.loaded(loaded.manifest)
-        model = self._model(loaded)
+        beginning = begin(self._config, loaded, _patience(self._config))
         with out_of_gpu_memory_is_a_setting(self._config, self._device):
-            trainer = Trainer(self._config, self._setup(model, train, val_rows, val), loaded)
-        reporter.resumed(trainer.progress.global_step, model.config)
+            trainer = Trainer(self._config, self._setup(beginning, train, val_rows, val), loaded)
+        reporter.resumed(trainer.progress.global_step, beginning.model.config)
         return trainer
 
     def _data(self) -> tuple[SampleReader, ShardSet, SampleReader]:
@@ -258,17 +258,17 @@ class _Attempt:
     def _check_identity(self, loaded: Loaded | None) -> None:
         if loaded is not None and loaded.manifest.identity != self._facts["identity"]:
             found, expected = loaded.manifest.identity or {}, identity_of(self._config)
-            name = next(name for name in expected if found.get(name) != expected[name])
+            name = next(n for n in expected | found if found.get(n) != expected.get(n))
             raise RunConflictError(
                 f"Run {self._config.run} has a checkpoint at step {loaded.step} that was made with "
-                f"{name} {found.get(name)}, not {expected[name]}. Begin another --run."
+                f"{name} {found.get(name)}, not {expected.get(name)}. Begin another --run."
             )
 
     def _setup(
-        self, model: GPT2, train: SampleReader, val_rows: ShardSet, val: SampleReader
+        self, beginning: Beginning, train: SampleReader, val_rows: ShardSet, val: SampleReader
     ) -> Setup:
         return Setup(
-            model=model,
+            model=beginning.model,
             device=self._device,
             train=train,
             val=val,
@@ -281,17 +281,9 @@ class _Attempt:
             on_step=self._reporter.on_step,
             on_samples=self._reporter.on_samples,
             on_read=self._on_read,
+            moments=beginning.moments,
         )
 
     def _on_read(self, step: int, samples: list[int]) -> None:
         self._reporter.on_read(step, samples)
         self._hits.look(step)
-
-    def _model(self, loaded: Loaded | None) -> GPT2:
-        """Return the model on the host; its weights come from ``loaded`` where there is one."""
-        config = self._config
-        if loaded is not None:
-            return GPT2(loaded.manifest.model, config.dropout)
-        from instruct_core.model.weights import first_model
-
-        return first_model(config.init, config.model, config.seed, config.seq_len, config.dropout)

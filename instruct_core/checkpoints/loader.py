@@ -33,7 +33,7 @@ from instruct_core.checkpoints.steps import (
 )
 from instruct_core.checkpoints.writer import Checkpoints
 from instruct_core.converter import structure
-from instruct_core.errors import CorruptFileError, NoCheckpointError
+from instruct_core.errors import CorruptFileError, MissingError, NoCheckpointError
 from instruct_core.storage.store import Store
 from instruct_core.storage.tensor_file import aligned_buffer
 from instruct_core.storage.torch_tensors import tensors_of
@@ -90,6 +90,23 @@ def load_newest(
             "begin again under another --run."
         )
     return None
+
+
+def load_step(store: Store, step: int) -> Loaded:
+    """
+    Return a step of another run, on every rank.
+
+    Raises:
+        MissingError: It is not there any more.
+        CorruptFileError: It is damaged; it stays where it is, for its own run to judge.
+        OSError: It cannot be read now.
+    """
+    loaded, problem = _load(store, step)
+    if problem:
+        raise CorruptFileError(problem)
+    if loaded is None:
+        raise MissingError(f"Checkpoint {store.where(step_name(step))} is not there any more.")
+    return loaded
 
 
 def _confirmed(store: Store, step: int) -> str:

@@ -6,13 +6,14 @@ What the trainer is given and reports, and what it reads next.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from instruct_core.checkpoints.manifest import Progress
 from instruct_core.checkpoints.writer import Checkpoints
@@ -59,3 +60,4 @@ class Setup:
     on_step: Callable[[StepReport], None]  # on rank 0
     on_samples: Callable[[int, str], None]  # (step, Markdown), on rank 0
     on_read: Callable[[int, list[int]], None]  # (step, sample numbers), on every rank
+    moments: Mapping[str, Tensor] = field(default_factory=dict)  # to begin with, if any

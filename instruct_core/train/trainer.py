@@ -67,8 +67,11 @@ class Trainer:
         self._read_ahead = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
         self._loss_sum = torch.zeros((), device=setup.device)
         self._settle_buckets()
+        moments = setup.moments if loaded is None else loaded.optimizer
+        restore_optimizer(setup.model, self._optimizer, moments)
         if loaded is not None:
-            self._restore(loaded)
+            self.progress = loaded.manifest.progress
+            self._saves.saved_step = self.progress.global_step
         if loaded is None or loaded.rng is None:
             seed_rng(config.seed, ranks.rank(), self.progress.global_step)
         else:
@@ -78,11 +81,6 @@ class Trainer:
         if ranks.world_size() == 1:
             return self._core
         return data_parallel(self._core, self._setup.device, self._config.compile)
-
-    def _restore(self, loaded: Loaded) -> None:
-        restore_optimizer(self._setup.model, self._optimizer, loaded.optimizer)
-        self.progress = loaded.manifest.progress
-        self._saves.saved_step = self.progress.global_step
 
     def _settle_buckets(self) -> None:
         """

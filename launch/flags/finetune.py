@@ -14,6 +14,8 @@ from launch.flags.parse import Cluster, check_counts, check_name
 from launch.flags.slurm import GPUS, SlurmFlags, check_slurm_flags
 from launch.flags.values import PATH
 
+FORK = "run:"  # what --init begins with where it names a run
+
 
 @dataclass(frozen=True)
 class Finetune:
@@ -35,8 +37,11 @@ class Finetune:
     shards: Annotated[str | None, PATH] = None
     """Path or URL of a shard set (default: shards/alpaca, else shards/builtin, made if missing)."""
     init: Annotated[str | None, PATH] = None
-    """Weights to start from: "random", a Hugging Face folder or id, a step folder or a .pt file
-    (default: checkpoints/best_model.pt where it is, else random)."""
+    """Weights to start from: "random", a Hugging Face folder or id, a step folder, a .pt file, or
+    run:NAME[@STEP|@best] for a step of another run in --checkpoints (default:
+    checkpoints/best_model.pt where it is, else random)."""
+    keep_optimizer: bool = False
+    """With --init run:NAME, begin with the moments of its optimizer too."""
     model: str | None = None
     """gpt2, gpt2-medium, gpt2-large, gpt2-xl, small-demo or tiny (default: that of --init, else
     gpt2)."""
@@ -71,3 +76,13 @@ def check_flags(flags: Finetune) -> None:
         raise ConfigError(f"--model must be one of {', '.join(PRESETS)}, got {flags.model}.")
     if flags.run is not None:
         check_name(flags.run)
+    if flags.keep_optimizer and not is_fork(flags.init):
+        raise ConfigError(
+            f"--keep-optimizer needs --init run:NAME, got {flags.init or 'none'}: only a run's step has "
+            "moments. Leave it out, or name a run."
+        )
+
+
+def is_fork(init: str | None) -> bool:
+    """Return True for --init run:NAME, which is a step of another run."""
+    return init is not None and init.startswith(FORK)

@@ -178,13 +178,16 @@ class Run:
             f"Run {self.name} has no checkpoint that can be loaded yet, in {self.store.url}."
         )
 
-    def good_step(self, wanted: str | int, on_damage: Callable[[str], None]) -> int:
+    def good_step(
+        self, wanted: str | int, on_damage: Callable[[str], None], typed: str = "--step "
+    ) -> int:
         """
         Return a step of which every byte is right.
 
         Args:
             wanted: "newest", "best" by validation loss, or the number of one.
             on_damage: Given a line about every newer or better one that is damaged.
+            typed: What stood before the word that was typed, for messages.
 
         Raises:
             ConfigError: The place cannot be reached.
@@ -194,23 +197,23 @@ class Run:
         if wanted == "newest":
             return self.newest_good_step(on_damage)
         if wanted == "best":
-            return self._best_good_step(on_damage)
-        step = self.known_step(int(wanted))
+            return self._best_good_step(on_damage, typed)
+        step = self.known_step(int(wanted), typed)
         with reachable("--checkpoints", self.checkpoints):
             if damage := damage_of(self.store, step):
-                raise CorruptFileError(f"{damage} Take another --step of {self._steps()}.")
+                raise CorruptFileError(f"{damage} Take another of its steps: {self._steps()}.")
         return step
 
-    def known_step(self, step: int) -> int:
+    def known_step(self, step: int, typed: str = "--step ") -> int:
         """Return a step that is there; raises MissingError, which names those that are."""
         with reachable("--checkpoints", self.checkpoints):
             if step not in committed_steps(self.store):
                 raise MissingError(
-                    f"--step {step} is not there in {self.store.url}. Its steps: {self._steps()}."
+                    f"{typed}{step} is not there in {self.store.url}. Its steps: {self._steps()}."
                 )
         return step
 
-    def _best_good_step(self, on_damage: Callable[[str], None]) -> int:
+    def _best_good_step(self, on_damage: Callable[[str], None], typed: str) -> int:
         with reachable("--checkpoints", self.checkpoints):
             losses = {step: self._val_loss_of(step) for step in committed_steps(self.store)}
             # Of equal ones the newest, as retention keeps them.
@@ -221,7 +224,7 @@ class Run:
                 on_damage(f"{damage} Taking the next best.")
         what = "that can be loaded" if evaluated else "that was evaluated (--eval-every)"
         raise MissingError(
-            f"--step best is not there: run {self.name} has no step {what}, in {self.store.url}. Its "
+            f"{typed}best is not there: run {self.name} has no step {what}, in {self.store.url}. Its "
             f"steps: {self._steps()}."
         )
 

@@ -14,7 +14,7 @@ from launch.cluster.local import LocalJob
 from launch.cluster.lock import RunLock
 from launch.cluster.slurm import UNKNOWN, SlurmJob
 from launch.console.lines import say
-from launch.flags.finetune import Finetune
+from launch.flags.finetune import Finetune, is_fork
 from launch.flags.typed import difference, differences, refuse_typed
 from launch.runs.follower import watch, watch_slurm
 from launch.runs.places import absolute
@@ -101,9 +101,10 @@ def _refuse_changes(
     if flags.cluster not in clusters:
         found.append(difference("cluster", clusters[-1], flags.cluster))
     if found and run.has_begun():
-        refuse_conflicts(replace(has, init=typed.init or has.init, **typed.recipe.values), has)
+        init = has.init if typed.init in (None, known.init) else typed.init
+        refuse_conflicts(replace(has, init=init, **typed.recipe.values), has)
     refuse_typed(what, found, first)
 
 
 def _whole(place: str | None) -> str | None:
-    return place if place in (None, "random") else absolute(place)
+    return place if place in (None, "random") or is_fork(place) else absolute(str(place))

@@ -1,7 +1,7 @@
 """
 What a run starts from: its shards, its first weights and their shape, and the places it writes to.
 
-    inputs = find_inputs(flags, store, stored=None, has_begun=False)
+    inputs = find_inputs(flags, run, stored=None, has_begun=False)
     inputs.places.shards, inputs.shape.num_parameters
 """
 
@@ -21,10 +21,12 @@ from instruct_core.checkpoints.steps import (
 from instruct_core.config import PRESETS, ModelConfig, TrainConfig
 from instruct_core.errors import ConfigError, CorruptFileError, MissingError
 from instruct_core.storage.store import Store
-from launch.flags.finetune import Finetune
-from launch.runs.model import inspect_weights
+from launch.flags.finetune import Finetune, is_fork
+from launch.runs.model import Weights, inspect_weights
 from launch.runs.places import absolute, check_folder, reachable
+from launch.runs.run import Run
 from launch.training.fit import SAVED_BYTES_PER_PARAMETER
+from launch.training.fork import forked_step
 from launch.training.hub import hub_id, model_folder
 from launch.training.settings import Places, refuse_conflicts
 from launch.training.shard_sets import find_shards, fingerprint_of, is_being_made
@@ -41,15 +43,13 @@ class Inputs(NamedTuple):
     has_shards: bool  # False where builtin is to be prepared first
 
 
-def find_inputs(
-    flags: Finetune, store: Store, stored: TrainConfig | None, has_begun: bool
-) -> Inputs:
+def find_inputs(flags: Finetune, run: Run, stored: TrainConfig | None, has_begun: bool) -> Inputs:
     """
     Return what a run starts from; nothing is written, and weights are loaded once to see.
 
     Args:
         flags: With the run's own values where none were typed.
-        store: Of the run's checkpoints.
+        run: That is to begin, or to go on.
         stored: Its settings, if it is there.
         has_begun: It has saved, so it does not need what it started from any more.
 
@@ -58,16 +58,25 @@ def find_inputs(
         ConfigError: Weights cannot be loaded, or do not fit --model or --seq-len.
     """
     shards = find_shards(flags.shards, flags.slurm.after)
-    if stored is not None and has_begun and absolute(flags.init or "") == stored.init:
-        init = Init(stored.init, stored.init)
+    if stored is not None and has_begun and _names_stored(flags.init, stored, run):
+        init = Init(stored.init, flags.init or stored.init, stored.init_step, stored.init_xxh3)
     elif stored is not None and flags.init == stored.init == "random":
         init = Init("random", "random weights")
+    elif is_fork(flags.init):
+        step = forked_step(str(flags.init), run)
+        init = Init(step.place, step.words, step.step)
     else:
         init = find_init(flags.init)
-    shape = shape_of_run(store) if has_begun else shape_of_init(init.place, flags)
+    if has_begun:
+        shape = shape_of_run(run.store)
+    else:
+        weights = weights_of_init(init.place, flags)
+        shape = weights.shape
+        if init.step is not None:
+            init = init._replace(xxh3=weights.xxh3)
     found = Store(shards)
     return Inputs(
-        Places(shards, init.place, flags.checkpoints, flags.runs),
+        Places(shards, init.place, flags.checkpoints, flags.runs, init.step, init.xxh3),
         shape,
         init.words,
         has_shards=found.exists("manifest.json") or is_being_made(found, flags.slurm.after),
@@ -98,6 +107,15 @@ class Init(NamedTuple):
 
     place: str
     words: str
+    step: int | None = None  # of another run
+    xxh3: str = ""  # of the weights, where the run is held to them
+
+
+def _names_stored(typed: str | None, stored: TrainConfig, run: Run) -> bool:
+    """Return True if --init is what the run was begun with, which may have gone on meanwhile."""
+    if is_fork(typed):
+        return bool(typed == run.document.get("asked", {}).get("init"))
+    return absolute(typed or "") == stored.init
 
 
 def find_init(typed: str | None) -> Init:
@@ -146,16 +164,16 @@ def check_places(config: TrainConfig, shape: ModelConfig) -> None:
         )
 
 
-def shape_of_init(init: str, flags: Finetune) -> ModelConfig:
+def weights_of_init(init: str, flags: Finetune) -> Weights:
     """
-    Return the shape of the weights that a new run starts from, which are loaded once to see.
+    Return the shape and the hash of the weights that a new run starts from, which are loaded to see.
 
     Raises:
         ConfigError: They cannot be loaded, or do not fit --model or --seq-len.
     """
     if init == "random":
-        return PRESETS[flags.model or "gpt2"]
-    return inspect_weights(init, flags.model or "", flags.recipe.seq_len).shape
+        return Weights(PRESETS[flags.model or "gpt2"], "")
+    return inspect_weights(init, flags.model or "", flags.recipe.seq_len)
 
 
 def shape_of_run(store: Store) -> ModelConfig:

@@ -20,6 +20,7 @@ from instruct_core.storage.store import Store
 from launch.console.lines import counted, perhaps
 from launch.runs.run import runs_in
 from launch.training.fit import duration, step_seconds
+from launch.training.fork import other_batches
 from launch.training.micro_batch import Ranks
 from launch.training.submission import Submission
 
@@ -85,6 +86,8 @@ def _notes(plan: Plan) -> list[str]:
             f"--learning-rate {config.learning_rate:g} is for weights that know a language; random ones "
             "hardly move with it (1e-3 is usual)"
         )
+    if plan.is_new and (others := other_batches(config)):
+        notes.append(others)
     return notes
 
 

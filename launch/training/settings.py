@@ -18,18 +18,20 @@ from instruct_core.config import ModelConfig, TrainConfig, identity_of
 from instruct_core.errors import ConfigError, RunConflictError
 from instruct_core.recipe import MICRO_BATCH_SIZE, Precision, Recipe
 from launch.cluster.machine import Machine
-from launch.flags.finetune import Finetune
+from launch.flags.finetune import Finetune, is_fork
 from launch.flags.slurm import SlurmFlags
 from launch.flags.typed import difference
 
 
 class Places(NamedTuple):
-    """Where a run reads and writes, as absolute paths or URLs."""
+    """Where a run reads and writes, as absolute paths or URLs; which step `init` is, and its hash."""
 
     shards: str
     init: str
     checkpoints: str
     runs: str
+    init_step: int | None = None
+    init_xxh3: str = ""
 
 
 def settle(
@@ -62,6 +64,7 @@ def settle(
         run=run,
         model=flags.model or ("gpt2" if places.init == "random" else ""),
         data_fingerprint="",
+        keep_optimizer=flags.keep_optimizer,
         **places._asdict(),
         **recipe.values | chosen,
     )
@@ -87,7 +90,8 @@ def resumed_flags(stored: TrainConfig, asked: Mapping[str, Any]) -> Finetune:
     return Finetune(
         run=stored.run,
         shards=stored.shards,
-        init=stored.init,
+        init=asked.get("init", stored.init),
+        keep_optimizer=stored.keep_optimizer,
         model=stored.model or None,
         checkpoints=stored.checkpoints,
         runs=stored.runs,
@@ -99,8 +103,11 @@ def resumed_flags(stored: TrainConfig, asked: Mapping[str, Any]) -> Finetune:
 
 
 def asked_of(flags: Finetune) -> dict[str, Any]:
-    """Return what a run asks the cluster for, and its micro-batch if typed: all may change later."""
-    return {
+    """
+    Return what a run asks the cluster for, and its micro-batch if typed: all may change later; and the
+    run that it begins with, as typed.
+    """
+    return ({"init": flags.init} if is_fork(flags.init) else {}) | {
         "nodes": flags.nodes,
         "gpus": flags.gpus,
         "micro_batch_size": flags.recipe.micro_batch_size,
@@ -116,8 +123,11 @@ def refuse_conflicts(config: TrainConfig, stored: TrainConfig) -> None:
         RunConflictError: Names each setting, the run's value and the typed one.
     """
     now, before = (identity_of(c) | {"init": c.init} for c in (config, stored))
+    moved = now["init"] != before["init"]
     differing = [
-        _difference(name, before[name], now[name]) for name in now if now[name] != before[name]
+        _difference(name, before.get(name), now.get(name))
+        for name in before | now
+        if now.get(name) != before.get(name) and not (moved and name.startswith("init_"))
     ]
     if differing:
         raise RunConflictError(
@@ -134,4 +144,6 @@ def refuse_conflicts(config: TrainConfig, stored: TrainConfig) -> None:
 def _difference(name: str, before: Any, now: Any) -> str:
     if name == "data_fingerprint":
         return f"--shards has other data (fingerprint {now[:12]}, not {before[:12]})"
+    if name == "init_xxh3":
+        return f"--init has other weights (xxh3 {str(now)[:12]}, not {str(before)[:12]})"
     return difference(name, before, now)

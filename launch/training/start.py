@@ -53,7 +53,7 @@ def finetune(flags: Finetune, arguments: Sequence[str]) -> int:
     stored = run.config if known is not None else None
     begun = stored if run.has_begun() else None
     submission = choose_submission(flags, run)
-    inputs = find_inputs(flags, run.store, stored, begun is not None)
+    inputs = find_inputs(flags, run, stored, begun is not None)
     config = settle(flags, inputs.places, run.name, inputs.shape, submission.machine)
     if inputs.has_shards:
         config = with_data(config, begun, submission.can_wait)

@@ -42,12 +42,12 @@ class Watched:
             def run(trainer) -> str:  # noqa: N805  self is the one outside
                 return self.train()
 
-        model = SimpleNamespace(config=None)
+        beginning = SimpleNamespace(model=SimpleNamespace(config=None))
         monkeypatch.setattr(module, "Trainer", Trainer)
         monkeypatch.setattr(module, "load_newest", lambda *a, **options: self.load())
         monkeypatch.setattr(_Attempt, "_data", lambda attempt: (None, None, None))
         monkeypatch.setattr(_Attempt, "_setup", lambda attempt, *a: None)
-        monkeypatch.setattr(_Attempt, "_model", lambda attempt, loaded: model)
+        monkeypatch.setattr(module, "begin", lambda *a: beginning)
 
     def run(self, device: str = "cuda") -> Any:
         """Run an attempt."""

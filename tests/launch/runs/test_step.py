@@ -66,7 +66,7 @@ def test_step_that_was_asked_for_by_its_number_is_taken_or_refused(tmp_path: Pat
     run = with_losses(tmp_path, {1: 3.0, 2: 2.5})
     damage(run, 1)
 
-    with pytest.raises(CorruptFileError, match=r"step-00000001/.* is corrupt.* --step of 1, 2\."):
+    with pytest.raises(CorruptFileError, match=r"step-00000001/.* is corrupt.* its steps: 1, 2\."):
         run.good_step(1, pytest.fail)
 
 
