@@ -162,7 +162,7 @@ def train(contender: Contender, config: TrainConfig, shards: Store) -> tuple[GPT
             model=model, device=torch.device("cpu"), val=nothing, val_rows=nothing, facts={},
             train=Trimmed(rows, samples, contender.loss_on), checkpoints=Checkpoints(Store(folder)),
             stop=lambda: False, working=lambda phase: None, on_step=reports.append,
-            on_event=lambda event: None, on_samples=lambda step, text: None,
+            on_event=lambda event: None, on_samples=lambda step, samples: None,
             on_read=lambda step, samples: None,
         )  # fmt: skip
         trainer = Trainer(config, setup, None)

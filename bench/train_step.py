@@ -72,7 +72,7 @@ def run_ours(config: TrainConfig) -> float:
             model=model, device=torch.device("cpu"), train=batches, val=nothing, val_rows=nothing,
             checkpoints=Checkpoints(Store(folder)), facts={}, stop=lambda: False,
             working=lambda phase: None, on_event=lambda event: None, on_step=on_step,
-            on_samples=lambda step, text: None, on_read=lambda step, samples: None,
+            on_samples=lambda step, samples: None, on_read=lambda step, samples: None,
         )  # fmt: skip
         trainer = Trainer(config, setup, None)
         trainer._finish_saving = lambda: None  # type: ignore[method-assign]  # see bench/checkpoint.py

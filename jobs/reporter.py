@@ -26,7 +26,7 @@ from instruct_core.config import ModelConfig, TrainConfig, describe
 from instruct_core.events import Evaluated, Event, Saved
 from instruct_core.storage.store import Store
 from instruct_core.train.metrics import Metrics, flops_per_token, peak_flops, system_metrics
-from instruct_core.train.progress import StepReport
+from instruct_core.train.progress import SampleAnswer, StepReport
 from jobs.events import Finished, Requeued, Resumed, ShortLead, Stopped
 from jobs.job_folder import Progress, job_folder, write_progress
 from jobs.ledger import Ledger, note_untold_save
@@ -134,9 +134,9 @@ class Reporter:
             self._progress = replace(self._progress, val_loss=event.val_loss)
             self._curves().log(event.step, {"val/loss": event.val_loss})
 
-    def on_samples(self, step: int, markdown: str) -> None:
+    def on_samples(self, step: int, samples: list[SampleAnswer]) -> None:
         """Take answers of the model as it is."""
-        self._curves().log_text(step, "samples", markdown)
+        self._curves().log_table(step, "samples", [SampleAnswer._fields, *samples])
 
     def on_read(self, step: int, samples: list[int]) -> None:
         """Take the numbers of the samples that this rank reads for a step."""

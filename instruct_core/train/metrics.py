@@ -20,7 +20,7 @@ import logging
 import re
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,14 +74,13 @@ class Metrics:
         points = [self._summary.Summary.Value(tag=t, simple_value=v) for t, v in values.items()]
         self._add(step, self._event.Event(summary=self._summary.Summary(value=points)))
 
-    def log_text(self, step: int, tag: str, markdown: str) -> None:
-        """Write a text, shown as Markdown."""
+    def log_table(self, step: int, tag: str, rows: Sequence[Sequence[str]]) -> None:
+        """Write a table of texts, each shown as Markdown; all rows have as many cells."""
+        sizes = [self._shape.TensorShapeProto.Dim(size=n) for n in (len(rows), len(rows[0]))]
         tensor = self._tensor.TensorProto(
             dtype="DT_STRING",
-            string_val=[markdown.encode()],
-            tensor_shape=self._shape.TensorShapeProto(
-                dim=[self._shape.TensorShapeProto.Dim(size=1)]
-            ),
+            string_val=[cell.encode(errors="replace") for row in rows for cell in row],
+            tensor_shape=self._shape.TensorShapeProto(dim=sizes),
         )
         plugin = self._summary.SummaryMetadata.PluginData(plugin_name="text")
         metadata = self._summary.SummaryMetadata(plugin_data=plugin)

@@ -43,6 +43,14 @@ class StepReport(NamedTuple):
     values: dict[str, float]  # TensorBoard's names
 
 
+class SampleAnswer(NamedTuple):
+    """A row of the validation split, and what the model says in place of its response."""
+
+    prompt: str
+    reference: str
+    answer: str
+
+
 @dataclass(frozen=True)
 class Setup:
     """What the trainer is given by whoever runs it, on every rank."""
@@ -58,6 +66,6 @@ class Setup:
     working: Callable[[str], None]  # what begins: "first step", "step", "evaluation", "save"
     on_event: Callable[[Event], None]  # on rank 0
     on_step: Callable[[StepReport], None]  # on rank 0
-    on_samples: Callable[[int, str], None]  # (step, Markdown), on rank 0
+    on_samples: Callable[[int, list[SampleAnswer]], None]  # (step, answers), on rank 0
     on_read: Callable[[int, list[int]], None]  # (step, sample numbers), on every rank
     moments: Mapping[str, Tensor] = field(default_factory=dict)  # to begin with, if any

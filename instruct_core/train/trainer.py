@@ -275,8 +275,7 @@ class Trainer:
         self.progress = replace(self.progress, evaluated_at_step=step, val_loss=val_loss)
         if ranks.rank() == 0:
             setup.on_event(Evaluated(step, val_loss))
-            markdown = sample_answers(self._core, setup.val_rows, setup.stop)
-            setup.on_samples(step, markdown)
+            setup.on_samples(step, sample_answers(self._core, setup.val_rows, setup.stop))
         return True
 
     def _finish_saving(self) -> None:

@@ -22,9 +22,11 @@ from instruct_core.data.shards import ShardSet
 from instruct_core.data.tokenizer import load_tokenizer
 from instruct_core.train.compiler import eagerly
 from instruct_core.train.loss import WithLoss, on_device
+from instruct_core.train.progress import SampleAnswer
 
 NUM_SAMPLES = 3
 SAMPLE_TOKENS = 48
+REFERENCE_TOKENS = 256  # of a reference that are shown
 
 
 @torch.no_grad()
@@ -63,14 +65,18 @@ def _share(reader: SampleReader, micro_batch_size: int) -> Iterator[MicroBatch |
         yield reader.micro_batch(sequences) if len(sequences) else None
 
 
-def sample_answers(model: WithLoss, rows: ShardSet, stop: Callable[[], bool]) -> str:
-    """Return the model's answers to a few prompts of the validation split, as Markdown."""
-    tokenizer = load_tokenizer()
+def sample_answers(model: WithLoss, rows: ShardSet, stop: Callable[[], bool]) -> list[SampleAnswer]:
+    """Return the model's answers to a few prompts of the validation split."""
+    tokenizer, lengths = load_tokenizer(), rows.lengths()
     model.eval()
-    parts = []
+    samples = []
     for row in rows.drawn(NUM_SAMPLES):
         room = model.model.config.max_seq_len - SAMPLE_TOKENS
-        prompt: Sequence[int] = rows.tokens(row, 0, min(rows.response_start(row), room)).tolist()
+        start = rows.response_start(row)
+        prompt: Sequence[int] = rows.tokens(row, 0, min(start, room)).tolist()
+        # The last token of a row is end-of-text.
+        length = min(int(lengths[row]) - start - 1, REFERENCE_TOKENS)
+        reference = tokenizer.decode(rows.tokens(row, start, length).tolist())
         with eagerly():  # every length would be compiled anew
             [answer] = generate(
                 model.model,
@@ -78,6 +84,7 @@ def sample_answers(model: WithLoss, rows: ShardSet, stop: Callable[[], bool]) ->
                 max_new_tokens=SAMPLE_TOKENS,
                 on_token=lambda text, token: not stop(),
             )
-        parts.append(f"{tokenizer.decode(prompt)}**{tokenizer.decode(answer.tokens).strip()}**")
+        words = (tokenizer.decode(prompt), reference, tokenizer.decode(answer.tokens))
+        samples.append(SampleAnswer(*(text.strip() for text in words)))
     model.train()
-    return "\n\n---\n\n".join(parts)
+    return samples

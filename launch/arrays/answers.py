@@ -103,7 +103,7 @@ def _plan(flags: Generate, source: Source, old: AnswerPlan | None) -> AnswerPlan
 def _model(flags: Generate, old: AnswerPlan | None) -> str:
     if flags.model.checkpoint is not None:
         return flags.model.checkpoint
-    run = Run.find(flags.model.run, flags.model.checkpoints)
+    run = Run.find(flags.model.run, flags.model.checkpoints, flags.model.runs)
     # A run that went on meanwhile has newer steps; what was begun is finished with the same one.
     begun = old.settings.model if old is not None else ""
     is_open = flags.model.step == "newest"

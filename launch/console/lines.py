@@ -20,10 +20,25 @@ EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
 
+# What a terminal or a page obeys instead of showing it: ASCII's and Latin-1's, and those that turn the
+# direction of writing.
+CONTROLS = {
+    code: rf"\x{code:02x}" if code < 256 else rf"\u{code:04x}"
+    for code in (
+        *range(9), *range(11, 32), *range(127, 160), 0x061C, 0x200E, 0x200F, *range(0x2028, 0x202F),
+        *range(0x2066, 0x206A),
+    )
+}  # fmt: skip
+
+
+def without_controls(text: str) -> str:
+    """Return text with its control characters shown as numbers, but for line breaks and tabs."""
+    return text.replace("\r\n", "\n").translate(CONTROLS)
+
 
 def say(text: str) -> None:
-    """Print one line for the person, at once."""
-    print(text, flush=True)
+    """Print one line for the person, at once; what moves the cursor or hides text is shown."""
+    print(without_controls(text), flush=True)
 
 
 def counted(number: int, noun: str) -> str:
@@ -39,7 +54,7 @@ def perhaps(name: str, known: Iterable[str]) -> str:
 
 def note(text: str) -> None:
     """Print one line for the person beside what a program may read."""
-    print(text, file=sys.stderr, flush=True)
+    print(without_controls(text), file=sys.stderr, flush=True)
 
 
 def guarded(main: Callable[[], int]) -> int:

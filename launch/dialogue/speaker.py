@@ -115,7 +115,7 @@ def load_speaker(flags: ModelFlags) -> Speaker:
 
     if flags.checkpoint is not None:
         return Speaker(flags.checkpoint, load_model(flags.checkpoint))
-    return load_step(Run.find(flags.run, flags.checkpoints), flags.step)
+    return load_step(Run.find(flags.run, flags.checkpoints, flags.runs), flags.step)
 
 
 def load_step(run: Run, step: str | int) -> Speaker:

@@ -22,11 +22,12 @@ from launch.cluster.machine import let_threads_sleep
 from launch.console.display import progress_bar
 from launch.console.lines import say
 from launch.evaluation.page import FILES, documents
-from launch.evaluation.result import Report, Sample, Scores, print_summary, read_curves
+from launch.evaluation.result import CURVES, Report, Sample, Scores, print_summary
 from launch.evaluation.subject import Subject, find_base, find_out, find_shards, find_subject
 from launch.flags.evaluate import Evaluate
 from launch.flags.parse import check_counts
 from launch.flags.run import check_model_flags
+from launch.runs.curves import read_curves
 from launch.runs.places import reachable
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ def _report(
         before=_scores(was),
         after=_scores(now),
         versions={name: version(name) for name in VERSIONS},
-        curves=read_curves(run.ledger) if run else {},
+        curves=read_curves(run.ledger, CURVES).curves if run else {},
         samples=[
             Sample(example.prompt_text, example.reference, before, after)
             for example, before, after in zip(data.examples, was.answers, now.answers, strict=True)

@@ -4,8 +4,8 @@ An evaluation as files: report.json for programs, report.md and report.html for 
     for name, data in documents(report).items():
         store.replace(name, data)
 
-The page is the Markdown rendered, with the plot inside, and needs no other file. Prompts and
-answers are anybody's text: no character of them may end a cell, or become markup. The same report
+The page is written as `launch/report.py` writes a run's, of which an evaluation is a part. Prompts
+and answers are anybody's text: no character of them may end a cell, or become markup. The same report
 gives the same bytes.
 
 Source: GitHub Flavored Markdown 0.29, sections 2.4 (backslash escapes) and 4.10 (tables).
@@ -14,84 +14,86 @@ Source: GitHub Flavored Markdown 0.29, sections 2.4 (backslash escapes) and 4.10
 from __future__ import annotations
 
 import html
-import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
 from instruct_core.data.template import render_prompt
 from instruct_core.storage.documents import dump_document
-from launch.evaluation.result import Curve, Report
+from launch.evaluation.result import FORMAT, Report
+from launch.pages.blocks import Block, Heading, Picture, Table, Words
+from launch.pages.chart import line_chart
+from launch.pages.html import html_of
 
 JSON = "report.json"
 FILES = ("loss.svg", "report.md", "report.html", JSON)  # in the order they are written
-FORMAT = 1
 SHOWN_SAMPLES = 10
 SHOWN_CHARS = 600  # of a text in a table; report.json has all of it
 NEWLINE = " ↵ "
 CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 MARKUP = re.compile(r"([\\`*_\[\]|~$])")  # what counts within a line
-STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem }
-table { border-collapse: collapse; margin: 1rem 0 }
-th, td { border: 1px solid #ccc; padding: 0.3rem 0.6rem; vertical-align: top }
-td { overflow-wrap: anywhere }
-svg { max-width: 100%; height: auto }
-"""
 
 
 def documents(report: Report) -> dict[str, bytes]:
     """Return the report's files by name, in the order to write them: report.json makes it count."""
-    markdown = _markdown(report)
-    plot = _plot(report.curves, report.step) if report.curves else ""
-    files = {"loss.svg": plot.encode()} if plot else {}
-    return files | {
-        "report.md": markdown.encode(),
-        "report.html": _page(report.title, markdown, plot).encode(),
+    title = f"{report.title}: before and after training"
+    blocks = [*_facts(report), *findings(report), *_loss(report)]
+    pictures = {b.name: b.svg.encode() for b in blocks if isinstance(b, Picture)}
+    return pictures | {
+        "report.md": _markdown(title, blocks).encode(errors="replace"),
+        "report.html": html_of(title, blocks).encode(errors="replace"),
         JSON: dump_document({"format": FORMAT, **asdict(report)}),
     }
+
+
+def findings(report: Report) -> Iterator[Block]:
+    """Yield what an evaluation found: numbers before and after, and the first answers."""
+    yield Heading("Perplexity")
+    yield Words(
+        f"Over all {report.val_rows:,} rows of the validation split. Rows do not see each other; one "
+        f"of more than {report.seq_len:,} tokens is read in pieces, as in training."
+    )
+    yield _perplexities(report)
+    yield Heading("Answers")
+    yield from _answers(report)
+    yield Heading(f"The first {min(SHOWN_SAMPLES, len(report.samples))}", is_detail=True)
+    yield _samples(report)
+
+
+def cut(text: str) -> str:
+    """Return the beginning of a long text."""
+    text = text.strip()
+    return text[:SHOWN_CHARS].rstrip() + " …" if len(text) > SHOWN_CHARS else text
 
 
 def as_text(value: str) -> str:
     """Return Markdown that shows any text as it is, on one line, also inside a table."""
     lines = value.strip().splitlines()
     shown = CONTROLS.sub(" ", NEWLINE.join(line.strip() for line in lines))
-    if len(shown) > SHOWN_CHARS:
-        shown = shown[:SHOWN_CHARS].rstrip() + " …"
     return MARKUP.sub(r"\\\1", html.escape(shown, quote=False))
 
 
-def _markdown(report: Report) -> str:
-    return "\n\n".join(
-        [
-            f"# {as_text(report.title)}: before and after training",
-            _facts(report),
-            "## Perplexity",
-            f"Over all {report.val_rows:,} rows of the validation split. Rows do not see each other; one "
-            f"of more than {report.seq_len:,} tokens is read in pieces, as in training.",
-            _perplexities(report),
-            "## Answers",
-            _answers(report),
-            f"### The first {min(SHOWN_SAMPLES, len(report.samples))}",
-            _samples(report),
-            f"{NEWLINE.strip()} stands for a line break.",
-            "## Loss",
-            "![Loss by step](loss.svg)"
-            if report.curves
-            else "There is no curve: no TensorBoard events of this model's training are at hand.",
-            "",
-        ]
-    )
+def _markdown(title: str, blocks: Sequence[Block]) -> str:
+    ends = [f"{NEWLINE.strip()} stands for a line break.", ""]
+    return "\n\n".join([f"# {as_text(title)}", *map(_markdown_of, blocks), *ends])
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]], align: str = "--:") -> str:
-    """Return a table; the first column is words, ``align`` is that of the others."""
-    rule = ["---", *[align] * (len(header) - 1)]
-    cells = [[as_text(cell) for cell in row] for row in rows]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *cells))
+def _markdown_of(block: Block) -> str:
+    match block:
+        case Heading(text, is_detail):
+            return f"{'###' if is_detail else '##'} {as_text(text)}"
+        case Words(text):
+            return as_text(text)
+        case Picture(_, words, name):
+            return f"![{words}]({name})"
+        case Table(header, rows, has_numbers):
+            align = "--:" if has_numbers else "---"
+            rule = ["---", *[align] * (len(header) - 1)]
+            cells = [[as_text(cell) for cell in row] for row in rows]
+            return "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *cells))
 
 
-def _facts(report: Report) -> str:
+def _facts(report: Report) -> Iterator[Block]:
     facts = {
         "model": report.model,
         "base": report.base,
@@ -100,12 +102,12 @@ def _facts(report: Report) -> str:
         "tokens in a sequence": f"{report.seq_len:,}",
         "versions": ", ".join(f"{name} {number}" for name, number in report.versions.items()),
     }
-    return _table(("what", "which"), list(facts.items()), align="---")
+    yield Table(("what", "which"), list(facts.items()), has_numbers=False)
 
 
-def _perplexities(report: Report) -> str:
+def _perplexities(report: Report) -> Table:
     before, after = report.before, report.after
-    return _table(
+    return Table(
         ("tokens", "number", "loss before", "loss after", "perplexity before", "perplexity after"),
         [
             (
@@ -121,7 +123,7 @@ def _perplexities(report: Report) -> str:
     )  # fmt: skip
 
 
-def _answers(report: Report) -> str:
+def _answers(report: Report) -> Iterator[Block]:
     rows = report.num_answered + report.num_left_out
     text = (
         f"To {rows:,} rows drawn from the validation split, the likeliest token each time, at most "
@@ -131,18 +133,18 @@ def _answers(report: Report) -> str:
         text += (
             f" Left out: {report.num_left_out:,}, whose prompts leave a model no room to answer."
         )
+    yield Words(text)
     before, after = report.before, report.after
-    table = _table(
+    yield Table(
         (f"of {report.num_answered:,} answers", "before", "after"),
         [
             ("exact match", f"{before.exact_match:.1%}", f"{after.exact_match:.1%}"),
             ("ROUGE-L F1", f"{before.rouge_l:.4f}", f"{after.rouge_l:.4f}"),
         ],
     )
-    return f"{text}\n\n{table}"
 
 
-def _samples(report: Report) -> str:
+def _samples(report: Report) -> Table:
     # Without the headings that every prompt has.
     start, end = (part.strip() for part in render_prompt("\0").split("\0"))
     rows = [
@@ -152,40 +154,17 @@ def _samples(report: Report) -> str:
         )
         for sample in report.samples[:SHOWN_SAMPLES]
     ]  # fmt: skip
-    return _table(("prompt", "reference", "before", "after"), rows, align="---")
+    cells = [[cut(cell) for cell in row] for row in rows]
+    return Table(("prompt", "reference", "before", "after"), cells, has_numbers=False)
 
 
-def _page(title: str, markdown: str, plot: str) -> str:
-    """Return the Markdown as one HTML page; no HTML in it is taken for such."""
-    from markdown_it import MarkdownIt
-
-    parser = MarkdownIt("commonmark", {"html": False}).enable("table")
-    # The only image is ours: what was given to us has its brackets escaped.
-    parser.add_render_rule("image", lambda *_: plot[plot.index("<svg") :])
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f"<title>{html.escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
-        f"{parser.render(markdown)}</body>\n</html>\n"
-    )
-
-
-def _plot(curves: dict[str, Curve], step: int | None) -> str:
-    """Return the curves as SVG, with the evaluated step marked."""
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    # Ids are random and a date is written unless told; the reader's fonts are good enough.
-    with mpl.rc_context({"svg.hashsalt": "instruct-cluster", "svg.fonttype": "none"}):
-        figure = Figure(figsize=(8, 4), layout="constrained")
-        axes = figure.subplots()
-        for tag, points in curves.items():
-            marker = "o" if len(points) < 50 else ""
-            axes.plot(*zip(*points, strict=True), label=tag, marker=marker, markersize=3)
-        if step is not None:
-            axes.axvline(step, color="gray", linestyle=":", label="evaluated")
-        axes.set(xlabel="step", ylabel="loss per token")
-        axes.grid(alpha=0.3)
-        axes.legend()
-        file = io.StringIO()
-        figure.savefig(file, format="svg", metadata={"Date": None})
-    return file.getvalue()
+def _loss(report: Report) -> Iterator[Block]:
+    yield Heading("Loss")
+    if not report.curves:
+        yield Words(
+            "There is no curve: no TensorBoard events of this model's training are at hand."
+        )
+        return
+    marks = {} if report.step is None else {report.step: "evaluated"}
+    svg = line_chart(report.curves, "step", "loss per token", marks)
+    yield Picture(svg, "Loss by step", "loss.svg")

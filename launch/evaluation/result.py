@@ -7,17 +7,15 @@ What an evaluation found, as values.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from rich.table import Table
 
-from instruct_core.storage.store import Store
 from launch.console.display import show_table
+from launch.runs.curves import Curve
 
-EVENTS = "events.out.tfevents."  # how TensorBoard names its files
+FORMAT = 1  # of report.json
 CURVES = ("train/loss", "val/loss")
-Curve = list[tuple[int, float]]  # (global step, value)
 
 
 @dataclass(frozen=True)
@@ -69,22 +67,6 @@ class Report:
     def title(self) -> str:
         """What was evaluated, in a few words."""
         return self.model if self.run is None else f"{self.run} at step {self.step}"
-
-
-def read_curves(run: Store) -> dict[str, Curve]:
-    """Return a run's losses by step; none where its events are not on this machine."""
-    if not run.is_local or not any(name.startswith(EVENTS) for name in run.names()):
-        return {}
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events = EventAccumulator(str(run.local_path("")), size_guidance={"scalars": 0})
-    events.Reload()
-    curves = {
-        tag: [(p.step, p.value) for p in events.Scalars(tag) if math.isfinite(p.value)]
-        for tag in CURVES
-        if tag in events.Tags()["scalars"]
-    }
-    return {tag: points for tag, points in curves.items() if points}
 
 
 def print_summary(report: Report) -> None:

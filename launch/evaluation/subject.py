@@ -36,9 +36,9 @@ class Subject(NamedTuple):
 
 
 def find_subject(flags: Evaluate) -> Subject:
-    model, runs = flags.model, absolute(flags.runs) if flags.runs else ""
+    model = flags.model
     if model.checkpoint is None:
-        run = replace(Run.find(model.run, model.checkpoints), runs=runs)
+        run = Run.find(model.run, model.checkpoints, model.runs)
         step = run.good_step(model.step, note)
         return Subject(run.step_place(step), run, step)
     place = absolute(model.checkpoint).rstrip("/")
@@ -46,7 +46,8 @@ def find_subject(flags: Evaluate) -> Subject:
         of_step = Run.of_step(place)
     if of_step is None:
         return Subject(place)
-    return Subject(place, replace(of_step, runs=runs), int(place.rpartition("-")[2]))
+    run = replace(of_step, runs=absolute(model.runs) if model.runs else "")
+    return Subject(place, run, int(place.rpartition("-")[2]))
 
 
 def _not_told(flag: str, flags: Evaluate, what: str) -> ConfigError:

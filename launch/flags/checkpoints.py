@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from launch.flags.run import Checkpoints, RunName, Step
+from launch.flags.run import Checkpoints, RunName, Runs, Step
 from launch.flags.values import PATH
 
 
@@ -15,6 +15,7 @@ class Ls:
 
     run: RunName
     checkpoints: Checkpoints = "checkpoints_instruct"
+    runs: Runs = None
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Verify:
     step: int | None = None
     """Only this step (default: all)."""
     checkpoints: Checkpoints = "checkpoints_instruct"
+    runs: Runs = None
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Prune:
     dry_run: bool = False
     """Only say what would go."""
     checkpoints: Checkpoints = "checkpoints_instruct"
+    runs: Runs = None
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,7 @@ class Export:
     """Path or URL of the folder; it must be empty or not there yet."""
     step: Step = "newest"
     checkpoints: Checkpoints = "checkpoints_instruct"
+    runs: Runs = None
 
 
 VERBS = {"ls": Ls, "verify": Verify, "prune": Prune, "export": Export}

@@ -17,8 +17,6 @@ class Evaluate:
 
     model: Annotated[ModelFlags, tyro.conf.OmitArgPrefixes] = field(default_factory=ModelFlags)
     """What is evaluated: a checkpoint of a run, or a model that lies anywhere."""
-    runs: Annotated[str | None, PATH] = None
-    """Path or URL where runs keep their curves, for the loss plot (default: as the run knows it)."""
     shards: Annotated[str | None, PATH] = None
     """Path or URL of the shard set whose validation split is read (default: the run's)."""
     base: Annotated[str | None, PATH] = None

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from launch.flags.run import Checkpoints, RunName
+from launch.flags.run import Checkpoints, RunName, Runs
 
 
 @dataclass(frozen=True)
@@ -20,3 +20,4 @@ class Logs:
     rank: int = 0
     """Whose log; rank 0 tells how the run goes, and has the batch script's words."""
     checkpoints: Checkpoints = "checkpoints_instruct"
+    runs: Runs = None

@@ -29,6 +29,13 @@ Step = Annotated[
         "this one."
     ),
 ]
+Runs = Annotated[
+    str | None,
+    tyro.conf.arg(
+        metavar="PATH",
+        help="Path or URL where runs keep their ledger and curves (default: as each run knows it).",
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -39,6 +46,7 @@ class ModelFlags:
     """Name of the run whose checkpoint is taken (default: the run that saved last)."""
     step: Step = "newest"
     checkpoints: Checkpoints = "checkpoints_instruct"
+    runs: Runs = None
     checkpoint: Annotated[str | None, PATH] = None
     """Path or URL of a step folder, a Hugging Face folder or a .pt file, instead of a run."""
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from launch.flags.run import Checkpoints
+from launch.flags.run import Checkpoints, Runs
 from launch.flags.values import PATH
 
 
@@ -18,6 +18,7 @@ class Status:
     run: Annotated[str | None, tyro.conf.Positional] = None
     """Name of a run (default: all)."""
     checkpoints: Checkpoints = "checkpoints_instruct"
+    runs: Runs = None
     shards: Annotated[str, PATH] = "shards"
     """Folder with shard sets."""
     json: bool = False

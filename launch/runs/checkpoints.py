@@ -35,7 +35,7 @@ NOTHING = "No step is removed: {} stay"
 
 def show(flags: Ls) -> int:
     """Print all checkpoints of a run, with sizes compared; return the exit code."""
-    store = Run.find(flags.run, flags.checkpoints).store
+    store = Run.find(flags.run, flags.checkpoints, flags.runs).store
     steps = committed_steps(store)
     _print(
         store, steps, {step: damage_of(store, step, every_byte=False) for step in steps}, "sizes"
@@ -45,7 +45,7 @@ def show(flags: Ls) -> int:
 
 def verify(flags: Verify) -> int:
     """Read every byte of a run's checkpoints; return the exit code."""
-    run = Run.find(flags.run, flags.checkpoints)
+    run = Run.find(flags.run, flags.checkpoints, flags.runs)
     store = run.store
     steps = committed_steps(store) if flags.step is None else [run.known_step(flags.step)]
     damages = {}
@@ -62,7 +62,7 @@ def prune(flags: Prune) -> int:
         value, least = getattr(flags, name), 1 if name == "keep" else 0
         if value is not None and value < least:
             raise ConfigError(f"{flag_of(name)} must be at least {least}, got {value}.")
-    run = Run.find(flags.run, flags.checkpoints)
+    run = Run.find(flags.run, flags.checkpoints, flags.runs)
     store = run.store
     keep = Keep(
         run.config.keep_checkpoints if flags.keep is None else flags.keep,
@@ -104,7 +104,7 @@ def export(flags: Export) -> int:
     """Write a Hugging Face folder; return the exit code."""
     from instruct_core.model.hugging_face import export_folder
 
-    run = Run.find(flags.run, flags.checkpoints)
+    run = Run.find(flags.run, flags.checkpoints, flags.runs)
     check_url("--out", flags.out, writes=True)
     step = run.good_step(flags.step, note)
     target = Store(absolute(flags.out))

@@ -22,7 +22,7 @@ POLL_SECONDS = 0.5
 
 def show_log(flags: Logs) -> int:
     """Print what a rank has logged, and go on until the run ends if asked to; return the exit code."""
-    status = RunStatus.of(Run.find(flags.run, flags.checkpoints))
+    status = RunStatus.of(Run.find(flags.run, flags.checkpoints, flags.runs))
     shown: dict[Path, int] = {}
     while True:
         goes_on = status.is_active() and not status.never_starts()  # asked before the last look

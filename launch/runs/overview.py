@@ -40,7 +40,7 @@ def show_status(flags: Status) -> int:
     """Print what the launcher was asked for; return the exit code."""
     controller = Controller()  # one for all: while Slurm is away it is asked once
     if flags.run is not None:
-        status = RunStatus.of(Run.find(flags.run, flags.checkpoints), controller)
+        status = RunStatus.of(Run.find(flags.run, flags.checkpoints, flags.runs), controller)
         if flags.json:
             say(json.dumps(document_of_run(status)))
         else:

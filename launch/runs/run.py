@@ -57,17 +57,22 @@ class Run:
         return cls(name, Store(absolute(checkpoints)) / name)
 
     @classmethod
-    def find(cls, name: str | None, checkpoints: str) -> Run:
+    def find(cls, name: str | None, checkpoints: str, runs: str | None = None) -> Run:
         """
         Return the run of a name; the one that saved last where none is given.
+
+        Args:
+            name: Of the run.
+            checkpoints: Where runs keep their checkpoints.
+            runs: Where they keep their ledgers, if not where their settings say.
 
         Raises:
             ConfigError: The name is no plain one, or the place cannot be reached.
             MissingError: There is no such run; names those that are there.
         """
         if name is None:
-            return cls.latest(checkpoints)
-        run = cls.named(name, checkpoints)
+            return replace(cls.latest(checkpoints), runs=absolute(runs) if runs else "")
+        run = replace(cls.named(name, checkpoints), runs=absolute(runs) if runs else "")
         with reachable("--checkpoints", checkpoints):
             if not run.exists():
                 raise run._missing()
@@ -261,12 +266,12 @@ class Run:
         )
 
 
-def runs_in(checkpoints: str) -> list[Run]:
-    """Return the runs that keep their checkpoints in a place, by name."""
+def runs_in(checkpoints: str, runs: str | None = None) -> list[Run]:
+    """Return the runs that keep their checkpoints in a place, by name; arguments as `Run.find`."""
     place = Store(absolute(checkpoints))
     with reachable("--checkpoints", checkpoints):
         return [
-            Run(name, place / name)
+            Run(name, place / name, absolute(runs) if runs else "")
             for name in place.names()
             if PLAIN_NAME.fullmatch(name) and place.exists(f"{name}/run.json")
         ]

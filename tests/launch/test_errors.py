@@ -173,6 +173,16 @@ DOCTOR = {
     "--json=yes": "--json takes no value, got yes",
     "here": "No flag takes the word here",
 }
+REPORT = {
+    "gone": "Run gone is not there",
+    "../t": "--run must be a plain name",
+    "t --out good.jsonl": "good.jsonl is in use: it is no page of this command",
+    "t --out folder": "folder is a folder. Name a file in it",
+    "t --out folder/": "--out must name a file, got folder/",
+    "t --out file/page.html": "file: Not a directory. Give another place",
+    "t --out s4://x/page.html": "Place s4://x cannot be used: Protocol not known: s4",
+    "t --output page.html": "There is no flag --output",
+}
 TABLE = [
     (verb, arguments, message)
     for verb, table in (
@@ -181,6 +191,7 @@ TABLE = [
         ("chat", CHAT),
         ("generate", GENERATE),
         ("doctor", DOCTOR),
+        ("report", REPORT),
     )
     for arguments, message in table.items()
 ]

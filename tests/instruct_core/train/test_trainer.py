@@ -60,7 +60,7 @@ class Desk:
             working=lambda phase: None,
             on_event=self.events.append,
             on_step=self.reports.append,
-            on_samples=lambda step, markdown: None,
+            on_samples=lambda step, samples: None,
             on_read=lambda step, samples: None,
         )
         return Trainer(config, setup, load_newest(self.checkpoints))

@@ -60,6 +60,7 @@ COMMANDS = {
     "checkpoints verify": "checkpoints.py verify NAME",
     "checkpoints prune": "checkpoints.py prune NAME --keep 1",
     "checkpoints export": "checkpoints.py export NAME --out exported",
+    "report": "report.py NAME --out page.html",
     "evaluate": "evaluate.py --run NAME --out report",
     "chat": "chat.py --run NAME --prompt Hi.",
     "generate": "generate.py --run NAME --source questions.jsonl --out a.jsonl",

@@ -1,0 +1,1 @@
+"""Pages that need no network: what stands on one, its HTML, its charts. Knows nothing of runs."""
