@@ -29,7 +29,6 @@ from instruct_core.answers.generation import generate
 from instruct_core.answers.sampling import Sampling
 from instruct_core.config import PRESETS
 from instruct_core.model.gpt2 import GPT2
-from instruct_core.model.hugging_face import hugging_face_config
 from jobs.process import peak_bytes
 
 PROMPT_TOKENS = 128
@@ -56,7 +55,7 @@ def make_ours(model: GPT2) -> Run:
 
 
 def make_theirs(model: GPT2) -> Run:
-    theirs = GPT2LMHeadModel(GPT2Config(**hugging_face_config(model.config))).eval()
+    theirs = GPT2LMHeadModel(GPT2Config(**model.config.hugging_face)).eval()
     theirs.to(model.head_weight.device)
     theirs.load_state_dict(model.state_dict() | {"lm_head.weight": model.head_weight}, assign=True)
     theirs.tie_weights()

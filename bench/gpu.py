@@ -26,7 +26,8 @@ from torch.nn.attention.varlen import varlen_attn
 from bench.common import parser
 from instruct_core.config import PRESETS, TrainConfig
 from instruct_core.data.batches import row_starts
-from instruct_core.model.gpt2 import GPT2, row_mask
+from instruct_core.model.family import row_mask
+from instruct_core.model.gpt2 import GPT2
 from instruct_core.train import loss as sliced
 from instruct_core.train.loss import WithLoss
 from instruct_core.train.metrics import flops_per_token

@@ -19,7 +19,6 @@ from instruct_core.checkpoints.writer import Checkpoints, Snapshot
 from instruct_core.config import PRESETS, TrainConfig
 from instruct_core.events import Event, SaveFailed
 from instruct_core.model.gpt2 import GPT2
-from instruct_core.model.hugging_face import hugging_face_config
 from instruct_core.storage.store import Store
 from instruct_core.train.optimizer import make_optimizer, optimizer_tensors
 from instruct_core.train.rng import rng_state
@@ -56,7 +55,7 @@ class State:
     def take(self, checkpoints: Checkpoints, copied: bool) -> Snapshot:
         self.number += 1
         return checkpoints.take(
-            self.number, self.model.state_dict(), hugging_face_config(self.model.config),
+            self.number, self.model.state_dict(), self.model.config.hugging_face,
             optimizer_tensors(self.model, self.optimizer), rng_state(),
             {"model": self.model.config, "progress": Progress(self.number, 0, 0)}, copied,
         )  # fmt: skip
@@ -150,7 +149,7 @@ def save_lightning(state: State, folder: Path) -> None:
 def trainer_of(state: State, folder: Path) -> Any:
     from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
 
-    model = GPT2LMHeadModel(GPT2Config(**hugging_face_config(state.model.config)))
+    model = GPT2LMHeadModel(GPT2Config(**state.model.config.hugging_face))
     arguments = TrainingArguments(output_dir=str(folder), report_to=[], use_cpu=True)
     trainer = Trainer(model=model, args=arguments)
     trainer.create_optimizer_and_scheduler(10)

@@ -27,8 +27,8 @@ from bench.common import parser, report
 from instruct_core.checkpoints.writer import Checkpoints
 from instruct_core.config import PRESETS, TrainConfig
 from instruct_core.data.batches import MicroBatch
-from instruct_core.model.gpt2 import GPT2, row_mask
-from instruct_core.model.hugging_face import hugging_face_config
+from instruct_core.model.family import row_mask
+from instruct_core.model.gpt2 import GPT2
 from instruct_core.storage.store import Store
 from instruct_core.train.optimizer import make_optimizer
 from instruct_core.train.progress import Setup, StepReport
@@ -111,7 +111,7 @@ def run_hugging_face(config: TrainConfig, library: str) -> float:
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
             stamps.append(time.perf_counter())
 
-    model = GPT2LMHeadModel(GPT2Config(**hugging_face_config(PRESETS[config.model])))
+    model = GPT2LMHeadModel(GPT2Config(**PRESETS[config.model].hugging_face))
     num_rows = config.micro_batch_size * (WARMUP_STEPS + STEPS)
     rows = torch.randint(0, 50257, (num_rows, config.seq_len)).tolist()
     with tempfile.TemporaryDirectory() as folder:

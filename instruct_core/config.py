@@ -12,15 +12,18 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from instruct_core.converter import structure
-from instruct_core.errors import ConfigError
+from instruct_core.errors import ConfigError, CorruptFileError
+from instruct_core.llama_config import LLAMA_TYPES, LlamaConfig
 from instruct_core.recipe import IS_LATER, MICRO_BATCH_SIZE, Precision, Recipe
+from instruct_core.shape import Shape
 
 LAYER_NORM_EPSILON = 1e-5
+ACTIVATIONS_PER_LAYER = 24  # numbers of the model's width that a token keeps for the backward
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """GPT-2's shape; `vocab_size` is the tokenizer's, without padding."""
+    """GPT-2's shape; `vocab_size` is the tokenizer's, without padding. See Shape."""
 
     num_layers: int
     num_heads: int
@@ -29,21 +32,98 @@ class ModelConfig:
     vocab_size: int = 50257
 
     @property
+    def model_type(self) -> str:
+        """The family's name, as config.json has it."""
+        return "gpt2"
+
+    @property
+    def num_kv_heads(self) -> int:
+        """Every head has keys and values of its own."""
+        return self.num_heads
+
+    @property
+    def head_dim(self) -> int:
+        """Numbers of a head's query."""
+        return self.width // self.num_heads
+
+    @property
     def num_parameters(self) -> int:
         """Trainable numbers; the output head shares the token embedding."""
         per_layer = 12 * self.width**2 + 13 * self.width
         embeddings = (self.vocab_size + self.max_seq_len) * self.width
         return embeddings + self.num_layers * per_layer + 2 * self.width
 
+    @property
+    def product_weights(self) -> int:
+        """All but the positions, which are added."""
+        return self.num_parameters - self.max_seq_len * self.width
 
-PRESETS = {
+    @property
+    def kept_numbers(self) -> int:
+        """About how many numbers all layers keep of a token for the backward."""
+        return ACTIVATIONS_PER_LAYER * self.num_layers * self.width
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """All that must be above zero."""
+        return self.num_layers, self.num_heads, self.width, self.max_seq_len, self.vocab_size
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """`<|endoftext|>`, the last token of the vocabulary."""
+        return (self.vocab_size - 1,)
+
+    @property
+    def hugging_face(self) -> dict[str, Any]:
+        """The content of config.json."""
+        return {
+            "architectures": ["GPT2LMHeadModel"],
+            "model_type": self.model_type,
+            "vocab_size": self.vocab_size,
+            "n_positions": self.max_seq_len,
+            "n_embd": self.width,
+            "n_layer": self.num_layers,
+            "n_head": self.num_heads,
+            "activation_function": "gelu_new",
+            "layer_norm_epsilon": LAYER_NORM_EPSILON,
+            "bos_token_id": self.end_ids[0],
+            "eos_token_id": self.end_ids[0],
+            "tie_word_embeddings": True,
+        }
+
+
+PRESETS: dict[str, Shape] = {
     "gpt2": ModelConfig(num_layers=12, num_heads=12, width=768),
     "gpt2-medium": ModelConfig(num_layers=24, num_heads=16, width=1024),
     "gpt2-large": ModelConfig(num_layers=36, num_heads=20, width=1280),
     "gpt2-xl": ModelConfig(num_layers=48, num_heads=25, width=1600),
     "small-demo": ModelConfig(num_layers=4, num_heads=4, width=256),
     "tiny": ModelConfig(num_layers=2, num_heads=2, width=32),
-}
+    "tiny-llama": LlamaConfig(
+        num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8, width=32, mlp_width=64,
+        max_seq_len=1024, vocab_size=50257, end_ids=(50256,), has_tied_head=True,
+    ),
+}  # fmt: skip
+# The class of every family's shape; where nothing is said, a manifest's model is a GPT-2.
+SHAPES: dict[str, type[Any]] = {"gpt2": ModelConfig, **dict.fromkeys(LLAMA_TYPES, LlamaConfig)}
+
+
+def shape_from(document: Any, problem: str) -> Shape:
+    """
+    Return the shape that a manifest, or another process, tells as JSON.
+
+    Args:
+        document: Its fields; `model_type` is left out for a GPT-2.
+        problem: Which file is what: the message begins with it.
+
+    Raises:
+        CorruptFileError: It is of no family of this version, or has other fields than its class.
+    """
+    kind = document.get("model_type", "gpt2") if isinstance(document, dict) else "gpt2"
+    if kind not in SHAPES:
+        raise CorruptFileError(f"{problem}: model_type {str(kind)[:50]} is not known to it.")
+    shape: Shape = structure(document, SHAPES[kind], problem, strict=True)
+    return shape
 
 
 @dataclass(frozen=True)

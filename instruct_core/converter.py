@@ -10,6 +10,7 @@ A field that this version does not know is left out, so that files of a newer ve
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from instruct_core.errors import CorruptFileError
@@ -28,7 +29,13 @@ JSON_TYPES: dict[type, tuple[type, ...]] = {
 }
 
 
-def structure(document: Any, kind: type[T], problem: str, strict: bool = False) -> T:
+def structure(
+    document: Any,
+    kind: type[T],
+    problem: str,
+    strict: bool = False,
+    known: Mapping[type, Any] | None = None,
+) -> T:
     """
     Return a document as a record.
 
@@ -37,14 +44,20 @@ def structure(document: Any, kind: type[T], problem: str, strict: bool = False) 
         kind: The record's class.
         problem: Which file is what: the message begins with it, and the reasons follow.
         strict: Refuse a field that the class does not have.
+        known: Fields by their type that were read already, whatever the document says of them.
 
     Raises:
         CorruptFileError: A field is missing, or of another type.
     """
     from cattrs import transform_error  # here: flags reach this module, and --help must stay quick
 
+    converter = _converter(strict)
+    if known:
+        converter = converter.copy()
+        for field, value in known.items():
+            converter.register_structure_hook(field, lambda *_, value=value: value)
     try:
-        return _converter(strict).structure(document, kind)
+        return converter.structure(document, kind)
     except Exception as error:  # cattrs raises groups of errors
         reasons = transform_error(error, format_exception=_reason)
         raise CorruptFileError(f"{problem}: {'; '.join(reasons[:MAX_REASONS])}.") from None

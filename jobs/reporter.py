@@ -22,8 +22,9 @@ from typing import Any, TextIO
 import torch
 
 from instruct_core.checkpoints.manifest import Manifest
-from instruct_core.config import ModelConfig, TrainConfig, describe
+from instruct_core.config import TrainConfig, describe
 from instruct_core.events import Evaluated, Event, Saved
+from instruct_core.shape import Shape
 from instruct_core.storage.store import Store
 from instruct_core.train.metrics import Metrics, flops_per_token, peak_flops, system_metrics
 from instruct_core.train.progress import SampleAnswer, StepReport
@@ -104,7 +105,7 @@ class Reporter:
             except OSError as error:  # a store that is away must not end the run
                 logger.warning("The ledger could not be read: %s", error)
 
-    def resumed(self, step: int, shape: ModelConfig) -> None:
+    def resumed(self, step: int, shape: Shape) -> None:
         """Say where the attempt begins; called before the first step."""
         self._resumed_at = step
         self._flops_per_token = flops_per_token(shape, self._config.seq_len)

@@ -3,8 +3,8 @@ Whether every file and every function still fits in a head: part of `make check`
 
     python -m tests.sizes
 
-A file over 300 lines has a second job in it, a function over 50 a second thought. GPT-2 alone may be
-longer: a model in one file is a virtue.
+A file over 300 lines has a second job in it, a function over 50 a second thought. A family of models
+alone may be longer: a model in one file is a virtue.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 MAX_FILE_LINES = 300
 MAX_FUNCTION_LINES = 50
-MAY_BE_LONGER = ("instruct_core/model/gpt2.py",)
+MAY_BE_LONGER = ("instruct_core/model/gpt2.py", "instruct_core/model/llama.py")
 PACKAGES = ("launch", "jobs", "instruct_core", "bench", "tests")
 REPO = Path(__file__).resolve().parent.parent
 

@@ -16,7 +16,7 @@ from instruct_core.answers.generation import generate
 from instruct_core.answers.sampling import Sampling
 from instruct_core.answers.text import AnswerText
 from instruct_core.data.tokenizer import load_tokenizer
-from instruct_core.model.gpt2 import GPT2
+from instruct_core.model.family import Model
 
 # finish_reason of a prompt that leaves the model no room to answer, and of one that asks nothing.
 TOO_LONG, EMPTY = "too_long", "empty"
@@ -31,7 +31,7 @@ class Answered(NamedTuple):
 
 
 def answer_prompts(
-    model: GPT2,
+    model: Model,
     prompts: Sequence[Sequence[int]],
     *,
     batch_size: int,

@@ -14,7 +14,7 @@ B: texts that still grow, T: tokens of the longest prompt, V: vocabulary
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -22,8 +22,7 @@ import torch
 from torch import Tensor
 
 from instruct_core.answers.sampling import Sampling
-from instruct_core.data.gpt2_tokenizer import END_OF_TEXT_ID
-from instruct_core.model.gpt2 import GPT2, Cache
+from instruct_core.model.family import Cache, Model
 
 NUCLEUS_TOKENS = 1024  # looked at first for top-p: sorting the whole vocabulary takes far longer
 UNIFORM_STEPS = 1 << 24  # so coarse that a draw times the total never rounds up to the total
@@ -40,33 +39,35 @@ class Generated(NamedTuple):
 
 @torch.inference_mode()
 def generate(
-    model: GPT2,
+    model: Model,
     prompts: Sequence[Sequence[int]],
     *,
     max_new_tokens: int = 128,
     sampling: Sampling | None = None,
+    end_ids: Collection[int] | None = None,
     streams: Sequence[int] | None = None,
     on_token: Callable[[int, int], bool] = lambda text, token: True,
 ) -> list[Generated]:
     """
-    Return what follows each prompt; the end-of-text token ends a text and is not among its tokens.
+    Return what follows each prompt; a token that ends a text is not among its tokens.
 
     Args:
         model: In eval mode; its device is used.
         prompts: Token ids, at least one each, and fewer than the model has positions.
         max_new_tokens: Of each text at most; fewer where the model's positions end.
         sampling: How tokens are chosen; None takes the likeliest.
+        end_ids: Tokens that end a text; None takes the model's own.
         streams: Which random numbers of the seed each text draws; None numbers them from 0.
         on_token: Called with the text's index and its new token; False ends the text with it.
 
     Raises:
         ValueError: A prompt is empty, or leaves no room for a token.
     """
+    ends = model.config.end_ids if end_ids is None else end_ids
     room = _room(prompts, model.config.max_seq_len, max_new_tokens)
     model.lay_out(for_batches=len(prompts) > 1)
-    batch = _Batch(
-        model, prompts, max(room), sampling or Sampling(), streams or range(len(prompts))
-    )
+    sampling, streams = sampling or Sampling(), streams or range(len(prompts))
+    batch = _Batch(model, prompts, max(room), sampling, streams)
     answers: list[list[int]] = [[] for _ in prompts]
     reasons: list[FinishReason] = ["length" for _ in prompts]
     growing = [text for text in range(len(prompts)) if room[text] > 0]
@@ -76,7 +77,7 @@ def generate(
         # The next token depends on these: the wait for the GPU is real.
         for place, token in enumerate(batch.next_tokens().tolist()):
             text = growing[place]
-            if token == END_OF_TEXT_ID:
+            if token in ends:
                 reasons[text] = "end"
                 continue
             answers[text].append(token)
@@ -102,7 +103,7 @@ class _Batch:
 
     def __init__(
         self,
-        model: GPT2,
+        model: Model,
         prompts: Sequence[Sequence[int]],
         most_new_tokens: int,
         sampling: Sampling,
@@ -112,7 +113,7 @@ class _Batch:
         self._device = model.head_weight.device
         lengths = torch.tensor([len(prompt) for prompt in prompts])
         longest = int(lengths.max())
-        tokens = torch.full((len(prompts), longest), END_OF_TEXT_ID)
+        tokens = torch.zeros((len(prompts), longest), dtype=torch.int64)
         for row, prompt in zip(tokens, prompts, strict=True):
             row[longest - len(prompt) :] = torch.tensor(prompt)
         self._tokens = tokens.to(self._device)  # (B, T) first, then (B, 1): not in the cache yet

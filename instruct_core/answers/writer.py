@@ -23,13 +23,13 @@ from instruct_core.answers.plan import EMPTY, AnswerPlan
 from instruct_core.data.template import render_prompt
 from instruct_core.data.tokenizer import load_tokenizer
 from instruct_core.errors import ConfigError
-from instruct_core.model.gpt2 import GPT2
+from instruct_core.model.family import Model
 from instruct_core.model.weights import hash_weights, load_model
 from instruct_core.storage.documents import seal
 from instruct_core.storage.store import Store
 
 
-def load_planned_model(plan: AnswerPlan) -> GPT2:
+def load_planned_model(plan: AnswerPlan) -> Model:
     """
     Return the model of a plan.
 
@@ -45,7 +45,7 @@ def load_planned_model(plan: AnswerPlan) -> GPT2:
     return model
 
 
-def write_part(store: Store, plan: AnswerPlan, part: int, model: GPT2) -> None:
+def write_part(store: Store, plan: AnswerPlan, part: int, model: Model) -> None:
     """Answer one range of rows, and write its lines and then its document."""
     started_at = time.perf_counter()
     records, questions = zip(*plan.questions(part), strict=True)

@@ -13,10 +13,11 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from instruct_core.config import ModelConfig
+from instruct_core.config import shape_from
 from instruct_core.converter import structure
 from instruct_core.errors import CorruptFileError
 from instruct_core.names import PLAIN_NAME
+from instruct_core.shape import Shape
 from instruct_core.storage.documents import load_sealed
 from instruct_core.storage.store import Store
 
@@ -60,7 +61,7 @@ class Manifest:
     identity: dict[str, Any] | None = None
     versions: dict[str, str] | None = None
     git_commit: str | None = None
-    model: ModelConfig
+    model: Shape
     progress: Progress
     files: list[FileEntry]
 
@@ -104,8 +105,8 @@ def manifest_in(folder: Store, step: int | None = None) -> Manifest:
     try:
         _require(document.get("format") == FORMAT, "format", document.get("format"))
         # A model with one more number is another model: nothing of a shape is left out.
-        structure(document.get("model"), ModelConfig, problem, strict=True)
-        manifest = structure(document, Manifest, problem)
+        shape = shape_from(document.get("model"), problem)
+        manifest = structure(document, Manifest, problem, known={Shape: shape})
         _require(step in (None, manifest.global_step), "global_step", manifest.global_step)
         _check(manifest)
     except ValueError as error:
@@ -129,7 +130,7 @@ def _check(manifest: Manifest) -> None:
     _require(len(sizes) == len(files), "files", list(sizes))
     _require(math.isfinite(manifest.saved_at), "saved_at", manifest.saved_at)
     shape, progress = manifest.model, manifest.progress
-    _require(all(0 < number <= MAX_SHAPE for number in vars(shape).values()), "model", shape)
+    _require(all(0 < number <= MAX_SHAPE for number in shape.sizes), "model", shape)
     _require(4 * shape.num_parameters <= sizes["model.safetensors"], "model", shape)
     for name in ("samples_seen", "tokens_seen"):
         _require(getattr(progress, name) >= 0, name, getattr(progress, name))

@@ -26,7 +26,7 @@ from instruct_core.data.batches import IGNORED, SampleReader
 from instruct_core.data.packing import Packing
 from instruct_core.data.shards import ShardSet
 from instruct_core.errors import NonFiniteError
-from instruct_core.model.gpt2 import GPT2, row_mask
+from instruct_core.model.family import Model, row_mask
 from instruct_core.train.loss import on_device, summed_loss
 
 BATCH_TOKENS = 4096  # of one forward: few enough that a progress bar moves on a CPU
@@ -54,7 +54,7 @@ class SplitLosses(NamedTuple):
 
 @torch.no_grad()
 def split_losses(
-    model: GPT2,
+    model: Model,
     rows: ShardSet,
     packing: Packing,
     on_sequences: Callable[[int], None] = lambda count: None,

@@ -21,7 +21,7 @@ from rouge_score.rouge_scorer import RougeScorer
 from instruct_core.answers.batch import answer_prompts
 from instruct_core.data.shards import ShardSet
 from instruct_core.data.tokenizer import load_tokenizer
-from instruct_core.model.gpt2 import GPT2
+from instruct_core.model.family import Model
 
 BATCH_SIZE = 8
 
@@ -60,7 +60,7 @@ def drawn_examples(rows: ShardSet, count: int, max_seq_len: int) -> list[Example
 
 
 def greedy_answers(
-    model: GPT2,
+    model: Model,
     examples: Sequence[Example],
     max_new_tokens: int,
     on_answers: Callable[[int], None] = lambda count: None,

@@ -14,10 +14,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
 
 from instruct_core.checkpoints.steps import read_manifest, read_verified, step_name
-from instruct_core.config import LAYER_NORM_EPSILON, ModelConfig
 from instruct_core.data.gpt2_tokenizer import END_OF_TEXT, END_OF_TEXT_ID, merges_path
 from instruct_core.errors import ConfigError, CorruptFileError
 from instruct_core.storage.store import Store
@@ -69,22 +67,4 @@ def _tokenizer_files(max_length: int) -> dict[str, bytes]:
         "tokenizer_config.json": json.dumps(settings, indent=1).encode(),
         "special_tokens_map.json": json.dumps(special, indent=1).encode(),
         "generation_config.json": json.dumps(generation, indent=1).encode(),
-    }
-
-
-def hugging_face_config(shape: ModelConfig) -> dict[str, Any]:
-    """Return the content of config.json."""
-    return {
-        "architectures": ["GPT2LMHeadModel"],
-        "model_type": "gpt2",
-        "vocab_size": shape.vocab_size,
-        "n_positions": shape.max_seq_len,
-        "n_embd": shape.width,
-        "n_layer": shape.num_layers,
-        "n_head": shape.num_heads,
-        "activation_function": "gelu_new",
-        "layer_norm_epsilon": LAYER_NORM_EPSILON,
-        "bos_token_id": END_OF_TEXT_ID,
-        "eos_token_id": END_OF_TEXT_ID,
-        "tie_word_embeddings": True,
     }

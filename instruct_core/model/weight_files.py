@@ -4,7 +4,8 @@ The files that weights come in: a folder with a config.json, or one file of some
     found = read_weight_files("path/to/gpt2")
     found.tensors["h.0.attn.c_attn.weight"], found.said[0].values["n_head"]
 
-Nothing is judged here: names, shapes and settings are as they were written.
+Nothing is judged here: names, shapes and settings are as they were written. What every family does with
+its tensors follows.
 
 Sources: transformers' modeling_utils.py (file names, and the index of weights in several files);
 https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md (pointers).
@@ -12,6 +13,7 @@ https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md (pointers).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -34,9 +36,13 @@ FOLDER_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )  # the first that is there holds the weights
+GENERATION = "generation_config.json"
 PICKLES = (".pt", ".pth", ".ckpt")
 STATE_DICTS = ("model", "state_dict", "model_state_dict", "module")  # nanoGPT, Lightning, others
 SETTINGS = ("model_args", "config", "args", "hyper_parameters")  # what describes the model, first
+# What DDP, torch.compile, FSDP and activation checkpointing put into names, wherever they wrap.
+WRAPPERS = re.compile(r"(?:^module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+MAX_NAMES = 5  # that a message shows
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
@@ -45,6 +51,7 @@ class Found(NamedTuple):
 
     tensors: Mapping[str, Any]
     said: list[Said]
+    generation: Mapping[str, Any] = {}  # how its texts are to be made, where that is said
 
 
 def read_weight_files(init: str) -> Found:
@@ -81,15 +88,20 @@ def _read_folder(store: Store, init: str, name: str | None = None) -> Found:
         entries = {entry.file: entry for entry in manifest_in(store).files}
         read_verified(store, entries["config.json"])
     said = [Said("config.json", load_document(store, "config.json"), is_of_model=True)]
+    generation = _generation_in(store, names)
     chosen = name or next((file for file in FOLDER_FILES if file in names), None)
     if chosen is None:
         raise MissingError(f"Model {init} has no weights: none of {', '.join(FOLDER_FILES)} in it.")
     if not chosen.endswith(".index.json"):
-        return Found(_tensors_in(store, chosen, entries), said)
+        return Found(_tensors_in(store, chosen, entries), said, generation)
     tensors: dict[str, Any] = {}
     for file in _indexed_files(store, chosen, names):
         tensors.update(_tensors_in(store, file, entries))
-    return Found(tensors, said)
+    return Found(tensors, said, generation)
+
+
+def _generation_in(store: Store, names: list[str]) -> Mapping[str, Any]:
+    return load_document(store, GENERATION) if GENERATION in names else {}
 
 
 def _indexed_files(store: Store, index: str, names: list[str]) -> Iterator[str]:
@@ -154,3 +166,24 @@ def _refuse_pointer(data: bytes, where: str) -> None:
         raise CorruptFileError(
             f"{where} is a Git LFS pointer, not the file itself. Fetch it: git lfs pull"
         )
+
+
+def plain_tensors(found: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the tensors under their names without what wrappers have put into them."""
+    return {
+        WRAPPERS.sub("", name): value for name, value in found.items() if isinstance(value, Tensor)
+    }
+
+
+def in_float32(name: str, value: Tensor, init: str) -> Tensor:
+    """Return a weight as float32; raises ConfigError for one of no floating type."""
+    if not value.is_floating_point():
+        raise ConfigError(
+            f"Model {init} must have weights of a floating type: {name} is {value.dtype}."
+        )
+    return value.float()
+
+
+def is_equal(one: Tensor, other: Tensor) -> bool:
+    """Return True for equal numbers; a NaN in one place of both is left to be named later."""
+    return bool(((one == other) | one.isnan() & other.isnan()).all())

@@ -17,14 +17,15 @@ from torch import Tensor
 from instruct_core.checkpoints.loader import Loaded, load_step
 from instruct_core.config import TrainConfig
 from instruct_core.errors import RunConflictError
-from instruct_core.model.gpt2 import GPT2
+from instruct_core.model.families import build
+from instruct_core.model.family import Model
 from instruct_core.storage.store import Store
 
 
 class Beginning(NamedTuple):
     """What the trainer is given; the weights of a checkpoint that is loaded come later."""
 
-    model: GPT2
+    model: Model
     moments: Mapping[str, Tensor]  # by name, as in a checkpoint
 
 
@@ -42,7 +43,7 @@ def begin(config: TrainConfig, loaded: Loaded | None, patience: float = 0.0) -> 
         RunConflictError: It has changed since the run was begun.
     """
     if loaded is not None:
-        return Beginning(GPT2(loaded.manifest.model, config.dropout), {})
+        return Beginning(build(loaded.manifest.model, config.dropout), {})
     from instruct_core.model.weights import first_model, hash_weights  # no resume needs them
 
     model = first_model(config.init, config.model, config.seed, config.seq_len, config.dropout)

@@ -22,6 +22,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 COMPILER = "torch._dynamo"
+# A buffer is a table that every rank has made for itself: nothing to send.
+OPTIONS: dict[str, Any] = {"gradient_as_bucket_view": True, "broadcast_buffers": False}
 
 
 def data_parallel(
@@ -30,9 +32,9 @@ def data_parallel(
     """Return a module whose gradients are the mean over all ranks."""
     if compiled or device.type == "cuda":  # a second is little beside what a GPU's start takes
         ids = [device.index] if device.type == "cuda" else None
-        return DistributedDataParallel(module, device_ids=ids, gradient_as_bucket_view=True)
+        return DistributedDataParallel(module, device_ids=ids, **OPTIONS)
     with _unloaded():
-        return _EagerDataParallel(module, gradient_as_bucket_view=True)
+        return _EagerDataParallel(module, **OPTIONS)
 
 
 def eagerly() -> AbstractContextManager[Any]:

@@ -1,15 +1,15 @@
 """
-Cross-entropy over a 50,257-word vocabulary without ever holding all logits.
+Cross-entropy over a whole vocabulary without ever holding all logits.
 
-    model = WithLoss(GPT2(...))
+    model = WithLoss(build(shape))
     model(tokens, targets, positions, row_ids).backward()
 
-For 8 x 1,024 tokens the logits alone take 1.6 GB, and their gradient as much again. So head and
+For 8 x 1,024 tokens the logits of GPT-2 alone take 1.6 GB, and their gradient as much again. So head and
 loss run over a slice of tokens at a time, and each slice's gradient is taken at once; nothing is
 computed twice. The loss is a sum: the trainer divides by the loss tokens of all ranks, so that
 ranks and accumulation give one result.
 
-A GPU's tensor cores want matrices whose sides are multiples of 64, and 50,257 is odd: there the
+A GPU's tensor cores want matrices whose sides are multiples of 64, and 50,257 is odd: there such a
 head gets rows of zeros with a bias of minus infinity, which no probability and no gradient reaches.
 
 B: micro-batch size, T: seq_len, N: B x T, C: width, V: vocabulary
@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from instruct_core.data.batches import IGNORED, MicroBatch, row_starts
-from instruct_core.model.gpt2 import GPT2, RowStarts, row_mask
+from instruct_core.model.family import Model, RowStarts, row_mask
 
 SLICE_TOKENS = {"cpu": 512, "cuda": 2048}  # a GPU is quicker with longer ones
 HEAD_MULTIPLE = {"cpu": 1, "cuda": 64}
@@ -35,7 +35,7 @@ HEAD_MULTIPLE = {"cpu": 1, "cuda": 64}
 class WithLoss(nn.Module):
     """A model and its loss as one module, which is what DDP wraps."""
 
-    def __init__(self, model: GPT2) -> None:
+    def __init__(self, model: Model) -> None:
         super().__init__()
         self.model = model
         self._suits = RowStarts.suit(model.config)

@@ -28,7 +28,7 @@ import psutil
 import pynvml
 import torch
 
-from instruct_core.config import ModelConfig
+from instruct_core.shape import Shape
 from instruct_core.storage.store import Store
 
 logger = logging.getLogger(__name__)
@@ -147,10 +147,10 @@ def system_metrics(device: torch.device) -> dict[str, float]:
     return values
 
 
-def flops_per_token(config: ModelConfig, seq_len: int) -> float:
+def flops_per_token(shape: Shape, seq_len: int) -> float:
     """Return floating-point operations of one training token: 6 a weight, and attention's."""
-    weights = config.num_parameters - config.max_seq_len * config.width
-    return 6.0 * weights + 12.0 * config.num_layers * config.width * seq_len
+    heads = shape.num_heads * shape.head_dim
+    return 6.0 * shape.product_weights + 12.0 * shape.num_layers * heads * seq_len
 
 
 def peak_flops(device: torch.device) -> float | None:

@@ -22,7 +22,7 @@ from instruct_core.data.batches import SampleReader
 from instruct_core.data.order import sample_at
 from instruct_core.data.shards import ShardSet
 from instruct_core.events import Event
-from instruct_core.model.gpt2 import GPT2
+from instruct_core.model.family import Model
 
 Outcome = Literal["finished", "stopped"]
 
@@ -55,7 +55,7 @@ class SampleAnswer(NamedTuple):
 class Setup:
     """What the trainer is given by whoever runs it, on every rank."""
 
-    model: GPT2
+    model: Model
     device: torch.device
     train: SampleReader
     val: SampleReader

@@ -29,7 +29,6 @@ from instruct_core.config import TrainConfig
 from instruct_core.data.batches import MicroBatch
 from instruct_core.errors import NonFiniteError
 from instruct_core.events import Evaluated
-from instruct_core.model.hugging_face import hugging_face_config
 from instruct_core.train.compiler import data_parallel, eagerly
 from instruct_core.train.loss import WithLoss, on_device
 from instruct_core.train.optimizer import make_optimizer, optimizer_tensors, restore_optimizer
@@ -287,7 +286,7 @@ class Trainer:
         return setup.checkpoints.take(
             self.progress.global_step,
             model=setup.model.state_dict(),
-            model_config=hugging_face_config(setup.model.config),
+            model_config=setup.model.config.hugging_face,
             optimizer=optimizer_tensors(setup.model, self._optimizer),
             rng=rng_state(),
             facts=setup.facts | {"model": setup.model.config, "progress": self.progress},

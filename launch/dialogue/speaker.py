@@ -23,7 +23,7 @@ from launch.flags.run import ModelFlags
 from launch.runs.run import Run
 
 if TYPE_CHECKING:
-    from instruct_core.model.gpt2 import GPT2
+    from instruct_core.model.family import Model
 
 LOADS = 3  # a run that trains may remove a step while it is being read
 
@@ -52,7 +52,7 @@ class Speaker:
     """
 
     def __init__(
-        self, place: str, model: GPT2, run: Run | None = None, step: str | int = "newest"
+        self, place: str, model: Model, run: Run | None = None, step: str | int = "newest"
     ) -> None:
         self.place, self.run, self.step, self._model = place, run, step, model
         self._tokenizer = load_tokenizer()

@@ -33,7 +33,7 @@ from launch.runs.places import reachable
 if TYPE_CHECKING:
     from instruct_core.evaluation.perplexity import SplitLosses
     from instruct_core.evaluation.score import AnswerScores, Example
-    from instruct_core.model.gpt2 import GPT2
+    from instruct_core.model.family import Model
 
 VERSIONS = ("instruct-cluster", "torch", "numpy", "rouge-score")
 
@@ -77,7 +77,7 @@ def evaluate(flags: Evaluate) -> int:
     return 0
 
 
-def _load_models(flags: Evaluate, subject: Subject, base: str) -> tuple[GPT2, GPT2, str]:
+def _load_models(flags: Evaluate, subject: Subject, base: str) -> tuple[Model, Model, str]:
     """Return the model, its base, and the base in words."""
     from instruct_core.model.weights import first_model, load_model, ready
 
@@ -107,7 +107,7 @@ def _prepare(
     subject: Subject,
     shards: str,
     manifest: dict[str, Any],
-    models: Sequence[GPT2],
+    models: Sequence[Model],
 ) -> Data:
     """Return the rows, packed as the run packs them where both models have the positions."""
     from instruct_core.evaluation.score import drawn_examples
@@ -123,13 +123,13 @@ def _prepare(
             f"{flags.rows}: none of those that were drawn does. Give more, or other --shards."
         )
     config = subject.config
-    seq_len = min(positions, config.seq_len) if config else positions
+    seq_len = min(positions, config.seq_len if config else TrainConfig.seq_len)
     # Not through the cache beside the shards: it may belong to somebody else, and this is quick.
     packing = pack(rows.lengths(), seq_len, config.seed if config else TrainConfig.seed)
     return Data(shards, manifest["fingerprint"], rows, packing, examples)
 
 
-def _measure(when: str, model: GPT2, data: Data, max_new_tokens: int) -> Measured:
+def _measure(when: str, model: Model, data: Data, max_new_tokens: int) -> Measured:
     from instruct_core.evaluation.perplexity import split_losses
     from instruct_core.evaluation.score import greedy_answers, score
 

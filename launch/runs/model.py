@@ -13,14 +13,15 @@ import subprocess
 import sys
 from typing import NamedTuple
 
-from instruct_core.config import ModelConfig
+from instruct_core.config import shape_from
 from instruct_core.errors import ConfigError
+from instruct_core.shape import Shape
 
 
 class Weights(NamedTuple):
     """The shape of a model, and a hash of its weights."""
 
-    shape: ModelConfig
+    shape: Shape
     xxh3: str
 
 
@@ -40,4 +41,4 @@ def inspect_weights(place: str, model: str = "", seq_len: int = 0) -> Weights:
     answer = json.loads(subprocess.check_output(command))
     if "error" in answer:
         raise ConfigError(answer["error"])
-    return Weights(ModelConfig(**answer["shape"]), answer["xxh3"])
+    return Weights(shape_from(answer["shape"], f"Model {place}"), answer["xxh3"])

@@ -14,7 +14,7 @@ import time
 
 import numpy as np
 
-from instruct_core.config import ModelConfig
+from instruct_core.shape import Shape
 
 MATRIX_SIZE = 1536
 # Training reaches about half the speed of a bare matrix product on a CPU: measured with
@@ -22,12 +22,11 @@ MATRIX_SIZE = 1536
 CPU_EFFICIENCY = 0.55
 BYTES_PER_PARAMETER = 16  # weight, gradient (which lies in DDP's bucket), two moments, 4 bytes each
 SAVED_BYTES_PER_PARAMETER = 12  # weight and two moments
-ACTIVATIONS_PER_LAYER = 24  # numbers of the model's width that a token keeps for the backward
 SLICE_TOKENS = 512  # of the loss, see instruct_core/train/loss.py
 PROCESS_BYTES = 700 << 20  # Python and torch
-# Of one GPU, in bf16, from the table of bench/gpu.py in docs/performance.md: a layer of width 1 keeps
-# so much of a token for the backward, and the context and the slices of the loss take the rest.
-GPU_BYTES_PER_ACTIVATION = {"bf16": 37, "fp32": 74}
+# Of one GPU, from the table of bench/gpu.py in docs/performance.md: so much of a token is kept for the
+# backward, and the context and the slices of the loss take the rest.
+GPU_BYTES_PER_NUMBER = {"bf16": 37 / 24, "fp32": 74 / 24}
 GPU_BYTES = 1_800_000_000
 
 
@@ -42,13 +41,12 @@ def cpu_flops() -> float:
     return 2 * MATRIX_SIZE**3 / best
 
 
-def step_seconds(shape: ModelConfig, tokens_per_step: int) -> float:
+def step_seconds(shape: Shape, tokens_per_step: int) -> float:
     """Return about how long all cores of this machine take for one step."""
-    weights = shape.num_parameters - shape.max_seq_len * shape.width
-    return 6 * weights * tokens_per_step / (CPU_EFFICIENCY * cpu_flops())
+    return 6 * shape.product_weights * tokens_per_step / (CPU_EFFICIENCY * cpu_flops())
 
 
-def rank_bytes(shape: ModelConfig, micro_tokens: int, staged_share: float) -> int:
+def rank_bytes(shape: Shape, micro_tokens: int, staged_share: float) -> int:
     """
     Return about how much memory one CPU rank needs at its peak, in float32.
 
@@ -58,14 +56,14 @@ def rank_bytes(shape: ModelConfig, micro_tokens: int, staged_share: float) -> in
         staged_share: Of the state that the rank copies for an asynchronous save, 0..1.
     """
     head = shape.vocab_size * shape.width
-    activations = micro_tokens * shape.num_layers * shape.width * ACTIVATIONS_PER_LAYER
+    activations = micro_tokens * shape.kept_numbers
     logits = 4 * min(micro_tokens, SLICE_TOKENS) * shape.vocab_size
     numbers = 2 * head + activations + logits
     per_parameter = BYTES_PER_PARAMETER + SAVED_BYTES_PER_PARAMETER * staged_share
     return PROCESS_BYTES + int(per_parameter * shape.num_parameters) + 4 * numbers
 
 
-def gpu_bytes(shape: ModelConfig, micro_tokens: int, precision: str) -> int:
+def gpu_bytes(shape: Shape, micro_tokens: int, precision: str) -> int:
     """
     Return about how much memory of its GPU a rank needs at its peak.
 
@@ -74,9 +72,8 @@ def gpu_bytes(shape: ModelConfig, micro_tokens: int, precision: str) -> int:
         micro_tokens: Tokens of a forward.
         precision: "bf16" or "fp32", of matrix products.
     """
-    activations = micro_tokens * shape.num_layers * shape.width
-    kept = GPU_BYTES_PER_ACTIVATION[precision] * activations
-    return GPU_BYTES + BYTES_PER_PARAMETER * shape.num_parameters + kept
+    kept = GPU_BYTES_PER_NUMBER[precision] * micro_tokens * shape.kept_numbers
+    return GPU_BYTES + BYTES_PER_PARAMETER * shape.num_parameters + int(kept)
 
 
 def duration(seconds: float) -> str:

@@ -18,8 +18,9 @@ from instruct_core.checkpoints.steps import (
     step_name,
     steps_of,
 )
-from instruct_core.config import PRESETS, ModelConfig, TrainConfig
+from instruct_core.config import PRESETS, TrainConfig
 from instruct_core.errors import ConfigError, CorruptFileError, MissingError
+from instruct_core.shape import Shape
 from instruct_core.storage.store import Store
 from launch.flags.finetune import Finetune, is_fork
 from launch.runs.model import Weights, inspect_weights
@@ -38,7 +39,7 @@ class Inputs(NamedTuple):
     """What a run starts from."""
 
     places: Places
-    shape: ModelConfig
+    shape: Shape
     init: str  # in words
     has_shards: bool  # False where builtin is to be prepared first
 
@@ -141,7 +142,7 @@ def find_init(typed: str | None) -> Init:
     return Init(absolute(typed), typed)
 
 
-def check_places(config: TrainConfig, shape: ModelConfig) -> None:
+def check_places(config: TrainConfig, shape: Shape) -> None:
     """
     Refuse places on a disk that nobody can write to, or without room for a checkpoint.
 
@@ -176,7 +177,7 @@ def weights_of_init(init: str, flags: Finetune) -> Weights:
     return inspect_weights(init, flags.model or "", flags.recipe.seq_len)
 
 
-def shape_of_run(store: Store) -> ModelConfig:
+def shape_of_run(store: Store) -> Shape:
     """Return the shape of the model that a run trains, from its newest manifest that can be read."""
     for step in reversed(committed_steps(store)):
         try:

@@ -13,9 +13,10 @@ import math
 from dataclasses import replace
 from typing import NamedTuple
 
-from instruct_core.config import ModelConfig, TrainConfig
+from instruct_core.config import TrainConfig
 from instruct_core.errors import ConfigError
 from instruct_core.recipe import MICRO_BATCH_SIZE
+from instruct_core.shape import Shape
 from launch.cluster.machine import Machine
 from launch.console.lines import counted
 from launch.training.fit import gpu_bytes, rank_bytes
@@ -43,7 +44,7 @@ class Settings(NamedTuple):
 def fit(
     config: TrainConfig,
     ranks: Ranks,
-    shape: ModelConfig,
+    shape: Shape,
     machine: Machine,
     typed: int | None,
     kept: int | None,
@@ -121,7 +122,7 @@ class _Room(NamedTuple):
 
     config: TrainConfig
     ranks: Ranks
-    shape: ModelConfig
+    shape: Shape
     machine: Machine
 
     def has(self, size: int) -> bool:

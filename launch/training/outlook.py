@@ -12,10 +12,11 @@ import math
 import re
 from typing import NamedTuple
 
-from instruct_core.config import ModelConfig, TrainConfig
+from instruct_core.config import TrainConfig
 from instruct_core.data.packing import Packing, load_packing
 from instruct_core.data.shards import ShardSet, load_manifest
 from instruct_core.errors import ConfigError
+from instruct_core.shape import Shape
 from instruct_core.storage.store import Store
 from launch.console.lines import counted, perhaps
 from launch.runs.run import runs_in
@@ -32,7 +33,7 @@ class Plan(NamedTuple):
     """A launch with nothing left open."""
 
     config: TrainConfig
-    shape: ModelConfig
+    shape: Shape
     submission: Submission
     ranks: Ranks
     init: str  # in words

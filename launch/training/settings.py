@@ -14,9 +14,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Any, NamedTuple
 
-from instruct_core.config import ModelConfig, TrainConfig, identity_of
+from instruct_core.config import TrainConfig, identity_of
 from instruct_core.errors import ConfigError, RunConflictError
 from instruct_core.recipe import MICRO_BATCH_SIZE, Precision, Recipe
+from instruct_core.shape import Shape
 from launch.cluster.machine import Machine
 from launch.flags.finetune import Finetune, is_fork
 from launch.flags.slurm import SlurmFlags
@@ -35,7 +36,7 @@ class Places(NamedTuple):
 
 
 def settle(
-    flags: Finetune, places: Places, run: str, shape: ModelConfig, machine: Machine
+    flags: Finetune, places: Places, run: str, shape: Shape, machine: Machine
 ) -> TrainConfig:
     """
     Return the settings of a run on such nodes; the shards' fingerprint is left to be filled in, and

@@ -8,7 +8,6 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from instruct_core.config import ModelConfig
 from instruct_core.model.gpt2 import GPT2
-from instruct_core.model.hugging_face import hugging_face_config
 
 SHAPE = ModelConfig(num_layers=3, num_heads=4, width=64, max_seq_len=256)
 
@@ -25,6 +24,6 @@ def model() -> GPT2:
 
 @pytest.fixture(scope="module")
 def reference(model: GPT2) -> GPT2LMHeadModel:
-    theirs = GPT2LMHeadModel(GPT2Config(**hugging_face_config(SHAPE))).eval()
+    theirs = GPT2LMHeadModel(GPT2Config(**SHAPE.hugging_face)).eval()
     theirs.load_state_dict(model.state_dict() | {"lm_head.weight": model.head_weight})
     return theirs

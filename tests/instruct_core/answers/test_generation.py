@@ -14,7 +14,8 @@ from instruct_core.answers.sampling import Sampling
 from instruct_core.config import ModelConfig
 from instruct_core.data.gpt2_tokenizer import END_OF_TEXT_ID, VOCAB_SIZE
 from instruct_core.errors import ConfigError
-from instruct_core.model.gpt2 import GPT2, Cache
+from instruct_core.model.family import Cache
+from instruct_core.model.gpt2 import GPT2
 from tests.instruct_core.conftest import SHAPE
 
 

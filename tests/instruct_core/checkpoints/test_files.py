@@ -17,7 +17,6 @@ from instruct_core.checkpoints.writer import Checkpoints
 from instruct_core.config import PRESETS
 from instruct_core.errors import CorruptFileError
 from instruct_core.model.gpt2 import GPT2
-from instruct_core.model.hugging_face import hugging_face_config
 from instruct_core.storage import tensor_file
 from instruct_core.storage.store import Store
 from instruct_core.train.rng import restore_rng, rng_state
@@ -86,7 +85,7 @@ def test_transformers_loads_a_step_folder(tmp_path: Path) -> None:
     model.initialize(1)
     checkpoints = Checkpoints(Store(tmp_path))
     checkpoints.claim_attempt()
-    config = hugging_face_config(model.config)
+    config = model.config.hugging_face
     snapshot = checkpoints.take(3, model.state_dict(), config, {}, rng_state(), facts_of(3))
     checkpoints.write(snapshot, Keep())
 

@@ -18,7 +18,8 @@ from instruct_core.config import PRESETS
 from instruct_core.data.batches import SampleReader, row_starts
 from instruct_core.data.packing import pack
 from instruct_core.data.shards import ShardSet
-from instruct_core.model.gpt2 import GPT2, RowStarts, row_mask
+from instruct_core.model.family import RowStarts, row_mask
+from instruct_core.model.gpt2 import GPT2
 from instruct_core.storage.store import Store
 from tests.instruct_core.conftest import SHAPE
 

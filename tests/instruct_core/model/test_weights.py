@@ -19,7 +19,6 @@ from transformers import GPT2LMHeadModel
 from instruct_core.config import PRESETS, ModelConfig
 from instruct_core.errors import ConfigError, InstructError, MissingError, UnsafeFileError
 from instruct_core.model.gpt2 import GPT2
-from instruct_core.model.hugging_face import hugging_face_config
 from instruct_core.model.weights import load_pretrained
 from instruct_core.storage.documents import dump_document
 from instruct_core.storage.tensor_file import file_views, from_numpy
@@ -85,10 +84,10 @@ def test_shape_may_come_from_args(model: GPT2, tmp_path: Path, args: Any) -> Non
 
 @pytest.mark.parametrize("safe", [True, False])
 def test_hugging_face_folder_is_read(model: GPT2, tmp_path: Path, safe: bool) -> None:
-    (tmp_path / "config.json").write_bytes(dump_document(hugging_face_config(SHAPE)))
+    (tmp_path / "config.json").write_bytes(dump_document(SHAPE.hugging_face))
     if safe:
         theirs = GPT2LMHeadModel.from_pretrained(
-            None, config=GPT2LMHeadModel.config_class(**hugging_face_config(SHAPE)),
+            None, config=GPT2LMHeadModel.config_class(**SHAPE.hugging_face),
             state_dict=model.state_dict(),
         )  # fmt: skip
         theirs.save_pretrained(tmp_path)
@@ -184,7 +183,7 @@ def test_weights_that_begin_anywhere_in_their_file_are_read(tmp_path: Path, odd_
     (tmp_path / "model.safetensors").write_bytes(
         len(header).to_bytes(8, "little") + header + data[8 + size :]
     )
-    (tmp_path / "config.json").write_text(json.dumps(hugging_face_config(model.config)))
+    (tmp_path / "config.json").write_text(json.dumps(model.config.hugging_face))
 
     _, weights = load_pretrained(str(tmp_path))
 

@@ -1,0 +1,215 @@
+"""
+What the rest of the project knows of a model, whichever family it is of, and what families share.
+
+    hidden = model(tokens, positions, row_mask(row_ids))        # (B, T, C)
+    loss = summed_loss(hidden, model.head_weight, targets)
+    cache = Cache(model, batch_size=1, room=512)
+    hidden = model(tokens, positions, None, cache)
+
+A family is a file of its own beside this one (gpt2.py, llama.py): its module, under the names of
+Hugging Face's checkpoints. families.py finds it by `model_type`.
+
+B: batch size, T: tokens, P: tokens before these in the cache, C: width, H: heads, G: heads with keys
+and values, D: numbers of a head, V: vocabulary
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from instruct_core.shape import Shape
+
+FEW_TOKENS = 32  # below, a product from the weight's side is quicker on a CPU
+
+
+class Cache:
+    """
+    Keys and values of the tokens so far, in room that is made once.
+
+    Args:
+        model: Whose layers they belong to.
+        batch_size: Texts side by side.
+        room: Most tokens of a text.
+    """
+
+    def __init__(self, model: Model, batch_size: int, room: int) -> None:
+        config, weight = model.config, model.head_weight
+        shape = (batch_size, config.num_kv_heads, room, config.head_dim)
+        # Memory that no token has reached is never touched, so it costs nothing on a CPU.
+        self._layers = [(weight.new_empty(shape), weight.new_empty(shape)) for _ in model.blocks]
+        self.length = 0  # tokens that all layers have, P
+
+    def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Take T new tokens (B, G, T, D) of a layer; return all it has, (B, G, P + T, D)."""
+        end = self.length + keys.shape[2]
+        all_keys, all_values = self._layers[layer]
+        all_keys[:, :, self.length : end] = keys
+        all_values[:, :, self.length : end] = values
+        return all_keys[:, :, :end], all_values[:, :, :end]
+
+    def keep(self, texts: Tensor) -> None:
+        """Forget all texts but these. (B,)"""
+        for layer, pair in enumerate(self._layers):
+            keys, values = (self._selected(tensor, texts) for tensor in pair)
+            self._layers[layer] = (keys, values)
+
+    def _selected(self, old: Tensor, texts: Tensor) -> Tensor:
+        new = old.new_empty((len(texts), *old.shape[1:]))
+        new[:, :, : self.length] = old[texts, :, : self.length]
+        return new
+
+
+class RowStarts(NamedTuple):
+    """Which rows attention stays in, for a GPU's kernels that take lengths: they skip the rest."""
+
+    starts: Tensor  # of each row in the B x T tokens, and the end; int32. (rows + 1,)
+    longest: int  # no row is longer
+
+    @staticmethod
+    def suit(config: Shape) -> bool:
+        """Return True for heads that the kernels can take."""
+        return config.head_dim % 8 == 0 and config.head_dim <= 256
+
+
+def row_mask(row_ids: Tensor) -> Tensor:
+    """Return (B, 1, T, T), True where a token may look: at itself and before, inside its row."""
+    same_row = row_ids[:, None, :, None] == row_ids[:, None, None, :]
+    return same_row.tril()
+
+
+class Model(nn.Module):
+    """
+    A model without a loss. Its weights are not set: load them, or call `initialize`.
+
+    Args:
+        config: Its shape.
+        dropout: Probability on embeddings, attention and residual branches while training.
+    """
+
+    def __init__(self, config: Shape, dropout: float) -> None:
+        super().__init__()
+        self.config, self.dropout = config, dropout
+
+    def forward(
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        mask: Tensor | RowStarts | None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """
+        Return the last hidden state of every token.
+
+        Args:
+            tokens: Ids. (B, T)
+            positions: Place of each token in its row. (B, T)
+            mask: Where attention may look, (B, 1, T, P + T), or the rows it stays in, which takes
+                half precision, no dropout and no cache; or None for plain causal order.
+            cache: Keys and values of earlier tokens; this call's are appended to it.
+        """
+        raise NotImplementedError
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The layers, first to last."""
+        raise NotImplementedError
+
+    @property
+    def head_weight(self) -> Tensor:
+        """The weight of the output head. (V, C)"""
+        raise NotImplementedError
+
+    def initialize(self, seed: int) -> None:
+        """Draw fresh weights; the same seed gives the same ones on every machine."""
+        raise NotImplementedError
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return the scores of every next token. (..., V)"""
+        return F.linear(hidden, self.head_weight)
+
+    def last_logits(self, hidden: Tensor) -> Tensor:
+        """
+        Return `logits` of each text's last token. (B, V)
+
+        Args:
+            hidden: What `forward` returns. (B, T, C)
+        """
+        last = hidden[:, -1]
+        return from_weight(last, self.head_weight) if is_few(last) else self.logits(last)
+
+    def lay_out(self, for_batches: bool) -> None:
+        """
+        Turn the matrices in memory to the side from which a CPU reads them fastest.
+
+        Steps of one text want them as they are saved, steps of several the other way round. The
+        weights stay the same; on a GPU nothing is done.
+        """
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | RowStarts | None,
+    dropout: float = 0.0,
+) -> Tensor:
+    """
+    Return causal attention through torch's kernels. (B, T, H, D)
+
+    Args:
+        q: Queries. (B, H, T, D)
+        k: Keys, those of the cache first. (B, G, P + T, D)
+        v: Values. (B, G, P + T, D)
+        mask: See Model.
+        dropout: Probability on the weights of attention.
+    """
+    is_grouped = q.shape[1] != k.shape[1]
+    if isinstance(mask, RowStarts):
+        assert not dropout, "dropout takes a mask"
+        return _attend_in_rows(q, k, v, mask, is_grouped)
+    return F.scaled_dot_product_attention(
+        q,
+        k,
+        v,
+        attn_mask=mask,
+        dropout_p=dropout,
+        is_causal=mask is None and q.shape[2] > 1,
+        enable_gqa=is_grouped,
+    ).transpose(1, 2)
+
+
+def _attend_in_rows(q: Tensor, k: Tensor, v: Tensor, rows: RowStarts, is_grouped: bool) -> Tensor:
+    from torch.nn.attention.varlen import varlen_attn  # takes a second, and is for GPUs
+
+    starts, longest = rows
+    b, t = q.shape[0], q.shape[2]
+    q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (q, k, v))  # (B x T, H or G, D)
+    grouped: Any = {"enable_gqa": True} if is_grouped else {}
+    causal = (-1, 0)
+    y = varlen_attn(q, k, v, starts, starts, longest, longest, window_size=causal, **grouped)
+    assert isinstance(y, Tensor)
+    return y.view(b, t, *y.shape[1:])
+
+
+def is_few(x: Tensor) -> bool:
+    """Return True for the step of a small batch on a CPU."""
+    return x.device.type == "cpu" and 1 < x[..., 0].numel() <= FEW_TOKENS
+
+
+def from_weight(x: Tensor, weight: Tensor) -> Tensor:
+    """
+    Return F.linear(x, weight) for few rows on a CPU, where this takes about half the time.
+
+    A BLAS goes through a large matrix in strides when few rows meet it from the left; turned round,
+    it reads the matrix once and in order. For one row it does so by itself.
+    """
+    return (weight @ x.flatten(0, -2).t()).t().reshape(*x.shape[:-1], len(weight))
+
+
+def empty_embedding(rows: int, width: int) -> nn.Embedding:
+    """Return an embedding that is not drawn yet: weights are loaded, or drawn by `initialize`."""
+    return nn.Embedding(rows, width, _weight=torch.empty(rows, width))

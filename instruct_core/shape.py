@@ -1,0 +1,74 @@
+"""
+What is said of every model, whichever family it is of: launchers, memory, flops and manifests go by it.
+No torch.
+
+    shape.model_type, shape.num_parameters, shape.max_seq_len       # "gpt2", 124439808, 1024
+
+A family's own class has these and what else it needs; config.py lists the classes.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Protocol
+
+
+class Shape(Protocol):
+    """A frozen dataclass whose fields are what a manifest keeps of a model."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def model_type(self) -> str:
+        """The family's name, as config.json has it."""
+
+    @property
+    def num_layers(self) -> int:
+        """Blocks, one after another."""
+
+    @property
+    def num_heads(self) -> int:
+        """Heads that ask, in every layer."""
+
+    @property
+    def num_kv_heads(self) -> int:
+        """Heads with keys and values; several that ask may share one."""
+
+    @property
+    def head_dim(self) -> int:
+        """Numbers of a head's query."""
+
+    @property
+    def width(self) -> int:
+        """Numbers of a token's hidden state."""
+
+    @property
+    def max_seq_len(self) -> int:
+        """Positions."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Tokens that have an embedding; a tokenizer may know fewer."""
+
+    @property
+    def num_parameters(self) -> int:
+        """Trainable numbers."""
+
+    @property
+    def product_weights(self) -> int:
+        """Weights that every token is multiplied with, the output head's among them."""
+
+    @property
+    def kept_numbers(self) -> int:
+        """About how many numbers all layers keep of a token for the backward."""
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """All that must be above zero, for who reads a shape that somebody else wrote."""
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """Tokens that end a text; the first is the one that is written."""
+
+    @property
+    def hugging_face(self) -> dict[str, Any]:
+        """The content of config.json."""
