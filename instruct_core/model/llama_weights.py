@@ -22,6 +22,7 @@ from instruct_core.model.llama_settings import llama_shape
 from instruct_core.model.weight_files import Found, in_float32, is_equal, plain_tensors
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+LAYER = re.compile(r"model\.layers\.(\d+)\.")
 BUFFERS = re.compile(r"\.rotary_emb\.inv_freq$")  # of older versions
 
 
@@ -40,7 +41,14 @@ def read_llama(found: Found, init: str) -> tuple[LlamaConfig, dict[str, Tensor]]
     shape = llama_shape(said.values, said.place, init)
     if found.generation:
         shape = replace(shape, end_ids=_ends(found.generation, shape))
-    return shape, _untied(_in_own_names(found.tensors, init), shape, init)
+    weights = _untied(_in_own_names(found.tensors, init), shape, init)
+    layers = {match[1] for name in weights if (match := LAYER.match(name))}
+    if len(layers) != shape.num_layers:
+        raise ConfigError(
+            f"Model {init} must be what {said.place} says: num_hidden_layers is {shape.num_layers}, and "
+            f"the weights have {len(layers)}."
+        )
+    return shape, weights
 
 
 def _ends(generation: Mapping[str, Any], shape: LlamaConfig) -> tuple[int, ...]:
