@@ -39,6 +39,7 @@ T = TypeVar("T")
 LEAD = "INSTRUCT_LEAD"  # seconds from Slurm's warning to its kill
 LOG = "INSTRUCT_LOG"  # what the batch script and rank 0 write
 SCRIPT = "INSTRUCT_SCRIPT"  # the batch script itself
+SETUP_ENDED = "=== setup: a line ended with"  # in the log, before a code and the line of --setup
 JOB_IDS = "job_ids"  # ids of this script's jobs, in the order of their submission
 
 TOLD_TO_END = "INSTRUCT_TOLD_TO_END"  # set where the batch script was sent TERM

@@ -33,6 +33,7 @@ ACTIVE = {
 }  # fmt: skip
 
 
+JOB_ID = re.compile(r"(\d+)(?:;\S+)?|Submitted batch job (\d+)(?: on cluster \S+)?")
 # What Slurm says where it will say the same tomorrow.
 REFUSALS = re.compile(r"(?i)permission denied|presently disabled|not supported|not permitted")
 
@@ -87,8 +88,9 @@ def run_client(
     timeout = timeout_seconds or (
         SUBMIT_TIMEOUT_SECONDS if command[0] == "sbatch" else CLIENT_TIMEOUT_SECONDS
     )
-    # Long lists of array tasks are cut otherwise; times may be told in another form.
-    settings = {"SLURM_BITSTR_LEN": "0", "SLURM_TIME_FORMAT": "standard"}
+    # Long lists of array tasks are cut otherwise, times may be told in another form, and partitions
+    # may be hidden.
+    settings = {"SLURM_BITSTR_LEN": "0", "SLURM_TIME_FORMAT": "standard", "SCONTROL_ALL": "1"}
     try:
         done = subprocess.run(
             command,
@@ -123,19 +125,45 @@ def submit_script(script: Path, *options: str) -> str:
         SlurmError: Slurm refuses it, or does not answer; as `run_client`.
     """
     said = run_client(["sbatch", "--parsable", *options, str(script)], clean_environment())
-    return said.strip().split(";")[0]
+    return job_id_in(said)
 
 
-def show_jobs(job_id: str, timeout_seconds: float | None = None) -> list[JobRecord]:
+def job_id_in(said: str) -> str:
+    """
+    Return the id that sbatch prints: 12, or 12;cluster, perhaps below a site's own words.
+
+    Raises:
+        SlurmError: There is none.
+    """
+    for line in reversed(said.splitlines()):
+        if found := JOB_ID.fullmatch(line.strip()):
+            return found[1] or found[2]
+    words = " ".join(said.split())
+    raise SlurmError(f"sbatch printed no job id, so the job may be queued and may not: {words!r}.")
+
+
+def on_cluster(name: str) -> dict[str, str] | None:
+    """Return the environment in which Slurm's clients ask a cluster; None for the one they ask anyway."""
+    return os.environ | {"SLURM_CLUSTERS": name} if name else None
+
+
+def show_jobs(
+    job_id: str, timeout_seconds: float | None = None, cluster: str = ""
+) -> list[JobRecord]:
     """
     Return the records of a job: one, or one a task of an array; [] where Slurm knows none.
+
+    Args:
+        job_id: Of a job or an array.
+        timeout_seconds: How long Slurm may take.
+        cluster: That it was queued on, if there are several.
 
     Raises:
         SlurmError: It does not answer, or not in time; as `run_client`.
     """
     try:
         text = run_client(
-            ["scontrol", "-o", "show", "job", job_id], timeout_seconds=timeout_seconds
+            ["scontrol", "-o", "show", "job", job_id], on_cluster(cluster), "", timeout_seconds
         )
     except SlurmError as error:
         if "Invalid job id" in str(error):

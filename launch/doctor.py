@@ -16,11 +16,11 @@ import sys
 
 from launch.console.lines import guarded
 from launch.flags.doctor import Doctor
-from launch.flags.parse import parse_flags
+from launch.flags.site import parse_on_site
 
 
 def main() -> int:
-    flags = parse_flags(Doctor, sys.argv[1:], usage=__doc__)
+    flags = parse_on_site(Doctor, sys.argv[1:], usage=__doc__)
     from launch.checkup.doctor import doctor
 
     return doctor(flags)

@@ -15,11 +15,11 @@ import sys
 
 from launch.console.lines import guarded
 from launch.flags.drill import Drill, check_drill_flags
-from launch.flags.parse import parse_flags
+from launch.flags.site import parse_on_site
 
 
 def main() -> int:
-    flags = parse_flags(Drill, sys.argv[1:], usage=__doc__)
+    flags = parse_on_site(Drill, sys.argv[1:], usage=__doc__)
     check_drill_flags(flags)
     from launch.drills.drill import drill
 

@@ -15,11 +15,11 @@ import sys
 
 from launch.console.lines import guarded
 from launch.flags.finetune import Finetune
-from launch.flags.parse import parse_flags
+from launch.flags.site import parse_on_site
 
 
 def main() -> int:
-    flags = parse_flags(Finetune, sys.argv[1:], usage=__doc__)
+    flags = parse_on_site(Finetune, sys.argv[1:], usage=__doc__)
     from launch.training.start import finetune
 
     return finetune(flags, sys.argv[1:])

@@ -13,11 +13,11 @@ import sys
 
 from launch.console.lines import guarded
 from launch.flags.generate import Generate
-from launch.flags.parse import parse_flags
+from launch.flags.site import parse_on_site
 
 
 def main() -> int:
-    flags = parse_flags(Generate, sys.argv[1:], usage=__doc__)
+    flags = parse_on_site(Generate, sys.argv[1:], usage=__doc__)
     from launch.arrays.answers import answer_file
 
     return answer_file(flags, sys.argv[1:])

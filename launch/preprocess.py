@@ -13,12 +13,12 @@ from __future__ import annotations
 import sys
 
 from launch.console.lines import guarded
-from launch.flags.parse import parse_flags
 from launch.flags.preprocess import Preprocess
+from launch.flags.site import parse_on_site
 
 
 def main() -> int:
-    flags = parse_flags(Preprocess, sys.argv[1:], usage=__doc__)
+    flags = parse_on_site(Preprocess, sys.argv[1:], usage=__doc__)
     from launch.arrays.shards import prepare
 
     return prepare(flags, sys.argv[1:])

@@ -27,6 +27,7 @@ from jobs.job_folder import (
     JOB_IDS,
     LOG,
     SCRIPT,
+    SETUP_ENDED,
     TOLD_TO_END,
     Failure,
     Progress,
@@ -87,12 +88,24 @@ def decide_comeback() -> None:
         _answer_early_warning(folder, progress)
         return
     crash = cause_of(failures, said)
+    if setup := _setup_that_failed(said):
+        crash = crash._replace(error=f"{crash.error.rstrip('.')}. {setup}")
     again, bad_node = judge_crash(crash, folder, progress)
     if again:
         logger.warning("Crashed: %s Starting again.", crash.error)
         _bring_back(bad_node)
     else:
         logger.error("Failed, and not started again: %s", crash.error)
+
+
+def _setup_that_failed(said: str) -> str:
+    """Return a sentence on the lines of --setup that did not end well; "" if all did."""
+    lines = [line for line in said.splitlines() if line.startswith(SETUP_ENDED)]
+    return (
+        f"Before that a line of --setup ended with{lines[0].removeprefix(SETUP_ENDED)}."
+        if lines
+        else ""
+    )
 
 
 def _answer_early_warning(folder: Path, progress: Progress) -> None:

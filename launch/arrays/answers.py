@@ -51,7 +51,7 @@ def answer_file(flags: Generate, words: Sequence[str] = ()) -> int:
     out = absolute(flags.out)
     store = Store(f"{out}.parts")
     check_url("--out", out.rpartition("/")[0], writes=not flags.array.dry_run)
-    choice = choose_cluster(flags.array.cluster)
+    choice = choose_cluster(flags.array.cluster, flags.slurm.clusters)
     request = request_of(flags.slurm) if choice.cluster == "slurm" else None
     if request is None and (gpus := visible_gpus()).number:
         check_torch_sees(gpus.number)
@@ -167,4 +167,5 @@ def _work(
         f"flags; the answers will be in {flags.out}",
         flags=flags,
         words=words,
+        reads=[plan.settings.model],
     )

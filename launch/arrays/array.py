@@ -10,6 +10,7 @@ jobs, so that a fine-tuning job can wait for shards that are still being made.
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -25,9 +26,10 @@ from launch.cluster.frozen_code import freeze_code
 from launch.cluster.in_process import only_task_of
 from launch.cluster.job_folder import new_job_folder
 from launch.cluster.local import LocalJob, submit_local
+from launch.cluster.machine import CLUSTERS
 from launch.cluster.partition import cluster_limits
 from launch.cluster.request import Request, resources_of
-from launch.cluster.script import Resources, array_text, batch_script
+from launch.cluster.script import Resources, array_text, batch_script, notes_on
 from launch.cluster.slurm import (
     NEVER_STARTS_HELP,
     UNKNOWN,
@@ -39,6 +41,7 @@ from launch.cluster.slurm import (
 from launch.console.display import progress_bar
 from launch.console.lines import EXIT_FAILED, counted, note, say
 from launch.flags.array import ArrayFlags
+from launch.flags.site import Site
 from launch.flags.slurm import SlurmFlags
 
 PARALLELISM = 128
@@ -64,26 +67,27 @@ class TaskArray:
         self._work, self._flags, self._request = work, flags, request
         self._parallelism = parallelism or PARALLELISM
 
-    def scripts(self, tasks: Sequence[int]) -> list[str]:
-        """Return the batch scripts that `submit` would queue; Slurm judges them too."""
+    def preview(self, tasks: Sequence[int]) -> list[str]:
+        """Return what `submit` would say, and the batch scripts it would queue; Slurm judges them too."""
         folder = self._work.parent / "NEXT"
         arrays = list(self._arrays(tasks))
         for resources in arrays:
             test_submission(folder, resources)
-        return [batch_script(folder, resources) for resources in arrays]
+        scripts = (f"\n{batch_script(folder, resources)}" for resources in arrays)
+        return [*self._about(arrays), *scripts]
 
     def submit(self, tasks: Sequence[int]) -> SlurmJob:
         """Queue the tasks, and say so; return the job."""
         work = self._work
         arrays = list(self._arrays(tasks))
-        for line in (f"Where: {self._request.where}", *self._request.notes):
+        for line in self._about(arrays):
             say(line)
         for resources in arrays:
             test_submission(work.parent, resources)
         folder = new_job_folder(work.parent)
         freeze_code(folder)
         note_asked(folder, work.flags)
-        job = SlurmJob(folder)
+        job = SlurmJob(folder, cluster=os.environ.get(CLUSTERS, ""))
         for resources in arrays:
             job_id = submit_slurm(work.task(resources.first_task), folder, resources)
             job.write_note(work.parent / "slurm.json")
@@ -92,6 +96,12 @@ class TaskArray:
         say(work.next_step)
         return job
 
+    def _about(self, arrays: Sequence[Resources]) -> list[str]:
+        """Return lines on where the tasks go, and what they ask for beyond the usual."""
+        where = [f"Where: {self._request.where}", *self._request.notes, *notes_on(arrays[0])]
+        site = Site.found().line(type(self._work.flags).__name__.lower())
+        return [*where, f"Site: {site}"] if site else where
+
     def _arrays(self, tasks: Sequence[int]) -> Iterator[Resources]:
         """Yield what to ask for, one array of at most MaxArraySize after the other."""
         most = cluster_limits().max_array_size
@@ -99,7 +109,7 @@ class TaskArray:
             raise ConfigError(
                 "Slurm allows no array jobs here (MaxArraySize). Use --cluster local."
             )
-        one = resources_of(self._work.name, self._flags, self._request)
+        one = resources_of(self._work.name, self._flags, self._request, places=self._work.places)
         # Two arrays share what may run at a time.
         firsts = sorted({task // most * most for task in tasks})
         parallelism = max(1, self._parallelism // len(firsts))
@@ -136,8 +146,7 @@ def make(
         array = TaskArray(work, slurm, request, flags.array_parallelism)
     if flags.dry_run:
         say(f"Would make {len(todo.parts)} of {work.num_parts} {work.plan.part}s of {work.where}:")
-        scripts = array.scripts(tasks) if array is not None else []
-        for line in (*work.shares_of(todo.parts), *(f"\n{script}" for script in scripts)):
+        for line in (*work.shares_of(todo.parts), *(array.preview(tasks) if array else [])):
             say(line)
         return 0
     if not todo.parts and todo.is_complete:

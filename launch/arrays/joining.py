@@ -18,7 +18,7 @@ from jobs.job_folder import read_json
 from launch.arrays.work import Work
 from launch.cluster.slurm import SlurmJob
 from launch.flags.array import ArrayFlags
-from launch.flags.parse import parse_flags
+from launch.flags.site import parse_typed
 from launch.flags.slurm import SlurmFlags
 from launch.flags.typed import difference, differences, refuse_typed
 
@@ -42,12 +42,13 @@ def refuse_changes(work: Work, job: SlurmJob) -> None:
     asked = read_json(job.folder / ASKED)
     known = {field.name for field in fields(work.flags)} & asked.keys()
     values = {name: asked[name] for name in known}
-    for name, kind in (("array", ArrayFlags), ("slurm", SlurmFlags)):
-        if name in values:
-            has = {field.name for field in fields(kind)}
-            values[name] = kind(**{k: v for k, v in values[name].items() if k in has})
+    if "array" in values:
+        has = {field.name for field in fields(ArrayFlags)}
+        values["array"] = ArrayFlags(**{k: v for k, v in values["array"].items() if k in has})
+    if "slurm" in values:
+        values["slurm"] = SlurmFlags.of(values["slurm"])
     flags = replace(work.flags, **values)
-    typed = parse_flags(type(flags), work.words, default=flags)
+    typed = parse_typed(type(flags), work.words, default=flags)
     found = differences(typed, flags) if asked else []
     if typed.array.cluster in ("local", "debug"):
         found.append(difference("cluster", "slurm", typed.array.cluster))

@@ -63,7 +63,7 @@ def prepare(flags: Preprocess, words: Sequence[str] = ()) -> int:
         raise ConfigError(f"--out must be given with --source {flags.source}: it names no folder.")
     choose_tokenizer(flags.tokenizer)  # raises here rather than in every task
     check_url("--out", absolute(out), writes=not flags.array.dry_run)
-    cluster, why = choose_cluster(flags.array.cluster)
+    cluster, why = choose_cluster(flags.array.cluster, flags.slurm.clusters)
     request = request_of(flags.slurm, wants_gpus=False) if cluster == "slurm" else None
     with tempfile.TemporaryDirectory() as scratch:
         store = Store(absolute(out))

@@ -46,11 +46,18 @@ class Work:
     next_step: str  # what can be typed now that it is queued
     flags: Any  # of the command: a dataclass with `array` and `slurm`
     words: Sequence[str] = ()  # that were typed
+    reads: Sequence[str] = ()  # paths and URLs beside the files of the plan
 
     @property
     def parent(self) -> Path:
         """Where its jobs have their folders."""
         return array_parent(self.job.store)
+
+    @property
+    def places(self) -> list[str]:
+        """Paths and URLs that its tasks read and write."""
+        sources = {file.url.rpartition("/")[0] for file in self.plan.files}
+        return [self.job.store.url, *sorted(sources), *self.reads]
 
     @property
     def num_parts(self) -> int:

@@ -25,15 +25,17 @@ from launch.checkup.environment import (
     check_tokenizer,
     check_torch,
 )
-from launch.checkup.finding import Finding, note
+from launch.checkup.finding import Finding, note, ok
 from launch.checkup.nodes import check_nodes, check_this_machine
 from launch.checkup.scheduler import Offer, check_slurm, is_here
 from launch.checkup.shared import check_shared
 from launch.cluster.gpus import ask_torch, visible_gpus
-from launch.cluster.machine import num_cores
+from launch.cluster.machine import num_cores, use_cluster
 from launch.console.display import show_line
 from launch.console.lines import EXIT_FAILED, counted, say
 from launch.flags.doctor import Doctor
+from launch.flags.site import Site
+from launch.flags.slurm import check_slurm_flags
 
 SCHEMA = 1  # of the JSON
 REPO = Path(__file__).resolve().parents[2]
@@ -51,10 +53,12 @@ class Look(NamedTuple):
 
 def doctor(flags: Doctor) -> int:
     """Look at everything and say what is found; return the exit code."""
+    check_slurm_flags(flags.slurm)
+    use_cluster(flags.slurm.clusters)
     first = look(flags)
     findings = first.findings
     if flags.deep:
-        findings = [*findings, *look_deeper(first, flags.checkpoints)]
+        findings = [*findings, *look_deeper(first, flags)]
     failed = [finding for finding in findings if finding.state == "would fail"]
     if flags.json:
         say(json.dumps(to_json(findings)))
@@ -78,7 +82,8 @@ def look(flags: Doctor) -> Look:
     with ThreadPoolExecutor() as pool:
         torch = pool.submit(ask_torch)
         places = pool.submit(check_places, flags.checkpoints, folder)
-        slurm, offer = check_slurm(flags.partition) if is_here(flags.partition) else ([], None)
+        has_slurm = is_here(flags.slurm.partition)
+        slurm, offer = check_slurm(flags.slurm) if has_slurm else ([], None)
         findings = [
             check_python(),
             check_torch(torch.result(), visible_gpus().number, offer.gpus_per_node if offer else 0),
@@ -86,20 +91,27 @@ def look(flags: Doctor) -> Look:
             check_data(),
             open_files(offer),
             *slurm,
+            *site(),
             *shared_disk(offer, folder),
             *places.result(),
         ]
     return Look(findings, offer)
 
 
-def look_deeper(first: Look, checkpoints: str) -> list[Finding]:
+def site() -> list[Finding]:
+    """Return which profile counts here."""
+    line = Site.found().line("doctor")
+    return [ok("site", line)] if line else []
+
+
+def look_deeper(first: Look, flags: Doctor) -> list[Finding]:
     """Return what the nodes find, or, without Slurm, two processes here."""
     failed = {finding.name for finding in first.findings if finding.state == "would fail"}
     if in_the_way := [name for name in NEEDED_BY_A_JOB if name in failed]:
         return [note("nodes", "not asked", f"Fix {', '.join(in_the_way)} first")]
     if first.offer is None:
-        return check_this_machine(checkpoints)
-    return check_nodes(first.offer, checkpoints)
+        return check_this_machine(flags.checkpoints)
+    return check_nodes(first.offer, flags.slurm, flags.checkpoints)
 
 
 def open_files(offer: Offer | None) -> Finding:

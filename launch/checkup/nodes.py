@@ -1,7 +1,7 @@
 """
 What the nodes themselves find: a job of a minute, a process a node.
 
-    findings = check_nodes(offer, "checkpoints_instruct")      # on Slurm
+    findings = check_nodes(offer, flags.slurm, "checkpoints_instruct")      # on Slurm
     findings = check_this_machine("checkpoints_instruct")      # two processes here
 
 The job is jobs/checkup.py. Nodes that are no good are named, ready for --exclude.
@@ -47,7 +47,7 @@ HERE = 2  # processes on this machine
 Report = TypeVar("Report", Alone, Together)
 
 
-def check_nodes(offer: Offer, checkpoints: str) -> list[Finding]:
+def check_nodes(offer: Offer, flags: SlurmFlags, checkpoints: str) -> list[Finding]:
     """Return what the idle nodes of a partition find."""
     idle = run_client(["sinfo", "-h", "-N", "-p", offer.partition, "-t", "idle", "-o", "%N"])
     fit = {node.name for node in offer.nodes if node.gpus or not offer.gpus_per_node}
@@ -56,7 +56,7 @@ def check_nodes(offer: Offer, checkpoints: str) -> list[Finding]:
         return [note("nodes", f"no node of {offer.partition} is idle", "Ask again later")]
     with _folders(checkpoints) as folder:
         try:
-            return _check_by_job(offer, absolute(checkpoints), number, folder)
+            return _check_by_job(offer, flags, absolute(checkpoints), number, folder)
         except ConfigError as error:
             return [refused("nodes", error, "Look at the line of sbatch")]
 
@@ -79,9 +79,11 @@ def _folders(checkpoints: str) -> Iterator[Path]:
                 empty.rmdir()
 
 
-def _check_by_job(offer: Offer, checkpoints: str, number: int, folder: Path) -> list[Finding]:
-    flags = SlurmFlags(partition=offer.partition)
-    resources = resources_of("doctor", flags, request_of(flags, nodes=number))
+def _check_by_job(
+    offer: Offer, flags: SlurmFlags, checkpoints: str, number: int, folder: Path
+) -> list[Finding]:
+    request = request_of(flags, nodes=number)
+    resources = resources_of("doctor", flags, request, places=[checkpoints])
     resources = replace(resources, nodes=number, minutes=MINUTES)
     words = [sys.executable, "-m", "jobs.checkup", str(folder), checkpoints]
     job_id = submit_probe(folder, resources, words)

@@ -1,7 +1,7 @@
 """
 Whether Slurm takes a job of ours, and what it does to one: limits, preemption, requeue, arrays.
 
-    findings, offer = check_slurm("gpu")
+    findings, offer = check_slurm(SlurmFlags(partition="gpu"))
     offer.nodes, offer.ranks_per_node       # None where Slurm has not said
 
 What each setting is for, and what happens without it, stands in docs/preemption.md.
@@ -65,13 +65,14 @@ def is_here(partition: str | None) -> bool:
     return partition is not None or shutil.which("sbatch") is not None
 
 
-def check_slurm(typed: str | None) -> tuple[list[Finding], Offer | None]:
+def check_slurm(flags: SlurmFlags) -> tuple[list[Finding], Offer | None]:
     """
     Return what is found about Slurm, and what the partition offers.
 
     Raises:
         ConfigError: There is no partition of the name that was typed.
     """
+    typed = flags.partition
     if shutil.which("sbatch") is None:
         found = "there is no sbatch on PATH, and --partition is of Slurm"
         return [fails("slurm", found, "Log in to a node of the cluster, or leave it out")], None
@@ -81,14 +82,14 @@ def check_slurm(typed: str | None) -> tuple[list[Finding], Offer | None]:
         return [_unanswered(str(error).rstrip("."), typed)], None
     answers = ok("slurm", f"scontrol answers, version {config.get('SLURM_VERSION', 'unknown')}")
     try:
-        offer = _offer_of(typed, config)
+        offer = _offer_of(flags, config)
     except ConfigError as error:
-        if typed is not None and typed not in partitions():
+        if typed is not None and not set(typed.split(",")) <= partitions().keys():
             raise
         others = f"Give one of {', '.join(partitions())} with --partition"
         return [answers, refused("partition", error, others)], None
     preemption = check_preemption(offer.facts, config)
-    findings = [answers, _limits(offer), _rights(offer), *preemption, *check_cluster(config)]
+    findings = [answers, _limits(offer), _rights(flags), *preemption, *check_cluster(config)]
     return findings, offer
 
 
@@ -99,9 +100,9 @@ def _unanswered(said: str, typed: str | None) -> Finding:
     return fails("slurm", said, fix)
 
 
-def _offer_of(typed: str | None, config: Mapping[str, str]) -> Offer:
-    name, facts = find_partition(typed)
-    return Offer(name, facts, config, usable_nodes(name, SlurmFlags(partition=name)))
+def _offer_of(flags: SlurmFlags, config: Mapping[str, str]) -> Offer:
+    name, facts = find_partition(flags.partition)
+    return Offer(name, facts, config, usable_nodes(name, flags))
 
 
 def _limits(offer: Offer) -> Finding:
@@ -116,17 +117,16 @@ def _limits(offer: Offer) -> Finding:
     return ok("partition", found)
 
 
-def _rights(offer: Offer) -> Finding:
+def _rights(flags: SlurmFlags) -> Finding:
     """Have Slurm judge a job of one rank."""
-    flags = SlurmFlags(partition=offer.partition)
     try:
         request = request_of(flags)
         start = test_submission(Path("job").resolve(), resources_of("doctor", flags, request))
     except (ConfigError, SlurmError) as error:
-        said = str(error).partition(" See it: ")[0].rstrip(".")
-        fix = (
-            "Give an account, a QOS or a partition that you may use: sacctmgr show assoc user=$USER"
-        )
+        said, _, typed = str(error).partition(" Type: ")
+        said = said.partition(" See it: ")[0].rstrip(".")
+        rights = "an account, a QOS or a partition that you may use"
+        fix = f"Give {typed}" if typed else f"Give {rights}: sacctmgr show assoc user=$USER"
         return fails("sbatch", said, fix)
     return ok("sbatch", f"takes a job of yours{f', which would start at {start}' if start else ''}")
 

@@ -23,7 +23,7 @@ class Machine(NamedTuple):
 
     num_gpus: int
     num_cores: int
-    memory_bytes: int
+    memory_bytes: int | None  # None where nobody knows
     name: str  # for messages
     remedy: str = "fewer --gpus"  # where memory does not suffice
     gpu_bytes: int | None = None  # free memory of its smallest GPU, where that is known
@@ -37,6 +37,7 @@ class Choice(NamedTuple):
     why: str
 
 
+CLUSTERS = "SLURM_CLUSTERS"  # names the cluster that Slurm's clients ask, where there are several
 THIS_MACHINE = "this machine"
 LOOK_SECONDS = 15.0  # for Slurm to answer a person who waits
 # What Slurm's clients say where they are installed and no cluster is: the package alone, as after
@@ -68,9 +69,13 @@ def this_machine() -> Machine:
     )
 
 
-def choose_cluster(asked: Cluster) -> Choice:
+def choose_cluster(asked: Cluster, clusters: str | None = None) -> Choice:
     """
     Return where jobs run.
+
+    Args:
+        asked: As typed.
+        clusters: Which of several Slurms; see `use_cluster`.
 
     Raises:
         ConfigError: Slurm was typed and is not here, or is here and does not answer: this may be
@@ -78,6 +83,7 @@ def choose_cluster(asked: Cluster) -> Choice:
     """
     if asked in ("local", "debug"):
         return Choice(asked, "")
+    use_cluster(clusters)
     if shutil.which("sbatch") is None:
         if asked == "slurm":
             raise ConfigError("--cluster slurm needs sbatch on PATH, and there is none. Log in to a "
@@ -95,6 +101,23 @@ def choose_cluster(asked: Cluster) -> Choice:
             "--cluster local to run here."
         ) from None
     return Choice("slurm", "")
+
+
+def use_cluster(typed: str | None) -> None:
+    """
+    Have all of Slurm's clients ask the cluster that the job will go to.
+
+    Args:
+        typed: Its name; else SLURM_CLUSTERS and SBATCH_CLUSTERS are taken.
+
+    Raises:
+        ConfigError: They name several: what one offers is not what another does.
+    """
+    name = typed or os.environ.get(CLUSTERS) or os.environ.get("SBATCH_CLUSTERS") or ""
+    if "," in name:
+        raise ConfigError(f"{CLUSTERS} names several clusters, {name}. Give one with --clusters.")
+    if name:
+        os.environ[CLUSTERS] = name
 
 
 def num_cores() -> int:

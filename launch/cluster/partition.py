@@ -29,12 +29,13 @@ class Node(NamedTuple):
 
     name: str
     cores: int
-    memory_mb: int
+    memory_mb: int  # 0 where nobody knows
     gpus: int
     features: tuple[str, ...]
     gpu_bytes: int | None = None  # memory of its smallest GPU, where the name of its kind tells
     has_bf16: bool = True  # unless that name is of an older kind
     host: str = ""  # name of its machine
+    partitions: tuple[str, ...] = ()
 
 
 def partitions() -> dict[str, dict[str, str]]:
@@ -48,17 +49,41 @@ def partitions() -> dict[str, dict[str, str]]:
 
 
 def find_partition(typed: str | None) -> tuple[str, dict[str, str]]:
+    """
+    Return the partition that jobs go to, and what Slurm says of it.
+
+    Args:
+        typed: What a person typed; several with commas are answered for by the strictest.
+
+    Raises:
+        ConfigError: There is none of a name, or it takes no jobs, or none is the default.
+    """
     known = partitions()
-    name = typed or os.environ.get("SBATCH_PARTITION") or ""
+    names = typed or os.environ.get("SBATCH_PARTITION") or ""
     default = [name for name, facts in known.items() if facts.get("Default") == "YES"]
-    if not name and not default:
+    if not names and not default:
         raise ConfigError(f"--partition must be one of {', '.join(known)}: there is no default.")
-    name = name or default[0]
-    if name not in known:
-        raise ConfigError(f"--partition must be one of {', '.join(known)}, got {name}.")
-    if (state := known[name].get("State")) in ("INACTIVE", "DRAIN"):
-        raise ConfigError(f"--partition {name} takes no jobs now: it is {state}.")
-    return name, known[name]
+    names = names or default[0]
+    for name in names.split(","):
+        if name not in known:
+            raise ConfigError(f"--partition must be one of {', '.join(known)}, got {name}.")
+        if (state := known[name].get("State")) in ("INACTIVE", "DRAIN"):
+            raise ConfigError(f"--partition {name} takes no jobs now: it is {state}.")
+    return names, _strictest([known[name] for name in names.split(",")])
+
+
+def _strictest(all_facts: list[dict[str, str]]) -> dict[str, str]:
+    """Return the facts of one partition; of several, the first one's with the least of each limit."""
+    facts = dict(all_facts[0])
+    limits = [minutes for each in all_facts if (minutes := minutes_of(each.get("MaxTime", "")))]
+    if limits and len(all_facts) > 1:
+        facts["MaxTime"] = f"{min(limits) // 60}:{min(limits) % 60:02d}:00"
+    for name in ("MaxMemPerNode", "MaxMemPerCPU"):
+        if numbers := [int(each[name]) for each in all_facts if each.get(name, "").isdigit()]:
+            facts[name] = str(min(numbers))
+    if any(each.get("State") == "UP" for each in all_facts):
+        facts["State"] = "UP"
+    return facts
 
 
 def minutes_of(text: str) -> int | None:
@@ -69,33 +94,63 @@ def minutes_of(text: str) -> int | None:
 
 
 def usable_nodes(partition: str, flags: SlurmFlags) -> list[Node]:
+    """
+    Return the nodes of one or several partitions that a job may have.
+
+    Raises:
+        ConfigError: None is left with what was typed; or none has such GPUs, and which there are.
+    """
     excluded: set[str] = set()
     if flags.exclude:
         excluded = set(run_client(["scontrol", "show", "hostnames", flags.exclude]).split())
-    found = []
+    found, types = [], set[str]()
     for line in run_client(["scontrol", "-o", "show", "node"]).splitlines():
         facts = fields_of(line)
-        if partition not in facts.get("Partitions", "").split(","):
+        inside = set(partition.split(",")) & set(facts.get("Partitions", "").split(","))
+        if not inside:
             continue
-        node = Node(
-            facts["NodeName"],
-            int(facts.get("CPUEfctv") or facts["CPUTot"]),  # without those that Slurm keeps
-            int(facts["RealMemory"]) - int(facts.get("MemSpecLimit", 0)),
-            gpus_in(facts.get("Gres", "")),
-            tuple(facts.get("AvailableFeatures", "").split(",")),
-            *kind_in(facts.get("Gres", "")),
-            host=facts.get("NodeHostName", ""),
-        )
+        node = _node(facts, tuple(sorted(inside)), flags.gpu_type)
+        types |= set(types_in(facts.get("Gres", "")))
         # More than a plain feature name ("a&b", "a|b") is judged by Slurm itself.
         plain = flags.constraint is not None and flags.constraint.isalnum()
         if node.name not in excluded and (not plain or flags.constraint in node.features):
             found.append(node)
     if not found:
-        wanted = (
-            f"constraint {flags.constraint}" if flags.constraint else f"--exclude {flags.exclude}"
+        typed = {"constraint": flags.constraint, "exclude": flags.exclude}
+        wanted = " and ".join(f"--{name} {value}" for name, value in typed.items() if value)
+        left = f"left with {wanted}" if wanted else "that has told of itself: sinfo"
+        raise ConfigError(f"Partition {partition} has no node {left}.")
+    if flags.gpu_type is not None and not any(node.gpus for node in found):
+        there = (
+            f"one of {', '.join(sorted(types))}" if types else "left out, for no GPU has a type,"
         )
-        raise ConfigError(f"Partition {partition} has no node left with {wanted}.")
+        raise ConfigError(
+            f"--gpu-type must be {there} in partition {partition}, got {flags.gpu_type}."
+        )
     return found
+
+
+def _node(facts: dict[str, str], inside: tuple[str, ...], gpu_type: str | None) -> Node:
+    gres = facts.get("Gres", "")
+    if gpu_type is not None:
+        gres = ",".join(part for part in gres.split(",") if part.startswith(f"gpu:{gpu_type}:"))
+    # Where nobody tracks it, RealMemory is 1, the default of slurm.conf.
+    memory_mb = int(facts["RealMemory"])
+    return Node(
+        facts["NodeName"],
+        int(facts.get("CPUEfctv") or facts["CPUTot"]),  # without those that Slurm keeps
+        memory_mb - int(facts.get("MemSpecLimit", 0)) if memory_mb > 1 else 0,
+        gpus_in(gres),
+        tuple(facts.get("AvailableFeatures", "").split(",")),
+        *kind_in(gres),
+        host=facts.get("NodeHostName", ""),
+        partitions=inside,
+    )
+
+
+def types_in(gres: str) -> list[str]:
+    """Return the types of GPUs that a node's GRES text names: gpu:a100:4(S:0-1),gpu:2 has a100."""
+    return re.findall(r"(?:^|,)gpu:([^:,()]+):\d+(?=[(,]|$)", gres)
 
 
 def gpus_in(gres: str) -> int:

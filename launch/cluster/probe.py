@@ -15,7 +15,7 @@ from pathlib import Path
 from instruct_core.errors import ConfigError, SlurmError
 from jobs.slurm import submit_script
 from launch.cluster.frozen_code import CODE, freeze_code
-from launch.cluster.script import Resources
+from launch.cluster.script import Resources, with_options
 
 LOG = "log.out"
 
@@ -50,23 +50,35 @@ def probe_script(folder: Path, resources: Resources, words: Sequence[str]) -> st
         "nodes": resources.nodes,
         "ntasks-per-node": 1,
         "cpus-per-task": resources.cpus_per_task,
-        "gpus-per-node": resources.gpus_per_node or None,
+        "gpus-per-node": resources.gpus,
         "mem": f"{resources.mem_mb}MB" if resources.mem_mb else None,
         "account": resources.account,
         "qos": resources.qos,
+        "constraint": resources.constraint,
+        "exclude": resources.exclude,
+        "clusters": resources.clusters,
         "output": folder / LOG,
         "chdir": folder,
     }
     options = [f"#SBATCH --{name}={value}" for name, value in asked.items() if value is not None]
-    command = f'exec {shlex.join(words)} "$SLURM_PROCID" "$SLURM_NTASKS" "$SLURMD_NODENAME"'
-    return "\n".join(
+    return with_options(
+        "\n".join(["#!/bin/bash", *options, "#SBATCH --no-requeue"]), resources.sbatch
+    ) + "\n".join(
         [
-            "#!/bin/bash",
-            *options,
-            "#SBATCH --no-requeue",
+            *resources.setup,
             f"export PYTHONPATH={shlex.quote(str(folder / CODE))} PYTHONSAFEPATH=1",
-            # A node that cannot start it must not end it on the others.
-            f"srun --kill-on-bad-exit=0 bash -c {shlex.quote(command)}",
+            _srun_line(folder, resources, words),
             "",
         ]
     )
+
+
+def _srun_line(folder: Path, resources: Resources, words: Sequence[str]) -> str:
+    python, container = shlex.quote(words[0]), resources.container
+    program = container.command(words[0], folder) if container is not None else python
+    command = (
+        f'exec {program} {shlex.join(words[1:])} "$SLURM_PROCID" "$SLURM_NTASKS" "$SLURMD_NODENAME"'
+    )
+    more = container.srun(folder) if container is not None else ()
+    # A node that cannot start it must not end it on the others.
+    return shlex.join(["srun", "--kill-on-bad-exit=0", *more, "bash", "-c", command])

@@ -16,9 +16,12 @@ from typing import NamedTuple
 from instruct_core.errors import ConfigError
 from jobs.slurm import show_jobs
 from jobs.survival.deadline import DEFAULT_LEAD_SECONDS
+from launch.cluster.container import find_container
+from launch.cluster.machine import CLUSTERS
 from launch.cluster.partition import Node, find_partition, minutes_of, usable_nodes
 from launch.cluster.script import Resources
 from launch.console.lines import counted
+from launch.flags.sbatch import WRITTEN, options_of
 from launch.flags.slurm import SlurmFlags
 
 LONGEST_DEFAULT_MINUTES = 24 * 60
@@ -32,7 +35,7 @@ class Request(NamedTuple):
     minutes: int
     gpus_per_node: int  # 0 where the nodes have none: then ranks run on cores
     cpus_per_task: int
-    mem_mb: int  # per node
+    mem_mb: int | None  # per node; None where the cluster does not track memory
     where: str  # partition and time limit in words, and which of them are defaults
     notes: tuple[str, ...]  # what a person should know, one line each
     gpu_bytes: int | None = None  # of the smallest GPU it may get, where all of them are known
@@ -44,7 +47,7 @@ class Share(NamedTuple):
 
     gpus_per_node: int
     cpus_per_task: int
-    mem_mb: int  # per node
+    mem_mb: int | None  # per node; None where nobody knows what it has
 
 
 def request_of(
@@ -63,20 +66,47 @@ def request_of(
     partition, facts = find_partition(flags.partition)
     minutes = _minutes(flags.time, facts, partition)
     fitting = nodes_that_fit(usable_nodes(partition, flags), ranks_per_node, wants_gpus, partition)
-    _at_most("--nodes", nodes, len(fitting), f"partition {partition} for such a job")
+    # All nodes of a job are in one partition.
+    most = max(sum(name in n.partitions for n in fitting) for name in partition.split(","))
+    _at_most("--nodes", nodes, most, f"partition {partition} for such a job")
     default = "" if flags.partition else " (the cluster's default)"
-    notes = []
+    notes = notes_on_options(flags)
     if facts.get("State") == "DOWN":
         notes.append(f"Partition {partition} is DOWN: the job waits until it is up")
+    share = share_of(fitting, flags, ranks_per_node, wants_gpus, partition)
     return Request(
         partition,
         minutes,
-        *share_of(fitting, flags, ranks_per_node, wants_gpus, partition),
+        share.gpus_per_node,
+        share.cpus_per_task,
+        _capped(share, flags, facts, ranks_per_node),
         where=f"partition {partition}{default}, {minutes} minutes a start",
         notes=tuple(notes),
         gpu_bytes=_least([node.gpu_bytes for node in fitting]),
         has_bf16=all(node.has_bf16 for node in fitting),
     )
+
+
+def notes_on_options(flags: SlurmFlags) -> list[str]:
+    """Return lines on what is left out for nothing, and on what goes another way than usual."""
+    options = options_of(flags.sbatch)
+    return [
+        f"--sbatch {key}= leaves out nothing: no --{key} is written"
+        for key, value in options.items()
+        if value == "" and key not in WRITTEN
+    ]
+
+
+def _capped(share: Share, flags: SlurmFlags, facts: dict[str, str], ranks: int) -> int | None:
+    """Return the memory of a job's share of a node, or less where the partition allows no more."""
+    if share.mem_mb is None or flags.mem is not None:
+        return share.mem_mb
+    most = [share.mem_mb]
+    if (a_node := facts.get("MaxMemPerNode", "")).isdigit():
+        most.append(int(a_node))
+    if (a_core := facts.get("MaxMemPerCPU", "")).isdigit():
+        most.append(int(a_core) * ranks * share.cpus_per_task)
+    return min(each for each in most if each)
 
 
 def _least(sizes: Sequence[int | None]) -> int | None:
@@ -125,11 +155,11 @@ def share_of(
             f"{counted(ranks_per_node, 'rank')} on a node of partition {partition}, got {cpus_per_task}."
         )
     least = min((node.memory_mb / node.cores, node) for node in nodes if node.cores >= cores)[1]
-    mem_mb = int(least.memory_mb * cores / least.cores)
+    mem_mb = int(least.memory_mb * cores / least.cores) or None
     if flags.mem is not None:
         mem_mb = int(flags.mem * 1024)
         most_mb = max(node.memory_mb for node in nodes)
-        if mem_mb > most_mb:
+        if mem_mb > most_mb and least.memory_mb:
             raise ConfigError(
                 f"--mem must be at most {most_mb / 1024:.1f} GB in partition {partition}, "
                 f"got {flags.mem}."
@@ -182,7 +212,11 @@ def lead_of(minutes: int, typed: int | None, needed_seconds: float) -> int:
 
 
 def resources_of(
-    name: str, flags: SlurmFlags, request: Request, needed_seconds: float = 0.0
+    name: str,
+    flags: SlurmFlags,
+    request: Request,
+    needed_seconds: float = 0.0,
+    places: Sequence[str] = (),
 ) -> Resources:
     """
     Return what every job of ours asks for: one process, which the caller multiplies.
@@ -192,7 +226,15 @@ def resources_of(
         flags: What the person typed; SBATCH_ACCOUNT and SBATCH_QOS are defaults.
         request: All that the partition decides.
         needed_seconds: What a warned job needs to end well, as far as it is known.
+        places: Paths and URLs that it reads and writes, which a container must see.
+
+    Raises:
+        ConfigError: There is no such container, or nothing that runs it.
     """
+    container = None
+    if flags.container is not None:
+        has_gpus = request.gpus_per_node > 0
+        container = find_container(flags.container, flags.container_python, places, has_gpus)
     return Resources(
         name=name,
         minutes=request.minutes,
@@ -203,7 +245,12 @@ def resources_of(
         lead_seconds=lead_of(request.minutes, flags.lead, needed_seconds),
         account=flags.account or os.environ.get("SBATCH_ACCOUNT"),
         qos=flags.qos or os.environ.get("SBATCH_QOS"),
+        gpu_type=flags.gpu_type,
         constraint=flags.constraint,
         exclude=flags.exclude,
+        clusters=os.environ.get(CLUSTERS),
+        sbatch=flags.sbatch,
+        setup=flags.setup,
+        container=container,
         after=tuple(flags.after.split(",")) if flags.after else (),
     )

@@ -9,6 +9,7 @@ chained, runs the same script: the code and the settings of a run are those of i
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -17,9 +18,11 @@ from pathlib import Path
 
 import submitit
 
-from jobs.job_folder import FOLDER, LEAD, LOG, SCRIPT, START, TOLD_TO_END
+from jobs.job_folder import FOLDER, LEAD, LOG, SCRIPT, SETUP_ENDED, START, TOLD_TO_END
+from launch.cluster.container import Container
 from launch.cluster.frozen_code import CODE
 from launch.cluster.machine import THREADS
+from launch.flags.sbatch import left_out, options_of
 
 COMEBACK_PAUSE_SECONDS = 30  # before what brings a job back is tried again
 
@@ -39,18 +42,32 @@ class Resources:
     lead_seconds: int = 120  # from Slurm's warning to its kill
     account: str | None = None
     qos: str | None = None
+    gpu_type: str | None = None
     constraint: str | None = None
     exclude: str | None = None
+    clusters: str | None = None
+    sbatch: tuple[str, ...] = ()  # more options, as launch/flags/sbatch.py reads them
+    setup: tuple[str, ...] = ()  # lines of shell, before the ranks
+    container: Container | None = None  # that the ranks run in
     after: tuple[str, ...] = ()  # job ids that must have ended well
     array: str | None = None  # task numbers as sbatch takes them: 0-15%8
     first_task: int = 0  # number that array task 0 stands for
 
+    @property
+    def gpus(self) -> str | None:
+        """GPUs of a node as sbatch takes them: 4, a100:4; None for none."""
+        if not self.gpus_per_node:
+            return None
+        return f"{self.gpu_type}:{self.gpus_per_node}" if self.gpu_type else f"{self.gpus_per_node}"
+
 
 def batch_script(folder: Path, resources: Resources) -> str:
     """Return the script that every start of a job runs."""
-    executor = submitit.SlurmExecutor(folder)
+    container = resources.container
+    python = container.command(sys.executable, folder) if container else None
+    executor = submitit.SlurmExecutor(folder, python=python)
     more = {"requeue": True, "chdir": str(folder)}
-    for name in ("account", "qos", "constraint", "exclude", "array"):
+    for name in ("account", "qos", "constraint", "exclude", "array", "clusters"):
         if (value := getattr(resources, name)) is not None:
             more[name] = value
     if resources.after:
@@ -62,14 +79,13 @@ def batch_script(folder: Path, resources: Resources) -> str:
         partition=resources.partition,
         nodes=resources.nodes,
         ntasks_per_node=resources.tasks_per_node,
-        gpus_per_node=resources.gpus_per_node or None,
+        gpus_per_node=resources.gpus,
         cpus_per_task=resources.cpus_per_task,
         mem=f"{resources.mem_mb}MB" if resources.mem_mb else None,
         signal_delay_s=resources.lead_seconds,
         stderr_to_stdout=True,
         additional_parameters=more,
-        # One rank that fails ends the others: they would wait for it in a collective.
-        srun_args=["--kill-on-bad-exit=1", f"--cpus-per-task={resources.cpus_per_task}"],
+        srun_args=_srun_arguments(folder, resources),
         setup=_before(folder, resources),
         teardown=[
             "status=$?",
@@ -85,7 +101,56 @@ def batch_script(folder: Path, resources: Resources) -> str:
     )
     if resources.array is not None:
         executor.parameters["map_count"] = 1  # names the logs by array task; `array` says which
-    return str(executor._make_submission_file_text(executor._submitit_command_str, ""))
+    text = str(executor._make_submission_file_text(executor._submitit_command_str, ""))
+    return with_options(text, resources.sbatch)
+
+
+def with_options(script: str, words: Sequence[str]) -> str:
+    """
+    Return a script with more options, and without those that they leave out or replace.
+
+    Args:
+        script: With its `#SBATCH` lines at the top.
+        words: Options as launch/flags/sbatch.py reads them.
+    """
+    options = options_of(words)
+    gone = left_out(words) | set(options)
+    lines = [line for line in script.splitlines() if option_in(line) not in gone]
+    more = [
+        f"#SBATCH --{key}" + ("" if value is None else f"={shlex.quote(value)}")
+        for key, value in options.items()
+        if value != ""
+    ]
+    last = max(number for number, line in enumerate(lines) if option_in(line))
+    return "\n".join([*lines[: last + 1], *more, *lines[last + 1 :], ""])
+
+
+def option_in(line: str) -> str:
+    """Return the option of sbatch that a line of a script gives, as in mem; "" for none."""
+    found = re.match(r"#SBATCH --([a-z-]+)", line)
+    return found[1] if found else ""
+
+
+def notes_on(resources: Resources) -> list[str]:
+    """Return a line on what a job has beyond the usual; [] for nothing."""
+    notes = []
+    if resources.sbatch:
+        words = (f"without --{k}" if v == "" else f"--{k}" + ("" if v is None else f"={v}")
+                 for k, v in options_of(resources.sbatch).items())  # fmt: skip
+        notes.append(f"sbatch  {', '.join(words)}")
+    if resources.setup:
+        notes.append(f"Setup   {'; '.join(resources.setup)}")
+    if resources.container is not None:
+        notes.append(f"Image   {resources.container}")
+    return notes
+
+
+def _srun_arguments(folder: Path, resources: Resources) -> list[str]:
+    # One rank that fails ends the others: they would wait for it in a collective.
+    arguments = ["--kill-on-bad-exit=1"]
+    if "cpus-per-task" not in left_out(resources.sbatch):
+        arguments.append(f"--cpus-per-task={resources.cpus_per_task}")
+    return [*arguments, *(resources.container.srun(folder) if resources.container else ())]
 
 
 def _before(folder: Path, resources: Resources) -> list[str]:
@@ -95,6 +160,7 @@ def _before(folder: Path, resources: Resources) -> list[str]:
     task = f"/task-$(printf %05d $(({resources.first_task} + SLURM_ARRAY_TASK_ID)))"
     return [
         f"trap 'export {TOLD_TO_END}=1' TERM  # a warning ends the ranks at most, not this script",
+        *_setup_lines(resources.setup),
         # Not the folder it was typed in; modules of the cluster stay behind ours.
         f"export PYTHONPATH={place}/{CODE}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONSAFEPATH=1",
         f"export {START}=$(printf %010d-%04d $SLURM_JOB_ID ${{SLURM_RESTART_COUNT:-0}})",
@@ -110,6 +176,15 @@ def _before(folder: Path, resources: Resources) -> list[str]:
         '|| [ -s "$mine" ] || ln -f "$job" "$mine"',
         f'echo "=== start ${START} on $SLURM_JOB_NODELIST at $(date -u +%FT%TZ)"',
     ]
+
+
+def _setup_lines(lines: Sequence[str]) -> list[str]:
+    """Return a person's lines, each with a word in the log where it does not end well."""
+    written = []
+    for line in lines:
+        said = shlex.quote(f"{SETUP_ENDED} ")
+        written += [line, f'code=$?; [ $code = 0 ] || echo {said}"$code: "{shlex.quote(line)}']
+    return written
 
 
 def script_name(resources: Resources) -> str:

@@ -23,9 +23,10 @@ from submitit.core.utils import DelayedSubmission
 from instruct_core.errors import ConfigError, CorruptFileError, SlurmError
 from instruct_core.storage.store import Store
 from jobs.job_folder import JOB_IDS, read_progress
-from jobs.slurm import JobRecord, clean_environment, run_client, show_jobs, submit_script, tasks_of
+from jobs.slurm import JobRecord, on_cluster, run_client, show_jobs, submit_script, tasks_of
 from launch.cluster.job_folder import UNLIMITED, array_parent
 from launch.cluster.machine import LOOK_SECONDS
+from launch.cluster.refusal import judged, remedy
 from launch.cluster.script import Resources, batch_script, pickle_name, script_name
 
 UNKNOWN = "unknown (Slurm does not answer)"
@@ -46,12 +47,12 @@ class Controller:
         self._refusal: SlurmError | None = None
         self._refused_at = float("-inf")
 
-    def records(self, job_id: str) -> list[JobRecord]:
-        """Return what Slurm knows about a job; raises SlurmError."""
+    def records(self, job_id: str, cluster: str = "") -> list[JobRecord]:
+        """Return what Slurm knows about a job; arguments and SlurmError as `show_jobs`."""
         if self._refusal is not None and time.monotonic() - self._refused_at < AWAY_SECONDS:
             raise self._refusal
         try:
-            return show_jobs(job_id, LOOK_SECONDS)
+            return show_jobs(job_id, LOOK_SECONDS, cluster)
         except SlurmError as error:
             self._refusal, self._refused_at = error, time.monotonic()
             raise
@@ -64,6 +65,7 @@ class SlurmJob:
     folder: Path
     ledger: str = ""
     controller: Controller = field(default_factory=Controller)
+    cluster: str = ""  # of Slurm's, where there are several
     _records: list[JobRecord] = field(default_factory=list)
     _asked_at: float = float("-inf")
 
@@ -81,7 +83,8 @@ class SlurmJob:
         """
         try:
             entry = json.loads(note.read_text(encoding="utf-8"))
-            return cls(Path(entry["folder"]), entry["ledger"], controller or Controller())
+            cluster = entry.get("cluster", "")
+            return cls(Path(entry["folder"]), entry["ledger"], controller or Controller(), cluster)
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError):
@@ -94,9 +97,10 @@ class SlurmJob:
         """Leave word of this job for later launchers."""
         note.parent.mkdir(parents=True, exist_ok=True)
         scratch = note.with_name(f".{note.name}")
-        scratch.write_text(
-            json.dumps({"folder": str(self.folder), "ledger": self.ledger}), encoding="utf-8"
-        )
+        word = {"folder": str(self.folder), "ledger": self.ledger}
+        if self.cluster:
+            word["cluster"] = self.cluster
+        scratch.write_text(json.dumps(word), encoding="utf-8")
         scratch.replace(note)
 
     @property
@@ -121,7 +125,9 @@ class SlurmJob:
         """Return what Slurm knows about the jobs; [] where it has forgotten them."""
         if time.monotonic() - self._asked_at > ASK_AGAIN_SECONDS:
             self._records = [
-                record for job_id in self.job_ids for record in self.controller.records(job_id)
+                record
+                for job_id in self.job_ids
+                for record in self.controller.records(job_id, self.cluster)
             ]
             self._asked_at = time.monotonic()
         return self._records
@@ -157,7 +163,7 @@ class SlurmJob:
         """End those of its jobs that have not ended; raises SlurmError."""
         ids = dict.fromkeys(record.job_id.partition("_")[0] for record in self._active())
         if ids:
-            run_client(["scancel", *ids])
+            run_client(["scancel", *ids], on_cluster(self.cluster))
 
     def state(self) -> str:
         """Return the newest job's state with its reason, as in `PENDING (Priority)`."""
@@ -214,11 +220,11 @@ def test_submission(folder: Path, resources: Resources) -> str:
     # The folder is not there yet, and the test writes nothing.
     text = "\n".join(line for line in text.splitlines() if "--chdir" not in line)
     try:
-        said = run_client(["sbatch", "--test-only"], clean_environment(), stdin=text)
+        said = judged(text)
     except SlurmError as error:
-        raise ConfigError(
-            f"Slurm refuses this job in partition {resources.partition}: {error}. See it: --dry-run"
-        ) from None
+        what, said = f"Slurm refuses this job in partition {resources.partition}", str(error)
+        advice = remedy(text, said) or "See it: --dry-run"
+        raise ConfigError(f"{what}: {said.rstrip('.')}. {advice}") from None
     return believable(said.partition(" to start at ")[2].partition(" ")[0])
 
 

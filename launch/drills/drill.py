@@ -70,7 +70,7 @@ def drill(flags: Drill) -> int:
 
 
 def _plan(flags: Drill) -> Plan:
-    cluster, _ = choose_cluster(flags.cluster)
+    cluster, _ = choose_cluster(flags.cluster, flags.slurm.clusters)
     on_slurm, gpus = cluster == "slurm", flags.gpus
     if not on_slurm and gpus == Drill.gpus and visible_gpus().number == 1:
         gpus = 1  # nobody typed two
@@ -122,8 +122,13 @@ def _arguments(flags: Drill, plan: Plan, shards: str) -> list[str]:
 
 
 def _slurm_arguments(flags: Drill) -> Sequence[str]:
-    typed = {field.name: getattr(flags.slurm, field.name) for field in fields(flags.slurm)}
-    return [f"{flag_of(name)}={value}" for name, value in typed.items() if value is not None]
+    typed = {flag_of(field.name): getattr(flags.slurm, field.name) for field in fields(flags.slurm)}
+    return [
+        f"{flag}={one}"
+        for flag, value in typed.items()
+        if value is not None
+        for one in (value if isinstance(value, tuple) else (value,))
+    ]
 
 
 def _tell(verdict: Verdict) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import tyro
 
 from launch.flags.run import Checkpoints
+from launch.flags.slurm import SlurmFlags
 
 
 @dataclass(frozen=True)
@@ -19,8 +23,8 @@ class Doctor:
 
     deep: bool = False
     """Have the idle nodes look as well, at each other and at the checkpoints: a job of a minute."""
-    partition: str | None = None
-    """Partition of Slurm (default: the cluster's)."""
     checkpoints: Checkpoints = "checkpoints_instruct"
     json: bool = False
     """Print one JSON document instead."""
+    slurm: Annotated[SlurmFlags, tyro.conf.OmitArgPrefixes] = field(default_factory=SlurmFlags)
+    """What a job would ask of Slurm."""

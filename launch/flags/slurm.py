@@ -11,16 +11,22 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
-from typing import Annotated
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Annotated, Any
 
 import tyro
 
 from instruct_core.errors import ConfigError
-from instruct_core.recipe import RARE
+from instruct_core.recipe import RARE, flag_of
 from launch.flags.parse import check_counts
-from launch.flags.values import optional, required
+from launch.flags.sbatch import check_options
+from launch.flags.values import PATH, optional, required
 
+NAMES = (
+    "partition", "account", "qos", "gpu_type", "constraint", "exclude", "container", "container_python",
+    "clusters",
+)  # fmt: skip
 GIGABYTES = {"K": 1 / 1024**2, "M": 1 / 1024, "G": 1, "T": 1024}
 CLOCK = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
 
@@ -57,15 +63,18 @@ def gigabytes_in(text: str) -> float:
 
 TIME = optional("TIME", "minutes or [days-]hours:minutes:seconds", minutes_in)
 MEMORY = optional("SIZE", "GB, or a number with K, M, G or T as in 500M", gigabytes_in)
-GPUS = required("N", "a number (of a kind of GPU: --gpus 4 --constraint a100)", int)
+GPUS = required("N", "a number (of a kind of GPU: --gpus 4 --gpu-type a100)", int)
+PARTITIONS = tyro.conf.arg(metavar="NAME[,NAME]")
+OPTION = tyro.conf.arg(metavar="KEY=VALUE")
+LINE = tyro.conf.arg(metavar="LINE")
 
 
 @dataclass(frozen=True)
 class SlurmFlags:
     """What the job asks of Slurm; without Slurm these are not used."""
 
-    partition: str | None = None
-    """Partition (default: the cluster's)."""
+    partition: Annotated[str | None, PARTITIONS] = None
+    """Partition (default: the cluster's); of several with commas, the one that starts the job first."""
     account: str | None = None
     """Account to charge."""
     qos: str | None = None
@@ -79,15 +88,37 @@ class SlurmFlags:
     goes with its GPUs or cores)."""
     cpus_per_task: int | None = None
     """Cores per rank (default: the share of the node that goes with a GPU)."""
+    gpu_type: str | None = None
+    """Kind of GPU, by the cluster's own name for it, as in a100 (sinfo -o %G shows them)."""
     constraint: str | None = None
     """Feature that the nodes must have."""
     exclude: Annotated[str | None, tyro.conf.arg(metavar="NODES")] = None
     """Nodes that must not be used."""
     after: Annotated[str | None, tyro.conf.arg(metavar="JOB")] = None
     """Job that must end well first; its id, or several with commas."""
+    sbatch: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, OPTION] = ()
+    """Any other option of sbatch, as in reservation=course; KEY= leaves out what would be written, as
+    in mem=. May be given several times."""
+    setup: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, LINE] = ()
+    """Line of shell that runs on the first node before the ranks start, as in 'module load cuda'. May be
+    given several times."""
+    container: Annotated[str | None, tyro.conf.arg(metavar="IMAGE")] = None
+    """Image that the ranks run in, with pyxis, apptainer or enroot, whichever is here."""
+    container_python: Annotated[str | None, RARE, PATH] = None
+    """Python in the image, as in python3 (default: that of the active environment, which is mounted)."""
+    clusters: Annotated[str | None, RARE] = None
+    """Slurm cluster that the job goes to, where there are several (default: SLURM_CLUSTERS)."""
     lead: Annotated[int | None, RARE] = None
     """Seconds from Slurm's warning to its kill (default: 120, or what the run's steps and saves
     have been seen to need)."""
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any]) -> SlurmFlags:
+        """Return what `asdict` gave and JSON has carried; what a newer version knows is left out."""
+        lists = {field.name for field in fields(cls) if field.default == ()}
+        known = {field.name for field in fields(cls)} & document.keys()
+        values: dict[str, Any] = {name: document[name] for name in known}
+        return cls(**values | {name: tuple(values[name]) for name in lists & known})
 
 
 def check_slurm_flags(flags: SlurmFlags) -> None:
@@ -106,7 +137,15 @@ def check_slurm_flags(flags: SlurmFlags) -> None:
         )
     if flags.after is not None and not re.fullmatch(r"\d+(,\d+)*", flags.after):
         raise ConfigError(f"--after must be job ids separated by commas, got {flags.after}.")
-    for name in ("partition", "account", "qos", "constraint", "exclude"):
+    for name in NAMES:
         value = getattr(flags, name)
-        if value is not None and (not value.strip() or "\n" in value):
-            raise ConfigError(f"--{name} must not be empty.")
+        if value is not None and (not value.strip() or not value.isprintable()):
+            raise ConfigError(f"{flag_of(name)} must not be empty.")
+    check_options(flags.sbatch)
+    for line in flags.setup:
+        if not line.strip() or not line.isprintable():
+            raise ConfigError(f"--setup takes one line of shell, got {line!r}.")
+    if flags.container_python is not None and flags.container is None:
+        raise ConfigError("--container-python is of an image: give --container too.")
+    if flags.clusters is not None and "," in flags.clusters:
+        raise ConfigError(f"--clusters must be one cluster, got {flags.clusters}.")

@@ -9,6 +9,7 @@ so that whatever differs was typed.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -41,8 +42,13 @@ def differences(typed: Any, known: Any, apart_from: Collection[str] = OF_THE_COM
 
 def difference(name: str, before: Any, now: Any) -> str:
     """Return how the value of one flag differs, in a few words."""
-    was, is_now = ("not given" if value is None else value for value in (before, now))
-    return f"{flag_of(name)} is {was}, got {is_now}"
+    return f"{flag_of(name)} is {_in_words(before)}, got {_in_words(now)}"
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, tuple):
+        value = shlex.join(value) or None
+    return "not given" if value is None else str(value)
 
 
 def refuse_typed(what: str, differing: Sequence[str], first: str) -> None:

@@ -6,10 +6,14 @@ One run for a person: how it stands, its attempts, and where its hours went.
 
 from __future__ import annotations
 
+import shlex
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from rich.table import Table
 
+from instruct_core.recipe import flag_of
 from launch.cluster.slurm import SlurmJob
 from launch.console.display import clock, show_table
 from launch.console.lines import say
@@ -31,10 +35,23 @@ def show_run(status: RunStatus) -> None:
     for folder in status.job_folders()[-1:]:
         say(f"Job folder: {folder}")
     say(f"Checkpoints: {run.store.url}")
+    if own := own_ways(run.document.get("asked", {}).get("slurm", {})):
+        say(f"Asked of Slurm: {own}")
     if status.entries:
         _show_attempts(status)
     _show_receipt(status.receipt())
     say(f"Its log: python launch/logs.py {run.name} -f")
+
+
+def own_ways(asked: Mapping[str, Any]) -> str:
+    """Return what a run asks of Slurm beyond the usual, as it is typed; "" for nothing."""
+    typed = []
+    for name in ("gpu_type", "clusters", "sbatch", "setup", "container", "container_python"):
+        value = asked.get(name) or []
+        typed += [
+            f"{flag_of(name)}={one}" for one in ([value] if isinstance(value, str) else value)
+        ]
+    return shlex.join(typed)
 
 
 def _show_attempts(status: RunStatus) -> None:

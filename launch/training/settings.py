@@ -11,7 +11,7 @@ What a person typed is taken as it is, or refused with the change that fits.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from typing import Any, NamedTuple
 
 from instruct_core.config import TrainConfig, identity_of
@@ -85,8 +85,7 @@ def resumed_flags(stored: TrainConfig, asked: Mapping[str, Any]) -> Finetune:
         stored: Its settings.
         asked: What it asked for last time, as `asked_of` gives it.
     """
-    known = {field.name for field in fields(SlurmFlags)} - {"after"}  # waited for already
-    slurm = {name: value for name, value in asked.get("slurm", {}).items() if name in known}
+    slurm = {**asked.get("slurm", {}), "after": None}  # waited for already
     typed = {"micro_batch_size": asked.get("micro_batch_size", stored.micro_batch_size)}
     return Finetune(
         run=stored.run,
@@ -99,7 +98,7 @@ def resumed_flags(stored: TrainConfig, asked: Mapping[str, Any]) -> Finetune:
         recipe=Recipe(**stored.values | typed),
         nodes=int(asked.get("nodes", 1)),
         gpus=int(asked.get("gpus", 1)),
-        slurm=SlurmFlags(**slurm),
+        slurm=SlurmFlags.of(slurm),
     )
 
 

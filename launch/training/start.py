@@ -32,8 +32,8 @@ from launch.cluster.slurm import SlurmJob
 from launch.console.lines import say
 from launch.flags.array import ArrayFlags
 from launch.flags.finetune import Finetune, check_flags
-from launch.flags.parse import parse_flags
 from launch.flags.preprocess import Preprocess
+from launch.flags.site import parse_on_site, parse_typed
 from launch.runs.places import absolute, check_url
 from launch.runs.run import Run
 from launch.training.attach import attach
@@ -90,8 +90,9 @@ def _find(flags: Finetune, arguments: Sequence[str]) -> tuple[Finetune, Run, Fin
     check_url("--checkpoints", run.checkpoints, writes=not flags.dry_run)
     known = None
     if run.exists():
-        known = resumed_flags(run.config, run.document.get("asked", {}))
-        flags = parse_flags(Finetune, arguments, default=known)
+        stored = resumed_flags(run.config, run.document.get("asked", {}))
+        known = parse_on_site(Finetune, [], default=stored)
+        flags = parse_typed(Finetune, arguments, default=known)
         check_flags(flags)
     flags = replace(flags, checkpoints=run.checkpoints, runs=absolute(flags.runs))
     check_url("--runs", flags.runs, writes=not flags.dry_run)

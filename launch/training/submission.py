@@ -25,13 +25,14 @@ from jobs.survival.deadline import needed_seconds
 from launch.cluster.in_process import only_task_of
 from launch.cluster.local import LocalJob, submit_local
 from launch.cluster.lock import RunLock
-from launch.cluster.machine import Machine, choose_cluster, this_machine
+from launch.cluster.machine import CLUSTERS, Machine, choose_cluster, this_machine
 from launch.cluster.partition import cluster_limits
 from launch.cluster.request import request_of, resources_of
-from launch.cluster.script import Resources, batch_script
+from launch.cluster.script import Resources, batch_script, notes_on
 from launch.cluster.slurm import SlurmJob, running_array, submit_slurm, test_submission
 from launch.console.lines import EXIT_INTERRUPTED
 from launch.flags.finetune import Finetune
+from launch.flags.site import Site
 from launch.runs.follower import watch, watch_slurm
 from launch.runs.run import Run
 
@@ -70,7 +71,7 @@ def choose_submission(flags: Finetune, run: Run) -> Submission:
         ConfigError: It cannot go where it was sent, or does not fit there.
         SlurmError: Slurm does not answer.
     """
-    cluster, why = choose_cluster(flags.cluster)
+    cluster, why = choose_cluster(flags.cluster, flags.slurm.clusters)
     if cluster == "debug":
         return InThisProcess(flags, run)
     return OnSlurm(flags, run) if cluster == "slurm" else OnThisMachine(flags, run, why)
@@ -99,7 +100,7 @@ class OnSlurm:
         self.machine = Machine(
             request.gpus_per_node,
             request.cpus_per_task * flags.gpus,
-            request.mem_mb * 2**20,
+            request.mem_mb * 2**20 if request.mem_mb else None,
             f"a node of partition {request.partition}",
             "more --mem or fewer --gpus",
             gpu_bytes=request.gpu_bytes,
@@ -108,8 +109,10 @@ class OnSlurm:
 
     def check(self, config: TrainConfig) -> list[str]:
         """Have Slurm judge the job, and return what a person should know beforehand."""
-        notes = list(self._request.notes)
         resources = self._resources(config)
+        notes = [*self._request.notes, *notes_on(resources)]
+        if line := Site.found().line("finetune"):
+            notes.insert(0, f"Site    {line}")
         start = test_submission(self._run.job_parent, resources)
         if start and not resources.after:  # nobody knows when what it waits for ends
             notes.append(f"Expected start: {start}")
@@ -129,7 +132,7 @@ class OnSlurm:
         """Queue the job and note it beside the run; its note keeps other launchers off from then on."""
         run = self._run
         submit_slurm(function, folder, self._resources(function.config))
-        job = SlurmJob(folder, run.ledger.url)
+        job = SlurmJob(folder, run.ledger.url, cluster=os.environ.get(CLUSTERS, ""))
         job.write_note(run.slurm_note)
         lock.close()
         next_step = (
@@ -145,7 +148,14 @@ class OnSlurm:
         needed = 0.0
         if save is not None:
             needed = needed_seconds(save.step_seconds or 0.0, save.seconds or 0.0)
-        one = resources_of(f"instruct-{self._run.name}", flags.slurm, self._request, needed)
+        places = (
+            config.checkpoints,
+            config.runs,
+            config.shards,
+            config.init.removeprefix("random"),
+        )
+        name = f"instruct-{self._run.name}"
+        one = resources_of(name, flags.slurm, self._request, needed, places)
         making = running_array(Store(config.shards))
         after = (*one.after, *(making.job_ids if making is not None else ()))
         return replace(

@@ -52,7 +52,7 @@ class PlayedSlurm:
     def __init__(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch, start: str = "2100-01-01T08:00:00"
     ) -> None:
-        self._folder = folder
+        self.folder = folder
         (folder / "jobs").mkdir(parents=True)
         job = JOB.format(id="$id", start=start)
         self.gpus("(null)")
@@ -68,8 +68,8 @@ class PlayedSlurm:
 
     def client(self, name: str, script: str) -> None:
         """Say what a client does."""
-        path = self._folder / name
-        note = f"cd {self._folder}; echo {name} $* >> asked"
+        path = self.folder / name
+        note = f"cd {self.folder}; echo {name} $* >> asked"
         path.write_text(f"#!/bin/sh\n{note}\n{script}\n")
         path.chmod(0o755)
 
@@ -80,26 +80,26 @@ class PlayedSlurm:
 
     def is_silent_about_jobs(self) -> None:
         """Have questions about jobs fail from now on, and nothing else."""
-        (self._folder / "silent").touch()
+        (self.folder / "silent").touch()
 
     def asked(self, client: str) -> list[str]:
         """Return the command lines of a client so far."""
-        path = self._folder / "asked"
+        path = self.folder / "asked"
         lines = path.read_text().splitlines() if path.exists() else []
         return [line for line in lines if line.split()[0] == client]
 
     @property
     def jobs(self) -> list[str]:
         """Ids of all jobs that were ever queued."""
-        return sorted(path.name for path in (self._folder / "jobs").iterdir())
+        return sorted(path.name for path in (self.folder / "jobs").iterdir())
 
     def change(self, job_id: str, **facts: str) -> None:
         """Change what Slurm says of a job."""
-        path = self._folder / "jobs" / job_id
+        path = self.folder / "jobs" / job_id
         words = dict(word.split("=", 1) for word in path.read_text().split())
         path.write_text(" ".join(f"{key}={value}" for key, value in (words | facts).items()) + "\n")
 
     def state(self, job_id: str) -> str:
         """Return a job's state."""
-        words = (self._folder / "jobs" / job_id).read_text().split()
+        words = (self.folder / "jobs" / job_id).read_text().split()
         return next(w.partition("=")[2] for w in words if w.startswith("JobState="))

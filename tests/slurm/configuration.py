@@ -26,6 +26,7 @@ class ClusterSettings:
     send_user_signal: bool = False  # USR2 at a preemption, instead of TERM
     kill_on_bad_exit: int = 0
     requeue: int = 1  # JobRequeue
+    submit_plugin: str = ""  # text of a job_submit.lua
 
 
 SLURM = """\
@@ -137,6 +138,9 @@ def write_configuration(
     for node in range(1, settings.num_nodes + 1):
         (folder / "spool" / f"node{node}").mkdir()  # newer ones do not make it themselves
     warn = "SlurmctldParameters=preempt_send_user_signal" if settings.send_user_signal else ""
+    if settings.submit_plugin:
+        (etc / "job_submit.lua").write_text(settings.submit_plugin)
+        warn += "\nJobSubmitPlugins=lua"
     (etc / "slurm.conf").write_text(
         SLURM.format(
             host=host, address=addresses[0], port=port + 90, folder=folder, s=settings,

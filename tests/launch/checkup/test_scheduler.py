@@ -12,6 +12,7 @@ from launch.checkup import doctor, environment, scheduler
 from launch.checkup.finding import Finding
 from launch.cluster.machine import NO_CLUSTER
 from launch.flags.doctor import Doctor
+from launch.flags.slurm import SlurmFlags
 from tests.launch.checkup.conftest import failed, limits
 from tests.launch.checkup.played_slurm import PlayedSlurm
 
@@ -127,7 +128,7 @@ def test_partition_that_is_asked_for_is_the_one_that_is_looked_at(
 ) -> None:
     slurm.partition["GraceTime"] = "0"
 
-    findings = look_at(slurm, monkeypatch, Doctor(partition="high"))
+    findings = look_at(slurm, monkeypatch, Doctor(slurm=SlurmFlags(partition="high")))
 
     found = {finding.name: finding.found for finding in findings}
     assert found["partition"].startswith("high: ")
@@ -139,11 +140,11 @@ def test_partition_that_is_none_is_refused(
     slurm: PlayedSlurm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(ConfigError, match="--partition must be one of low, high, got gone"):
-        look_at(slurm, monkeypatch, Doctor(partition="gone"))
+        look_at(slurm, monkeypatch, Doctor(slurm=SlurmFlags(partition="gone")))
 
 
 def test_partition_on_a_machine_without_slurm_is_one_red_line(desk: Path) -> None:
-    [red] = failed(doctor.look(Doctor(partition="low")).findings)
+    [red] = failed(doctor.look(Doctor(slurm=SlurmFlags(partition="low"))).findings)
 
     assert (red.name, "no sbatch" in red.found) == ("slurm", True)
 

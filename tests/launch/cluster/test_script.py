@@ -6,10 +6,12 @@ import os
 import signal
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from launch.cluster import script as module
+from launch.cluster.container import Container
 from launch.cluster.script import Resources, batch_script
 from tests.conftest import wait_for
 from tests.jobs.test_slurm import fake
@@ -38,9 +40,10 @@ class Node:
             f'echo "{name} $*" >> {self.folder}/asked\n{script}',
         )
 
-    def starts(self) -> subprocess.Popen[bytes]:
-        """Start the script."""
-        return subprocess.Popen(["bash", "-c", batch_script(self.folder, Resources("r", 60, "p"))])
+    def starts(self, stdout: int | None = None, **more: Any) -> subprocess.Popen[bytes]:
+        """Start the script of a job that asks for more."""
+        script = batch_script(self.folder, Resources("r", 60, "p", **more))
+        return subprocess.Popen(["bash", "-c", script], stdout=stdout, cwd=self.folder)
 
     def comebacks(self) -> list[str]:
         """Return what the script asked Python for."""
@@ -107,3 +110,35 @@ def test_pickle_of_an_earlier_start_stays_where_the_disk_is_full(node: Node) -> 
     node.starts().wait(timeout=60)
 
     assert mine.read_text() == "the job, as a requeue left it"
+
+
+def test_lines_of_setup_run_before_the_ranks_and_say_when_they_fail(node: Node) -> None:
+    node.client("srun", 'echo "$GREETING $PYTHONPATH" > said; exit 0')
+    lines = ("export GREETING='hello there' PYTHONPATH=/theirs", "false 'a b'", "[ 1 = 1 ]")
+
+    started = node.starts(setup=lines, stdout=subprocess.PIPE)
+    log = started.communicate(timeout=60)[0].decode()
+
+    assert started.returncode == 0
+    assert (node.folder / "said").read_text() == f"hello there {node.folder}/code:/theirs\n"
+    assert log.count("=== setup") == 1
+    assert "=== setup: a line ended with 1: false 'a b'\n" in log
+
+
+@pytest.mark.parametrize("runtime", ["apptainer", "enroot"])
+def test_ranks_run_in_the_image_and_know_their_job(node: Node, runtime: str) -> None:
+    drop_own = 'while [ "${1#-}" != "$1" ]; do [ "$1" = --output ] && shift; shift; done'
+    node.client("srun", f'{drop_own}; exec "$@"')
+    node.client(runtime, f'echo "$@" > {node.folder}/started')
+    node.client("python", "exit 0")
+
+    container = Container("torch.sif", runtime, ("/data dir",))  # type: ignore[arg-type]
+    assert node.starts(container=container).wait(timeout=60) == 0
+
+    words = (node.folder / "started").read_text()
+    assert f"torch.sif {node.clients}/python -u -m submitit.core._submit {node.folder}" in words
+    assert "/data dir" in words
+    if runtime == "enroot":
+        assert "--env INSTRUCT_START" in words
+        assert "--env SLURM_JOB_ID" in words
+        assert "--env PATH " not in words

@@ -23,7 +23,7 @@ REFUSED = [
     (Finetune, "--learning-rate fast", "--learning-rate takes a number, got fast."),
     (Finetune, "--save-every-minutes x", "--save-every-minutes takes a number, got x."),
     (Finetune, "--gpus a100:4",
-     "--gpus takes a number (of a kind of GPU: --gpus 4 --constraint a100), got a100:4."),
+     "--gpus takes a number (of a kind of GPU: --gpus 4 --gpu-type a100), got a100:4."),
     (Finetune, "--time soon", "--time takes minutes or [days-]hours:minutes:seconds, got soon."),
     (Finetune, "--mem lots", "--mem takes GB, or a number with K, M, G or T as in 500M, got lots."),
     (Finetune, "--lead 2:00", "--lead takes a whole number, got 2:00."),
