@@ -29,10 +29,12 @@ from launch.checkup.finding import Finding, note, ok
 from launch.checkup.nodes import check_nodes, check_this_machine
 from launch.checkup.scheduler import Offer, check_slurm, is_here
 from launch.checkup.shared import check_shared
+from launch.checkup.site import check_can_write, write_site
 from launch.cluster.gpus import ask_torch, visible_gpus
 from launch.cluster.machine import num_cores, use_cluster
 from launch.console.display import show_line
 from launch.console.lines import EXIT_FAILED, counted, say
+from launch.console.lines import note as tell
 from launch.flags.doctor import Doctor
 from launch.flags.site import Site
 from launch.flags.slurm import check_slurm_flags
@@ -55,6 +57,8 @@ def doctor(flags: Doctor) -> int:
     """Look at everything and say what is found; return the exit code."""
     check_slurm_flags(flags.slurm)
     use_cluster(flags.slurm.clusters)
+    if flags.write_site:
+        check_can_write()
     first = look(flags)
     findings = first.findings
     if flags.deep:
@@ -67,6 +71,9 @@ def doctor(flags: Doctor) -> int:
             show_line(f"{finding.state:11}{finding.name:13}{finding.line}", COLOURS[finding.state])
         what = counted(len(findings), "check")
         say(f"{len(failed)} of {what} would fail." if failed else f"All well: {what}.")
+    if flags.write_site:
+        path = write_site(flags.slurm, first.offer)
+        tell(f"Written: {path}. Look through it; commands say that they use it.")
     return EXIT_FAILED if failed else 0
 
 

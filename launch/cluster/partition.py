@@ -36,6 +36,7 @@ class Node(NamedTuple):
     has_bf16: bool = True  # unless that name is of an older kind
     host: str = ""  # name of its machine
     partitions: tuple[str, ...] = ()
+    gpu_types: tuple[str, ...] = ()  # the cluster's names for its GPUs
 
 
 def partitions() -> dict[str, dict[str, str]]:
@@ -103,14 +104,13 @@ def usable_nodes(partition: str, flags: SlurmFlags) -> list[Node]:
     excluded: set[str] = set()
     if flags.exclude:
         excluded = set(run_client(["scontrol", "show", "hostnames", flags.exclude]).split())
-    found, types = [], set[str]()
+    found = []
     for line in run_client(["scontrol", "-o", "show", "node"]).splitlines():
         facts = fields_of(line)
         inside = set(partition.split(",")) & set(facts.get("Partitions", "").split(","))
         if not inside:
             continue
         node = _node(facts, tuple(sorted(inside)), flags.gpu_type)
-        types |= set(types_in(facts.get("Gres", "")))
         # More than a plain feature name ("a&b", "a|b") is judged by Slurm itself.
         plain = flags.constraint is not None and flags.constraint.isalnum()
         if node.name not in excluded and (not plain or flags.constraint in node.features):
@@ -121,6 +121,7 @@ def usable_nodes(partition: str, flags: SlurmFlags) -> list[Node]:
         left = f"left with {wanted}" if wanted else "that has told of itself: sinfo"
         raise ConfigError(f"Partition {partition} has no node {left}.")
     if flags.gpu_type is not None and not any(node.gpus for node in found):
+        types = {kind for node in found for kind in node.gpu_types}
         there = (
             f"one of {', '.join(sorted(types))}" if types else "left out, for no GPU has a type,"
         )
@@ -145,6 +146,7 @@ def _node(facts: dict[str, str], inside: tuple[str, ...], gpu_type: str | None) 
         *kind_in(gres),
         host=facts.get("NodeHostName", ""),
         partitions=inside,
+        gpu_types=tuple(types_in(facts.get("Gres", ""))),
     )
 
 

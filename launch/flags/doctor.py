@@ -24,6 +24,9 @@ class Doctor:
     deep: bool = False
     """Have the idle nodes look as well, at each other and at the checkpoints: a job of a minute."""
     checkpoints: Checkpoints = "checkpoints_instruct"
+    write_site: bool = False
+    """Write what was typed and found into a first profile of this site, whose values then stand for
+    flags that nobody types."""
     json: bool = False
     """Print one JSON document instead."""
     slurm: Annotated[SlurmFlags, tyro.conf.OmitArgPrefixes] = field(default_factory=SlurmFlags)
