@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import socket
-import time
+from contextlib import nullcontext
+from dataclasses import replace
 from importlib.metadata import version
-from typing import NamedTuple
 
 import torch
 
@@ -29,35 +28,21 @@ from instruct_core.data.shards import ShardSet, load_manifest
 from instruct_core.errors import RunConflictError
 from instruct_core.storage.store import Store
 from instruct_core.train.beginning import Beginning, begin
-from instruct_core.train.progress import Outcome, Setup
+from instruct_core.train.progress import Setup
 from instruct_core.train.rng import be_deterministic
 from instruct_core.train.trainer import Trainer
+from jobs.control import Control
 from jobs.drill import Hits, read_schedule
+from jobs.ending import Ran, Result, conclude
 from jobs.environment import number_in
-from jobs.events import (
-    Damaged,
-    Failed,
-    Finished,
-    Foreign,
-    Requeued,
-    Started,
-    Stopped,
-    Warned,
-)
+from jobs.events import Damaged, Failed, Foreign, Started
 from jobs.gpu_memory import out_of_gpu_memory_is_a_setting
-from jobs.job_folder import (
-    LEAD,
-    describe_error,
-    job_folder,
-    store_may_be_away,
-    write_outcome,
-)
+from jobs.job_folder import LEAD, describe_error, job_folder, store_may_be_away
 from jobs.ledger import newest_timed_save
 from jobs.reporter import Reporter
 from jobs.slurm import own_restarts
 from jobs.survival.deadline import DEFAULT_LEAD_SECONDS, Deadline
 from jobs.survival.guard import PATIENCE_SECONDS, Guard
-from jobs.survival.requeue import Answer, allows_fruitless_start, answer_to, too_many_warnings
 from jobs.survival.stop_signal import StopSignal
 from jobs.timesheet import Timesheet
 from jobs.world import World, process_group, read_world
@@ -67,20 +52,6 @@ logger = logging.getLogger(__name__)
 # With an object store that does not answer at a start; well below what the guard takes for a hang. After
 # it the job starts again, without the count of crashes.
 STORE_PATIENCE_SECONDS = PATIENCE_SECONDS / 2
-
-
-class Result(NamedTuple):
-    """How a rank's training ended, and who brings the job back."""
-
-    outcome: Outcome
-    answer: Answer
-
-
-class Ran(NamedTuple):
-    """What the trainer did."""
-
-    outcome: Outcome
-    ended_at: int  # step
 
 
 def train(
@@ -116,20 +87,33 @@ def train(
         checkpoints = Checkpoints(place / config.run)
         with store_may_be_away():
             number = checkpoints.claim_attempt()
-        reporter = Reporter(config, number, world, device, guard, deadline, sheet)
+            control = _control(checkpoints, config) if world.rank == 0 else None
+        config = _with_its_end(config, control)
+        reporter = Reporter(config, number, world, device, guard, deadline, sheet, control)
         try:
             reporter.note(_started(number, world, device))
             with store_may_be_away():
                 place = Store(config.runs, _patience(config)) / config.run
                 hits = Hits(place, read_schedule(place), number, world, lambda: stop.noted)
             attempt = _Attempt(config, code_version, device, guard, checkpoints, reporter, hits)
-            return _conclude(attempt.run(), stop, world, reporter)
+            with control or nullcontext():
+                return conclude(attempt.run(), stop, world, reporter, control)
         except Exception as error:
             reporter.working("save")  # the ledger may lie in a store that takes its time
             reporter.note(Failed(describe_error(error)))
             raise
         finally:
             reporter.close()
+
+
+def _control(checkpoints: Checkpoints, config: TrainConfig) -> Control:
+    return Control(checkpoints.store, checkpoints.attempt, config.max_steps)
+
+
+def _with_its_end(config: TrainConfig, control: Control | None) -> TrainConfig:
+    """Return the settings with the end that was asked for last, the same on all ranks."""
+    mine = control.max_steps if control is not None else 0
+    return replace(config, max_steps=ranks.gather_from_ranks(mine)[0])
 
 
 def _patience(config: TrainConfig) -> float:
@@ -153,34 +137,6 @@ def _started(number: int, world: World, device: torch.device) -> Started:
         pids=ranks.gather_from_ranks(os.getpid()),
         hosts=ranks.gather_from_ranks(socket.gethostname()), restarts=own_restarts(),
     )  # fmt: skip
-
-
-def _conclude(ran: Ran, stop: StopSignal, world: World, reporter: Reporter) -> Result:
-    """Decide, all ranks together, who brings the run back, and say how the attempt ended."""
-    reporter.working("ending")
-    received = [n and signal.Signals(n) for n in ranks.gather_from_ranks(stop.received)]
-    answer: Answer = "stop"
-    if ran.outcome == "stopped":
-        mine = _decide(ran, received, reporter) if world.rank == 0 else None
-        answer = ranks.gather_from_ranks(mine)[0]  # Slurm is asked once
-        names = sorted({signum.name for signum in received if signum is not None})
-        since = stop.received_at_seconds
-        seconds = round(time.monotonic() - since, 3) if since is not None else 0.0
-        reporter.note(Warned(ran.ended_at, " and ".join(names), seconds))
-    end = Requeued if answer != "stop" else Stopped if ran.outcome == "stopped" else Finished
-    reporter.ended(end(ran.ended_at))
-    return Result(ran.outcome, answer)
-
-
-def _decide(ran: Ran, received: list[signal.Signals | None], reporter: Reporter) -> Answer:
-    """Return who brings this warned run back; nobody if it is warned over and over for nothing."""
-    answer = answer_to(received)
-    if answer == "stop" or allows_fruitless_start(job_folder(), ran.ended_at):
-        return answer
-    error = too_many_warnings("step")
-    reporter.note(Failed(error))
-    write_outcome(job_folder(), error, "", retry=False)
-    return "stop"
 
 
 class _Attempt:
@@ -275,14 +231,19 @@ class _Attempt:
             val_rows=val_rows,
             checkpoints=self._checkpoints,
             facts=self._facts,
-            stop=self._guard.asked,
+            stop=self._asks_for_an_end,
             working=self._reporter.working,
             on_event=self._reporter.on_event,
             on_step=self._reporter.on_step,
             on_samples=self._reporter.on_samples,
             on_read=self._on_read,
             moments=beginning.moments,
+            wishes=self._reporter.wishes,
+            on_wish=self._reporter.on_wish,
         )
+
+    def _asks_for_an_end(self) -> bool:
+        return self._guard.asked() or self._reporter.ending is not None
 
     def _on_read(self, step: int, samples: list[int]) -> None:
         self._reporter.on_read(step, samples)

@@ -92,6 +92,22 @@ class Warned(Event):
 
 
 @dataclass(frozen=True)
+class Asked(Event):
+    """The run does what somebody asked of it, see jobs/control.py."""
+
+    name = "asked"
+    sentence = "Step {step}: {verb}{end}, asked for by {by}"
+    step: int
+    verb: str
+    by: str
+    steps: int | None = None  # where an extend puts the end
+
+    def __str__(self) -> str:
+        end = "" if self.steps is None else f" to {self.steps}"
+        return self.sentence.format(**vars(self), end=end)
+
+
+@dataclass(frozen=True)
 class Requeued(Event):
     """The job comes back."""
 
@@ -106,6 +122,15 @@ class Stopped(Event):
 
     name = "stopped"
     sentence = "Step {step}: stopped"
+    step: int
+
+
+@dataclass(frozen=True)
+class Paused(Event):
+    """The run has given its nodes back until somebody has it go on."""
+
+    name = "paused"
+    sentence = "Step {step}: paused"
     step: int
 
 
@@ -155,11 +180,13 @@ class Unknown(Event):
         return self.said
 
 
+ENDS = (Requeued, Stopped, Paused, Finished)  # an attempt's own last word, where it ends well
+
 KINDS: dict[str, type[Event]] = {
     kind.name: kind
     for kind in (
         Started, Resumed, Damaged, Foreign, Evaluated, Saved, SaveFailed, MadeRoom, NotRemoved,
-        ShortLead, Warned, Requeued, Stopped, Failed, Finished, Crashed,
+        ShortLead, Warned, Asked, Requeued, Stopped, Paused, Failed, Finished, Crashed,
     )
 }  # fmt: skip
 

@@ -28,7 +28,9 @@ from instruct_core.shape import Shape
 from instruct_core.storage.store import Store
 from instruct_core.train.metrics import Metrics, flops_per_token, peak_flops, system_metrics
 from instruct_core.train.progress import SampleAnswer, StepReport
-from jobs.events import Finished, Requeued, Resumed, ShortLead, Stopped
+from instruct_core.train.wishes import Wishes
+from jobs.control import Control, Request, Verb
+from jobs.events import Finished, Paused, Requeued, Resumed, ShortLead, Stopped
 from jobs.job_folder import Progress, job_folder, write_progress
 from jobs.ledger import Ledger, note_untold_save
 from jobs.survival.deadline import Deadline
@@ -54,6 +56,7 @@ class Reporter:
         guard: Knows how long steps take.
         deadline: Is told how long saves take; None where nothing limits the run's time.
         sheet: Knows where the attempt's seconds go.
+        control: What people ask, on rank 0.
     """
 
     def __init__(
@@ -65,7 +68,9 @@ class Reporter:
         guard: Guard,
         deadline: Deadline | None,
         sheet: Timesheet,
+        control: Control | None = None,
     ) -> None:
+        self._control = control
         self._sheet = sheet
         self._config, self._number, self._world, self._device = config, number, world, device
         self._guard, self._deadline = guard, deadline
@@ -110,15 +115,32 @@ class Reporter:
         self._resumed_at = step
         self._flops_per_token = flops_per_token(shape, self._config.seq_len)
         self.note(Resumed(step))
+        self.on_wish("extend", step)
         if self._config.record_samples:
             name = f"samples-{self._number:04d}-{self._world.rank:05d}.jsonl"
             self._samples = self._runs.local_path(name).open("a", encoding="utf-8")
         self._report_progress("running", global_step=step, committed=step)
 
-    def ended(self, event: Requeued | Stopped | Finished) -> None:
+    def ended(self, event: Requeued | Stopped | Paused | Finished) -> None:
         """Say how the attempt ended, once all ranks agree on it."""
         self.note(event)
         self._report_progress(event.name, global_step=event.step)
+
+    @property
+    def ending(self) -> Request | None:
+        """The stop or the pause that somebody asked for."""
+        return None if self._control is None else self._control.ending
+
+    def wishes(self) -> Wishes:
+        """Return what people ask of the next step."""
+        return Wishes() if self._control is None else self._control.wishes()
+
+    def on_wish(self, wish: Verb, step: int) -> None:
+        """Tell of what is done because somebody asked for it."""
+        if self._control is not None:
+            for event in self._control.take(wish, step):
+                self.note(event)
+            self._progress = replace(self._progress, max_steps=self._control.max_steps)
 
     def on_event(self, event: Event) -> None:
         """Take what the trainer tells."""
@@ -164,7 +186,7 @@ class Reporter:
             loss, speed = values["train/loss"], values["train/tokens_per_second"]
             self._report_progress("running", global_step=step, loss=loss, tokens_per_second=speed)
             text = "step %d of %d, loss %.4f, %.0f tokens/s"
-            logger.info(text, step, self._config.max_steps, loss, speed)
+            logger.info(text, step, self._progress.max_steps, loss, speed)
 
     def _report_progress(self, state: str, **facts: Any) -> None:
         if self._world.rank == 0:

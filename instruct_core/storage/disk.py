@@ -222,9 +222,10 @@ class Disk:
             path.unlink(missing_ok=True)
 
     def move(self, name: str, new_name: str) -> None:
-        """Give a folder another name."""
-        (self.root / name).rename(self.root / new_name)
-        sync_folder((self.root / new_name).parent)
+        """Give a file or a folder another name, in a folder that need not be there yet."""
+        target = self._in_new_folder(new_name)
+        (self.root / name).rename(target)
+        sync_folder(target.parent)
 
     def free(self) -> Free | None:
         """Return what is left on the disk for us; None where the file system does not tell."""

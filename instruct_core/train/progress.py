@@ -23,6 +23,7 @@ from instruct_core.data.order import sample_at
 from instruct_core.data.shards import ShardSet
 from instruct_core.events import Event
 from instruct_core.model.family import Model
+from instruct_core.train.wishes import Wish, Wishes
 
 Outcome = Literal["finished", "stopped"]
 
@@ -69,3 +70,5 @@ class Setup:
     on_samples: Callable[[int, list[SampleAnswer]], None]  # (step, answers), on rank 0
     on_read: Callable[[int, list[int]], None]  # (step, sample numbers), on every rank
     moments: Mapping[str, Tensor] = field(default_factory=dict)  # to begin with, if any
+    wishes: Callable[[], Wishes] = Wishes  # what people ask; nothing on all ranks but rank 0
+    on_wish: Callable[[Wish, int], None] = lambda wish, step: None  # what was done of it, and when

@@ -29,13 +29,14 @@ from instruct_core.config import TrainConfig
 from instruct_core.data.batches import MicroBatch
 from instruct_core.errors import NonFiniteError
 from instruct_core.events import Evaluated
-from instruct_core.train.compiler import data_parallel, eagerly
+from instruct_core.train.compiler import data_parallel, settle_buckets
 from instruct_core.train.loss import WithLoss, on_device
 from instruct_core.train.optimizer import make_optimizer, optimizer_tensors, restore_optimizer
 from instruct_core.train.progress import Outcome, Setup, StepReport, next_samples
 from instruct_core.train.rng import restore_rng, rng_state, seed_rng
 from instruct_core.train.schedule import learning_rate_at
 from instruct_core.train.validation import sample_answers, validation_loss
+from instruct_core.train.vote import Vote, hold_vote
 
 MAX_NON_FINITE_IN_A_ROW = 10
 # A warned step that would take longer than this is given up; the run goes on from the one before.
@@ -65,7 +66,9 @@ class Trainer:
         self._saves = Saves(config, setup.checkpoints, self._snapshot, setup.on_event)
         self._read_ahead = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
         self._loss_sum = torch.zeros((), device=setup.device)
-        self._settle_buckets()
+        if ranks.world_size() > 1:
+            settle_buckets(self._model, setup.device)
+            self._clear_gradients()
         moments = setup.moments if loaded is None else loaded.optimizer
         restore_optimizer(setup.model, self._optimizer, moments)
         if loaded is not None:
@@ -81,23 +84,6 @@ class Trainer:
             return self._core
         return data_parallel(self._core, self._setup.device, self._config.compile)
 
-    def _settle_buckets(self) -> None:
-        """
-        Run two backwards of nothing before the first step.
-
-        DDP regroups gradients after its first backward, and the grouping decides the order in
-        which three or more ranks are summed. Were it to happen after a resume, the first step
-        would differ in its last bits from that of a run which was not interrupted. After the
-        second, all gradients lie in the new buckets, and none in memory of its own.
-        """
-        if ranks.world_size() > 1:
-            nothing = torch.zeros((1, 8), dtype=torch.int64, device=self._setup.device)
-            for _ in range(2):
-                self._optimizer.zero_grad(set_to_none=True)
-                with eagerly():
-                    self._model(nothing, nothing, nothing, nothing).mul(0.0).backward()
-            self._clear_gradients()
-
     def run(self) -> Outcome:
         """
         Train until the last step or until a rank is warned; the state is saved either way.
@@ -108,7 +94,6 @@ class Trainer:
             OSError: The last one could not.
             FencedError: A newer attempt has begun.
         """
-        last_step = self._config.max_steps
         started_at = time.monotonic()
         values: dict[str, float] = {}
         batches = self._read_step()
@@ -119,35 +104,51 @@ class Trainer:
             micro_batches = batches.result()
             data_seconds = time.monotonic() - waited_at
             mine = sum(batch.num_loss_tokens for batch in micro_batches)
-            stops, num_loss_tokens, loss, due, settled = ranks.sum_over_ranks(
-                # .item(): the step before has ended, its gradient norm was waited for.
-                [float(self._setup.stop()), mine, self._loss_sum.item(), *self._saves.votes()]
-            )
-            if settled == ranks.world_size():
+            # .item(): the step before has ended, its gradient norm was waited for.
+            vote = hold_vote(self._setup, mine, self._loss_sum.item(), self._saves)
+            if vote.save_is_settled:
                 self._setup.working("save")  # reports may go to a store that takes its time
                 self._saves.look()
             if values:
-                self._report(loss, values, time.monotonic() - started_at)
-            stopping, done = stops > 0, step >= last_step
+                self._report(vote.loss_sum, values, time.monotonic() - started_at)
+                values = {}
+            if self._ends_later(vote.max_steps):
+                batches = self._read_step()
+                continue
+            stopping, done = vote.stops, step >= self._config.max_steps
             if (self._is_due(self._config.eval_every) or done) and not stopping:
                 stopping = not self._evaluate()
             if stopping or done:
-                self._finish_saving()
-                return "finished" if done else "stopped"
-            if step and (due or self._is_due(self._config.save_every)):
-                self._setup.working("save")
-                self._saves.begin(step)
+                return self._finish_saving("finished" if done else "stopped")
+            self._save_if_due(vote)
             started_at = time.monotonic()
             self._setup.working(phase)
             phase = "step"
-            report = self._train_step(micro_batches, num_loss_tokens)
+            report = self._train_step(micro_batches, vote.num_loss_tokens)
             if report is None:
-                self._finish_saving()
-                return "stopped"
+                return self._finish_saving("stopped")
             values = report
             values |= {"time/data_seconds": data_seconds}
             values |= {"time/save_seconds": self._saves.take_stall_seconds()}
             batches = self._read_step()
+
+    def _ends_later(self, max_steps: int) -> bool:
+        """Move the end where somebody asked; True if what was read ahead ends with the old one."""
+        ended, step = self._config.max_steps, self.progress.global_step
+        if max_steps <= ended:
+            return False
+        self._config = replace(self._config, max_steps=max_steps)
+        self._setup.on_wish("extend", step)
+        return step >= ended
+
+    def _save_if_due(self, vote: Vote) -> None:
+        step = self.progress.global_step
+        if vote.save_is_asked:
+            self._setup.on_wish("save", step)
+        due = vote.save_is_due or vote.save_is_asked or self._is_due(self._config.save_every)
+        if step and due:
+            self._setup.working("save")
+            self._saves.begin(step)
 
     def _is_due(self, every: int) -> bool:
         return self.progress.global_step % every == 0
@@ -277,9 +278,10 @@ class Trainer:
             setup.on_samples(step, sample_answers(self._core, setup.val_rows, setup.stop))
         return True
 
-    def _finish_saving(self) -> None:
+    def _finish_saving(self, outcome: Outcome) -> Outcome:
         self._setup.working("save")
         self._saves.finish(self.progress.global_step, self._setup.stop)
+        return outcome
 
     def _snapshot(self, copied: bool) -> Snapshot:
         setup = self._setup

@@ -75,7 +75,7 @@ def decide_comeback() -> None:
         return
     if progress.start != this_start():
         progress = Progress(committed=progress.committed)
-    if progress.state in ("finished", "stopped"):
+    if progress.state in ("finished", "stopped", "paused"):
         return
     if progress.state == "requeued":
         logger.info("All ranks saved, and could not requeue the job themselves")

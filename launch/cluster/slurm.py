@@ -165,6 +165,11 @@ class SlurmJob:
         if ids:
             run_client(["scancel", *ids], on_cluster(self.cluster))
 
+    def cancel_waiting(self) -> None:
+        """End those of its jobs that have not begun, and no others; raises SlurmError."""
+        run_client(["scancel", "--state=PENDING", *self.job_ids])
+        self._asked_at = float("-inf")
+
     def state(self) -> str:
         """Return the newest job's state with its reason, as in `PENDING (Priority)`."""
         try:

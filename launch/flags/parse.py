@@ -83,10 +83,10 @@ def check_counts(flags: Any, *names: str) -> None:
             raise ConfigError(f"{flag_of(name)} must be at least 1, got {value}.")
 
 
-def check_name(run: str) -> None:
+def check_name(run: str, flag: str = "--run") -> None:
     """Refuse a run's name that leaves the folder of the runs, or hides in it; raises ConfigError."""
     if not PLAIN_NAME.fullmatch(run):
         raise ConfigError(
-            "--run must be a plain name of letters, digits, '.', '_' and '-' that begins with a letter "
+            f"{flag} must be a plain name of letters, digits, '.', '_' and '-' that begins with a letter "
             f"or a digit, got {run!r}."
         )

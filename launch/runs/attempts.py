@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from instruct_core.events import Event
-from jobs.events import Crashed, Failed, Finished, Requeued, Resumed, Started, Stopped
+from jobs.events import ENDS, Crashed, Failed, Resumed, Started
 from jobs.ledger import Entry
 
 
@@ -71,6 +71,6 @@ def _end_of(events: Sequence[Event]) -> str:
     for event in reversed(events):
         if isinstance(event, Crashed | Failed):
             return f"{event.name}: {event.error}"
-        if isinstance(event, Requeued | Stopped | Finished):
+        if isinstance(event, ENDS):
             return event.name
     return ""

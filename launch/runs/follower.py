@@ -66,6 +66,9 @@ def _conclude(job: LocalJob | SlurmJob, run: str, stopping: bool) -> int:
         say(f"Talk to it: python launch/chat.py --run {run}")
         return 0
     outcome = read_outcome(job.folder)
+    if progress.state == "paused":
+        say(f"Run {run} is paused. Have it go on: python launch/control.py {run} resume")
+        return EXIT_INTERRUPTED
     if progress.state == "stopped" or (stopping and outcome is None):
         at = "" if progress.committed is None else f" at step {progress.committed}"
         say(f"Run {run} is stopped{at}. {again}")

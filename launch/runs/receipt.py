@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from instruct_core.events import Saved
-from jobs.events import Crashed, Failed, Finished, Requeued, Resumed, Stopped
+from jobs.events import ENDS, Crashed, Failed, Resumed
 from jobs.ledger import Entry
 from launch.runs.attempts import by_attempt
 
@@ -140,7 +140,7 @@ class _Attempt(NamedTuple):
     @property
     def own_end(self) -> Entry | None:
         """Its own last word, if it ended as it should."""
-        ends = [e for e in self.entries if isinstance(e.event, Requeued | Stopped | Finished)]
+        ends = [e for e in self.entries if isinstance(e.event, ENDS)]
         return ends[-1] if ends else None
 
     def kept_up_to(self, resumed_at: int | None) -> Entry | None:
@@ -155,7 +155,7 @@ class _Attempt(NamedTuple):
     def ended_at(self, following: _Attempt | None) -> float:
         """Return when it ended; one that nobody saw end, when the next one began."""
         last = self.entries[-1]
-        seen = isinstance(last.event, Crashed | Failed | Requeued | Stopped | Finished)
+        seen = isinstance(last.event, (Crashed, Failed, *ENDS))
         return last.utc_seconds if seen or following is None else following.begun_at
 
     def loss(self, seconds: float) -> Loss:

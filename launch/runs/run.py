@@ -29,10 +29,12 @@ from instruct_core.errors import CorruptFileError, MissingError
 from instruct_core.names import PLAIN_NAME
 from instruct_core.storage.documents import load_document
 from instruct_core.storage.store import Store
+from jobs.control import last_step, requests_in
 from launch.cluster.job_folder import folder_of_url
 from launch.console.lines import perhaps
 from launch.flags.parse import check_name
 from launch.runs.places import absolute, reachable
+from launch.runs.unfinished import refuse_unfinished
 
 
 @dataclass(frozen=True)
@@ -99,8 +101,16 @@ class Run:
         return run if STEP_FOLDER.fullmatch(folder) and run.exists() else None
 
     def exists(self) -> bool:
-        """Return True if a launcher has written its settings down."""
-        return self.store.exists("run.json")
+        """
+        Return True if a launcher has written its settings down.
+
+        Raises:
+            ConfigError: Its removal, or its renaming, has begun and not ended.
+        """
+        if self.store.exists("run.json"):
+            return True
+        refuse_unfinished(self.name, self.store)
+        return False
 
     def has_begun(self) -> bool:
         """Return True if it has saved: until then every setting may change."""
@@ -118,6 +128,7 @@ class Run:
     def config(self) -> TrainConfig:
         """The settings it was begun with, where it lies now; raises as `document` does."""
         stored = from_json(self.document.get("config"), self.store.where("run.json"))
+        stored = replace(stored, max_steps=last_step(requests_in(self.store), stored.max_steps))
         before, now = (str(Path(p).parent) for p in (stored.checkpoints, self.checkpoints))
         if before == now or "://" in stored.checkpoints + self.checkpoints:
             return replace(stored, checkpoints=self.checkpoints)

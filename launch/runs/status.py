@@ -15,6 +15,7 @@ from pathlib import Path
 from instruct_core.checkpoints.steps import committed_steps
 from instruct_core.errors import SlurmError
 from instruct_core.events import Saved, SaveFailed
+from jobs.control import Request, asker, requests_in, standing
 from jobs.events import ShortLead
 from jobs.job_folder import (
     Outcome,
@@ -41,6 +42,8 @@ from launch.console.display import age
 from launch.runs.attempts import Attempt, attempts_of
 from launch.runs.receipt import Receipt, receipt_of
 from launch.runs.run import Run
+
+ENDED = ("finished", "stopped", "paused")  # a job's last word
 
 
 @dataclass
@@ -74,6 +77,15 @@ class RunStatus:
         return RunLock.is_held(self.run.lock) or (
             self.slurm is not None and self.slurm.is_running()
         )
+
+    def asked(self) -> Request | None:
+        """Return the stop or the pause that somebody has asked for, and that holds."""
+        return standing(requests_in(self.run.store))
+
+    def asked_by(self) -> str:
+        """Return who asked for it; "" where nobody did."""
+        asked = self.asked()
+        return "" if asked is None else asker(self.run.store, asked)
 
     def never_starts(self) -> bool:
         """Return True if it waits for ever."""
@@ -114,15 +126,18 @@ class RunStatus:
         if self.slurm is not None and self.slurm.is_running():
             state = self.slurm.state()
             # A job that has said its last word needs nobody else's.
-            return said if state == UNKNOWN and said in ("finished", "stopped") else state
-        if said in ("finished", "stopped"):
-            return said
-        if self.outcome() is not None:
-            return "failed"
+            return said if state == UNKNOWN and said in ENDED else state
+        return self._state_at_rest(said)
+
+    def _state_at_rest(self, said: str | None) -> str:
+        asked = self.asked()
+        ended = "failed" if said not in ENDED and self.outcome() is not None else ""
+        if asked is not None and not ended and said not in ("finished", "stopped"):
+            ended = "paused" if asked.verb == "pause" else "stopped"
+        if ended or said in ENDED:
+            return ended or str(said)
         ended = self.slurm.state() if self.slurm is not None else ""
-        if ended:
-            return ended
-        return "not started" if said is None else "ended without a word"
+        return ended or ("not started" if said is None else "ended without a word")
 
     def job_id(self) -> str:
         """Return the id of its newest job: Slurm's, or a process id."""
@@ -159,6 +174,11 @@ class RunStatus:
                 return f"step {entry.event.step}, {age(time.time() - entry.utc_seconds)} ago"
         return ""
 
+    def _asked_note(self, asked: Request) -> str:
+        note = f"{asked.verb} asked for by {self.asked_by()}"
+        again = f": python launch/control.py {self.run.name} resume"
+        return note + (again if asked.verb == "pause" and not self.is_active() else "")
+
     def note(self) -> str:
         """Return what a person should know: why it waits, until when, why it failed."""
         notes = [note for record in self.records() for note in _why_it_waits(record)]
@@ -168,6 +188,8 @@ class RunStatus:
         saves = [e.event for e in self.entries if isinstance(e.event, Saved | SaveFailed)]
         if saves and isinstance(saves[-1], SaveFailed):
             notes.append(f"the last save failed: {saves[-1].error}")
+        if (asked := self.asked()) is not None:
+            notes.append(self._asked_note(asked))
         outcome = self.outcome()
         if outcome is not None and not self.is_active():
             notes.append(outcome.error)

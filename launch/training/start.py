@@ -22,6 +22,7 @@ from instruct_core.config import TrainConfig, to_json
 from instruct_core.errors import ConfigError
 from instruct_core.storage.documents import dump_document
 from instruct_core.storage.store import Store
+from jobs.control import ask, requests_in, standing
 from jobs.finetune import FinetuneJob
 from launch.arrays.shards import prepare
 from launch.cluster.frozen_code import code_difference, code_version, freeze_code
@@ -34,6 +35,7 @@ from launch.flags.array import ArrayFlags
 from launch.flags.finetune import Finetune, check_flags
 from launch.flags.preprocess import Preprocess
 from launch.flags.site import parse_on_site, parse_typed
+from launch.runs.control import who
 from launch.runs.places import absolute, check_url
 from launch.runs.run import Run
 from launch.training.attach import attach
@@ -45,8 +47,15 @@ from launch.training.shard_sets import find_shards
 from launch.training.submission import choose_submission
 
 
-def finetune(flags: Finetune, arguments: Sequence[str]) -> int:
-    """Begin, resume or attach to a run, and follow it to its end; return the exit code."""
+def finetune(flags: Finetune, arguments: Sequence[str], watches: bool = True) -> int:
+    """
+    Begin, resume or attach to a run, and follow it to its end; return the exit code.
+
+    Args:
+        flags: What the person typed.
+        arguments: The words.
+        watches: False to return as soon as its job is on its way.
+    """
     flags, run, known = _find(flags, arguments)
     if (exit_code := attach(flags, run, known)) is not None:
         return exit_code
@@ -74,7 +83,7 @@ def finetune(flags: Finetune, arguments: Sequence[str]) -> int:
     step, is_new = max(steps, default=0), known is None
     plan = Plan(config, inputs.shape, submission, ranks, inputs.init, why, step, is_new)
     _tell(plan)
-    return _show(plan) if flags.dry_run else _start(flags, plan, run)
+    return _show(plan) if flags.dry_run else _start(flags, plan, run, watches)
 
 
 def _find(flags: Finetune, arguments: Sequence[str]) -> tuple[Finetune, Run, Finetune | None]:
@@ -135,7 +144,7 @@ def _show(plan: Plan) -> int:
     return 0
 
 
-def _start(flags: Finetune, plan: Plan, run: Run) -> int:
+def _start(flags: Finetune, plan: Plan, run: Run, watches: bool) -> int:
     """Write down the run and submit its job; the only part of a launch that changes anything."""
     lock = RunLock(run.lock)
     queued = SlurmJob.found(run.slurm_note)
@@ -147,6 +156,8 @@ def _start(flags: Finetune, plan: Plan, run: Run) -> int:
     if queued is not None and replaces:
         queued.cancel()
         say(f"Job {queued.job_id} is cancelled, and replaced: what it waited for has failed.")
+    if standing(requests_in(run.store)) is not None:
+        ask(run.store, "resume", who())  # or the job would end as soon as it starts
     run.store.replace("run.json", dump_document(_document(plan.config, flags)))
     folder = new_job_folder(run.job_parent)
     freeze_code(folder)
@@ -155,7 +166,7 @@ def _start(flags: Finetune, plan: Plan, run: Run) -> int:
     submitted = plan.submission.submit(function, folder, lock)
     say(f"Run {run.name}: job {submitted.job.label}; log {submitted.job.log_path()}")
     say(f"{'Next':8}{submitted.next_step}")
-    return submitted.follow()
+    return submitted.follow() if watches else 0
 
 
 def _document(config: TrainConfig, flags: Finetune) -> dict[str, Any]:

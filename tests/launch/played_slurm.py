@@ -36,7 +36,10 @@ id=$(( $(ls jobs | wc -l) + 1 ))
 echo "{job}" > jobs/$id
 cp "$2" jobs-$id.sh
 echo $id"""
-SCANCEL = 'for id in "$@"; do sed -i s/JobState=[A-Z]*/JobState=CANCELLED/ jobs/$id; done'
+SCANCEL = """
+for id in "$@"; do
+    [ -e jobs/$id ] && sed -i s/JobState=[A-Z]*/JobState=CANCELLED/ jobs/$id
+done"""
 
 
 class PlayedSlurm:
@@ -92,6 +95,10 @@ class PlayedSlurm:
     def jobs(self) -> list[str]:
         """Ids of all jobs that were ever queued."""
         return sorted(path.name for path in (self.folder / "jobs").iterdir())
+
+    def add(self, job_id: str) -> None:
+        """Have a job wait that nobody has queued."""
+        (self._folder / "jobs" / job_id).write_text(JOB.format(id=job_id, start="Unknown") + "\n")
 
     def change(self, job_id: str, **facts: str) -> None:
         """Change what Slurm says of a job."""

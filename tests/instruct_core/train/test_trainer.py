@@ -23,6 +23,7 @@ from instruct_core.storage.store import Store
 from instruct_core.train import trainer as trainer_module
 from instruct_core.train.progress import Setup, StepReport
 from instruct_core.train.trainer import Trainer
+from instruct_core.train.wishes import Wishes
 
 CONFIG = TrainConfig(
     "r", "s", "c", "t", "random", "tiny", "f", max_steps=4, seq_len=64, micro_batch_size=2,
@@ -39,6 +40,8 @@ class Desk:
         self.model = GPT2(PRESETS["tiny"])
         self.model.initialize(1)
         self.stop: Callable[[], bool] = lambda: False
+        self.wishes: Callable[[], Wishes] = Wishes
+        self.done: list[tuple[str, int]] = []
         self.checkpoints = Checkpoints(Store(folder))
         self.checkpoints.claim_attempt()
         self.readers = {}
@@ -62,6 +65,8 @@ class Desk:
             on_step=self.reports.append,
             on_samples=lambda step, samples: None,
             on_read=lambda step, samples: None,
+            wishes=lambda: self.wishes(),  # noqa: PLW0108
+            on_wish=lambda wish, step: self.done.append((wish, step)),
         )
         return Trainer(config, setup, load_newest(self.checkpoints))
 
@@ -165,5 +170,31 @@ def test_long_step_is_given_up_when_warned_and_made_again_with_the_same_bits(
     desk.trainer(config).run()
 
     assert 0 <= given_up_at < CONFIG.max_steps
+    expected = other.model.state_dict()
+    assert all(torch.equal(expected[n], v) for n, v in desk.model.state_dict().items())
+
+
+def test_save_that_somebody_asks_for_is_made_before_the_next_step_and_once(desk: Desk) -> None:
+    desk.wishes = lambda: Wishes(save=len(desk.reports) == 1 and not desk.done)
+
+    desk.trainer(replace(CONFIG, max_steps=5, save_every=100, eval_every=100)).run()
+
+    assert desk.done == [("save", 2)]
+    assert committed_steps(desk.checkpoints.store) == [2, 5]
+
+
+@pytest.mark.parametrize("at_report", [1, 4])
+def test_end_that_is_moved_while_the_run_trains_gives_the_bits_of_one_begun_so(
+    desk: Desk, at_report: int, tmp_path_factory: pytest.TempPathFactory, shard_set: Path
+) -> None:
+    other = Desk(tmp_path_factory.mktemp("undisturbed"), shard_set)
+    other.trainer(replace(CONFIG, max_steps=7)).run()
+    desk.wishes = lambda: Wishes(max_steps=7 if len(desk.reports) >= at_report - 1 else 0)
+
+    trainer = desk.trainer(CONFIG)
+    assert trainer.run() == "finished"
+
+    assert [wish for wish, _ in desk.done] == ["extend"]
+    assert trainer.progress.global_step == 7
     expected = other.model.state_dict()
     assert all(torch.equal(expected[n], v) for n, v in desk.model.state_dict().items())

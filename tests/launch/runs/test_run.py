@@ -61,6 +61,7 @@ COMMANDS = {
     "checkpoints prune": "checkpoints.py prune NAME --keep 1",
     "checkpoints export": "checkpoints.py export NAME --out exported",
     "report": "report.py NAME --out page.html",
+    "control": "control.py NAME stop",
     "evaluate": "evaluate.py --run NAME --out report",
     "chat": "chat.py --run NAME --prompt Hi.",
     "generate": "generate.py --run NAME --source questions.jsonl --out a.jsonl",

@@ -1,0 +1,61 @@
+"""
+A removal or a renaming that was begun and has not ended: its mark, and what to do about it.
+
+    begin(store, REMOVED, {"run": "my-run", "runs": "/shared/runs"})     # run.json goes, the mark stays
+    refuse_unfinished("my-run", store)                                  # raises ConfigError
+
+The mark is there before anything goes, and is the last to go: what lies between is no run to any
+command, and the same control command finishes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from instruct_core.errors import ConfigError
+from instruct_core.storage.documents import dump_document, load_document
+from instruct_core.storage.store import Store
+
+REMOVED, RENAMED = "removed.json", "renamed.json"
+
+
+def begin(store: Store, mark: str, facts: Mapping[str, Any]) -> None:
+    """Leave a mark in a run's folder, and make it no run."""
+    store.replace(mark, dump_document({"format": 1, **facts}))
+    store.remove("run.json")
+
+
+def mark_in(store: Store, mark: str) -> dict[str, Any] | None:
+    """Return what a mark says; None where there is none."""
+    try:
+        return load_document(store, mark)
+    except FileNotFoundError:
+        return None
+
+
+def refuse_unfinished(name: str, store: Store) -> None:
+    """
+    Refuse a folder that is neither a run nor free.
+
+    Raises:
+        ConfigError: Names the command that finishes what was begun.
+    """
+    if mark_in(store, REMOVED) is not None:
+        raise ConfigError(
+            f"Run {name} is half removed, in {store.url}. Finish that: python launch/control.py {name} "
+            "remove"
+        )
+    if (facts := mark_in(store, RENAMED)) is not None:
+        raise ConfigError(
+            f"Run {name} is half renamed, in {store.url}. Finish that: python launch/control.py "
+            f"{facts.get('from')} rename {facts.get('to')}"
+        )
+
+
+def empty(place: Store, name: str) -> None:
+    """Remove a folder that nothing is in; on an object store there is none."""
+    if place.is_local:
+        folder = place.local_path(name)
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()

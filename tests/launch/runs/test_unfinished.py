@@ -1,0 +1,89 @@
+"""Removals and renamings that are killed half-way: no run that looks whole, and they can be finished."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from instruct_core.checkpoints.steps import committed_steps, damage_of
+from instruct_core.errors import ConfigError
+from instruct_core.storage.store import Store
+from launch.runs.removal import remove
+from launch.runs.renaming import rename
+from launch.runs.run import Run, runs_in
+from tests.launch.runs.test_control import at_rest, told
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return at_rest(tmp_path)
+
+
+class Killed(BaseException):
+    """SIGKILL, as far as files can tell."""
+
+
+def kill_at(operation: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the process die before its so-manyth change of a store."""
+    calls = iter(range(10**6))
+    for name in ("remove", "move", "replace"):
+        whole = getattr(Store, name)
+
+        def change(store: Store, *words: object, whole: object = whole) -> object:
+            if next(calls) == operation:
+                raise Killed
+            return whole(store, *words)  # type: ignore[operator]
+
+        monkeypatch.setattr(Store, name, change)
+
+
+def is_whole(run: Run) -> bool:
+    steps = committed_steps(run.store)
+    return steps == [1, 2] and not any(damage_of(run.store, step) for step in steps)
+
+
+@pytest.mark.parametrize("operation", range(3, 12))
+def test_removal_that_is_killed_leaves_no_run_that_looks_whole_and_can_be_finished(
+    run: Run, operation: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        kill_at(operation, patch)
+        try:
+            remove(told(run, "remove"))
+        except Killed:
+            names = [found.name for found in runs_in(run.checkpoints)]
+            if names:
+                assert is_whole(run)
+                assert run.ledger.names()
+            else:
+                with pytest.raises(ConfigError, match=r"half removed.*control\.py r remove"):
+                    Run.find("r", run.checkpoints)
+            patch.undo()
+            remove(told(run, "remove"))
+
+    assert not (tmp_path / "checkpoints_instruct" / "r").exists()
+    assert not (tmp_path / "runs_instruct" / "r").exists()
+
+
+@pytest.mark.parametrize("operation", range(2, 22))
+def test_renaming_that_is_killed_leaves_no_run_that_looks_whole_and_can_be_finished(
+    run: Run, operation: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        kill_at(operation, patch)
+        try:
+            rename(told(run, "rename", "q"))
+        except Killed:
+            for found in runs_in(run.checkpoints):
+                assert is_whole(found)
+                assert found.ledger.names()
+            patch.undo()
+            rename(told(run, "rename", "q"))
+
+    renamed = Run.find("q", run.checkpoints)
+    assert renamed.config.run == "q"
+    assert is_whole(renamed)
+    assert {"attempt-0000.jsonl", "job"} <= set(renamed.ledger.names())
+    assert [found.name for found in runs_in(run.checkpoints)] == ["q"]
+    assert not run.store.local_path("").exists()
