@@ -28,7 +28,9 @@ from instruct_core.data import gpt2_tokenizer as module
 from instruct_core.data.builtin import builtin_rows
 from instruct_core.data.gpt2_tokenizer import END_OF_TEXT_ID
 from instruct_core.data.shards import load_manifest
-from instruct_core.data.template import Row, render
+from instruct_core.data.template import text_of
+from instruct_core.data.templates import BY_HEADINGS
+from instruct_core.data.turns import Exchange
 from instruct_core.storage.store import Store
 from jobs.process import peak_bytes
 
@@ -55,9 +57,9 @@ def write_source(path: Path, num_rows: int) -> list[str]:
         for number in range(num_rows):
             parts = draw.sample(rows, PARTS)
             answer = "\n".join(part.output for part in parts)
-            fresh = Row(f"{parts[0].instruction} ({number})", "", answer)
+            fresh = Exchange(f"{parts[0].instruction} ({number})", "", answer)
             file.write(json.dumps(fresh._asdict()) + "\n")
-            texts.append("".join(render(fresh)))
+            texts.append(text_of(BY_HEADINGS.segments(fresh.turns)))
     return texts
 
 
@@ -111,7 +113,7 @@ def _map_batch(batch: dict[str, list[str]]) -> dict[str, list[list[int]]]:
     if "_worker_encoding" not in globals():
         _init_worker()
     texts = [
-        "".join(render(Row(i, n, o)))
+        text_of(BY_HEADINGS.segments(Exchange(i, n, o).turns))
         for i, n, o in zip(batch["instruction"], batch["input"], batch["output"], strict=True)
     ]
     return {"ids": _worker_encoding.encode_ordinary_batch(texts, num_threads=1)}

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from instruct_core.answers.generation import generate
-from instruct_core.data.template import render_prompt
+from instruct_core.data.encoding import prompt_tokens
+from instruct_core.data.templates import BY_HEADINGS
 from instruct_core.data.tokenizer import load_tokenizer
+from instruct_core.data.turns import Exchange
 from instruct_core.model.weights import load_model
 from tests.conftest import TINY_RUN, launch, start, wait_for
 from tests.launch.test_errors import snapshot
@@ -67,7 +69,8 @@ def test_greedy_answers_are_those_of_one_question_alone(desk: Path) -> None:
     model = load_model(str(desk / "checkpoints_instruct/r/step-00000002"))
     tokenizer = load_tokenizer()
     for row in lines(desk / "greedy.jsonl"):
-        prompt = tokenizer.encode(render_prompt(row["instruction"], row["input"]))
+        asked = Exchange(row["instruction"], row["input"]).turns
+        prompt = prompt_tokens(BY_HEADINGS.segments(asked, asks=True), tokenizer)
         [alone] = generate(model, [prompt], max_new_tokens=16)
         assert row["new_tokens"] == len(alone.tokens)
         assert row["answer"] == tokenizer.decode(alone.tokens).strip()

@@ -26,7 +26,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from instruct_core.data.shard_plan import ShardPlan
-from instruct_core.data.template import Row, render
+from instruct_core.data.template import Segment, text_of
 from instruct_core.errors import ConfigError, MissingError
 from instruct_core.storage.store import Store
 from launch.console.lines import guarded, say
@@ -34,9 +34,9 @@ from launch.console.lines import guarded, say
 NUM_WRONG = 3
 
 
-def validation_rows(store: Store) -> list[Row]:
+def validation_rows(store: Store) -> list[list[Segment]]:
     """
-    Return the rows of a shard set that no run on it trains on.
+    Return the rows of a shard set that no run on it trains on, as they are written.
 
     Raises:
         MissingError: It is no shard set.
@@ -48,17 +48,19 @@ def validation_rows(store: Store) -> list[Row]:
             "python launch/preprocess.py --source builtin --out shards/builtin"
         )
     plan = ShardPlan.load(store)
-    held_out: list[Row] = []
+    held_out: list[list[Segment]] = []
     for shard in range(plan.num_parts):
         rows = list(plan.rows(shard))
-        is_val = plan.is_val(shard, [None if row is None else "".join(render(row)) for row in rows])
+        is_val = plan.is_val(shard, [None if row is None else text_of(row) for row in rows])
         held_out += [
             row for row, held in zip(rows, is_val, strict=True) if held and row is not None
         ]
     return held_out
 
 
-def make_items(rows: Sequence[Row], max_items: int, seed: int) -> list[dict[str, Any]]:
+def make_items(
+    rows: Sequence[Sequence[Segment]], max_items: int, seed: int
+) -> list[dict[str, Any]]:
     """
     Return questions with one true and three wrong answers each, in an order of their own.
 
@@ -73,7 +75,8 @@ def make_items(rows: Sequence[Row], max_items: int, seed: int) -> list[dict[str,
     if max_items < 1:
         raise ConfigError(f"--max-items must be at least 1, got {max_items}.")
     draw = random.Random(seed)
-    texts = [render(row) for row in rows]
+    # What leads up to the last answer, and the answer; the end follows it.
+    texts = [(text_of(row[:-2]), row[-2].text) for row in rows]
     answers = list(dict.fromkeys(answer for _, answer in texts))
     if len(answers) <= NUM_WRONG:
         raise ConfigError(

@@ -1,7 +1,7 @@
 """
 Text from a model, token by token, with the keys and values of earlier tokens kept.
 
-    [answer] = generate(model, [tokenizer.encode(render_prompt("What is AI?"))], max_new_tokens=64)
+    [answer] = generate(model, [tokenizer.encode("What is AI?")], max_new_tokens=64)
     answer.tokens, answer.finish_reason        # [1212, 318, ...], "end"
 
 Prompts of a batch may differ in length: they end together, and what stands before the shorter ones

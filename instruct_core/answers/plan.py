@@ -14,18 +14,18 @@ from typing import Any, ClassVar
 
 from instruct_core.answers.line import refuse_taken
 from instruct_core.answers.sampling import Sampling
-from instruct_core.data.columns import Columns, EmptyQuestionError, parse_columns
+from instruct_core.data.columns import Columns, parse_columns
 from instruct_core.data.gpt2_tokenizer import TOKENIZER_NAME
 from instruct_core.data.plan import Plan
 from instruct_core.data.ranges import SourceFile, Start, scan_ranges
 from instruct_core.data.record import Record
 from instruct_core.data.sources import Source
-from instruct_core.data.template import TEMPLATE_NAME, Row
-from instruct_core.data.unread import ColumnCheck, row_of
+from instruct_core.data.template import Segment, Template
+from instruct_core.data.templates import BY_HEADINGS, exchanges_name, template_of
+from instruct_core.data.turns import EmptyQuestionError
+from instruct_core.data.unread import ColumnCheck, chat_of
 from instruct_core.errors import BadRowError, ConfigError
 from instruct_core.storage.documents import fingerprint_of
-
-EMPTY = Row("", "", "")  # a question that says nothing
 
 
 @dataclass(frozen=True)
@@ -104,20 +104,23 @@ class AnswerPlan(Plan):
         del document["unread"]
         return document
 
-    def questions(self, part: int) -> Iterator[tuple[dict[str, Any], Row]]:
+    def questions(self, part: int) -> Iterator[tuple[dict[str, Any], list[Segment]]]:
         """
-        Yield the records of one part, in order, each with the question in it, which may be `EMPTY`.
+        Yield the records of one part, in order, each with what leads up to its answer; nothing does
+        where the question says nothing.
 
         Raises:
             BadRowError: The source is no longer what was planned with.
         """
         columns = parse_columns(self.columns, is_answered=False)
+        template = template_of(self.template)
         count = min(self.rows_per_part, self.num_rows - part * self.rows_per_part)
         for record in self.records(part, count):
             try:
-                yield record.value, row_of(record, columns, (), is_answered=False)
+                chat = chat_of(record, columns, (), is_answered=False)
+                yield record.value, template.segments(chat.turns, asks=True)
             except EmptyQuestionError:
-                yield record.value, EMPTY
+                yield record.value, []
             except ValueError as error:
                 raise _bad_row(record, error) from None
 
@@ -128,6 +131,7 @@ def scan_prompts(
     limit_rows: int | None,
     rows_per_part: int,
     settings: Settings,
+    template: Template = BY_HEADINGS,
     progress: Callable[[int], None] = lambda num_rows: None,
 ) -> AnswerPlan:
     """
@@ -135,20 +139,22 @@ def scan_prompts(
 
     Args:
         columns: Where the question is; None detects it from the first hundred rows.
-        limit_rows: Take only so many rows from the start.
-        rows_per_part: A task that is killed loses a part of so many rows at most.
+        limit_rows: Take only so many from the start.
+        rows_per_part: A task that is killed loses so many at most.
+        template: How questions are written.
         progress: Called with the rows read so far, every part.
 
     Raises:
-        BadRowError: A row is bad; names the first.
-        ConfigError: No row at all, or columns that are not known.
+        BadRowError, ConfigError: A bad row, no row, or unknown columns.
     """
-    check = ColumnCheck(source, columns, is_answered=False)
+    check, has_chats = ColumnCheck(source, columns, is_answered=False), set[bool]()
 
     def read(record: Record) -> None:
         try:
             with contextlib.suppress(EmptyQuestionError):  # answered with nothing
-                check.row(record)
+                turns = check.chat(record).turns
+                template.segments(turns, asks=True)
+                has_chats.add(len(turns) > 1 and turns[-2].role != "system")
             refuse_taken(record.value, settings.answer_column)
         except ValueError as error:
             raise _bad_row(record, error) from None
@@ -165,7 +171,7 @@ def scan_prompts(
         rows_per_part=rows_per_part,
         starts=ranges.starts,
         settings=replace(settings, drawing=settings.sampling.drawing),
-        template=TEMPLATE_NAME,
+        template=template.name if True in has_chats else exchanges_name(template),
         tokenizer=TOKENIZER_NAME,
         unread=check.unread,
     )

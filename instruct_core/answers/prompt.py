@@ -1,7 +1,7 @@
 """
 A prompt that fits the model: the question, and as many earlier exchanges as there is room for.
 
-    prompt = fit_prompt(tokenizer, turns, Row("And the next?", "", ""), max_seq_len=1024, answer=128)
+    prompt = fit_prompt(tokenizer, template, [*history, Turn("user", "And the next?")], 1024, answer=128)
     prompt.tokens, prompt.num_dropped         # [21017, ...], 2: the two oldest were left out
 """
 
@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from instruct_core.data.template import Row, render_prompt, with_history
+from instruct_core.data.encoding import prompt_tokens
+from instruct_core.data.template import Template
 from instruct_core.data.tokenizer import Tokenizer
+from instruct_core.data.turns import Turn
 from instruct_core.errors import ConfigError
 
 
@@ -23,30 +25,37 @@ class Prompt(NamedTuple):
 
 
 def fit_prompt(
-    tokenizer: Tokenizer, turns: Sequence[Row], question: Row, max_seq_len: int, answer: int
+    tokenizer: Tokenizer, template: Template, turns: Sequence[Turn], max_seq_len: int, answer: int
 ) -> Prompt:
     """
-    Return the prompt of a question, without the oldest turns if all do not fit.
+    Return the prompt of a question, without the oldest exchanges if all do not fit.
 
     Args:
-        turns: Earlier exchanges, oldest first.
-        question: Its output is not used.
+        tokenizer: Of the model.
+        template: That the model was trained with.
+        turns: The conversation, oldest first; the last one is the question. A system turn stays.
         max_seq_len: Positions of the model.
         answer: Tokens to leave free for the answer, where half of the positions suffice.
 
     Raises:
-        ConfigError: The question alone leaves no room for an answer.
+        ConfigError: The question alone leaves no room for an answer, or the template has no words for
+            the turns.
     """
     room = max_seq_len - min(answer, max_seq_len // 2)
-    for first in range(len(turns) + 1):
-        instruction = with_history(turns[first:], question.instruction)
-        tokens = tokenizer.encode(render_prompt(instruction, question.input))
+    system = [turn for turn in turns[:1] if turn.role == "system"]
+    asked = [place for place, turn in enumerate(turns) if turn.role == "user"]
+    for dropped, first in enumerate(asked):
+        try:
+            segments = template.segments([*system, *turns[first:]], asks=True)
+        except ValueError as error:
+            raise ConfigError(f"Template {template.name} cannot write this: {error}.") from None
+        tokens = prompt_tokens(segments, tokenizer)
         if len(tokens) <= room:
-            return Prompt(tokens, first)
+            return Prompt(tokens, dropped)
     # Alone at last; it may take the answer's room, but not all of it.
     if len(tokens) >= max_seq_len:
         raise ConfigError(
             f"The question has {len(tokens):,} tokens with its headings, and the model takes at most "
             f"{max_seq_len - 1:,} to leave room for an answer. Shorten it."
         )
-    return Prompt(tokens, len(turns))
+    return Prompt(tokens, len(asked) - 1)

@@ -19,8 +19,8 @@ import xxhash
 from instruct_core.answers.batch import answer_prompts
 from instruct_core.answers.line import line_of
 from instruct_core.answers.parts import part_name
-from instruct_core.answers.plan import EMPTY, AnswerPlan
-from instruct_core.data.template import render_prompt
+from instruct_core.answers.plan import AnswerPlan
+from instruct_core.data.encoding import prompt_tokens
 from instruct_core.data.tokenizer import load_tokenizer
 from instruct_core.errors import ConfigError
 from instruct_core.model.family import Model
@@ -52,10 +52,7 @@ def write_part(store: Store, plan: AnswerPlan, part: int, model: Model) -> None:
     tokenizer, settings = load_tokenizer(), plan.settings
     answers = answer_prompts(
         model,
-        [
-            tokenizer.encode(render_prompt(row.instruction, row.input)) if row != EMPTY else []
-            for row in questions
-        ],
+        [prompt_tokens(segments, tokenizer) for segments in questions],
         batch_size=settings.batch_size,
         max_new_tokens=settings.max_new_tokens,
         sampling=settings.sampling,

@@ -10,6 +10,7 @@ A sample is one packed sequence. Which samples a step reads follows from `sample
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -51,7 +52,7 @@ class SampleReader:
     Args:
         rows: The split's rows.
         packing: Which rows make each sequence.
-        loss_on: "all" learns prompt and response, "response" only what follows the prompt.
+        loss_on: "all" learns prompt and response, "response" only what the assistant says, and its end.
     """
 
     def __init__(self, rows: ShardSet, packing: Packing, loss_on: LossOn) -> None:
@@ -86,12 +87,18 @@ class SampleReader:
             batch.row_ids[index, place:end] = piece - first
             # A piece starts its positions anew: it does not see the pieces before it.
             batch.positions[index, place:end] = np.arange(length)
-            learn_from = 0
-            if self._loss_on == "response":
+            for first_token, last_token in self._learnt(row, start, len(tokens)):
                 # Token t is the target at place t - 1.
-                learn_from = max(0, self._rows.response_start(row) - start - 1)
-            num_targets = len(tokens) - 1
-            if learn_from < num_targets:
-                targets = tokens[learn_from + 1 :]
-                batch.targets[index, place + learn_from : place + num_targets] = targets
+                targets = tokens[first_token:last_token]
+                batch.targets[index, place + first_token - 1 : place + last_token - 1] = targets
             place = end
+
+    def _learnt(self, row: int, start: int, length: int) -> Iterator[tuple[int, int]]:
+        """Yield from where to where a piece's tokens are targets, counted from its first."""
+        spans = [[start, start + length]]
+        if self._loss_on == "response":
+            spans = self._rows.spans(row).tolist()
+        for first, last in spans:
+            # A piece's first token follows nothing.
+            if (begin := max(1, first - start)) < (end := min(length, last - start)):
+                yield begin, end

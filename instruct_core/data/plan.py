@@ -19,10 +19,8 @@ import cattrs
 
 from instruct_core.converter import structure
 from instruct_core.data.columns import shown_names
-from instruct_core.data.gpt2_tokenizer import TOKENIZER_NAME
 from instruct_core.data.ranges import SourceFile, Start, records_from, stat_files
 from instruct_core.data.record import Record
-from instruct_core.data.template import TEMPLATE_NAME
 from instruct_core.errors import BadRowError, CorruptFileError
 from instruct_core.storage.documents import dump_document, load_document
 from instruct_core.storage.store import Store
@@ -70,11 +68,6 @@ class Plan(ABC):
     def urls(self) -> list[str]:
         """Where the files of the source are."""
         return [file.url for file in self.files]
-
-    @property
-    def has_current_names(self) -> bool:
-        """Whether today's template and tokenizer are those the plan was made with."""
-        return (self.template, self.tokenizer) == (TEMPLATE_NAME, TOKENIZER_NAME)
 
     def has_source(self, urls: Sequence[str]) -> bool:
         """Return True if these are the files of the plan and they have not changed since."""

@@ -2,7 +2,7 @@
 The plan of a shard set: what goes into each shard.
 
     plan = scan(source, columns=None, limit_rows=None, skip_bad_rows=False)
-    for row in plan.rows(shard=3): ...
+    for segments in plan.rows(shard=3): ...
 
 One pass over the source checks every row, hashes the files, notes where each shard begins and draws
 the rows to validate with. Of a row it keeps eight bytes.
@@ -22,12 +22,13 @@ from instruct_core.data.gpt2_tokenizer import TOKENIZER_NAME
 from instruct_core.data.order import sample_at
 from instruct_core.data.plan import Plan
 from instruct_core.data.ranges import SourceFile, Start, scan_ranges
-from instruct_core.data.record import Record
 from instruct_core.data.records import format_of
+from instruct_core.data.seen_rows import SeenRows, bad_row
 from instruct_core.data.sources import Source
-from instruct_core.data.split import SPLIT_SEED, VAL_FRACTION, Texts, in_validation
-from instruct_core.data.template import TEMPLATE_NAME, Row, render
-from instruct_core.data.unread import ColumnCheck, row_of
+from instruct_core.data.split import SPLIT_SEED, VAL_FRACTION, in_validation
+from instruct_core.data.template import ALPACA_1, Segment, Template
+from instruct_core.data.templates import BY_HEADINGS, exchanges_name, template_of
+from instruct_core.data.unread import chat_of
 from instruct_core.errors import BadRowError, ConfigError
 from instruct_core.storage.documents import fingerprint_of
 
@@ -36,8 +37,8 @@ BY_TEXT = "text-1"
 FORMAT_2_KEYS = {
     "split", "val_hashes", "num_duplicates", "more_bad_rows", "refused", "unread",
 }  # fmt: skip
-MAX_BAD_ROWS = 1000  # that are listed: a plan is read whole, by every task
-MAX_PROBLEM_CHARS = 500
+FORMAT_3_KEYS = {"template_text", "num_open_ends", "num_open_starts"}
+SPANS_FORMAT = 3  # from which on shards keep spans: rows of one exchange need none
 BLOCK_ROWS = 250  # shards are whole blocks; 64 shards or more from 16,000 rows on
 MAX_BLOCKS_PER_SHARD = 40
 
@@ -68,11 +69,27 @@ class ShardPlan(Plan):
     more_bad_rows: int = 0  # than are listed
     refused: list[str] = field(default_factory=list)  # columns that must be empty
     unread: list[str] = field(default_factory=list)
+    # From here on: what format 3 has besides.
+    template_text: str = ""  # of a template that is no part of the code
+    num_open_ends: int = 0  # chats whose last turns, which nobody answers, were left out
+    num_open_starts: int = 0  # chats whose first answers, which nobody asked for, were left out
 
     @property
     def format(self) -> int:
         """The format of its file, and of the manifest."""
+        if self.template != ALPACA_1:
+            return SPANS_FORMAT
         return 1 if self.split == BY_PLACE else 2
+
+    @property
+    def rendering(self) -> dict[str, Any]:
+        """What format 3 says of how rows were written, as JSON values."""
+        return {name: value for name, value in vars(self).items() if name in FORMAT_3_KEYS}
+
+    @property
+    def may_end_once(self) -> bool:
+        """Whether it is of a version that learnt the last answer of a chat alone."""
+        return self.format < SPANS_FORMAT and bool(parse_columns(self.columns).messages)
 
     @property
     def num_bad_rows(self) -> int:
@@ -106,9 +123,10 @@ class ShardPlan(Plan):
     def to_document(self) -> dict[str, Any]:
         """Return the plan as JSON values, in the format that it was begun with."""
         document = super().to_document()
-        if self.format == 1:
-            return {key: value for key, value in document.items() if key not in FORMAT_2_KEYS}
-        return document | {"format": 2}
+        later = FORMAT_3_KEYS if self.format < SPANS_FORMAT else set[str]()
+        later = later | FORMAT_2_KEYS if self.format == 1 else later
+        document = {key: value for key, value in document.items() if key not in later}
+        return document | {"format": self.format}
 
     def still_fits(
         self,
@@ -117,11 +135,12 @@ class ShardPlan(Plan):
         limit_rows: int | None,
         skip_bad_rows: bool,
         rows_per_shard: int | None,
+        template: Template = BY_HEADINGS,
     ) -> bool:
         """
         Return True if `scan` would return this very plan, judged without reading rows.
 
-        One of format 1 goes on as it was begun, where the rest is the same.
+        One of an earlier format goes on as it was begun, where the rest is the same.
         """
         rows_per_shard = rows_per_shard or default_rows_per_shard(self.num_rows)
         asked = (source.identity, limit_rows, skip_bad_rows, rows_per_shard)
@@ -129,7 +148,8 @@ class ShardPlan(Plan):
         return (
             asked == planned
             and (columns is None or (str(columns) == self.columns and not self.refused))
-            and self.has_current_names
+            and self.tokenizer == TOKENIZER_NAME
+            and self.template in (template.name, exchanges_name(template))
             and self.has_source(source.files)
         )
 
@@ -146,21 +166,30 @@ class ShardPlan(Plan):
         num_val = max(1, round(VAL_FRACTION * self.num_rows)) if self.num_rows > 1 else 0
         return sample_at(rows, self.num_rows, SPLIT_SEED) < num_val
 
-    def rows(self, shard: int) -> Iterator[Row | None]:
+    def rows(self, shard: int) -> Iterator[list[Segment] | None]:
         """
-        Yield the rows of one shard in source order; None for a bad row that is skipped.
+        Yield the rows of one shard as segments, in source order; None for a bad row that is skipped.
 
         Raises:
             BadRowError: The source is no longer what was planned with.
+            ConfigError: It was planned with a version that wrote chats in another way.
         """
-        columns = parse_columns(self.columns)
+        if self.may_end_once:
+            raise ConfigError(
+                "These shards were begun by an earlier version, which learnt the last answer of a chat "
+                "alone, and cannot be finished by this one. Give another --out, or remove them."
+            )
+        columns, template = (
+            parse_columns(self.columns),
+            template_of(self.template),
+        )
         count = min(self.rows_per_shard, self.num_rows - shard * self.rows_per_shard)
         for record in self.records(shard, count):
             try:
-                yield row_of(record, columns, self.refused)
+                yield template.segments(chat_of(record, columns, self.refused).turns)
             except ValueError as error:
                 if not self.skip_bad_rows:
-                    raise BadRowError(_bad_row(record.where, str(error))) from None
+                    raise BadRowError(bad_row(record.where, str(error))) from None
                 yield None
 
 
@@ -170,6 +199,7 @@ def scan(
     limit_rows: int | None,
     skip_bad_rows: bool,
     rows_per_shard: int | None = None,
+    template: Template = BY_HEADINGS,
     progress: Callable[[int], None] = lambda num_rows: None,
 ) -> ShardPlan:
     """
@@ -178,17 +208,16 @@ def scan(
     Args:
         columns: Where the fields are; None detects it from the first hundred rows.
         limit_rows: Take only so many rows from the start.
-        skip_bad_rows: Count bad rows, and list the first in the plan, instead of raising.
+        skip_bad_rows: Count bad rows and list the first, instead of raising.
         rows_per_shard: A multiple of 250; None takes `default_rows_per_shard`.
+        template: How rows are written.
         progress: Called with the rows read so far, every block.
 
-    Raises:
-        BadRowError: A row is bad; names the first and counts the others.
-        ConfigError: No row at all, or columns that are not known.
+    Raises: See `SeenRows`.
     """
-    seen = _Seen(source, columns)
+    seen = SeenRows(source, columns, template)
     ranges = scan_ranges(source, limit_rows, BLOCK_ROWS, seen.take, progress)
-    _check_usable(source, ranges.num_rows, seen, skip_bad_rows)
+    seen.check_usable(skip_bad_rows)
     rows_per_shard = rows_per_shard or default_rows_per_shard(ranges.num_rows)
     drawn = seen.texts.draw()
     return ShardPlan(
@@ -202,7 +231,7 @@ def scan(
         rows_per_shard=rows_per_shard,
         starts=ranges.starts[:: rows_per_shard // BLOCK_ROWS],
         bad_rows=seen.bad_rows,
-        template=TEMPLATE_NAME,
+        template=seen.template_name,
         tokenizer=TOKENIZER_NAME,
         split=BY_TEXT,
         val_hashes=drawn.hashes,
@@ -210,6 +239,9 @@ def scan(
         more_bad_rows=seen.num_bad_rows - len(seen.bad_rows),
         refused=seen.check.refused,
         unread=seen.check.unread,
+        template_text=template.text,
+        num_open_ends=seen.num_open_ends,
+        num_open_starts=seen.num_open_starts,
     )
 
 
@@ -217,40 +249,3 @@ def default_rows_per_shard(num_rows: int) -> int:
     """Return how many source rows go into a shard: a function of the source alone."""
     blocks = -(-num_rows // BLOCK_ROWS)
     return min(MAX_BLOCKS_PER_SHARD, max(1, blocks // 64)) * BLOCK_ROWS
-
-
-class _Seen:
-    """What a scan notes of the rows: columns, texts, how many are bad, and the first of these."""
-
-    def __init__(self, source: Source, columns: Columns | None) -> None:
-        self.check, self.texts = ColumnCheck(source, columns), Texts()
-        self.bad_rows: list[dict[str, str]] = []
-        self.num_bad_rows = 0
-
-    def take(self, record: Record) -> None:
-        try:
-            self.texts.add("".join(render(self.check.row(record))))
-        except ValueError as error:
-            self.num_bad_rows += 1
-            if len(self.bad_rows) < MAX_BAD_ROWS:
-                problem = str(error)[:MAX_PROBLEM_CHARS]
-                self.bad_rows.append({"where": record.where, "problem": problem})
-
-
-def _check_usable(source: Source, num_rows: int, seen: _Seen, skip_bad_rows: bool) -> None:
-    if seen.num_bad_rows and not skip_bad_rows:
-        first, others = seen.bad_rows[0], seen.num_bad_rows - 1
-        more = f" ({others:,} more bad rows follow)" if others else ""
-        raise BadRowError(_bad_row(first["where"], first["problem"], more))
-    if not num_rows:
-        raise ConfigError(f"Source {source.name} has no rows.")
-    if seen.num_bad_rows == num_rows:
-        first = seen.bad_rows[0]
-        raise ConfigError(
-            f"Source {source.name} has no usable row: {num_rows:,} read, the first "
-            f"({first['where']}) is bad: {first['problem']}."
-        )
-
-
-def _bad_row(where: str, problem: str, more: str = "") -> str:
-    return f"Row {where} cannot be used: {problem}{more}. Fix it, or pass --skip-bad-rows."

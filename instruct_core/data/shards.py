@@ -6,10 +6,11 @@ Tokens on disk: one safetensors file per fixed range of source rows and split.
     rows = ShardSet(Store("shards/alpaca"), "train")
     rows.tokens(12, 0, 40)                       # the first 40 tokens of row 12, mapped from disk
 
-A file holds `tokens` (uint16, all rows one after another), `offsets` (int64, rows + 1) and
-`response_starts` (uint32, per row: the token where the response begins). It carries the
-fingerprint of its plan and a hash of its tensors, so a file that is there can be told from one
-that is right; the manifest then names every file with its size and hash.
+A file holds `tokens` (uint16, all rows one after another), `offsets` (int64, rows + 1) and which tokens
+are learnt as a response: `spans` (uint32) with `span_offsets` (int64, rows + 1), or, in sets of format 1
+and 2, `response_starts` (uint32, per row: from there to its end). It carries the fingerprint of its
+plan and a hash of its tensors, so a file that is there can be told from one that is right; the
+manifest then names every file with its size and hash.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
-from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from time import sleep
@@ -27,11 +27,12 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from instruct_core.data.encoding import Encoded, encode
 from instruct_core.data.order import sample_at
 from instruct_core.data.remake import command_that_makes
-from instruct_core.data.shard_plan import ShardPlan
-from instruct_core.data.template import render
-from instruct_core.data.tokenizer import EncodedRows, Part, Tokenizer
+from instruct_core.data.shard_plan import SPANS_FORMAT, ShardPlan
+from instruct_core.data.template import text_of
+from instruct_core.data.tokenizer import Tokenizer
 from instruct_core.errors import CorruptFileError, MissingError
 from instruct_core.storage.cache import local_copy
 from instruct_core.storage.documents import load_sealed, seal
@@ -39,7 +40,6 @@ from instruct_core.storage.store import Store
 from instruct_core.storage.tensor_file import file_views, from_numpy, hash_arrays, parse_header
 
 SPLITS = ("train", "val")
-ENCODE_CHARS = 1 << 20  # text per call of the tokenizer: large enough to fill it, small in memory
 DRAW_SEED = 42  # of the rows that samples show
 LOOK_AGAIN_SECONDS = 2.0
 MAX_OPEN_MAPS = 4096  # Linux allows 65,530 maps a process
@@ -52,52 +52,41 @@ def shard_name(split: str, shard: int) -> str:
 
 def write_shard(store: Store, plan: ShardPlan, shard: int, tokenizer: Tokenizer) -> None:
     """Tokenize one range of source rows and write both of its files, each whole or not at all."""
-    texts: list[str | None] = []
-    rows: list[Sequence[Part]] = []
-    for row in plan.rows(shard):
-        if row is None:
-            texts.append(None)
-        else:
-            prompt, response = render(row)
-            texts.append(prompt + response)
-            rows.append([*tokenizer.begin_ids, prompt, response, tokenizer.end_id])
-    is_val = plan.is_val(shard, texts)[[text is not None for text in texts]]
-    tokens, ends, part_starts = _encode(rows, tokenizer)
-    offsets = np.concatenate([np.zeros(1, np.int64), ends])
-    # The last two parts of a row are its response and its end.
-    num_parts = len(tokenizer.begin_ids) + 3
-    starts = part_starts[num_parts - 2 :: num_parts] - offsets[:-1]
+    rows = list(plan.rows(shard))
+    texts = [None if row is None else text_of(row) for row in rows]
+    good = [row for row in rows if row is not None]
+    is_val = plan.is_val(shard, texts)[[row is not None for row in rows]]
+    encoded = encode(good, tokenizer)
     for split in SPLITS:
-        chosen = is_val == (split == "val")
-        lengths = np.diff(offsets)
-        arrays = {
-            "tokens": tokens[np.repeat(chosen, lengths)],
-            "offsets": np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths[chosen])]),
-            "response_starts": starts[chosen].astype(np.uint32),
-        }
+        arrays = _arrays(encoded, is_val == (split == "val"), plan.format)
         metadata = _metadata(plan, split, shard) | {"payload_xxh3": hash_arrays(arrays)}
         views = file_views({name: from_numpy(a) for name, a in arrays.items()}, metadata)
         store.replace(shard_name(split, shard), b"".join(views))
 
 
-def _encode(rows: Sequence[Sequence[Part]], tokenizer: Tokenizer) -> EncodedRows:
-    """Encode in calls of about a megabyte: one huge call would hold everything several times."""
-    found = [tokenizer.encode_rows([])]
-    batch: list[Sequence[Part]] = []
-    num_chars = total = 0
-    for index, row in enumerate(rows):
-        batch.append(row)
-        num_chars += sum(len(part) for part in row if isinstance(part, str))
-        if num_chars >= ENCODE_CHARS or index == len(rows) - 1:
-            tokens, ends, starts = tokenizer.encode_rows(batch)
-            found.append(EncodedRows(tokens, ends + total, starts + total))
-            total += len(tokens)
-            batch, num_chars = [], 0
-    return EncodedRows(*(np.concatenate(arrays) for arrays in zip(*found, strict=True)))
+def _arrays(rows: Encoded, chosen: NDArray[np.bool_], format: int) -> dict[str, NDArray[Any]]:
+    """Return the tensors of the chosen rows."""
+    lengths, num_spans = np.diff(rows.offsets), np.diff(rows.span_offsets)
+    arrays: dict[str, NDArray[Any]] = {
+        "tokens": rows.tokens[np.repeat(chosen, lengths)],
+        "offsets": _sums(lengths[chosen]),
+    }
+    spans = rows.spans[np.repeat(chosen, num_spans)].astype(np.uint32)
+    if format < SPANS_FORMAT:
+        return arrays | {"response_starts": spans[:, 0]}
+    return arrays | {"spans": spans, "span_offsets": _sums(num_spans[chosen])}
+
+
+def _sums(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(counts, dtype=np.int64)])
 
 
 def _metadata(plan: ShardPlan, split: str, shard: int) -> dict[str, str]:
-    return {"format": "1", "fingerprint": plan.fingerprint, "split": split, "shard": str(shard)}
+    # Shards of the first two formats are alike.
+    shard_format = str(plan.format if plan.format >= SPANS_FORMAT else 1)
+    return {
+        "format": shard_format, "fingerprint": plan.fingerprint, "split": split, "shard": str(shard)
+    }  # fmt: skip
 
 
 def is_written(store: Store, plan: ShardPlan, shard: int) -> bool:
@@ -160,6 +149,8 @@ def write_manifest(store: Store, plan: ShardPlan) -> bool:
             "unread": plan.unread,
             "num_duplicates": plan.num_duplicates,
         }
+    if plan.format >= SPANS_FORMAT:
+        document |= plan.rendering
     document |= files | {"num_bad_rows": plan.num_bad_rows, "bad_rows": plan.bad_rows}
     store.replace("manifest.json", seal(document))
     for split in SPLITS:
@@ -232,10 +223,14 @@ class ShardSet:
         begin, end = arrays["offsets"][local : local + 2]
         return np.asarray(arrays["tokens"][begin + start : min(begin + start + length, end)])
 
-    def response_start(self, row: int) -> int:
-        """Return the token of a row at which its response begins."""
+    def spans(self, row: int) -> NDArray[np.int64]:
+        """Return the tokens of a row that are its responses: from, to. (spans, 2)"""
         arrays, local = self._locate(row)
-        return int(arrays["response_starts"][local])
+        if "spans" in arrays:
+            first, last = arrays["span_offsets"][local : local + 2]
+            return np.asarray(arrays["spans"][first:last], np.int64)
+        begin, end = arrays["offsets"][local : local + 2]
+        return np.array([[arrays["response_starts"][local], end - begin]], np.int64)
 
     def lengths(self) -> NDArray[np.int64]:
         """Return the number of tokens of every row; opens every shard once."""

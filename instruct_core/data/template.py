@@ -1,51 +1,107 @@
 """
-The text that a row becomes: Alpaca's headings, then the end-of-text token.
+The text that a chat becomes, in segments: which of it is a special token, and which is learnt.
 
-    prompt, response = render(Row("Add the numbers.", "1, 2", "3"))
+    template = Alpaca(end="<|endoftext|>")
+    template.segments(Exchange("Add the numbers.", "1, 2", "3").turns)
+    # [Segment("### Instruction:\\nAdd ..."), Segment("3", is_learnt=True), Segment("<|endoftext|>", ...)]
+    template.segments(chat.turns, asks=True)       # up to where the answer begins
 
-The prompt ends right before the response, so generation uses the very same function. Loss on the
-response alone needs to know where it starts; the shard keeps that place as a token index.
+Training, chat, generate and evaluate ask the same function, so a prompt is the beginning of what was
+learnt, token for token. Every answer is learnt, and the special token behind it that ends it.
 
-Source: Taori et al. 2023, Stanford Alpaca (the headings); the model learns to stop at
-`<|endoftext|>`, which the tokenizer appends.
+Source: Taori et al. 2023, Stanford Alpaca (the headings).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
+
+from instruct_core.data.turns import Turn
 
 HEADING = "### Instruction:"
-TEMPLATE_NAME = "alpaca-headings-1"  # part of the fingerprint: change it with the text below
+# Part of the fingerprint: changed with the text below. Rows of one exchange read alike in both; chats
+# of version 1 had one end, behind the last answer, and no other answer was learnt.
+ALPACA_1, ALPACA = "alpaca-headings-1", "alpaca-headings-2"
 
 
-class Row(NamedTuple):
-    """One training row; ``input`` may be empty. Fields are stripped when rendered."""
+class Segment(NamedTuple):
+    """A piece of a rendered chat."""
 
-    instruction: str
-    input: str
-    output: str
-
-
-def render_prompt(instruction: str, input: str = "") -> str:
-    """Return the text up to where the response starts."""
-    context = f"### Input:\n{input.strip()}\n\n" if input.strip() else ""
-    return f"{HEADING}\n{instruction.strip()}\n\n{context}### Response:\n"
+    text: str
+    is_learnt: bool = False
+    is_special: bool = False
+    """The text is a special token's name; in all others such a name is ordinary text."""
 
 
-def with_history(earlier: Sequence[Row], instruction: str) -> str:
+class Template(Protocol):
     """
-    Return an instruction that follows earlier exchanges.
+    How a chat is written.
 
-    Rendered, each exchange reads as a row of its own would, without its end-of-text token.
+    Attributes:
+        name: Of the template and its version: part of the fingerprint of what is made with it.
+        text: Its source, where it is a file; "" where this version of the code has it.
+        heading: What begins a turn of the user, where a model that did not learn to end may write it.
     """
-    for row in reversed(earlier):
-        exchange = render_prompt(row.instruction, row.input) + row.output.strip()
-        instruction = f"{exchange}\n\n{HEADING}\n{instruction.strip()}"
-        instruction = instruction.removeprefix(f"{HEADING}\n")
-    return instruction
+
+    name: str
+    text: str
+    heading: str
+
+    def segments(self, turns: Sequence[Turn], asks: bool = False) -> list[Segment]:
+        """
+        Return a chat in pieces; a special token ends each answer.
+
+        Args:
+            turns: In the order of turns.py.
+            asks: The turns end with what is to be answered: end where the answer begins.
+
+        Raises:
+            ValueError: The template cannot write these turns.
+        """
 
 
-def render(row: Row) -> tuple[str, str]:
-    """Return (prompt, response); the row's text is the one followed by the other."""
-    return render_prompt(row.instruction, row.input), row.output.strip()
+def text_of(segments: Sequence[Segment]) -> str:
+    """Return what the segments say, without special tokens."""
+    return "".join(segment.text for segment in segments if not segment.is_special)
+
+
+class Alpaca:
+    """
+    Alpaca's headings; what a field says is stripped.
+
+    Args:
+        end: The special token that ends an answer.
+    """
+
+    name, text, heading = ALPACA, "", HEADING
+
+    def __init__(self, end: str) -> None:
+        self._end = end
+
+    def segments(self, turns: Sequence[Turn], asks: bool = False) -> list[Segment]:
+        """Return the chat in pieces; see `Template`."""
+        segments: list[Segment] = []
+        blocks = system = ""  # not written yet
+        for turn in turns:
+            if turn.role == "system":
+                system = f"{turn.text}\n\n"
+            elif turn.role == "assistant":
+                segments += [
+                    Segment(f"{blocks}### Response:\n"),
+                    Segment(turn.spoken.strip(), turn.learnt),
+                    Segment(self._end, turn.learnt, is_special=True),
+                ]
+                blocks = "\n\n"
+            else:
+                blocks += _block(turn, system)
+                system = ""
+        return [*segments, Segment(f"{blocks}### Response:\n")] if asks else segments
+
+
+def _block(turn: Turn, system: str) -> str:
+    """Return what stands before an answer: the text, blank line included."""
+    if turn.role == "tool":
+        return f"### Tool:\n{turn.text.strip()}\n\n"
+    context = f"### Input:\n{turn.input.strip()}\n\n" if turn.input.strip() else ""
+    return f"{HEADING}\n{(system + turn.text.strip()).strip()}\n\n{context}"

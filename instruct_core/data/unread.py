@@ -2,7 +2,7 @@
 Every column of a source is read, stops its row, or is named as not read.
 
     check = ColumnCheck(source, given=None)     # detects the columns
-    row = check.row(record)                     # ValueError where a field is filled that nobody reads
+    chat = check.chat(record)                   # ValueError where a field is filled that nobody reads
     columns, unread = check.columns, check.unread
 
 A column that looks like a field (a context, a history, a system prompt, images...) belongs to what
@@ -16,18 +16,20 @@ from collections.abc import Iterable
 
 from instruct_core.data.columns import (
     ANSWERS,
+    CHATS,
     QUESTIONS,
+    SYSTEMS,
     Columns,
     detect_columns,
     detect_questions,
-    is_filled,
     plain_name,
     shown_names,
 )
 from instruct_core.data.ranges import first_records
 from instruct_core.data.record import Record
 from instruct_core.data.sources import Source
-from instruct_core.data.template import Row
+from instruct_core.data.turns import Chat
+from instruct_core.data.values import is_filled
 from instruct_core.errors import BadRowError, ConfigError
 
 CONTEXTS = {
@@ -35,7 +37,6 @@ CONTEXTS = {
     "image", "images", "input", "options", "passage", "system", "system_message", "system_prompt",
     "tools", "video", "videos",
 }  # fmt: skip
-CHATS = {"conversation", "conversations", "messages"}
 LABEL = "label"  # false: an answer that was rated as bad (KTO)
 MAX_NAMES = 1000  # that are remembered: a row may have its own
 
@@ -62,16 +63,16 @@ class ColumnCheck:
         self.refused: list[str] = []
         """Columns of the source that look like a field and are not read: where filled, the row is bad."""
 
-    def row(self, record: Record) -> Row:
+    def chat(self, record: Record) -> Chat:
         """
-        Return the row of a record.
+        Return the chat of a record.
 
         Raises:
             ValueError: What is wrong with the record, without its place.
         """
         if isinstance(record.value, dict) and not record.value.keys() <= self._seen.keys():
             self._note(name for name in record.value if name not in self._seen)
-        return row_of(record, self._columns, self.refused, self._is_answered)
+        return chat_of(record, self._columns, self.refused, self._is_answered)
 
     @property
     def columns(self) -> Columns:
@@ -106,11 +107,11 @@ class ColumnCheck:
                 self._seen[name] = None
 
 
-def row_of(
+def chat_of(
     record: Record, columns: Columns, refused: Iterable[str], is_answered: bool = True
-) -> Row:
+) -> Chat:
     """
-    Return the row of a record.
+    Return the chat of a record.
 
     Args:
         refused: Columns that must be empty.
@@ -120,23 +121,24 @@ def row_of(
     """
     if record.problem:
         raise ValueError(record.problem)
-    row = columns.to_row(record.value) if is_answered else columns.to_question(record.value)
+    chat = columns.to_chat(record.value) if is_answered else columns.to_question(record.value)
     for name in refused:
         value = record.value.get(name)
         if value is False if name.lower() == LABEL else is_filled(value):
             state = "false" if value is False else "filled"
             named = columns if columns.messages else f"{columns._replace(input='')}[,input=NAME]"
+            more = "[,system=NAME]" if name.lower() in SYSTEMS and not columns.system else ""
             raise ValueError(
                 f"column {name} is {state}, and is not read (name the columns to leave it out: "
-                f"--columns {named})"
+                f"--columns {named}{more})"
             )
-    return row
+    return chat
 
 
 def _fields_beside(columns: Columns, is_answered: bool) -> set[str]:
     """Return the names that belong to what a row says, besides the columns that are read."""
     if columns.messages:
-        fields = CONTEXTS  # a prompt beside a chat is a part of it
+        fields = {*CONTEXTS, *CHATS}  # a prompt beside a chat is a part of it
     elif is_answered:
         fields = {*CONTEXTS, *CHATS, *QUESTIONS, *ANSWERS, LABEL}
     else:
@@ -161,6 +163,6 @@ def _detected(source: Source, is_answered: bool) -> Columns:
 def _refuse(record: Record) -> None:
     """Say what is wrong with a record that can be no row, whatever its columns are."""
     try:
-        row_of(record, Columns(), ())
+        chat_of(record, Columns(), ())
     except ValueError as error:
         raise BadRowError(f"Row {record.where} cannot be used: {error}. Fix it.") from None

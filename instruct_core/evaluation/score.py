@@ -27,7 +27,7 @@ BATCH_SIZE = 8
 
 
 class Example(NamedTuple):
-    """A row: tokens up to where the response begins, the same as text, and the response."""
+    """A row: tokens up to where the last response begins, the same as text, and the response."""
 
     prompt: list[int]
     prompt_text: str
@@ -44,15 +44,14 @@ class AnswerScores(NamedTuple):
 def drawn_examples(rows: ShardSet, count: int, max_seq_len: int) -> list[Example]:
     """Return rows of all over a split; those whose prompt leaves no room to answer are left out."""
     tokenizer = load_tokenizer()
-    lengths = rows.lengths()
     examples = []
     for row in rows.drawn(count):
-        start = rows.response_start(row)
+        start, end = rows.spans(row)[-1].tolist()
         if start >= max_seq_len:
             continue
         prompt = rows.tokens(row, 0, start).tolist()
-        # The last token of a row is end-of-text.
-        response = rows.tokens(row, start, int(lengths[row]) - start - 1).tolist()
+        # The last token of a response ends it.
+        response = rows.tokens(row, start, end - start - 1).tolist()
         examples.append(
             Example(prompt, tokenizer.decode(prompt), tokenizer.decode(response).strip())
         )

@@ -67,15 +67,15 @@ def _share(reader: SampleReader, micro_batch_size: int) -> Iterator[MicroBatch |
 
 def sample_answers(model: WithLoss, rows: ShardSet, stop: Callable[[], bool]) -> list[SampleAnswer]:
     """Return the model's answers to a few prompts of the validation split."""
-    tokenizer, lengths = load_tokenizer(), rows.lengths()
+    tokenizer = load_tokenizer()
     model.eval()
     samples = []
     for row in rows.drawn(NUM_SAMPLES):
         room = model.model.config.max_seq_len - SAMPLE_TOKENS
-        start = rows.response_start(row)
+        start, end = (int(place) for place in rows.spans(row)[0])
         prompt: Sequence[int] = rows.tokens(row, 0, min(start, room)).tolist()
-        # The last token of a row is end-of-text.
-        length = min(int(lengths[row]) - start - 1, REFERENCE_TOKENS)
+        # The last token of an answer is end-of-text.
+        length = min(end - start - 1, REFERENCE_TOKENS)
         reference = tokenizer.decode(rows.tokens(row, start, length).tolist())
         with eagerly():  # every length would be compiled anew
             [answer] = generate(

@@ -94,7 +94,7 @@ def _plan(flags: Generate, source: Source, old: AnswerPlan | None) -> AnswerPlan
     )
     with shown_scan() as progress:
         plan = scan_prompts(
-            source, columns, flags.limit_rows, flags.rows_per_part, settings, progress
+            source, columns, flags.limit_rows, flags.rows_per_part, settings, progress=progress
         )
     plan = plan if old is None else plan.as_begun(old)
     return replace(plan, files=[replace(f, url=absolute(f.url)) for f in plan.files])  # for tasks

@@ -22,8 +22,9 @@ from instruct_core.data.shard_plan import (
     ShardPlan,
     scan,
 )
-from instruct_core.data.shards import SPLITS, load_manifest
+from instruct_core.data.shards import SPLITS, is_complete, load_manifest
 from instruct_core.data.sources import BUILTIN, Source, resolve_source
+from instruct_core.data.templates import BY_HEADINGS
 from instruct_core.errors import ConfigError
 from instruct_core.names import PLAIN_NAME
 from instruct_core.storage.store import Store
@@ -70,7 +71,7 @@ def prepare(flags: Preprocess, words: Sequence[str] = ()) -> int:
         # A dry run writes nothing, not even a source that is made or downloaded.
         source = resolve_source(flags.source, Store(scratch) if flags.array.dry_run else store)
         old = ShardPlan.load_if_there(store)
-        plan = _plan(flags, old, source, columns)
+        plan = _plan(flags, store, old, source, columns)
         return make(
             _work(flags, words, store, plan, old, why),
             flags.array,
@@ -81,16 +82,22 @@ def prepare(flags: Preprocess, words: Sequence[str] = ()) -> int:
 
 
 def _plan(
-    flags: Preprocess, old: ShardPlan | None, source: Source, columns: Columns | None
+    flags: Preprocess, store: Store, old: ShardPlan | None, source: Source, columns: Columns | None
 ) -> ShardPlan:
     """Return the old plan if it still fits, or read the source for a new one."""
+    template = BY_HEADINGS
     asked = (columns, flags.limit_rows, flags.skip_bad_rows, flags.rows_per_shard)
     # Tasks run in folders of their own, so the plan names files by their whole paths.
     elsewhere = source._replace(files=[absolute(file) for file in source.files])
-    if old is not None and old.still_fits(elsewhere, *asked):
+    # What a run may have been trained on stays; chats that were only begun are begun anew.
+    if (
+        old is not None
+        and old.still_fits(elsewhere, *asked, template)
+        and (not old.may_end_once or is_complete(store, old))
+    ):
         return old
     with shown_scan() as progress:
-        plan = scan(source, *asked, progress)
+        plan = scan(source, *asked, template, progress)
     return replace(plan, files=[replace(f, url=absolute(f.url)) for f in plan.files])
 
 
@@ -143,6 +150,21 @@ def _about(plan: ShardPlan, old: ShardPlan | None) -> list[str]:
         lines.append(
             f"Duplicates: {counted(plan.num_duplicates, 'row')}, word for word as one before; "
             "copies of a row are in one split"
+        )
+    if plan.num_open_ends:
+        lines.append(
+            f"Chats: {counted(plan.num_open_ends, 'row')} without what follows the last answer: nobody "
+            "answers it"
+        )
+    if plan.num_open_starts:
+        lines.append(
+            f"Chats: {counted(plan.num_open_starts, 'row')} without what stands before the first "
+            "question: nobody asked for it"
+        )
+    if plan.may_end_once:
+        lines.append(
+            "Made by an earlier version, which learnt the last answer of a chat alone, and kept so. "
+            "Another --out learns and ends every answer."
         )
     if plan.split == BY_PLACE:
         lines.append(

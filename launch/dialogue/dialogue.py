@@ -20,7 +20,7 @@ from pathlib import Path
 from rich.table import Table
 
 from instruct_core.answers.sampling import Sampling
-from instruct_core.data.template import Row
+from instruct_core.data.turns import Exchange
 from instruct_core.errors import ConfigError
 from launch.console.display import show_table
 from launch.console.lines import counted, note, say
@@ -40,8 +40,8 @@ class Dialogue:
     def __init__(self, flags: Chat, speaker: Speaker) -> None:
         self._flags, self.speaker = flags, speaker
         self._base: Speaker | None = None
-        self.turns: list[Row] = []
-        self._asked: Row | None = None  # last; its output is "" where no answer came
+        self.turns: list[Exchange] = []
+        self._asked: Exchange | None = None  # last; its output is "" where no answer came
         self._commands: dict[str, tuple[Callable[[str], None], str]] = {
             "help": (self._help, "this list"),
             "set": (self._set, "/set temperature 0.5 changes a setting; /set alone shows all"),
@@ -72,10 +72,10 @@ class Dialogue:
 
     def ask(self, question: str) -> None:
         """Answer a question and remember both."""
-        self._asked = Row(question.strip(), self._flags.input, "")
+        self._asked = Exchange(question.strip(), self._flags.input, "")
         self._reply(self._asked)
 
-    def _reply(self, row: Row) -> None:
+    def _reply(self, row: Exchange) -> None:
         """Answer what was asked last; an answer it already has goes only when another has come."""
         before = self._before(row)
         answer = self._answer(self.speaker, before, row, show=not self._flags.json)
@@ -85,7 +85,7 @@ class Dialogue:
             self._asked = row._replace(output=answer.text)
             self.turns[:] = [*before, self._asked]
 
-    def _answer(self, speaker: Speaker, turns: list[Row], row: Row, show: bool) -> Answer:
+    def _answer(self, speaker: Speaker, turns: list[Exchange], row: Exchange, show: bool) -> Answer:
         def on_text(part: str) -> None:
             if show and part:
                 sys.stdout.write(part)
@@ -104,7 +104,7 @@ class Dialogue:
             )
         return answer
 
-    def _say_json(self, row: Row, answer: Answer, **more: str) -> None:
+    def _say_json(self, row: Exchange, answer: Answer, **more: str) -> None:
         document = {
             "prompt": row.instruction,
             "input": row.input,
@@ -121,12 +121,12 @@ class Dialogue:
         has_all_letters = codecs.lookup(sys.stdout.encoding or "ascii").name == "utf-8"
         say(json.dumps(document | more, ensure_ascii=not has_all_letters))
 
-    def _last(self) -> Row:
+    def _last(self) -> Exchange:
         if self._asked is None:
             raise ConfigError("There is no question yet. Ask one first.")
         return self._asked
 
-    def _before(self, last: Row) -> list[Row]:
+    def _before(self, last: Exchange) -> list[Exchange]:
         """Return the exchanges before the last question, which is one itself if it was answered."""
         return self.turns[:-1] if last.output else self.turns[:]
 

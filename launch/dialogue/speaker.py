@@ -2,7 +2,7 @@
 A model that answers, loaded from a run or from any place.
 
     speaker = load_speaker(ModelFlags(run="my-run"))
-    answer = speaker.answer([], Row("What is AI?", "", ""), Sampling(), 128, on_text=print)
+    answer = speaker.answer([], Exchange("What is AI?", "", ""), Sampling(), 128, on_text=print)
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from instruct_core.answers.prompt import fit_prompt
+from instruct_core.answers.prompt import Prompt, fit_prompt
 from instruct_core.answers.sampling import Sampling
 from instruct_core.answers.text import AnswerText
-from instruct_core.data.template import Row
+from instruct_core.data.templates import BY_HEADINGS
 from instruct_core.data.tokenizer import load_tokenizer
+from instruct_core.data.turns import Exchange
 from instruct_core.errors import ConfigError, CorruptFileError, MissingError
 from launch.cluster.machine import let_threads_sleep
 from launch.console.lines import note
@@ -55,12 +56,12 @@ class Speaker:
         self, place: str, model: Model, run: Run | None = None, step: str | int = "newest"
     ) -> None:
         self.place, self.run, self.step, self._model = place, run, step, model
-        self._tokenizer = load_tokenizer()
+        self._tokenizer, self._template = load_tokenizer(), BY_HEADINGS
 
     def answer(
         self,
-        turns: Sequence[Row],
-        question: Row,
+        turns: Sequence[Exchange],
+        question: Exchange,
         sampling: Sampling,
         max_new_tokens: int,
         on_text: Callable[[str], None],
@@ -81,8 +82,7 @@ class Speaker:
         from instruct_core.answers.generation import generate
 
         started_at = time.perf_counter()
-        longest = self._model.config.max_seq_len
-        tokens, num_dropped = fit_prompt(self._tokenizer, turns, question, longest, max_new_tokens)
+        tokens, num_dropped = self._prompt(turns, question, max_new_tokens)
         text, times = AnswerText(self._tokenizer), list[float]()
 
         def take(_: int, token: int) -> bool:
@@ -106,6 +106,12 @@ class Speaker:
             text.shown, reason, len(tokens), len(times), num_dropped,
             round(time.perf_counter() - started_at, 4), round(times[0], 4) if times else 0.0,
         )  # fmt: skip
+
+    def _prompt(self, turns: Sequence[Exchange], question: Exchange, max_new_tokens: int) -> Prompt:
+        said = [turn for exchange in turns for turn in exchange.turns]
+        said += question._replace(output="").turns
+        longest = self._model.config.max_seq_len
+        return fit_prompt(self._tokenizer, self._template, said, longest, max_new_tokens)
 
 
 def load_speaker(flags: ModelFlags) -> Speaker:

@@ -18,7 +18,9 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
-from instruct_core.data.template import render_prompt
+from instruct_core.data.template import text_of
+from instruct_core.data.templates import BY_HEADINGS
+from instruct_core.data.turns import Turn
 from instruct_core.storage.documents import dump_document
 from launch.evaluation.result import FORMAT, Report
 from launch.pages.blocks import Block, Heading, Picture, Table, Words
@@ -146,7 +148,8 @@ def _answers(report: Report) -> Iterator[Block]:
 
 def _samples(report: Report) -> Table:
     # Without the headings that every prompt has.
-    start, end = (part.strip() for part in render_prompt("\0").split("\0"))
+    empty = text_of(BY_HEADINGS.segments([Turn("user", "\0")], asks=True))
+    start, end = (part.strip() for part in empty.split("\0"))
     rows = [
         (
             sample.prompt.strip().removeprefix(start).removesuffix(end),

@@ -47,7 +47,7 @@ def test_response_loss_leaves_the_prompt_out(rows: ShardSet) -> None:
 
     batch = SampleReader(rows, packing, "response").micro_batch(everything)
 
-    responses = [rows.lengths()[row] - rows.response_start(row) for row in range(len(rows))]
+    responses = [rows.lengths()[row] - rows.spans(row)[0, 0] for row in range(len(rows))]
     assert batch.num_loss_tokens == sum(responses)
 
 

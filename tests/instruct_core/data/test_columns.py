@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from instruct_core.data.columns import ALPACA, CHAT, DOLLY, detect_columns, parse_columns
-from instruct_core.data.template import Row, render
+from instruct_core.data.template import Segment
+from instruct_core.data.templates import BY_HEADINGS
+from instruct_core.data.turns import Exchange
 from instruct_core.errors import ConfigError
 
 USER, BOT, SYSTEM = "user", "assistant", "system"
@@ -37,7 +39,7 @@ def test_unknown_shape_names_the_columns_it_found() -> None:
 def test_named_columns_are_used() -> None:
     columns = parse_columns("instruction=question,output=answer")
 
-    assert columns.to_row({"question": "q", "answer": "a"}) == Row("q", "", "a")
+    assert columns.to_chat({"question": "q", "answer": "a"}).turns == Exchange("q", "", "a").turns
 
 
 @pytest.mark.parametrize(
@@ -52,13 +54,17 @@ def test_bad_columns_flag_is_refused(text: str) -> None:
 def test_conversation_reads_like_rows_one_after_another() -> None:
     record = turns((SYSTEM, "Be kind."), (USER, "a"), (BOT, "b"), (USER, "c"), (BOT, "d"))
 
-    prompt, response = render(CHAT.to_row(record))
+    segments = BY_HEADINGS.segments(CHAT.to_chat(record).turns)
 
-    assert prompt == (
-        "### Instruction:\nBe kind.\n\na\n\n### Response:\nb\n\n"
-        "### Instruction:\nc\n\n### Response:\n"
-    )
-    assert response == "d"
+    end = Segment("<|endoftext|>", is_learnt=True, is_special=True)
+    assert segments == [
+        Segment("### Instruction:\nBe kind.\n\na\n\n### Response:\n"),
+        Segment("b", is_learnt=True),
+        end,
+        Segment("\n\n### Instruction:\nc\n\n### Response:\n"),
+        Segment("d", is_learnt=True),
+        end,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -75,24 +81,24 @@ def test_conversation_reads_like_rows_one_after_another() -> None:
 )
 def test_bad_record_is_refused(record: Any, problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
-        ALPACA.to_row(record)
+        ALPACA.to_chat(record)
 
 
 @pytest.mark.parametrize(
     "record",
     [turns((BOT, "a")), turns((USER, "a")), turns((USER, "a"), (USER, "b")), {"messages": "hi"},
-     turns((USER, "a"), (BOT, None)), {}, {"messages": []}],
+     turns((USER, "a"), (BOT, None)), {}, {"messages": []}, {"messages": "[1"}, {"messages": ["a"]}],
 )  # fmt: skip
 def test_conversation_that_is_none_is_refused(record: Any) -> None:
     with pytest.raises(ValueError, match=r"column (messages|content)"):
-        CHAT.to_row(record)
+        CHAT.to_chat(record)
 
 
 def test_column_without_a_name_is_no_input() -> None:
     columns = parse_columns("instruction=q,output=a")
 
-    assert columns.to_row({"": "0", "q": "x", "a": "y"}).input == ""
+    assert columns.to_chat({"": "0", "q": "x", "a": "y"}).turns[0].input == ""
 
 
 def test_null_input_is_an_empty_one() -> None:
-    assert ALPACA.to_row({"instruction": "a", "input": None, "output": "b"}).input == ""
+    assert ALPACA.to_chat({"instruction": "a", "input": None, "output": "b"}).turns[0].input == ""

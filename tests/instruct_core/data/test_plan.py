@@ -14,7 +14,7 @@ from instruct_core.data.columns import parse_columns
 from instruct_core.data.order import sample_at
 from instruct_core.data.shard_plan import BY_PLACE, ShardPlan, scan
 from instruct_core.data.sources import Source
-from instruct_core.data.template import render
+from instruct_core.data.template import text_of
 from instruct_core.errors import BadRowError, ConfigError, CorruptFileError
 from instruct_core.storage.documents import dump_document
 from instruct_core.storage.store import Store
@@ -60,7 +60,7 @@ def split_of(plan: ShardPlan) -> tuple[list[str], list[str]]:
     """Return what the rows to train on say, and those to validate with."""
     splits: tuple[list[str], list[str]] = [], []
     for shard in range(plan.num_parts):
-        texts = [row and "".join(render(row)) for row in plan.rows(shard)]
+        texts = [row and text_of(row) for row in plan.rows(shard)]
         for text, is_val in zip(texts, plan.is_val(shard, texts), strict=True):
             if text is not None:
                 splits[bool(is_val)].append(text)
@@ -76,7 +76,8 @@ def test_shards_together_hold_every_row_once_across_files(tmp_path: Path) -> Non
     lines = [line for path in (first, second) for line in path.read_text().splitlines()]
     expected = [json.loads(line)["instruction"] for line in lines]
     assert plan.num_parts == 4
-    assert [row.instruction for row in rows if row] == expected
+    asked = [text_of(row).split("\n")[1] for row in rows if row]
+    assert asked == expected
 
 
 def test_five_percent_of_the_rows_are_for_validation(tmp_path: Path) -> None:

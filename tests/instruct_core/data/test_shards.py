@@ -22,7 +22,7 @@ from instruct_core.data.shards import (
     write_shard,
 )
 from instruct_core.data.sources import Source
-from instruct_core.data.template import render
+from instruct_core.data.template import text_of
 from instruct_core.data.tokenizer import load_tokenizer
 from instruct_core.errors import CorruptFileError, MissingError
 from instruct_core.storage.store import Store
@@ -43,7 +43,7 @@ def test_rows_read_back_as_the_text_they_were(shard_set: Path, plan: ShardPlan) 
     rows = ShardSet(Store(shard_set), "val")
     expected = []
     for shard in range(plan.num_parts):
-        texts = ["".join(render(row)) for row in plan.rows(shard) if row]
+        texts = [text_of(row) for row in plan.rows(shard) if row]
         is_val = plan.is_val(shard, texts)
         expected += [text for text, val in zip(texts, is_val, strict=True) if val]
 
@@ -68,7 +68,7 @@ def test_response_begins_after_the_last_heading(shard_set: Path) -> None:
     tokenizer, rows = load_tokenizer(), ShardSet(Store(shard_set), "train")
 
     for row in range(0, len(rows), 50):
-        prompt = tokenizer.decode(rows.tokens(row, 0, rows.response_start(row)).tolist())
+        prompt = tokenizer.decode(rows.tokens(row, 0, rows.spans(row)[0, 0]).tolist())
         assert prompt.endswith("### Response:\n")
 
 

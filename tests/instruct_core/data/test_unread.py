@@ -13,7 +13,9 @@ from instruct_core.data.ranges import first_records
 from instruct_core.data.remake import command_that_makes
 from instruct_core.data.shard_plan import ShardPlan, scan
 from instruct_core.data.sources import Source
-from instruct_core.data.template import Row
+from instruct_core.data.template import text_of
+from instruct_core.data.templates import BY_HEADINGS
+from instruct_core.data.turns import Exchange
 from instruct_core.data.unread import ColumnCheck
 from instruct_core.errors import BadRowError, ConfigError
 from instruct_core.storage.store import Store
@@ -30,6 +32,14 @@ def source_of(folder: Path, *rows: Any) -> Source:
 def plan_of(folder: Path, *rows: Any, columns: str = "", skip_bad_rows: bool = False) -> ShardPlan:
     given = parse_columns(columns) if columns else None
     return scan(source_of(folder, *rows), given, None, skip_bad_rows)
+
+
+def text(*fields: str) -> str:
+    return text_of(BY_HEADINGS.segments(Exchange(*fields).turns))
+
+
+def texts_of(plan: ShardPlan) -> list[str]:
+    return [text_of(row or []) for row in plan.rows(0)]
 
 
 @pytest.mark.parametrize(
@@ -53,7 +63,7 @@ def plan_of(folder: Path, *rows: Any, columns: str = "", skip_bad_rows: bool = F
 def test_input_is_read_from_the_column_that_has_it(records: list[Any], columns: str) -> None:
     assert ",".join(name for name in detect_columns(records) if name) == columns
 
-    assert detect_columns(records).to_row(records[-1]) == Row("a", "t", "b")
+    assert detect_columns(records).to_chat(records[-1]).turns == Exchange("a", "t", "b").turns
 
 
 @pytest.mark.parametrize(
@@ -67,7 +77,7 @@ def test_input_is_read_from_the_column_that_has_it(records: list[Any], columns: 
     ],
 )
 def test_question_is_asked_with_its_text(records: list[Any]) -> None:
-    assert detect_questions(records).to_question(records[-1]) == Row("a", "t", "")
+    assert detect_questions(records).to_question(records[-1]).turns == Exchange("a", "t").turns
 
 
 @pytest.mark.parametrize(
@@ -75,9 +85,7 @@ def test_question_is_asked_with_its_text(records: list[Any]) -> None:
     [
         ({**PAIR, "input": "t", "context": "u"}, "context"),
         ({**PAIR, "history": [["q", "a"]]}, "history"),
-        ({**PAIR, "system": "Be kind."}, "system"),
         ({**PAIR, "System": "Be kind."}, "System"),
-        ({"system_prompt": "You are.", "question": "a", "response": "b"}, "system_prompt"),
         ({**PAIR, "tools": [{"name": "f"}]}, "tools"),
         ({**PAIR, "images": ["a.png"]}, "images"),
         ({**PAIR, "response": "c"}, "response"),
@@ -86,8 +94,8 @@ def test_question_is_asked_with_its_text(records: list[Any]) -> None:
         ({"prompt": "a", "completion": "b", "label": False}, "label"),
         (
             {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}],
-             "system": "Be kind."},
-            "system",
+             "tools": [{"name": "f"}]},
+            "tools",
         ),
     ],
 )  # fmt: skip
@@ -115,7 +123,7 @@ def test_field_that_is_empty_stops_no_row(tmp_path: Path, empty: Any) -> None:
 def test_field_that_comes_late_is_noticed(tmp_path: Path) -> None:
     rows = [PAIR] * 150
 
-    assert list(plan_of(tmp_path, *rows, {**PAIR, "input": "t"}).rows(0))[-1] == Row("a", "t", "b")
+    assert texts_of(plan_of(tmp_path, *rows, {**PAIR, "input": "t"}))[-1] == text("a", "t", "b")
     with pytest.raises(BadRowError, match=r"jsonl:151 .*column context is filled"):
         plan_of(tmp_path, *rows, {**PAIR, "context": "t"})
 
@@ -133,7 +141,7 @@ def test_who_names_the_columns_leaves_the_others_out_knowingly(tmp_path: Path) -
 
     assert not plan.bad_rows
     assert plan.unread == ["history", "input", "label"]
-    assert list(plan.rows(0)) == [Row("a", "", "b")] * 2
+    assert texts_of(plan) == [text("a", "", "b")] * 2
 
 
 def test_plan_that_left_rows_out_does_not_fit_columns_given_by_hand(tmp_path: Path) -> None:
@@ -188,9 +196,9 @@ def test_columns_of_questions_are_checked_as_well(tmp_path: Path) -> None:
     check = ColumnCheck(source, None, is_answered=False)
     good, bad = first_records(source.files)
 
-    assert check.row(good) == Row("a", "", "")
+    assert check.chat(good).turns == Exchange("a").turns
     with pytest.raises(ValueError, match="column history is filled, and is not read"):
-        check.row(bad)
+        check.chat(bad)
     assert str(check.columns) == "instruction=prompt"
     assert check.unread == ["answer", "history"]
 

@@ -43,7 +43,7 @@ def plain_losses(model: GPT2, rows: ShardSet) -> tuple[float, float]:
         hidden = model(tokens[None], torch.arange(length)[None], None)
         loss = F.cross_entropy(model.logits(hidden)[0, :-1], tokens[1:], reduction="none")
         losses += loss.tolist()
-        of_responses += loss[rows.response_start(row) - 1 :].tolist()
+        of_responses += loss[rows.spans(row)[0, 0] - 1 :].tolist()
     return math.fsum(losses) / len(losses), math.fsum(of_responses) / len(of_responses)
 
 
@@ -72,7 +72,7 @@ def test_every_token_after_the_first_of_its_row_counts_once(rows: ShardSet, mode
     losses = split_losses(model, rows, pack(rows.lengths(), 128, seed=3))
 
     lengths = rows.lengths()
-    responses = [lengths[row] - rows.response_start(row) for row in range(len(rows))]
+    responses = [lengths[row] - rows.spans(row)[0, 0] for row in range(len(rows))]
     assert losses.all.num_tokens == lengths.sum() - len(rows)
     assert losses.response.num_tokens == sum(responses)
 

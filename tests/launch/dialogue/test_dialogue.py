@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from instruct_core.answers.sampling import Sampling
-from instruct_core.data.template import Row
+from instruct_core.data.turns import Exchange
 from instruct_core.errors import ConfigError
 from launch.dialogue.dialogue import Dialogue
 from launch.dialogue.speaker import Answer
@@ -33,7 +33,7 @@ class Echo:
     place = "checkpoints_instruct/r/step-00000004"
 
     def answer(
-        self, turns: Sequence[Row], question: Row, sampling: Sampling, max_new_tokens: int,
+        self, turns: Sequence[Exchange], question: Exchange, sampling: Sampling, max_new_tokens: int,
         on_text: Callable[[str], None],
     ) -> Answer:  # fmt: skip
         text = f"{len(turns)} {sampling.seed} {question.input}{question.instruction}"
@@ -71,7 +71,7 @@ def test_questions_are_one_conversation(capsys: pytest.CaptureFixture[str]) -> N
         talk.take(line)
 
     assert capsys.readouterr().out.splitlines() == ["0 0 One? ", "1 0 Two? ", "0 0 Three? "]
-    assert talk.turns == [Row("Three?", "", "0 0 Three?")]
+    assert talk.turns == [Exchange("Three?", "", "0 0 Three?")]
 
 
 def test_retry_answers_again_with_the_next_seed() -> None:
@@ -134,7 +134,7 @@ def test_command_that_cannot_be_done_says_why_and_changes_nothing(line: str, mes
         talk.take(line)
 
     talk.take("One?")
-    assert talk.turns == [Row("One?", "", "0 0 One?")]
+    assert talk.turns == [Exchange("One?", "", "0 0 One?")]
 
 
 def test_piped_questions_are_answered_a_line_each(trained: Path) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from instruct_core.answers.sampling import Sampling
-from instruct_core.data.template import Row
+from instruct_core.data.turns import Exchange
 from instruct_core.errors import ConfigError
 from launch.dialogue.dialogue import Dialogue
 from launch.dialogue.speaker import Answer
@@ -27,10 +27,10 @@ class Scripted:
 
     def __init__(self, *script: str | BaseException, reason: str = "end") -> None:
         self.script, self.reason = list(script), reason
-        self.asked: list[tuple[int, Row]] = []
+        self.asked: list[tuple[int, Exchange]] = []
 
     def answer(
-        self, turns: Sequence[Row], question: Row, sampling: Sampling, max_new_tokens: int,
+        self, turns: Sequence[Exchange], question: Exchange, sampling: Sampling, max_new_tokens: int,
         on_text: Callable[[str], None],
     ) -> Answer:  # fmt: skip
         self.asked.append((len(turns), question._replace(output="")))
@@ -48,8 +48,8 @@ def test_retry_after_an_empty_answer_asks_the_last_question() -> None:
     for line in ("One?", "Two?", "/retry"):
         talk.take(line)
 
-    assert speaker.asked[-1] == (1, Row("Two?", "", ""))
-    assert talk.turns == [Row("One?", "", "a"), Row("Two?", "", "b")]
+    assert speaker.asked[-1] == (1, Exchange("Two?", "", ""))
+    assert talk.turns == [Exchange("One?", "", "a"), Exchange("Two?", "", "b")]
 
 
 def test_compare_after_an_empty_answer_is_of_the_last_question(
@@ -62,7 +62,7 @@ def test_compare_after_an_empty_answer_is_of_the_last_question(
     for line in ("One?", "Two?", "/compare"):
         talk.take(line)
 
-    assert base.asked == [(1, Row("Two?", "", ""))]
+    assert base.asked == [(1, Exchange("Two?", "", ""))]
 
 
 def test_retry_keeps_the_input_of_its_question() -> None:
@@ -72,7 +72,7 @@ def test_retry_keeps_the_input_of_its_question() -> None:
     for line in ("One?", "/set input new", "/retry"):
         talk.take(line)
 
-    assert speaker.asked[-1] == (0, Row("One?", "old", ""))
+    assert speaker.asked[-1] == (0, Exchange("One?", "old", ""))
 
 
 @pytest.mark.parametrize("ending", [KeyboardInterrupt(), ConfigError("Too long."), ""])
@@ -83,7 +83,7 @@ def test_retry_without_an_answer_keeps_the_one_before(ending: str | BaseExceptio
     with contextlib.suppress(KeyboardInterrupt, ConfigError):
         talk.take("/retry")
 
-    assert talk.turns == [Row("One?", "", "a")]
+    assert talk.turns == [Exchange("One?", "", "a")]
 
 
 def test_blanks_up_to_the_longest_answer_are_told(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,112 @@
+"""
+Messages as OpenAI writes them: {"role", "content"}, with parts, calls of tools and weights.
+
+    turn_of({"role": "developer", "content": [{"type": "text", "text": "Be brief."}]}, "message 1")
+    # Turn("system", "Be brief.")
+
+Sources: OpenAI's API reference, "Create chat completion" (roles, parts, tool_calls) and the guide to
+fine-tuning (`weight`: 0 shows an answer without learning it).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from instruct_core.data.turns import Turn
+from instruct_core.data.values import checked, is_filled, json_type
+
+ROLES = {
+    "system": "system", "developer": "system", "user": "user", "human": "user", "prompter": "user",
+    "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant",
+    "bard": "assistant", "bing": "assistant", "model": "assistant", "ai": "assistant",
+    "function_call": "assistant", "tool_call": "assistant", "tool": "tool", "function": "tool",
+    "ipython": "tool", "observation": "tool", "function_response": "tool", "tool_response": "tool",
+}  # fmt: skip
+TEXT_PARTS = ("text", "input_text", "output_text")
+# What belongs to what a message says, and no template here shows.
+UNREAD = (
+    "audio", "images", "image", "videos", "reasoning", "reasoning_content", "refusal", "thinking",
+)  # fmt: skip
+
+
+def turn_of(message: dict[str, Any], where: str) -> Turn:
+    """
+    Return the turn of a message.
+
+    Args:
+        message: With role and content.
+        where: Which message it is, for errors.
+
+    Raises:
+        ValueError: What is wrong with it.
+    """
+    role = role_of(message, "role", where)
+    for name in UNREAD:
+        if is_filled(message.get(name)):
+            raise ValueError(f"{where} has {name}, which is not read")
+    calls = _calls(message, where)
+    if calls and role != "assistant":
+        raise ValueError(f"{where} has calls of tools, and is no assistant's")
+    text = "" if calls and message.get("content") is None else _text(message, where)
+    return Turn(role, text, calls=calls, learnt=_is_learnt(message, where))
+
+
+def role_of(message: Mapping[str, Any], key: str, where: str) -> str:
+    """Return the role of a message in our words; raises ValueError for one that is not known."""
+    role = message.get(key)
+    known = ROLES.get(role.strip().lower()) if isinstance(role, str) else None
+    if known is None:
+        raise ValueError(
+            f"{where} has {key} {role!r}, expected system, developer, user, assistant or tool"
+        )
+    return known
+
+
+def _text(message: dict[str, Any], where: str) -> str:
+    if "content" not in message:
+        raise ValueError(f"{where}: content is missing")
+    content = message["content"]
+    if isinstance(content, list):
+        return "\n".join(_part(part, where) for part in content)
+    if not isinstance(content, str):
+        raise ValueError(f"{where}: content is a {json_type(content)}, expected text")
+    return checked(content, f"{where}: content")
+
+
+def _part(part: Any, where: str) -> str:
+    if isinstance(part, str):
+        return checked(part, f"{where}: content")
+    kind = part.get("type", "text") if isinstance(part, dict) else json_type(part)
+    text = part.get("text") if isinstance(part, dict) else None
+    if kind not in TEXT_PARTS or not isinstance(text, str):
+        raise ValueError(f"{where}: content has a part of type {kind}, which is no text")
+    return checked(text, f"{where}: content")
+
+
+def _calls(message: dict[str, Any], where: str) -> tuple[dict[str, Any], ...]:
+    entries = message.get("tool_calls") or []
+    if message.get("function_call"):
+        entries = [*entries, {"function": message["function_call"]}]
+    calls = []
+    for entry in entries if isinstance(entries, list) else [None]:
+        called = entry.get("function", entry) if isinstance(entry, dict) else None
+        if not isinstance(called, dict) or not isinstance(called.get("name"), str):
+            raise ValueError(f"{where}: tool_calls has an entry without a function's name")
+        arguments = called.get("arguments", {})
+        if isinstance(arguments, str):
+            try:
+                arguments = json.loads(arguments) if arguments.strip() else {}
+            except ValueError:
+                raise ValueError(f"{where}: arguments of {called['name']} are no JSON") from None
+        calls.append({"name": called["name"], "arguments": arguments})
+        checked(json.dumps(calls[-1], ensure_ascii=False), f"{where}: tool_calls")
+    return tuple(calls)
+
+
+def _is_learnt(message: dict[str, Any], where: str) -> bool:
+    weight = message.get("weight")
+    if weight not in (None, 0, 1):
+        raise ValueError(f"{where} has weight {weight!r}, expected 0 or 1")
+    return weight != 0

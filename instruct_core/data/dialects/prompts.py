@@ -1,0 +1,42 @@
+"""
+A prompt of messages with its completion: what was said, and how it goes on.
+
+    turns_of({"prompt": [{"role": "user", "content": "Hi."}], "answer": "Hello."}, "prompt", "answer")
+
+Either may be a list of messages or a text; every answer in them is learnt, those of the prompt too.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from instruct_core.data.dialects import messages
+from instruct_core.data.turns import Turn
+from instruct_core.data.values import text_in
+
+
+def fits(record: dict[str, Any], question: str, answer: str) -> bool:
+    """Return True if one of both columns holds a list."""
+    return any(isinstance(record.get(name), list) for name in (question, answer) if name)
+
+
+def turns_of(record: dict[str, Any], question: str, answer: str) -> list[Turn]:
+    """
+    Return the turns of the prompt and of what follows it.
+
+    Args:
+        record: A row of the source.
+        question: The prompt's column.
+        answer: That of the completion; "" where the row is only asked.
+
+    Raises:
+        ValueError: What is wrong with either.
+    """
+    turns = _side(record, question, "user")
+    return turns + _side(record, answer, "assistant") if answer else turns
+
+
+def _side(record: dict[str, Any], column: str, role: str) -> list[Turn]:
+    if isinstance(record.get(column), list):
+        return messages.turns_of(record[column], f"column {column}")
+    return [Turn(role, text_in(record, column))]

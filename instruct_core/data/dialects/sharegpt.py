@@ -1,0 +1,31 @@
+"""
+Messages as ShareGPT writes them: {"from", "value"}, by human, gpt and system.
+
+    turn_of({"from": "human", "value": "Hi."}, "message 1")        # Turn("user", "Hi.")
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from instruct_core.data.dialects.openai import role_of
+from instruct_core.data.turns import Turn
+from instruct_core.data.values import checked, json_type
+
+
+def turn_of(message: dict[str, Any], where: str) -> Turn:
+    """
+    Return the turn of a message.
+
+    Args:
+        message: With from and value.
+        where: Which message it is, for errors.
+
+    Raises:
+        ValueError: What is wrong with it.
+    """
+    role = role_of(message, "from", where)
+    value = message.get("value")
+    if not isinstance(value, str):
+        raise ValueError(f"{where}: value is a {json_type(value)}, expected text")
+    return Turn(role, checked(value, f"{where}: value"))

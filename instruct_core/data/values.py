@@ -1,0 +1,55 @@
+"""
+What a source writes into a field: text, nothing, or something else that is named.
+
+    text_in({"output": 3}, "output")     # ValueError: column output is a number, expected text
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+
+def text_in(record: dict[str, Any], column: str) -> str:
+    """
+    Return the text of a field.
+
+    Raises:
+        ValueError: It is missing, no text, or text that UTF-8 cannot write.
+    """
+    value = record.get(column)
+    if not isinstance(value, str):
+        if column not in record:
+            raise ValueError(f"column {column} is missing")
+        raise ValueError(f"column {column} is a {json_type(value)}, expected text")
+    return checked(value, f"column {column}")
+
+
+def checked(text: str, what: str) -> str:
+    """Return a text that UTF-8 can write; raises ValueError for another, named as ``what``."""
+    if text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{what} is not valid UTF-8: lone surrogate at {error.start}") from None
+    return text
+
+
+def is_filled(value: Any) -> bool:
+    """Return True if a field's value says something: NaN, as tables write no value, does not."""
+    if isinstance(value, str):
+        return value.strip() not in ("", "[]", "{}")
+    return value is not None and value not in ([], {}) and not is_nan(value)
+
+
+def json_type(value: Any) -> str:
+    """Return the name of a value's type, as JSON has it."""
+    names = {dict: "object", list: "list", str: "text", bool: "boolean", int: "number"}
+    names |= {float: "number", type(None): "null"}
+    return "NaN" if is_nan(value) else names.get(type(value), type(value).__name__)
+
+
+def is_nan(value: Any) -> bool:
+    """Return True for what tables write where they have no value."""
+    return isinstance(value, float) and math.isnan(value)

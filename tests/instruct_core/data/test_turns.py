@@ -1,0 +1,147 @@
+"""Chats of every shape become the same turns; what is left out of one is counted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from instruct_core.data.columns import detect_columns, parse_columns
+from instruct_core.data.shard_plan import scan
+from instruct_core.data.sources import Source
+from instruct_core.data.turns import Chat, Turn, ordered
+
+SYSTEM, USER, BOT = Turn("system", "Be brief."), Turn("user", "Hi"), Turn("assistant", "Hello.")
+HI = [USER, BOT]
+MESSAGES = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]
+SHAREGPT = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello."}]
+CALL = {"name": "add", "arguments": {"a": 1}}
+AS_OPENAI = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
+
+
+def message(role: str, content: Any, **more: Any) -> dict[str, Any]:
+    return {"role": role, "content": content, **more}
+
+
+@pytest.mark.parametrize(
+    ("record", "turns"),
+    [
+        ({"messages": MESSAGES}, HI),
+        ({"conversations": SHAREGPT}, HI),
+        ({"conversation": MESSAGES}, HI),
+        ({"conversations": MESSAGES, "id": "a"}, HI),
+        ({"messages": json.dumps(MESSAGES)}, HI),
+        ({"messages": [message("human", "Hi"), message("gpt", "Hello.")]}, HI),
+        ({"messages": [message("User", "Hi"), message("model", "Hello.")]}, HI),
+        ({"messages": [message("developer", "Be brief."), *MESSAGES]}, [SYSTEM, *HI]),
+        ({"conversations": [{"from": "system", "value": "Be brief."}, *SHAREGPT]}, [SYSTEM, *HI]),
+        ({"conversations": SHAREGPT, "system": "Be brief."}, [SYSTEM, *HI]),
+        ({"messages": MESSAGES, "system_prompt": ""}, HI),
+        ({"system_prompt": "Be brief.", "question": "Hi", "response": "Hello."}, [SYSTEM, *HI]),
+        ({"instruction": "Hi", "output": "Hello.", "system": "Be brief."}, [SYSTEM, *HI]),
+        ({"prompt": "Hi", "completion": "Hello."}, HI),
+        ({"prompt": MESSAGES[:1], "completion": MESSAGES[1:]}, HI),
+        ({"prompt": MESSAGES[:1], "response": "Hello."}, HI),
+        ({"prompt": [message("system", "Be brief."), MESSAGES[0]], "completion": "Hello."},
+         [SYSTEM, *HI]),
+        ({"messages": [message("user", [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]),
+                       MESSAGES[1]]},
+         [Turn("user", "a\nb"), BOT]),
+        ({"messages": [MESSAGES[0], message("assistant", None, tool_calls=[AS_OPENAI]),
+                       message("tool", "3", tool_call_id="c1"), MESSAGES[1]]},
+         [USER, Turn("assistant", "", calls=(CALL,)), Turn("tool", "3"), BOT]),
+        ({"messages": [MESSAGES[0], message("assistant", "Hm.", weight=0), MESSAGES[0], MESSAGES[1]]},
+         [USER, Turn("assistant", "Hm.", learnt=False), *HI]),
+        ({"conversations": [SHAREGPT[0], {"from": "function_call", "value": "{}"},
+                            {"from": "observation", "value": "3"}, SHAREGPT[1]]},
+         [USER, Turn("assistant", "{}"), Turn("tool", "3"), BOT]),
+    ],
+)  # fmt: skip
+def test_shape_is_read_as_turns(record: dict[str, Any], turns: list[Turn]) -> None:
+    assert detect_columns([record]).to_chat(record) == Chat(tuple(turns))
+
+
+@pytest.mark.parametrize("column", ["conversations", "chat"])
+@pytest.mark.parametrize("messages", [MESSAGES, SHAREGPT, json.dumps(SHAREGPT)])
+def test_chat_that_is_named_is_read_in_any_dialect(column: str, messages: Any) -> None:
+    columns = parse_columns(f"messages={column},system=rules")
+
+    chat = columns.to_chat({column: messages, "rules": "Be brief."})
+
+    assert chat.turns == (SYSTEM, *HI)
+
+
+@pytest.mark.parametrize(
+    ("turns", "chat"),
+    [
+        ([*HI, USER], Chat((USER, BOT), has_open_end=True)),
+        ([*HI, Turn("tool", "3")], Chat((USER, BOT), has_open_end=True)),
+        ([BOT, *HI], Chat((USER, BOT), has_open_start=True)),
+        ([SYSTEM, BOT, Turn("tool", "3"), *HI], Chat((SYSTEM, USER, BOT), has_open_start=True)),
+        ([USER, USER, BOT], Chat((Turn("user", "Hi\n\nHi"), BOT))),
+        ([USER, BOT, BOT], Chat((USER, Turn("assistant", "Hello.\n\nHello.")))),
+        ([Turn("system", " "), *HI], Chat((USER, BOT))),
+    ],
+)
+def test_rule_brings_turns_into_order(turns: list[Turn], chat: Chat) -> None:
+    assert ordered(turns) == chat
+
+
+@pytest.mark.parametrize(
+    ("turns", "problem"),
+    [
+        (
+            [SYSTEM, SYSTEM, *HI],
+            r"has roles \['system', 'system', 'user', 'assistant'\], .*one system",
+        ),
+        ([*HI, SYSTEM, *HI], "at most one system, which is first"),
+        ([USER, Turn("tool", "3"), BOT], "tool after assistant"),
+        ([BOT], "an assistant after a user"),
+        ([USER], "an assistant after a user"),
+        ([USER, Turn("assistant", " ")], "has an answer that is empty: no response to learn"),
+        ([*HI, USER, Turn("assistant", ""), *HI], "has an answer that is empty"),
+        ([Turn("user", " "), BOT], "has a question that is empty"),
+        ([USER, BOT._replace(learnt=False)], "has no answer of weight 1"),
+    ],
+)
+def test_chat_without_an_order_is_refused(turns: list[Turn], problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        ordered(turns)
+
+
+@pytest.mark.parametrize(
+    ("messages", "problem"),
+    [
+        ([message("narrator", "Hi")], "message 1 has role 'narrator', expected system, developer"),
+        ([{"content": "Hi"}], "message 1 has role None"),
+        ([{"role": "user"}], "message 1: content is missing"),
+        ([MESSAGES[0], message("assistant", None)], "message 2: content is a null, expected text"),
+        ([message("user", [{"type": "image_url", "image_url": {}}])], "a part of type image_url"),
+        ([message("user", "Hi", images=["a.png"])], "message 1 has images, which is not read"),
+        ([MESSAGES[0], message("assistant", "a", reasoning_content="b")], "has reasoning_content"),
+        ([message("user", "\ud800")], "message 1: content is not valid UTF-8"),
+        ([message("assistant", None, tool_calls=[{"function": {}}])], "without a function's name"),
+        ([MESSAGES[0], message("assistant", "a", weight=0.5)], "has weight 0.5, expected 0 or 1"),
+        ([{"from": "human", "value": None}], "message 1: value is a null, expected text"),
+        ("[1", "is a text, and no JSON"),
+        ([1], "is a list, expected a list of messages"),
+    ],
+)  # fmt: skip
+def test_message_that_cannot_be_read_is_named(messages: Any, problem: str) -> None:
+    columns = parse_columns("messages=messages")
+
+    with pytest.raises(ValueError, match=f"column messages.*{problem}"):
+        columns.to_chat({"messages": messages})
+
+
+def test_what_is_left_out_of_chats_is_counted(tmp_path: Path) -> None:
+    chats = [MESSAGES, [*MESSAGES, MESSAGES[0]], [MESSAGES[1], *MESSAGES], [*MESSAGES, MESSAGES[0]]]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"messages": chat}) + "\n" for chat in chats))
+
+    plan = scan(Source("rows", "rows", [str(path)]), None, None, skip_bad_rows=False)
+
+    assert (plan.num_open_ends, plan.num_open_starts, plan.bad_rows) == (2, 1, [])
+    assert plan.num_duplicates == 3
