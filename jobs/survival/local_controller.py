@@ -1,31 +1,32 @@
 """
 The scheduler of a machine without one: starts a job's tasks, warns them, and brings them back.
 
-    python -m jobs.survival.local_controller FOLDER    # started by launch/cluster/local.py
+    python -m jobs.survival.local_controller FOLDER [MODULE ...]    # started by launch/cluster/local.py
 
 submitit's own controller ends a run at the sixth requeue, dies of USR2 and orphans its tasks, and
 waits for ever for ranks that wait for a dead one. This one passes USR1, USR2 and TERM on to the
 tasks, ends the rest when one fails (srun's --kill-on-bad-exit), requeues when rank 0 asks for it,
 restarts a crashed job as long as it makes progress, and takes the tasks with it when it is killed.
+It loads the modules, and forks the tasks from itself at every start.
 
-Sources: submitit/local/local.py (the environment and the requeue code); prctl(2); pidfd_open(2).
+Source: submitit/local/local.py (the environment and the requeue code).
 """
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import select
-import shlex
 import signal
-import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from types import FrameType
 from typing import Literal
 
+from submitit.core.submission import process_job
 from submitit.core.utils import JobPaths
 from submitit.local.local import LOCAL_REQUEUE_RETURN_CODE
 
@@ -45,13 +46,14 @@ from jobs.survival.requeue import (
     judge_crash,
     too_many_warnings,
 )
+from jobs.survival.stop_signal import WARNINGS
+from jobs.survival.task import InTask, Task, become_task, fork
 
 logger = logging.getLogger(__name__)
 
 FAILURE_GRACE_SECONDS = 5.0  # for the other ranks to notice, and to say what they saw
 START_TRIES = 240  # to start the tasks: an hour
 REPEAT_SECONDS = 1.0  # a stop is repeated: a task that is still starting up ignores TERM
-PR_SET_PDEATHSIG = 1
 WARNING_DEATHS = (-signal.SIGUSR1, -signal.SIGUSR2)  # warned before it could listen
 
 End = Literal["finished", "requeue", "warned", "crashed"]
@@ -63,20 +65,24 @@ class LocalController:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._num_tasks = int(os.environ["SUBMITIT_LOCAL_NTASKS"])
-        self._command = shlex.split(os.environ["SUBMITIT_LOCAL_COMMAND"])
-        self._tasks: list[subprocess.Popen[bytes]] = []
+        self._tasks: list[Task] = []
         self._stopping = False
         self._num_starts = 0
-        for signum in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM):
+        for signum in WARNINGS:
             signal.signal(signum, self._pass_on)
 
     def _pass_on(self, signum: int, _frame: FrameType | None) -> None:
         self._stopping |= signum == signal.SIGTERM
         for task in self._tasks:
-            task.send_signal(signum)  # nothing happens to one that has ended
+            task.send_signal(signum)
 
     def run(self) -> int:
-        """Run the job to its end; return the exit code: 0 finished or stopped, 1 failed."""
+        """
+        Run the job to its end; return the exit code: 0 finished or stopped, 1 failed.
+
+        Raises:
+            InTask: In a task.
+        """
         while self._start_patiently():
             end = self._wait()
             self._kill_rest()
@@ -130,26 +136,17 @@ class LocalController:
         self._tasks = []
         for task in range(self._num_tasks):
             paths = JobPaths(self._folder, job_id, task)
-            env = os.environ | {
+            env = {
                 "SUBMITIT_LOCAL_JOB_ID": job_id,
                 "SUBMITIT_LOCAL_LOCALID": str(task),
                 "SUBMITIT_LOCAL_GLOBALID": str(task),
             }
             with paths.stdout.open("ab") as out, paths.stderr.open("ab") as err:
-                self._tasks.append(
-                    subprocess.Popen(
-                        self._command,
-                        env=env,
-                        stdout=out,
-                        stderr=err,
-                        preexec_fn=_die_with_parent,  # noqa: PLW1509  the controller has one thread
-                    )
-                )
+                self._tasks.append(fork(env, out.fileno(), err.fileno()))
 
     def _wait(self) -> End:
         """Wait until all tasks ended, or one failed and the others had time to say why."""
-        pidfds = {os.pidfd_open(task.pid): task for task in self._tasks}
-        running = dict(pidfds)
+        running = {task.fd: task for task in self._tasks}
         give_up_at = float("inf")
         while running and time.monotonic() < give_up_at:
             patience = min(give_up_at - time.monotonic(), REPEAT_SECONDS)
@@ -162,8 +159,6 @@ class LocalController:
                 break  # the other ranks wait to be ended
             if self._stopping and not ended:
                 self._pass_on(signal.SIGTERM, None)
-        for fd in pidfds:
-            os.close(fd)
         return self._judge()
 
     def _judge(self) -> End:
@@ -177,15 +172,31 @@ class LocalController:
     def _kill_rest(self) -> None:
         for task in self._tasks:
             if task.poll() is None:
-                task.kill()
+                task.send_signal(signal.SIGKILL)
             task.wait()
 
 
-def _die_with_parent() -> None:
-    """Have the kernel kill this task when its controller dies: an orphan would be a second writer."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+def load(modules: Sequence[str]) -> None:
+    """Import what the tasks will need; what cannot be imported is theirs to complain about."""
+    for name in modules:
+        try:
+            import_module(name)
+        except Exception:
+            logger.exception("%s could not be loaded before the tasks", name)
+
+
+def main(folder: Path, modules: Sequence[str]) -> int:
+    """Be the controller of a job, and in its forks a task; return the exit code of either."""
+    controller = LocalController(folder)
+    load(modules)
+    try:
+        return controller.run()
+    except InTask:
+        become_task()
+    process_job(folder)
+    return 0
 
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    sys.exit(LocalController(Path(sys.argv[1])).run())
+    sys.exit(main(Path(sys.argv[1]), sys.argv[2:]))

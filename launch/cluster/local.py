@@ -1,7 +1,7 @@
 """
 Jobs on this machine, through submitit's LocalExecutor and our controller.
 
-    job = submit_local(FinetuneJob(...), folder, num_tasks=4, lock=lock)
+    job = submit_local(FinetuneJob(...), folder, num_tasks=4, lock=lock, imports=["jobs.attempt"])
     job = LocalJob.found(lock_path)
 
 A job has a session of its own: closing the terminal does not end it. As long as it lives it holds a
@@ -15,7 +15,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,18 +104,24 @@ class LocalJob:
 class _LocalExecutor(submitit.LocalExecutor):  # type: ignore[misc]  # submitit is not typed
     """submitit's local executor, with our controller in place of its own."""
 
-    def __init__(self, folder: Path, code: Path, num_tasks: int, lock: RunLock | None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        code: Path,
+        num_tasks: int,
+        lock: RunLock | None,
+        imports: Sequence[str],
+    ) -> None:
         super().__init__(folder, max_num_timeout=UNLIMITED)
         self.update_parameters(tasks_per_node=num_tasks, timeout_min=UNLIMITED)
-        self._code, self._lock = code, lock
+        self._code, self._lock, self._imports = code, lock, imports
 
-    def _submit_command(self, command: str) -> submitit_local.LocalJob[Any]:
+    def _submit_command(self, command: str) -> submitit_local.LocalJob[Any]:  # noqa: ARG002  forked
         env = (
             THREADS
             | clean_environment()
             | {
                 "SUBMITIT_EXECUTOR": "local",
-                "SUBMITIT_LOCAL_COMMAND": command,
                 "SUBMITIT_LOCAL_NTASKS": str(self._num_tasks()),
                 "SUBMITIT_LOCAL_NODEID": "0",
                 "SUBMITIT_LOCAL_JOB_NUM_NODES": "1",
@@ -126,9 +132,10 @@ class _LocalExecutor(submitit.LocalExecutor):  # type: ignore[misc]  # submitit 
                 "PYTHONSAFEPATH": "1",
             }
         )
+        controller = [sys.executable, "-u", "-m", "jobs.survival.local_controller"]
         with (self.folder / "controller.log").open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "jobs.survival.local_controller", str(self.folder)],
+                [*controller, str(self.folder), *self._imports],
                 env=env,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -148,6 +155,7 @@ def submit_local(
     num_tasks: int,
     lock: RunLock | None = None,
     code: Path | None = None,
+    imports: Sequence[str] = (),
 ) -> LocalJob:
     """
     Start a job of ``num_tasks`` processes in a fresh folder, and return it.
@@ -158,8 +166,9 @@ def submit_local(
         num_tasks: Processes.
         lock: Held as long as the job lives.
         code: Folder with the frozen code, if not the job's own.
+        imports: Modules that every task will load; loaded once for all of them and for later starts.
     """
-    job = _LocalExecutor(folder, code or folder, num_tasks, lock).submit(function)
+    job = _LocalExecutor(folder, code or folder, num_tasks, lock, imports).submit(function)
     process = job._process
     assert process is not None, "submitit starts the controller at once"
     return LocalJob(folder, process.pid, process=process)

@@ -203,7 +203,7 @@ class OnThisMachine:
         """Start the job, which holds the lock as long as it lives."""
         run = self._run
         run.slurm_note.unlink(missing_ok=True)  # of an earlier job on Slurm, which has ended
-        job = submit_local(function, folder, self._num_tasks, lock)
+        job = submit_local(function, folder, self._num_tasks, lock, imports=["jobs.attempt"])
         job.ledger = run.ledger.url
         lock.name_job(job.pid, folder, job.ledger)
         lock.close()  # the job has inherited it

@@ -1,28 +1,27 @@
-"""The scheduler of a machine without one, with tasks made of a few lines of shell."""
+"""The scheduler of a machine without one, with tasks made of a few lines of Python."""
 
 from __future__ import annotations
 
 import json
 import os
-import shlex
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from jobs.job_folder import read_outcome
-from jobs.survival import local_controller as module
-from jobs.survival.local_controller import LocalController
-from jobs.survival.stop_signal import WARNINGS
 from tests.conftest import wait_for
 
 
-def controller(folder: Path, script: str, num_tasks: int = 1) -> subprocess.Popen[bytes]:
+def controller(
+    folder: Path, script: str, num_tasks: int = 1, modules: Sequence[str] = (), patches: str = ""
+) -> subprocess.Popen[bytes]:
     """Start a controller whose tasks run a Python script; each start appends a line to `starts`."""
     head = (
-        "import os, sys, time, signal, json, pathlib\n"
+        "import os, sys, time, signal, json, logging, pathlib\n"
         "rank = int(os.environ['SUBMITIT_LOCAL_GLOBALID'])\n"
         "starts = pathlib.Path('starts')\n"
         "def note(word):\n"
@@ -30,11 +29,16 @@ def controller(folder: Path, script: str, num_tasks: int = 1) -> subprocess.Pope
         "note(f'{rank} {os.getpid()}')\n"
         "num = len([s for s in starts.read_text().split('\\n') if s.startswith(f'{rank} ')])\n"
     )
-    env = os.environ | {
-        "SUBMITIT_LOCAL_NTASKS": str(num_tasks),
-        "SUBMITIT_LOCAL_COMMAND": shlex.join([sys.executable, "-u", "-c", head + script]),
-    }
-    command = [sys.executable, "-m", "jobs.survival.local_controller", str(folder)]
+    program = (
+        "import logging, pathlib, sys\n"
+        "from jobs.survival import local_controller as module\n"
+        f"module.process_job = lambda folder: exec({head + script!r}, {{}})\n"
+        f"{patches}\n"
+        "logging.basicConfig(level=logging.INFO)\n"
+        "sys.exit(module.main(pathlib.Path(sys.argv[1]), sys.argv[2:]))"
+    )
+    command = [sys.executable, "-u", "-c", program, str(folder), *modules]
+    env = os.environ | {"SUBMITIT_LOCAL_NTASKS": str(num_tasks), "PYTHONPATH": str(folder)}
     with (folder / "controller.err").open("ab") as err:
         return subprocess.Popen(command, cwd=folder, env=env, stderr=err)
 
@@ -166,26 +170,63 @@ def test_full_disk_is_no_end_for_a_job_that_has_been_restarted_often(tmp_path: P
     assert len(starts(tmp_path)) == 23
 
 
-def test_start_that_the_disk_does_not_let_happen_is_tried_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("SUBMITIT_LOCAL_NTASKS", "1")
-    monkeypatch.setenv("SUBMITIT_LOCAL_COMMAND", "true")
-    for name in ("INSTRUCT_JOB", "INSTRUCT_START"):
-        monkeypatch.setenv(name, "")
-    before = {signum: signal.getsignal(signum) for signum in WARNINGS}
-    monkeypatch.setattr(module, "READ_AGAIN_SECONDS", 0.0)
-    answers = iter([OSError(28, "No space left on device"), OSError(5, "EIO"), None])
+def test_start_that_the_disk_does_not_let_happen_is_tried_again(tmp_path: Path) -> None:
+    patches = (
+        "module.READ_AGAIN_SECONDS = 0.0\n"
+        "answers = iter([OSError(28, 'No space left on device'), OSError(5, 'EIO'), None])\n"
+        "class Controller(module.LocalController):\n"
+        "    def _start(self):\n"
+        "        if problem := next(answers): raise problem\n"
+        "        super()._start()\n"
+        "module.LocalController = Controller"
+    )
+    process = controller(tmp_path, "", patches=patches)
 
-    class Controller(LocalController):
-        def _start(self) -> None:
-            if problem := next(answers):
-                raise problem
-            super()._start()
+    assert process.wait(timeout=150) == 0
 
-    assert Controller(tmp_path).run() == 0
-    for signum, handler in before.items():
-        signal.signal(signum, handler)
+    assert len(starts(tmp_path)) == 1
+
+
+def test_tasks_share_one_loading_of_what_they_import_at_every_start(tmp_path: Path) -> None:
+    (tmp_path / "heavy.py").write_text("import os\nopen('loaded', 'a').write(f'{os.getpid()}\\n')")
+    script = "import heavy\nif num < 3: sys.exit(144)"
+    process = controller(tmp_path, script, num_tasks=2, modules=["heavy"])
+
+    assert process.wait(timeout=150) == 0
+
+    assert len(starts(tmp_path)) >= 5
+    assert (tmp_path / "loaded").read_text().split() == [str(process.pid)]
+
+
+def test_what_cannot_be_loaded_is_left_to_the_tasks_to_say(tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text("1 / 0")
+    process = controller(tmp_path, "sys.exit(0 if rank else 3)", num_tasks=1, modules=["broken"])
+
+    assert process.wait(timeout=150) == 1
+
+    assert len(starts(tmp_path)) == 3
+    assert "broken could not be loaded" in (tmp_path / "controller.err").read_text()
+
+
+def test_task_has_nothing_of_its_controllers(tmp_path: Path) -> None:
+    """Neither its lock, nor its handlers, nor a signal that is blocked, nor its logging."""
+    (tmp_path / "opens.py").write_text("lock = open('lock', 'w')")
+    script = (
+        "note(os.listdir('/proc/self/fd')[:-1])\n"  # without the one that lists
+        "note(signal.pthread_sigmask(signal.SIG_BLOCK, []) or 'open')\n"
+        "note({signal.getsignal(s).name for s in (10, 12, 15)})\n"
+        "logging.basicConfig(level=logging.WARNING)\n"
+        "logging.warning('a word'), logging.info('another'), print('said')"
+    )
+    process = controller(tmp_path, script, modules=["opens"])
+
+    assert process.wait(timeout=150) == 0
+
+    _, files, mask, handlers = (tmp_path / "starts").read_text().splitlines()
+    assert files == "['0', '1', '2']"
+    assert (mask, handlers) == ("open", "{'SIG_DFL'}")
+    assert [path.read_text() for path in tmp_path.glob("*_log.err")] == ["WARNING:root:a word\n"]
+    assert [path.read_text() for path in tmp_path.glob("*_log.out")] == ["said\n"]
 
 
 def test_stop_reaches_a_task_that_ignores_the_first_one(tmp_path: Path) -> None:
