@@ -11,7 +11,7 @@ demo: $(VENV)/installed
 	$(VENV)/bin/python launch/demo.py
 
 test: $(VENV)/installed-dev slurm fuse
-	$(VENV)/bin/python -m pytest -n 3 --dist loadfile $(PYTEST_FLAGS)
+	$(VENV)/bin/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(PYTEST_FLAGS)
 
 # The tests boot a private Slurm where there is one, or can be one: root on Debian.
 SLURM_PACKAGES := slurm-client slurmctld slurmd munge slurm-wlm-basic-plugins iproute2

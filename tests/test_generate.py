@@ -76,7 +76,7 @@ def test_greedy_answers_are_those_of_one_question_alone(desk: Path) -> None:
         assert row["answer"] == tokenizer.decode(alone.tokens).strip()
 
 
-@pytest.mark.parametrize("num_tasks", [2, 3, 7])
+@pytest.mark.parametrize("num_tasks", [2, 7])
 def test_number_of_tasks_decides_nothing(desk: Path, answers: bytes, num_tasks: int) -> None:
     out = f"tasks{num_tasks}.jsonl"
 

@@ -38,7 +38,7 @@ def s3(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
 def arguments(shards: object, checkpoints: str, *more: str) -> list[str]:
     return [
         f"--shards={shards}", f"--checkpoints={checkpoints}", "--run=r", f"--max-steps={STEPS}",
-        "--gpus=2", *TINY_RUN, *more,
+        "--gpus=2", *TINY_RUN, "--tokens-per-step=256", "--micro-batch-size=1", *more,
     ]  # fmt: skip
 
 

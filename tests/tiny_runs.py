@@ -30,7 +30,8 @@ Hit = Callable[[Path], None]
 def arguments(shards: Path, gpus: int, *more: str) -> list[str]:
     return [
         f"--shards={shards}", f"--gpus={gpus}", f"--max-steps={STEPS}", "--run=r",
-        "--record-samples", *TINY_RUN, *more,
+        "--record-samples", *TINY_RUN, "--tokens-per-step=256", "--micro-batch-size=1",
+        "--eval-every=18", *more,
     ]  # fmt: skip
 
 
