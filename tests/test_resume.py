@@ -43,10 +43,10 @@ GLOBAL_BATCH_SIZE = 4  # 256 tokens a step, 64 a sample
 
 @pytest.fixture(scope="module")
 def shard_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """200 rows in three shards: less than a run reads."""
+    """256 rows in two shards: less than a run reads."""
     cwd = tmp_path_factory.mktemp("shards")
-    write_rows(cwd / "rows.jsonl", 200)
-    flags = ("--source=rows.jsonl", "--out=small", "--num-tasks=1", "--rows-per-shard=70")
+    write_rows(cwd / "rows.jsonl", 256)
+    flags = ("--source=rows.jsonl", "--out=small", "--num-tasks=1", "--rows-per-shard=250")
     result = launch("preprocess", *flags, cwd=cwd)
     assert result.returncode == 0, result.stderr
     return cwd / "small"
