@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from instruct_core import ranks
-from instruct_core.checkpoints.manifest import Manifest, state_name
+from instruct_core.checkpoints.manifest import Manifest, manifest_from, state_name
 from instruct_core.checkpoints.steps import (
     DAMAGED_FOLDER,
     committed_steps,
@@ -32,7 +32,6 @@ from instruct_core.checkpoints.steps import (
     step_name,
 )
 from instruct_core.checkpoints.writer import Checkpoints
-from instruct_core.converter import structure
 from instruct_core.errors import CorruptFileError, MissingError, NoCheckpointError
 from instruct_core.storage.store import Store
 from instruct_core.storage.tensor_file import aligned_buffer
@@ -166,7 +165,7 @@ def _try(store: Store, step: int) -> _Tried:
     document, problem = ranks.gather_from_ranks((document, problem))[0]
     if document is None:
         return _Tried(None, [problem] + [""] * (ranks.world_size() - 1))
-    manifest = structure(document, Manifest, f"Manifest of step {step} as rank 0 has sent it")
+    manifest = manifest_from(document, f"Manifest of step {step} as rank 0 has sent it")
     files: dict[str, Tensor] = {}
     try:
         files = _read_own(store / step_name(step), manifest)

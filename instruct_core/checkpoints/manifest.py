@@ -104,9 +104,7 @@ def manifest_in(folder: Store, step: int | None = None) -> Manifest:
     problem = f"Checkpoint {folder.where('manifest.json')} is no manifest of this format"
     try:
         _require(document.get("format") == FORMAT, "format", document.get("format"))
-        # A model with one more number is another model: nothing of a shape is left out.
-        shape = shape_from(document.get("model"), problem)
-        manifest = structure(document, Manifest, problem, known={Shape: shape})
+        manifest = manifest_from(document, problem)
         _require(step in (None, manifest.global_step), "global_step", manifest.global_step)
         _check(manifest)
     except ValueError as error:
@@ -114,6 +112,16 @@ def manifest_in(folder: Store, step: int | None = None) -> Manifest:
             raise
         raise CorruptFileError(f"{problem}: {error}.") from None
     return manifest
+
+
+def manifest_from(document: dict[str, Any], problem: str) -> Manifest:
+    """
+    Return a manifest of its `document`; raises CorruptFileError where it is none, which begins with
+    ``problem``.
+    """
+    # A model with one more number is another model: nothing of a shape is left out.
+    shape = shape_from(document.get("model"), problem)
+    return structure(document, Manifest, problem, known={Shape: shape})
 
 
 def _check(manifest: Manifest) -> None:

@@ -23,7 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 COMPILER = "torch._dynamo"
 # A buffer is a table that every rank has made for itself: nothing to send.
-OPTIONS: dict[str, Any] = {"gradient_as_bucket_view": True, "broadcast_buffers": False}
+OPTIONS: dict[str, Any] = {"gradient_as_bucket_view": True, "forward_sync_buffers": False}
 
 
 def data_parallel(

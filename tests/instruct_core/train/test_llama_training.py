@@ -1,0 +1,105 @@
+"""A Llama trains like any model: a resume has the bits of a run that nobody touched, and its steps are
+folders that transformers loads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from instruct_core import ranks
+from instruct_core.checkpoints.loader import load_newest
+from instruct_core.checkpoints.steps import read_manifest
+from instruct_core.checkpoints.writer import Checkpoints
+from instruct_core.config import PRESETS, TrainConfig
+from instruct_core.data.batches import SampleReader
+from instruct_core.data.packing import pack
+from instruct_core.data.shards import ShardSet
+from instruct_core.llama_config import LlamaConfig
+from instruct_core.model.families import build
+from instruct_core.model.weights import hash_weights, load_model
+from instruct_core.storage.store import Store
+from instruct_core.train.progress import Setup
+from instruct_core.train.trainer import Trainer
+from tests.forked_ranks import in_ranks
+
+CONFIG = TrainConfig(
+    "r", "s", "c", "t", "random", "tiny-llama", "f", max_steps=4, seq_len=64, micro_batch_size=1,
+    tokens_per_step=256, learning_rate=1e-2, warmup_steps=0, eval_every=100, save_every=100,
+    dropout=0.1,
+)  # fmt: skip
+TIED = PRESETS["tiny-llama"]
+assert isinstance(TIED, LlamaConfig)
+OWN_HEAD = replace(TIED, model_type="qwen3", has_tied_head=False, attention_bias=True, width=24)
+
+
+def train(
+    folder: Path, shard_set: Path, shape: LlamaConfig, stop: Callable[[int], bool]
+) -> tuple[str, Trainer]:
+    """Train from the newest step, or from the first, until a number of steps were made."""
+    model = build(shape, CONFIG.dropout)
+    model.initialize(1)
+    checkpoints = Checkpoints(Store(folder))
+    checkpoints.claim_attempt()
+    rows = {split: ShardSet(Store(shard_set), split) for split in ("train", "val")}
+    readers = {
+        split: SampleReader(these, pack(these.lengths(), 64, 1), "all")
+        for split, these in rows.items()
+    }
+    made: list[int] = []
+    setup = Setup(
+        model=model, device=torch.device("cpu"), train=readers["train"], val=readers["val"],
+        val_rows=rows["val"], checkpoints=checkpoints, facts={}, stop=lambda: stop(len(made)),
+        working=lambda phase: None, on_event=lambda event: None,
+        on_step=lambda report: made.append(report.progress.global_step),
+        on_samples=lambda step, samples: None, on_read=lambda step, samples: None,
+    )  # fmt: skip
+    trainer = Trainer(CONFIG, setup, load_newest(checkpoints))
+    return trainer.run(), trainer
+
+
+@pytest.mark.parametrize("shape", [TIED, OWN_HEAD], ids=["tied head", "own head, norms, biases"])
+def test_resumed_llama_of_two_ranks_ends_with_the_bits_of_an_undisturbed_one(
+    shape: LlamaConfig, tmp_path: Path, shard_set: Path
+) -> None:
+    def work(rank: int) -> list[str]:
+        ends = []
+        for name, steps in (("undisturbed", [99]), ("warned", [2, 99])):
+            outcomes = [
+                train(tmp_path / name, shard_set, shape, lambda made, n=n: made >= n)[0]
+                for n in steps
+            ]
+            loaded = load_newest(Checkpoints(Store(tmp_path / name)))
+            assert loaded is not None
+            ends.append(hash_weights(loaded.model) + hash_weights(loaded.optimizer))
+            ends.append(" ".join(outcomes))
+        assert ranks.world_size() == 2
+        return ends
+
+    first, second = in_ranks(2, work)
+
+    undisturbed, outcome, warned, outcomes = first
+    assert first == second
+    assert (outcome, outcomes) == ("finished", "stopped finished")
+    assert warned == undisturbed
+
+
+def test_step_folder_is_the_same_model_to_transformers_and_to_us(
+    tmp_path: Path, shard_set: Path
+) -> None:
+    _, trainer = train(tmp_path, shard_set, OWN_HEAD, lambda made: False)
+    trained, step = trainer._setup.model.eval(), str(tmp_path / "step-00000004")
+    tokens = torch.randint(0, 50257, (2, 30), generator=torch.Generator().manual_seed(1))
+    positions = torch.arange(30).expand(2, 30)
+
+    theirs, ours = AutoModelForCausalLM.from_pretrained(step).eval(), load_model(step)
+
+    assert read_manifest(Store(tmp_path), 4).model == OWN_HEAD == ours.config
+    with torch.no_grad():
+        scores = trained.logits(trained(tokens, positions, None))
+        assert torch.equal(ours.logits(ours(tokens, positions, None)), scores)
+        assert (theirs(tokens).logits - scores).abs().max() < 1e-4
