@@ -94,10 +94,9 @@ class Turn(NamedTuple):
     sines: Tensor
 
     def of(self, x: Tensor) -> Tensor:
-        """Return heads turned by their positions, in their own type. (B, T, H, D)"""
+        """Return heads turned by their positions, in float32. (B, T, H, D)"""
         first, second = x.chunk(2, dim=-1)
-        turned = x * self.cosines + torch.cat((-second, first), dim=-1) * self.sines
-        return turned.to(x.dtype)
+        return x * self.cosines + torch.cat((-second, first), dim=-1) * self.sines
 
 
 class Transformer(nn.Module):
@@ -189,7 +188,8 @@ class Attention(nn.Module):
         v = self.v_proj(x).unflatten(-1, in_heads)
         if self.has_norm:
             q, k = self.q_norm(q), self.k_norm(k)
-        q, k, v = turn.of(q).transpose(1, 2), turn.of(k).transpose(1, 2), v.transpose(1, 2)
+        q, k = turn.of(q).to(v.dtype), turn.of(k).to(v.dtype)
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         if cache is not None:
             k, v = cache.append(layer, k, v)
         y = attend(q, k, v, mask, self.dropout if self.training else 0.0)
