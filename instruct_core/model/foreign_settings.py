@@ -146,7 +146,7 @@ def _refuse_other_shape(
 
 def _heads_guessed(num_layers: int, width: int, init: str) -> int:
     for name, shape in PRESETS.items():
-        if (shape.num_layers, shape.width) == (num_layers, width):
+        if shape.model_type == "gpt2" and (shape.num_layers, shape.width) == (num_layers, width):
             logger.warning(
                 "Model %s does not say how many heads it has: %d heads guessed from %d layers of width "
                 "%d, as %s has.", init, shape.num_heads, num_layers, width, name,

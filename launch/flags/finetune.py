@@ -20,7 +20,7 @@ FORK = "run:"  # what --init begins with where it names a run
 @dataclass(frozen=True)
 class Finetune:
     """
-    Fine-tune GPT-2 on a shard set, and keep going whatever happens.
+    Fine-tune GPT-2, or a Llama, Mistral or Qwen, on a shard set, and keep going whatever happens.
 
     The same run name again resumes it, or attaches to it while it is training. Flags that are not
     typed then keep the run's values; a run on its way takes no others. On Slurm the job is queued
@@ -43,8 +43,8 @@ class Finetune:
     keep_optimizer: bool = False
     """With --init run:NAME, begin with the moments of its optimizer too."""
     model: str | None = None
-    """gpt2, gpt2-medium, gpt2-large, gpt2-xl, small-demo or tiny (default: that of --init, else
-    gpt2)."""
+    """gpt2, gpt2-medium, gpt2-large, gpt2-xl, small-demo, tiny or tiny-llama (default: that of
+    --init, else gpt2)."""
     checkpoints: Annotated[str, PATH] = "checkpoints_instruct"
     """Path or URL for checkpoints; each run has a folder in it."""
     runs: Annotated[str, PATH] = "runs_instruct"

@@ -112,7 +112,7 @@ def _ranks(plan: Plan) -> str:
 def _data(plan: Plan) -> tuple[list[tuple[str, str]], float | None]:
     """Return rows about the data, and how many epochs the run makes of it, where that is known."""
     config, store = plan.config, Store(plan.config.shards)
-    model = f"{config.model or 'GPT-2'}, {plan.shape.num_parameters / 1e6:,.1f}M, from {plan.init}"
+    model = f"{_model(plan)}, {plan.shape.num_parameters / 1e6:,.1f}M, from {plan.init}"
     if not store.exists("manifest.json"):
         return [("Data", f"{config.shards}, still being made; {model}")], None
     manifest = load_manifest(store)
@@ -128,6 +128,14 @@ def _data(plan: Plan) -> tuple[list[tuple[str, str]], float | None]:
         f"{counted(packing.num_sequences, 'sequence')}, {packing.filled:.1%} filled; {model}"
     )
     return [("Data", data), *_cut_rows(packing)], epochs
+
+
+def _model(plan: Plan) -> str:
+    shape = plan.shape
+    if shape.model_type == "gpt2":
+        return plan.config.model or "GPT-2"
+    name = plan.config.model or shape.model_type
+    return f"{name} of {counted(shape.num_layers, 'layer')} and {shape.max_seq_len:,} positions"
 
 
 def _cut_rows(packing: Packing) -> list[tuple[str, str]]:

@@ -14,7 +14,6 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from instruct_core.checkpoints.steps import committed_steps, damage_of
@@ -41,6 +40,7 @@ from launch.runs.run import Run
 from launch.training.attach import attach
 from launch.training.inputs import check_places, find_inputs, with_data
 from launch.training.micro_batch import Ranks, fit
+from launch.training.naming import default_name
 from launch.training.outlook import Plan, outlook
 from launch.training.settings import asked_of, resumed_flags, settle
 from launch.training.shard_sets import find_shards
@@ -94,7 +94,7 @@ def _find(flags: Finetune, arguments: Sequence[str]) -> tuple[Finetune, Run, Fin
     """
     check_flags(flags)
     shards = find_shards(flags.shards, flags.slurm.after)
-    name = flags.run or f"{flags.model or 'gpt2'}-{Path(shards).name}"
+    name = flags.run or default_name(flags, shards)
     run = Run.named(name, flags.checkpoints)
     check_url("--checkpoints", run.checkpoints, writes=not flags.dry_run)
     known = None

@@ -1,0 +1,42 @@
+"""
+What a run is called where nobody named it: its base and its shards.
+
+    default_name(flags, "/home/ada/shards/alpaca")      # gpt2-alpaca, or SmolLM2-135M-alpaca
+
+Every GPT-2 is called gpt2, whatever its folder; a base of another family by its folder, or by its name
+on the Hub.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from instruct_core.errors import InstructError
+from instruct_core.storage.documents import load_document
+from instruct_core.storage.store import Store
+from launch.flags.finetune import Finetune, is_fork
+from launch.runs.run import Run
+from launch.training.inputs import find_init
+
+GPT2 = "gpt2"
+
+
+def default_name(flags: Finetune, shards: str) -> str:
+    """Return the name of a run that was not given one."""
+    return f"{flags.model or _base(flags.init)}-{Path(shards).name}"
+
+
+def _base(init: str | None) -> str:
+    if init in (None, "random") or is_fork(init):
+        return GPT2
+    try:
+        place = find_init(init).place
+        kind = load_document(Store(place), "config.json").get("model_type", GPT2)
+    except (InstructError, OSError):  # no folder, or not there: whoever loads it says so
+        return GPT2
+    if kind == GPT2:
+        return GPT2
+    run = Run.of_step(place)
+    name = run.name if run is not None else str(init).rstrip("/").rpartition("/")[2]
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).lstrip("._-") or str(kind)

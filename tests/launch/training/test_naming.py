@@ -1,0 +1,58 @@
+"""A run that nobody named is called by its base and its shards."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from launch.flags.finetune import Finetune
+from launch.training.naming import default_name
+
+
+def named(init: str | None, model: str | None = None) -> str:
+    return default_name(Finetune(init=init, model=model), "/data/shards/alpaca")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    place = tmp_path / "My model (1B)"
+    place.mkdir()
+    return place
+
+
+def test_gpt2_is_called_gpt2_whatever_its_folder(folder: Path) -> None:
+    (folder / "config.json").write_text(json.dumps({"n_head": 2}))
+    without_type = named(str(folder))
+    (folder / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
+
+    assert named(str(folder)) == without_type == "gpt2-alpaca"
+    assert named(None) == named("random") == named("run:other") == "gpt2-alpaca"
+    assert named("random", model="tiny") == "tiny-alpaca"
+
+
+def test_base_of_another_family_is_called_by_its_folder(folder: Path) -> None:
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama"}))
+
+    assert named(f"{folder}/") == "My-model-1B--alpaca"
+
+
+def test_step_of_another_family_is_called_by_its_run(tmp_path: Path) -> None:
+    step = tmp_path / "first" / "step-00000300"
+    step.mkdir(parents=True)
+    (step / "config.json").write_text(json.dumps({"model_type": "qwen3"}))
+    (tmp_path / "first" / "run.json").write_text("{}")
+
+    assert named(str(step)) == "first-alpaca"
+
+
+@pytest.mark.parametrize("content", [None, "no json", "[]"])
+def test_base_that_cannot_be_read_is_left_to_who_loads_it(
+    folder: Path, content: str | None
+) -> None:
+    if content is not None:
+        (folder / "config.json").write_text(content)
+
+    assert named(str(folder)) == "gpt2-alpaca"
+    assert named(str(folder / "missing")) == "gpt2-alpaca"
