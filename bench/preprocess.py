@@ -68,7 +68,7 @@ def run_launcher(source: Path, out: Path, tokenizer: str) -> int:
     shutil.rmtree(out, ignore_errors=True)
     command = [
         sys.executable, str(REPO / "launch" / "preprocess.py"), f"--source={source}",
-        f"--out={out}", "--num-tasks=2", f"--tokenizer={tokenizer}",
+        f"--out={out}", "--num-tasks=2", f"--encoder={tokenizer}",
     ]  # fmt: skip
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     peaks = []

@@ -9,6 +9,7 @@ A family's own class has these and what else it needs; config.py lists the class
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, ClassVar, Protocol
 
 
@@ -72,3 +73,8 @@ class Shape(Protocol):
     @property
     def hugging_face(self) -> dict[str, Any]:
         """The content of config.json."""
+
+
+def with_vocabulary(shape: Shape, vocab_size: int) -> Shape:
+    """Return the shape of a model that knows so many tokens."""
+    return replace(shape, vocab_size=vocab_size)

@@ -3,7 +3,7 @@ One task of an array: every num_tasks-th part of a plan.
 
     @dataclass(frozen=True)
     class PreprocessJob(ArrayJob[ShardPlan]):
-        tokenizer: TokenizerName = "auto"
+        encoder: EncoderName = "auto"
         ...                                        # the methods that are missing here
 
 A part that is there and verifies is skipped, so a killed task redoes only the part it was at.

@@ -186,7 +186,7 @@ class _Attempt:
         self._check_identity(loaded)
         if loaded is not None:
             reporter.loaded(loaded.manifest)
-        beginning = begin(self._config, loaded, _patience(self._config))
+        beginning = begin(self._config, loaded, _patience(self._config), val_rows.vocab_size)
         with out_of_gpu_memory_is_a_setting(self._config, self._device):
             trainer = Trainer(self._config, self._setup(beginning, train, val_rows, val), loaded)
         reporter.resumed(trainer.progress.global_step, beginning.model.config)

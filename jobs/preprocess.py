@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from instruct_core.data.fast_tokenizer import TokenizerName, choose_tokenizer
+from instruct_core.data.fast_tokenizer import EncoderName, choose_tokenizer
 from instruct_core.data.shard_plan import ShardPlan
 from instruct_core.data.shards import (
     is_complete,
@@ -20,6 +20,8 @@ from instruct_core.data.shards import (
     write_manifest,
     write_shard,
 )
+from instruct_core.data.tokenizer import TOKENIZER_FOLDER, Tokenizer, load_tokenizer
+from instruct_core.errors import ConfigError
 from instruct_core.storage.store import Store
 from jobs.array_job import ArrayJob
 
@@ -28,7 +30,7 @@ from jobs.array_job import ArrayJob
 class PreprocessJob(ArrayJob[ShardPlan]):
     """What one task runs; ``out`` is the shard set."""
 
-    tokenizer: TokenizerName = "auto"
+    encoder: EncoderName = "auto"
 
     @property
     def store(self) -> Store:
@@ -49,8 +51,19 @@ class PreprocessJob(ArrayJob[ShardPlan]):
 
     def writer(self, plan: ShardPlan) -> Callable[[int], None]:
         """Return what tokenizes and writes a shard."""
-        store, tokenizer = self.store, choose_tokenizer(self.tokenizer)
+        store, tokenizer = self.store, self._tokenizer(plan)
         return lambda shard: write_shard(store, plan, shard, tokenizer)
+
+    def _tokenizer(self, plan: ShardPlan) -> Tokenizer:
+        if plan.own_tokenizer is None:
+            return choose_tokenizer(self.encoder)
+        tokenizer = load_tokenizer(self.store.where(TOKENIZER_FOLDER))
+        if tokenizer.identity != plan.tokenizer:
+            raise ConfigError(
+                f"Tokenizer {self.store.where(TOKENIZER_FOLDER)} is {tokenizer.identity}, and the shards "
+                f"are planned with {plan.tokenizer}. Give the preprocess command again."
+            )
+        return tokenizer
 
     def is_complete(self, plan: ShardPlan) -> bool:
         """Return True if the manifest is of this plan."""

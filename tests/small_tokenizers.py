@@ -39,6 +39,15 @@ def write_byte_level(
     return _write(made, folder, end, settings)
 
 
+def enlarge(folder: Path, vocab_size: int) -> Path:
+    """Give a tokenizer pieces that no text has, up to a vocabulary of that size."""
+    document = json.loads((folder / "tokenizer.json").read_text())
+    vocabulary = document["model"]["vocab"]
+    vocabulary |= {f"unused {n}": n for n in range(len(vocabulary), vocab_size)}
+    (folder / "tokenizer.json").write_text(json.dumps(document))
+    return folder
+
+
 def write_metaspace(
     folder: Path, end: str | None = "</s>", scheme: str = "first", **settings: Any
 ) -> Path:

@@ -1,7 +1,7 @@
 """
 Answers to many prompts, those of like length side by side.
 
-    answers = answer_prompts(model, prompts, batch_size=16, max_new_tokens=128)
+    answers = answer_prompts(model, prompts, tokenizer, batch_size=16, max_new_tokens=128)
     answers[0].text, answers[0].finish_reason         # "A field of ...", "end"
 
 The shorter prompts of a batch are padded, so little is computed for nothing if they hardly differ.
@@ -15,7 +15,7 @@ from typing import NamedTuple
 from instruct_core.answers.generation import generate
 from instruct_core.answers.sampling import Sampling
 from instruct_core.answers.text import AnswerText
-from instruct_core.data.tokenizer import load_tokenizer
+from instruct_core.data.tokenizer import Tokenizer
 from instruct_core.model.family import Model
 
 # finish_reason of a prompt that leaves the model no room to answer, and of one that asks nothing.
@@ -33,6 +33,7 @@ class Answered(NamedTuple):
 def answer_prompts(
     model: Model,
     prompts: Sequence[Sequence[int]],
+    tokenizer: Tokenizer,
     *,
     batch_size: int,
     max_new_tokens: int,
@@ -46,17 +47,15 @@ def answer_prompts(
     Args:
         model: In eval mode; its device is used.
         prompts: Token ids; none for a question that is empty, which the model is not asked.
+        tokenizer: Of the prompts, and of the model.
         batch_size: Prompts answered side by side.
         max_new_tokens: Longest answer.
         sampling: How tokens are chosen; None takes the likeliest.
         first_stream: Which random numbers of the seed the first prompt draws; the others follow.
         on_answers: Told how many answers were given, after each batch.
     """
-    tokenizer = load_tokenizer()
     fitting = [n for n, tokens in enumerate(prompts) if 0 < len(tokens) < model.config.max_seq_len]
-    by_length = sorted(
-        fitting, key=lambda n: len(prompts[n])
-    )  # stable: equal ones keep their order
+    by_length = sorted(fitting, key=lambda n: len(prompts[n]))  # equal ones keep their order
     answers = [Answered("", TOO_LONG if tokens else EMPTY, 0) for tokens in prompts]
     for start in range(0, len(by_length), batch_size):
         batch = by_length[start : start + batch_size]
@@ -73,6 +72,7 @@ def answer_prompts(
             sampling=sampling,
             streams=[first_stream + n for n in batch],
             on_token=goes_on,
+            end_ids=tokenizer.end_ids,
         )
         for n, text, (tokens, reason) in zip(batch, texts, generated, strict=True):
             text.rest()

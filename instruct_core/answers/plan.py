@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from instruct_core.answers.line import refuse_taken
 from instruct_core.answers.sampling import Sampling
 from instruct_core.data.columns import Columns, parse_columns
-from instruct_core.data.gpt2_tokenizer import TOKENIZER_NAME
+from instruct_core.data.gpt2_tokenizer import END_OF_TEXT, TOKENIZER_NAME
 from instruct_core.data.plan import Plan
 from instruct_core.data.ranges import SourceFile, Start, scan_ranges
 from instruct_core.data.record import Record
@@ -104,16 +104,22 @@ class AnswerPlan(Plan):
         del document["unread"]
         return document
 
-    def questions(self, part: int) -> Iterator[tuple[dict[str, Any], list[Segment]]]:
+    def questions(
+        self, part: int, end: str = END_OF_TEXT
+    ) -> Iterator[tuple[dict[str, Any], list[Segment]]]:
         """
         Yield the records of one part, in order, each with what leads up to its answer; nothing does
         where the question says nothing.
+
+        Args:
+            part: Which range of rows.
+            end: How the control token is spelled that ends an answer.
 
         Raises:
             BadRowError: The source is no longer what was planned with.
         """
         columns = parse_columns(self.columns, is_answered=False)
-        template = template_of(self.template)
+        template = template_of(self.template, end)
         count = min(self.rows_per_part, self.num_rows - part * self.rows_per_part)
         for record in self.records(part, count):
             try:
@@ -133,6 +139,7 @@ def scan_prompts(
     settings: Settings,
     template: Template = BY_HEADINGS,
     progress: Callable[[int], None] = lambda num_rows: None,
+    tokenizer: str = TOKENIZER_NAME,
 ) -> AnswerPlan:
     """
     Read all questions once and return the plan of their answers.
@@ -141,11 +148,10 @@ def scan_prompts(
         columns: Where the question is; None detects it from the first hundred rows.
         limit_rows: Take only so many from the start.
         rows_per_part: A task that is killed loses so many at most.
-        template: How questions are written.
+        template, tokenizer: How questions are written, and the identity of the model's tokenizer.
         progress: Called with the rows read so far, every part.
 
-    Raises:
-        BadRowError, ConfigError: A bad row, no row, or unknown columns.
+    Raises: BadRowError, or ConfigError where there is no row, or its columns are unknown.
     """
     check, has_chats = ColumnCheck(source, columns, is_answered=False), set[bool]()
 
@@ -172,7 +178,7 @@ def scan_prompts(
         starts=ranges.starts,
         settings=replace(settings, drawing=settings.sampling.drawing),
         template=template.name if True in has_chats else exchanges_name(template),
-        tokenizer=TOKENIZER_NAME,
+        tokenizer=tokenizer,
         unread=check.unread,
     )
 

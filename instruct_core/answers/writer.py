@@ -21,7 +21,7 @@ from instruct_core.answers.line import line_of
 from instruct_core.answers.parts import part_name
 from instruct_core.answers.plan import AnswerPlan
 from instruct_core.data.encoding import prompt_tokens
-from instruct_core.data.tokenizer import load_tokenizer
+from instruct_core.data.tokenizer import tokenizer_of_model
 from instruct_core.errors import ConfigError
 from instruct_core.model.family import Model
 from instruct_core.model.weights import hash_weights, load_model
@@ -48,11 +48,13 @@ def load_planned_model(plan: AnswerPlan) -> Model:
 def write_part(store: Store, plan: AnswerPlan, part: int, model: Model) -> None:
     """Answer one range of rows, and write its lines and then its document."""
     started_at = time.perf_counter()
-    records, questions = zip(*plan.questions(part), strict=True)
-    tokenizer, settings = load_tokenizer(), plan.settings
+    settings = plan.settings
+    tokenizer = tokenizer_of_model(settings.model)
+    records, questions = zip(*plan.questions(part, tokenizer.end), strict=True)
     answers = answer_prompts(
         model,
         [prompt_tokens(segments, tokenizer) for segments in questions],
+        tokenizer,
         batch_size=settings.batch_size,
         max_new_tokens=settings.max_new_tokens,
         sampling=settings.sampling,

@@ -16,7 +16,6 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from instruct_core.data.gpt2_tokenizer import END_OF_TEXT_ID
 from instruct_core.data.packing import Packing
 from instruct_core.data.shards import ShardSet
 
@@ -65,7 +64,7 @@ class SampleReader:
         """Return the given sequences; B is their number."""
         shape = (len(sequences), self._packing.seq_len)
         batch = MicroBatch(
-            np.full(shape, END_OF_TEXT_ID, np.int64),
+            np.full(shape, self._rows.end_id, np.int64),
             np.full(shape, IGNORED, np.int64),
             np.zeros(shape, np.int64),
             np.full(shape, -1, np.int32),

@@ -29,7 +29,7 @@ from instruct_core.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
-TokenizerName = Literal["auto", "tiktoken", "fastokens"]
+EncoderName = Literal["auto", "tiktoken", "fastokens"]
 CHECKED_ROWS = 500
 
 
@@ -67,7 +67,7 @@ class FastTokenizer(Gpt2Tokenizer):
         return tokens, ends + np.arange(1, len(ends) + 1)
 
 
-def choose_tokenizer(name: TokenizerName) -> Gpt2Tokenizer:
+def choose_tokenizer(name: EncoderName) -> Gpt2Tokenizer:
     """
     Return GPT-2's tokenizer for bulk work; "auto" takes fastokens where it is installed.
 
@@ -77,7 +77,7 @@ def choose_tokenizer(name: TokenizerName) -> Gpt2Tokenizer:
     installed = find_spec("fastokens") is not None
     if name == "fastokens" and not installed:
         raise ConfigError(
-            "--tokenizer fastokens needs the package fastokens. "
+            "--encoder fastokens needs the package fastokens. "
             "Install it: pip install 'instruct-cluster[fast]'"
         )
     if name == "tiktoken" or not installed:

@@ -54,7 +54,7 @@ class Gpt2Tokenizer:
     identity = TOKENIZER_NAME
     vocab_size = VOCAB_SIZE
     begin_ids: tuple[int, ...] = ()
-    end_id = END_OF_TEXT_ID
+    end_id, end = END_OF_TEXT_ID, END_OF_TEXT
     end_ids = frozenset({END_OF_TEXT_ID})
     specials: Mapping[str, int] = MappingProxyType({END_OF_TEXT: END_OF_TEXT_ID})
     files: Mapping[str, bytes] = MappingProxyType({})
@@ -109,7 +109,7 @@ class Gpt2Tokenizer:
         if all(token == END_OF_TEXT_ID for _, token in stretches):
             return EncodedRows(tokens, row_ends, starts)
         # Every text was given an end, also those that are followed by something else.
-        tokens[ends - 1] = [token or END_OF_TEXT_ID for _, token in stretches]
+        tokens[ends - 1] = [END_OF_TEXT_ID if token is None else token for _, token in stretches]
         surplus = ends[[token is None for _, token in stretches]] - 1
         return EncodedRows(
             np.delete(tokens, surplus),

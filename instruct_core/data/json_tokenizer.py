@@ -25,8 +25,15 @@ import tokenizers
 import xxhash
 
 from instruct_core.data.pieces import BYTE, spelling_of
-from instruct_core.data.tokenizer import EncodedRows, Part, Stretch, stretches_of, token_type
-from instruct_core.data.tokenizer_files import TokenizerFiles
+from instruct_core.data.tokenizer import (
+    TOKENIZER_FOLDER,
+    EncodedRows,
+    Part,
+    Stretch,
+    stretches_of,
+    token_type,
+)
+from instruct_core.data.tokenizer_files import GENERATION, TokenizerFiles
 from instruct_core.errors import ConfigError
 
 # What of tokenizer.json decides the tokens; where a text is cut or filled up is for others to say.
@@ -38,27 +45,27 @@ class JsonTokenizer:
 
     def __init__(self, found: TokenizerFiles) -> None:
         document = found.document
-        self.name, self.files = found.place.rpartition("/")[2], MappingProxyType(found.files)
+        self.name = found.place.removesuffix(f"/{TOKENIZER_FOLDER}").rpartition("/")[2]
         self._spelling = spelling_of(document.get("decoder"), found.where)
         self._first = _engine(document, found.where)
         self._later = _engine(_for_later_texts(document), found.where)
         self._vocabulary = self._first.get_vocab(with_added_tokens=True)
         self.vocab_size = max(self._vocabulary.values(), default=-1) + 1
         self._added = self._first.get_added_tokens_decoder()
-        self.specials: Mapping[str, int] = MappingProxyType(
-            {
-                token.content: id_
-                for id_, token in self._added.items()
-                if token.special
-                and not (self._spelling.has_bytes and BYTE.fullmatch(token.content))
-            }
-        )
         self.end_id, self.end_ids = found.ends(self._vocabulary)
+        self.end = next(piece for piece, id_ in self._vocabulary.items() if id_ == self.end_id)
+        self.specials: Mapping[str, int] = MappingProxyType(self._control_tokens())
+        self.files = MappingProxyType(_with_ends(found.files, sorted(self.end_ids)))
         self.begin_ids = _begin_ids(self._first)
         for engine in (self._first, self._later):
             engine.post_processor = None  # it would shorten what is known of a token's place
         self._refuse_spelled_specials(found.where)
         self.identity = _identity(document, self.begin_ids, self.end_id)
+
+    def _control_tokens(self) -> dict[str, int]:
+        special = {token.content: id_ for id_, token in self._added.items() if token.special}
+        bytes_ = [text for text in special if self._spelling.has_bytes and BYTE.fullmatch(text)]
+        return {t: id_ for t, id_ in special.items() if t not in bytes_} | {self.end: self.end_id}
 
     def special_id(self, text: str) -> int | None:
         """Return the control token that is spelled so; None where there is none."""
@@ -131,6 +138,11 @@ class JsonTokenizer:
                     f"Tokenizer {where} takes {text} in a text for the control token, so a row of a "
                     "data set could end itself. Such a tokenizer is not used."
                 )
+
+
+def _with_ends(files: dict[str, bytes], end_ids: list[int]) -> dict[str, bytes]:
+    """Return the files to copy; without the model's config.json the ends need a place of their own."""
+    return {GENERATION: orjson.dumps({"eos_token_id": end_ids})} | files
 
 
 def _engine(document: dict[str, Any], where: str) -> tokenizers.Tokenizer:

@@ -15,15 +15,17 @@ from instruct_core.storage.documents import load_document
 from instruct_core.storage.store import Store
 
 BUILTIN = "builtin"
+GPT2 = "gpt2"  # the tokenizer where none is named
 
 
-def command_that_makes(store: Store, out: str | None = None) -> str:
+def command_that_makes(store: Store, out: str | None = None, tokenizer: str | None = None) -> str:
     """
     Return the command that makes a shard set again, from the plan that lies in it.
 
     Args:
         store: The set; where it has no plan, the source is left for the person to fill in.
         out: The set as the person names it, if not by its whole place.
+        tokenizer: Another one than it was made with.
     """
     try:
         plan = load_document(store, "plan.json")
@@ -31,6 +33,9 @@ def command_that_makes(store: Store, out: str | None = None) -> str:
         plan = {}
     words = ["python", "launch/preprocess.py", "--source", str(plan.get("source", "SOURCE"))]
     words += ["--out", store.url if out is None else out, *_choices(plan)]
+    own = (plan.get("own_tokenizer") or {}).get("place", GPT2)
+    if (tokenizer or own) != GPT2:
+        words += ["--tokenizer", tokenizer or own]
     return shlex.join(words)
 
 

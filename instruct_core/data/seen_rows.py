@@ -36,6 +36,15 @@ class SeenRows:
         """The name of the way in which the rows are written."""
         return self._template.name if self._has_chats else exchanges_name(self._template)
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """What a plan counts of the rows."""
+        return {
+            "more_bad_rows": self.num_bad_rows - len(self.bad_rows),
+            "num_open_ends": self.num_open_ends,
+            "num_open_starts": self.num_open_starts,
+        }
+
     def take(self, record: Record) -> None:
         """Take the next row."""
         self.num_rows += 1

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from instruct_core.data.columns import Columns, parse_columns
-from instruct_core.data.gpt2_tokenizer import TOKENIZER_NAME
+from instruct_core.data.gpt2_tokenizer import END_OF_TEXT, TOKENIZER_NAME
 from instruct_core.data.order import sample_at
 from instruct_core.data.plan import Plan
 from instruct_core.data.ranges import SourceFile, Start, scan_ranges
@@ -28,6 +28,7 @@ from instruct_core.data.sources import Source
 from instruct_core.data.split import SPLIT_SEED, VAL_FRACTION, in_validation
 from instruct_core.data.template import ALPACA_1, Segment, Template
 from instruct_core.data.templates import BY_HEADINGS, exchanges_name, template_of
+from instruct_core.data.tokenizer import Tokenizer
 from instruct_core.data.unread import chat_of
 from instruct_core.errors import BadRowError, ConfigError
 from instruct_core.storage.documents import fingerprint_of
@@ -41,6 +42,40 @@ FORMAT_3_KEYS = {"template_text", "num_open_ends", "num_open_starts"}
 SPANS_FORMAT = 3  # from which on shards keep spans: rows of one exchange need none
 BLOCK_ROWS = 250  # shards are whole blocks; 64 shards or more from 16,000 rows on
 MAX_BLOCKS_PER_SHARD = 40
+
+
+@dataclass(frozen=True)
+class OwnTokenizer:
+    """What a shard set says of a tokenizer that is not GPT-2's."""
+
+    name: str
+    place: str  # that was given
+    vocab_size: int
+    end_id: int
+    end: str
+
+
+class Encoder(NamedTuple):
+    """The tokenizer of a shard set, as its plan says it."""
+
+    identity: str
+    own: OwnTokenizer | None
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer, place: str) -> Encoder:
+        """Return what a plan says of a tokenizer that came from a place."""
+        own = OwnTokenizer(
+            tokenizer.name, place, tokenizer.vocab_size, tokenizer.end_id, tokenizer.end
+        )
+        return cls(tokenizer.identity, own if tokenizer.files else None)
+
+    @property
+    def end(self) -> str:
+        """How the control token is spelled that ends a row."""
+        return self.own.end if self.own else END_OF_TEXT
+
+
+GPT2S = Encoder(TOKENIZER_NAME, None)
 
 
 @dataclass(frozen=True)
@@ -73,6 +108,12 @@ class ShardPlan(Plan):
     template_text: str = ""  # of a template that is no part of the code
     num_open_ends: int = 0  # chats whose last turns, which nobody answers, were left out
     num_open_starts: int = 0  # chats whose first answers, which nobody asked for, were left out
+    own_tokenizer: OwnTokenizer | None = None  # None for GPT-2's
+
+    @property
+    def encoder(self) -> Encoder:
+        """The tokenizer that it was planned with."""
+        return Encoder(self.tokenizer, self.own_tokenizer)
 
     @property
     def format(self) -> int:
@@ -125,6 +166,7 @@ class ShardPlan(Plan):
         document = super().to_document()
         later = FORMAT_3_KEYS if self.format < SPANS_FORMAT else set[str]()
         later = later | FORMAT_2_KEYS if self.format == 1 else later
+        later = later if self.own_tokenizer else later | {"own_tokenizer"}
         document = {key: value for key, value in document.items() if key not in later}
         return document | {"format": self.format}
 
@@ -136,6 +178,7 @@ class ShardPlan(Plan):
         skip_bad_rows: bool,
         rows_per_shard: int | None,
         template: Template = BY_HEADINGS,
+        encoder: Encoder = GPT2S,
     ) -> bool:
         """
         Return True if `scan` would return this very plan, judged without reading rows.
@@ -148,7 +191,7 @@ class ShardPlan(Plan):
         return (
             asked == planned
             and (columns is None or (str(columns) == self.columns and not self.refused))
-            and self.tokenizer == TOKENIZER_NAME
+            and self.tokenizer == encoder.identity
             and self.template in (template.name, exchanges_name(template))
             and self.has_source(source.files)
         )
@@ -179,10 +222,8 @@ class ShardPlan(Plan):
                 "These shards were begun by an earlier version, which learnt the last answer of a chat "
                 "alone, and cannot be finished by this one. Give another --out, or remove them."
             )
-        columns, template = (
-            parse_columns(self.columns),
-            template_of(self.template),
-        )
+        columns = parse_columns(self.columns)
+        template = template_of(self.template, self.encoder.end)
         count = min(self.rows_per_shard, self.num_rows - shard * self.rows_per_shard)
         for record in self.records(shard, count):
             try:
@@ -201,6 +242,7 @@ def scan(
     rows_per_shard: int | None = None,
     template: Template = BY_HEADINGS,
     progress: Callable[[int], None] = lambda num_rows: None,
+    encoder: Encoder = GPT2S,
 ) -> ShardPlan:
     """
     Read a source once and return its plan.
@@ -210,7 +252,7 @@ def scan(
         limit_rows: Take only so many rows from the start.
         skip_bad_rows: Count bad rows and list the first, instead of raising.
         rows_per_shard: A multiple of 250; None takes `default_rows_per_shard`.
-        template: How rows are written.
+        template, encoder: How rows are written, and what will make tokens of them.
         progress: Called with the rows read so far, every block.
 
     Raises: See `SeenRows`.
@@ -232,16 +274,15 @@ def scan(
         starts=ranges.starts[:: rows_per_shard // BLOCK_ROWS],
         bad_rows=seen.bad_rows,
         template=seen.template_name,
-        tokenizer=TOKENIZER_NAME,
+        tokenizer=encoder.identity,
         split=BY_TEXT,
         val_hashes=drawn.hashes,
         num_duplicates=drawn.num_duplicates,
-        more_bad_rows=seen.num_bad_rows - len(seen.bad_rows),
         refused=seen.check.refused,
         unread=seen.check.unread,
         template_text=template.text,
-        num_open_ends=seen.num_open_ends,
-        num_open_starts=seen.num_open_starts,
+        **seen.counts,
+        own_tokenizer=encoder.own,
     )
 
 

@@ -6,11 +6,12 @@ Tokens on disk: one safetensors file per fixed range of source rows and split.
     rows = ShardSet(Store("shards/alpaca"), "train")
     rows.tokens(12, 0, 40)                       # the first 40 tokens of row 12, mapped from disk
 
-A file holds `tokens` (uint16, all rows one after another), `offsets` (int64, rows + 1) and which tokens
-are learnt as a response: `spans` (uint32) with `span_offsets` (int64, rows + 1), or, in sets of format 1
-and 2, `response_starts` (uint32, per row: from there to its end). It carries the fingerprint of its
-plan and a hash of its tensors, so a file that is there can be told from one that is right; the
-manifest then names every file with its size and hash.
+A file holds `tokens` (all rows one after another; uint16, or uint32 for a vocabulary of more than
+65,536), `offsets` (int64, rows + 1) and which tokens are learnt as a response: `spans` (uint32) with
+`span_offsets` (int64, rows + 1), or, in sets of format 1 and 2, `response_starts` (uint32, per row: from
+there to its end). It carries the fingerprint of its plan and a hash of its tensors, so a file that is
+there can be told from one that is right; the manifest then names every file with its size and hash.
+Where the tokenizer is not GPT-2's, its files lie in `tokenizer/`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from time import sleep
 from typing import Any
@@ -28,11 +29,12 @@ import xxhash
 from numpy.typing import NDArray
 
 from instruct_core.data.encoding import Encoded, encode
+from instruct_core.data.gpt2_tokenizer import END_OF_TEXT_ID, VOCAB_SIZE
 from instruct_core.data.order import sample_at
 from instruct_core.data.remake import command_that_makes
 from instruct_core.data.shard_plan import SPANS_FORMAT, ShardPlan
 from instruct_core.data.template import text_of
-from instruct_core.data.tokenizer import Tokenizer
+from instruct_core.data.tokenizer import GPT2, TOKENIZER_FOLDER, Tokenizer, load_tokenizer
 from instruct_core.errors import CorruptFileError, MissingError
 from instruct_core.storage.cache import local_copy
 from instruct_core.storage.documents import load_sealed, seal
@@ -151,6 +153,8 @@ def write_manifest(store: Store, plan: ShardPlan) -> bool:
         }
     if plan.format >= SPANS_FORMAT:
         document |= plan.rendering
+    if plan.own_tokenizer is not None:
+        document["own_tokenizer"] = vars(plan.own_tokenizer)
     document |= files | {"num_bad_rows": plan.num_bad_rows, "bad_rows": plan.bad_rows}
     store.replace("manifest.json", seal(document))
     for split in SPLITS:
@@ -199,25 +203,37 @@ class ShardSet:
         split: "train" or "val".
         manifest: Its manifest, when it was read already.
 
+    Attributes:
+        end_id: The token that ends a row.
+        vocab_size: Of the tokenizer.
+
     Raises:
         MissingError: The set is not finished.
     """
 
     def __init__(self, store: Store, split: str, manifest: dict[str, Any] | None = None) -> None:
-        self._store = store
-        self._entries = (manifest or load_manifest(store))[split]
+        manifest = manifest or load_manifest(store)
+        self._store, self._entries = store, manifest[split]
+        own = manifest.get("own_tokenizer")
+        self._has_own, self.end_id = own is not None, own["end_id"] if own else END_OF_TEXT_ID
+        self.vocab_size = own["vocab_size"] if own else VOCAB_SIZE
         self._first_rows = np.cumsum([0, *(entry["rows"] for entry in self._entries)])
         self._open = lru_cache(MAX_OPEN_MAPS)(self._open_shard)
 
     def __len__(self) -> int:
         return int(self._first_rows[-1])
 
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """What encoded the rows."""
+        return load_tokenizer(self._store.where(TOKENIZER_FOLDER) if self._has_own else GPT2)
+
     def drawn(self, count: int) -> list[int]:
         """Return rows of all over the split, the same ones each time; fewer where there are fewer."""
         places = np.arange(min(count, len(self)), dtype=np.uint64)
         return [int(row) for row in sample_at(places, max(1, len(self)), DRAW_SEED)]
 
-    def tokens(self, row: int, start: int, length: int) -> NDArray[np.uint16]:
+    def tokens(self, row: int, start: int, length: int) -> NDArray[Any]:
         """Return ``length`` tokens of a row from token ``start`` on; fewer at the row's end."""
         arrays, local = self._locate(row)
         begin, end = arrays["offsets"][local : local + 2]

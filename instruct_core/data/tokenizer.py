@@ -24,7 +24,7 @@ from instruct_core.storage.documents import load_document
 from instruct_core.storage.store import Store
 
 GPT2 = "gpt2"  # as it is typed
-RUN_FOLDER = "tokenizer"  # of a run, and of a shard set, where theirs is not GPT-2's
+TOKENIZER_FOLDER = "tokenizer"  # of a run, and of a shard set, where theirs is not GPT-2's
 
 Part = str | int  # of a row: a text, or one token by its number
 
@@ -67,6 +67,10 @@ class Tokenizer(Protocol):
     @property
     def end_id(self) -> int:
         """The token that ends a row, and an answer."""
+
+    @property
+    def end(self) -> str:
+        """How it is spelled, among the control tokens."""
 
     @property
     def end_ids(self) -> frozenset[int]:
@@ -120,6 +124,12 @@ def load_tokenizer(place: str = GPT2) -> Tokenizer:
     return JsonTokenizer(found)
 
 
+def write_tokenizer(tokenizer: Tokenizer, folder: Store) -> None:
+    """Write the files of a tokenizer where others will load it; none of GPT-2's, which all have."""
+    for name, data in sorted(tokenizer.files.items()):
+        folder.replace(name, data)
+
+
 def tokenizer_of_model(place: str) -> Tokenizer:
     """
     Return the tokenizer of a model: that of its folder, else of the run whose step it is, else GPT-2's.
@@ -130,16 +140,20 @@ def tokenizer_of_model(place: str) -> Tokenizer:
     Raises:
         MissingError: It is no GPT-2, and has none.
     """
-    store = Store(place)
+    return load_tokenizer(place_of_tokenizer(place))
+
+
+def place_of_tokenizer(model: str) -> str:
+    """Return where `tokenizer_of_model` looks: `gpt2`, where a model has none of its own."""
+    store = Store(model)
     names = store.names()
+    of_run = f"{model.rstrip('/').rpartition('/')[0]}/{TOKENIZER_FOLDER}"
     if TOKENIZER in names:
-        return load_tokenizer(place)
-    of_run = f"{place.rstrip('/').rpartition('/')[0]}/{RUN_FOLDER}"
+        return model
     if Store(of_run).exists(TOKENIZER):
-        return load_tokenizer(of_run)
-    if MODEL in names and load_document(store, MODEL).get("model_type", GPT2) != GPT2:
-        return load_tokenizer(place)  # which says what is missing
-    return load_tokenizer()
+        return of_run
+    is_gpt2 = MODEL not in names or load_document(store, MODEL).get("model_type", GPT2) == GPT2
+    return GPT2 if is_gpt2 else model
 
 
 def token_type(vocab_size: int) -> type[np.uint16 | np.uint32]:

@@ -3,9 +3,9 @@ A GPT-2 in whatever form somebody saved it, turned into our own.
 
     shape, weights = read_gpt2(found, "checkpoints/best_model.pt")
 
-Names below `transformer.`, matrices as (inputs, outputs), a vocabulary of 50,257 rows and the head tied
-to the embedding. A model that was built without biases gets biases of zero, which compute the same;
-nothing else is filled in.
+Names below `transformer.`, matrices as (inputs, outputs), a row for each token of its tokenizer and the
+head tied to the embedding. A model that was built without biases gets biases of zero, which compute
+the same; nothing else is filled in.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from torch import Tensor
 
 from instruct_core.config import ModelConfig
 from instruct_core.data.gpt2_tokenizer import VOCAB_SIZE
+from instruct_core.data.tokenizer import GPT2 as GPT2_TOKENIZER
+from instruct_core.data.tokenizer import load_tokenizer, place_of_tokenizer
 from instruct_core.errors import ConfigError
 from instruct_core.model.foreign_settings import Said, heads_said, refuse_relatives
 from instruct_core.model.gpt2 import GPT2
@@ -68,8 +70,9 @@ def _in_own_names(raw: Mapping[str, Any], init: str) -> dict[str, Tensor]:
 
 def _in_own_orientation(weights: dict[str, Tensor], init: str) -> dict[str, Tensor]:
     """Turn nn.Linear matrices, drop padded vocabulary rows, and check that the head is tied."""
-    embedding = weights["transformer.wte.weight"][:VOCAB_SIZE]
-    head = weights.pop("lm_head.weight", embedding)[:VOCAB_SIZE]
+    vocab_size = _vocab_size(init)
+    embedding = weights["transformer.wte.weight"][:vocab_size]
+    head = weights.pop("lm_head.weight", embedding)[:vocab_size]
     if head.shape != embedding.shape or not is_equal(head, embedding):
         raise ConfigError(f"Model {init} has a head of its own; GPT-2's is its token embedding.")
     width = embedding.shape[1]
@@ -86,9 +89,9 @@ def _in_own_orientation(weights: dict[str, Tensor], init: str) -> dict[str, Tens
 def _shape_of(weights: Mapping[str, Tensor], said: Sequence[Said], init: str) -> ModelConfig:
     vocab_size, width = weights["transformer.wte.weight"].shape
     layers = {int(m[1]) for name in weights if (m := re.match(r"transformer\.h\.(\d+)\.", name))}
-    if vocab_size != VOCAB_SIZE or not layers:
+    if vocab_size != (wanted := _vocab_size(init)) or not layers:
         raise ConfigError(
-            f"Model {init} must be a GPT-2 of {VOCAB_SIZE} tokens and at least one layer, "
+            f"Model {init} must be a GPT-2 of {wanted} tokens and at least one layer, "
             f"got {vocab_size} tokens and {len(layers)} layers."
         )
     if "transformer.wpe.weight" not in weights:
@@ -99,7 +102,13 @@ def _shape_of(weights: Mapping[str, Tensor], said: Sequence[Said], init: str) ->
         raise ConfigError(
             f"Model {init} has a width of {width}, which {num_heads} heads do not divide."
         )
-    return ModelConfig(len(layers), num_heads, width, num_positions)
+    return ModelConfig(len(layers), num_heads, width, num_positions, vocab_size)
+
+
+def _vocab_size(init: str) -> int:
+    """Return how many tokens a model's tokenizer has."""
+    place = place_of_tokenizer(init)
+    return VOCAB_SIZE if place == GPT2_TOKENIZER else load_tokenizer(place).vocab_size
 
 
 def _missing_biases(shape: ModelConfig, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -18,11 +18,12 @@ import xxhash
 from torch import Tensor
 
 from instruct_core.config import PRESETS
+from instruct_core.data.gpt2_tokenizer import VOCAB_SIZE
 from instruct_core.errors import ConfigError, InstructError
 from instruct_core.model.families import build, read
 from instruct_core.model.family import Model
 from instruct_core.model.weight_files import read_weight_files
-from instruct_core.shape import Shape
+from instruct_core.shape import Shape, with_vocabulary
 
 
 def load_pretrained(init: str) -> tuple[Shape, dict[str, Tensor]]:
@@ -107,7 +108,14 @@ def hash_weights(weights: Mapping[str, Tensor]) -> str:
     return hasher.hexdigest()
 
 
-def first_model(init: str, model: str, seed: int, seq_len: int = 0, dropout: float = 0.0) -> Model:
+def first_model(
+    init: str,
+    model: str,
+    seed: int,
+    seq_len: int = 0,
+    dropout: float = 0.0,
+    vocab_size: int = VOCAB_SIZE,
+) -> Model:
     """
     Return the model that a run begins with, on the host.
 
@@ -117,9 +125,10 @@ def first_model(init: str, model: str, seed: int, seq_len: int = 0, dropout: flo
         seed: Of random weights.
         seq_len: Positions that they must have at least.
         dropout: See Model.
+        vocab_size: Of random weights: their tokenizer's.
     """
     if init == "random":
-        fresh = build(PRESETS[model], dropout)
+        fresh = build(with_vocabulary(PRESETS[model], vocab_size), dropout)
         fresh.initialize(seed)
         return fresh
     shape, weights = load_fitting(init, model, seq_len)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from instruct_core.checkpoints.loader import Loaded, load_step
 from instruct_core.config import TrainConfig
+from instruct_core.data.gpt2_tokenizer import VOCAB_SIZE
 from instruct_core.errors import RunConflictError
 from instruct_core.model.families import build
 from instruct_core.model.family import Model
@@ -29,7 +30,12 @@ class Beginning(NamedTuple):
     moments: Mapping[str, Tensor]  # by name, as in a checkpoint
 
 
-def begin(config: TrainConfig, loaded: Loaded | None, patience: float = 0.0) -> Beginning:
+def begin(
+    config: TrainConfig,
+    loaded: Loaded | None,
+    patience: float = 0.0,
+    vocab_size: int = VOCAB_SIZE,
+) -> Beginning:
     """
     Return what a rank begins with.
 
@@ -37,6 +43,7 @@ def begin(config: TrainConfig, loaded: Loaded | None, patience: float = 0.0) -> 
         config: Of the run.
         loaded: The checkpoint that it goes on from, if it has one.
         patience: Seconds with a store that does not answer.
+        vocab_size: Of random weights: their tokenizer's.
 
     Raises:
         MissingError: What it begins with is not there any more.
@@ -46,7 +53,8 @@ def begin(config: TrainConfig, loaded: Loaded | None, patience: float = 0.0) -> 
         return Beginning(build(loaded.manifest.model, config.dropout), {})
     from instruct_core.model.weights import first_model, hash_weights  # no resume needs them
 
-    model = first_model(config.init, config.model, config.seed, config.seq_len, config.dropout)
+    shape = (config.init, config.model, config.seed, config.seq_len, config.dropout, vocab_size)
+    model = first_model(*shape)
     found = hash_weights(model.state_dict()) if config.init_xxh3 else ""
     if found != config.init_xxh3:
         raise RunConflictError(

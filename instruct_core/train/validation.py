@@ -19,7 +19,6 @@ from instruct_core import ranks
 from instruct_core.answers.generation import generate
 from instruct_core.data.batches import MicroBatch, SampleReader
 from instruct_core.data.shards import ShardSet
-from instruct_core.data.tokenizer import load_tokenizer
 from instruct_core.train.compiler import eagerly
 from instruct_core.train.loss import WithLoss, on_device
 from instruct_core.train.progress import SampleAnswer
@@ -67,7 +66,7 @@ def _share(reader: SampleReader, micro_batch_size: int) -> Iterator[MicroBatch |
 
 def sample_answers(model: WithLoss, rows: ShardSet, stop: Callable[[], bool]) -> list[SampleAnswer]:
     """Return the model's answers to a few prompts of the validation split."""
-    tokenizer = load_tokenizer()
+    tokenizer = rows.tokenizer
     model.eval()
     samples = []
     for row in rows.drawn(NUM_SAMPLES):
@@ -83,6 +82,7 @@ def sample_answers(model: WithLoss, rows: ShardSet, stop: Callable[[], bool]) ->
                 [prompt],
                 max_new_tokens=SAMPLE_TOKENS,
                 on_token=lambda text, token: not stop(),
+                end_ids=tokenizer.end_ids,
             )
         words = (tokenizer.decode(prompt), reference, tokenizer.decode(answer.tokens))
         samples.append(SampleAnswer(*(text.strip() for text in words)))

@@ -17,6 +17,9 @@ from instruct_core.answers.line import FACTS
 from instruct_core.answers.plan import AnswerPlan, Settings, scan_prompts
 from instruct_core.data.columns import parse_columns
 from instruct_core.data.sources import BUILTIN, Source, resolve_files
+from instruct_core.data.template import ALPACA
+from instruct_core.data.templates import template_of
+from instruct_core.data.tokenizer import tokenizer_of_model
 from instruct_core.errors import ConfigError
 from instruct_core.storage.documents import load_sealed
 from instruct_core.storage.store import Store
@@ -92,10 +95,11 @@ def _plan(flags: Generate, source: Source, old: AnswerPlan | None) -> AnswerPlan
         batch_size=flags.batch_size,
         answer_column=flags.answer_column,
     )
+    tokenizer = tokenizer_of_model(settings.model)
+    template = template_of(ALPACA, tokenizer.end)
+    asked = (columns, flags.limit_rows, flags.rows_per_part, settings, template)
     with shown_scan() as progress:
-        plan = scan_prompts(
-            source, columns, flags.limit_rows, flags.rows_per_part, settings, progress=progress
-        )
+        plan = scan_prompts(source, *asked, progress, tokenizer.identity)
     plan = plan if old is None else plan.as_begun(old)
     return replace(plan, files=[replace(f, url=absolute(f.url)) for f in plan.files])  # for tasks
 
@@ -162,6 +166,7 @@ def _work(
             f"Model: {plan.settings.model}",
         ],
         discard=lambda: None,  # answers of another plan were refused
+        provide=lambda: None,
         ready=ready,
         next_step=f"See how many parts are there: python launch/generate.py --follow with the same "
         f"flags; the answers will be in {flags.out}",

@@ -154,6 +154,7 @@ def make(
         return 0
     if work.old is not None and not work.plan.makes_same_parts(work.old):
         work.discard()
+    work.provide()
     work.plan.save(work.job.store)
     _cancel_what_never_starts(work)
     if flags.cluster == "debug":

@@ -23,7 +23,7 @@ from launch.flags.slurm import SlurmFlags
 from launch.flags.typed import difference, differences, refuse_typed
 
 ASKED = "asked.json"
-NOT_OF_THE_PLAN = ("array", "slurm", "tokenizer")  # all else is, and refused as another plan
+NOT_OF_THE_PLAN = ("array", "slurm", "encoder")  # all else is, and refused as another plan
 
 
 def note_asked(folder: Path, flags: Any) -> None:

@@ -19,12 +19,21 @@ from instruct_core.data.fast_tokenizer import choose_tokenizer
 from instruct_core.data.shard_plan import (
     BLOCK_ROWS,
     BY_PLACE,
+    Encoder,
     ShardPlan,
     scan,
 )
 from instruct_core.data.shards import SPLITS, is_complete, load_manifest
 from instruct_core.data.sources import BUILTIN, Source, resolve_source
-from instruct_core.data.templates import BY_HEADINGS
+from instruct_core.data.template import ALPACA
+from instruct_core.data.templates import template_of
+from instruct_core.data.tokenizer import (
+    GPT2,
+    TOKENIZER_FOLDER,
+    Tokenizer,
+    load_tokenizer,
+    write_tokenizer,
+)
 from instruct_core.errors import ConfigError
 from instruct_core.names import PLAIN_NAME
 from instruct_core.storage.store import Store
@@ -39,6 +48,7 @@ from launch.flags.parse import check_counts
 from launch.flags.preprocess import Preprocess
 from launch.flags.slurm import check_slurm_flags
 from launch.runs.places import absolute, check_url
+from launch.runs.tokenizers import find_tokenizer
 
 
 def prepare(flags: Preprocess, words: Sequence[str] = ()) -> int:
@@ -62,7 +72,8 @@ def prepare(flags: Preprocess, words: Sequence[str] = ()) -> int:
     out = flags.out or f"shards/{Path(flags.source).name.split('.')[0]}"
     if flags.out is None and not PLAIN_NAME.fullmatch(Path(out).name):
         raise ConfigError(f"--out must be given with --source {flags.source}: it names no folder.")
-    choose_tokenizer(flags.tokenizer)  # raises here rather than in every task
+    found = find_tokenizer(flags.tokenizer)
+    tokenizer = _tokenizer(found.place, flags)  # raises here rather than in every task
     check_url("--out", absolute(out), writes=not flags.array.dry_run)
     cluster, why = choose_cluster(flags.array.cluster, flags.slurm.clusters)
     request = request_of(flags.slurm, wants_gpus=False) if cluster == "slurm" else None
@@ -71,9 +82,10 @@ def prepare(flags: Preprocess, words: Sequence[str] = ()) -> int:
         # A dry run writes nothing, not even a source that is made or downloaded.
         source = resolve_source(flags.source, Store(scratch) if flags.array.dry_run else store)
         old = ShardPlan.load_if_there(store)
-        plan = _plan(flags, store, old, source, columns)
+        encoder = Encoder.of(tokenizer, found.again)
+        plan = _plan(flags, store, old, source, columns, encoder)
         return make(
-            _work(flags, words, store, plan, old, why),
+            _work(flags, words, store, plan, old, why, tokenizer),
             flags.array,
             flags.slurm,
             request,
@@ -81,23 +93,32 @@ def prepare(flags: Preprocess, words: Sequence[str] = ()) -> int:
         )
 
 
+def _tokenizer(place: str, flags: Preprocess) -> Tokenizer:
+    return choose_tokenizer(flags.encoder) if place == GPT2 else load_tokenizer(place)
+
+
 def _plan(
-    flags: Preprocess, store: Store, old: ShardPlan | None, source: Source, columns: Columns | None
+    flags: Preprocess,
+    store: Store,
+    old: ShardPlan | None,
+    source: Source,
+    columns: Columns | None,
+    encoder: Encoder,
 ) -> ShardPlan:
     """Return the old plan if it still fits, or read the source for a new one."""
-    template = BY_HEADINGS
+    template = template_of(ALPACA, encoder.end)
     asked = (columns, flags.limit_rows, flags.skip_bad_rows, flags.rows_per_shard)
     # Tasks run in folders of their own, so the plan names files by their whole paths.
     elsewhere = source._replace(files=[absolute(file) for file in source.files])
     # What a run may have been trained on stays; chats that were only begun are begun anew.
     if (
         old is not None
-        and old.still_fits(elsewhere, *asked, template)
+        and old.still_fits(elsewhere, *asked, template, encoder)
         and (not old.may_end_once or is_complete(store, old))
     ):
         return old
     with shown_scan() as progress:
-        plan = scan(source, *asked, template, progress)
+        plan = scan(source, *asked, template, progress, encoder)
     return replace(plan, files=[replace(f, url=absolute(f.url)) for f in plan.files])
 
 
@@ -108,11 +129,12 @@ def _work(
     plan: ShardPlan,
     old: ShardPlan | None,
     why_here: str,
+    tokenizer: Tokenizer,
 ) -> Work:
     def discard() -> None:
         store.remove("manifest.json")  # first: from here on nobody takes the old shards for these
-        for split in SPLITS:
-            store.remove(split)
+        for folder in (*SPLITS, TOKENIZER_FOLDER):
+            store.remove(folder)
 
     def ready() -> str:
         manifest = load_manifest(store)
@@ -123,7 +145,7 @@ def _work(
         )
 
     return Work(
-        job=PreprocessJob(store.url, flags.array.num_tasks, tokenizer=flags.tokenizer),
+        job=PreprocessJob(store.url, flags.array.num_tasks, encoder=flags.encoder),
         plan=plan,
         old=old,
         what="Shards",
@@ -131,6 +153,7 @@ def _work(
         name=f"shards-{store.url.rsplit('/', 1)[-1]}",
         about=[*here_because(why_here), *_about(plan, old)],
         discard=discard,
+        provide=lambda: write_tokenizer(tokenizer, store / TOKENIZER_FOLDER),
         ready=ready,
         next_step="See: python launch/status.py; train as soon as they are there: "
         f"python launch/finetune.py --shards {store.url}",
@@ -142,6 +165,11 @@ def _work(
 def _about(plan: ShardPlan, old: ShardPlan | None) -> list[str]:
     """Return lines on what the shards are made from, and what of it has changed."""
     lines = [f"Source: {plan.identity}, {plan.num_rows:,} rows; columns {plan.reading}"]
+    if own := plan.own_tokenizer:
+        lines.append(
+            f"Tokenizer: {own.name} ({plan.tokenizer}), {own.vocab_size:,} tokens; its files go along "
+            f"in {TOKENIZER_FOLDER}/"
+        )
     lines += [f"  skipped {bad['where']}: {bad['problem']}" for bad in plan.bad_rows[:5]]
     if (more := plan.num_bad_rows - 5) > 0:
         listed = "the first thousand" if plan.more_bad_rows else "all"

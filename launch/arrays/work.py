@@ -42,6 +42,7 @@ class Work:
     name: str  # of the job
     about: list[str]  # lines: what it is made from
     discard: Callable[[], None]  # removes what was made by another plan
+    provide: Callable[[], None]  # writes what the tasks need beside the plan
     ready: Callable[[], str]  # says what was made
     next_step: str  # what can be typed now that it is queued
     flags: Any  # of the command: a dataclass with `array` and `slurm`

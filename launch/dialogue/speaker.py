@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from instruct_core.answers.prompt import Prompt, fit_prompt
 from instruct_core.answers.sampling import Sampling
 from instruct_core.answers.text import AnswerText
-from instruct_core.data.templates import BY_HEADINGS
-from instruct_core.data.tokenizer import load_tokenizer
+from instruct_core.data.template import ALPACA
+from instruct_core.data.templates import template_of
+from instruct_core.data.tokenizer import Tokenizer, tokenizer_of_model
 from instruct_core.data.turns import Exchange
 from instruct_core.errors import ConfigError, CorruptFileError, MissingError
 from launch.cluster.machine import let_threads_sleep
@@ -48,15 +49,21 @@ class Speaker:
     Args:
         place: Where it came from.
         model: In eval mode.
+        tokenizer: Its own.
         run: That it is a step of, if it was found through one.
         step: Which one was asked for: "newest", "best" or a number.
     """
 
     def __init__(
-        self, place: str, model: Model, run: Run | None = None, step: str | int = "newest"
+        self,
+        place: str,
+        model: Model,
+        tokenizer: Tokenizer,
+        run: Run | None = None,
+        step: str | int = "newest",
     ) -> None:
         self.place, self.run, self.step, self._model = place, run, step, model
-        self._tokenizer, self._template = load_tokenizer(), BY_HEADINGS
+        self._tokenizer, self._template = tokenizer, template_of(ALPACA, tokenizer.end)
 
     def answer(
         self,
@@ -97,6 +104,7 @@ class Speaker:
                 max_new_tokens=max_new_tokens,
                 sampling=sampling,
                 on_token=take,
+                end_ids=self._tokenizer.end_ids,
             )
             reason: str = generated.finish_reason
         except KeyboardInterrupt:
@@ -117,21 +125,23 @@ class Speaker:
 def load_speaker(flags: ModelFlags) -> Speaker:
     """Return the model that was named; raises MissingError where there is none."""
     let_threads_sleep()
+    if flags.checkpoint is not None:
+        return _speaker(flags.checkpoint)
+    return load_step(Run.find(flags.run, flags.checkpoints, flags.runs), flags.step)
+
+
+def _speaker(place: str, run: Run | None = None, step: str | int = "newest") -> Speaker:
     from instruct_core.model.weights import load_model
 
-    if flags.checkpoint is not None:
-        return Speaker(flags.checkpoint, load_model(flags.checkpoint))
-    return load_step(Run.find(flags.run, flags.checkpoints, flags.runs), flags.step)
+    return Speaker(place, load_model(place), tokenizer_of_model(place), run, step)
 
 
 def load_step(run: Run, step: str | int) -> Speaker:
     """Return a step of a run that verifies; see Run.good_step."""
-    from instruct_core.model.weights import load_model
-
     for attempt in range(LOADS):
         place = run.step_place(run.good_step(step, note))
         try:
-            return Speaker(place, load_model(place), run, step)
+            return _speaker(place, run, step)
         except (CorruptFileError, MissingError, FileNotFoundError):
             if attempt == LOADS - 1:
                 raise
@@ -149,16 +159,18 @@ def load_base(place: str, base: str | None) -> Speaker:
     Raises:
         ConfigError: Nothing was named, and the place is no step of a run that would tell.
     """
-    from instruct_core.model.weights import first_model, load_model, ready
+    from instruct_core.model.weights import first_model, ready
 
     if base:
-        return Speaker(base, load_model(base))
+        return _speaker(base)
     run = Run.of_step(place)
     if run is None:
         raise ConfigError(
             f"Model {place} is no step of a run, so its base is not known. Give --base."
         )
     config = run.config
-    model = first_model(config.init, config.model, config.seed)
+    tokenizer = tokenizer_of_model(place)
+    vocab_size = tokenizer.vocab_size
+    model = first_model(config.init, config.model, config.seed, vocab_size=vocab_size)
     what = f"random weights of {config.model}" if config.init == "random" else config.init
-    return Speaker(what, ready(model))
+    return Speaker(what, ready(model), tokenizer)

@@ -17,6 +17,7 @@ from instruct_core.config import PRESETS, TrainConfig
 from instruct_core.data.packing import Packing, pack
 from instruct_core.data.shards import ShardSet
 from instruct_core.errors import ConfigError, MissingError
+from instruct_core.shape import with_vocabulary
 from instruct_core.storage.store import Store
 from launch.cluster.machine import let_threads_sleep
 from launch.console.display import progress_bar
@@ -92,14 +93,17 @@ def _load_models(flags: Evaluate, subject: Subject, base: str) -> tuple[Model, M
                 f"Base {base}, which the run was trained from, is not there. Say where it is now: "
                 "--base PLACE"
             ) from error
-    preset = next((name for name, shape in PRESETS.items() if shape == after.config), None)
+    size = after.config.vocab_size
+    shapes = {name: with_vocabulary(shape, size) for name, shape in PRESETS.items()}
+    preset = next((name for name, shape in shapes.items() if shape == after.config), None)
     if preset is None:
         raise ConfigError(
             f"--base random needs a model of a known shape ({', '.join(PRESETS)}), and "
             f"{subject.place} has none of them. Give the weights it was trained from: --base PLACE"
         )
     seed = config.seed if config else TrainConfig.seed
-    return after, ready(first_model(base, preset, seed)), f"random weights of {preset}, seed {seed}"
+    before = ready(first_model(base, preset, seed, vocab_size=size))
+    return after, before, f"random weights of {preset}, seed {seed}"
 
 
 def _prepare(
@@ -141,7 +145,11 @@ def _measure(when: str, model: Model, data: Data, max_new_tokens: int) -> Measur
     with progress_bar(f"Answers {when}") as bar:
         given = bar.add_task("", total=len(data.examples))
         answers = greedy_answers(
-            model, data.examples, max_new_tokens, lambda count: bar.advance(given, count)
+            model,
+            data.examples,
+            data.rows.tokenizer,
+            max_new_tokens,
+            lambda count: bar.advance(given, count),
         )
     return Measured(losses, score(answers, [e.reference for e in data.examples]), answers)
 

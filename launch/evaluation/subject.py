@@ -20,6 +20,7 @@ from launch.evaluation.page import FILES, JSON
 from launch.flags.evaluate import Evaluate
 from launch.runs.places import absolute, check_folder, check_url, reachable
 from launch.runs.run import Run
+from launch.runs.tokenizers import same_tokenizer
 
 
 class Subject(NamedTuple):
@@ -86,6 +87,7 @@ def find_shards(flags: Evaluate, subject: Subject) -> tuple[str, dict[str, Any]]
             f"{found[:12]}, expected {config.data_fingerprint[:12]}. Rows that it was trained on may "
             "be among those to validate now. Give the old ones, or these on purpose: --shards PLACE"
         )
+    same_tokenizer(subject.place, f"model {subject.place}", shards, manifest)
     return shards, manifest
 
 

@@ -30,6 +30,9 @@ class Preprocess:
     columns: Annotated[str | None, TEXT] = None
     """Where the fields are, as instruction=NAME,output=NAME[,input=NAME] or messages=NAME
     (default: detected)."""
+    tokenizer: Annotated[str, PATH] = "gpt2"
+    """The tokenizer of the model to be trained: gpt2, or the folder, URL or Hugging Face id of a model
+    that has a tokenizer.json."""
     limit_rows: int | None = None
     """Take only so many rows from the start."""
     skip_bad_rows: bool = False
@@ -39,8 +42,8 @@ class Preprocess:
     """How the tasks run; what they make is the same for any number of them."""
     slurm: Annotated[SlurmFlags, tyro.conf.OmitArgPrefixes] = field(default_factory=SlurmFlags)
     """What every task asks of Slurm."""
-    tokenizer: Annotated[Literal["auto", "tiktoken", "fastokens"], RARE] = "auto"
-    """What encodes; the ids are the same (auto: fastokens where it is installed)."""
+    encoder: Annotated[Literal["auto", "tiktoken", "fastokens"], RARE] = "auto"
+    """What encodes for GPT-2; the ids are the same (auto: fastokens where it is installed)."""
     rows_per_shard: Annotated[int | None, RARE] = None
     """Source rows in a shard (default: 1/64 of the source, at least 250 and at most 10,000); more
     tasks than shards find no work."""

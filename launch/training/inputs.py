@@ -19,18 +19,20 @@ from instruct_core.checkpoints.steps import (
     steps_of,
 )
 from instruct_core.config import PRESETS, TrainConfig
+from instruct_core.data.tokenizer import GPT2
 from instruct_core.errors import ConfigError, CorruptFileError, MissingError
 from instruct_core.shape import Shape
 from instruct_core.storage.store import Store
 from launch.flags.finetune import Finetune, is_fork
+from launch.runs.hub import hub_id, model_folder
 from launch.runs.model import Weights, inspect_weights
 from launch.runs.places import absolute, check_folder, reachable
 from launch.runs.run import Run
 from launch.training.fit import SAVED_BYTES_PER_PARAMETER
 from launch.training.fork import forked_step
-from launch.training.hub import hub_id, model_folder
 from launch.training.settings import Places, refuse_conflicts
 from launch.training.shard_sets import find_shards, fingerprint_of, is_being_made
+from launch.training.vocabulary import Vocabulary, settle_vocabulary
 
 SEED_CHECKPOINT = "checkpoints/best_model.pt"
 
@@ -42,6 +44,7 @@ class Inputs(NamedTuple):
     shape: Shape
     init: str  # in words
     has_shards: bool  # False where builtin is to be prepared first
+    tokenizer: str  # to prepare it with
 
 
 def find_inputs(flags: Finetune, run: Run, stored: TrainConfig | None, has_begun: bool) -> Inputs:
@@ -68,20 +71,17 @@ def find_inputs(flags: Finetune, run: Run, stored: TrainConfig | None, has_begun
         init = Init(step.place, step.words, step.step)
     else:
         init = find_init(flags.init)
+    found = Store(shards)
+    has_shards = found.exists("manifest.json") or is_being_made(found, flags.slurm.after)
     if has_begun:
-        shape = shape_of_run(run.store)
+        settled = Vocabulary(shape_of_run(run.store), GPT2)
     else:
         weights = weights_of_init(init.place, flags)
-        shape = weights.shape
+        settled = settle_vocabulary(weights.shape, shards, has_shards, init.place)
         if init.step is not None:
             init = init._replace(xxh3=weights.xxh3)
-    found = Store(shards)
-    return Inputs(
-        Places(shards, init.place, flags.checkpoints, flags.runs, init.step, init.xxh3),
-        shape,
-        init.words,
-        has_shards=found.exists("manifest.json") or is_being_made(found, flags.slurm.after),
-    )
+    places = Places(shards, init.place, flags.checkpoints, flags.runs, init.step, init.xxh3)
+    return Inputs(places, settled.shape, init.words, has_shards, settled.tokenizer)
 
 
 def with_data(config: TrainConfig, begun: TrainConfig | None, can_wait: bool) -> TrainConfig:

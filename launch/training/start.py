@@ -45,6 +45,7 @@ from launch.training.outlook import Plan, outlook
 from launch.training.settings import asked_of, resumed_flags, settle
 from launch.training.shard_sets import find_shards
 from launch.training.submission import choose_submission
+from launch.training.vocabulary import keep_tokenizer
 
 
 def finetune(flags: Finetune, arguments: Sequence[str], watches: bool = True) -> int:
@@ -73,7 +74,7 @@ def finetune(flags: Finetune, arguments: Sequence[str], watches: bool = True) ->
         if flags.dry_run:
             say("Would prepare builtin first: no shards are here yet. Nothing is written.")
             return 0
-        if (exit_code := _prepare_builtin(config.shards)) != 0:
+        if (exit_code := _prepare_builtin(config.shards, inputs.tokenizer)) != 0:
             return exit_code
         config = with_data(config, begun, submission.can_wait)
     steps = committed_steps(run.store)
@@ -108,10 +109,10 @@ def _find(flags: Finetune, arguments: Sequence[str]) -> tuple[Finetune, Run, Fin
     return flags, replace(run, runs=flags.runs), known
 
 
-def _prepare_builtin(shards: str) -> int:
+def _prepare_builtin(shards: str, tokenizer: str) -> int:
     say("Shards: none here yet, so builtin is prepared first, on this machine")
     tasks = ArrayFlags(num_tasks=num_cores(), cluster="local")
-    return prepare(Preprocess(source="builtin", out=shards, array=tasks))
+    return prepare(Preprocess(source="builtin", out=shards, tokenizer=tokenizer, array=tasks))
 
 
 def _is_finished(config: TrainConfig, store: Store, steps: Sequence[int]) -> bool:
@@ -158,6 +159,7 @@ def _start(flags: Finetune, plan: Plan, run: Run, watches: bool) -> int:
         say(f"Job {queued.job_id} is cancelled, and replaced: what it waited for has failed.")
     if standing(requests_in(run.store)) is not None:
         ask(run.store, "resume", who())  # or the job would end as soon as it starts
+    keep_tokenizer(plan.config.shards, run.store)
     run.store.replace("run.json", dump_document(_document(plan.config, flags)))
     folder = new_job_folder(run.job_parent)
     freeze_code(folder)

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from instruct_core.data import gpt2_tokenizer as module
-from instruct_core.data.fast_tokenizer import FastTokenizer, TokenizerName, choose_tokenizer
+from instruct_core.data.fast_tokenizer import EncoderName, FastTokenizer, choose_tokenizer
 from instruct_core.data.gpt2_tokenizer import END_OF_TEXT_ID, load_gpt2_tokenizer
 from instruct_core.errors import CorruptFileError
 
@@ -67,7 +67,7 @@ def test_blanks_cut_out_of_a_text_change_no_id(reference: tiktoken.Encoding, tex
 
 @pytest.mark.parametrize("blank", [" ", "\n", "\u3000"])
 @pytest.mark.parametrize("name", ["tiktoken", "auto"])
-def test_a_million_blanks_in_a_row_are_encoded(blank: str, name: TokenizerName) -> None:
+def test_a_million_blanks_in_a_row_are_encoded(blank: str, name: EncoderName) -> None:
     texts = ["first", f"x{blank * 1_000_000}y", "last"]
 
     tokens, ends = choose_tokenizer(name).encode_texts(texts)

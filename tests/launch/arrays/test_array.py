@@ -35,6 +35,7 @@ def work_of(tmp_path: Path, num_rows: int = 600) -> Work:
         name="shards-s",
         about=[],
         discard=lambda: None,
+        provide=lambda: None,
         ready=lambda: "Ready",
         next_step="See",
         flags=Preprocess(),

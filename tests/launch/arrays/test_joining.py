@@ -31,7 +31,7 @@ def shards_queued(desk: Path, *more: str) -> None:
             ["--time=5", "--array-parallelism=1"],
             "--array-parallelism is not given, got 1; --time is 60",
         ),
-        (["--tokenizer=tiktoken"], "--tokenizer is auto, got tiktoken"),
+        (["--encoder=tiktoken"], "--encoder is auto, got tiktoken"),
         (["--partition=low"], "--partition is not given, got low"),
         (["--cluster=local"], "--cluster is slurm, got local"),
     ],

@@ -8,8 +8,8 @@ import pytest
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from instruct_core.errors import MissingError
-from launch.training import hub
-from launch.training.hub import hub_id, model_folder
+from launch.runs import hub
+from launch.runs.hub import hub_id, model_folder
 from tests.conftest import TINY_RUN, launch
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
@@ -78,7 +78,7 @@ def test_model_that_nobody_gives_is_one_line_with_the_command_that_fetches_it(
 def test_what_the_cache_lacks_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[bool] = []
 
-    def snapshot(_repo: str, only_cache: bool) -> Path | None:
+    def snapshot(_repo: str, _wanted: object, only_cache: bool) -> Path | None:
         asked.append(only_cache)
         return None if only_cache else tmp_path
 
@@ -87,6 +87,6 @@ def test_what_the_cache_lacks_is_fetched(tmp_path: Path, monkeypatch: pytest.Mon
     assert model_folder("someone/model") == tmp_path
     assert asked == [True, False]
 
-    monkeypatch.setattr(hub, "_snapshot", lambda _repo, only_cache: None)
+    monkeypatch.setattr(hub, "_snapshot", lambda _repo, _wanted, only_cache: None)
     with pytest.raises(MissingError, match="does not give it"):
         model_folder("someone/model")
