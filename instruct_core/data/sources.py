@@ -24,7 +24,7 @@ import fsspec
 import xxhash
 
 from instruct_core.data.builtin import builtin_rows
-from instruct_core.data.hub import fetch
+from instruct_core.data.hub import Dataset, dataset_of, fetch
 from instruct_core.data.records import FORMATS, ending_of, format_of
 from instruct_core.data.unpacking import COMPRESSIONS, unpack
 from instruct_core.errors import ConfigError, MissingError
@@ -32,7 +32,6 @@ from instruct_core.storage.plain_errors import plain_errors
 from instruct_core.storage.store import Store
 
 BUILTIN = "builtin"
-DATASET_ID = re.compile(r"[\w.-]+/[\w.-]+")
 GLOB = re.compile(r"[*?[]")
 
 
@@ -55,8 +54,9 @@ def resolve_source(name: str, out: Store) -> Source:
     if name == BUILTIN:
         return _builtin(out)
     files = _matching_files(name)
-    if not files and DATASET_ID.fullmatch(name) and not _has_known_ending(name):
-        return _downloaded(name, out)
+    dataset = dataset_of(name)
+    if not files and dataset is not None and not _has_known_ending(name):
+        return _downloaded(dataset, out)
     if not files:
         raise MissingError(
             f"Source {name} is not there: no file or dataset of that name. "
@@ -161,10 +161,12 @@ def _builtin(out: Store) -> Source:
     return Source(BUILTIN, identity, [out.where(name)])
 
 
-def _downloaded(dataset_id: str, out: Store) -> Source:
-    name = f"source/{dataset_id.replace('/', '--')}.parquet"
+def _downloaded(dataset: Dataset, out: Store) -> Source:
+    name = f"source/{dataset.id.replace('/', '--')}.parquet"
+    if any(dataset[1:]):
+        name = f"source/{xxhash.xxh3_64_hexdigest(str(dataset).encode())}-{dataset.name}.parquet"
     if not out.exists(name):
         with tempfile.TemporaryFile() as scratch:
-            fetch(dataset_id, scratch)
+            fetch(dataset, scratch)
             _put(out, name, scratch)
-    return Source(dataset_id, f"Hugging Face dataset {dataset_id}", [out.where(name)])
+    return Source(str(dataset), f"Hugging Face dataset {dataset}", [out.where(name)])

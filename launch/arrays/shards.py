@@ -16,6 +16,7 @@ from pathlib import Path
 
 from instruct_core.data.columns import Columns, parse_columns
 from instruct_core.data.fast_tokenizer import choose_tokenizer
+from instruct_core.data.hub import dataset_of
 from instruct_core.data.shard_plan import (
     BLOCK_ROWS,
     BY_PLACE,
@@ -69,7 +70,9 @@ def prepare(flags: Preprocess, words: Sequence[str] = ()) -> int:
     columns = parse_columns(flags.columns) if flags.columns else None
     if flags.source == BUILTIN and columns:
         raise ConfigError("--columns does not go with --source builtin, whose columns are known.")
-    out = flags.out or f"shards/{Path(flags.source).name.split('.')[0]}"
+    dataset = dataset_of(flags.source)
+    name = dataset.name if dataset and any(dataset[1:]) else Path(flags.source).name.split(".")[0]
+    out = flags.out or f"shards/{name}"
     if flags.out is None and not PLAIN_NAME.fullmatch(Path(out).name):
         raise ConfigError(f"--out must be given with --source {flags.source}: it names no folder.")
     found = find_tokenizer(flags.tokenizer)

@@ -23,8 +23,9 @@ class Preprocess:
     """
 
     source: Annotated[str, PATH] = "vicgalle/alpaca-gpt4"
-    """A Hugging Face dataset id, a path, glob or URL of .json, .jsonl, .csv, .tsv or .parquet files
-    (or their .gz), or "builtin": real questions and answers that need no network."""
+    """A Hugging Face dataset id (or a part of it: org/name:config@revision[split]), a path, glob or
+    URL of .json, .jsonl, .csv, .tsv or .parquet files (or their .gz), or "builtin": real questions and
+    answers that need no network."""
     out: Annotated[str | None, PATH] = None
     """Folder or URL of the shard set (default: shards/ and the last part of the source)."""
     columns: Annotated[str | None, TEXT] = None
