@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -49,6 +50,8 @@ class Finetune:
     """Path or URL for checkpoints; each run has a folder in it."""
     runs: Annotated[str, PATH] = "runs_instruct"
     """Path or URL for TensorBoard events and the ledger; each run has a folder in it."""
+    epochs: float | None = None
+    """Passes over the training data, in place of --max-steps."""
     recipe: Annotated[Recipe, tyro.conf.OmitArgPrefixes] = field(default_factory=Recipe)
     """How the model is trained."""
     cluster: Cluster = "auto"
@@ -71,6 +74,8 @@ def check_flags(flags: Finetune) -> None:
     """
     check_slurm_flags(flags.slurm)
     check_counts(flags, "nodes", "gpus")
+    if flags.epochs is not None and not 0 < flags.epochs < math.inf:
+        raise ConfigError(f"--epochs must be more than 0, got {flags.epochs}.")
     flags.recipe.check()
     if flags.model is not None and flags.model not in PRESETS:
         raise ConfigError(f"--model must be one of {', '.join(PRESETS)}, got {flags.model}.")

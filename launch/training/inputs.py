@@ -28,6 +28,7 @@ from launch.runs.hub import hub_id, model_folder
 from launch.runs.model import Weights, inspect_weights
 from launch.runs.places import absolute, check_folder, reachable
 from launch.runs.run import Run
+from launch.training.epochs import steps_of_epochs
 from launch.training.fit import SAVED_BYTES_PER_PARAMETER
 from launch.training.fork import forked_step
 from launch.training.settings import Places, refuse_conflicts
@@ -84,20 +85,28 @@ def find_inputs(flags: Finetune, run: Run, stored: TrainConfig | None, has_begun
     return Inputs(places, settled.shape, init.words, has_shards, settled.tokenizer)
 
 
-def with_data(config: TrainConfig, begun: TrainConfig | None, can_wait: bool) -> TrainConfig:
+def with_data(
+    config: TrainConfig, begun: TrainConfig | None, can_wait: bool, flags: Finetune
+) -> TrainConfig:
     """
-    Return the settings with the fingerprint of their shards, which a run that has saved must go on with.
+    Return the settings with the fingerprint of their shards, which a run that has saved must go on with,
+    and with the steps of the epochs that were asked for.
 
     Args:
         config: All other settings.
         begun: Those that it has saved with, if it has.
         can_wait: Whether the job can wait for shards that are being made.
+        flags: What was typed.
 
     Raises:
         RunConflictError: It has saved with other settings.
-        ConfigError: The shards are still being made, and the job cannot wait.
+        ConfigError: The shards are still being made, and the job cannot wait, or --epochs cannot.
     """
     config = replace(config, data_fingerprint=fingerprint_of(config.shards, can_wait))
+    if flags.epochs is not None:
+        steps = steps_of_epochs(flags.epochs, config)
+        decay = flags.recipe.decay_steps or steps
+        config = replace(config, max_steps=steps, decay_steps=decay)
     if begun is not None:
         refuse_conflicts(config, begun)
     return config

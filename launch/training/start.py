@@ -38,6 +38,7 @@ from launch.runs.control import who
 from launch.runs.places import absolute, check_url
 from launch.runs.run import Run
 from launch.training.attach import attach
+from launch.training.epochs import refuse_both
 from launch.training.inputs import check_places, find_inputs, with_data
 from launch.training.micro_batch import Ranks, fit
 from launch.training.naming import default_name
@@ -66,7 +67,7 @@ def finetune(flags: Finetune, arguments: Sequence[str], watches: bool = True) ->
     inputs = find_inputs(flags, run, stored, begun is not None)
     config = settle(flags, inputs.places, run.name, inputs.shape, submission.machine)
     if inputs.has_shards:
-        config = with_data(config, begun, submission.can_wait)
+        config = with_data(config, begun, submission.can_wait, flags)
     ranks = Ranks(flags.nodes, flags.gpus)
     typed, kept = flags.recipe.micro_batch_size, begun.micro_batch_size if begun else None
     config, why = fit(config, ranks, inputs.shape, submission.machine, typed, kept)
@@ -76,7 +77,7 @@ def finetune(flags: Finetune, arguments: Sequence[str], watches: bool = True) ->
             return 0
         if (exit_code := _prepare_builtin(config.shards, inputs.tokenizer)) != 0:
             return exit_code
-        config = with_data(config, begun, submission.can_wait)
+        config = with_data(config, begun, submission.can_wait, flags)
     steps = committed_steps(run.store)
     if begun is not None and _is_finished(config, run.store, steps):
         return 0
@@ -94,6 +95,7 @@ def _find(flags: Finetune, arguments: Sequence[str]) -> tuple[Finetune, Run, Fin
     Its own settings are the flags that were not typed.
     """
     check_flags(flags)
+    refuse_both(flags, arguments)
     shards = find_shards(flags.shards, flags.slurm.after)
     name = flags.run or default_name(flags, shards)
     run = Run.named(name, flags.checkpoints)
