@@ -47,6 +47,13 @@ TOLD_TO_END = "INSTRUCT_TOLD_TO_END"  # set where the batch script was sent TERM
 READ_TRIES, READ_AGAIN_SECONDS = 4, 15.0  # of a disk that does not answer
 
 START = "INSTRUCT_START"  # number of this start, set by the batch script or the local controller
+INSIDE = (
+    "INSTRUCT_INSIDE"  # starts of this allocation so far, where the script can start again in it
+)
+SPARE_NODES = "INSTRUCT_SPARE_NODES"  # nodes of the allocation that no rank runs on
+LEFT_OUT = (
+    "INSTRUCT_LEFT_OUT"  # which nodes these are, where one was at fault; _FILE: where it stands
+)
 FOLDER = "INSTRUCT_JOB"  # folder of the job, or of one task of an array
 
 
@@ -62,6 +69,12 @@ def job_folder() -> Path:
 def this_start() -> str:
     """Return the number of this start of the job; later ones sort after it."""
     return os.environ[START]
+
+
+def place_of(start: str) -> tuple[int, int]:
+    """Return how often a job had been requeued before a start, and started again since: 7-0002x001."""
+    requeues, _, inside = start.rpartition("-")[2].partition("x")
+    return int(requeues or 0), int(inside or 0)
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,10 @@ class World(NamedTuple):
 
 def read_world() -> World:
     """Return this process's place, from the variables that submitit's executor reads."""
+    # The job's own count has nodes that no rank runs on, where it has some to spare.
+    for name in ("NODELIST", "NUM_NODES"):
+        if step := os.environ.get(f"SLURM_STEP_{name}"):
+            os.environ[f"SLURM_JOB_{name}"] = step
     env = submitit.JobEnvironment()
     others = [name for name in env.hostnames if name != env.hostnames[env.node]]
     return World(

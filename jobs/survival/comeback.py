@@ -9,7 +9,8 @@ is known comes back.
 
 Ranks that are killed cannot requeue their job, and neither can one that Slurm did not answer. The
 batch script outlives them. It brings back what asked for it, and what crashed while it makes
-progress; where Slurm may not requeue the job, or refuses to, it chains a follow-up. It asks Slurm
+progress: on the nodes that the job has, if they are not at fault (exit code 85); else by a requeue;
+where Slurm may not requeue the job, or refuses to, it chains a follow-up. It asks Slurm
 first: a job that someone cancelled, or that comes back already, is left alone.
 """
 
@@ -48,6 +49,7 @@ from jobs.slurm import (
     submit_script,
 )
 from jobs.survival.exclusion import exclude, nodes_to_exclude
+from jobs.survival.inside import starts_inside
 from jobs.survival.requeue import (
     allows_fruitless_start,
     cause_of,
@@ -58,44 +60,55 @@ from jobs.survival.requeue import (
 
 logger = logging.getLogger("comeback")
 
+STARTS_HERE = 85  # exit code that has the batch script start the ranks anew
 TRIES = 240  # to reach Slurm's controller, which may be starting anew: an hour
 RETRY_SECONDS = 15.0
 MAX_REFUSALS = 4  # of both a requeue and a follow-up, before it is believed
 
 
-def decide_comeback() -> None:
-    """Decide and act; see the module's page."""
+def decide_comeback() -> bool:
+    """Decide and act; see the module's page. Return True if the ranks start anew right here."""
     folder = job_folder()
     if _ours() is None:
-        return
+        return False
     progress = or_unknown(lambda: read_progress(folder), None)
     if progress is None:
         logger.warning("Nothing is known of this start")
         _bring_back("")
-        return
+        return False
     if progress.start != this_start():
         progress = Progress(committed=progress.committed)
+    return _decide_by(folder, progress)
+
+
+def _decide_by(folder: Path, progress: Progress) -> bool:
+    """Decide by how far this start has come; as `decide_comeback`."""
     if progress.state in ("finished", "stopped", "paused"):
-        return
+        return False
     if progress.state == "requeued":
         logger.info("All ranks saved, and could not requeue the job themselves")
         _bring_back("")
-        return
+        return False
     nothing: list[Failure] = []
     failures = or_unknown(lambda: read_failures(folder), nothing)
     said = or_unknown(_said_in_this_start, "")
     if was_warned_too_early(said) and all(failure.retry for failure in failures):
         _answer_early_warning(folder, progress)
-        return
+        return False
     crash = cause_of(failures, said)
     if setup := _setup_that_failed(said):
         crash = crash._replace(error=f"{crash.error.rstrip('.')}. {setup}")
     again, bad_node = judge_crash(crash, folder, progress)
-    if again:
-        logger.warning("Crashed: %s Starting again.", crash.error)
-        _bring_back(bad_node)
-    else:
+    if not again:
         logger.error("Failed, and not started again: %s", crash.error)
+        return False
+    logger.warning("Crashed: %s Starting again.", crash.error)
+    job = _ours()  # someone may have cancelled it meanwhile
+    if job is not None and starts_inside(job, crash, said, bad_node):
+        logger.info("On the nodes that the job has, without the queue")
+        return True
+    _bring_back(bad_node)
+    return False
 
 
 def _setup_that_failed(said: str) -> str:
@@ -222,7 +235,8 @@ def main() -> None:
     # A requeue ends the batch script, and with it this process, before the job's nodes are changed.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
-        decide_comeback()
+        if decide_comeback():
+            sys.exit(STARTS_HERE)
     except SlurmError as problem:  # it was asked long enough
         _give_up(problem)
     except Exception as problem:

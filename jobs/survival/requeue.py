@@ -35,6 +35,7 @@ from jobs.events import Crashed
 from jobs.job_folder import (
     Failure,
     Progress,
+    place_of,
     read_json,
     replace_json,
     this_start,
@@ -188,10 +189,12 @@ def starts_without_progress(folder: Path) -> int:
     except OSError as error:
         logger.warning("How far the job has come cannot be read: %s", error)
         return 0
-    job, _, number = this_start().rpartition("-")
-    good_job, _, good_number = good_start.rpartition("-")
-    since = int(good_number) if good_start and good_job == job else -1
-    return int(number) - since
+    job, now = this_start().rpartition("-")[0], place_of(this_start())
+    good_job, then = good_start.rpartition("-")[0], place_of(good_start)
+    if not good_start or good_job != job:
+        return now[0] + 1 + now[1]
+    # How often it started again within the allocations between is not known.
+    return now[0] - then[0] + (now[1] - then[1] if now[0] == then[0] else now[1])
 
 
 class CrashBudget:

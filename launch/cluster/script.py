@@ -18,12 +18,30 @@ from pathlib import Path
 
 import submitit
 
-from jobs.job_folder import FOLDER, LEAD, LOG, SCRIPT, SETUP_ENDED, START, TOLD_TO_END
+from jobs.job_folder import (
+    FOLDER,
+    INSIDE,
+    LEAD,
+    LEFT_OUT,
+    LOG,
+    SCRIPT,
+    SETUP_ENDED,
+    SPARE_NODES,
+    START,
+    TOLD_TO_END,
+)
+from jobs.survival.comeback import STARTS_HERE
 from launch.cluster.container import Container
 from launch.cluster.frozen_code import CODE
 from launch.cluster.machine import THREADS
 from launch.flags.sbatch import left_out, options_of
 
+TERM_IS_NOTED = (  # a warning ends the ranks at most, not the script
+    f"trap 'export {TOLD_TO_END}=1' TERM"
+)
+WITHOUT = (
+    "--exclude=left-out"  # stands for the nodes that the ranks do without, known on the node only
+)
 COMEBACK_PAUSE_SECONDS = 30  # before what brings a job back is tried again
 
 
@@ -49,6 +67,7 @@ class Resources:
     sbatch: tuple[str, ...] = ()  # more options, as launch/flags/sbatch.py reads them
     setup: tuple[str, ...] = ()  # lines of shell, before the ranks
     container: Container | None = None  # that the ranks run in
+    spare_nodes: int = 0  # beside `nodes`, for one that turns out to be at fault
     after: tuple[str, ...] = ()  # job ids that must have ended well
     array: str | None = None  # task numbers as sbatch takes them: 0-15%8
     first_task: int = 0  # number that array task 0 stands for
@@ -77,7 +96,7 @@ def batch_script(folder: Path, resources: Resources) -> str:
         wckey=None,  # submitit's own is unknown to clusters that check them
         time=resources.minutes,
         partition=resources.partition,
-        nodes=resources.nodes,
+        nodes=resources.nodes + resources.spare_nodes,
         ntasks_per_node=resources.tasks_per_node,
         gpus_per_node=resources.gpus,
         cpus_per_task=resources.cpus_per_task,
@@ -87,21 +106,12 @@ def batch_script(folder: Path, resources: Resources) -> str:
         additional_parameters=more,
         srun_args=_srun_arguments(folder, resources),
         setup=_before(folder, resources),
-        teardown=[
-            "status=$?",
-            "trap '' TERM  # a requeue ends the script; what follows must come to its end",
-            # Python may lie on the very disk whose failure has ended the ranks.
-            "for left in {19..0}; do",
-            f"  [ $status -eq 0 ] || {shlex.quote(sys.executable)} -m jobs.survival.comeback $left "
-            "&& break",
-            f"  [ $left -eq 0 ] || sleep {COMEBACK_PAUSE_SECONDS}",
-            "done",
-            "exit $status",
-        ],
+        teardown=_after(),
     )
     if resources.array is not None:
         executor.parameters["map_count"] = 1  # names the logs by array task; `array` says which
     text = str(executor._make_submission_file_text(executor._submitit_command_str, ""))
+    text = text.replace(WITHOUT, f"${{{LEFT_OUT}:+--exclude=${LEFT_OUT}}}")
     return with_options(text, resources.sbatch)
 
 
@@ -150,31 +160,61 @@ def _srun_arguments(folder: Path, resources: Resources) -> list[str]:
     arguments = ["--kill-on-bad-exit=1"]
     if "cpus-per-task" not in left_out(resources.sbatch):
         arguments.append(f"--cpus-per-task={resources.cpus_per_task}")
+    if resources.spare_nodes:
+        ranks = resources.nodes * resources.tasks_per_node
+        arguments += [f"--nodes={resources.nodes}", f"--ntasks={ranks}", WITHOUT]
     return [*arguments, *(resources.container.srun(folder) if resources.container else ())]
 
 
 def _before(folder: Path, resources: Resources) -> list[str]:
-    """Return what a start does before its tasks do."""
+    """Return what a start does before its tasks do; its end is `_after`."""
     place, is_array = shlex.quote(str(folder)), resources.array is not None
     job = "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}" if is_array else "${SLURM_JOB_ID}"
     task = f"/task-$(printf %05d $(({resources.first_task} + SLURM_ARRAY_TASK_ID)))"
     return [
-        f"trap 'export {TOLD_TO_END}=1' TERM  # a warning ends the ranks at most, not this script",
+        TERM_IS_NOTED,
         *_setup_lines(resources.setup),
         # Not the folder it was typed in; modules of the cluster stay behind ours.
         f"export PYTHONPATH={place}/{CODE}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONSAFEPATH=1",
-        f"export {START}=$(printf %010d-%04d $SLURM_JOB_ID ${{SLURM_RESTART_COUNT:-0}})",
         f"export {FOLDER}={place}{task if is_array else ''} {LOG}={place}/{job}_0_log.out",
         f"export {SCRIPT}={place}/{script_name(resources)} {LEAD}={resources.lead_seconds}",
         *(f"export {name}=${{{name}:-{value}}}" for name, value in THREADS.items()),
+        "number=$(printf %010d-%04d $SLURM_JOB_ID ${SLURM_RESTART_COUNT:-0})",
+        f"export {SPARE_NODES}={resources.spare_nodes} "
+        f"{LEFT_OUT}_FILE=${FOLDER}/left-out-$number {LEFT_OUT}=",
+        f"job={place}/{pickle_name(resources)} mine={place}/{job}_submitted.pkl",
+        # Once for each start of this allocation: the first, and those after crashes.
+        f"for (( {INSIDE} = 0; ; {INSIDE}++ )); do",
+        f"export {INSIDE} {START}=$number",
+        f"[ ${INSIDE} = 0 ] || {{ {TERM_IS_NOTED}",
+        f"{START}=$number$(printf x%03d ${INSIDE}); }}",
+        f'[ ! -s "${LEFT_OUT}_FILE" ] || {LEFT_OUT}=$(cat "${LEFT_OUT}_FILE")',
         # What a kill left behind would block the next re-pickle and the result (utils.py:182), and
         # a job that submitit has moved its pickle to after sbatch could start before it is there.
-        f"job={place}/{pickle_name(resources)} mine={place}/{job}_submitted.pkl",
         f'rm -f {place}/{job}_*.save_tmp "$mine.new" "${FOLDER}/failed.json"',
         # On a full disk the old copy stays, and a first one takes no room.
         'cmp -s "$job" "$mine" || { cp "$job" "$mine.new" && mv -f "$mine.new" "$mine"; } '
         '|| [ -s "$mine" ] || ln -f "$job" "$mine"',
         f'echo "=== start ${START} on $SLURM_JOB_NODELIST at $(date -u +%FT%TZ)"',
+    ]
+
+
+def _after() -> list[str]:
+    """Return what a start does when its tasks have ended: it asks whether they begin again here."""
+    return [
+        "status=$?",
+        "trap '' TERM  # a requeue ends the script; what follows must come to its end",
+        # Python may lie on the very disk whose failure has ended the ranks.
+        "answer=0",
+        "for left in {19..0}; do",
+        "  [ $status -ne 0 ] || break",
+        f"  {shlex.quote(sys.executable)} -m jobs.survival.comeback $left",
+        f"  answer=$?; case $answer in 0|{STARTS_HERE}) break;; esac",
+        f"  [ $left -eq 0 ] || sleep {COMEBACK_PAUSE_SECONDS}",
+        "done",
+        f"[ $answer = {STARTS_HERE} ] || break",
+        "done",
+        "exit $status",
     ]
 
 

@@ -22,7 +22,7 @@ from submitit.core.utils import DelayedSubmission
 
 from instruct_core.errors import ConfigError, CorruptFileError, SlurmError
 from instruct_core.storage.store import Store
-from jobs.job_folder import JOB_IDS, read_progress
+from jobs.job_folder import JOB_IDS, place_of, read_progress
 from jobs.slurm import JobRecord, on_cluster, run_client, show_jobs, submit_script, tasks_of
 from launch.cluster.job_folder import UNLIMITED, array_parent
 from launch.cluster.machine import LOOK_SECONDS
@@ -141,8 +141,7 @@ class SlurmJob:
 
     def is_ending(self) -> bool:
         """Return True if all that is left of it is being taken down, and it does not come back."""
-        start = read_progress(self.folder).start  # ends with how often it had been started again
-        restarts = int(start.rpartition("-")[2] or 0)
+        restarts, _ = place_of(read_progress(self.folder).start)
         active = self._active()
         return bool(active) and all(
             record.state == "COMPLETING" and record.num_restarts <= restarts for record in active

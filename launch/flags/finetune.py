@@ -33,6 +33,9 @@ class Finetune:
     """Machines to train on; more than one needs Slurm."""
     gpus: Annotated[int, GPUS] = 1
     """Ranks per machine: one a GPU, or that many CPU ranks on a machine without GPUs."""
+    spare_nodes: int = 0
+    """On Slurm: nodes to have beside --nodes, idle until one of those fails twice in a row: then the run
+    goes on without it, and without the queue."""
     run: str | None = None
     """Name of the run (default: model and shards, as in gpt2-alpaca)."""
     shards: Annotated[str | None, PATH] = None
@@ -74,6 +77,8 @@ def check_flags(flags: Finetune) -> None:
     """
     check_slurm_flags(flags.slurm)
     check_counts(flags, "nodes", "gpus")
+    if flags.spare_nodes < 0:
+        raise ConfigError(f"--spare-nodes must be at least 0, got {flags.spare_nodes}.")
     if flags.epochs is not None and not 0 < flags.epochs < math.inf:
         raise ConfigError(f"--epochs must be more than 0, got {flags.epochs}.")
     flags.recipe.check()

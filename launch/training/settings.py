@@ -98,6 +98,7 @@ def resumed_flags(stored: TrainConfig, asked: Mapping[str, Any]) -> Finetune:
         recipe=Recipe(**stored.values | typed),
         nodes=int(asked.get("nodes", 1)),
         gpus=int(asked.get("gpus", 1)),
+        spare_nodes=int(asked.get("spare_nodes", 0)),
         slurm=SlurmFlags.of(slurm),
     )
 
@@ -110,6 +111,7 @@ def asked_of(flags: Finetune) -> dict[str, Any]:
     return ({"init": flags.init} if is_fork(flags.init) else {}) | {
         "nodes": flags.nodes,
         "gpus": flags.gpus,
+        "spare_nodes": flags.spare_nodes,
         "micro_batch_size": flags.recipe.micro_batch_size,
         "slurm": asdict(flags.slurm),
     }

@@ -30,7 +30,7 @@ from launch.cluster.partition import cluster_limits
 from launch.cluster.request import request_of, resources_of
 from launch.cluster.script import Resources, batch_script, notes_on
 from launch.cluster.slurm import SlurmJob, running_array, submit_slurm, test_submission
-from launch.console.lines import EXIT_INTERRUPTED
+from launch.console.lines import EXIT_INTERRUPTED, counted
 from launch.flags.finetune import Finetune
 from launch.flags.site import Site
 from launch.runs.follower import watch, watch_slurm
@@ -94,9 +94,12 @@ class OnSlurm:
 
     def __init__(self, flags: Finetune, run: Run) -> None:
         self._flags, self._run = flags, run
-        self._request = request = request_of(flags.slurm, flags.nodes, flags.gpus)
+        self._request = request = request_of(
+            flags.slurm, flags.nodes + flags.spare_nodes, flags.gpus
+        )
         self.minutes: int | None = request.minutes
-        self.where = f"Slurm, {request.where}"
+        spare = f", {counted(flags.spare_nodes, 'node')} to spare" if flags.spare_nodes else ""
+        self.where = f"Slurm, {request.where}{spare}"
         self.machine = Machine(
             request.gpus_per_node,
             request.cpus_per_task * flags.gpus,
@@ -161,6 +164,7 @@ class OnSlurm:
         return replace(
             one,
             nodes=flags.nodes,
+            spare_nodes=flags.spare_nodes,
             tasks_per_node=flags.gpus,
             after=tuple(dict.fromkeys(after)),
         )
@@ -185,6 +189,10 @@ class OnThisMachine:
         if flags.nodes != 1:
             raise ConfigError(
                 f"--nodes must be 1 on this machine, got {flags.nodes}. Use --nodes 1 and more --gpus."
+            )
+        if flags.spare_nodes:
+            raise ConfigError(
+                f"--spare-nodes needs Slurm, got {flags.spare_nodes} on this machine. Leave it out."
             )
         self._run, self._num_tasks = run, flags.gpus
         self.where = f"this machine ({why})" if why else "this machine"

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from jobs.job_folder import place_of
 from launch.cluster import script as module
 from launch.cluster.container import Container
 from launch.cluster.script import Resources, batch_script
@@ -142,3 +143,34 @@ def test_ranks_run_in_the_image_and_know_their_job(node: Node, runtime: str) -> 
         assert "--env INSTRUCT_START" in words
         assert "--env SLURM_JOB_ID" in words
         assert "--env PATH " not in words
+
+
+def test_ranks_begin_anew_in_the_same_allocation_under_a_number_of_their_own(node: Node) -> None:
+    node.client("srun", f'echo "$INSTRUCT_START" "$@" >> {node.folder}/starts; exit 3')
+    node.client("python", f"[ $(wc -l < {node.folder}/starts) -ge 3 ] && exit 0; exit 85")
+
+    assert node.starts().wait(timeout=60) == 3
+
+    starts = [line.split()[0] for line in (node.folder / "starts").read_text().splitlines()]
+    assert starts == ["0000000007-0000", "0000000007-0000x001", "0000000007-0000x002"]
+    assert starts == sorted(starts)
+    assert [place_of(start) for start in starts] == [(0, 0), (0, 1), (0, 2)]
+
+
+def test_ranks_do_without_a_node_that_is_at_fault_where_one_is_to_spare(node: Node) -> None:
+    left_out = node.folder / "left-out-0000000007-0000"
+    node.client("srun", f'echo "$@" >> {node.folder}/starts; exit 3')
+    node.client("python", f"[ -e {left_out} ] && exit 0; echo node1 > {left_out}; exit 85")
+
+    node.starts(nodes=2, tasks_per_node=3, spare_nodes=1).wait(timeout=60)
+
+    first, second = (node.folder / "starts").read_text().splitlines()
+    assert "--nodes=2 --ntasks=6" in first
+    assert "--exclude" not in first
+    assert "--exclude=node1" in second
+
+
+def test_allocation_has_the_nodes_to_spare() -> None:
+    script = batch_script(Path("/jobs"), Resources("r", 60, "p", nodes=2, spare_nodes=1))
+
+    assert "#SBATCH --nodes=3\n" in script
