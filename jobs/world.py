@@ -32,6 +32,7 @@ from jobs.environment import number_in
 from jobs.job_folder import this_start
 
 POLL_SECONDS = 0.05
+LOOPBACK = ("127.0.0.1", "::1")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
@@ -183,16 +184,26 @@ def _own_address(peer: str) -> str:
 
 def _address_towards(host: str) -> str:
     """Return the address that this machine has on the way to another; nothing is sent."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect((host, 9))
-        return str(probe.getsockname()[0])
+    found = socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM)
+    problem = OSError(f"no way to {host}")
+    for family, kind, _, _, place in sorted(found, key=lambda each: each[0] != socket.AF_INET):
+        with socket.socket(family, kind) as probe:
+            try:
+                probe.connect(place)
+            except OSError as error:  # a node may have a name in a network that leads nowhere
+                problem = error
+            else:
+                return str(probe.getsockname()[0])
+    raise problem
 
 
 def _use_interface_of(address: str) -> None:
-    """Have gloo use the interface with this address: a host's name may stand for another."""
+    """Have gloo and NCCL use the interface with this address: a host's name may stand for another."""
     for interface, places in sorted(psutil.net_if_addrs().items()):
-        if any(place.address == address for place in places):
+        if any(place.address.partition("%")[0] == address for place in places):
             os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+            if address not in LOOPBACK:
+                os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={interface}")
 
 
 def share_cores(processes_here: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import socket
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,9 +28,9 @@ def _timeouts(folder: str, rank: int) -> list[timedelta]:
         return [g._get_backend(torch.device("cpu")).options._timeout for g in groups if g]
 
 
-def _join(folder: str, rank: int, start: str) -> int:
+def _join(folder: str, rank: int, start: str, peer: str = "") -> int:
     os.environ |= {"SUBMITIT_FOLDER": folder, "INSTRUCT_START": start}
-    with process_group(World(rank, 2, rank, 1, "12", "")):
+    with process_group(World(rank, 2, rank, 1, "12", peer)):
         numbers: list[int | None] = [None, None]
         dist.all_gather_object(numbers, rank)
     return sum(number or 0 for number in numbers)
@@ -44,6 +45,51 @@ def test_ranks_of_one_start_meet_on_any_free_port(tmp_path: Path) -> None:
     assert sums == [1, 1]
     meeting = json.loads((tmp_path / "rendezvous-0001-12.json").read_text())
     assert meeting["address"] == "127.0.0.1"
+
+
+@pytest.mark.skipif(
+    not socket.has_ipv6 or not Path("/proc/net/if_inet6").exists(), reason="no IPv6 here"
+)
+def test_ranks_meet_where_there_is_no_ipv4(tmp_path: Path) -> None:
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        sums = pool.starmap(_join, [(str(tmp_path), rank, "0001", "::1") for rank in (0, 1)])
+
+    assert sums == [1, 1]
+    assert json.loads((tmp_path / "rendezvous-0001-12.json").read_text())["address"] == "::1"
+
+
+def test_ipv4_is_taken_where_both_lead_to_the_peer(monkeypatch: pytest.MonkeyPatch) -> None:
+    both = [
+        (socket.AF_INET6, socket.SOCK_DGRAM, 0, "", ("::1", 9, 0, 0)),
+        (socket.AF_INET, socket.SOCK_DGRAM, 0, "", ("127.0.0.1", 9)),
+    ]
+    own = SimpleNamespace(
+        AF_INET=socket.AF_INET, SOCK_DGRAM=socket.SOCK_DGRAM, socket=socket.socket,
+        getaddrinfo=lambda *asked, **how: both,
+    )  # fmt: skip
+    monkeypatch.setattr(world, "socket", own)
+
+    assert world._address_towards("peer") == "127.0.0.1"
+
+
+def test_gloo_and_nccl_take_the_interface_that_leads_to_the_peer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    places = {"usb0": "10.0.0.9", "ib0": "fd00::2", "lo": "::1"}
+    found = {name: [SimpleNamespace(address=address)] for name, address in places.items()}
+    monkeypatch.setattr(world, "psutil", SimpleNamespace(net_if_addrs=lambda: found))
+    for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+        monkeypatch.delenv(name, raising=False)
+
+    world._use_interface_of("fd00::2")
+
+    assert os.environ["GLOO_SOCKET_IFNAME"] == "ib0"
+    assert os.environ["NCCL_SOCKET_IFNAME"] == "=ib0"
+    for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+        monkeypatch.delenv(name)
+    world._use_interface_of("::1")
+    assert "NCCL_SOCKET_IFNAME" not in os.environ
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME")
 
 
 def test_wait_for_a_peer_outlives_a_night_in_which_the_job_is_suspended(tmp_path: Path) -> None:

@@ -96,6 +96,8 @@ class SlurmCluster:
 
     def _address(self, node: int) -> str:
         """Return where a node (1, 2, ...) or the controller (0) is reached."""
+        if self.settings.ip == 6:
+            return f"fd00:{self._port:x}::{node or 100}"
         if self._in_netns:
             return f"{self._subnet}.{node or 100}"
         return f"127.0.77.{node}" if node else "127.0.0.1"

@@ -19,6 +19,7 @@ class ClusterSettings:
     memory_mb: int = 4000
     gpus: int = 4
     network: Literal["loop", "netns"] = "loop"
+    ip: Literal[4, 6] = 4  # which Internet protocol there is; 6 needs netns
     accounting: Literal["none", "dbd"] = "none"
     grace_seconds: int = 5  # of a preemption; rounded up to a tick of 30 s
     kill_wait_seconds: int = 5
@@ -63,7 +64,7 @@ PreemptMode=REQUEUE
 JobRequeue={s.requeue}
 KillWait={s.kill_wait_seconds}
 KillOnBadExit={s.kill_on_bad_exit}
-{warn}
+{more}
 InactiveLimit=0
 SlurmctldTimeout=10
 SlurmdTimeout=15
@@ -137,16 +138,23 @@ def write_configuration(
     (etc / "cgroup.conf").write_text(_cgroup_settings())
     for node in range(1, settings.num_nodes + 1):
         (folder / "spool" / f"node{node}").mkdir()  # newer ones do not make it themselves
-    warn = "SlurmctldParameters=preempt_send_user_signal" if settings.send_user_signal else ""
-    if settings.submit_plugin:
-        (etc / "job_submit.lua").write_text(settings.submit_plugin)
-        warn += "\nJobSubmitPlugins=lua"
+    (etc / "job_submit.lua").write_text(settings.submit_plugin)
     (etc / "slurm.conf").write_text(
         SLURM.format(
             host=host, address=addresses[0], port=port + 90, folder=folder, s=settings,
-            accounting=accounting, nodes="\n".join(lines), warn=warn,
+            accounting=accounting, nodes="\n".join(lines), more="\n".join(_more_settings(settings)),
         )
     )  # fmt: skip
+
+
+def _more_settings(settings: ClusterSettings) -> list[str]:
+    """Return lines that only some clusters have."""
+    lines = {
+        "SlurmctldParameters=preempt_send_user_signal": settings.send_user_signal,
+        "CommunicationParameters=EnableIPv6,DisableIPv4": settings.ip == 6,
+        "JobSubmitPlugins=lua": settings.submit_plugin,
+    }
+    return [line for line, is_wanted in lines.items() if is_wanted]
 
 
 def slurm_version() -> tuple[int, int]:

@@ -19,7 +19,7 @@ def make_networks(space: str, addresses: Sequence[str]) -> None:
     run_command("ip", "netns", "add", control)
     run_command("ip", "-n", control, "link", "set", "lo", "up")
     run_command("ip", "-n", control, "link", "add", "br0", "type", "bridge")
-    run_command("ip", "-n", control, "addr", "add", f"{addresses[0]}/24", "dev", "br0")
+    run_command("ip", "-n", control, "addr", "add", *_as_given(addresses[0]), "dev", "br0")
     run_command("ip", "-n", control, "link", "set", "br0", "up")
     for node, address in enumerate(addresses[1:], start=1):
         own = f"{space}-{node}"
@@ -30,5 +30,10 @@ def make_networks(space: str, addresses: Sequence[str]) -> None:
             *("peer", "name", "eth0", "netns", own),
         )
         run_command("ip", "-n", control, "link", "set", f"h{node}", "master", "br0", "up")
-        run_command("ip", "-n", own, "addr", "add", f"{address}/24", "dev", "eth0")
+        run_command("ip", "-n", own, "addr", "add", *_as_given(address), "dev", "eth0")
         run_command("ip", "-n", own, "link", "set", "eth0", "up")
+
+
+def _as_given(address: str) -> list[str]:
+    """Return an address as `ip addr add` takes it; IPv6 is not looked for elsewhere first."""
+    return [f"{address}/64", "nodad"] if ":" in address else [f"{address}/24"]

@@ -45,7 +45,7 @@ def test_node_without_the_shared_folder_is_named(
     desk = Run(cluster, tmp_path / "desk", shard_set)
     slurmd = (cluster.folder / "slurmd.node2.pid").read_text().strip()
     hide = ("mount", "-t", "tmpfs", "none", str(desk.cwd))
-    run_command("nsenter", f"--target={slurmd}", "--mount", *hide)
+    run_command("nsenter", f"--target={slurmd}", "--mount", "--root", *hide)
 
     checks = checks_of(desk, "--deep", code=1)
 

@@ -80,3 +80,16 @@ def test_run_is_refused_with_what_to_type_and_survives_with_it(site: Run) -> Non
         assert str(site.cwd / "checkpoints_instruct") in inside
     assert "Comment=mine" in site.cluster.run("scontrol", "-o", "show", "job", site.job_id)
     assert site.events("finished"), site.log()[-3000:]
+
+
+def test_nodes_without_ipv4_train_together(
+    other_cluster: Cluster, tmp_path: Path, shard_set: Path
+) -> None:
+    cluster = other_cluster(num_nodes=2, network="netns", ip=6)
+    run = Run(cluster, tmp_path, shard_set, "--gpus=1", "--max-steps=3")
+
+    run.submit()
+    run.wait_for_end()
+
+    [meeting] = run.folder.glob("job/*/rendezvous-*.json")
+    assert '"address": "fd00:' in meeting.read_text()
