@@ -82,5 +82,6 @@ def _decide(ran: Ran, received: list[signal.Signals | None], reporter: Reporter)
         return answer
     error = too_many_warnings("step")
     reporter.note(Failed(error))
+    reporter.notify("failed", f"has failed: {error}", step=ran.ended_at, error=error)
     write_outcome(job_folder(), error, "", retry=False)
     return "stop"

@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import re
 
+NOTIFY = "INSTRUCT_CLUSTER_NOTIFY"  # where a run tells how it goes: a URL, or a file with one
+
 
 def number_in(name: str, default: int) -> int:
     """Return the first whole number that a variable begins with, or the default where it has none."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
 from dataclasses import replace
 from typing import Any, TextIO
@@ -33,6 +34,7 @@ from jobs.control import Control, Request, Verb
 from jobs.events import Finished, Paused, Requeued, Resumed, ShortLead, Stopped
 from jobs.job_folder import Progress, job_folder, write_progress
 from jobs.ledger import Ledger, note_untold_save
+from jobs.notify import LAST_WORD_SECONDS, PATIENT_SECONDS, Notifier, What
 from jobs.survival.deadline import Deadline
 from jobs.survival.guard import Guard
 from jobs.timesheet import Timesheet
@@ -80,9 +82,11 @@ class Reporter:
         self._metrics: Metrics | None = None
         self._samples: TextIO | None = None
         self._resumed_at = 0
+        self._has_finished = False
         self._flops_per_token = 0.0
         self._reported_at = self._measured_at = 0.0
         self._told_lead = False
+        self._notifier = Notifier(config.run, os.environ if world.rank == 0 else {})
         self._progress = Progress(
             ledger=self._runs.url,
             max_steps=config.max_steps,
@@ -116,15 +120,30 @@ class Reporter:
         self._flops_per_token = flops_per_token(shape, self._config.seq_len)
         self.note(Resumed(step))
         self.on_wish("extend", step)
+        if self._number:
+            self.notify(
+                "resumed", f"goes on from step {step} of {self._config.max_steps}", step=step
+            )
         if self._config.record_samples:
             name = f"samples-{self._number:04d}-{self._world.rank:05d}.jsonl"
             self._samples = self._runs.local_path(name).open("a", encoding="utf-8")
         self._report_progress("running", global_step=step, committed=step)
 
+    def notify(self, what: What, text: str, **facts: Any) -> None:
+        """Tell whoever wants to be told, if anybody does."""
+        self._notifier.tell(what, text, attempt=self._number, job_id=self._world.job_id, **facts)
+
     def ended(self, event: Requeued | Stopped | Paused | Finished) -> None:
         """Say how the attempt ended, once all ranks agree on it."""
         self.note(event)
         self._report_progress(event.name, global_step=event.step)
+        if isinstance(event, Requeued):
+            text = f"was interrupted at step {event.step}; it has saved, and comes back"
+            self.notify("preempted", text, step=event.step)
+        elif isinstance(event, Finished):
+            self._has_finished = True
+            text = f"is finished: step {event.step}"
+            self.notify("finished", text, step=event.step, val_loss=self._progress.val_loss)
 
     @property
     def ending(self) -> Request | None:
@@ -205,6 +224,7 @@ class Reporter:
 
     def close(self) -> None:
         """Flush and close what was opened."""
+        self._notifier.close(PATIENT_SECONDS if self._has_finished else LAST_WORD_SECONDS)
         if self._metrics is not None:
             self._metrics.close()
         if self._samples is not None:

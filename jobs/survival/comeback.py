@@ -39,6 +39,7 @@ from jobs.job_folder import (
     this_start,
     write_outcome,
 )
+from jobs.notify import tell_failure
 from jobs.slurm import (
     JobRecord,
     RefusedError,
@@ -243,6 +244,7 @@ def main() -> None:
         if sys.argv[1:] not in ([], ["0"]):
             raise  # the script tries again
         _give_up(problem)
+    tell_failure(job_folder())
 
 
 def _give_up(problem: Exception) -> None:

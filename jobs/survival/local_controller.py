@@ -40,6 +40,7 @@ from jobs.job_folder import (
     read_progress,
     write_outcome,
 )
+from jobs.notify import tell_failure
 from jobs.survival.requeue import (
     allows_fruitless_start,
     cause_of,
@@ -90,6 +91,7 @@ class LocalController:
             if self._stopping or end == "finished":
                 return 0
             if not self._comes_back(end):
+                tell_failure(self._folder)
                 return 1
             logger.warning("Tasks ended with %s (%s); starting again", codes, end)
         return 0

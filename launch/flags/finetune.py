@@ -13,7 +13,7 @@ from instruct_core.errors import ConfigError
 from instruct_core.recipe import Recipe
 from launch.flags.parse import Cluster, check_counts, check_name
 from launch.flags.slurm import GPUS, SlurmFlags, check_slurm_flags
-from launch.flags.values import PATH
+from launch.flags.values import PATH, optional
 
 FORK = "run:"  # what --init begins with where it names a run
 
@@ -62,6 +62,11 @@ class Finetune:
     own process, one task, so that breakpoint() works)."""
     follow: bool = False
     """On Slurm: show the run's events and steps until it ends; Ctrl-C only stops showing."""
+    notify: Annotated[
+        str | None, optional("URL", "a URL, or a file of mode 0600 with one", str)
+    ] = None
+    """Where one JSON POST goes when the run is preempted, resumes, fails or finishes: a URL, or better a
+    file of mode 0600 that holds it (default: INSTRUCT_CLUSTER_NOTIFY). A URL is kept nowhere."""
     dry_run: bool = False
     """Show what would run, with the batch script on Slurm, and stop."""
     slurm: Annotated[SlurmFlags, tyro.conf.OmitArgPrefixes] = field(default_factory=SlurmFlags)

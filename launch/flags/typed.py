@@ -17,8 +17,8 @@ from typing import Any
 from instruct_core.errors import ConfigError
 from instruct_core.recipe import flag_of
 
-# Flags of the command that is typed now, not of the work.
-OF_THE_COMMAND = ("cluster", "follow", "dry_run")
+# Flags of the command that is typed now, not of the work; and what must not be shown.
+OF_THE_COMMAND = ("cluster", "follow", "dry_run", "notify")
 
 
 def differences(typed: Any, known: Any, apart_from: Collection[str] = OF_THE_COMMAND) -> list[str]:

@@ -100,6 +100,8 @@ def _refuse_changes(
     found = differences(typed, known)
     if flags.cluster not in clusters:
         found.append(difference("cluster", clusters[-1], flags.cluster))
+    if flags.notify not in (None, known.notify):
+        found.append("--notify is another")
     if found and run.has_begun():
         init = has.init if typed.init in (None, known.init) else typed.init
         refuse_conflicts(replace(has, init=init, **typed.recipe.values), has)

@@ -18,6 +18,7 @@ from instruct_core.config import TrainConfig, identity_of
 from instruct_core.errors import ConfigError, RunConflictError
 from instruct_core.recipe import MICRO_BATCH_SIZE, Precision, Recipe
 from instruct_core.shape import Shape
+from jobs.notify import is_url
 from launch.cluster.machine import Machine
 from launch.flags.finetune import Finetune, is_fork
 from launch.flags.slurm import SlurmFlags
@@ -100,6 +101,7 @@ def resumed_flags(stored: TrainConfig, asked: Mapping[str, Any]) -> Finetune:
         gpus=int(asked.get("gpus", 1)),
         spare_nodes=int(asked.get("spare_nodes", 0)),
         slurm=SlurmFlags.of(slurm),
+        notify=asked.get("notify"),
     )
 
 
@@ -114,6 +116,7 @@ def asked_of(flags: Finetune) -> dict[str, Any]:
         "spare_nodes": flags.spare_nodes,
         "micro_batch_size": flags.recipe.micro_batch_size,
         "slurm": asdict(flags.slurm),
+        "notify": None if is_url(flags.notify or "") else flags.notify,  # a URL may be a secret
     }
 
 

@@ -42,6 +42,7 @@ from launch.training.epochs import refuse_both
 from launch.training.inputs import check_places, find_inputs, with_data
 from launch.training.micro_batch import Ranks, fit
 from launch.training.naming import default_name
+from launch.training.notification import hand_on, settled
 from launch.training.outlook import Plan, outlook
 from launch.training.settings import asked_of, resumed_flags, settle
 from launch.training.shard_sets import find_shards
@@ -106,7 +107,9 @@ def _find(flags: Finetune, arguments: Sequence[str]) -> tuple[Finetune, Run, Fin
         known = parse_on_site(Finetune, [], default=stored)
         flags = parse_typed(Finetune, arguments, default=known)
         check_flags(flags)
-    flags = replace(flags, checkpoints=run.checkpoints, runs=absolute(flags.runs))
+    notify = settled(flags.notify, known.notify if known is not None else None)
+    runs = absolute(flags.runs)
+    flags = replace(flags, checkpoints=run.checkpoints, runs=runs, notify=notify)
     check_url("--runs", flags.runs, writes=not flags.dry_run)
     return flags, replace(run, runs=flags.runs), known
 
@@ -162,6 +165,7 @@ def _start(flags: Finetune, plan: Plan, run: Run, watches: bool) -> int:
     if standing(requests_in(run.store)) is not None:
         ask(run.store, "resume", who())  # or the job would end as soon as it starts
     keep_tokenizer(plan.config.shards, run.store)
+    hand_on(flags.notify)
     run.store.replace("run.json", dump_document(_document(plan.config, flags)))
     folder = new_job_folder(run.job_parent)
     freeze_code(folder)
