@@ -27,6 +27,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from instruct_core.data.shard_plan import ShardPlan
 from instruct_core.data.template import Segment, text_of
+from instruct_core.data.templates import template_of
+from instruct_core.data.tokenizer import load_tokenizer
 from instruct_core.errors import ConfigError, MissingError
 from instruct_core.storage.store import Store
 from launch.console.lines import guarded, say
@@ -48,9 +50,10 @@ def validation_rows(store: Store) -> list[list[Segment]]:
             "python launch/preprocess.py --source builtin --out shards/builtin"
         )
     plan = ShardPlan.load(store)
+    template = template_of(plan.template, plan.template_text, load_tokenizer())
     held_out: list[list[Segment]] = []
     for shard in range(plan.num_parts):
-        rows = list(plan.rows(shard))
+        rows = list(plan.rows(shard, template))
         is_val = plan.is_val(shard, [None if row is None else text_of(row) for row in rows])
         held_out += [
             row for row, held in zip(rows, is_val, strict=True) if held and row is not None

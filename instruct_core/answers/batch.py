@@ -1,7 +1,7 @@
 """
 Answers to many prompts, those of like length side by side.
 
-    answers = answer_prompts(model, prompts, tokenizer, batch_size=16, max_new_tokens=128)
+    answers = answer_prompts(model, prompts, tokenizer, template, batch_size=16, max_new_tokens=128)
     answers[0].text, answers[0].finish_reason         # "A field of ...", "end"
 
 The shorter prompts of a batch are padded, so little is computed for nothing if they hardly differ.
@@ -15,6 +15,8 @@ from typing import NamedTuple
 from instruct_core.answers.generation import generate
 from instruct_core.answers.sampling import Sampling
 from instruct_core.answers.text import AnswerText
+from instruct_core.data.template import Template
+from instruct_core.data.templates import end_ids
 from instruct_core.data.tokenizer import Tokenizer
 from instruct_core.model.family import Model
 
@@ -34,6 +36,7 @@ def answer_prompts(
     model: Model,
     prompts: Sequence[Sequence[int]],
     tokenizer: Tokenizer,
+    template: Template,
     *,
     batch_size: int,
     max_new_tokens: int,
@@ -47,7 +50,7 @@ def answer_prompts(
     Args:
         model: In eval mode; its device is used.
         prompts: Token ids; none for a question that is empty, which the model is not asked.
-        tokenizer: Of the prompts, and of the model.
+        tokenizer, template: Of the prompts, and of the model.
         batch_size: Prompts answered side by side.
         max_new_tokens: Longest answer.
         sampling: How tokens are chosen; None takes the likeliest.
@@ -59,7 +62,7 @@ def answer_prompts(
     answers = [Answered("", TOO_LONG if tokens else EMPTY, 0) for tokens in prompts]
     for start in range(0, len(by_length), batch_size):
         batch = by_length[start : start + batch_size]
-        texts = [AnswerText(tokenizer) for _ in batch]
+        texts = [AnswerText(tokenizer, template.heading) for _ in batch]
 
         def goes_on(text: int, token: int, texts: list[AnswerText] = texts) -> bool:
             texts[text].take(token)
@@ -72,7 +75,7 @@ def answer_prompts(
             sampling=sampling,
             streams=[first_stream + n for n in batch],
             on_token=goes_on,
-            end_ids=tokenizer.end_ids,
+            end_ids=end_ids(template, tokenizer),
         )
         for n, text, (tokens, reason) in zip(batch, texts, generated, strict=True):
             text.rest()

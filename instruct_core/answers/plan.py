@@ -15,13 +15,13 @@ from typing import Any, ClassVar
 from instruct_core.answers.line import refuse_taken
 from instruct_core.answers.sampling import Sampling
 from instruct_core.data.columns import Columns, parse_columns
-from instruct_core.data.gpt2_tokenizer import END_OF_TEXT, TOKENIZER_NAME
+from instruct_core.data.gpt2_tokenizer import TOKENIZER_NAME
 from instruct_core.data.plan import Plan
 from instruct_core.data.ranges import SourceFile, Start, scan_ranges
 from instruct_core.data.record import Record
 from instruct_core.data.sources import Source
 from instruct_core.data.template import Segment, Template
-from instruct_core.data.templates import BY_HEADINGS, exchanges_name, template_of
+from instruct_core.data.templates import BY_HEADINGS, exchanges_name
 from instruct_core.data.turns import EmptyQuestionError
 from instruct_core.data.unread import ColumnCheck, chat_of
 from instruct_core.errors import BadRowError, ConfigError
@@ -63,6 +63,7 @@ class AnswerPlan(Plan):
     template: str
     tokenizer: str
     unread: list[str] = field(default_factory=list, compare=False)
+    template_text: str = ""  # of a template that is no part of the code
 
     @property
     def choices(self) -> dict[str, Any]:
@@ -102,24 +103,25 @@ class AnswerPlan(Plan):
         """Return the plan as JSON values; what is not read decides no answer, and is only said."""
         document = super().to_document()
         del document["unread"]
+        if not self.template_text:
+            del document["template_text"]
         return document
 
     def questions(
-        self, part: int, end: str = END_OF_TEXT
+        self, part: int, template: Template
     ) -> Iterator[tuple[dict[str, Any], list[Segment]]]:
         """
         Yield the records of one part, in order, each with what leads up to its answer; nothing does
         where the question says nothing.
 
         Args:
-            part: Which range of rows.
-            end: How the control token is spelled that ends an answer.
+            part: Which.
+            template: `template_of` the plan's name and text.
 
         Raises:
             BadRowError: The source is no longer what was planned with.
         """
         columns = parse_columns(self.columns, is_answered=False)
-        template = template_of(self.template, end)
         count = min(self.rows_per_part, self.num_rows - part * self.rows_per_part)
         for record in self.records(part, count):
             try:
@@ -145,13 +147,12 @@ def scan_prompts(
     Read all questions once and return the plan of their answers.
 
     Args:
-        columns: Where the question is; None detects it from the first hundred rows.
-        limit_rows: Take only so many from the start.
-        rows_per_part: A task that is killed loses so many at most.
-        template, tokenizer: How questions are written, and the identity of the model's tokenizer.
+        columns: Where the question is; None detects it.
+        limit_rows, rows_per_part: How many are taken, and how many a task that is killed loses at most.
+        template, tokenizer: How questions are written; what encodes them, by its identity.
         progress: Called with the rows read so far, every part.
 
-    Raises: BadRowError, or ConfigError where there is no row, or its columns are unknown.
+    Raises BadRowError or ConfigError: a bad row, no row, unknown columns.
     """
     check, has_chats = ColumnCheck(source, columns, is_answered=False), set[bool]()
 
@@ -180,6 +181,7 @@ def scan_prompts(
         template=template.name if True in has_chats else exchanges_name(template),
         tokenizer=tokenizer,
         unread=check.unread,
+        template_text=template.text,
     )
 
 

@@ -1,7 +1,7 @@
 """
 The text of an answer while its tokens still come.
 
-    text = AnswerText(tokenizer)
+    text = AnswerText(tokenizer, heading="### Instruction:")
     for token in tokens:
         print(text.take(token), end="")      # never half a character
         if text.is_over: break               # the model began an instruction of its own
@@ -16,15 +16,20 @@ from __future__ import annotations
 
 import codecs
 
-from instruct_core.data.template import HEADING
 from instruct_core.data.tokenizer import Tokenizer
 
 
 class AnswerText:
-    """One answer; bytes that are not UTF-8 become U+FFFD."""
+    """
+    One answer; bytes that are not UTF-8 become U+FFFD.
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
+    Args:
+        tokenizer: Of the model.
+        heading: Of its template; "" for one that has none.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, heading: str) -> None:
+        self._tokenizer, self._heading = tokenizer, heading
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._held = ""
         self.shown = ""  # all that was returned so far
@@ -42,16 +47,15 @@ class AnswerText:
         if self.is_over:
             return ""
         held = self._held + new if self.shown else (self._held + new).lstrip()
-        before, heading, _ = held.partition(HEADING)
+        before, heading, _ = held.partition(self._heading) if self._heading else (held, "", "")
         self.is_over = bool(heading)
-        certain = before.rstrip() if heading or is_last else before[: _certain(before)]
+        certain = before.rstrip() if heading or is_last else before[: self._certain(before)]
         self._held = before[len(certain) :]
         self.shown += certain
         return certain
 
-
-def _certain(text: str) -> int:
-    """Return how much of a text is neither blanks at its end nor the beginning of a heading."""
-    longest = min(len(text), len(HEADING) - 1)
-    begun = next((n for n in range(longest, 0, -1) if text.endswith(HEADING[:n])), 0)
-    return len(text[: len(text) - begun].rstrip())
+    def _certain(self, text: str) -> int:
+        """Return how much of a text is neither blanks at its end nor the beginning of a heading."""
+        longest = min(len(text), len(self._heading) - 1)
+        begun = next((n for n in range(longest, 0, -1) if text.endswith(self._heading[:n])), 0)
+        return len(text[: len(text) - begun].rstrip())

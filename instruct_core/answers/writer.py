@@ -21,6 +21,7 @@ from instruct_core.answers.line import line_of
 from instruct_core.answers.parts import part_name
 from instruct_core.answers.plan import AnswerPlan
 from instruct_core.data.encoding import prompt_tokens
+from instruct_core.data.templates import template_of
 from instruct_core.data.tokenizer import tokenizer_of_model
 from instruct_core.errors import ConfigError
 from instruct_core.model.family import Model
@@ -50,11 +51,13 @@ def write_part(store: Store, plan: AnswerPlan, part: int, model: Model) -> None:
     started_at = time.perf_counter()
     settings = plan.settings
     tokenizer = tokenizer_of_model(settings.model)
-    records, questions = zip(*plan.questions(part, tokenizer.end), strict=True)
+    template = template_of(plan.template, plan.template_text, tokenizer)
+    records, questions = zip(*plan.questions(part, template), strict=True)
     answers = answer_prompts(
         model,
         [prompt_tokens(segments, tokenizer) for segments in questions],
         tokenizer,
+        template,
         batch_size=settings.batch_size,
         max_new_tokens=settings.max_new_tokens,
         sampling=settings.sampling,

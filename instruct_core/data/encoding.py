@@ -40,17 +40,12 @@ def encode(rows: Sequence[Sequence[Segment]], tokenizer: Tokenizer) -> Encoded:
         ValueError: The tokenizer has no such special token.
     """
     kept = [_up_to_its_end(row) for row in rows]
-    parts = [_parts(row, tokenizer) for row in kept]
+    parts = [[_part(segment, tokenizer) for segment in row] for row in kept]
     tokens, ends, starts = _encode_parts(parts, tokenizer)
     offsets = np.concatenate([np.zeros(1, np.int64), ends])
-    # What begins a row stands before its segments.
-    is_learnt = [
-        [False] * (len(those) - len(row)) + [segment.is_learnt for segment in row]
-        for those, row in zip(parts, kept, strict=True)
-    ]
-    learnt = np.flatnonzero([answer for row in is_learnt for answer in row])
+    learnt = np.flatnonzero([segment.is_learnt for row in kept for segment in row])
     spans = np.stack([starts[learnt], np.append(starts[1:], len(tokens))[learnt]], axis=1)
-    row_of_part = np.repeat(np.arange(len(kept)), [len(those) for those in parts])
+    row_of_part = np.repeat(np.arange(len(kept)), [len(row) for row in kept])
     spans, row_of_span = _joined(spans, row_of_part[learnt])
     counts = np.bincount(row_of_span, minlength=len(kept))
     return Encoded(
@@ -63,20 +58,13 @@ def encode(rows: Sequence[Sequence[Segment]], tokenizer: Tokenizer) -> Encoded:
 
 def prompt_tokens(segments: Sequence[Segment], tokenizer: Tokenizer) -> list[int]:
     """Return the tokens of what leads up to an answer."""
-    return tokenizer.encode(*_parts(segments, tokenizer)) if segments else []
+    return tokenizer.encode(*(_part(segment, tokenizer) for segment in segments))
 
 
 def _up_to_its_end(row: Sequence[Segment]) -> Sequence[Segment]:
     """Return a row without what a template writes behind the end of the last answer."""
     last = max((n for n, s in enumerate(row) if s.is_special and s.is_learnt), default=len(row) - 1)
     return row[: last + 1]
-
-
-def _parts(segments: Sequence[Segment], tokenizer: Tokenizer) -> list[Part]:
-    """Return a row's parts; it begins with what the base expects, unless the template wrote that."""
-    parts = [_part(segment, tokenizer) for segment in segments]
-    begin = [*tokenizer.begin_ids]
-    return parts if parts[: len(begin)] == begin else [*begin, *parts]
 
 
 def _part(segment: Segment, tokenizer: Tokenizer) -> Part:

@@ -5,7 +5,7 @@ Rows packed into sequences of seq_len tokens, so that no step computes on paddin
     packing.num_sequences, packing.filled          # 147, 0.991
 
 Whole rows go together in an order drawn from the seed, each into the fullest sequence that still
-has room (best fit). A row is cut only if it is longer than a sequence. Longest first would fill a
+has room (best fit). What becomes of longer rows, see long_rows.py. Longest first would fill a
 little more, and put rows of a kind together, which a model learns from less well: see
 docs/quality.md. The packing is a pure function of the lengths, seq_len and seed, 16 bytes a row,
 and is cached beside the shards: planning a million rows takes seconds, reading the plan back takes
@@ -24,9 +24,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from instruct_core.config import PACKING
+from instruct_core.data.long_rows import LongRows, pieces_of
 from instruct_core.data.order import sample_at
 from instruct_core.data.shards import ShardSet
-from instruct_core.errors import CorruptFileError
+from instruct_core.errors import ConfigError, CorruptFileError
 from instruct_core.storage.store import Store
 from instruct_core.storage.tensor_file import file_views, from_numpy, hash_arrays, parse_header
 
@@ -60,25 +61,17 @@ class Packing(NamedTuple):
         """Share of all places that hold a token, 0..1."""
         return float(self.lengths.sum() / max(1, self.num_sequences * self.seq_len))
 
-    @property
-    def num_cut_rows(self) -> int:
-        """Rows that are longer than a sequence."""
-        return len(np.unique(self.rows[self.starts > 0]))
 
-    @property
-    def cut_off(self) -> float:
-        """Share of all tokens that are read without the beginning of their row, 0..1."""
-        return float(self.lengths[self.starts > 0].sum() / max(1, self.lengths.sum()))
-
-
-def pack(lengths: NDArray[np.int64], seq_len: int, seed: int) -> Packing:
+def pack(
+    lengths: NDArray[np.int64], seq_len: int, seed: int, long_rows: LongRows = "cut"
+) -> Packing:
     """
     Return the packing of rows of the given lengths, in tokens.
 
     Their order is drawn from ``seed``, so that rows of like length, and neighbours in the source,
     do not meet in one sequence more often than others.
     """
-    rows, starts, pieces = _cut(lengths, seq_len)
+    rows, starts, pieces = pieces_of(lengths, seq_len, long_rows)
     places = np.arange(len(rows), dtype=np.uint64)
     order = np.argsort(sample_at(places, max(1, len(rows)), seed ^ ORDER_KEY))
     sequence_of = np.empty(len(rows), dtype=np.int64)
@@ -109,26 +102,25 @@ def pack(lengths: NDArray[np.int64], seq_len: int, seed: int) -> Packing:
     )
 
 
-def _cut(
-    lengths: NDArray[np.int64], seq_len: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Return (row, start, length) of every piece; a row of at most seq_len tokens is one piece."""
-    num_pieces = -(-lengths // seq_len)
-    rows = np.repeat(np.arange(len(lengths)), num_pieces)
-    first_pieces = np.cumsum(num_pieces) - num_pieces
-    starts = (np.arange(len(rows)) - first_pieces[rows]) * seq_len
-    return rows, starts, np.minimum(lengths[rows] - starts, seq_len)
-
-
 def load_packing(
     store: Store, rows: ShardSet, split: str, fingerprint: str, seq_len: int, seed: int
 ) -> Packing:
-    """Return the packing of a split from its cache, or plan it and cache it where that is allowed."""
+    """
+    Return the packing of a split from its cache, or plan it and cache it where that is allowed.
+
+    Raises:
+        ConfigError: No row fits into a sequence, and those that do not are dropped.
+    """
     name = f"packing/{split}-{seq_len}-{seed}.safetensors"
     try:
         return _read(store, name, fingerprint, seq_len)
     except (FileNotFoundError, CorruptFileError):
-        packing = pack(rows.lengths(), seq_len, seed)
+        packing = pack(rows.lengths(), seq_len, seed, rows.long_rows)
+    if len(rows) and not packing.num_sequences:
+        raise ConfigError(
+            f"--seq-len must be longer: all {len(rows):,} rows of {store.where(split)} have more than "
+            f"{seq_len} tokens, and the shards drop such rows (--long-rows drop)."
+        )
     try:
         _write(store, name, fingerprint, packing)
     except OSError as error:

@@ -46,4 +46,8 @@ def _choices(plan: dict[str, Any]) -> list[str]:
         words += ["--columns", str(plan["columns"])]
     if plan.get("limit_rows") is not None:
         words += ["--limit-rows", str(plan["limit_rows"])]
+    if plan.get("template_text"):
+        words += ["--template", str(plan["template_typed"])]
+    if "long_rows" in plan:
+        words += ["--long-rows", str(plan["long_rows"])]
     return [*words, "--skip-bad-rows"] if plan.get("skip_bad_rows") else words

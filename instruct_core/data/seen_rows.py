@@ -8,6 +8,8 @@ What a scan notes of the rows of a source: their columns and texts, and which of
 
 from __future__ import annotations
 
+from typing import Any
+
 from instruct_core.data.columns import Columns
 from instruct_core.data.record import Record
 from instruct_core.data.sources import Source
@@ -32,15 +34,16 @@ class SeenRows:
         self._has_chats = bool(self.check.columns.messages)
 
     @property
-    def template_name(self) -> str:
-        """The name of the way in which the rows are written."""
-        return self._template.name if self._has_chats else exchanges_name(self._template)
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """What a plan counts of the rows."""
+    def facts(self) -> dict[str, Any]:
+        """What a plan says of the rows, under the names of its fields."""
+        template = self._template
         return {
+            "bad_rows": self.bad_rows,
             "more_bad_rows": self.num_bad_rows - len(self.bad_rows),
+            "refused": self.check.refused,
+            "unread": self.check.unread,
+            "template": template.name if self._has_chats else exchanges_name(template),
+            "template_text": template.text,
             "num_open_ends": self.num_open_ends,
             "num_open_starts": self.num_open_starts,
         }

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from instruct_core.data.columns import Columns, parse_columns
-from instruct_core.data.gpt2_tokenizer import END_OF_TEXT, TOKENIZER_NAME
+from instruct_core.data.gpt2_tokenizer import TOKENIZER_NAME
+from instruct_core.data.long_rows import LongRows
 from instruct_core.data.order import sample_at
 from instruct_core.data.plan import Plan
 from instruct_core.data.ranges import SourceFile, Start, scan_ranges
@@ -27,7 +28,7 @@ from instruct_core.data.seen_rows import SeenRows, bad_row
 from instruct_core.data.sources import Source
 from instruct_core.data.split import SPLIT_SEED, VAL_FRACTION, in_validation
 from instruct_core.data.template import ALPACA_1, Segment, Template
-from instruct_core.data.templates import BY_HEADINGS, exchanges_name, template_of
+from instruct_core.data.templates import BY_HEADINGS, exchanges_name
 from instruct_core.data.tokenizer import Tokenizer
 from instruct_core.data.unread import chat_of
 from instruct_core.errors import BadRowError, ConfigError
@@ -38,7 +39,9 @@ BY_TEXT = "text-1"
 FORMAT_2_KEYS = {
     "split", "val_hashes", "num_duplicates", "more_bad_rows", "refused", "unread",
 }  # fmt: skip
-FORMAT_3_KEYS = {"template_text", "num_open_ends", "num_open_starts"}
+FORMAT_3_KEYS = {
+    "template_typed", "template_text", "long_rows", "num_open_ends", "num_open_starts",
+}  # fmt: skip
 SPANS_FORMAT = 3  # from which on shards keep spans: rows of one exchange need none
 BLOCK_ROWS = 250  # shards are whole blocks; 64 shards or more from 16,000 rows on
 MAX_BLOCKS_PER_SHARD = 40
@@ -68,11 +71,6 @@ class Encoder(NamedTuple):
             tokenizer.name, place, tokenizer.vocab_size, tokenizer.end_id, tokenizer.end
         )
         return cls(tokenizer.identity, own if tokenizer.files else None)
-
-    @property
-    def end(self) -> str:
-        """How the control token is spelled that ends a row."""
-        return self.own.end if self.own else END_OF_TEXT
 
 
 GPT2S = Encoder(TOKENIZER_NAME, None)
@@ -104,21 +102,18 @@ class ShardPlan(Plan):
     more_bad_rows: int = 0  # than are listed
     refused: list[str] = field(default_factory=list)  # columns that must be empty
     unread: list[str] = field(default_factory=list)
+    own_tokenizer: OwnTokenizer | None = None  # None for GPT-2's
     # From here on: what format 3 has besides.
+    template_typed: str = "alpaca"  # as it was given
+    long_rows: LongRows = "cut"  # what becomes of rows that are longer than a sequence
     template_text: str = ""  # of a template that is no part of the code
     num_open_ends: int = 0  # chats whose last turns, which nobody answers, were left out
     num_open_starts: int = 0  # chats whose first answers, which nobody asked for, were left out
-    own_tokenizer: OwnTokenizer | None = None  # None for GPT-2's
-
-    @property
-    def encoder(self) -> Encoder:
-        """The tokenizer that it was planned with."""
-        return Encoder(self.tokenizer, self.own_tokenizer)
 
     @property
     def format(self) -> int:
         """The format of its file, and of the manifest."""
-        if self.template != ALPACA_1:
+        if self.template != ALPACA_1 or self.long_rows != "cut":
             return SPANS_FORMAT
         return 1 if self.split == BY_PLACE else 2
 
@@ -146,6 +141,7 @@ class ShardPlan(Plan):
             "limit_rows": self.limit_rows,
             "skip_bad_rows": self.skip_bad_rows,
             "template": self.template,
+            "long_rows": self.long_rows,
             "tokenizer": self.tokenizer,
             "split": self.split,
             "refused": self.refused,
@@ -159,6 +155,8 @@ class ShardPlan(Plan):
         choices = {**self.choices, "source": None}
         if self.format == 1:
             del choices["split"], choices["refused"]
+        if self.long_rows == "cut":  # plans of before there was a choice have no word for it
+            del choices["long_rows"]
         return fingerprint_of([hashes, split, choices])
 
     def to_document(self) -> dict[str, Any]:
@@ -179,6 +177,7 @@ class ShardPlan(Plan):
         rows_per_shard: int | None,
         template: Template = BY_HEADINGS,
         encoder: Encoder = GPT2S,
+        long_rows: LongRows = "cut",
     ) -> bool:
         """
         Return True if `scan` would return this very plan, judged without reading rows.
@@ -186,8 +185,10 @@ class ShardPlan(Plan):
         One of an earlier format goes on as it was begun, where the rest is the same.
         """
         rows_per_shard = rows_per_shard or default_rows_per_shard(self.num_rows)
-        asked = (source.identity, limit_rows, skip_bad_rows, rows_per_shard)
-        planned = (self.identity, self.limit_rows, self.skip_bad_rows, self.rows_per_shard)
+        asked = (source.identity, limit_rows, skip_bad_rows, rows_per_shard, long_rows)
+        planned = (
+            self.identity, self.limit_rows, self.skip_bad_rows, self.rows_per_shard, self.long_rows
+        )  # fmt: skip
         return (
             asked == planned
             and (columns is None or (str(columns) == self.columns and not self.refused))
@@ -209,9 +210,13 @@ class ShardPlan(Plan):
         num_val = max(1, round(VAL_FRACTION * self.num_rows)) if self.num_rows > 1 else 0
         return sample_at(rows, self.num_rows, SPLIT_SEED) < num_val
 
-    def rows(self, shard: int) -> Iterator[list[Segment] | None]:
+    def rows(self, shard: int, template: Template) -> Iterator[list[Segment] | None]:
         """
         Yield the rows of one shard as segments, in source order; None for a bad row that is skipped.
+
+        Args:
+            shard: Which.
+            template: `template_of` the plan's name and text.
 
         Raises:
             BadRowError: The source is no longer what was planned with.
@@ -223,7 +228,6 @@ class ShardPlan(Plan):
                 "alone, and cannot be finished by this one. Give another --out, or remove them."
             )
         columns = parse_columns(self.columns)
-        template = template_of(self.template, self.encoder.end)
         count = min(self.rows_per_shard, self.num_rows - shard * self.rows_per_shard)
         for record in self.records(shard, count):
             try:
@@ -272,17 +276,12 @@ def scan(
         num_rows=ranges.num_rows,
         rows_per_shard=rows_per_shard,
         starts=ranges.starts[:: rows_per_shard // BLOCK_ROWS],
-        bad_rows=seen.bad_rows,
-        template=seen.template_name,
         tokenizer=encoder.identity,
         split=BY_TEXT,
         val_hashes=drawn.hashes,
         num_duplicates=drawn.num_duplicates,
-        refused=seen.check.refused,
-        unread=seen.check.unread,
-        template_text=template.text,
-        **seen.counts,
         own_tokenizer=encoder.own,
+        **seen.facts,
     )
 
 

@@ -8,20 +8,15 @@ Tokens on disk: one safetensors file per fixed range of source rows and split.
 
 A file holds `tokens` (all rows one after another; uint16, or uint32 for a vocabulary of more than
 65,536), `offsets` (int64, rows + 1) and which tokens are learnt as a response: `spans` (uint32) with
-`span_offsets` (int64, rows + 1), or, in sets of format 1 and 2, `response_starts` (uint32, per row: from
-there to its end). It carries the fingerprint of its plan and a hash of its tensors, so a file that is
-there can be told from one that is right; the manifest then names every file with its size and hash.
+`span_offsets` (int64, rows + 1), or, in sets of format 1 and 2, `response_starts` (uint32, per row:
+from there to its end). It carries the fingerprint of its plan and a hash of its tensors, so a file that
+is there can be told from one that is right; the manifest then names every file with its size and hash.
 Where the tokenizer is not GPT-2's, its files lie in `tokenizer/`.
 """
 
 from __future__ import annotations
 
-import contextlib
-import mmap
-import os
 from functools import cached_property, lru_cache
-from pathlib import Path
-from time import sleep
 from typing import Any
 
 import numpy as np
@@ -30,11 +25,19 @@ from numpy.typing import NDArray
 
 from instruct_core.data.encoding import Encoded, encode
 from instruct_core.data.gpt2_tokenizer import END_OF_TEXT_ID, VOCAB_SIZE
+from instruct_core.data.long_rows import LongRows
+from instruct_core.data.mapped_file import map_verified
 from instruct_core.data.order import sample_at
 from instruct_core.data.remake import command_that_makes
 from instruct_core.data.shard_plan import SPANS_FORMAT, ShardPlan
-from instruct_core.data.template import text_of
-from instruct_core.data.tokenizer import GPT2, TOKENIZER_FOLDER, Tokenizer, load_tokenizer
+from instruct_core.data.template import ALPACA_1, Template, text_of
+from instruct_core.data.templates import template_of
+from instruct_core.data.tokenizer import (
+    GPT2,
+    TOKENIZER_FOLDER,
+    Tokenizer,
+    load_tokenizer,
+)
 from instruct_core.errors import CorruptFileError, MissingError
 from instruct_core.storage.cache import local_copy
 from instruct_core.storage.documents import load_sealed, seal
@@ -43,7 +46,6 @@ from instruct_core.storage.tensor_file import file_views, from_numpy, hash_array
 
 SPLITS = ("train", "val")
 DRAW_SEED = 42  # of the rows that samples show
-LOOK_AGAIN_SECONDS = 2.0
 MAX_OPEN_MAPS = 4096  # Linux allows 65,530 maps a process
 
 
@@ -54,7 +56,8 @@ def shard_name(split: str, shard: int) -> str:
 
 def write_shard(store: Store, plan: ShardPlan, shard: int, tokenizer: Tokenizer) -> None:
     """Tokenize one range of source rows and write both of its files, each whole or not at all."""
-    rows = list(plan.rows(shard))
+    template = template_of(plan.template, plan.template_text, tokenizer)
+    rows = list(plan.rows(shard, template))
     texts = [None if row is None else text_of(row) for row in rows]
     good = [row for row in rows if row is not None]
     is_val = plan.is_val(shard, texts)[[row is not None for row in rows]]
@@ -151,10 +154,10 @@ def write_manifest(store: Store, plan: ShardPlan) -> bool:
             "unread": plan.unread,
             "num_duplicates": plan.num_duplicates,
         }
-    if plan.format >= SPANS_FORMAT:
-        document |= plan.rendering
     if plan.own_tokenizer is not None:
         document["own_tokenizer"] = vars(plan.own_tokenizer)
+    if plan.format >= SPANS_FORMAT:
+        document |= plan.rendering
     document |= files | {"num_bad_rows": plan.num_bad_rows, "bad_rows": plan.bad_rows}
     store.replace("manifest.json", seal(document))
     for split in SPLITS:
@@ -216,6 +219,8 @@ class ShardSet:
         self._store, self._entries = store, manifest[split]
         own = manifest.get("own_tokenizer")
         self._has_own, self.end_id = own is not None, own["end_id"] if own else END_OF_TEXT_ID
+        self._written = manifest.get("template", ALPACA_1), manifest.get("template_text", "")
+        self.long_rows: LongRows = manifest.get("long_rows", "cut")
         self.vocab_size = own["vocab_size"] if own else VOCAB_SIZE
         self._first_rows = np.cumsum([0, *(entry["rows"] for entry in self._entries)])
         self._open = lru_cache(MAX_OPEN_MAPS)(self._open_shard)
@@ -227,6 +232,11 @@ class ShardSet:
     def tokenizer(self) -> Tokenizer:
         """What encoded the rows."""
         return load_tokenizer(self._store.where(TOKENIZER_FOLDER) if self._has_own else GPT2)
+
+    @cached_property
+    def template(self) -> Template:
+        """What wrote the rows."""
+        return template_of(*self._written, self.tokenizer)
 
     def drawn(self, count: int) -> list[int]:
         """Return rows of all over the split, the same ones each time; fewer where there are fewer."""
@@ -248,6 +258,16 @@ class ShardSet:
         begin, end = arrays["offsets"][local : local + 2]
         return np.array([[arrays["response_starts"][local], end - begin]], np.int64)
 
+    def num_response_tokens(self) -> int:
+        """Return how many tokens of all rows are responses; opens every shard once."""
+        total = 0
+        for arrays in map(self._open, range(len(self._entries))):
+            if "spans" in arrays:
+                total += int(np.diff(arrays["spans"].astype(np.int64)).sum())
+            else:
+                total += len(arrays["tokens"]) - int(arrays["response_starts"].sum(dtype=np.int64))
+        return total
+
     def lengths(self) -> NDArray[np.int64]:
         """Return the number of tokens of every row; opens every shard once."""
         shards = range(len(self._entries))
@@ -261,33 +281,6 @@ class ShardSet:
     def _open_shard(self, shard: int) -> dict[str, Any]:
         entry = self._entries[shard]
         path = local_copy(self._store, entry["file"], entry["bytes"], entry["xxh3"])
-        data = _map_verified(path, self._store, entry)
+        data = map_verified(path, self._store, entry)
         places, _ = parse_header(data, str(path))
         return {name: place.view(data) for name, place in places.items()}
-
-
-def _map_verified(path: Path, store: Store, entry: dict[str, Any]) -> mmap.mmap:
-    """Return a shard's bytes; one look is no verdict, so a damaged one is read again, past the cache."""
-    try:
-        return _map(path, store, entry)
-    except CorruptFileError:
-        sleep(LOOK_AGAIN_SECONDS)
-        with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        return _map(path, store, entry)
-
-
-def _map(path: Path, store: Store, entry: dict[str, Any]) -> mmap.mmap:
-    rebuild = f"Rebuild it: {command_that_makes(store)}"
-    where = f"Shard {store.where(entry['file'])}"
-    if not path.exists():
-        raise CorruptFileError(f"{where} is gone, though the manifest names it. {rebuild}")
-    if (size := path.stat().st_size) != entry["bytes"]:
-        raise CorruptFileError(
-            f"{where} is corrupt: it has {size} bytes, expected {entry['bytes']}. {rebuild}"
-        )
-    with path.open("rb") as file:
-        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    if xxhash.xxh3_128_hexdigest(data) != entry["xxh3"]:
-        raise CorruptFileError(f"{where} is corrupt: xxh3 differs from the manifest. {rebuild}")
-    return data

@@ -72,16 +72,17 @@ class Alpaca:
 
     Args:
         end: The special token that ends an answer.
+        begin: Those that begin a text.
     """
 
     name, text, heading = ALPACA, "", HEADING
 
-    def __init__(self, end: str) -> None:
-        self._end = end
+    def __init__(self, end: str, begin: Sequence[str] = ()) -> None:
+        self._end, self._begin = end, [Segment(token, is_special=True) for token in begin]
 
     def segments(self, turns: Sequence[Turn], asks: bool = False) -> list[Segment]:
         """Return the chat in pieces; see `Template`."""
-        segments: list[Segment] = []
+        segments = [*self._begin]
         blocks = system = ""  # not written yet
         for turn in turns:
             if turn.role == "system":

@@ -1,34 +1,199 @@
 """
-Templates by their names.
+Templates by their names: typed, or as a plan or a checkpoint has them.
 
-    template_of("alpaca-headings-2").segments(turns)
+    template = choose_template("chatml", tokenizer)          # or alpaca, base, a .jinja file
+    template_of(template.name, template.text, tokenizer)     # the same one again, on another machine
+
+A template is checked before it is used: on a chat of four turns, each prefix must render to a prefix of
+the whole, and a special token must stand behind every answer.
 """
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
 from instruct_core.data.gpt2_tokenizer import END_OF_TEXT
-from instruct_core.data.template import ALPACA, ALPACA_1, Alpaca, Template
+from instruct_core.data.jinja_template import JinjaTemplate
+from instruct_core.data.template import ALPACA, ALPACA_1, Alpaca, Template, text_of
+from instruct_core.data.tokenizer import Tokenizer
+from instruct_core.data.turns import Exchange
 from instruct_core.errors import ConfigError
 
+TEMPLATES = ("alpaca", "chatml", "base")  # as they are typed, beside files
 BY_HEADINGS = Alpaca(END_OF_TEXT)  # what is taken where nothing is asked for
+CHATML = """\
+BEGIN
+{%- for message in messages %}
+{{- '<|im_start|>' + message['role'] + '\\n' + message['content'] + END + '\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+{{- '<|im_start|>assistant\\n' }}
+{%- endif %}
+"""
+# What `Alpaca` does, for transformers: an export carries it.
+ALPACA_JINJA = """\
+{%- set ns = namespace(system='', blank='') %}
+BEGIN
+{%- for message in messages %}
+{%- if message['role'] == 'system' %}
+{%- set ns.system = message['content'] + '\\n\\n' %}
+{%- elif message['role'] == 'assistant' %}
+{{- ns.blank + '### Response:\\n' + message['content'] | trim + END }}
+{%- set ns.blank = '\\n\\n' %}
+{%- elif message['role'] == 'tool' %}
+{{- ns.blank + '### Tool:\\n' + message['content'] | trim + '\\n\\n' }}
+{%- set ns.blank = '' %}
+{%- else %}
+{{- ns.blank + '### Instruction:\\n' + (ns.system + message['content'] | trim) | trim + '\\n\\n' }}
+{%- set ns.blank = '' %}
+{%- set ns.system = '' %}
+{%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+{{- ns.blank + '### Response:\\n' }}
+{%- endif %}
+"""
+PROBE = Exchange("One?", "", "First.").turns + Exchange("Two?", "", "Second.").turns
 
 
-def template_of(name: str, end: str = END_OF_TEXT) -> Template:
+def choose_template(typed: str, tokenizer: Tokenizer) -> Template:
     """
-    Return the template of a plan or a run.
+    Return the template that was typed.
 
     Args:
-        name: As the plan has it.
-        end: How the control token is spelled that ends an answer.
+        typed: alpaca, chatml, base, or the path of a .jinja file.
+        tokenizer: Of the model to be trained.
+
+    Raises:
+        ConfigError: There is none of that name, or it cannot be used; names the turn that shows it.
+    """
+    if typed == "alpaca":
+        return template_of(ALPACA, "", tokenizer)
+    if typed == "chatml":
+        return checked_template("chatml", _with_tokens(CHATML, tokenizer), tokenizer)
+    if typed == "base":
+        text = base_template(tokenizer)
+        if text is None:
+            raise ConfigError(
+                f"--template base must be the tokenizer's own, and {tokenizer.name} has none: no "
+                "chat_template. Give alpaca, chatml or a .jinja file."
+            )
+        return checked_template(f"base ({tokenizer.name})", text, tokenizer)
+    if not typed.endswith((".jinja", ".jinja2", ".j2")):
+        raise ConfigError(
+            f"--template must be alpaca, chatml, base or a .jinja file, got {typed!r}."
+        )
+    try:
+        text = Path(typed).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"--template {typed} is not there.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--template {typed} cannot be read: {error}.") from None
+    return checked_template(typed, text, tokenizer)
+
+
+def template_of(name: str, text: str, tokenizer: Tokenizer) -> Template:
+    """
+    Return the template of a plan or a checkpoint.
+
+    Args:
+        name: As it has it.
+        text: Its source, where it is a file.
+        tokenizer: Of the model.
 
     Raises:
         ConfigError: No version of the code that is here knows it.
     """
     if name in (ALPACA_1, ALPACA):
-        return BY_HEADINGS if end == END_OF_TEXT else Alpaca(end)
-    raise ConfigError(f"Template {name} is not known here: it is of a newer version.")
+        if not tokenizer.files:
+            return BY_HEADINGS
+        begin, end = _begin_and_end(tokenizer)
+        return Alpaca(end, begin)
+    if text and name == _name(text):
+        return JinjaTemplate(name, text, tokenizer)
+    raise ConfigError(f"Template {name} is not known here: it is of a newer version, or damaged.")
 
 
 def exchanges_name(template: Template) -> str:
     """Return the name under which a template writes rows of one exchange alone."""
     return ALPACA_1 if template.name == ALPACA else template.name
+
+
+def end_ids(template: Template, tokenizer: Tokenizer) -> frozenset[int]:
+    """Return the tokens at which an answer ends: the tokenizer's own, and the template's."""
+    learnt = [s.text for s in template.segments(PROBE[:2]) if s.is_special and s.is_learnt]
+    found = {tokenizer.special_id(text) for text in learnt[-1:]}
+    return tokenizer.end_ids | {token for token in found if token is not None}
+
+
+def base_template(tokenizer: Tokenizer) -> str | None:
+    """Return the chat template among a tokenizer's files; None where there is none."""
+    if "chat_template.jinja" in tokenizer.files:
+        return tokenizer.files["chat_template.jinja"].decode(errors="replace")
+    settings = json.loads(tokenizer.files.get("tokenizer_config.json", b"{}"))
+    found: Any = settings.get("chat_template")
+    if isinstance(found, list):  # several, each with a name
+        named = {entry.get("name"): entry.get("template") for entry in found}
+        found = named.get("default")
+    return found if isinstance(found, str) else None
+
+
+def jinja_of(template: Template, tokenizer: Tokenizer) -> str:
+    """Return a template in jinja, as transformers applies it."""
+    return template.text or _with_tokens(ALPACA_JINJA, tokenizer)
+
+
+def checked_template(what: str, text: str, tokenizer: Tokenizer) -> JinjaTemplate:
+    """
+    Return a template in jinja, after it wrote a chat of four turns.
+
+    Args:
+        what: How messages call it.
+        text: Its source.
+        tokenizer: Of the model.
+
+    Raises:
+        ConfigError: It cannot be used; names the turn that shows it.
+    """
+    try:
+        template = JinjaTemplate(_name(text), text, tokenizer)
+        _check(template)
+    except ValueError as error:
+        reason = str(error).rstrip(".")
+        raise ConfigError(
+            f"Template {what} cannot be used: {reason}. Change it, or give another."
+        ) from None
+    return template
+
+
+def _check(template: Template) -> None:
+    """Refuse a template that leaves turns out, or lets the model write the heading of its answer."""
+    written = text_of(template.segments(PROBE))
+    if missing := [turn.text for turn in PROBE if turn.text not in written]:
+        raise ValueError(f"a turn that says {missing[0]!r} is not in the text")
+    learnt = "".join(segment.text for segment in template.segments(PROBE[:2]) if segment.is_learnt)
+    if heading := learnt.partition(PROBE[1].text)[0].strip():
+        raise ValueError(
+            f"before the answer of turn 2 (assistant) it writes {heading!r}, and not where "
+            "add_generation_prompt is set"
+        )
+
+
+def _name(text: str) -> str:
+    return f"jinja-{xxhash.xxh3_128_hexdigest(text.encode())[:12]}"
+
+
+def _with_tokens(text: str, tokenizer: Tokenizer) -> str:
+    begin, end = _begin_and_end(tokenizer)
+    first = f"{{{{- {''.join(begin)!r} }}}}\n" if begin else ""
+    return text.replace("BEGIN\n", first).replace("END", repr(end))
+
+
+def _begin_and_end(tokenizer: Tokenizer) -> tuple[list[str], str]:
+    """Return the special tokens that begin a text and end an answer, as they are spelled."""
+    spelled = {token: name for name, token in tokenizer.specials.items()}
+    return [spelled[token] for token in tokenizer.begin_ids], tokenizer.end

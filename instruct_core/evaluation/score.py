@@ -2,7 +2,7 @@
 What a model answers to rows that it was not trained on, and how near that is to what they say.
 
     examples = drawn_examples(rows, count=50, max_seq_len=1024)
-    answers = greedy_answers(model, examples, rows.tokenizer, max_new_tokens=128)
+    answers = greedy_answers(model, examples, rows.tokenizer, rows.template, max_new_tokens=128)
     score(answers, [example.reference for example in examples])     # exact_match 0.02, rouge_l 0.31
 
 The likeliest token is taken each time, so the same model gives the same answers.
@@ -20,6 +20,7 @@ from rouge_score.rouge_scorer import RougeScorer
 
 from instruct_core.answers.batch import answer_prompts
 from instruct_core.data.shards import ShardSet
+from instruct_core.data.template import Template
 from instruct_core.data.tokenizer import Tokenizer
 from instruct_core.model.family import Model
 
@@ -62,6 +63,7 @@ def greedy_answers(
     model: Model,
     examples: Sequence[Example],
     tokenizer: Tokenizer,
+    template: Template,
     max_new_tokens: int,
     on_answers: Callable[[int], None] = lambda count: None,
 ) -> list[str]:
@@ -71,7 +73,7 @@ def greedy_answers(
     Args:
         model: In eval mode; its device is used.
         examples: Their prompts are shorter than the model has positions.
-        tokenizer: Of the prompts, and of the model.
+        tokenizer, template: Of the prompts, and of the model.
         max_new_tokens: Longest answer.
         on_answers: Told how many answers were given, after each batch.
     """
@@ -79,6 +81,7 @@ def greedy_answers(
         model,
         [example.prompt for example in examples],
         tokenizer,
+        template,
         batch_size=BATCH_SIZE,
         max_new_tokens=max_new_tokens,
         on_answers=on_answers,

@@ -17,6 +17,8 @@ import json
 
 from instruct_core.checkpoints.steps import read_manifest, read_verified, step_name
 from instruct_core.data.gpt2_tokenizer import END_OF_TEXT, END_OF_TEXT_ID, merges_path
+from instruct_core.data.model_template import TEMPLATE, template_of_model
+from instruct_core.data.templates import jinja_of
 from instruct_core.data.tokenizer import tokenizer_of_model
 from instruct_core.errors import ConfigError, CorruptFileError
 from instruct_core.storage.store import Store
@@ -46,8 +48,11 @@ def export_folder(store: Store, step: int, target: Store) -> None:
     names = ("model.safetensors", "config.json")
     files = {name: memoryview(read_verified(folder, entries[name]).data) for name in names}
     max_length = int(json.loads(bytes(files["config.json"])).get("n_positions", 1024))
-    own = tokenizer_of_model(folder.url).files
-    views = {k: memoryview(data) for k, data in (own or _tokenizer_files(max_length)).items()}
+    tokenizer = tokenizer_of_model(folder.url)
+    template = template_of_model(folder.url, tokenizer)
+    written = dict(tokenizer.files or _tokenizer_files(max_length))
+    written[TEMPLATE] = jinja_of(template, tokenizer).encode()
+    views = {name: memoryview(data) for name, data in written.items()}
     for name, view in {**views, **files}.items():
         target.put(name, [view])
 

@@ -19,6 +19,7 @@ from instruct_core import ranks
 from instruct_core.answers.generation import generate
 from instruct_core.data.batches import MicroBatch, SampleReader
 from instruct_core.data.shards import ShardSet
+from instruct_core.data.templates import end_ids
 from instruct_core.train.compiler import eagerly
 from instruct_core.train.loss import WithLoss, on_device
 from instruct_core.train.progress import SampleAnswer
@@ -82,7 +83,7 @@ def sample_answers(model: WithLoss, rows: ShardSet, stop: Callable[[], bool]) ->
                 [prompt],
                 max_new_tokens=SAMPLE_TOKENS,
                 on_token=lambda text, token: not stop(),
-                end_ids=tokenizer.end_ids,
+                end_ids=end_ids(rows.template, tokenizer),
             )
         words = (tokenizer.decode(prompt), reference, tokenizer.decode(answer.tokens))
         samples.append(SampleAnswer(*(text.strip() for text in words)))

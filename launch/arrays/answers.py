@@ -16,9 +16,8 @@ from dataclasses import replace
 from instruct_core.answers.line import FACTS
 from instruct_core.answers.plan import AnswerPlan, Settings, scan_prompts
 from instruct_core.data.columns import parse_columns
+from instruct_core.data.model_template import template_of_model
 from instruct_core.data.sources import BUILTIN, Source, resolve_files
-from instruct_core.data.template import ALPACA
-from instruct_core.data.templates import template_of
 from instruct_core.data.tokenizer import tokenizer_of_model
 from instruct_core.errors import ConfigError
 from instruct_core.storage.documents import load_sealed
@@ -96,7 +95,7 @@ def _plan(flags: Generate, source: Source, old: AnswerPlan | None) -> AnswerPlan
         answer_column=flags.answer_column,
     )
     tokenizer = tokenizer_of_model(settings.model)
-    template = template_of(ALPACA, tokenizer.end)
+    template = template_of_model(settings.model, tokenizer)
     asked = (columns, flags.limit_rows, flags.rows_per_part, settings, template)
     with shown_scan() as progress:
         plan = scan_prompts(source, *asked, progress, tokenizer.identity)

@@ -13,21 +13,28 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from instruct_core.data.columns import Columns, parse_columns
 from instruct_core.data.fast_tokenizer import choose_tokenizer
 from instruct_core.data.hub import dataset_of
+from instruct_core.data.long_rows import LongRows
 from instruct_core.data.shard_plan import (
     BLOCK_ROWS,
-    BY_PLACE,
     Encoder,
     ShardPlan,
     scan,
 )
-from instruct_core.data.shards import SPLITS, is_complete, load_manifest
+from instruct_core.data.shards import (
+    SPLITS,
+    is_complete,
+    load_manifest,
+    write_manifest,
+    write_shard,
+)
 from instruct_core.data.sources import BUILTIN, Source, resolve_source
-from instruct_core.data.template import ALPACA
-from instruct_core.data.templates import template_of
+from instruct_core.data.template import Template
+from instruct_core.data.templates import TEMPLATES, choose_template
 from instruct_core.data.tokenizer import (
     GPT2,
     TOKENIZER_FOLDER,
@@ -39,11 +46,13 @@ from instruct_core.errors import ConfigError
 from instruct_core.names import PLAIN_NAME
 from instruct_core.storage.store import Store
 from jobs.preprocess import PreprocessJob
+from launch.arrays.about_shards import about_plan
 from launch.arrays.array import make
+from launch.arrays.inspection import inspect_set
 from launch.arrays.work import Work, here_because, shown_scan
 from launch.cluster.machine import choose_cluster, num_cores
 from launch.cluster.request import request_of
-from launch.console.lines import counted
+from launch.console.lines import note
 from launch.flags.array import check_array_flags
 from launch.flags.parse import check_counts
 from launch.flags.preprocess import Preprocess
@@ -67,62 +76,110 @@ def prepare(flags: Preprocess, words: Sequence[str] = ()) -> int:
             f"--rows-per-shard must be a multiple of {BLOCK_ROWS}, got {flags.rows_per_shard}."
         )
     check_slurm_flags(flags.slurm)
-    columns = parse_columns(flags.columns) if flags.columns else None
-    if flags.source == BUILTIN and columns:
-        raise ConfigError("--columns does not go with --source builtin, whose columns are known.")
+    check_counts(flags, "inspect")
+    if flags.json and flags.inspect is None:
+        raise ConfigError("--json goes with --inspect N, which shows rows.")
     dataset = dataset_of(flags.source)
     name = dataset.name if dataset and any(dataset[1:]) else Path(flags.source).name.split(".")[0]
     out = flags.out or f"shards/{name}"
     if flags.out is None and not PLAIN_NAME.fullmatch(Path(out).name):
         raise ConfigError(f"--out must be given with --source {flags.source}: it names no folder.")
-    found = find_tokenizer(flags.tokenizer)
-    tokenizer = _tokenizer(found.place, flags)  # raises here rather than in every task
-    check_url("--out", absolute(out), writes=not flags.array.dry_run)
+    store, looks = Store(absolute(out)), flags.inspect is not None
+    if looks and not _is_typed("--source", words) and store.exists("manifest.json"):
+        return inspect_set(store, flags)
+    choices = _choices(flags)
+    check_url("--out", store.url, writes=not (flags.array.dry_run or looks))
     cluster, why = choose_cluster(flags.array.cluster, flags.slurm.clusters)
     request = request_of(flags.slurm, wants_gpus=False) if cluster == "slurm" else None
-    with tempfile.TemporaryDirectory() as scratch:
-        store = Store(absolute(out))
+    with tempfile.TemporaryDirectory() as folder:
         # A dry run writes nothing, not even a source that is made or downloaded.
-        source = resolve_source(flags.source, Store(scratch) if flags.array.dry_run else store)
+        scratch = Store(folder)
+        source = resolve_source(flags.source, scratch if flags.array.dry_run or looks else store)
         old = ShardPlan.load_if_there(store)
-        encoder = Encoder.of(tokenizer, found.again)
-        plan = _plan(flags, store, old, source, columns, encoder)
-        return make(
-            _work(flags, words, store, plan, old, why, tokenizer),
-            flags.array,
-            flags.slurm,
-            request,
-            num_cores(),
-        )
+        if looks:
+            fits = old is not None and _still_fits(flags, store, old, source, choices)
+            if fits and store.exists("manifest.json"):
+                return inspect_set(store, flags)
+            return _inspect_source(flags, scratch, source, choices)
+        plan = _plan(flags, store, old, source, choices)
+        work = _work(flags, words, store, plan, old, why, choices.tokenizer)
+        return make(work, flags.array, flags.slurm, request, num_cores())
 
 
-def _tokenizer(place: str, flags: Preprocess) -> Tokenizer:
-    return choose_tokenizer(flags.encoder) if place == GPT2 else load_tokenizer(place)
+def _is_typed(flag: str, words: Sequence[str]) -> bool:
+    return any(word == flag or word.startswith(f"{flag}=") for word in words)
+
+
+class _Choices(NamedTuple):
+    """What becomes of rows, as it was typed."""
+
+    columns: Columns | None
+    tokenizer: Tokenizer
+    encoder: Encoder
+    template: Template
+    long_rows: LongRows
+
+
+def _choices(flags: Preprocess) -> _Choices:
+    """Return what was typed; what cannot be used is refused here rather than in every task."""
+    columns = parse_columns(flags.columns) if flags.columns else None
+    if flags.source == BUILTIN and columns:
+        raise ConfigError("--columns does not go with --source builtin, whose columns are known.")
+    found = find_tokenizer(flags.tokenizer)
+    is_gpt2 = found.place == GPT2
+    tokenizer = choose_tokenizer(flags.encoder) if is_gpt2 else load_tokenizer(found.place)
+    template = choose_template(flags.template, tokenizer)
+    long_rows = flags.long_rows or ("truncate" if template.text else "cut")
+    return _Choices(columns, tokenizer, Encoder.of(tokenizer, found.again), template, long_rows)
+
+
+def _inspect_source(flags: Preprocess, scratch: Store, source: Source, choices: _Choices) -> int:
+    """Show the first rows of a source; what is made for it goes with the scratch folder."""
+    count = min(flags.inspect or 1, flags.limit_rows or flags.inspect or 1)
+    plan = _plan(replace(flags, limit_rows=count), scratch, None, source, choices)
+    for line in about_plan(plan, None):
+        note(line)
+    plan.save(scratch)
+    write_tokenizer(choices.tokenizer, scratch / TOKENIZER_FOLDER)
+    for shard in range(plan.num_parts):
+        write_shard(scratch, plan, shard, choices.tokenizer)
+    write_manifest(scratch, plan)
+    return inspect_set(scratch, flags)
+
+
+def _still_fits(
+    flags: Preprocess, store: Store, old: ShardPlan, source: Source, choices: _Choices
+) -> bool:
+    """Return True if a plan that is there can be gone on with."""
+    # Tasks run in folders of their own, so the plan names files by their whole paths.
+    elsewhere = source._replace(files=[absolute(file) for file in source.files])
+    asked = (choices.columns, flags.limit_rows, flags.skip_bad_rows, flags.rows_per_shard)
+    written = (choices.template, choices.encoder, choices.long_rows)
+    # What a run may have been trained on stays; chats that were only begun are begun anew.
+    return old.still_fits(elsewhere, *asked, *written) and (
+        not old.may_end_once or is_complete(store, old)
+    )
 
 
 def _plan(
-    flags: Preprocess,
-    store: Store,
-    old: ShardPlan | None,
-    source: Source,
-    columns: Columns | None,
-    encoder: Encoder,
+    flags: Preprocess, store: Store, old: ShardPlan | None, source: Source, choices: _Choices
 ) -> ShardPlan:
     """Return the old plan if it still fits, or read the source for a new one."""
-    template = template_of(ALPACA, encoder.end)
-    asked = (columns, flags.limit_rows, flags.skip_bad_rows, flags.rows_per_shard)
-    # Tasks run in folders of their own, so the plan names files by their whole paths.
-    elsewhere = source._replace(files=[absolute(file) for file in source.files])
-    # What a run may have been trained on stays; chats that were only begun are begun anew.
-    if (
-        old is not None
-        and old.still_fits(elsewhere, *asked, template, encoder)
-        and (not old.may_end_once or is_complete(store, old))
-    ):
+    if old is not None and _still_fits(flags, store, old, source, choices):
         return old
+    asked = (choices.columns, flags.limit_rows, flags.skip_bad_rows, flags.rows_per_shard)
     with shown_scan() as progress:
-        plan = scan(source, *asked, template, progress, encoder)
-    return replace(plan, files=[replace(f, url=absolute(f.url)) for f in plan.files])
+        plan = scan(source, *asked, choices.template, progress, choices.encoder)
+    return replace(
+        plan,
+        files=[replace(f, url=absolute(f.url)) for f in plan.files],
+        template_typed=_place(flags.template),
+        long_rows=choices.long_rows,
+    )
+
+
+def _place(template: str) -> str:
+    return template if template in TEMPLATES else absolute(template)
 
 
 def _work(
@@ -154,7 +211,7 @@ def _work(
         what="Shards",
         where=store.url,
         name=f"shards-{store.url.rsplit('/', 1)[-1]}",
-        about=[*here_because(why_here), *_about(plan, old)],
+        about=[*here_because(why_here), *about_plan(plan, old)],
         discard=discard,
         provide=lambda: write_tokenizer(tokenizer, store / TOKENIZER_FOLDER),
         ready=ready,
@@ -163,47 +220,3 @@ def _work(
         flags=flags,
         words=words,
     )
-
-
-def _about(plan: ShardPlan, old: ShardPlan | None) -> list[str]:
-    """Return lines on what the shards are made from, and what of it has changed."""
-    lines = [f"Source: {plan.identity}, {plan.num_rows:,} rows; columns {plan.reading}"]
-    if own := plan.own_tokenizer:
-        lines.append(
-            f"Tokenizer: {own.name} ({plan.tokenizer}), {own.vocab_size:,} tokens; its files go along "
-            f"in {TOKENIZER_FOLDER}/"
-        )
-    lines += [f"  skipped {bad['where']}: {bad['problem']}" for bad in plan.bad_rows[:5]]
-    if (more := plan.num_bad_rows - 5) > 0:
-        listed = "the first thousand" if plan.more_bad_rows else "all"
-        lines.append(f"  and {more:,} more; {listed} are in the manifest")
-    if plan.num_duplicates:
-        lines.append(
-            f"Duplicates: {counted(plan.num_duplicates, 'row')}, word for word as one before; "
-            "copies of a row are in one split"
-        )
-    if plan.num_open_ends:
-        lines.append(
-            f"Chats: {counted(plan.num_open_ends, 'row')} without what follows the last answer: nobody "
-            "answers it"
-        )
-    if plan.num_open_starts:
-        lines.append(
-            f"Chats: {counted(plan.num_open_starts, 'row')} without what stands before the first "
-            "question: nobody asked for it"
-        )
-    if plan.may_end_once:
-        lines.append(
-            "Made by an earlier version, which learnt the last answer of a chat alone, and kept so. "
-            "Another --out learns and ends every answer."
-        )
-    if plan.split == BY_PLACE:
-        lines.append(
-            "Begun by an earlier version, and kept to it: copies of a row may be in both splits, and "
-            "fields that are not read stop no row. Another --out does better."
-        )
-    if old is None or plan.makes_same_parts(old):
-        return lines
-    changes = plan.changes_since(old)
-    lines += [f"Changed since these shards were made: {change}" for change in changes]
-    return [*lines, "All shards are made anew."]

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from instruct_core.answers.prompt import Prompt, fit_prompt
 from instruct_core.answers.sampling import Sampling
 from instruct_core.answers.text import AnswerText
-from instruct_core.data.template import ALPACA
-from instruct_core.data.templates import template_of
+from instruct_core.data.model_template import template_of_model
+from instruct_core.data.template import Template
+from instruct_core.data.templates import end_ids
 from instruct_core.data.tokenizer import Tokenizer, tokenizer_of_model
 from instruct_core.data.turns import Exchange
 from instruct_core.errors import ConfigError, CorruptFileError, MissingError
@@ -50,6 +51,7 @@ class Speaker:
         place: Where it came from.
         model: In eval mode.
         tokenizer: Its own.
+        template: That it was trained with.
         run: That it is a step of, if it was found through one.
         step: Which one was asked for: "newest", "best" or a number.
     """
@@ -59,11 +61,13 @@ class Speaker:
         place: str,
         model: Model,
         tokenizer: Tokenizer,
+        template: Template,
         run: Run | None = None,
         step: str | int = "newest",
     ) -> None:
         self.place, self.run, self.step, self._model = place, run, step, model
-        self._tokenizer, self._template = tokenizer, template_of(ALPACA, tokenizer.end)
+        self._tokenizer, self._template = tokenizer, template
+        self._end_ids = end_ids(template, tokenizer)
 
     def answer(
         self,
@@ -90,7 +94,7 @@ class Speaker:
 
         started_at = time.perf_counter()
         tokens, num_dropped = self._prompt(turns, question, max_new_tokens)
-        text, times = AnswerText(self._tokenizer), list[float]()
+        text, times = AnswerText(self._tokenizer, self._template.heading), list[float]()
 
         def take(_: int, token: int) -> bool:
             times.append(time.perf_counter() - started_at)
@@ -104,7 +108,7 @@ class Speaker:
                 max_new_tokens=max_new_tokens,
                 sampling=sampling,
                 on_token=take,
-                end_ids=self._tokenizer.end_ids,
+                end_ids=self._end_ids,
             )
             reason: str = generated.finish_reason
         except KeyboardInterrupt:
@@ -133,7 +137,9 @@ def load_speaker(flags: ModelFlags) -> Speaker:
 def _speaker(place: str, run: Run | None = None, step: str | int = "newest") -> Speaker:
     from instruct_core.model.weights import load_model
 
-    return Speaker(place, load_model(place), tokenizer_of_model(place), run, step)
+    tokenizer = tokenizer_of_model(place)
+    template = template_of_model(place, tokenizer)
+    return Speaker(place, load_model(place), tokenizer, template, run, step)
 
 
 def load_step(run: Run, step: str | int) -> Speaker:
@@ -173,4 +179,5 @@ def load_base(place: str, base: str | None) -> Speaker:
     vocab_size = tokenizer.vocab_size
     model = first_model(config.init, config.model, config.seed, vocab_size=vocab_size)
     what = f"random weights of {config.model}" if config.init == "random" else config.init
-    return Speaker(what, ready(model), tokenizer)
+    # Both are asked in the same words.
+    return Speaker(what, ready(model), tokenizer, template_of_model(place, tokenizer))

@@ -129,7 +129,8 @@ def _prepare(
     config = subject.config
     seq_len = min(positions, config.seq_len if config else TrainConfig.seq_len)
     # Not through the cache beside the shards: it may belong to somebody else, and this is quick.
-    packing = pack(rows.lengths(), seq_len, config.seed if config else TrainConfig.seed)
+    seed = config.seed if config else TrainConfig.seed
+    packing = pack(rows.lengths(), seq_len, seed, rows.long_rows)
     return Data(shards, manifest["fingerprint"], rows, packing, examples)
 
 
@@ -148,6 +149,7 @@ def _measure(when: str, model: Model, data: Data, max_new_tokens: int) -> Measur
             model,
             data.examples,
             data.rows.tokenizer,
+            data.rows.template,
             max_new_tokens,
             lambda count: bar.advance(given, count),
         )

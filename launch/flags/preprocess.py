@@ -34,6 +34,18 @@ class Preprocess:
     tokenizer: Annotated[str, PATH] = "gpt2"
     """The tokenizer of the model to be trained: gpt2, or the folder, URL or Hugging Face id of a model
     that has a tokenizer.json."""
+    template: Annotated[str, PATH] = "alpaca"
+    """How rows are written: alpaca (headings), chatml, base (the chat template among the tokenizer's
+    files), or a .jinja file. Every answer is learnt, and ended by a special token."""
+    long_rows: Literal["cut", "truncate", "drop"] | None = None
+    """What a run does with rows that are longer than its --seq-len: cut makes pieces, of which the
+    later ones have no question; truncate leaves the end out; drop the row (default: cut for the
+    template alpaca, else truncate)."""
+    inspect: int | None = None
+    """Show so many rows as a model will see them, and write nothing: of the finished shard set --out, or
+    the first of --source. Learnt tokens are marked, and each line begins with a position."""
+    json: bool = False
+    """With --inspect: print one JSON object a line for every row, for programs."""
     limit_rows: int | None = None
     """Take only so many rows from the start."""
     skip_bad_rows: bool = False

@@ -13,6 +13,7 @@ import re
 from typing import NamedTuple
 
 from instruct_core.config import TrainConfig
+from instruct_core.data.long_rows import lost_of
 from instruct_core.data.packing import Packing, load_packing
 from instruct_core.data.shards import ShardSet, load_manifest
 from instruct_core.errors import ConfigError
@@ -127,7 +128,7 @@ def _data(plan: Plan) -> tuple[list[tuple[str, str]], float | None]:
         f"{counted(len(rows), 'row')} of {config.shards} in "
         f"{counted(packing.num_sequences, 'sequence')}, {packing.filled:.1%} filled; {model}"
     )
-    return [("Data", data), *_cut_rows(packing)], epochs
+    return [("Data", data), ("Long", _long_rows(rows, packing))], epochs
 
 
 def _model(plan: Plan) -> str:
@@ -138,15 +139,27 @@ def _model(plan: Plan) -> str:
     return f"{name} of {counted(shape.num_layers, 'layer')} and {shape.max_seq_len:,} positions"
 
 
-def _cut_rows(packing: Packing) -> list[tuple[str, str]]:
-    """Return a row about rows that are cut, if there are any."""
-    if not packing.num_cut_rows:
-        return []
-    text = (
-        f"{counted(packing.num_cut_rows, 'row')} longer than --seq-len {packing.seq_len}, into "
-        f"pieces: {packing.cut_off:.1%} of all tokens are read without the beginning of their row"
+def _long_rows(rows: ShardSet, packing: Packing) -> str:
+    """Return what becomes of rows that are longer than a sequence."""
+    lost = lost_of(rows, packing)
+    if not lost.num_rows:
+        return (
+            f"no row is longer than --seq-len {packing.seq_len}: each response is learnt with its "
+            "question"
+        )
+    long = f"{counted(lost.num_rows, 'row')} longer than --seq-len {packing.seq_len}"
+    if rows.long_rows == "cut":
+        return (
+            f"{long}, cut into pieces: {lost.alone:.1%} of all response tokens are learnt without their "
+            "question"
+        )
+    if rows.long_rows == "drop":
+        return f"{long}, left out, with {lost.unread:.1%} of all response tokens"
+    silent = f"; of {lost.num_silent:,} the question alone is longer" if lost.num_silent else ""
+    return (
+        f"{long}, truncated: {lost.unread:.1%} of all response tokens are left out, and none is learnt "
+        f"without its question{silent}"
     )
-    return [("Cut", text)]
 
 
 def _time(plan: Plan, epochs: float | None) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from instruct_core.data.gpt2_tokenizer import VOCAB_SIZE
+from instruct_core.data.model_template import TEMPLATE
 from instruct_core.data.tokenizer import (
     GPT2,
     TOKENIZER_FOLDER,
@@ -54,10 +55,17 @@ def settle_vocabulary(shape: Shape, shards: str, has_shards: bool, init: str) ->
 
 
 def keep_tokenizer(shards: str, run: Store) -> None:
-    """Put the tokenizer of shards beside a run's steps, if it is not GPT-2's, which all have."""
-    if _document(shards).get("own_tokenizer"):
+    """
+    Put the tokenizer and the template of shards beside a run's steps.
+
+    Nothing is written of GPT-2's tokenizer and of Alpaca's headings, which all have.
+    """
+    document = _document(shards)
+    if document.get("own_tokenizer"):
         tokenizer = load_tokenizer(Store(shards).where(TOKENIZER_FOLDER))
         write_tokenizer(tokenizer, run / TOKENIZER_FOLDER)
+    if text := document.get("template_text"):
+        run.replace(TEMPLATE, text.encode())
 
 
 def _document(shards: str) -> dict[str, Any]:

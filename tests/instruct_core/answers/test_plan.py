@@ -11,6 +11,7 @@ import pytest
 from instruct_core.answers.plan import AnswerPlan, scan_prompts
 from instruct_core.answers.sampling import Sampling
 from instruct_core.data.sources import Source
+from instruct_core.data.templates import BY_HEADINGS
 from instruct_core.storage.documents import dump_document
 from instruct_core.storage.store import Store
 
@@ -55,7 +56,7 @@ def test_plan_of_an_older_version_is_read_and_written_as_it_was(source: Source) 
     assert dump_document(plan.to_document()).decode() == OLD_PLAN.replace(
         '"answer_column": "answer"', '"answer_column": "answer", "drawing": 1'
     )
-    assert [record["instruction"] for record, _ in plan.questions(1)] == ["Hi.", "Hi."]
+    assert [record["instruction"] for record, _ in plan.questions(1, BY_HEADINGS)] == ["Hi.", "Hi."]
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from instruct_core.answers.text import AnswerText
+from instruct_core.data.template import HEADING
 from instruct_core.data.tokenizer import load_tokenizer
 
 TOKENIZER = load_tokenizer()
@@ -16,7 +17,7 @@ PIECES = st.sampled_from(
 
 
 def shown(tokens: list[int]) -> list[str]:
-    text = AnswerText(TOKENIZER)
+    text = AnswerText(TOKENIZER, HEADING)
     parts = []
     for token in tokens:
         parts.append(text.take(token))
@@ -53,7 +54,7 @@ def test_character_of_several_tokens_comes_whole(character: str) -> None:
 
 
 def test_words_come_as_soon_as_they_are_certain() -> None:
-    text = AnswerText(TOKENIZER)
+    text = AnswerText(TOKENIZER, HEADING)
 
     parts = [text.take(token) for token in TOKENIZER.encode("One two.\n\n### Instr")]
 

@@ -15,6 +15,7 @@ from instruct_core.data.order import sample_at
 from instruct_core.data.shard_plan import BY_PLACE, ShardPlan, scan
 from instruct_core.data.sources import Source
 from instruct_core.data.template import text_of
+from instruct_core.data.templates import BY_HEADINGS
 from instruct_core.errors import BadRowError, ConfigError, CorruptFileError
 from instruct_core.storage.documents import dump_document
 from instruct_core.storage.store import Store
@@ -60,7 +61,7 @@ def split_of(plan: ShardPlan) -> tuple[list[str], list[str]]:
     """Return what the rows to train on say, and those to validate with."""
     splits: tuple[list[str], list[str]] = [], []
     for shard in range(plan.num_parts):
-        texts = [row and text_of(row) for row in plan.rows(shard)]
+        texts = [row and text_of(row) for row in plan.rows(shard, BY_HEADINGS)]
         for text, is_val in zip(texts, plan.is_val(shard, texts), strict=True):
             if text is not None:
                 splits[bool(is_val)].append(text)
@@ -71,7 +72,7 @@ def test_shards_together_hold_every_row_once_across_files(tmp_path: Path) -> Non
     first, second = write_rows(tmp_path / "a.jsonl", 420), write_rows(tmp_path / "b.jsonl", 333)
     plan = plan_of(first, second)
 
-    rows = [row for shard in range(plan.num_parts) for row in plan.rows(shard)]
+    rows = [row for shard in range(plan.num_parts) for row in plan.rows(shard, BY_HEADINGS)]
 
     lines = [line for path in (first, second) for line in path.read_text().splitlines()]
     expected = [json.loads(line)["instruction"] for line in lines]
@@ -119,7 +120,7 @@ def test_plan_of_an_older_version_goes_on_with_its_own_split(old_source: Source)
 
     begun = replace(plan, split=BY_PLACE, val_hashes=[])
 
-    is_val = [begun.is_val(k, ["same"] * len(list(begun.rows(k)))) for k in range(2)]
+    is_val = [begun.is_val(k, ["same"] * len(list(begun.rows(k, BY_HEADINGS)))) for k in range(2)]
     assert np.flatnonzero(np.concatenate(is_val)).tolist() == places
     assert begun.to_document().keys() == json.loads(OLD_PLAN).keys()
     assert begun.to_document()["format"] == 1
@@ -203,7 +204,7 @@ def test_bad_rows_are_listed_when_they_are_skipped(tmp_path: Path) -> None:
     plan = plan_of(path, skip_bad_rows=True)
 
     assert [bad["where"] for bad in plan.bad_rows] == [f"{path}:4"]
-    assert list(plan.rows(0))[3] is None
+    assert list(plan.rows(0, BY_HEADINGS))[3] is None
 
 
 @pytest.mark.parametrize("content", ["", "\n\n"])
@@ -254,4 +255,4 @@ def test_source_that_shrinks_after_planning_is_noticed(tmp_path: Path) -> None:
     with pytest.raises(
         BadRowError, match="changed after the command was given, noticed in shard 0"
     ):
-        list(plan.rows(0))
+        list(plan.rows(0, BY_HEADINGS))

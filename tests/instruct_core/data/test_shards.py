@@ -12,7 +12,7 @@ import pytest
 import xxhash
 from safetensors.numpy import load_file
 
-from instruct_core.data import shards
+from instruct_core.data import mapped_file
 from instruct_core.data.shard_plan import ShardPlan, scan
 from instruct_core.data.shards import (
     ShardSet,
@@ -23,6 +23,7 @@ from instruct_core.data.shards import (
 )
 from instruct_core.data.sources import Source
 from instruct_core.data.template import text_of
+from instruct_core.data.templates import BY_HEADINGS
 from instruct_core.data.tokenizer import load_tokenizer
 from instruct_core.errors import CorruptFileError, MissingError
 from instruct_core.storage.store import Store
@@ -43,7 +44,7 @@ def test_rows_read_back_as_the_text_they_were(shard_set: Path, plan: ShardPlan) 
     rows = ShardSet(Store(shard_set), "val")
     expected = []
     for shard in range(plan.num_parts):
-        texts = [text_of(row) for row in plan.rows(shard) if row]
+        texts = [text_of(row) for row in plan.rows(shard, BY_HEADINGS) if row]
         is_val = plan.is_val(shard, texts)
         expected += [text for text, val in zip(texts, is_val, strict=True) if val]
 
@@ -159,8 +160,8 @@ def test_bad_page_of_one_look_is_no_verdict(copied: Store, monkeypatch: pytest.M
         looks.append(1)
         return "0" * 32 if len(looks) == 1 else real(data)
 
-    monkeypatch.setattr(shards, "xxhash", SimpleNamespace(xxh3_128_hexdigest=once_wrong))
-    monkeypatch.setattr(shards, "sleep", lambda seconds: looks.append(int(seconds)))
+    monkeypatch.setattr(mapped_file, "xxhash", SimpleNamespace(xxh3_128_hexdigest=once_wrong))
+    monkeypatch.setattr(mapped_file, "sleep", lambda seconds: looks.append(int(seconds)))
 
     assert len(ShardSet(copied, "val").tokens(0, 0, 10**6)) > 0
     assert looks[:2] == [1, 2]

@@ -39,7 +39,7 @@ def text(*fields: str) -> str:
 
 
 def texts_of(plan: ShardPlan) -> list[str]:
-    return [text_of(row or []) for row in plan.rows(0)]
+    return [text_of(row or []) for row in plan.rows(0, BY_HEADINGS)]
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_row_with_a_field_that_nobody_reads_is_bad(
 
     plan = plan_of(tmp_path, good, record, good, skip_bad_rows=True)
     assert [bad["where"].rpartition(":")[2] for bad in plan.bad_rows] == ["2"]
-    assert [row is None for row in plan.rows(0)] == [False, True, False]
+    assert [row is None for row in plan.rows(0, BY_HEADINGS)] == [False, True, False]
 
 
 @pytest.mark.parametrize("empty", [None, "", "  ", [], {}, float("nan"), "[]"])

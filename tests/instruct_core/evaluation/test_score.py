@@ -12,6 +12,7 @@ from instruct_core.answers import batch as module
 from instruct_core.answers.generation import Generated
 from instruct_core.config import ModelConfig
 from instruct_core.data.shards import ShardSet
+from instruct_core.data.templates import BY_HEADINGS
 from instruct_core.data.tokenizer import load_tokenizer
 from instruct_core.evaluation.score import drawn_examples, greedy_answers, score
 from instruct_core.model.gpt2 import GPT2
@@ -66,9 +67,14 @@ def test_answers_do_not_depend_on_their_neighbours(rows: ShardSet, model: GPT2) 
     examples = drawn_examples(rows, count=20, max_seq_len=SHAPE.max_seq_len)
     told = list[int]()
 
-    together = greedy_answers(model, examples, load_tokenizer(), 8, on_answers=told.append)
+    together = greedy_answers(
+        model, examples, load_tokenizer(), BY_HEADINGS, 8, on_answers=told.append
+    )
 
-    alone = [greedy_answers(model, [example], load_tokenizer(), 8)[0] for example in examples]
+    alone = [
+        greedy_answers(model, [example], load_tokenizer(), BY_HEADINGS, 8)[0]
+        for example in examples
+    ]
     assert together == alone
     assert len(set(alone)) > 1, "answers that are all alike cannot be mixed up"
     assert told == [8, 8, 4]
@@ -95,7 +101,9 @@ def test_answer_ends_where_another_instruction_begins(
 
     monkeypatch.setattr(module, "generate", chatty)
 
-    [answer] = greedy_answers(model, drawn_examples(rows, 1, 1024), load_tokenizer(), 99)
+    [answer] = greedy_answers(
+        model, drawn_examples(rows, 1, 1024), load_tokenizer(), BY_HEADINGS, 99
+    )
 
     assert answer == "It is blue."
     assert len(taken) < len(said)

@@ -1,0 +1,217 @@
+"""
+A chat template in jinja, as bases bring them and transformers applies them, in segments.
+
+    template = JinjaTemplate("jinja-5c1d5d8f9ad4", text, tokenizer)
+    template.segments(chat.turns)
+
+What a chat says is learnt where an answer makes the text longer: what stands behind the prompt, up to
+the special token that ends it. Templates come from strangers, so they run in jinja's sandbox; the date
+is not among what they can ask for (`strftime_now`), as the same rows make the same shards. A special
+token is only one that the template itself writes: spelled in a row it is ordinary text.
+
+Source: transformers' utils/chat_template_utils.py (settings of the environment, names of what a
+template can use).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, NoReturn
+
+import jinja2
+from jinja2.ext import Extension, loopcontrols
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from instruct_core.data.template import Segment
+from instruct_core.data.tokenizer import Tokenizer
+from instruct_core.data.turns import Turn
+
+SHOWN_CHARS = 40
+PRIVATE = range(0xE000, 0xF8FF)  # characters that no text means anything by
+
+
+class _Generation(Extension):
+    """`{% generation %}`, by which templates mark answers: here it changes nothing."""
+
+    tags = {"generation"}  # noqa: RUF012  as jinja declares it
+
+    def parse(self, parser: Any) -> Any:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+class JinjaTemplate:
+    """
+    A template in jinja; see the module's page.
+
+    Args:
+        name: See `Template`.
+        text: Its source.
+        tokenizer: Whose special tokens it may write.
+
+    Raises:
+        ValueError: It is no jinja.
+    """
+
+    heading = ""
+
+    def __init__(self, name: str, text: str, tokenizer: Tokenizer) -> None:
+        self.name, self.text = name, text
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
+        )
+        environment.filters["tojson"] = _to_json
+        environment.globals["raise_exception"] = _raise
+        try:
+            self._template = environment.from_string(text)
+        except jinja2.TemplateSyntaxError as error:
+            raise ValueError(f"line {error.lineno}: {error.message}") from None
+        self._names = _names_of_tokens(tokenizer)
+        longest_first = sorted(map(re.escape, tokenizer.specials), key=len, reverse=True)
+        self._special = re.compile("|".join(longest_first) or r"(?!)")
+
+    @cached_property
+    def _knows_calls(self) -> bool:
+        return "tool_calls" in self.text
+
+    def segments(self, turns: Sequence[Turn], asks: bool = False) -> list[Segment]:
+        """Return the chat in pieces; see `Template`."""
+        mark = self._mark_for(turns)
+        messages = [self._message(turn, mark) for turn in turns]
+        whole = self.render(messages, asks)
+        segments: list[Segment] = []
+        place = 0
+        for number, turn in enumerate(turns, start=1):
+            if turn.role != "assistant":
+                continue
+            prompt = self.render(messages[: number - 1], asks=True)
+            is_last = number == len(turns) and not asks
+            answered = whole if is_last else self.render(messages[:number])
+            _check_beginning(prompt, answered, number, "the answer")
+            _check_beginning(answered, whole, number + 1, "what follows")
+            end = len(prompt) + self._end_of(answered[len(prompt) :], number)
+            segments += self._pieces(whole[place : len(prompt)], mark)
+            segments += self._pieces(whole[len(prompt) : end], mark, turn.learnt)
+            place = end
+        return segments + self._pieces(whole[place:], mark)
+
+    def render(self, messages: Sequence[dict[str, Any]], asks: bool = False) -> str:
+        """Return the text of messages; raises ValueError with the template's own words."""
+        try:
+            return self._template.render(
+                messages=messages,
+                tools=None,
+                documents=None,
+                add_generation_prompt=asks,
+                **self._names,
+            )
+        except Exception as error:  # whatever a stranger's code comes to
+            reason = str(error).strip().split("\n")[0] or type(error).__name__
+            raise ValueError(
+                f"it stops at turn {len(messages)} ({messages[-1]['role']}): {reason.rstrip('.')}"
+            ) from None
+
+    def _message(self, turn: Turn, mark: str) -> dict[str, Any]:
+        if not (turn.calls and self._knows_calls):
+            return {"role": turn.role, "content": self._marked(turn.spoken, mark)}
+        calls = [
+            {"type": "function", "function": self._marked(dict(call), mark)} for call in turn.calls
+        ]
+        return {"role": turn.role, "content": self._marked(turn.text, mark), "tool_calls": calls}
+
+    def _mark_for(self, turns: Sequence[Turn]) -> str:
+        """Return a character to put into special tokens that a chat spells; "" where it spells none."""
+        said = "".join(turn.text + turn.spoken for turn in turns)
+        if not self._special.search(said):
+            return ""
+        return next(chr(code) for code in PRIVATE if chr(code) not in said)
+
+    def _marked(self, value: Any, mark: str) -> Any:
+        if isinstance(value, dict):
+            return {self._marked(k, mark): self._marked(v, mark) for k, v in value.items()}
+        if isinstance(value, list):
+            return [self._marked(entry, mark) for entry in value]
+        if not (mark and isinstance(value, str)):
+            return value
+        while found := self._special.search(value):
+            cut = found.start() + 1
+            value = value[:cut] + mark + value[cut:]
+        return value
+
+    def _end_of(self, answer: str, number: int) -> int:
+        """Return where the special token that ends an answer ends; blanks alone may follow it."""
+        found = list(self._special.finditer(answer))
+        if not found or answer[found[-1].end() :].strip():
+            raise ValueError(
+                f"behind turn {number} (assistant) stands {_shown(answer[-SHOWN_CHARS:])}, and no "
+                "special token that ends it"
+            )
+        return found[-1].end()
+
+    def _pieces(self, text: str, mark: str, is_learnt: bool = False) -> list[Segment]:
+        pieces: list[Segment] = []
+        place = 0
+        for found in self._special.finditer(text):
+            pieces += [
+                Segment(text[place : found.start()], is_learnt), Segment(found[0], is_learnt, True)
+            ]  # fmt: skip
+            place = found.end()
+        pieces.append(Segment(text[place:], is_learnt))
+        return [
+            piece
+            if piece.is_special or not mark
+            else piece._replace(text=piece.text.replace(mark, ""))
+            for piece in pieces
+            if piece.text
+        ]
+
+
+def _check_beginning(before: str, after: str, number: int, what: str) -> None:
+    """Refuse a template that changes what it wrote as soon as a turn is added."""
+    if after.startswith(before):
+        return
+    place = next(
+        n for n, (a, b) in enumerate(zip(before + "\0", after + "\1", strict=False)) if a != b
+    )
+    raise ValueError(
+        f"with turn {number}, {what}, the text before it changes: {_shown(before[place:])} becomes "
+        f"{_shown(after[place:])}"
+    )
+
+
+def _shown(text: str) -> str:
+    return repr(text[:SHOWN_CHARS])
+
+
+def _names_of_tokens(tokenizer: Tokenizer) -> dict[str, str]:
+    """Return the special tokens under the names that templates use: bos_token, eos_token..."""
+    names = {"eos_token": tokenizer.decode([tokenizer.end_id])}
+    if not tokenizer.files:
+        names["bos_token"] = names["unk_token"] = names["eos_token"]  # GPT-2 has one for all
+    for file in ("special_tokens_map.json", "tokenizer_config.json"):
+        document = json.loads(tokenizer.files.get(file, b"{}"))
+        for name, value in document.items():
+            text = value.get("content") if isinstance(value, dict) else value
+            if name.endswith("_token") and isinstance(text, str):
+                names[name] = text
+    return names
+
+
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """Jinja's own filter writes characters of HTML in another way."""
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )
+
+
+def _raise(message: str) -> NoReturn:
+    raise jinja2.TemplateError(message)

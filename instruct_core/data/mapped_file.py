@@ -1,0 +1,49 @@
+"""
+A shard's file as it lies on disk, verified when it is opened.
+
+    data = map_verified(path, store, entry)        # entry: its line of the manifest
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+from pathlib import Path
+from time import sleep
+from typing import Any
+
+import xxhash
+
+from instruct_core.data.remake import command_that_makes
+from instruct_core.errors import CorruptFileError
+from instruct_core.storage.store import Store
+
+LOOK_AGAIN_SECONDS = 2.0
+
+
+def map_verified(path: Path, store: Store, entry: dict[str, Any]) -> mmap.mmap:
+    """Return a shard's bytes; one look is no verdict, so a damaged one is read again, past the cache."""
+    try:
+        return _map(path, store, entry)
+    except CorruptFileError:
+        sleep(LOOK_AGAIN_SECONDS)
+        with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        return _map(path, store, entry)
+
+
+def _map(path: Path, store: Store, entry: dict[str, Any]) -> mmap.mmap:
+    rebuild = f"Rebuild it: {command_that_makes(store)}"
+    where = f"Shard {store.where(entry['file'])}"
+    if not path.exists():
+        raise CorruptFileError(f"{where} is gone, though the manifest names it. {rebuild}")
+    if (size := path.stat().st_size) != entry["bytes"]:
+        raise CorruptFileError(
+            f"{where} is corrupt: it has {size} bytes, expected {entry['bytes']}. {rebuild}"
+        )
+    with path.open("rb") as file:
+        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    if xxhash.xxh3_128_hexdigest(data) != entry["xxh3"]:
+        raise CorruptFileError(f"{where} is corrupt: xxh3 differs from the manifest. {rebuild}")
+    return data

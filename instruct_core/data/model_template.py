@@ -1,0 +1,43 @@
+"""
+The template that a model was trained with, beside its weights.
+
+    template = template_of_model("checkpoints_instruct/mine/step-00000100", tokenizer)
+
+A run keeps it beside its steps, and an export in itself, where transformers looks for it. A base has its
+own; a model that has none is asked with Alpaca's headings.
+"""
+
+from __future__ import annotations
+
+from instruct_core.data.template import ALPACA, Template
+from instruct_core.data.templates import base_template, checked_template, jinja_of, template_of
+from instruct_core.data.tokenizer import Tokenizer
+from instruct_core.storage.store import Store
+
+TEMPLATE = "chat_template.jinja"
+RUN = "run.json"
+
+
+def template_of_model(place: str, tokenizer: Tokenizer) -> Template:
+    """
+    Return the template of a model.
+
+    Args:
+        place: Path or URL of a step folder, a Hugging Face folder or a file of weights.
+        tokenizer: Of the model.
+
+    Raises:
+        ConfigError: It is no template that can be used.
+    """
+    headings = template_of(ALPACA, "", tokenizer)
+    parent, _, name = place.rstrip("/").rpartition("/")
+    run, folder = Store(parent or "."), Store(place)
+    if name.startswith("step-") and run.exists(RUN):
+        text = run.read(TEMPLATE).decode() if run.exists(TEMPLATE) else None
+    elif folder.exists(TEMPLATE):
+        text = folder.read(TEMPLATE).decode()
+    else:
+        text = base_template(tokenizer)
+    if text is None or text == jinja_of(headings, tokenizer):
+        return headings
+    return checked_template(f"of {place}", text, tokenizer)

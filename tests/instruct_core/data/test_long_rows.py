@@ -1,0 +1,95 @@
+"""Rows longer than a sequence: cut, truncated or dropped, and what that costs is counted."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from instruct_core.data.batches import IGNORED, SampleReader
+from instruct_core.data.fast_tokenizer import choose_tokenizer
+from instruct_core.data.long_rows import LongRows, lost_of
+from instruct_core.data.packing import load_packing, pack
+from instruct_core.data.shard_plan import ShardPlan, scan
+from instruct_core.data.shards import ShardSet, load_manifest, write_manifest, write_shard
+from instruct_core.data.sources import Source
+from instruct_core.errors import ConfigError
+from instruct_core.storage.store import Store
+
+SEQ_LEN = 64
+
+
+@pytest.fixture(params=["cut", "truncate", "drop"])
+def long_rows(request: pytest.FixtureRequest) -> LongRows:
+    chosen: LongRows = request.param
+    return chosen
+
+
+def plan_of(folder: Path) -> ShardPlan:
+    """Plan short rows, rows with a long answer, and rows with a long question."""
+    lengths = [(3, 4)] * 20 + [(3, 90)] * 3 + [(90, 4)] * 2
+    rows = [
+        {"instruction": f"{n} " + "word " * asked, "output": "word " * answered}
+        for n, (asked, answered) in enumerate(lengths)
+    ]
+    path = folder / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return scan(Source("rows", "rows", [str(path)]), None, None, skip_bad_rows=False)
+
+
+def set_of(folder: Path, long_rows: LongRows) -> Store:
+    plan = replace(plan_of(folder), long_rows=long_rows)
+    store = Store(folder / "set")
+    plan.save(store)
+    write_shard(store, plan, 0, choose_tokenizer("tiktoken"))
+    assert write_manifest(store, plan)
+    return store
+
+
+def test_what_long_rows_cost_is_counted(tmp_path: Path, long_rows: LongRows) -> None:
+    rows = ShardSet(set_of(tmp_path, long_rows), "train")
+    packing = pack(rows.lengths(), SEQ_LEN, 1, rows.long_rows)
+    sequences = np.arange(packing.num_sequences, dtype=np.uint64)
+    batch = SampleReader(rows, packing, "response").micro_batch(sequences)
+
+    lost = lost_of(rows, packing)
+
+    spans = [rows.spans(row)[0].tolist() for row in range(len(rows))]
+    responses = sum(last - first for first, last in spans)
+    is_long = rows.lengths() > SEQ_LEN
+    assert lost.num_rows == is_long.sum() > 0
+    beyond = sum(max(0, last - max(first, SEQ_LEN + 1)) for first, last in spans)
+    whole = sum(last - first for (first, last), long in zip(spans, is_long, strict=True) if long)
+    expected = {"cut": (beyond, 0), "truncate": (0, beyond), "drop": (0, whole)}[long_rows]
+    assert (lost.alone, lost.unread) == tuple(count / responses for count in expected)
+    if long_rows != "cut":
+        assert int((batch.targets != IGNORED).sum()) == responses - expected[1]
+        assert (packing.starts == 0).all()
+        assert len(packing.rows) == (len(rows) if long_rows == "truncate" else (~is_long).sum())
+    silent = sum(first > SEQ_LEN for first, _ in spans)
+    assert lost.num_silent == (silent if long_rows == "truncate" else 0)
+
+
+def test_choice_is_part_of_the_set(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path)
+
+    truncated, dropped = (replace(plan, long_rows="truncate"), replace(plan, long_rows="drop"))
+
+    assert replace(plan, long_rows="cut").fingerprint == plan.fingerprint
+    assert len({plan.fingerprint, truncated.fingerprint, dropped.fingerprint}) == 3
+    assert dropped.changes_since(plan) == ["long_rows: cut -> drop"]
+    assert [p.format for p in (plan, truncated, dropped)] == [2, 3, 3]
+    assert ShardPlan.from_document(dropped.to_document(), "plan.json") == dropped
+
+
+def test_set_of_which_no_row_is_left_is_refused(tmp_path: Path) -> None:
+    store = set_of(tmp_path, "drop")
+    manifest = load_manifest(store)
+
+    with pytest.raises(
+        ConfigError, match=r"--seq-len must be longer: all \d+ rows .* than 4 tokens"
+    ):
+        load_packing(store, ShardSet(store, "train"), "train", manifest["fingerprint"], 4, 1)
