@@ -17,14 +17,22 @@ import sysconfig
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 import yaml
 
-from instruct_core.data.turns import Exchange
 from instruct_core.errors import MissingError
 
 
-def builtin_rows() -> Iterator[Exchange]:
+class Row(NamedTuple):
+    """A row in Alpaca's columns."""
+
+    instruction: str
+    input: str
+    output: str
+
+
+def builtin_rows() -> Iterator[Row]:
     """
     Yield about 2,500 rows, always in the same order for one Python and one corpus version.
 
@@ -35,7 +43,7 @@ def builtin_rows() -> Iterator[Exchange]:
     yield from _docstring_rows()
 
 
-def _chatterbot_rows() -> Iterator[Exchange]:
+def _chatterbot_rows() -> Iterator[Row]:
     spec = find_spec("chatterbot_corpus")  # finds the folder without running the package
     if spec is None or spec.origin is None:
         raise MissingError(
@@ -48,10 +56,10 @@ def _chatterbot_rows() -> Iterator[Exchange]:
             key = str(question).strip().lower()
             if key not in asked and str(answer).strip():
                 asked.add(key)
-                yield Exchange(str(question).strip(), "", str(answer).strip())
+                yield Row(str(question).strip(), "", str(answer).strip())
 
 
-def _docstring_rows() -> Iterator[Exchange]:
+def _docstring_rows() -> Iterator[Row]:
     library = Path(sysconfig.get_path("stdlib"))
     for module in sorted(sys.stdlib_module_names):
         path = library / f"{module}.py"
@@ -61,19 +69,19 @@ def _docstring_rows() -> Iterator[Exchange]:
             yield from _docstrings_of(module, ast.parse(path.read_bytes()))
 
 
-def _docstrings_of(module: str, tree: ast.Module) -> Iterator[Exchange]:
+def _docstrings_of(module: str, tree: ast.Module) -> Iterator[Row]:
     for node in tree.body:
         if not isinstance(node, ast.FunctionDef | ast.ClassDef) or node.name.startswith("_"):
             continue
         name = f"{module}.{node.name}"
         if text := _summary(node):
-            yield Exchange(f"What does `{name}` do in Python?", "", text)
+            yield Row(f"What does `{name}` do in Python?", "", text)
         if isinstance(node, ast.ClassDef):
             for member in node.body:
                 if not isinstance(member, ast.FunctionDef) or member.name.startswith("_"):
                     continue
                 if text := _summary(member):
-                    yield Exchange(f"What does `{name}.{member.name}` do in Python?", "", text)
+                    yield Row(f"What does `{name}.{member.name}` do in Python?", "", text)
 
 
 def _summary(node: ast.FunctionDef | ast.ClassDef) -> str:

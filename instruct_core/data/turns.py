@@ -44,15 +44,16 @@ class Turn(NamedTuple):
 
 
 class Exchange(NamedTuple):
-    """A question with its input, which may be empty, and its answer."""
+    """A question with its input and its answer, and the system prompt of the talk; each may be empty."""
 
     instruction: str
     input: str = ""
     output: str = ""
+    system: str = ""
 
     @property
     def turns(self) -> tuple[Turn, ...]:
-        """The question, and the answer where there is one."""
+        """The question, and the answer where there is one; without the system prompt."""
         question = Turn("user", self.instruction, self.input)
         return (question, Turn("assistant", self.output)) if self.output else (question,)
 

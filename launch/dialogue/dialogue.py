@@ -61,8 +61,8 @@ class Dialogue:
         Raises:
             ConfigError: No such command, or one that cannot be done now.
         """
-        if not line.startswith("/"):
-            self.ask(line)
+        if not line.startswith("/") or line.startswith("//"):
+            self.ask(line.removeprefix("/"))
             return
         name, _, rest = line[1:].strip().partition(" ")
         if name not in self._commands:
@@ -72,7 +72,7 @@ class Dialogue:
 
     def ask(self, question: str) -> None:
         """Answer a question and remember both."""
-        self._asked = Exchange(question.strip(), self._flags.input, "")
+        self._asked = Exchange(question.strip(), self._flags.input, "", self._flags.system)
         self._reply(self._asked)
 
     def _reply(self, row: Exchange) -> None:
@@ -133,11 +133,14 @@ class Dialogue:
     def _help(self, _: str) -> None:
         for name, (_do, meaning) in self._commands.items():
             note(f"  /{name:9}{meaning}")
-        note("Anything else is a question. Ctrl-C stops an answer.")
+        note(
+            "Anything else is a question; //x asks /x. At a terminal, \\ at its end goes on below."
+        )
+        note("Ctrl-C stops an answer.")
 
     def _set(self, rest: str) -> None:
         settings = {field.name: field.type for field in fields(Sampling)}
-        kinds = {**settings, "max_new_tokens": "int", "input": "str"}
+        kinds = {**settings, "max_new_tokens": "int", "input": "str", "system": "str"}
         if not rest:
             values = {**vars(self._flags), **vars(self._flags.sampling)}
             for name in kinds:

@@ -18,7 +18,7 @@ from instruct_core.data.model_template import template_of_model
 from instruct_core.data.template import Template
 from instruct_core.data.templates import end_ids
 from instruct_core.data.tokenizer import Tokenizer, tokenizer_of_model
-from instruct_core.data.turns import Exchange
+from instruct_core.data.turns import Exchange, Turn
 from instruct_core.errors import ConfigError, CorruptFileError, MissingError
 from launch.cluster.machine import let_threads_sleep
 from launch.console.lines import note
@@ -120,7 +120,8 @@ class Speaker:
         )  # fmt: skip
 
     def _prompt(self, turns: Sequence[Exchange], question: Exchange, max_new_tokens: int) -> Prompt:
-        said = [turn for exchange in turns for turn in exchange.turns]
+        said = [Turn("system", question.system)] if question.system.strip() else []
+        said += [turn for exchange in turns for turn in exchange.turns]
         said += question._replace(output="").turns
         longest = self._model.config.max_seq_len
         return fit_prompt(self._tokenizer, self._template, said, longest, max_new_tokens)

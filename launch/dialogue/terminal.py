@@ -36,7 +36,7 @@ def talk(dialogue: Dialogue) -> int:
     while not dialogue.is_over:
         line = ""
         try:
-            line = input("> " if interactive else "").strip()
+            line = _typed() if interactive else input().strip()
             if line:
                 dialogue.take(line)
         except EOFError:
@@ -51,6 +51,14 @@ def talk(dialogue: Dialogue) -> int:
                 raise
             note("Stopped." if line else "")
     return exit_code
+
+
+def _typed() -> str:
+    """Return what is typed: a line, and those below it as long as one ends with a backslash."""
+    line = input("> ").strip()
+    while line.endswith("\\"):
+        line = f"{line[:-1]}\n{input('  ')}"
+    return line
 
 
 def _edit_lines() -> None:

@@ -29,6 +29,8 @@ class Chat:
     """Ask this and stop, instead of reading questions; given several times, each stands alone."""
     input: Annotated[str, TEXT] = ""
     """Text for the template's Input block, given with every question."""
+    system: Annotated[str, TEXT] = ""
+    """What stands before the first question, for models that learnt to follow a system prompt."""
     max_new_tokens: int = 128
     """Longest answer, in tokens."""
     sampling: Annotated[Sampling, tyro.conf.OmitArgPrefixes] = field(default_factory=Sampling)

@@ -52,6 +52,19 @@ def test_retry_after_an_empty_answer_asks_the_last_question() -> None:
     assert talk.turns == [Exchange("One?", "", "a"), Exchange("Two?", "", "b")]
 
 
+def test_question_may_begin_with_a_slash_and_has_the_system_prompt_with_it() -> None:
+    speaker = Scripted("a", "b")
+    talk = Dialogue(Chat(system="Be brief."), speaker)  # type: ignore[arg-type]
+
+    for line in ("//etc?", "/set system Be kind.", "And now?"):
+        talk.take(line)
+
+    assert speaker.asked == [
+        (0, Exchange("/etc?", system="Be brief.")),
+        (1, Exchange("And now?", system="Be kind.")),
+    ]
+
+
 def test_compare_after_an_empty_answer_is_of_the_last_question(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
