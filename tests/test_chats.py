@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import json
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import transformers
 
+from instruct_core.data.shard_plan import ShardPlan, scan
+from instruct_core.data.shards import write_manifest, write_shard
+from instruct_core.data.sources import Source
+from instruct_core.data.tokenizer import load_tokenizer
+from instruct_core.errors import ConfigError
+from instruct_core.storage.store import Store
 from tests.conftest import TINY_RUN, launch
 
 TWO_ANSWERS = [
@@ -116,3 +123,46 @@ def test_export_carries_the_template(desk: Path) -> None:
     [row] = inspected(desk, "--source=chats.jsonl", "--out=s", "--template=chatml", "--inspect=1")
     text = theirs.apply_chat_template(TWO_ANSWERS, tokenize=False)
     assert text == "".join(line["text"] for line in row["lines"]) + "\n"
+
+
+def plan_of_an_earlier_version(folder: Path) -> ShardPlan:
+    """Return a plan of chats as the version before made it: one answer a row, in its format."""
+    path = folder / "chats.jsonl"
+    rows = [
+        {"messages": [{"role": "user", "content": f"{n}?"}, *TWO_ANSWERS[1:2]]} for n in range(9)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    plan = scan(Source("chats.jsonl", "chats.jsonl", [str(path)]), None, None, False)
+    return replace(plan, template="alpaca-headings-1")
+
+
+def test_chats_that_an_earlier_version_finished_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, store = plan_of_an_earlier_version(tmp_path), Store(tmp_path / "s")
+    plan.save(store)
+    with monkeypatch.context() as patch:
+        patch.setattr(ShardPlan, "may_end_once", False)
+        write_shard(store, plan, 0, load_tokenizer())
+        assert write_manifest(store, plan)
+    before = {path: path.read_bytes() for path in (tmp_path / "s").rglob("*.*")}
+
+    again = preprocess(tmp_path, "--out=s")
+
+    assert again.returncode == 0, again.stderr
+    assert "which learnt the last answer of a chat alone, and kept so" in again.stdout
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_chats_that_an_earlier_version_began_are_begun_anew(tmp_path: Path) -> None:
+    plan = plan_of_an_earlier_version(tmp_path)
+    plan.save(Store(tmp_path / "s"))
+
+    again = preprocess(tmp_path, "--out=s")
+
+    assert again.returncode == 0, again.stderr
+    assert (
+        "template: alpaca-headings-1 -> alpaca-headings-2\nAll shards are made anew" in again.stdout
+    )
+    with pytest.raises(ConfigError, match="were begun by an earlier version"):
+        write_shard(Store(tmp_path / "other"), plan, 0, load_tokenizer())
