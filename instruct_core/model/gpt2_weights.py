@@ -43,10 +43,20 @@ def read_gpt2(found: Found, init: str) -> tuple[ModelConfig, dict[str, Tensor]]:
     Raises:
         ConfigError: Not a plain GPT-2.
     """
-    refuse_relatives(found.said, init)
+    refuse_relatives(_without_ends(found.said, init), init)
     weights = _in_own_orientation(_in_own_names(found.tensors, init), init)
     shape = _shape_of(weights, found.said, init)
     return shape, weights | _missing_biases(shape, weights)
+
+
+def _without_ends(said: Sequence[Said], init: str) -> list[Said]:
+    """Leave out how texts end where a tokenizer of the model's own says it."""
+    if place_of_tokenizer(init) == GPT2_TOKENIZER:
+        return list(said)
+    return [
+        place._replace(values={k: v for k, v in place.values.items() if k != "eos_token_id"})
+        for place in said
+    ]
 
 
 def _in_own_names(raw: Mapping[str, Any], init: str) -> dict[str, Tensor]:
