@@ -160,6 +160,7 @@ def train(contender: Contender, config: TrainConfig, shards: Store) -> tuple[GPT
         nothing: Any = []
         setup = Setup(
             model=model, device=torch.device("cpu"), val=nothing, val_rows=nothing, facts={},
+            config_file={},
             train=Trimmed(rows, samples, contender.loss_on), checkpoints=Checkpoints(Store(folder)),
             stop=lambda: False, working=lambda phase: None, on_step=reports.append,
             on_event=lambda event: None, on_samples=lambda step, samples: None,

@@ -70,7 +70,7 @@ def run_ours(config: TrainConfig) -> float:
         nothing: Any = []
         setup = Setup(
             model=model, device=torch.device("cpu"), train=batches, val=nothing, val_rows=nothing,
-            checkpoints=Checkpoints(Store(folder)), facts={}, stop=lambda: False,
+            checkpoints=Checkpoints(Store(folder)), facts={}, config_file={}, stop=lambda: False,
             working=lambda phase: None, on_event=lambda event: None, on_step=on_step,
             on_samples=lambda step, samples: None, on_read=lambda step, samples: None,
         )  # fmt: skip

@@ -14,6 +14,7 @@ from typing import Any
 from instruct_core.converter import structure
 from instruct_core.errors import ConfigError, CorruptFileError
 from instruct_core.llama_config import LLAMA_TYPES, LlamaConfig
+from instruct_core.lora_settings import ALL, ALPHA_PER_RANK, Lora
 from instruct_core.recipe import IS_LATER, MICRO_BATCH_SIZE, Precision, Recipe
 from instruct_core.shape import Shape
 
@@ -145,6 +146,7 @@ class TrainConfig(Recipe):
     data_fingerprint: str
     """Fingerprint of the shard set."""
     decay_steps: int = field(default=2000, kw_only=True)
+    learning_rate: float = field(default=2e-5, kw_only=True)
     micro_batch_size: int = field(default=MICRO_BATCH_SIZE, kw_only=True)
     min_learning_rate: float = field(default=2e-6, kw_only=True)
     precision: Precision = field(default="fp32", kw_only=True)
@@ -154,6 +156,14 @@ class TrainConfig(Recipe):
     """Hash of the weights in `init`, where the run is held to them."""
     keep_optimizer: bool = field(default=False, kw_only=True, metadata=IS_LATER)
     """Begin with the moments of that step too."""
+
+    @property
+    def adapter(self) -> Lora | None:
+        """How the model is adapted; None where all its weights are trained."""
+        if self.lora is None:
+            return None
+        alpha = self.lora_alpha or ALPHA_PER_RANK * self.lora
+        return Lora(self.lora, alpha, self.lora_targets or ALL)
 
     @property
     def global_batch_size(self) -> int:
@@ -195,9 +205,7 @@ def to_json(config: TrainConfig) -> dict[str, Any]:
     """Return the config as JSON values, its places first; later settings where they are used."""
     values = asdict(config)
     recipe = {name: values.pop(name) for name in config.values}
-    later = [
-        setting.name for setting in fields(config) if IS_LATER.items() <= setting.metadata.items()
-    ]
+    later = [setting.name for setting in fields(config) if "is_later" in setting.metadata]
     return {n: v for n, v in (values | recipe).items() if n not in later or v}
 
 

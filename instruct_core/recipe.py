@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from instruct_core.errors import ConfigError
 
 RARE = "rare"  # Annotated[float, RARE]: left out of --help, shown by --help-all
+LEARNING_RATE, LORA_LEARNING_RATE = 2e-5, 2e-4  # where none was typed
 MICRO_BATCH_SIZE = 8  # where the memory suffices and the ranks can share a step
 
 # Settings that came later are written only where they are used: a run without them stays what it was.
@@ -41,12 +42,18 @@ MORE_THAN_ZERO = Rule("more than 0", lambda value: 0 < value < math.inf)
 A_SHARE = Rule("from 0 up to but not including 1", lambda value: 0 <= value < 1)
 TWO_OR_MORE = Rule("at least 2", lambda value: value >= 2)
 A_SEED = Rule("at least 0 and less than 2**63", lambda value: 0 <= value < 2**63)
+NAMES = Rule("names with commas between", lambda value: bool(value.strip()) and " " not in value)
 ANY = Rule("", lambda value: True)
 
 
 def _decides(default: Any, rule: Rule = ANY) -> Any:
     """Declare a setting that decides the weights a run ends with: the run keeps it for life."""
     return field(default=default, metadata={"rule": rule, "is_identity": True})
+
+
+def _decides_where_used(rule: Rule) -> Any:
+    """Declare such a setting that came later: None leaves it out, and the run is as if it were not."""
+    return field(default=None, metadata={"rule": rule, "is_identity": True, **IS_LATER})
 
 
 def _may_change(default: Any, rule: Rule = ANY) -> Any:
@@ -68,8 +75,8 @@ class Recipe:
     """Sequences per rank and forward (default: 8, or what fits the memory and the ranks)."""
     tokens_per_step: int = _decides(65536, AT_LEAST_ONE)
     """Tokens per optimizer step over all ranks; gradient accumulation follows from it."""
-    learning_rate: float = _decides(2e-5, A_RATE)
-    """Peak learning rate, reached after the warmup."""
+    learning_rate: float | None = _decides(None, A_RATE)
+    """Peak learning rate, reached after the warmup (default: 2e-5, with --lora 2e-4)."""
     min_learning_rate: float | None = _decides(None, AT_LEAST_ZERO)
     """Where the cosine ends (default: a tenth of the peak)."""
     warmup_steps: int = _decides(100, AT_LEAST_ZERO)
@@ -86,6 +93,12 @@ class Recipe:
     """Largest norm of the gradient."""
     dropout: float = _decides(0.0, A_SHARE)
     """Probability of dropping an activation, 0..1."""
+    lora: int | None = _decides_where_used(AT_LEAST_ONE)
+    """Train adapters of this rank beside frozen weights (default: all weights are trained)."""
+    lora_alpha: float | None = _decides_where_used(MORE_THAN_ZERO)
+    """What an adapter adds is multiplied with this, divided by its rank (default: twice the rank)."""
+    lora_targets: str | None = _decides_where_used(NAMES)
+    """Projections that get an adapter: all, or names with commas between (default: c_attn)."""
     loss_on: Literal["all", "response"] = _decides("all")
     """Learn all tokens, or only those of the response."""
     precision: Precision = _decides("auto")  # noqa: RUF009  a field, as all others here
@@ -121,18 +134,29 @@ class Recipe:
             ConfigError: The first such setting; named as a flag.
         """
         check_rules(self)
-        low = self.min_learning_rate
-        if low is not None and low > self.learning_rate:
+        low, peak = self.min_learning_rate, self.peak_learning_rate
+        if low is not None and low > peak:
             raise ConfigError(
-                f"--min-learning-rate must be between 0 and --learning-rate {self.learning_rate}, "
-                f"got {low}."
+                f"--min-learning-rate must be between 0 and --learning-rate {peak}, got {low}."
             )
+        for name in ("lora_alpha", "lora_targets"):
+            if self.lora is None and (value := getattr(self, name)) is not None:
+                raise ConfigError(
+                    f"{flag_of(name)} needs --lora RANK, got {value} without. Give it, or leave this out."
+                )
+
+    @property
+    def peak_learning_rate(self) -> float:
+        """The learning rate, or the usual one of what is trained."""
+        return self.learning_rate or (LORA_LEARNING_RATE if self.lora else LEARNING_RATE)
 
     @property
     def identity(self) -> dict[str, Any]:
         """The settings that a run keeps for life."""
-        names = [setting.name for setting in fields(Recipe) if setting.metadata["is_identity"]]
-        return {name: getattr(self, name) for name in names}
+        kept = [setting for setting in fields(Recipe) if setting.metadata["is_identity"]]
+        values = {setting.name: getattr(self, setting.name) for setting in kept}
+        later = {setting.name for setting in kept if "is_later" in setting.metadata}
+        return {n: value for n, value in values.items() if n not in later or value is not None}
 
     @property
     def values(self) -> dict[str, Any]:

@@ -117,7 +117,9 @@ class Reporter:
     def resumed(self, step: int, shape: Shape) -> None:
         """Say where the attempt begins; called before the first step."""
         self._resumed_at = step
-        self._flops_per_token = flops_per_token(shape, self._config.seq_len)
+        self._flops_per_token = flops_per_token(
+            shape, self._config.seq_len, is_frozen=self._config.adapter is not None
+        )
         self.note(Resumed(step))
         self.on_wish("extend", step)
         if self._number:

@@ -228,7 +228,7 @@ def _assemble(folder: Store, manifest: Manifest, files: Mapping[str, Tensor]) ->
         if rank == ranks.rank():
             rng = _below("rng/", state)
     step = manifest.global_step
-    return Loaded(step, manifest, tensors("model.safetensors"), optimizer, rng)
+    return Loaded(step, manifest, tensors(manifest.weights_file), optimizer, rng)
 
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -16,12 +16,13 @@ from typing import Any
 from instruct_core.config import shape_from
 from instruct_core.converter import structure
 from instruct_core.errors import CorruptFileError
+from instruct_core.lora_settings import CONFIG_FILE, WEIGHTS_FILE, Base
 from instruct_core.names import PLAIN_NAME
 from instruct_core.shape import Shape
 from instruct_core.storage.documents import load_sealed
 from instruct_core.storage.store import Store
 
-FORMAT = 1
+FORMAT, WITH_BASE = 1, 2  # a whole model, adapters on a base
 
 MAX_SHAPE = 1 << 20  # of any number in a model's shape
 
@@ -62,6 +63,7 @@ class Manifest:
     versions: dict[str, str] | None = None
     git_commit: str | None = None
     model: Shape
+    base: Base | None = None  # of a step that has adapters alone
     progress: Progress
     files: list[FileEntry]
 
@@ -69,6 +71,11 @@ class Manifest:
     def document(self) -> dict[str, Any]:
         """The content of the file, which is sealed."""
         return {name: value for name, value in asdict(self).items() if value is not None}
+
+    @property
+    def weights_file(self) -> str:
+        """The name of the file with what was trained."""
+        return model_files(self.base is not None)[1]
 
     @property
     def num_bytes(self) -> int:
@@ -81,6 +88,11 @@ class Manifest:
         loss = self.progress.val_loss
         evaluated = self.progress.evaluated_at_step == self.global_step
         return loss if evaluated and loss is not None and math.isfinite(loss) else None
+
+
+def model_files(is_adapter: bool) -> tuple[str, str]:
+    """Return the names of the files with the settings and the tensors of a model, or of adapters."""
+    return (CONFIG_FILE, WEIGHTS_FILE) if is_adapter else ("config.json", "model.safetensors")
 
 
 def state_name(rank: int, world_size: int) -> str:
@@ -103,7 +115,7 @@ def manifest_in(folder: Store, step: int | None = None) -> Manifest:
     document = load_sealed(folder, "manifest.json")
     problem = f"Checkpoint {folder.where('manifest.json')} is no manifest of this format"
     try:
-        _require(document.get("format") == FORMAT, "format", document.get("format"))
+        _require(document.get("format") in (FORMAT, WITH_BASE), "format", document.get("format"))
         manifest = manifest_from(document, problem)
         _require(step in (None, manifest.global_step), "global_step", manifest.global_step)
         _check(manifest)
@@ -134,12 +146,15 @@ def _check(manifest: Manifest) -> None:
         _require(bool(PLAIN_NAME.fullmatch(entry.file)) and entry.bytes >= 0, "files", entry)
     sizes = {entry.file: entry.bytes for entry in files}
     states = [state_name(rank, world_size) for rank in range(world_size)]
-    _require(set(sizes) == {"config.json", "model.safetensors", *states}, "files", list(sizes))
+    is_adapter = manifest.base is not None
+    _require(is_adapter == (manifest.format == WITH_BASE), "base", manifest.base)
+    _require(set(sizes) == {*model_files(is_adapter), *states}, "files", list(sizes))
     _require(len(sizes) == len(files), "files", list(sizes))
     _require(math.isfinite(manifest.saved_at), "saved_at", manifest.saved_at)
     shape, progress = manifest.model, manifest.progress
     _require(all(0 < number <= MAX_SHAPE for number in shape.sizes), "model", shape)
-    _require(4 * shape.num_parameters <= sizes["model.safetensors"], "model", shape)
+    if not is_adapter:
+        _require(4 * shape.num_parameters <= sizes["model.safetensors"], "model", shape)
     for name in ("samples_seen", "tokens_seen"):
         _require(getattr(progress, name) >= 0, name, getattr(progress, name))
     _require(progress.global_step == step, "progress", progress)

@@ -33,7 +33,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from instruct_core import ranks
-from instruct_core.checkpoints.manifest import FileEntry, Manifest, state_name
+from instruct_core.checkpoints.manifest import FileEntry, Manifest, model_files, state_name
 from instruct_core.checkpoints.retention import Keep, Removed, Retention, SpoiledError
 from instruct_core.checkpoints.staging import Image, Staging, direct_image
 from instruct_core.checkpoints.steps import (
@@ -129,11 +129,11 @@ class Checkpoints:
 
         Args:
             step: Its global step.
-            model: All weights under Hugging Face's names.
-            model_config: Content of config.json.
+            model: All weights under Hugging Face's names, or adapters under PEFT's.
+            model_config: Content of config.json, or of adapter_config.json.
             optimizer: All optimizer tensors, the same on every rank.
             rng: This rank's random number generators.
-            facts: Further fields of the manifest: progress, model, identity, versions.
+            facts: Further fields of the manifest: progress, model, identity, versions; base of adapters.
             copied: False to write CPU tensors from where they lie, all the time.
         """
         rank, world_size = ranks.rank(), ranks.world_size()
@@ -144,8 +144,9 @@ class Checkpoints:
         parts, documents = [Part(state_name(rank, world_size), state, {})], []
         if rank == 0:
             # transformers refuses a file that does not say "pt".
-            parts.append(Part("model.safetensors", model, {"format": "pt"}))
-            documents.append(Image("config.json", [memoryview(dump_document(model_config))]))
+            config_name, weights_name = model_files("base" in facts)
+            parts.append(Part(weights_name, model, {"format": "pt"}))
+            documents.append(Image(config_name, [memoryview(dump_document(model_config))]))
         self._staging.mark()
         total = model_bytes + sum(tensor.nbytes for tensor in optimizer.values())
         on_gpu = any(tensor.is_cuda for tensor in model.values())

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from instruct_core.data.tokenizer_files import MODEL, TOKENIZER, read_tokenizer_files
+from instruct_core.lora_settings import CONFIG_FILE as ADAPTER
 from instruct_core.storage.documents import load_document
 from instruct_core.storage.store import Store
 
@@ -152,6 +153,8 @@ def place_of_tokenizer(model: str) -> str:
         return model
     if Store(of_run).exists(TOKENIZER):
         return of_run
+    if ADAPTER in names and (base := load_document(store, ADAPTER).get("base_model_name_or_path")):
+        return place_of_tokenizer(str(base))
     is_gpt2 = MODEL not in names or load_document(store, MODEL).get("model_type", GPT2) == GPT2
     return GPT2 if is_gpt2 else model
 

@@ -170,6 +170,8 @@ class MLP(nn.Module):
 class Projection(nn.Module):
     """A linear layer whose weight lies as GPT-2's checkpoints have it: (inputs, outputs)."""
 
+    fan_in_fan_out = True  # PEFT's word for it
+
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(inputs, outputs))

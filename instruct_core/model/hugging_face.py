@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 
 from instruct_core.checkpoints.steps import read_manifest, read_verified, step_name
 from instruct_core.data.gpt2_tokenizer import END_OF_TEXT, END_OF_TEXT_ID, merges_path
@@ -39,25 +40,42 @@ def export_folder(store: Store, step: int, target: Store) -> None:
         ConfigError: The target has something in it.
         CorruptFileError: The checkpoint, or the installed vocabulary, is not what it should be.
     """
-    if target.names():
-        raise ConfigError(
-            f"--out {target.url} is not empty. Give a new folder: nothing is overwritten."
-        )
+    refuse_filled(target)
     folder = store / step_name(step)
     entries = {entry.file: entry for entry in read_manifest(store, step).files}
     names = ("model.safetensors", "config.json")
     files = {name: memoryview(read_verified(folder, entries[name]).data) for name in names}
     max_length = int(json.loads(bytes(files["config.json"])).get("n_positions", 1024))
-    tokenizer = tokenizer_of_model(folder.url)
-    template = template_of_model(folder.url, tokenizer)
-    written = dict(tokenizer.files or _tokenizer_files(max_length))
-    written[TEMPLATE] = jinja_of(template, tokenizer).encode()
-    views = {name: memoryview(data) for name, data in written.items()}
+    views = {k: memoryview(data) for k, data in tokenizer_files(folder.url, max_length).items()}
     for name, view in {**views, **files}.items():
         target.put(name, [view])
 
 
-def _tokenizer_files(max_length: int) -> dict[str, bytes]:
+def refuse_filled(target: Store) -> None:
+    """Refuse a folder that has something in it; raises ConfigError."""
+    if target.names():
+        raise ConfigError(
+            f"--out {target.url} is not empty. Give a new folder: nothing is overwritten."
+        )
+
+
+def tokenizer_files(model: str, max_length: int) -> Mapping[str, bytes]:
+    """
+    Return the files of a model's tokenizer, the template of its chats among them.
+
+    Args:
+        model: Path or URL of its folder.
+        max_length: Its positions.
+
+    Raises:
+        CorruptFileError: GPT-2's vocabulary is not what it should be.
+    """
+    tokenizer = tokenizer_of_model(model)
+    template = jinja_of(template_of_model(model, tokenizer), tokenizer)
+    return dict(tokenizer.files or _gpt2_files(max_length)) | {TEMPLATE: template.encode()}
+
+
+def _gpt2_files(max_length: int) -> dict[str, bytes]:
     merges = merges_path()
     vocab = (merges.parent / "encoder.json").read_bytes()
     if hashlib.sha256(vocab).hexdigest() != VOCAB_SHA256:

@@ -19,9 +19,12 @@ from torch import Tensor
 
 from instruct_core.config import PRESETS
 from instruct_core.data.gpt2_tokenizer import VOCAB_SIZE
-from instruct_core.errors import ConfigError, InstructError
+from instruct_core.errors import ConfigError, InstructError, MissingError, RunConflictError
+from instruct_core.lora_settings import Base
+from instruct_core.model.adapters import Adapter, find_adapter
 from instruct_core.model.families import build, read
 from instruct_core.model.family import Model
+from instruct_core.model.lora import merge
 from instruct_core.model.weight_files import read_weight_files
 from instruct_core.shape import Shape, with_vocabulary
 
@@ -37,12 +40,55 @@ def load_pretrained(init: str) -> tuple[Shape, dict[str, Tensor]]:
         ConfigError: No model that is computed here, or weights that are incomplete or not finite.
     """
     try:
-        return _load(init)
+        adapter = find_adapter(init)
+        return _load(init) if adapter is None else _merged(adapter)
     except InstructError:
         raise
     except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         reason = str(error).strip().split("\n")[0]
         raise ConfigError(f"Model {init} holds no model that can be read: {reason}.") from error
+
+
+def _merged(adapter: Adapter) -> tuple[Shape, dict[str, Tensor]]:
+    shape, weights = load_base(adapter.base, adapter.place)
+    with torch.device("meta"):
+        outline = build(shape)
+    merge(outline, weights, adapter.tensors, adapter.lora, adapter.place)
+    _check_finite(weights, adapter.place)
+    return shape, weights
+
+
+def load_base(base: Base, whose: str) -> tuple[Shape, dict[str, Tensor]]:
+    """
+    Return the shape and the weights that adapters stand on, in float32.
+
+    Args:
+        base: By place and hash.
+        whose: Where the adapters are, for messages.
+
+    Raises:
+        MissingError: They are not there.
+        RunConflictError: They are others now.
+    """
+    if base.place == "random":
+        drawn = first_model(
+            base.place, base.model, base.seed, vocab_size=base.vocab_size or VOCAB_SIZE
+        )
+        shape, weights = drawn.config, dict(drawn.state_dict())
+    else:
+        try:
+            shape, weights = load_pretrained(base.place)
+        except MissingError as error:
+            raise MissingError(
+                f"Base {base.place}, on which the adapters in {whose} stand, is not there. Put it back, "
+                f"or link it there: ln -s WHERE_IT_IS {base.place}"
+            ) from error
+    if base.xxh3 and (found := hash_weights(weights)) != base.xxh3:
+        raise RunConflictError(
+            f"Base {base.place}, on which the adapters in {whose} stand, has other weights now (xxh3 "
+            f"{found[:12]}, not {base.xxh3[:12]}), and adapters fit no others. Put the old ones back."
+        )
+    return shape, weights
 
 
 def load_fitting(init: str, model: str, seq_len: int) -> tuple[Shape, dict[str, Tensor]]:

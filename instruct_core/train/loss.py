@@ -96,11 +96,11 @@ class _SlicedLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
         total = torch.zeros((), device=hidden.device)
-        needs_grad = ctx.needs_input_grad[0]
+        needs_grad, needs_head_grad = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
         hidden_grad = torch.empty_like(hidden) if needs_grad else None
         head_grad: Tensor | None = None
         weight, bias = _for_products(head)
-        weight.requires_grad_(needs_grad)
+        weight.requires_grad_(needs_head_grad)
         num_tokens = SLICE_TOKENS[hidden.device.type]
         for start in range(0, len(targets), num_tokens):
             part = slice(start, start + num_tokens)
@@ -110,17 +110,19 @@ class _SlicedLoss(torch.autograd.Function):
                 loss = F.cross_entropy(logits, targets[part], ignore_index=IGNORED, reduction="sum")
             total += loss.detach()
             if hidden_grad is not None:
-                hidden_grad[part], grad = torch.autograd.grad(loss, (h, weight))
-                # Summed in the head's own precision.
-                head_grad = grad.to(head.dtype) if head_grad is None else head_grad.add_(grad)
+                wanted = (h, weight) if needs_head_grad else (h,)
+                hidden_grad[part], *grads = torch.autograd.grad(loss, wanted)
+                for grad in grads:  # none of a frozen head; summed in the head's own precision
+                    head_grad = grad.to(head.dtype) if head_grad is None else head_grad.add_(grad)
         ctx.save_for_backward(hidden_grad, None if head_grad is None else head_grad[: len(head)])
         return total
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None]:
         hidden_grad, head_grad = ctx.saved_tensors
         # In place: these buffers are nobody else's, and the head's is 150 MB.
-        return hidden_grad.mul_(grads[0]), head_grad.mul_(grads[0]), None
+        of_head = None if head_grad is None else head_grad.mul_(grads[0])
+        return hidden_grad.mul_(grads[0]), of_head, None
 
 
 def _for_products(head: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -147,10 +147,14 @@ def system_metrics(device: torch.device) -> dict[str, float]:
     return values
 
 
-def flops_per_token(shape: Shape, seq_len: int) -> float:
-    """Return floating-point operations of one training token: 6 a weight, and attention's."""
-    heads = shape.num_heads * shape.head_dim
-    return 6.0 * shape.product_weights + 12.0 * shape.num_layers * heads * seq_len
+def flops_per_token(shape: Shape, seq_len: int, is_frozen: bool = False) -> float:
+    """
+    Return floating-point operations of one training token: 6 a weight, and attention's.
+
+    A frozen weight has no gradient of its own, which saves 2.
+    """
+    heads, per_weight = shape.num_heads * shape.head_dim, 4.0 if is_frozen else 6.0
+    return per_weight * shape.product_weights + 12.0 * shape.num_layers * heads * seq_len
 
 
 def peak_flops(device: torch.device) -> float | None:

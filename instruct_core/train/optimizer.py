@@ -82,8 +82,8 @@ class FusedAdamW:
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> FusedAdamW:
-    """Return fused AdamW; only matrices decay, neither biases nor norms."""
-    parameters = [p for _, p in sorted(model.named_parameters())]
+    """Return fused AdamW of what is not frozen; only matrices decay, neither biases nor norms."""
+    parameters = [p for _, p in sorted(model.named_parameters()) if p.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},

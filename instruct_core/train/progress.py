@@ -63,6 +63,7 @@ class Setup:
     val_rows: ShardSet
     checkpoints: Checkpoints
     facts: dict[str, Any]  # further fields of every manifest
+    config_file: Mapping[str, Any]  # content of the model's config.json, or of the adapters'
     stop: Callable[[], bool]
     working: Callable[[str], None]  # what begins: "first step", "step", "evaluation", "save"
     on_event: Callable[[Event], None]  # on rank 0

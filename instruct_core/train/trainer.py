@@ -29,6 +29,7 @@ from instruct_core.config import TrainConfig
 from instruct_core.data.batches import MicroBatch
 from instruct_core.errors import NonFiniteError
 from instruct_core.events import Evaluated
+from instruct_core.model.lora import load_saved, saved_tensors
 from instruct_core.train.compiler import data_parallel, settle_buckets
 from instruct_core.train.loss import WithLoss, on_device
 from instruct_core.train.optimizer import make_optimizer, optimizer_tensors, restore_optimizer
@@ -56,7 +57,7 @@ class Trainer:
     def __init__(self, config: TrainConfig, setup: Setup, loaded: Loaded | None) -> None:
         self._config, self._setup = config, setup
         if loaded is not None:
-            setup.model.load_state_dict(loaded.model, assign=True)
+            load_saved(setup.model, loaded.model)
         self._core = WithLoss(setup.model.to(setup.device))
         if config.compile:
             setup.model.compile(dynamic=False)  # kernels must not depend on what came before
@@ -275,7 +276,9 @@ class Trainer:
         self.progress = replace(self.progress, evaluated_at_step=step, val_loss=val_loss)
         if ranks.rank() == 0:
             setup.on_event(Evaluated(step, val_loss))
-            setup.on_samples(step, sample_answers(self._core, setup.val_rows, setup.stop))
+            with self._autocast() if self._config.lora else nullcontext():  # frozen halves
+                markdown = sample_answers(self._core, setup.val_rows, setup.stop)
+            setup.on_samples(step, markdown)
         return True
 
     def _finish_saving(self, outcome: Outcome) -> Outcome:
@@ -287,8 +290,8 @@ class Trainer:
         setup = self._setup
         return setup.checkpoints.take(
             self.progress.global_step,
-            model=setup.model.state_dict(),
-            model_config=setup.model.config.hugging_face,
+            model=saved_tensors(setup.model),
+            model_config=setup.config_file,
             optimizer=optimizer_tensors(setup.model, self._optimizer),
             rng=rng_state(),
             facts=setup.facts | {"model": setup.model.config, "progress": self.progress},

@@ -53,12 +53,18 @@ class Prune:
 
 @dataclass(frozen=True)
 class Export:
-    """Make a folder that AutoModelForCausalLM and AutoTokenizer load."""
+    """
+    Make a folder that AutoModelForCausalLM and AutoTokenizer load.
+
+    Of a run that was trained with --lora it is PEFT's folder of adapters, or with --merge a whole model.
+    """
 
     run: RunName
     out: Annotated[str, PATH]
     """Path or URL of the folder; it must be empty or not there yet."""
     step: Step = "newest"
+    merge: bool = False
+    """Add the adapters of a run with --lora to its base: the folder then needs nothing else."""
     checkpoints: Checkpoints = "checkpoints_instruct"
     runs: Runs = None
 

@@ -101,16 +101,31 @@ def prune(flags: Prune) -> int:
 
 
 def export(flags: Export) -> int:
-    """Write a Hugging Face folder; return the exit code."""
-    from instruct_core.model.hugging_face import export_folder
-
+    """Write a Hugging Face folder, or PEFT's of a run with adapters; return the exit code."""
     run = Run.find(flags.run, flags.checkpoints, flags.runs)
     check_url("--out", flags.out, writes=True)
     step = run.good_step(flags.step, note)
-    target = Store(absolute(flags.out))
-    export_folder(run.store, step, target)
-    say(f"Step {step} of run {flags.run} is in {target.url}: AutoModelForCausalLM and AutoTokenizer "
-        "load it.")  # fmt: skip
+    target, base = Store(absolute(flags.out)), read_manifest(run.store, step).base
+    what = f"Step {step} of run {flags.run} is in {target.url}"
+    if base is not None and not flags.merge:
+        from instruct_core.model.adapter_export import export_adapter
+
+        export_adapter(run.store, step, target)
+        say(f"{what}: PeftModel.from_pretrained loads it beside its base, {base.place}.")
+        return 0
+    if base is not None:
+        from instruct_core.model.adapter_export import export_merged
+
+        export_merged(run.store, step, target)
+    elif flags.merge:
+        raise ConfigError(
+            f"--merge is for runs with --lora: a step of run {flags.run} is a whole model. Leave it out."
+        )
+    else:
+        from instruct_core.model.hugging_face import export_folder
+
+        export_folder(run.store, step, target)
+    say(f"{what}: AutoModelForCausalLM and AutoTokenizer load it.")
     return 0
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from instruct_core.config import shape_from
@@ -19,10 +20,11 @@ from instruct_core.shape import Shape
 
 
 class Weights(NamedTuple):
-    """The shape of a model, and a hash of its weights."""
+    """The shape of a model, a hash of its weights, and what of it can be adapted."""
 
     shape: Shape
     xxh3: str
+    projections: Mapping[str, int]  # inputs + outputs of each, by name
 
 
 def inspect_weights(place: str, model: str = "", seq_len: int = 0) -> Weights:
@@ -30,7 +32,7 @@ def inspect_weights(place: str, model: str = "", seq_len: int = 0) -> Weights:
     Load a model once to see what it is.
 
     Args:
-        place: Path or URL of a step folder, a Hugging Face folder or a .pt file.
+        place: Path or URL of a step folder, a Hugging Face folder or a .pt file, or "random".
         model: Preset that it must be, or "" for any.
         seq_len: Positions that it must have at least.
 
@@ -41,4 +43,6 @@ def inspect_weights(place: str, model: str = "", seq_len: int = 0) -> Weights:
     answer = json.loads(subprocess.check_output(command))
     if "error" in answer:
         raise ConfigError(answer["error"])
-    return Weights(shape_from(answer["shape"], f"Model {place}"), answer["xxh3"])
+    return Weights(
+        shape_from(answer["shape"], f"Model {place}"), answer["xxh3"], answer["projections"]
+    )

@@ -41,12 +41,28 @@ def cpu_flops() -> float:
     return 2 * MATRIX_SIZE**3 / best
 
 
-def step_seconds(shape: Shape, tokens_per_step: int) -> float:
+def step_seconds(shape: Shape, tokens_per_step: int, is_frozen: bool = False) -> float:
     """Return about how long all cores of this machine take for one step."""
-    return 6 * shape.product_weights * tokens_per_step / (CPU_EFFICIENCY * cpu_flops())
+    flops = (4 if is_frozen else 6) * shape.product_weights * tokens_per_step
+    return flops / (CPU_EFFICIENCY * cpu_flops())
 
 
-def rank_bytes(shape: Shape, micro_tokens: int, staged_share: float) -> int:
+def state_bytes(num_parameters: int, adapters: int, staged_share: float, frozen: int = 4) -> int:
+    """
+    Return how much memory weights, gradients, moments and the copies of a save take.
+
+    Args:
+        num_parameters: Of the model.
+        adapters: Numbers of its adapters, which alone are trained; 0 if all weights are.
+        staged_share: Of the state that is copied for a save, 0..1.
+        frozen: Bytes of a weight that is not trained.
+    """
+    trained = adapters or num_parameters
+    still = frozen * num_parameters if adapters else 0
+    return still + int((BYTES_PER_PARAMETER + SAVED_BYTES_PER_PARAMETER * staged_share) * trained)
+
+
+def rank_bytes(shape: Shape, micro_tokens: int, staged_share: float, adapters: int = 0) -> int:
     """
     Return about how much memory one CPU rank needs at its peak, in float32.
 
@@ -54,26 +70,29 @@ def rank_bytes(shape: Shape, micro_tokens: int, staged_share: float) -> int:
         shape: Of the model.
         micro_tokens: Tokens of a forward.
         staged_share: Of the state that the rank copies for an asynchronous save, 0..1.
+        adapters: See `state_bytes`.
     """
     head = shape.vocab_size * shape.width
     activations = micro_tokens * shape.kept_numbers
     logits = 4 * min(micro_tokens, SLICE_TOKENS) * shape.vocab_size
     numbers = 2 * head + activations + logits
-    per_parameter = BYTES_PER_PARAMETER + SAVED_BYTES_PER_PARAMETER * staged_share
-    return PROCESS_BYTES + int(per_parameter * shape.num_parameters) + 4 * numbers
+    state = state_bytes(shape.num_parameters, adapters, staged_share)
+    return PROCESS_BYTES + state + 4 * numbers
 
 
-def gpu_bytes(shape: Shape, micro_tokens: int, precision: str) -> int:
+def gpu_bytes(shape: Shape, micro_tokens: int, precision: str, adapters: int = 0) -> int:
     """
     Return about how much memory of its GPU a rank needs at its peak.
 
     Args:
         shape: Of the model.
         micro_tokens: Tokens of a forward.
-        precision: "bf16" or "fp32", of matrix products.
+        precision: "bf16" or "fp32", of matrix products, and of weights that are not trained.
+        adapters: See `state_bytes`.
     """
     kept = GPU_BYTES_PER_NUMBER[precision] * micro_tokens * shape.kept_numbers
-    return GPU_BYTES + BYTES_PER_PARAMETER * shape.num_parameters + int(kept)
+    frozen = 2 if precision == "bf16" else 4
+    return GPU_BYTES + state_bytes(shape.num_parameters, adapters, 0.0, frozen) + int(kept)
 
 
 def duration(seconds: float) -> str:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from instruct_core.checkpoints.manifest import Manifest
 from instruct_core.checkpoints.steps import (
     SPARE_BYTES,
     committed_steps,
@@ -28,6 +29,7 @@ from launch.runs.hub import hub_id, model_folder
 from launch.runs.model import Weights, inspect_weights
 from launch.runs.places import absolute, check_folder, reachable
 from launch.runs.run import Run
+from launch.training.adapters import Adapters, adapters_of_run, new_adapters
 from launch.training.epochs import steps_of_epochs
 from launch.training.fit import SAVED_BYTES_PER_PARAMETER
 from launch.training.fork import forked_step
@@ -46,6 +48,7 @@ class Inputs(NamedTuple):
     init: str  # in words
     has_shards: bool  # False where builtin is to be prepared first
     tokenizer: str  # to prepare it with
+    adapters: Adapters
 
 
 def find_inputs(flags: Finetune, run: Run, stored: TrainConfig | None, has_begun: bool) -> Inputs:
@@ -74,15 +77,18 @@ def find_inputs(flags: Finetune, run: Run, stored: TrainConfig | None, has_begun
         init = find_init(flags.init)
     found = Store(shards)
     has_shards = found.exists("manifest.json") or is_being_made(found, flags.slurm.after)
-    if has_begun:
-        settled = Vocabulary(shape_of_run(run.store), GPT2)
+    if stored is not None and has_begun:
+        manifest = newest_manifest(run.store)
+        settled = Vocabulary(PRESETS["gpt2"] if manifest is None else manifest.model, GPT2)
+        adapters = adapters_of_run(manifest, stored)
     else:
         weights = weights_of_init(init.place, flags)
         settled = settle_vocabulary(weights.shape, shards, has_shards, init.place)
-        if init.step is not None:
+        adapters = new_adapters(flags.recipe, weights)
+        if init.step is not None or adapters.number:
             init = init._replace(xxh3=weights.xxh3)
     places = Places(shards, init.place, flags.checkpoints, flags.runs, init.step, init.xxh3)
-    return Inputs(places, settled.shape, init.words, has_shards, settled.tokenizer)
+    return Inputs(places, settled.shape, init.words, has_shards, settled.tokenizer, adapters)
 
 
 def with_data(
@@ -151,7 +157,7 @@ def find_init(typed: str | None) -> Init:
     return Init(absolute(typed), typed)
 
 
-def check_places(config: TrainConfig, shape: Shape) -> None:
+def check_places(config: TrainConfig, shape: Shape, adapters: int = 0) -> None:
     """
     Refuse places on a disk that nobody can write to, or without room for a checkpoint.
 
@@ -160,7 +166,8 @@ def check_places(config: TrainConfig, shape: Shape) -> None:
     """
     checkpoints, runs = (Store(place) / config.run for place in (config.checkpoints, config.runs))
     if checkpoints.is_local:
-        needed = SAVED_BYTES_PER_PARAMETER * shape.num_parameters + SPARE_BYTES
+        trained = adapters or shape.num_parameters
+        needed = SAVED_BYTES_PER_PARAMETER * trained + SPARE_BYTES
         newest = committed_steps(checkpoints)[-1:]
         for step in steps_of(checkpoints):  # a full disk makes room by removing the others
             if step not in newest:
@@ -181,16 +188,17 @@ def weights_of_init(init: str, flags: Finetune) -> Weights:
     Raises:
         ConfigError: They cannot be loaded, or do not fit --model or --seq-len.
     """
-    if init == "random":
-        return Weights(PRESETS[flags.model or "gpt2"], "")
-    return inspect_weights(init, flags.model or "", flags.recipe.seq_len)
+    model = flags.model or ("gpt2" if init == "random" else "")
+    if init == "random" and flags.recipe.lora is None:  # it takes two seconds to look
+        return Weights(PRESETS[model], "", {})
+    return inspect_weights(init, model, flags.recipe.seq_len)
 
 
-def shape_of_run(store: Store) -> Shape:
-    """Return the shape of the model that a run trains, from its newest manifest that can be read."""
+def newest_manifest(store: Store) -> Manifest | None:
+    """Return a run's newest manifest that can be read: what it trains is the same in all of them."""
     for step in reversed(committed_steps(store)):
         try:
-            return read_manifest(store, step).model
+            return read_manifest(store, step)
         except (CorruptFileError, FileNotFoundError):
             continue
-    return PRESETS["gpt2"]
+    return None

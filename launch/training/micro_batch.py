@@ -48,6 +48,7 @@ def fit(
     machine: Machine,
     typed: int | None,
     kept: int | None,
+    adapters: int = 0,
 ) -> Settings:
     """
     Return the settings with a micro-batch that fits ranks and machine.
@@ -59,6 +60,7 @@ def fit(
         machine: What a node gives them.
         typed: The micro-batch that a person wants; None leaves it open.
         kept: What the run has had, if it has saved: then nothing is advised that it keeps for life.
+        adapters: Numbers that are trained, if not all weights are.
 
     Raises:
         ConfigError: The ranks cannot share a step, or nothing fits; names what would.
@@ -68,7 +70,7 @@ def fit(
         raise ConfigError(_cannot_share(config, ranks, typed or 1, has_begun))
     share = config.global_batch_size // ranks.world_size
     sizes = [s for s in range(min(MICRO_BATCH_SIZE, share), 0, -1) if share % s == 0]
-    room = _Room(config, ranks, shape, machine)
+    room = _Room(config, ranks, shape, machine, adapters)
     fitting = [size for size in sizes if room.has(size)]
     if typed is None and kept is not None and share % kept == 0 and room.has(kept):
         return Settings(replace(config, micro_batch_size=kept), "")
@@ -124,6 +126,7 @@ class _Room(NamedTuple):
     ranks: Ranks
     shape: Shape
     machine: Machine
+    adapters: int
 
     def has(self, size: int) -> bool:
         """Return True if micro-batches of a size fit, or nobody knows."""
@@ -137,9 +140,9 @@ class _Room(NamedTuple):
     def _needed(self, size: int) -> int:
         config, tokens = self.config, size * self.config.seq_len
         if self.machine.num_gpus:
-            return gpu_bytes(self.shape, tokens, config.precision)
+            return gpu_bytes(self.shape, tokens, config.precision, self.adapters)
         staged = 1 / self.ranks.world_size if config.async_save else 0.0
-        return self.ranks.per_node * rank_bytes(self.shape, tokens, staged)
+        return self.ranks.per_node * rank_bytes(self.shape, tokens, staged, self.adapters)
 
     def refusal(self, size: int, fitting: list[int], has_begun: bool) -> str:
         """Return what is said of a size that does not fit, and which change would."""

@@ -17,10 +17,11 @@ from instruct_core.data.long_rows import lost_of
 from instruct_core.data.packing import Packing, load_packing
 from instruct_core.data.shards import ShardSet, load_manifest
 from instruct_core.errors import ConfigError
+from instruct_core.recipe import LORA_LEARNING_RATE
 from instruct_core.shape import Shape
 from instruct_core.storage.store import Store
 from launch.console.lines import counted, perhaps
-from launch.runs.run import runs_in
+from launch.runs.run import Run, runs_in
 from launch.training.fit import duration, step_seconds
 from launch.training.fork import other_batches
 from launch.training.micro_batch import Ranks
@@ -41,6 +42,7 @@ class Plan(NamedTuple):
     why_micro_batch: str  # "" where it is what was typed, or the recipe's own
     step: int  # that the run has reached
     is_new: bool  # there was no such run before
+    adapters: int = 0  # numbers that are trained, if not all weights are
 
 
 def outlook(plan: Plan) -> list[tuple[str, str]]:
@@ -56,6 +58,7 @@ def outlook(plan: Plan) -> list[tuple[str, str]]:
         ("Where", plan.submission.where),
         ("Ranks", _ranks(plan)),
         *data,
+        *_lora(plan),
         ("Time", _time(plan, epochs)),
         *(("Note", text) for text in _notes(plan)),
     ]
@@ -75,6 +78,21 @@ def _letters(name: str) -> str:
     return re.sub(r"\d", "", name)
 
 
+def _lora(plan: Plan) -> list[tuple[str, str]]:
+    """Return a row about adapters, if they are what is trained."""
+    config, all_numbers = plan.config, plan.shape.num_parameters
+    if config.adapter is None:
+        return []
+    rate = config.learning_rate
+    default = " (the default with --lora)" if rate == LORA_LEARNING_RATE else ""
+    text = (
+        f"rank {config.lora}, alpha {config.lora_alpha:g}, beside {config.lora_targets}: "
+        f"{plan.adapters:,} numbers are trained, {plan.adapters / all_numbers:.2%} of all, "
+        f"at --learning-rate {rate:g}{default}; the base stays where it is, frozen in {config.precision}"
+    )
+    return [("LoRA", text)]
+
+
 def _notes(plan: Plan) -> list[str]:
     """Return what will be as typed, and hardly as meant."""
     config, notes = plan.config, []
@@ -87,6 +105,15 @@ def _notes(plan: Plan) -> list[str]:
         notes.append(
             f"--learning-rate {config.learning_rate:g} is for weights that know a language; random ones "
             "hardly move with it (1e-3 is usual)"
+        )
+    if plan.is_new and config.lora and config.init == "random":
+        notes.append(
+            "--lora adapts what a model knows, and random weights know nothing: give --init"
+        )
+    if plan.is_new and config.lora and Run.of_step(config.init) is not None:
+        notes.append(
+            f"{config.init} is needed as long as the run, and its own run may remove it: export it and "
+            "begin with the folder, or keep it there with --keep-every"
         )
     if plan.is_new and (others := other_batches(config)):
         notes.append(others)
@@ -174,7 +201,7 @@ def _time(plan: Plan, epochs: float | None) -> str:
     minutes = plan.submission.minutes
     if plan.submission.machine.num_gpus:
         return steps
-    seconds = step_seconds(plan.shape, config.tokens_per_step)
+    seconds = step_seconds(plan.shape, config.tokens_per_step, is_frozen=plan.adapters > 0)
     text = (
         f"{steps}; a step of {config.tokens_per_step:,} tokens takes about {duration(seconds)}, all of "
         f"them {duration(seconds * left)}"

@@ -54,11 +54,12 @@ def settle(
             f"--gpus must be at most {gpus_here} on {machine.name}, got {flags.gpus}. "
             f"Use --gpus {gpus_here}."
         )
-    low, lowest = recipe.min_learning_rate, recipe.learning_rate / 10
+    low, peak = recipe.min_learning_rate, recipe.peak_learning_rate
     fast: Precision = "bf16" if gpus_here and machine.has_bf16 else "fp32"
     chosen = {
         "decay_steps": recipe.decay_steps or recipe.max_steps,
-        "min_learning_rate": lowest if low is None else low,
+        "learning_rate": peak,
+        "min_learning_rate": peak / 10 if low is None else low,
         "precision": fast if recipe.precision == "auto" else recipe.precision,
         "micro_batch_size": recipe.micro_batch_size or MICRO_BATCH_SIZE,
     }
@@ -74,7 +75,15 @@ def settle(
 
 def open_settings(recipe: Recipe) -> list[str]:
     """Return the settings that a recipe leaves to the launcher to choose."""
-    may_be_open = ("decay_steps", "min_learning_rate", "precision", "micro_batch_size")
+    may_be_open = [
+        "decay_steps",
+        "learning_rate",
+        "min_learning_rate",
+        "precision",
+        "micro_batch_size",
+    ]
+    if recipe.lora is not None:
+        may_be_open += ["lora_alpha", "lora_targets"]
     return [name for name in may_be_open if getattr(recipe, name) in (None, "auto")]
 
 

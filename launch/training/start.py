@@ -37,6 +37,7 @@ from launch.flags.site import parse_on_site, parse_typed
 from launch.runs.control import who
 from launch.runs.places import absolute, check_url
 from launch.runs.run import Run
+from launch.training.adapters import check_moments, filled
 from launch.training.attach import attach
 from launch.training.epochs import refuse_both
 from launch.training.inputs import check_places, find_inputs, with_data
@@ -66,12 +67,16 @@ def finetune(flags: Finetune, arguments: Sequence[str], watches: bool = True) ->
     begun = stored if run.has_begun() else None
     submission = choose_submission(flags, run)
     inputs = find_inputs(flags, run, stored, begun is not None)
+    flags = replace(flags, recipe=filled(flags.recipe, inputs.adapters))
     config = settle(flags, inputs.places, run.name, inputs.shape, submission.machine)
+    if begun is None:
+        check_moments(config)
     if inputs.has_shards:
         config = with_data(config, begun, submission.can_wait, flags)
     ranks = Ranks(flags.nodes, flags.gpus)
+    adapters = inputs.adapters.number
     typed, kept = flags.recipe.micro_batch_size, begun.micro_batch_size if begun else None
-    config, why = fit(config, ranks, inputs.shape, submission.machine, typed, kept)
+    config, why = fit(config, ranks, inputs.shape, submission.machine, typed, kept, adapters)
     if not inputs.has_shards:  # all that can be wrong has been looked for: now there may be work
         if flags.dry_run:
             say("Would prepare builtin first: no shards are here yet. Nothing is written.")
@@ -82,9 +87,9 @@ def finetune(flags: Finetune, arguments: Sequence[str], watches: bool = True) ->
     steps = committed_steps(run.store)
     if begun is not None and _is_finished(config, run.store, steps):
         return 0
-    check_places(config, inputs.shape)
+    check_places(config, inputs.shape, adapters)
     step, is_new = max(steps, default=0), known is None
-    plan = Plan(config, inputs.shape, submission, ranks, inputs.init, why, step, is_new)
+    plan = Plan(config, inputs.shape, submission, ranks, inputs.init, why, step, is_new, adapters)
     _tell(plan)
     return _show(plan) if flags.dry_run else _start(flags, plan, run, watches)
 

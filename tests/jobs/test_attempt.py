@@ -45,7 +45,9 @@ class Watched:
         beginning = SimpleNamespace(model=SimpleNamespace(config=None))
         monkeypatch.setattr(module, "Trainer", Trainer)
         monkeypatch.setattr(module, "load_newest", lambda *a, **options: self.load())
-        monkeypatch.setattr(_Attempt, "_data", lambda attempt: (None, None, None))
+        monkeypatch.setattr(
+            _Attempt, "_data", lambda attempt: (None, SimpleNamespace(vocab_size=1), None)
+        )
         monkeypatch.setattr(_Attempt, "_setup", lambda attempt, *a: None)
         monkeypatch.setattr(module, "begin", lambda *a: beginning)
 

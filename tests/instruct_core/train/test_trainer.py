@@ -59,6 +59,7 @@ class Desk:
             val_rows=self.val_rows,
             checkpoints=self.checkpoints,
             facts={},
+            config_file={},
             stop=lambda: self.stop(),  # noqa: PLW0108  a test may replace it
             working=lambda phase: None,
             on_event=self.events.append,
