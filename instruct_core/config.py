@@ -19,6 +19,7 @@ from instruct_core.recipe import IS_LATER, MICRO_BATCH_SIZE, Precision, Recipe
 from instruct_core.shape import Shape
 
 LAYER_NORM_EPSILON = 1e-5
+GPT2_TOKENS = 50257
 ACTIVATIONS_PER_LAYER = 24  # numbers of the model's width that a token keeps for the backward
 
 
@@ -30,7 +31,7 @@ class ModelConfig:
     num_heads: int
     width: int
     max_seq_len: int = 1024
-    vocab_size: int = 50257
+    vocab_size: int = GPT2_TOKENS
 
     @property
     def model_type(self) -> str:
@@ -71,12 +72,13 @@ class ModelConfig:
 
     @property
     def end_ids(self) -> tuple[int, ...]:
-        """`<|endoftext|>`, the last token of the vocabulary."""
-        return (self.vocab_size - 1,)
+        """`<|endoftext|>`, the last of its own tokens; another tokenizer's say it themselves."""
+        return (GPT2_TOKENS - 1,) if self.vocab_size == GPT2_TOKENS else ()
 
     @property
     def hugging_face(self) -> dict[str, Any]:
         """The content of config.json."""
+        end = self.end_ids[0] if self.end_ids else None
         return {
             "architectures": ["GPT2LMHeadModel"],
             "model_type": self.model_type,
@@ -87,8 +89,8 @@ class ModelConfig:
             "n_head": self.num_heads,
             "activation_function": "gelu_new",
             "layer_norm_epsilon": LAYER_NORM_EPSILON,
-            "bos_token_id": self.end_ids[0],
-            "eos_token_id": self.end_ids[0],
+            "bos_token_id": end,
+            "eos_token_id": end,
             "tie_word_embeddings": True,
         }
 
@@ -102,7 +104,7 @@ PRESETS: dict[str, Shape] = {
     "tiny": ModelConfig(num_layers=2, num_heads=2, width=32),
     "tiny-llama": LlamaConfig(
         num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8, width=32, mlp_width=64,
-        max_seq_len=1024, vocab_size=50257, end_ids=(50256,), has_tied_head=True,
+        max_seq_len=1024, vocab_size=GPT2_TOKENS, end_ids=(GPT2_TOKENS - 1,), has_tied_head=True,
     ),
 }  # fmt: skip
 # The class of every family's shape; where nothing is said, a manifest's model is a GPT-2.

@@ -76,5 +76,8 @@ class Shape(Protocol):
 
 
 def with_vocabulary(shape: Shape, vocab_size: int) -> Shape:
-    """Return the shape of a model that knows so many tokens."""
-    return replace(shape, vocab_size=vocab_size)
+    """Return the shape of a model that knows so many tokens; where they are others, so are its ends."""
+    if vocab_size == shape.vocab_size:
+        return shape
+    without_ends = {name: () for name in ("end_ids",) if name in shape.__dataclass_fields__}
+    return replace(shape, vocab_size=vocab_size, **without_ends)

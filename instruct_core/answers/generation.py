@@ -44,7 +44,7 @@ def generate(
     *,
     max_new_tokens: int = 128,
     sampling: Sampling | None = None,
-    end_ids: Collection[int] | None = None,
+    end_ids: Collection[int] = (),
     streams: Sequence[int] | None = None,
     on_token: Callable[[int, int], bool] = lambda text, token: True,
 ) -> list[Generated]:
@@ -56,14 +56,14 @@ def generate(
         prompts: Token ids, at least one each, and fewer than the model has positions.
         max_new_tokens: Of each text at most; fewer where the model's positions end.
         sampling: How tokens are chosen; None takes the likeliest.
-        end_ids: Tokens that end a text; None takes the model's own.
+        end_ids: Tokens that end a text, beside the model's own.
         streams: Which random numbers of the seed each text draws; None numbers them from 0.
         on_token: Called with the text's index and its new token; False ends the text with it.
 
     Raises:
         ValueError: A prompt is empty, or leaves no room for a token.
     """
-    ends = model.config.end_ids if end_ids is None else end_ids
+    ends = {*model.config.end_ids, *end_ids}
     room = _room(prompts, model.config.max_seq_len, max_new_tokens)
     model.lay_out(for_batches=len(prompts) > 1)
     sampling, streams = sampling or Sampling(), streams or range(len(prompts))

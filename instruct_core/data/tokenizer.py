@@ -148,15 +148,16 @@ def place_of_tokenizer(model: str) -> str:
     """Return where `tokenizer_of_model` looks: `gpt2`, where a model has none of its own."""
     store = Store(model)
     names = store.names()
-    of_run = f"{model.rstrip('/').rpartition('/')[0]}/{TOKENIZER_FOLDER}"
+    run = Store(model.rstrip("/").rpartition("/")[0] or "/")
     if TOKENIZER in names:
         return model
-    if Store(of_run).exists(TOKENIZER):
-        return of_run
+    if (run / TOKENIZER_FOLDER).exists(TOKENIZER):
+        return (run / TOKENIZER_FOLDER).url
     if ADAPTER in names and (base := load_document(store, ADAPTER).get("base_model_name_or_path")):
         return place_of_tokenizer(str(base))
-    is_gpt2 = MODEL not in names or load_document(store, MODEL).get("model_type", GPT2) == GPT2
-    return GPT2 if is_gpt2 else model
+    if MODEL not in names or run.exists("run.json"):  # a run keeps any other tokenizer
+        return GPT2
+    return GPT2 if load_document(store, MODEL).get("model_type", GPT2) == GPT2 else model
 
 
 def token_type(vocab_size: int) -> type[np.uint16 | np.uint32]:

@@ -42,7 +42,7 @@ def export_adapter(store: Store, step: int, target: Store) -> None:
     assert manifest.base is not None, "the caller has looked"
     entries = {entry.file: entry for entry in manifest.files}
     files = {
-        **tokenizer_files(folder.url, manifest.model.max_seq_len),
+        **tokenizer_files(folder.url, manifest.model),
         BASE_FILE: base_file(manifest.base),
     }
     views = {name: memoryview(data) for name, data in files.items()}
@@ -57,7 +57,7 @@ def export_merged(store: Store, step: int, target: Store) -> None:
     refuse_filled(target)
     place = (store / step_name(step)).url
     shape, weights = load_pretrained(place)
-    for name, data in tokenizer_files(place, shape.max_seq_len).items():
+    for name, data in tokenizer_files(place, shape).items():
         target.put(name, [memoryview(data)])
     image = direct_image("model.safetensors", weights, {"format": "pt"})
     target.put(image.name, image.views)

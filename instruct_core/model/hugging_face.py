@@ -17,11 +17,12 @@ import json
 from collections.abc import Mapping
 
 from instruct_core.checkpoints.steps import read_manifest, read_verified, step_name
-from instruct_core.data.gpt2_tokenizer import END_OF_TEXT, END_OF_TEXT_ID, merges_path
+from instruct_core.data.gpt2_tokenizer import END_OF_TEXT, merges_path
 from instruct_core.data.model_template import TEMPLATE, template_of_model
 from instruct_core.data.templates import jinja_of
-from instruct_core.data.tokenizer import tokenizer_of_model
+from instruct_core.data.tokenizer import Tokenizer, tokenizer_of_model
 from instruct_core.errors import ConfigError, CorruptFileError
+from instruct_core.shape import Shape
 from instruct_core.storage.store import Store
 
 VOCAB_SHA256 = "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"
@@ -42,11 +43,11 @@ def export_folder(store: Store, step: int, target: Store) -> None:
     """
     refuse_filled(target)
     folder = store / step_name(step)
-    entries = {entry.file: entry for entry in read_manifest(store, step).files}
+    manifest = read_manifest(store, step)
+    entries = {entry.file: entry for entry in manifest.files}
     names = ("model.safetensors", "config.json")
     files = {name: memoryview(read_verified(folder, entries[name]).data) for name in names}
-    max_length = int(json.loads(bytes(files["config.json"])).get("n_positions", 1024))
-    views = {k: memoryview(data) for k, data in tokenizer_files(folder.url, max_length).items()}
+    views = {k: memoryview(data) for k, data in tokenizer_files(folder.url, manifest.model).items()}
     for name, view in {**views, **files}.items():
         target.put(name, [view])
 
@@ -59,20 +60,33 @@ def refuse_filled(target: Store) -> None:
         )
 
 
-def tokenizer_files(model: str, max_length: int) -> Mapping[str, bytes]:
+def tokenizer_files(model: str, shape: Shape) -> Mapping[str, bytes]:
     """
-    Return the files of a model's tokenizer, the template of its chats among them.
+    Return the files of a model's tokenizer, the template of its chats and its ends among them.
 
     Args:
         model: Path or URL of its folder.
-        max_length: Its positions.
+        shape: Of the model.
 
     Raises:
         CorruptFileError: GPT-2's vocabulary is not what it should be.
     """
     tokenizer = tokenizer_of_model(model)
     template = jinja_of(template_of_model(model, tokenizer), tokenizer)
-    return dict(tokenizer.files or _gpt2_files(max_length)) | {TEMPLATE: template.encode()}
+    files = {"generation_config.json": _generation(tokenizer, shape)}
+    files |= dict(tokenizer.files) or _gpt2_files(shape.max_seq_len)
+    return files | {TEMPLATE: template.encode()}
+
+
+def _generation(tokenizer: Tokenizer, shape: Shape) -> bytes:
+    """Return how texts begin and end; the token that ends a row is the first of the ends."""
+    others = sorted({*tokenizer.end_ids, *shape.end_ids} - {tokenizer.end_id})
+    said = {
+        "bos_token_id": shape.hugging_face["bos_token_id"],
+        "eos_token_id": [tokenizer.end_id, *others] if others else tokenizer.end_id,
+    }
+    known = {name: value for name, value in said.items() if value is not None}
+    return json.dumps(known, indent=1).encode()
 
 
 def _gpt2_files(max_length: int) -> dict[str, bytes]:
@@ -85,11 +99,9 @@ def _gpt2_files(max_length: int) -> dict[str, bytes]:
         )
     special = {f"{name}_token": END_OF_TEXT for name in ("bos", "eos", "unk")}
     settings = {"tokenizer_class": "GPT2Tokenizer", "model_max_length": max_length, **special}
-    generation = {"bos_token_id": END_OF_TEXT_ID, "eos_token_id": END_OF_TEXT_ID}
     return {
         "vocab.json": vocab,
         "merges.txt": merges.read_bytes(),
         "tokenizer_config.json": json.dumps(settings, indent=1).encode(),
         "special_tokens_map.json": json.dumps(special, indent=1).encode(),
-        "generation_config.json": json.dumps(generation, indent=1).encode(),
     }
