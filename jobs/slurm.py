@@ -169,11 +169,29 @@ def show_jobs(
         if "Invalid job id" in str(error):
             return []
         raise
-    lines = [line for line in text.splitlines() if "JobId=" in line]
+    return records_in([line for line in text.splitlines() if "JobId=" in line])
+
+
+def lines_by_job(timeout_seconds: float | None = None, cluster: str = "") -> dict[str, list[str]]:
+    """
+    Return what scontrol says of every job, asked once; an array's tasks stand under its number.
+
+    Arguments and errors as `show_jobs`.
+    """
+    text = run_client(["scontrol", "-o", "show", "job"], on_cluster(cluster), "", timeout_seconds)
+    lines: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        if found := re.match(r"JobId=(\d+)(?: ArrayJobId=(\d+))?", line):
+            lines.setdefault(found[2] or found[1], []).append(line)
+    return lines
+
+
+def records_in(lines: Sequence[str]) -> list[JobRecord]:
+    """Return the records in lines of scontrol; raises SlurmError."""
     try:
         return [_parse_job(line) for line in lines]
     except (KeyError, ValueError):
-        raise SlurmError(f"scontrol told of job {job_id} in a way that cannot be read.") from None
+        raise SlurmError(f"scontrol told of a job in a way that cannot be read: {lines}") from None
 
 
 def show_job(job_id: str) -> JobRecord | None:

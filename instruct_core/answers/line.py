@@ -15,9 +15,10 @@ import base64
 import json
 import math
 from datetime import date, time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from instruct_core.answers.batch import Answered
+if TYPE_CHECKING:  # it brings torch, and whoever counts answers needs none
+    from instruct_core.answers.batch import Answered
 
 FACTS = ("finish_reason", "new_tokens")  # columns that are added beside the answer's own
 

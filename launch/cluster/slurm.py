@@ -23,7 +23,16 @@ from submitit.core.utils import DelayedSubmission
 from instruct_core.errors import ConfigError, CorruptFileError, SlurmError
 from instruct_core.storage.store import Store
 from jobs.job_folder import JOB_IDS, place_of, read_progress
-from jobs.slurm import JobRecord, on_cluster, run_client, show_jobs, submit_script, tasks_of
+from jobs.slurm import (
+    JobRecord,
+    lines_by_job,
+    on_cluster,
+    records_in,
+    run_client,
+    show_jobs,
+    submit_script,
+    tasks_of,
+)
 from launch.cluster.job_folder import UNLIMITED, array_parent
 from launch.cluster.machine import LOOK_SECONDS
 from launch.cluster.refusal import judged, remedy
@@ -41,9 +50,15 @@ NEVER_STARTS_HELP = (
 
 
 class Controller:
-    """Slurm's controller as one command asks it: while it is away it is asked once, not per job."""
+    """
+    Slurm's controller as one command asks it: while it is away it is asked once, not per job.
 
-    def __init__(self) -> None:
+    Args:
+        for_all: It will be asked about many jobs, and is asked once about all there are.
+    """
+
+    def __init__(self, for_all: bool = False) -> None:
+        self._for_all, self._lines = for_all, dict[str, dict[str, list[str]]]()  # by cluster, job
         self._refusal: SlurmError | None = None
         self._refused_at = float("-inf")
 
@@ -52,7 +67,11 @@ class Controller:
         if self._refusal is not None and time.monotonic() - self._refused_at < AWAY_SECONDS:
             raise self._refusal
         try:
-            return show_jobs(job_id, LOOK_SECONDS, cluster)
+            if not self._for_all:
+                return show_jobs(job_id, LOOK_SECONDS, cluster)
+            if cluster not in self._lines:
+                self._lines[cluster] = lines_by_job(LOOK_SECONDS, cluster)
+            return records_in(self._lines[cluster].get(job_id, []))
         except SlurmError as error:
             self._refusal, self._refused_at = error, time.monotonic()
             raise

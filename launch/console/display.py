@@ -8,7 +8,12 @@ Tables, and progress bars on a terminal; nothing moves where the output goes to 
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Iterator
+
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -19,7 +24,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from launch.console.lines import say
+from launch.console.lines import one_line, say
 
 WIDE = 10_000  # columns where there is no terminal: a row is a line for programs then
 
@@ -41,17 +46,81 @@ def progress_bar(what: str, *columns: ProgressColumn) -> Progress:
 
 
 def show_table(table: Table) -> None:
-    """Print a table: as wide as the terminal, or one long line a row where a program reads it."""
-    # Cells are anybody's text: no character of them is markup.
+    """
+    Print a table: one long line a row where a program reads it, else as wide as the terminal.
+
+    Where the terminal is too narrow, a row becomes a few lines: its first cell, and the others with
+    their titles.
+    """
+    # Cells are anybody's text: no character of them is markup, or ends a line.
+    table = _plain(table)
     shown = Console(markup=False, highlight=False)
-    if shown.is_terminal:
+    if not shown.is_terminal:
+        _show_lines(table)
+    elif (
+        table.columns
+        and Measurement.get(shown, shown.options.update(max_width=WIDE), table).maximum
+        > shown.width
+    ):
+        for line in _cards(table, shown.width):
+            say(line)
+    else:
         shown.print(table)
+
+
+def _plain(table: Table) -> Table:
+    """Return a table whose cells are each one line without controls."""
+    plain = Table(*(str(column.header) for column in table.columns), box=table.box)
+    for cells in zip(*(column.cells for column in table.columns), strict=True):
+        plain.add_row(*(one_line(str(cell)) for cell in cells))
+    return plain
+
+
+def _show_lines(table: Table) -> None:
+    if table.box is None:  # rich takes a second for a thousand rows
+        columns = [[str(c.header), *map(str, c.cells)] for c in table.columns]
+        widths = [max(map(cell_len, column)) for column in columns]
+        for row in zip(*columns, strict=True):
+            cells = (set_cell_size(cell, w) for cell, w in zip(row, widths, strict=True))
+            say(f" {'  '.join(cells)}".rstrip())
         return
     wide = Console(markup=False, highlight=False, width=WIDE)
     with wide.capture() as captured:
         wide.print(table)
     for line in captured.get().splitlines():
         say(line.rstrip())
+
+
+def _cards(table: Table, width: int) -> Iterator[str]:
+    titles = [str(column.header) for column in table.columns]
+    for first, *others in zip(*(column.cells for column in table.columns), strict=True):
+        named = [f"{title} {cell}" for title, cell in zip(titles[1:], others, strict=True) if cell]
+        yield from textwrap.wrap(
+            f"{titles[0]} {first}: {', '.join(named)}",
+            width,
+            subsequent_indent="  ",
+            break_on_hyphens=False,
+        )
+
+
+def clear_screen() -> None:
+    """Begin at the top of an empty terminal; nothing where the output goes to a file."""
+    shown = Console()
+    if shown.is_terminal:
+        shown.clear()
+
+
+def share_bar(share: float, width: int = 10) -> str:
+    """Return how much is done, 0..1, as a bar and a number."""
+    full = min(width, int(share * width))
+    return f"{'█' * full}{'·' * (width - full)} {share:.0%}"
+
+
+def stretch_bar(start: float, end: float, width: int = 20) -> str:
+    """Return where a stretch of time lies in a whole, both 0..1, as a bar."""
+    first = min(width - 1, max(0, int(start * width)))
+    last = min(width, max(first + 1, round(end * width)))
+    return "·" * first + "█" * (last - first) + "·" * (width - last)
 
 
 def show_line(text: str, style: str) -> None:

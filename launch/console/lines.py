@@ -36,6 +36,11 @@ def without_controls(text: str) -> str:
     return text.replace("\r\n", "\n").translate(CONTROLS)
 
 
+def one_line(text: str) -> str:
+    """Return text of any origin as one line that shows all of it."""
+    return without_controls(" ↵ ".join(text.splitlines()).replace("\t", " "))
+
+
 def say(text: str) -> None:
     """Print one line for the person, at once; what moves the cursor or hides text is shown."""
     print(without_controls(text), flush=True)

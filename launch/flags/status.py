@@ -23,3 +23,7 @@ class Status:
     """Folder with shard sets."""
     json: bool = False
     """Print one JSON document instead: see docs/formats.md."""
+    watch: bool = False
+    """Show it again every few seconds, until Ctrl-C."""
+    diff: str | None = None
+    """Another run: show how it differs in settings, versions, data and results."""

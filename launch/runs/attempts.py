@@ -24,6 +24,10 @@ class Attempt(NamedTuple):
     from_step: int | None
     to_step: int | None  # the last one that anybody told of, saved or not
     end: str  # "" while it goes on
+    ended_at: float | None  # UTC seconds of its last word; None while it goes on
+    steps_lost: (
+        int | None
+    )  # made again by the next one; None where there is none, or nobody has told
 
 
 def attempts_of(
@@ -38,9 +42,17 @@ def attempts_of(
         goes_on: Whether the newest one has not ended.
     """
     lines = by_attempt(entries)
-    return [
+    attempts = [
         _attempt(number, mine, reached.get(number), goes_on and number == max(lines))
         for number, mine in lines.items()
+    ]
+    # One that never came to its first step lost nothing of its own.
+    resumed = [*(a.from_step for a in attempts[1:]), None]
+    return [
+        attempt._replace(steps_lost=max(0, attempt.to_step - step))
+        if step is not None and attempt.to_step is not None
+        else attempt
+        for attempt, step in zip(attempts, resumed, strict=True)
     ]
 
 
@@ -63,6 +75,8 @@ def _attempt(number: int, entries: Sequence[Entry], reached: int | None, goes_on
         from_step=next((event.step for event in events if isinstance(event, Resumed)), None),
         to_step=max(steps, default=None),
         end=_end_of(events) or ("" if goes_on else "lost without a word"),
+        ended_at=None if goes_on else entries[-1].utc_seconds,
+        steps_lost=None,
     )
 
 

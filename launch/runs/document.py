@@ -13,6 +13,7 @@ from typing import Any
 from instruct_core.errors import InstructError
 from instruct_core.events import Saved
 from launch.cluster.slurm import Controller
+from launch.runs.pace import left_of, unsaved_of
 from launch.runs.run import Run
 from launch.runs.status import RunStatus
 
@@ -44,6 +45,7 @@ def _summary_or_error(run: Run, controller: Controller) -> dict[str, Any]:
 def _summary(status: RunStatus) -> dict[str, Any]:
     progress = status.progress()
     saves = [entry.event.step for entry in status.entries if isinstance(entry.event, Saved)]
+    unsaved, left = unsaved_of(status), left_of(status)
     return {
         "run": status.run.name,
         "state": status.state(),
@@ -54,6 +56,12 @@ def _summary(status: RunStatus) -> dict[str, Any]:
         "saved_step": saves[-1] if saves else None,
         "loss": progress.loss,
         "tokens_per_second": progress.tokens_per_second,
+        "attempt": status.entries[-1].attempt if status.entries else None,
+        "unsaved_steps": unsaved.steps if unsaved else None,
+        "unsaved_seconds": round(unsaved.seconds, 1) if unsaved else None,
+        "seconds_left": round(left.seconds, 1) if left else None,
+        "starts_left": left.starts if left else None,
+        "expected_start": status.expected_start() or None,
         "note": status.note(),
         "checkpoints": status.run.store.url,
         "ledger": status.run.ledger.url,

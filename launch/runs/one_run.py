@@ -15,8 +15,9 @@ from rich.table import Table
 
 from instruct_core.recipe import flag_of
 from launch.cluster.slurm import SlurmJob
-from launch.console.display import clock, show_table
-from launch.console.lines import say
+from launch.console.display import age, clock, show_table, stretch_bar
+from launch.console.lines import counted, say
+from launch.runs.pace import left_of, unsaved_of
 from launch.runs.receipt import CAUSES, Receipt
 from launch.runs.status import RunStatus
 
@@ -28,6 +29,12 @@ def show_run(status: RunStatus) -> None:
     if note := status.note():
         say(f"Note: {note}")
     say(f"Last save: {status.last_save() or 'none yet'}")
+    if (unsaved := unsaved_of(status)) is not None:
+        lost = f"{counted(unsaved.steps, 'step')}, {age(unsaved.seconds)}"
+        say(f"Not saved yet: {lost}, which a kill without a warning would cost")
+    if (left := left_of(status)) is not None:
+        starts = f", {counted(left.starts, 'start')} of its job" if left.starts else ""
+        say(f"To the end: {age(left.seconds)} at the pace of the newest step{starts}")
     if job_ids := [i for folder in status.job_folders() for i in SlurmJob(folder).job_ids]:
         say(f"Slurm jobs: {', '.join(job_ids)}")
     if nodes := [record.nodes for record in status.records() if record.nodes]:
@@ -55,14 +62,22 @@ def own_ways(asked: Mapping[str, Any]) -> str:
 
 
 def _show_attempts(status: RunStatus) -> None:
-    table = Table("attempt", "started", "job", "from step", "to step", "end", box=None)
-    for attempt in status.attempts():
+    titles = ("attempt", "started", "job", "from step", "to step", "lost", "when", "end")
+    table, attempts = Table(*titles, box=None), status.attempts()
+    begun = attempts[0].started_at
+    span = max(a.ended_at or time.time() for a in attempts) - begun
+    for attempt in attempts:
+        ended_at = attempt.ended_at or time.time()
         table.add_row(
             str(attempt.attempt),
             time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(attempt.started_at)),
             attempt.job_id,
             "" if attempt.from_step is None else str(attempt.from_step),
             "" if attempt.to_step is None else str(attempt.to_step),
+            "" if attempt.steps_lost is None else counted(attempt.steps_lost, "step"),
+            stretch_bar((attempt.started_at - begun) / span, (ended_at - begun) / span)
+            if span > 0
+            else "",
             attempt.end,
         )
     show_table(table)

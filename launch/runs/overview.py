@@ -7,110 +7,117 @@ All runs and arrays at a glance, or one run: what launch/status.py prints, in wo
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from instruct_core.answers.parts import missing_parts
-from instruct_core.answers.plan import AnswerPlan
-from instruct_core.data.plan import Plan
-from instruct_core.data.shard_plan import ShardPlan
-from instruct_core.data.shards import missing_shards
-from instruct_core.errors import CorruptFileError, InstructError
-from instruct_core.storage.store import Store
-from jobs.job_folder import newest_failure, read_outcome
-from launch.cluster.slurm import NEVER_STARTS_HELP, Controller, SlurmJob, array_job
-from launch.console.display import show_table
+from instruct_core.errors import ConfigError, InstructError
+from launch.cluster.slurm import Controller
+from launch.console.display import age, clear_screen, share_bar, show_table
 from launch.console.lines import counted, say
+from launch.runs.difference import document_of_difference, show_difference
 from launch.runs.document import document_of_all, document_of_run
 from launch.runs.one_run import show_run
+from launch.runs.pace import left_of, unsaved_of
 from launch.runs.run import Run, runs_in
 from launch.runs.status import RunStatus
 
 if TYPE_CHECKING:
     from launch.flags.status import Status
 
-P = TypeVar("P", bound=Plan)
-NOTE = "job/slurm.json"
+TITLES = (
+    "run", "state", "job", "step", "done", "loss", "tokens/s", "attempt", "last save", "unsaved", "left",
+    "note",
+)  # fmt: skip
+WATCH_SECONDS = 5.0
+pause = time.sleep  # a test's own
 
 
 def show_status(flags: Status) -> int:
     """Print what the launcher was asked for; return the exit code."""
-    controller = Controller()  # one for all: while Slurm is away it is asked once
+    if flags.diff is not None and flags.run is None:
+        raise ConfigError(
+            f"--diff {flags.diff} needs another run: status.py RUN --diff {flags.diff}."
+        )
+    if not flags.watch:
+        _show_once(flags)
+        return 0
+    try:
+        while True:
+            if not flags.json:
+                clear_screen()
+                say(time.strftime("%Y-%m-%d %H:%M:%S %Z, Ctrl-C ends"))
+            _show_once(flags)
+            pause(WATCH_SECONDS)
+    except KeyboardInterrupt:
+        return 0
+
+
+def _show_once(flags: Status) -> None:
+    # One for all: it is asked once, whether it answers or not.
+    controller = Controller(for_all=flags.run is None)
     if flags.run is not None:
         status = RunStatus.of(Run.find(flags.run, flags.checkpoints, flags.runs), controller)
-        if flags.json:
+        if flags.diff is not None:
+            other = RunStatus.of(Run.find(flags.diff, flags.checkpoints, flags.runs), controller)
+            _show_difference(status, other, flags.json)
+        elif flags.json:
             say(json.dumps(document_of_run(status)))
         else:
             show_run(status)
-        return 0
-    runs = runs_in(flags.checkpoints)
+        return
+    runs = runs_in(flags.checkpoints, flags.runs)
     if flags.json:
         say(json.dumps(document_of_all(runs, controller)))
-        return 0
-    _show_runs(flags, runs, controller)
-    shards, answers = Path(flags.shards).glob(f"*/{NOTE}"), Path().glob(f"*.parts/{NOTE}")
-    _show_arrays("shards", shards, ShardPlan, missing_shards, controller)
-    _show_arrays("answers", answers, AnswerPlan, missing_parts, controller)
-    return 0
-
-
-def _show_runs(flags: Status, runs: Sequence[Run], controller: Controller) -> None:
-    table = Table("run", "state", "job", "step", "attempt", "last save", "note", box=None)
-    for run in runs:
-        try:
-            status = RunStatus.of(run, controller)
-        except InstructError as error:
-            table.add_row(run.name, "unreadable", "", "", "", "", str(error))
-            continue
-        table.add_row(
-            run.name, status.state(), status.job_id(), status.step(), status.attempt(),
-            status.last_save(), status.note(),
-        )  # fmt: skip
+        return
     if runs:
-        show_table(table)
+        _show_runs(runs, controller)
     else:
         say(f"No runs in {flags.checkpoints}. Begin one: python launch/finetune.py")
+    from launch.runs.arrays import show_arrays  # here: plans of data import much
+
+    show_arrays(flags, controller)
 
 
-def _show_arrays(
-    what: str,
-    notes: Iterable[Path],
-    kind: type[P],
-    missing_in: Callable[[Store, P], list[int]],
-    controller: Controller,
-) -> None:
-    """Show what array jobs make, or have made of late."""
-    table = Table(what, "state", "job", "made", "note", box=None)
-    for note in sorted(notes):
-        store = Store(str(note.parent.parent.resolve()))
-        job = array_job(store, controller)
-        if job is None:
-            continue
+def _show_difference(one: RunStatus, other: RunStatus, as_json: bool) -> None:
+    if as_json:
+        say(json.dumps(document_of_difference(one, other)))
+    else:
+        show_difference(one, other)
+
+
+def _show_runs(runs: Iterable[Run], controller: Controller) -> None:
+    table = Table(*TITLES, box=None)
+    for run in runs:
         try:
-            plan = kind.load(store)
-        except (FileNotFoundError, CorruptFileError):
-            continue
-        table.add_row(
-            store.url.rsplit("/", 1)[-1].removesuffix(".parts"),
-            job.summary() or ("complete" if store.exists("manifest.json") else "ended"),
-            ", ".join(job.job_ids),
-            f"{plan.num_parts - len(missing_in(store, plan))} of {plan.num_parts}",
-            _note_on(job),
-        )
-    if table.rows:
-        show_table(table)
+            table.add_row(*_cells(RunStatus.of(run, controller)))
+        except InstructError as error:
+            nothing = [""] * (len(TITLES) - 3)
+            table.add_row(run.name, "unreadable", *nothing, str(error))
+    show_table(table)
 
 
-def _note_on(job: SlurmJob) -> str:
-    """Return what a person should know of array jobs: which tasks failed, for good or so far."""
-    if job.never_starts():
-        return NEVER_STARTS_HELP
-    tasks = sorted(job.folder.glob("task-*"))
-    if ended := [outcome.error for task in tasks if (outcome := read_outcome(task))]:
-        return f"{counted(len(ended), 'task')} failed: {ended[0]}"
-    if failing := [failure.error for task in tasks if (failure := newest_failure(task))]:
-        return f"{counted(len(failing), 'task')} failed, and start again: {failing[0]}"
-    return ""
+def _cells(status: RunStatus) -> tuple[str, ...]:
+    progress, unsaved, left = status.progress(), unsaved_of(status), left_of(status)
+    loss, speed = progress.loss, progress.tokens_per_second
+    to_go = ""
+    if left is not None:
+        to_go = age(left.seconds)
+        if left.starts is not None and left.starts > 1:
+            to_go += f" in {counted(left.starts, 'start')}"
+    return (
+        status.run.name,
+        status.state(),
+        status.job_id(),
+        status.step(),
+        share_bar(status.reached_step() / status.run.config.max_steps),
+        "" if loss is None else f"{loss:.4f}",
+        "" if speed is None else f"{speed:,.0f}",
+        status.attempt(),
+        status.last_save(),
+        "" if unsaved is None else f"{counted(unsaved.steps, 'step')}, {age(unsaved.seconds)}",
+        to_go,
+        status.note(),
+    )

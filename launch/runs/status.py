@@ -8,8 +8,8 @@ How a run stands: what Slurm says where there is one, and what is on disk.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from instruct_core.checkpoints.steps import committed_steps
@@ -30,18 +30,12 @@ from launch.cluster.frozen_code import CODE
 from launch.cluster.job_folder import job_folders
 from launch.cluster.local import LocalJob
 from launch.cluster.lock import RunLock, holder_of
-from launch.cluster.slurm import (
-    NEVER_STARTS,
-    NEVER_STARTS_HELP,
-    UNKNOWN,
-    Controller,
-    SlurmJob,
-    believable,
-)
+from launch.cluster.slurm import UNKNOWN, Controller, SlurmJob
 from launch.console.display import age
 from launch.runs.attempts import Attempt, attempts_of
 from launch.runs.receipt import Receipt, receipt_of
 from launch.runs.run import Run
+from launch.runs.waiting import expected_start, notes_on
 
 ENDED = ("finished", "stopped", "paused")  # a job's last word
 
@@ -92,9 +86,16 @@ class RunStatus:
         return self.slurm is not None and self.slurm.never_starts()
 
     def progress(self) -> Progress:
-        """Return the newest job's progress."""
-        folders = self.job_folders()
-        return read_progress(folders[-1]) if folders else Progress()
+        """Return the newest job's progress, as it was when it was first asked for."""
+        return self._progress
+
+    @cached_property
+    def _progress(self) -> Progress:
+        return read_progress(self._newest_job) if self._newest_job else Progress()
+
+    @cached_property
+    def _newest_job(self) -> Path | None:
+        return next(reversed(self.job_folders()), None)
 
     def steps_reached(self) -> dict[int, int]:
         """Return how far each attempt came that told of it, saved or not."""
@@ -107,8 +108,7 @@ class RunStatus:
 
     def outcome(self) -> Outcome | None:
         """Return why the newest job failed, if it did."""
-        folders = self.job_folders()
-        return read_outcome(folders[-1]) if folders else None
+        return read_outcome(self._newest_job) if self._newest_job else None
 
     def records(self) -> list[JobRecord]:
         """Return what Slurm knows about its newest job; [] where nobody can tell."""
@@ -147,7 +147,11 @@ class RunStatus:
 
     def reached_step(self) -> int:
         """Return how far it is."""
-        return max([self.progress().global_step or 0, *committed_steps(self.run.store)])
+        return max([self.progress().global_step or 0, *self._committed])
+
+    @cached_property
+    def _committed(self) -> list[int]:
+        return committed_steps(self.run.store)
 
     def step(self) -> str:
         """Return how far it is, of how much."""
@@ -181,7 +185,7 @@ class RunStatus:
 
     def note(self) -> str:
         """Return what a person should know: why it waits, until when, why it failed."""
-        notes = [note for record in self.records() for note in _why_it_waits(record)]
+        notes = self._notes_of_slurm()
         for entry in self.entries:
             if isinstance(entry.event, ShortLead) and entry.attempt == self.entries[-1].attempt:
                 notes.append(str(entry.event))
@@ -195,16 +199,14 @@ class RunStatus:
             notes.append(outcome.error)
         return "; ".join(notes)
 
+    def _notes_of_slurm(self) -> list[str]:
+        """Return what its job's state means, and what to do about it."""
+        records = self.records()
+        active = [record for record in records if record.is_active]
+        if not active and self.progress().state in ENDED:
+            return []  # it has said its last word
+        return [note for record in active or records[-1:] for note in notes_on(record)]
 
-def _why_it_waits(record: JobRecord) -> Iterator[str]:
-    if record.state != "PENDING":
-        return
-    if record.reason == NEVER_STARTS:
-        yield NEVER_STARTS_HELP
-        return
-    if record.reason != "Dependency" and (start := believable(record.start)):
-        yield f"expected start {start}"
-    if record.reason == "Dependency":
-        yield "waits for another job"
-    if record.reason == "BeginTime":
-        yield "comes back after a requeue"
+    def expected_start(self) -> str:
+        """Return when Slurm expects it to start; "" where it does not wait, or nobody knows."""
+        return next(filter(None, map(expected_start, self.records())), "")

@@ -28,7 +28,7 @@ case "$*" in
 *'show node'*) printf '{nodes}';;
 *'show config'*) echo 'MaxArraySize = 1001'; echo 'JobRequeue = 1';;
 *'show job'*) [ -e silent ] && {{ echo 'Socket timed out' >&2; exit 1; }}
-    cat jobs/$4 2>/dev/null || {{ echo 'Invalid job id specified' >&2; exit 1; }};;
+    cat jobs/${{4:-*}} 2>/dev/null || {{ echo 'Invalid job id specified' >&2; exit 1; }};;
 esac"""
 SBATCH = """
 case "$*" in *--test-only*) echo 'sbatch: Job 9 to start at {start} using 1' >&2; exit 0;; esac

@@ -22,6 +22,23 @@ def test_text_of_a_cell_is_no_markup_and_lines_have_no_padding(
     assert lines == [line.rstrip() for line in lines]
 
 
+def test_table_that_is_wider_than_the_terminal_becomes_lines_that_fit(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as a terminal
+    monkeypatch.setenv("COLUMNS", "80")
+    table = Table("run", "state", "step", "note", box=None)
+    table.add_row("first", "RUNNING", "", "why " * 40)
+    table.add_row("second", "PENDING", "3 of 4", "")
+
+    show_table(table)
+
+    lines = capsys.readouterr().out.splitlines()
+    assert all(len(line) <= 80 for line in lines)
+    assert lines[0].startswith("run first: state RUNNING, note why why")
+    assert lines[-1] == "run second: state PENDING, step 3 of 4"
+
+
 def test_row_is_one_line_however_long_where_a_program_reads_it(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

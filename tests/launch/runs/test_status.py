@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 
-from instruct_core.config import TrainConfig, to_json
 from instruct_core.errors import CorruptFileError, MissingError
 from instruct_core.events import Saved
-from instruct_core.storage.documents import dump_document
 from instruct_core.storage.store import Store
 from jobs.events import Resumed, ShortLead
 from jobs.job_folder import START, Progress, write_failure, write_progress
@@ -28,18 +25,7 @@ from launch.runs.status import RunStatus
 from tests.conftest import launch, write_rows
 from tests.launch.played_slurm import PlayedSlurm
 
-
-@pytest.fixture
-def project(tmp_path: Path) -> Path:
-    """A project with one run that was begun and is not training now."""
-    config = TrainConfig(
-        run="r", shards="s", checkpoints=str(tmp_path / "checkpoints"), runs=str(tmp_path / "runs"),
-        init="random", model="tiny", data_fingerprint="f", max_steps=10,
-    )  # fmt: skip
-    document = {"format": 1, "config": to_json(config)}
-    Store(tmp_path / "checkpoints" / "r").replace("run.json", dump_document(document))
-    (tmp_path / "runs" / "r" / "job" / "0000").mkdir(parents=True)
-    return tmp_path
+BUSY = "waits for free nodes: fewer --nodes, or a shorter --time, may start sooner"
 
 
 def status_of(project: Path) -> RunStatus:
@@ -111,9 +97,17 @@ def queued(project: Path, slurm: PlayedSlurm, **facts: str) -> RunStatus:
 @pytest.mark.parametrize(
     ("reason", "start", "note"),
     [
-        ("Resources", "2001-01-01T08:00:00", "expected start 2001-01-01T08:00:00"),
-        ("Resources", "2100-01-01T08:00:00", ""),  # what Slurm says where it does not know
-        ("Resources", "Unknown", ""),
+        ("Resources", "2001-01-01T08:00:00", f"expected start 2001-01-01T08:00:00; {BUSY}"),
+        ("Resources", "2100-01-01T08:00:00", BUSY),  # what Slurm says where it does not know
+        ("Resources", "Unknown", BUSY),
+        ("None", "Unknown", ""),
+        ("SomethingNewer", "Unknown", ""),
+        (
+            "QOSMaxJobsPerUserLimit",
+            "Unknown",
+            "a limit of its QOS is reached: waits for other jobs under it to end, or another --qos",
+        ),
+        ("JobHeldUser", "Unknown", "it is held: scontrol release 1"),
         ("Dependency", "2001-01-01T08:00:00", "waits for another job"),
         (
             "DependencyNeverSatisfied",
@@ -148,19 +142,6 @@ def test_run_that_has_said_its_last_word_needs_no_slurm(project: Path, slurm: Pl
     assert status.state() == "finished"
 
 
-def test_slurm_that_is_away_is_asked_once_for_all_runs(
-    project: Path, slurm: PlayedSlurm, capsys: pytest.CaptureFixture[str]
-) -> None:
-    queued(project, slurm)
-    shutil.copytree(project / "checkpoints" / "r", project / "checkpoints" / "other")
-    slurm.is_away()
-
-    show_status(Status(checkpoints=str(project / "checkpoints"), shards=str(project)))
-
-    assert capsys.readouterr().out.count("unknown (Slurm does not answer)") == 2
-    assert len(slurm.asked("scontrol")) == 1
-
-
 def test_attempt_that_was_lost_is_told_with_the_step_it_reached(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -175,9 +156,9 @@ def test_attempt_that_was_lost_is_told_with_the_step_it_reached(
     show_status(Status("r", checkpoints=str(project / "checkpoints")))
 
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
-    ends = {row[0]: row[-5:] for row in rows if row and row[0] in ("0", "1")}
-    assert ends["0"] == ["198", "lost", "without", "a", "word"]
-    assert ends["1"] == ["190", "lost", "without", "a", "word"]
+    told = {row[0]: row[3:5] + row[-4:] for row in rows if row and row[0] in ("0", "1")}
+    assert told["0"] == ["0", "198", "lost", "without", "a", "word"]
+    assert told["1"] == ["10", "190", "lost", "without", "a", "word"]
 
 
 def test_array_whose_tasks_fail_and_start_again_says_why(

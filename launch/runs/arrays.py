@@ -1,0 +1,79 @@
+"""
+Arrays at a glance: what makes shards, and answers, or has made them of late.
+
+    show_arrays(Status(), controller)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from rich.table import Table
+
+from instruct_core.answers.parts import missing_parts
+from instruct_core.answers.plan import AnswerPlan
+from instruct_core.data.plan import Plan
+from instruct_core.data.shard_plan import ShardPlan
+from instruct_core.data.shards import missing_shards
+from instruct_core.errors import CorruptFileError
+from instruct_core.storage.store import Store
+from jobs.job_folder import newest_failure, read_outcome
+from launch.cluster.slurm import NEVER_STARTS_HELP, Controller, SlurmJob, array_job
+from launch.console.display import show_table
+from launch.console.lines import counted
+
+if TYPE_CHECKING:
+    from launch.flags.status import Status
+
+P = TypeVar("P", bound=Plan)
+NOTE = "job/slurm.json"
+
+
+def show_arrays(flags: Status, controller: Controller) -> None:
+    """Show the arrays that make shards and, in this folder, answers."""
+    shards, answers = Path(flags.shards).glob(f"*/{NOTE}"), Path().glob(f"*.parts/{NOTE}")
+    _show_arrays("shards", shards, ShardPlan, missing_shards, controller)
+    _show_arrays("answers", answers, AnswerPlan, missing_parts, controller)
+
+
+def _show_arrays(
+    what: str,
+    notes: Iterable[Path],
+    kind: type[P],
+    missing_in: Callable[[Store, P], list[int]],
+    controller: Controller,
+) -> None:
+    """Show what array jobs make, or have made of late."""
+    table = Table(what, "state", "job", "made", "note", box=None)
+    for note in sorted(notes):
+        store = Store(str(note.parent.parent.resolve()))
+        job = array_job(store, controller)
+        if job is None:
+            continue
+        try:
+            plan = kind.load(store)
+        except (FileNotFoundError, CorruptFileError):
+            continue
+        table.add_row(
+            store.url.rsplit("/", 1)[-1].removesuffix(".parts"),
+            job.summary() or ("complete" if store.exists("manifest.json") else "ended"),
+            ", ".join(job.job_ids),
+            f"{plan.num_parts - len(missing_in(store, plan))} of {plan.num_parts}",
+            _note_on(job),
+        )
+    if table.rows:
+        show_table(table)
+
+
+def _note_on(job: SlurmJob) -> str:
+    """Return what a person should know of array jobs: which tasks failed, for good or so far."""
+    if job.never_starts():
+        return NEVER_STARTS_HELP
+    tasks = sorted(job.folder.glob("task-*"))
+    if ended := [outcome.error for task in tasks if (outcome := read_outcome(task))]:
+        return f"{counted(len(ended), 'task')} failed: {ended[0]}"
+    if failing := [failure.error for task in tasks if (failure := newest_failure(task))]:
+        return f"{counted(len(failing), 'task')} failed, and start again: {failing[0]}"
+    return ""
