@@ -1,8 +1,10 @@
 """
     python launch/logs.py my-run
     python launch/logs.py my-run -f
+    python launch/logs.py shards/builtin --task 3
 
-One log of a run over all its attempts and jobs; -f goes on until the run ends.
+One log of a run over all its attempts and jobs; -f goes on until the run ends, and says what it waits
+for. Of an array that makes shards or answers: the logs of its tasks.
 
 Flags: flags/logs.py; work: runs/log.py.
 """

@@ -9,7 +9,7 @@ Sources: slurm.schedmd.com/job_state_codes.html, slurm.schedmd.com/job_reason_co
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from jobs.slurm import JobRecord
 from launch.cluster.slurm import NEVER_STARTS, NEVER_STARTS_HELP, believable
@@ -86,6 +86,17 @@ def notes_on(record: JobRecord) -> Iterator[str]:
     fitting = [word for word in REASONS if record.reason.startswith(word)]
     if fitting:
         yield REASONS[max(fitting, key=len)].format(job=job_id)
+
+
+def waits_for(records: Sequence[JobRecord]) -> str:
+    """Return what jobs wait for, until when, and what can be done; "" where none waits."""
+    waiting = [record for record in records if record.is_active and not record.is_running]
+    told = dict.fromkeys(
+        f"{record.state}{f' ({record.reason})' if record.reason not in ('', 'None') else ''}"
+        + "".join(f"; {note}" for note in notes_on(record))
+        for record in waiting
+    )
+    return ", ".join(told)
 
 
 def expected_start(record: JobRecord) -> str:

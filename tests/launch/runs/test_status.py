@@ -15,10 +15,7 @@ from jobs.job_folder import START, Progress, write_failure, write_progress
 from jobs.ledger import Ledger
 from launch.cluster.slurm import SlurmJob
 from launch.console.display import age
-from launch.console.lines import EXIT_FAILED
-from launch.flags.logs import Logs
 from launch.flags.status import Status
-from launch.runs.log import show_log
 from launch.runs.overview import show_status
 from launch.runs.run import Run
 from launch.runs.status import RunStatus
@@ -121,17 +118,6 @@ def test_note_says_why_a_run_waits_and_no_start_that_nobody_knows(
     project: Path, slurm: PlayedSlurm, reason: str, start: str, note: str
 ) -> None:
     assert queued(project, slurm, Reason=reason, StartTime=start).note() == note
-
-
-def test_log_of_a_run_that_never_starts_is_not_waited_for(
-    project: Path, slurm: PlayedSlurm, capsys: pytest.CaptureFixture[str]
-) -> None:
-    queued(project, slurm, Reason="DependencyNeverSatisfied")
-
-    exit_code = show_log(Logs("r", follow=True, checkpoints=str(project / "checkpoints")))
-
-    assert exit_code == EXIT_FAILED
-    assert "run r can never start" in capsys.readouterr().err
 
 
 def test_run_that_has_said_its_last_word_needs_no_slurm(project: Path, slurm: PlayedSlurm) -> None:
