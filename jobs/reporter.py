@@ -35,6 +35,7 @@ from jobs.events import Finished, Paused, Requeued, Resumed, ShortLead, Stopped
 from jobs.job_folder import Progress, job_folder, write_progress
 from jobs.ledger import Ledger, note_untold_save
 from jobs.notify import LAST_WORD_SECONDS, PATIENT_SECONDS, Notifier, What
+from jobs.receipt import RunningReceipt
 from jobs.survival.deadline import Deadline
 from jobs.survival.guard import Guard
 from jobs.timesheet import Timesheet
@@ -79,6 +80,7 @@ class Reporter:
         self._runs = Store(config.runs) / config.run
         self._folder = job_folder()
         self._ledger = Ledger(self._runs, number, sheet.spent) if world.rank == 0 else None
+        self._receipt = RunningReceipt(self._runs, number, self._folder.parent)
         self._metrics: Metrics | None = None
         self._samples: TextIO | None = None
         self._resumed_at = 0
@@ -100,6 +102,7 @@ class Reporter:
         """Write an event into the ledger, on rank 0."""
         if self._ledger is not None:
             self._ledger.note(event)
+            self._receipt.note(event, self._sheet.spent())
 
     def working(self, phase: str) -> None:
         """Take what begins now: "first step", "step", "evaluation", "save"."""
@@ -173,10 +176,18 @@ class Reporter:
                 self._deadline.save_seconds = event.seconds or 0.0
             self._report_progress("running", committed=event.step)
             if self._metrics is not None:
+                self._log_receipt(self._metrics, event.step)
                 self._metrics.publish()
         if isinstance(event, Evaluated):
             self._progress = replace(self._progress, val_loss=event.val_loss)
             self._curves().log(event.step, {"val/loss": event.val_loss})
+
+    def _log_receipt(self, curves: Metrics, step: int) -> None:
+        """Draw where the run's hours went, all attempts together."""
+        try:
+            curves.log(step, self._receipt.values())
+        except OSError as error:  # a store that is away must not end the run
+            logger.warning("The ledger could not be read: %s", error)
 
     def on_samples(self, step: int, samples: list[SampleAnswer]) -> None:
         """Take answers of the model as it is."""

@@ -31,7 +31,7 @@ VOLATILE_KEYS = {
 }  # fmt: skip
 # Where the warning falls, and what follows from it, is the clock's choice.
 VOLATILE_EVENTS = {"warned", "requeued", "resumed", "started", "saved", "short_lead"}
-VOLATILE_CURVES = ("tokens_per_second", "_seconds", "system/")
+VOLATILE_CURVES = ("tokens_per_second", "_seconds", "system/", "receipt/")
 VOLATILE_PARTS = {"job", "attempts", "lock"}  # of a path: logs, pickles and code; claims; a pid
 QUESTIONS = ("What is AI?", "Name a planet.", "Say something kind.")
 

@@ -12,12 +12,12 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from instruct_core.events import Saved
 from jobs.ledger import Entry
+from jobs.receipt import CAUSES, Receipt, by_attempt
 from launch.console.display import clock
 from launch.pages.blocks import Block, Heading, Picture, Table, Words
 from launch.pages.chart import line_chart
-from launch.runs.attempts import Attempt, by_attempt
+from launch.runs.attempts import Attempt
 from launch.runs.curves import Curve, Samples
-from launch.runs.receipt import CAUSES, Receipt
 
 # Each chart: what stands beside it, and its curves.
 CHARTS = {

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 from instruct_core.errors import ConfigError
 from instruct_core.storage.store import Store
+from jobs.receipt import Receipt
 from launch.cluster.slurm import Controller
 from launch.console.lines import say
 from launch.flags.report import Report
@@ -23,7 +24,6 @@ from launch.reports.history import curves_of, history_of, samples_of
 from launch.reports.makeup import checkpoints_of, environment_of, settings_of
 from launch.runs.curves import read_curves
 from launch.runs.places import absolute, check_folder, check_url, reachable
-from launch.runs.receipt import Receipt
 from launch.runs.run import Run
 from launch.runs.status import RunStatus
 

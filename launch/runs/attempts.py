@@ -7,12 +7,13 @@ The attempts of a run, one after the other, as its ledger tells them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from instruct_core.events import Event
 from jobs.events import ENDS, Crashed, Failed, Resumed, Started
 from jobs.ledger import Entry
+from jobs.receipt import by_attempt
 
 
 class Attempt(NamedTuple):
@@ -54,14 +55,6 @@ def attempts_of(
         else attempt
         for attempt, step in zip(attempts, resumed, strict=True)
     ]
-
-
-def by_attempt(entries: Iterable[Entry]) -> dict[int, list[Entry]]:
-    """Return the lines of each attempt, the attempts in order."""
-    lines: dict[int, list[Entry]] = {}
-    for entry in entries:
-        lines.setdefault(entry.attempt, []).append(entry)
-    return dict(sorted(lines.items()))
 
 
 def _attempt(number: int, entries: Sequence[Entry], reached: int | None, goes_on: bool) -> Attempt:

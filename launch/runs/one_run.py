@@ -14,11 +14,11 @@ from typing import Any
 from rich.table import Table
 
 from instruct_core.recipe import flag_of
+from jobs.receipt import CAUSES, Receipt
 from launch.cluster.slurm import SlurmJob
 from launch.console.display import age, clock, show_table, stretch_bar
 from launch.console.lines import counted, say
 from launch.runs.pace import left_of, unsaved_of
-from launch.runs.receipt import CAUSES, Receipt
 from launch.runs.status import RunStatus
 
 

@@ -25,15 +25,14 @@ from jobs.job_folder import (
     read_progress,
 )
 from jobs.ledger import Entry, read_ledger
+from jobs.receipt import Receipt, receipt_of, submissions
 from jobs.slurm import JobRecord
-from launch.cluster.frozen_code import CODE
 from launch.cluster.job_folder import job_folders
 from launch.cluster.local import LocalJob
 from launch.cluster.lock import RunLock, holder_of
 from launch.cluster.slurm import UNKNOWN, Controller, SlurmJob
 from launch.console.display import age
 from launch.runs.attempts import Attempt, attempts_of
-from launch.runs.receipt import Receipt, receipt_of
 from launch.runs.run import Run
 from launch.runs.waiting import expected_start, notes_on
 
@@ -163,8 +162,7 @@ class RunStatus:
 
     def receipt(self) -> Receipt:
         """Return where its hours went, up to now if it goes on."""
-        copies = [folder / CODE for folder in self.job_folders()]  # written at submission
-        submitted_at = [copy.stat().st_mtime for copy in copies if copy.exists()]
+        submitted_at = submissions(self.run.job_parent)
         return receipt_of(self.entries, submitted_at, time.time() if self.is_active() else None)
 
     def attempt(self) -> str:

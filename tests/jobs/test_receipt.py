@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import time
+from pathlib import Path
+
 import pytest
 
 from instruct_core.events import Event, Saved
+from instruct_core.storage.store import Store
 from jobs.events import Crashed, Finished, Requeued, Resumed, Started, Stopped
-from jobs.ledger import Entry
-from launch.runs.receipt import CAUSES, receipt_of
+from jobs.ledger import Entry, Ledger
+from jobs.receipt import CAUSES, RunningReceipt, receipt_of
 
 STARTED = Started(0, "7", 2, "cpu", [1, 2], ["a", "a"])
 
@@ -152,3 +157,45 @@ def test_seconds_sum_to_the_wall_time_where_clocks_disagree(now: float | None) -
     assert all(seconds > 0 for seconds in receipt.seconds.values())
     assert set(receipt.seconds) <= set(CAUSES)
     assert receipt.to_json()["wall_seconds"] == pytest.approx(sum(receipt.seconds.values()))
+
+
+def test_receipt_up_to_now_has_what_earlier_attempts_spent(tmp_path: Path) -> None:
+    store, jobs = Store(tmp_path / "r"), tmp_path / "job"
+    before = Ledger(store, 0, lambda: {"imports": 1.0, "step": 4.0})
+    before.note(saved(10), 105.0)
+    (tmp_path / "r/attempt-0000.jsonl").write_text(
+        (tmp_path / "r/attempt-0000.jsonl").read_text().replace("}", ', "spent": {"step": 5.0}}')
+    )
+    (jobs / "0000/code").mkdir(parents=True)
+    os.utime(jobs / "0000/code", (90.0, 90.0))
+    receipt = RunningReceipt(store, 1, jobs)
+    now = time.time()
+
+    receipt.note(Resumed(10), {"imports": 2.0})
+    receipt.note(saved(20), {"imports": 2.0, "step": 5.0})
+    values = receipt.values()
+
+    assert values["receipt/step_seconds"] == 10.0
+    assert values["receipt/imports_seconds"] == 2.0
+    assert sum(s for name, s in values.items() if "_seconds" in name) == pytest.approx(
+        now - 90, abs=60
+    )
+    assert values["receipt/goodput"] == pytest.approx(10.0 / (now - 90), rel=0.1)
+
+
+def test_ledger_that_cannot_be_read_now_is_asked_again_at_the_next_save(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    receipt = RunningReceipt(Store(tmp_path / "r"), 0, tmp_path / "job")
+    receipt.note(saved(1), {"step": 1.0})
+    monkeypatch.setattr("jobs.receipt.read_ledger", _away)
+
+    with pytest.raises(OSError, match="away"):
+        receipt.values()
+    monkeypatch.undo()
+
+    assert receipt.values()["receipt/goodput"] == 1.0
+
+
+def _away(_: Store) -> list[Entry]:
+    raise OSError("away")

@@ -11,14 +11,16 @@ in the queue, or nobody wanted the run.
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from instruct_core.events import Saved
+from instruct_core.events import Event, Saved
+from instruct_core.storage.store import Store
 from jobs.events import ENDS, Crashed, Failed, Resumed
-from jobs.ledger import Entry
-from launch.runs.attempts import by_attempt
+from jobs.ledger import Entry, read_ledger
 
 # What each name means, in the order in which they are shown.
 CAUSES = {
@@ -126,6 +128,14 @@ def _wait(
     return until
 
 
+def by_attempt(entries: Iterable[Entry]) -> dict[int, list[Entry]]:
+    """Return the lines of each attempt, the attempts in order."""
+    lines: dict[int, list[Entry]] = {}
+    for entry in entries:
+        lines.setdefault(entry.attempt, []).append(entry)
+    return dict(sorted(lines.items()))
+
+
 class _Attempt(NamedTuple):
     """The lines of one attempt's ledger."""
 
@@ -176,3 +186,44 @@ def _attempts(entries: Sequence[Entry]) -> list[_Attempt]:
     # What the next attempt wrote for one that was killed has another clock, and no sheet of its own.
     own = [e for e in entries if not (isinstance(e.event, Saved) and e.event.seconds is None)]
     return [_Attempt(lines) for lines in by_attempt(own).values()]
+
+
+def submissions(job_parent: Path) -> list[float]:
+    """Return when a run was submitted, UTC seconds, oldest first: each has a copy of the code."""
+    copies = [folder / "code" for folder in sorted(job_parent.glob("[0-9]*"))]
+    return [copy.stat().st_mtime for copy in copies if copy.exists()]
+
+
+class RunningReceipt:
+    """
+    The receipt of a run up to now, as its newest attempt knows it, for curves.
+
+    Args:
+        store: Of the ledger.
+        attempt: Which is the newest one.
+        job_parent: Where the run's jobs have their folders.
+    """
+
+    def __init__(self, store: Store, attempt: int, job_parent: Path) -> None:
+        self._store, self._attempt, self._job_parent = store, attempt, job_parent
+        self._mine: list[Entry] = []
+        self._before: tuple[list[Entry], list[float]] | None = None
+
+    def note(self, event: Event, spent: dict[str, float]) -> None:
+        """Take an event of now, and where the attempt's seconds went up to it."""
+        self._mine.append(Entry(self._attempt, time.time(), event, spent))
+
+    def values(self) -> dict[str, float]:
+        """
+        Return seconds by cause and the goodput, by TensorBoard's names.
+
+        Raises:
+            OSError: The ledger cannot be read; it is once.
+        """
+        if self._before is None:
+            earlier = [e for e in read_ledger(self._store) if e.attempt != self._attempt]
+            self._before = earlier, submissions(self._job_parent)
+        entries, submitted_at = self._before
+        receipt = receipt_of([*entries, *self._mine], submitted_at, now=None)
+        seconds = {f"receipt/{cause}_seconds": s for cause, s in receipt.seconds.items()}
+        return {"receipt/goodput": receipt.goodput} | seconds
