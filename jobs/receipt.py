@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from instruct_core.events import Event, Saved
 from instruct_core.storage.store import Store
-from jobs.events import ENDS, Crashed, Failed, Resumed
+from jobs.events import ENDS, Crashed, Failed, Requeued, Resumed
 from jobs.ledger import Entry, read_ledger
 
 # What each name means, in the order in which they are shown.
@@ -103,10 +103,15 @@ def receipt_of(
         end = now if following is None and now is not None else attempt.ended_at(following)
         rest = max(0.0, end - at)
         at += rest
-        if following is None and now is not None:
+        if kept is not None and kept is attempt.own_end:
+            began = at - rest
+            comes = isinstance(kept.event, Requeued) or any(began < s for s in submitted_at)
+            if following is None and comes:
+                _wait(spent, began, at, submitted_at)
+            else:
+                spent["ending"] += rest
+        elif following is None and now is not None:
             spent["unsaved"] += rest
-        elif kept is not None and kept is attempt.own_end:
-            spent["ending"] += rest
         elif rest:
             spent["redone"] += rest
             losses.append(attempt.loss(rest))

@@ -125,7 +125,7 @@ def stretch_bar(start: float, end: float, width: int = 20) -> str:
 
 def show_line(text: str, style: str) -> None:
     """Print one line: in colour on a terminal, as it is where a program reads it."""
-    shown = Console(markup=False, highlight=False)
+    shown, text = Console(markup=False, highlight=False), one_line(text)
     if shown.is_terminal:
         shown.print(text, style=style, soft_wrap=True)  # so that it can be copied
     else:

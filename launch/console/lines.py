@@ -20,13 +20,12 @@ EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
 
-# What a terminal or a page obeys instead of showing it: ASCII's and Latin-1's, and those that turn the
-# direction of writing.
+# What a terminal or a page obeys instead of showing it: ASCII's and Latin-1's controls, and those that
+# turn the direction of writing. In the words of JSON, so that a document stays one.
 CONTROLS = {
-    code: rf"\x{code:02x}" if code < 256 else rf"\u{code:04x}"
+    code: rf"\u{code:04x}"
     for code in (
-        *range(9), *range(11, 32), *range(127, 160), 0x061C, 0x200E, 0x200F, *range(0x2028, 0x202F),
-        *range(0x2066, 0x206A),
+        *range(9), *range(11, 32), *range(127, 160), *range(0x2028, 0x202F), *range(0x2066, 0x206A),
     )
 }  # fmt: skip
 

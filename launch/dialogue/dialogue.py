@@ -23,7 +23,7 @@ from instruct_core.answers.sampling import Sampling
 from instruct_core.data.turns import Exchange
 from instruct_core.errors import ConfigError
 from launch.console.display import show_table
-from launch.console.lines import counted, note, say
+from launch.console.lines import counted, note, say, without_controls
 from launch.dialogue.speaker import Answer, Speaker, load_base, load_step
 from launch.flags.chat import Chat
 
@@ -88,7 +88,7 @@ class Dialogue:
     def _answer(self, speaker: Speaker, turns: list[Exchange], row: Exchange, show: bool) -> Answer:
         def on_text(part: str) -> None:
             if show and part:
-                sys.stdout.write(part)
+                sys.stdout.write(without_controls(part))
                 sys.stdout.flush()
 
         flags = self._flags

@@ -130,6 +130,27 @@ def test_running_attempt_shows_what_a_kill_would_lose_now() -> None:
     assert receipt.seconds == {"step": 4.0, "unsaved": 3.0, "imports": 1.0}
 
 
+@pytest.mark.parametrize(
+    ("end", "submitted_at", "rest"),
+    [
+        (Requeued(10), [100.0], {"queued": 30.0}),
+        (Stopped(10), [100.0], {"ending": 30.0}),
+        (Stopped(10), [100.0, 125.0], {"queued": 10.0, "stopped": 20.0}),
+    ],
+)
+def test_attempt_that_has_said_its_last_word_has_nothing_unsaved(
+    end: Event, submitted_at: list[float], rest: dict[str, float]
+) -> None:
+    entries = [
+        line(0, 101.0, Resumed(0), imports=1.0),
+        line(0, 105.0, end, imports=1.0, step=4.0),
+    ]
+
+    receipt = receipt_of(entries, submitted_at, now=135.0)
+
+    assert receipt.seconds == {"step": 4.0, "imports": 1.0, **rest}
+
+
 def test_queued_run_has_only_waited() -> None:
     assert receipt_of([], [100.0], now=160.0).seconds == {"queued": 60.0}
     assert receipt_of([], [], now=None).wall_seconds == 0.0

@@ -23,10 +23,10 @@ from launch.runs.run import Run
 from tests.browser import CHROMIUM, NEEDED, Browser
 from tests.launch.runs.test_run import begin, save
 
-HOSTILE = (
-    "</td></table><script>alert(1)</script><img src=x onerror=f()>\n\x1b[31m\u202egnp\x00'\" &amp;"
+HOSTILE = "</td></table><script>alert(1)</script><img onerror=f()>\n\x1b[31m\u202egnp\x00'\" &amp;"
+SHOWN = (
+    "</td></table><script>alert(1)</script><img onerror=f()>\n\\u001b[31m\\u202egnp\\u0000'\" &amp;"
 )
-SHOWN = "</td></table><script>alert(1)</script><img src=x onerror=f()>\n\\x1b[31m\\u202egnp\\x00'\" &amp;"
 LONG = "w" * 3000
 HEADER = ("prompt", "reference", "answer")
 

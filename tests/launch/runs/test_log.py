@@ -161,5 +161,5 @@ def test_what_is_logged_moves_no_cursor_and_a_letter_may_come_in_two(
 
     show_log(Logs("r", follow=True, checkpoints=str(project / "checkpoints")))
 
-    shown = "<b>\\x1b[2J\\u202ebold[/red]\nnext\nü\n"
+    shown = "<b>\\u001b[2J\\u202ebold[/red]\nnext\nü\n"
     assert capsys.readouterr().out == shown

@@ -219,7 +219,7 @@ def test_text_of_others_moves_no_cursor_and_makes_no_line(
     show_status(Status("r", checkpoints=checkpoints))
     one = capsys.readouterr().out
 
-    shown = "<b>\\x1b[2J\\u202ebold[/red] ↵ next"
+    shown = "<b>\\u001b[2J\\u202ebold[/red] ↵ next"
     assert overview.count(shown) == 1
     assert overview.count("\n") == 2
     assert one.count(shown) == 2  # its job, and its end
