@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import traceback
 from contextlib import nullcontext
 from dataclasses import replace
 from importlib.metadata import version
@@ -31,6 +32,7 @@ from instruct_core.train.beginning import Beginning, begin
 from instruct_core.train.progress import Setup
 from instruct_core.train.rng import be_deterministic
 from instruct_core.train.trainer import Trainer
+from jobs.causes import cause_of_text
 from jobs.control import Control
 from jobs.drill import Hits, read_schedule
 from jobs.ending import Ran, Result, conclude
@@ -100,10 +102,15 @@ def train(
                 return conclude(attempt.run(), stop, world, reporter, control)
         except Exception as error:
             reporter.working("save")  # the ledger may lie in a store that takes its time
-            reporter.note(Failed(describe_error(error)))
+            reporter.note(_failed(error))
             raise
         finally:
             reporter.close()
+
+
+def _failed(error: Exception) -> Failed:
+    said = describe_error(error)
+    return Failed(said, *cause_of_text(said, "".join(traceback.format_exception(error))))
 
 
 def _control(checkpoints: Checkpoints, config: TrainConfig) -> Control:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from instruct_core import ranks
 from instruct_core.train.progress import Outcome
+from jobs.causes import CANCELLED, LIMIT, cause_of_text
 from jobs.control import Control
 from jobs.events import Failed, Finished, Paused, Requeued, Stopped, Warned
 from jobs.job_folder import job_folder, write_outcome
@@ -71,7 +72,8 @@ def conclude(
     elif asked is not None and asked.verb == "pause":
         reporter.ended(Paused(ran.ended_at))
     else:
-        reporter.ended((Stopped if answer == "stop" else Requeued)(ran.ended_at))
+        end, cause = (Stopped, CANCELLED) if answer == "stop" else (Requeued, LIMIT)
+        reporter.ended(end(ran.ended_at, *cause))
     return Result(ran.outcome, answer)
 
 
@@ -81,7 +83,7 @@ def _decide(ran: Ran, received: list[signal.Signals | None], reporter: Reporter)
     if answer == "stop" or allows_fruitless_start(job_folder(), ran.ended_at):
         return answer
     error = too_many_warnings("step")
-    reporter.note(Failed(error))
+    reporter.note(Failed(error, *cause_of_text(error)))
     reporter.notify("failed", f"has failed: {error}", step=ran.ended_at, error=error)
     write_outcome(job_folder(), error, "", retry=False)
     return "stop"

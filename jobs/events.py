@@ -114,6 +114,8 @@ class Requeued(Event):
     name = "requeued"
     sentence = "Requeued: the next attempt goes on from step {step}"
     step: int
+    cause: str | None = None  # see jobs/causes.py
+    remedy: str | None = None
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,8 @@ class Stopped(Event):
     name = "stopped"
     sentence = "Step {step}: stopped"
     step: int
+    cause: str | None = None  # see jobs/causes.py
+    remedy: str | None = None
 
 
 @dataclass(frozen=True)
@@ -150,6 +154,8 @@ class Failed(Event):
     name = "failed"
     sentence = "Failed: {error}"
     error: str
+    cause: str | None = None  # see jobs/causes.py
+    remedy: str | None = None
 
 
 @dataclass(frozen=True)
@@ -161,6 +167,8 @@ class Crashed(Event):
     error: str
     node: str = ""
     comes_back: bool = False
+    cause: str | None = None  # see jobs/causes.py
+    remedy: str | None = None
 
 
 @dataclass(frozen=True)

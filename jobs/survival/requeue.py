@@ -31,6 +31,7 @@ import submitit
 
 from instruct_core.errors import InstructError, SlurmError
 from instruct_core.storage.store import Store
+from jobs.causes import Cause, cause_of_text
 from jobs.events import Crashed
 from jobs.job_folder import (
     Failure,
@@ -89,6 +90,17 @@ class Crash(NamedTuple):
     node: str  # "" where nobody knows
     retry: bool
     away: bool = False  # a store did not answer
+    said: str = ""  # of srun and Slurm, beside it: why a process was killed
+
+    @property
+    def cause(self) -> Cause:
+        """The class of this end, and what to do."""
+        return cause_of_text(self.error, self.traceback, self.said)
+
+    @property
+    def message(self) -> str:
+        """What a person reads: the error, and what to do where it does not say so itself."""
+        return f"{self.error} ({'; '.join(self.cause)})" if self.retry else self.error
 
 
 # srun: error: node2: task 3: Killed       srun: error: node[1-2]: tasks 0-1: Exited with ...
@@ -99,6 +111,8 @@ NOT_LAUNCHED = re.compile(
 )
 # Of ranks that a warning killed. TERM is one where nobody had told srun to end the ranks.
 WARNED = re.compile(r"User defined signal|Terminated")
+# slurmstepd: error: Detected 1 oom_kill event in StepId=3.0. Some of the step tasks have been OOM Killed.
+OUT_OF_MEMORY = re.compile(r"(?i)oom[-_ ]kill\w*|Out Of Memory")
 ENDED_BY_SRUN = "Terminating StepId"  # srun's word before it ends the ranks that are left
 
 
@@ -113,6 +127,12 @@ def cause_of(failures: Sequence[Failure], said: str = "") -> Crash:
         failures: Those of this start, the first one first.
         said: What the batch script's standard error says about this start.
     """
+    crash = _first_cause(failures, said)
+    hints = " ".join(match[0] for match in OUT_OF_MEMORY.finditer(said))
+    return crash._replace(said=hints) if crash.retry else crash
+
+
+def _first_cause(failures: Sequence[Failure], said: str) -> Crash:
     final = [failure for failure in failures if not failure.retry]
     seen = _seen_first(said)
     reported = {failure.rank for failure in failures}
@@ -248,11 +268,11 @@ def judge_crash(crash: Crash, folder: Path, progress: Progress) -> tuple[bool, s
     else:
         again = crash.retry and budget.allows_restart(committed, crash.node)
     if progress.ledger is not None and progress.attempt is not None:
-        told = Crashed(crash.error, crash.node, comes_back=again)
+        told = Crashed(crash.error, crash.node, again, *crash.cause)
         try:
             note_crash(Store(progress.ledger), progress.attempt, told)
         except (OSError, InstructError) as error:  # its store may be what is away
             logger.warning("The crash could not be told: %s", error)
     if not again:
-        write_outcome(folder, crash.error, crash.traceback, crash.retry)
+        write_outcome(folder, crash.message, crash.traceback, crash.retry)
     return again, budget.bad_node

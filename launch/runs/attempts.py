@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from instruct_core.events import Event
-from jobs.events import ENDS, Crashed, Failed, Resumed, Started
+from jobs.causes import CANCELLED, LIMIT, PAUSED, Cause, cause_of_text
+from jobs.events import ENDS, Crashed, Failed, Requeued, Resumed, Started, Stopped
 from jobs.ledger import Entry
 from jobs.receipt import by_attempt
 
@@ -26,9 +27,9 @@ class Attempt(NamedTuple):
     to_step: int | None  # the last one that anybody told of, saved or not
     end: str  # "" while it goes on
     ended_at: float | None  # UTC seconds of its last word; None while it goes on
-    steps_lost: (
-        int | None
-    )  # made again by the next one; None where there is none, or nobody has told
+    steps_lost: int | None  # made again by the next one; None where there is none, or nobody told
+    cause: str = ""  # class of the end; "" while it goes on
+    remedy: str = ""  # what to do about it
 
 
 def attempts_of(
@@ -61,15 +62,19 @@ def _attempt(number: int, entries: Sequence[Entry], reached: int | None, goes_on
     events = [entry.event for entry in entries]
     steps = [step for event in events if isinstance(step := event.facts.get("step"), int)]
     steps += [] if reached is None else [reached]
+    end = _end_of(events) or ("" if goes_on else "lost without a word")
+    cause = _cause_of(events, end)
     return Attempt(
         attempt=number,
         started_at=entries[0].utc_seconds,
         job_id=next((event.job_id for event in events if isinstance(event, Started)), ""),
         from_step=next((event.step for event in events if isinstance(event, Resumed)), None),
         to_step=max(steps, default=None),
-        end=_end_of(events) or ("" if goes_on else "lost without a word"),
+        end=end,
         ended_at=None if goes_on else entries[-1].utc_seconds,
         steps_lost=None,
+        cause=cause.name,
+        remedy=cause.remedy,
     )
 
 
@@ -81,3 +86,13 @@ def _end_of(events: Sequence[Event]) -> str:
         if isinstance(event, ENDS):
             return event.name
     return ""
+
+
+def _cause_of(events: Sequence[Event], end: str) -> Cause:
+    """Return the class of an end: as the ledger has it, or as the words of an older one say."""
+    for event in reversed(events):
+        if isinstance(event, Crashed | Failed | Requeued | Stopped) and event.cause is not None:
+            return Cause(event.cause, event.remedy or "")
+    known = {"": Cause("", ""), "finished": Cause("finished", ""), "paused": PAUSED}
+    known |= {"requeued": LIMIT, "stopped": CANCELLED}
+    return known.get(end) or cause_of_text(end)

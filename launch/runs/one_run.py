@@ -81,6 +81,10 @@ def _show_attempts(status: RunStatus) -> None:
             attempt.end,
         )
     show_table(table)
+    *_, last = status.attempts()
+    if last.cause not in ("", "finished"):
+        remedy = last.remedy.replace("RUN", status.run.name)
+        say(f"Cause of the last end: {last.cause}. What to do: {remedy}")
 
 
 def _show_receipt(receipt: Receipt) -> None:

@@ -13,11 +13,13 @@ from instruct_core.events import Evaluated, Event, MadeRoom, NotRemoved, Saved, 
 from instruct_core.storage.store import Store
 from jobs.events import (
     KINDS,
+    Asked,
     Crashed,
     Damaged,
     Failed,
     Finished,
     Foreign,
+    Paused,
     Requeued,
     Resumed,
     ShortLead,
@@ -77,6 +79,12 @@ ALL = [
     ),
     (Requeued(5), {"step": 5}, "Requeued: the next attempt goes on from step 5"),
     (Stopped(5), {"step": 5}, "Step 5: stopped"),
+    (Paused(5), {"step": 5}, "Step 5: paused"),
+    (
+        Asked(5, "extend", "anna@login1", 40),
+        {"step": 5, "verb": "extend", "by": "anna@login1", "steps": 40},
+        "Step 5: extend to 40, asked for by anna@login1",
+    ),
     (Failed("x"), {"error": "x"}, "Failed: x"),
     (Finished(5), {"step": 5}, "Step 5: finished"),
     (
