@@ -83,3 +83,25 @@ class NotRemoved(Event):
     name = "not_removed"
     sentence = "An older checkpoint could not be removed: {problem}"
     problem: str
+
+
+@dataclass(frozen=True)
+class SlowRank(Event):
+    """A rank has kept the others waiting for many steps in a row."""
+
+    name = "slow_rank"
+    sentence = (
+        "Step {step}: rank {rank}{place} is slow: its own part of a step takes {seconds:.3f} s, that of "
+        "the others {usual_seconds:.3f} s"
+    )
+    step: int
+    rank: int
+    seconds: float
+    usual_seconds: float  # of the median rank
+    node: str = ""
+    gpu: str = ""
+
+    def __str__(self) -> str:
+        place = f" on {self.node}" if self.node else ""
+        place += f" ({self.gpu})" if self.gpu else ""
+        return self.sentence.format(**vars(self), place=place)

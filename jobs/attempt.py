@@ -37,17 +37,17 @@ from jobs.control import Control
 from jobs.drill import Hits, read_schedule
 from jobs.ending import Ran, Result, conclude
 from jobs.environment import number_in
-from jobs.events import Damaged, Failed, Foreign, Started
+from jobs.events import Damaged, Failed, Foreign
 from jobs.gpu_memory import out_of_gpu_memory_is_a_setting
 from jobs.job_folder import LEAD, describe_error, job_folder, store_may_be_away
 from jobs.ledger import newest_timed_save
 from jobs.reporter import Reporter
-from jobs.slurm import own_restarts
+from jobs.surroundings import Place
 from jobs.survival.deadline import DEFAULT_LEAD_SECONDS, Deadline
 from jobs.survival.guard import PATIENCE_SECONDS, Guard
 from jobs.survival.stop_signal import StopSignal
 from jobs.timesheet import Timesheet
-from jobs.world import World, process_group, read_world
+from jobs.world import process_group, read_world
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ def train(
         config = _with_its_end(config, control)
         reporter = Reporter(config, number, world, device, guard, deadline, sheet, control)
         try:
-            reporter.note(_started(number, world, device))
+            reporter.started(_places(device), code_version)
             with store_may_be_away():
                 place = Store(config.runs, _patience(config)) / config.run
                 hits = Hits(place, read_schedule(place), number, world, lambda: stop.noted)
@@ -138,12 +138,11 @@ def _deadline(runs: Store) -> Deadline:
     )
 
 
-def _started(number: int, world: World, device: torch.device) -> Started:
-    return Started(
-        number, world.job_id, world.world_size, str(device),
-        pids=ranks.gather_from_ranks(os.getpid()),
-        hosts=ranks.gather_from_ranks(socket.gethostname()), restarts=own_restarts(),
-    )  # fmt: skip
+def _places(device: torch.device) -> list[Place]:
+    """Return where every rank is."""
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    found = ranks.gather_from_ranks((os.getpid(), socket.gethostname(), gpu))
+    return [Place(*place) for place in found]
 
 
 class _Attempt:

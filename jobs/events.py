@@ -18,7 +18,15 @@ from typing import Any
 
 from instruct_core.converter import structure
 from instruct_core.errors import CorruptFileError
-from instruct_core.events import Evaluated, Event, MadeRoom, NotRemoved, Saved, SaveFailed
+from instruct_core.events import (
+    Evaluated,
+    Event,
+    MadeRoom,
+    NotRemoved,
+    Saved,
+    SaveFailed,
+    SlowRank,
+)
 
 
 @dataclass(frozen=True)
@@ -65,6 +73,21 @@ class Foreign(Event):
     name = "foreign"
     sentence = "Note: {message}"
     message: str
+
+
+@dataclass(frozen=True)
+class Changed(Event):
+    """An attempt has other surroundings than the one before, see jobs/surroundings.py."""
+
+    name = "changed"
+    sentence = "Changed since the last attempt: {what}"
+    what: list[str]
+    may_alter_bits: list[str]  # those of them that may
+
+    def __str__(self) -> str:
+        if self.may_alter_bits:
+            return f"{'; '.join(self.may_alter_bits)}, since the last attempt: this may alter bits"
+        return self.sentence.format(what="; ".join(self.what))
 
 
 @dataclass(frozen=True)
@@ -194,7 +217,7 @@ KINDS: dict[str, type[Event]] = {
     kind.name: kind
     for kind in (
         Started, Resumed, Damaged, Foreign, Evaluated, Saved, SaveFailed, MadeRoom, NotRemoved,
-        ShortLead, Warned, Asked, Requeued, Stopped, Paused, Failed, Finished, Crashed,
+        SlowRank, Changed, ShortLead, Warned, Asked, Requeued, Stopped, Paused, Failed, Finished, Crashed,
     )
 }  # fmt: skip
 

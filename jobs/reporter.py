@@ -24,18 +24,20 @@ import torch
 
 from instruct_core.checkpoints.manifest import Manifest
 from instruct_core.config import TrainConfig, describe
-from instruct_core.events import Evaluated, Event, Saved
+from instruct_core.events import Evaluated, Event, Saved, SlowRank
 from instruct_core.shape import Shape
 from instruct_core.storage.store import Store
 from instruct_core.train.metrics import Metrics, flops_per_token, peak_flops, system_metrics
 from instruct_core.train.progress import SampleAnswer, StepReport
 from instruct_core.train.wishes import Wishes
 from jobs.control import Control, Request, Verb
-from jobs.events import Finished, Paused, Requeued, Resumed, ShortLead, Stopped
+from jobs.events import Finished, Paused, Requeued, Resumed, ShortLead, Started, Stopped
 from jobs.job_folder import Progress, job_folder, write_progress
 from jobs.ledger import Ledger, note_untold_save
 from jobs.notify import LAST_WORD_SECONDS, PATIENT_SECONDS, Notifier, What
 from jobs.receipt import RunningReceipt
+from jobs.slurm import own_restarts
+from jobs.surroundings import Place, note_surroundings, surroundings
 from jobs.survival.deadline import Deadline
 from jobs.survival.guard import Guard
 from jobs.timesheet import Timesheet
@@ -83,6 +85,7 @@ class Reporter:
         self._receipt = RunningReceipt(self._runs, number, self._folder.parent)
         self._metrics: Metrics | None = None
         self._samples: TextIO | None = None
+        self._places: list[Place] = []  # of all ranks
         self._resumed_at = 0
         self._has_finished = False
         self._flops_per_token = 0.0
@@ -103,6 +106,19 @@ class Reporter:
         if self._ledger is not None:
             self._ledger.note(event)
             self._receipt.note(event, self._sheet.spent())
+
+    def started(self, places: list[Place], code_version: str) -> None:
+        """Say that all ranks have met, where they are, and what has changed since the last attempt."""
+        self._places, world = places, self._world
+        pids, hosts = [place.pid for place in places], [place.host for place in places]
+        device = str(self._device)
+        self.note(
+            Started(self._number, world.job_id, len(places), device, pids, hosts, own_restarts())
+        )
+        if self._ledger is not None:
+            around = surroundings(len(places), places, code_version)
+            if (changed := note_surroundings(self._runs, self._number, around)) is not None:
+                self.note(changed)
 
     def working(self, phase: str) -> None:
         """Take what begins now: "first step", "step", "evaluation", "save"."""
@@ -170,6 +186,9 @@ class Reporter:
         """Take what the trainer tells."""
         if isinstance(event, Saved):
             event = replace(event, step_seconds=round(self._guard.step_seconds, 3))
+        if isinstance(event, SlowRank):
+            place = self._places[event.rank]
+            event = replace(event, node=place.host, gpu=place.gpu)
         self.note(event)
         if isinstance(event, Saved):
             if self._deadline is not None:

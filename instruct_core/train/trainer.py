@@ -33,6 +33,7 @@ from instruct_core.model.lora import load_saved, saved_tensors
 from instruct_core.train.compiler import data_parallel, settle_buckets
 from instruct_core.train.loss import WithLoss, on_device
 from instruct_core.train.optimizer import make_optimizer, optimizer_tensors, restore_optimizer
+from instruct_core.train.pace import Pace, Stopwatch
 from instruct_core.train.progress import Outcome, Setup, StepReport, next_samples
 from instruct_core.train.rng import restore_rng, rng_state, seed_rng
 from instruct_core.train.schedule import learning_rate_at
@@ -67,6 +68,7 @@ class Trainer:
         self._saves = Saves(config, setup.checkpoints, self._snapshot, setup.on_event)
         self._read_ahead = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
         self._loss_sum = torch.zeros((), device=setup.device)
+        self._watch, self._pace = Stopwatch(setup.device), Pace()
         if ranks.world_size() > 1:
             settle_buckets(self._model, setup.device)
             self._clear_gradients()
@@ -105,13 +107,12 @@ class Trainer:
             micro_batches = batches.result()
             data_seconds = time.monotonic() - waited_at
             mine = sum(batch.num_loss_tokens for batch in micro_batches)
-            # .item(): the step before has ended, its gradient norm was waited for.
-            vote = hold_vote(self._setup, mine, self._loss_sum.item(), self._saves)
+            vote = hold_vote(self._setup, mine, self._loss_sum, self._saves, self._watch)
             if vote.save_is_settled:
                 self._setup.working("save")  # reports may go to a store that takes its time
                 self._saves.look()
             if values:
-                self._report(vote.loss_sum, values, time.monotonic() - started_at)
+                self._report(vote, values, time.monotonic() - started_at)
                 values = {}
             if self._ends_later(vote.max_steps):
                 batches = self._read_step()
@@ -125,12 +126,12 @@ class Trainer:
             started_at = time.monotonic()
             self._setup.working(phase)
             phase = "step"
+            self._watch.start(data_seconds)
             report = self._train_step(micro_batches, vote.num_loss_tokens)
             if report is None:
                 return self._finish_saving("stopped")
-            values = report
-            values |= {"time/data_seconds": data_seconds}
-            values |= {"time/save_seconds": self._saves.take_stall_seconds()}
+            stall = self._saves.take_stall_seconds()
+            values = report | {"time/data_seconds": data_seconds, "time/save_seconds": stall}
             batches = self._read_step()
 
     def _ends_later(self, max_steps: int) -> bool:
@@ -163,8 +164,7 @@ class Trainer:
         config, train = self._config, self._setup.train
         if progress.global_step >= config.max_steps:
             return []
-        rank, world_size = ranks.rank(), ranks.world_size()
-        samples = next_samples(progress, config, len(train), rank, world_size)
+        samples = next_samples(progress, config, len(train), ranks.rank(), ranks.world_size())
         if config.record_samples:
             self._setup.on_read(progress.global_step, samples.ravel().tolist())
         return [train.micro_batch(sequences) for sequences in samples]
@@ -214,6 +214,7 @@ class Trainer:
             with self._sync_only_if(index == len(batches) - 1):
                 with self._autocast():
                     loss = self._model(*on_device(batch, self._setup.device))
+                self._watch.stop()  # the last of the step counts: its backward waits for others
                 (loss * scale).backward()
             self._loss_sum += loss.detach()
         return True
@@ -252,12 +253,15 @@ class Trainer:
         return self._model.no_sync()
 
     def _autocast(self) -> AbstractContextManager[None]:
-        enabled = self._config.precision == "bf16"
-        return torch.autocast(self._setup.device.type, torch.bfloat16, enabled)
+        return torch.autocast(
+            self._setup.device.type, torch.bfloat16, self._config.precision == "bf16"
+        )
 
-    def _report(self, loss_sum: float, values: dict[str, float], seconds: float) -> None:
+    def _report(self, vote: Vote, values: dict[str, float], seconds: float) -> None:
         if ranks.rank() == 0:
-            values["train/loss"] = loss_sum / max(1.0, values["train/loss_tokens"])
+            for event in self._pace.look(self.progress.global_step, vote.busy_seconds):
+                self._setup.on_event(event)
+            values["train/loss"] = vote.loss_sum / max(1.0, values["train/loss_tokens"])
             values["time/step_seconds"] = seconds
             values["train/tokens_per_second"] = self._config.tokens_per_step / seconds
             self._setup.on_step(StepReport(self.progress, values))

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from instruct_core.checkpoints.steps import committed_steps
 from instruct_core.errors import SlurmError
-from instruct_core.events import Saved, SaveFailed
+from instruct_core.events import Event, Saved, SaveFailed, SlowRank
 from jobs.control import Request, asker, requests_in, standing
-from jobs.events import ShortLead
+from jobs.events import Changed, ShortLead
 from jobs.job_folder import (
     Outcome,
     Progress,
@@ -185,7 +185,7 @@ class RunStatus:
         """Return what a person should know: why it waits, until when, why it failed."""
         notes = self._notes_of_slurm()
         for entry in self.entries:
-            if isinstance(entry.event, ShortLead) and entry.attempt == self.entries[-1].attempt:
+            if entry.attempt == self.entries[-1].attempt and _is_worth_a_note(entry.event):
                 notes.append(str(entry.event))
         saves = [e.event for e in self.entries if isinstance(e.event, Saved | SaveFailed)]
         if saves and isinstance(saves[-1], SaveFailed):
@@ -208,3 +208,10 @@ class RunStatus:
     def expected_start(self) -> str:
         """Return when Slurm expects it to start; "" where it does not wait, or nobody knows."""
         return next(filter(None, map(expected_start, self.records())), "")
+
+
+def _is_worth_a_note(event: Event) -> bool:
+    """Return True for what a person should know of an attempt as long as it is the newest."""
+    return isinstance(event, ShortLead | SlowRank) or (
+        isinstance(event, Changed) and bool(event.may_alter_bits)
+    )

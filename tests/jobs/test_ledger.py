@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from instruct_core.checkpoints.manifest import Manifest
-from instruct_core.events import Evaluated, Event, MadeRoom, NotRemoved, Saved, SaveFailed
+from instruct_core.events import Evaluated, Event, MadeRoom, NotRemoved, Saved, SaveFailed, SlowRank
 from instruct_core.storage.store import Store
 from jobs.events import (
     KINDS,
     Asked,
+    Changed,
     Crashed,
     Damaged,
     Failed,
@@ -76,6 +77,18 @@ ALL = [
         Warned(5, "SIGUSR2", 0.5),
         {"step": 5, "signal": "SIGUSR2", "seconds": 0.5},
         "Step 5: warned by SIGUSR2, all ranks saved",
+    ),
+    (
+        SlowRank(40, 1, 0.3, 0.1, "node2", "NVIDIA H100"),
+        {"step": 40, "rank": 1, "seconds": 0.3, "usual_seconds": 0.1, "node": "node2",
+         "gpu": "NVIDIA H100"},
+        "Step 40: rank 1 on node2 (NVIDIA H100) is slow: its own part of a step takes 0.300 s, that of "
+        "the others 0.100 s",
+    ),
+    (
+        Changed(["driver 570 -> 580", "torch 2.13 -> 2.14"], ["torch 2.13 -> 2.14"]),
+        {"what": ["driver 570 -> 580", "torch 2.13 -> 2.14"], "may_alter_bits": ["torch 2.13 -> 2.14"]},
+        "torch 2.13 -> 2.14, since the last attempt: this may alter bits",
     ),
     (Requeued(5), {"step": 5}, "Requeued: the next attempt goes on from step 5"),
     (Stopped(5), {"step": 5}, "Step 5: stopped"),

@@ -1,0 +1,81 @@
+"""
+Which rank keeps the others waiting: how long each is busy itself, step by step.
+
+    watch = Stopwatch(device)
+    watch.start(data_seconds); ...; watch.stop()        # before this rank would wait for the others
+    pace = Pace()
+    for event in pace.look(step, vote.busy_seconds): ... # on rank 0
+
+Steps of all ranks end together, so a step's length names nobody. What a rank does alone is told apart by
+the time up to the end of its last forward: from there on its gradients wait for those of the others. On
+a GPU the time is that of the GPU, read when the step has ended anyway.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+
+import torch
+
+from instruct_core.events import SlowRank
+
+SLOW = 1.5  # times the usual
+SLOW_STEPS = 20  # in a row
+LEAST_SECONDS = 0.005  # a step: less is worth nobody's look
+
+
+class Stopwatch:
+    """How long one rank is busy itself in a step."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._waited = self._began = self._ended = 0.0
+        self._events: list[torch.cuda.Event] = []
+        if device.type == "cuda":
+            self._events = [torch.cuda.Event(True), torch.cuda.Event(True)]  # type: ignore[no-untyped-call]
+
+    def start(self, waited_seconds: float) -> None:
+        """Begin a step, for whose samples this rank has waited so long."""
+        self._waited = waited_seconds
+        if self._events:
+            self._events[0].record()
+        self._began = self._ended = time.monotonic()
+
+    def stop(self) -> None:
+        """Say that from here on this rank may wait for others."""
+        if self._events:
+            self._events[1].record()
+        self._ended = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Of the last step, once it has ended: a GPU is not waited for; 0 before there is one."""
+        if self._ended <= self._began:
+            return 0.0
+        busy = self._ended - self._began
+        if self._events:
+            busy = self._events[0].elapsed_time(self._events[1]) / 1e3
+        return self._waited + busy
+
+
+class Pace:
+    """Looks at the steps of all ranks; rank 0's."""
+
+    def __init__(self) -> None:
+        self._slow: list[int] = []  # steps in a row, by rank
+
+    def look(self, step: int, busy_seconds: Sequence[float]) -> list[SlowRank]:
+        """Return the ranks that have just been slow for so many steps in a row, each told once."""
+        if len(busy_seconds) < 2 or min(busy_seconds) <= 0:
+            return []
+        self._slow = self._slow or [0] * len(busy_seconds)
+        # Of two ranks the faster one is the usual.
+        usual = statistics.median_low(busy_seconds)
+        limit = max(SLOW * usual, usual + LEAST_SECONDS)
+        found = []
+        for rank, seconds in enumerate(busy_seconds):
+            self._slow[rank] = self._slow[rank] + 1 if seconds > limit else 0
+            if self._slow[rank] == SLOW_STEPS:
+                found.append(SlowRank(step, rank, round(seconds, 4), round(usual, 4)))
+        return found
