@@ -78,18 +78,15 @@ def test_gloo_and_nccl_take_the_interface_that_leads_to_the_peer(
     places = {"usb0": "10.0.0.9", "ib0": "fd00::2", "lo": "::1"}
     found = {name: [SimpleNamespace(address=address)] for name, address in places.items()}
     monkeypatch.setattr(world, "psutil", SimpleNamespace(net_if_addrs=lambda: found))
-    for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
-        monkeypatch.delenv(name, raising=False)
+    environment = dict[str, str]()
+    monkeypatch.setattr(world, "os", SimpleNamespace(environ=environment))
 
     world._use_interface_of("fd00::2")
 
-    assert os.environ["GLOO_SOCKET_IFNAME"] == "ib0"
-    assert os.environ["NCCL_SOCKET_IFNAME"] == "=ib0"
-    for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
-        monkeypatch.delenv(name)
+    assert environment == {"GLOO_SOCKET_IFNAME": "ib0", "NCCL_SOCKET_IFNAME": "=ib0"}
+    environment.clear()
     world._use_interface_of("::1")
-    assert "NCCL_SOCKET_IFNAME" not in os.environ
-    monkeypatch.delenv("GLOO_SOCKET_IFNAME")
+    assert environment == {"GLOO_SOCKET_IFNAME": "lo"}
 
 
 def test_wait_for_a_peer_outlives_a_night_in_which_the_job_is_suspended(tmp_path: Path) -> None:
