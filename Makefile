@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-slurm-all check same slurm fuse
+.PHONY: demo test test-slurm-all test-slurm-newest check same slurm fuse
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
@@ -27,6 +27,12 @@ fuse:
 	  || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq \
 	       && apt-get install -y -qq --no-install-recommends libfuse3-3 >/dev/null; } \
 	  || echo "Tests on a shared disk are skipped. As root: apt-get install libfuse3-3"
+
+# The quick half of the faults on the newest Slurm, where it can be had.
+QUICK_FAULTS := tests/slurm/test_faults.py tests/slurm/test_inside.py
+test-slurm-newest: $(VENV)/installed-dev
+	command -v debootstrap >/dev/null || apt-get install -y -qq debootstrap >/dev/null || true
+	$(VENV)/bin/python -m tests.slurm.other_slurms newest $(QUICK_FAULTS) $(PYTEST_FLAGS)
 
 # The tests on Slurm on Debian's newer Slurms too, each in a root of its own, made once.
 test-slurm-all: $(VENV)/installed-dev slurm

@@ -98,7 +98,7 @@ class PlayedSlurm:
 
     def add(self, job_id: str) -> None:
         """Have a job wait that nobody has queued."""
-        (self._folder / "jobs" / job_id).write_text(JOB.format(id=job_id, start="Unknown") + "\n")
+        (self.folder / "jobs" / job_id).write_text(JOB.format(id=job_id, start="Unknown") + "\n")
 
     def change(self, job_id: str, **facts: str) -> None:
         """Change what Slurm says of a job."""
