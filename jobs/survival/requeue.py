@@ -21,6 +21,7 @@ What Slurm's own record says right after a warning (all seen on Slurm 22.05):
 from __future__ import annotations
 
 import logging
+import os
 import re
 import signal
 from collections.abc import Iterable, Sequence
@@ -111,8 +112,12 @@ NOT_LAUNCHED = re.compile(
 )
 # Of ranks that a warning killed. TERM is one where nobody had told srun to end the ranks.
 WARNED = re.compile(r"User defined signal|Terminated")
+# Of a job that is held to the memory it asked for: by cgroups, or by Slurm's own watch over its processes.
 # slurmstepd: error: Detected 1 oom_kill event in StepId=3.0. Some of the step tasks have been OOM Killed.
-OUT_OF_MEMORY = re.compile(r"(?i)oom[-_ ]kill\w*|Out Of Memory")
+OUT_OF_MEMORY = re.compile(
+    r"(?i)oom[-_. ]kill\w*|out of memory|Exceeded job memory limit|memory limit at some point"
+)
+MEMORY = "SLURM_MEM_PER_NODE"  # MB
 ENDED_BY_SRUN = "Terminating StepId"  # srun's word before it ends the ranks that are left
 
 
@@ -142,9 +147,7 @@ def _first_cause(failures: Sequence[Failure], said: str) -> Crash:
         if "Exited with" not in match["what"] and int(match["rank"]) not in reported
     ]
     if not final and (killed or (seen and not failures)):
-        first = (killed or seen)[0]
-        error = f"rank {first['rank']} on {first['node']}: {first['what']}."
-        return Crash(error, "", first["node"], True)
+        return _killed(killed or seen, said)
     if not final and (lost := NOT_LAUNCHED.search(said)):
         error = f"no rank could be started on {lost['node']}: {lost['what']}."
         return Crash(error, "", lost["node"], True)
@@ -153,6 +156,18 @@ def _first_cause(failures: Sequence[Failure], said: str) -> Crash:
         away = not final and first_one.away
         return Crash(first_one.error, first_one.traceback, first_one.node, not final, away)
     return Crash("its processes were killed.", "", "", True)
+
+
+def _killed(seen: Sequence[re.Match[str]], said: str) -> Crash:
+    """Return what a rank died of that could not say it itself."""
+    first = seen[0]
+    who = f"rank {first['rank']} on {first['node']}"
+    if OUT_OF_MEMORY.search(said):
+        told = os.environ.get(MEMORY, "")
+        memory = f"{int(told) / 1024:.1f} GB of memory" if told.isdigit() else "memory"
+        error = f"{who} was killed: the job's {memory} on a node are used up. Raise --mem."
+        return Crash(error, "", "", True)  # no fault of the node
+    return Crash(f"{who}: {first['what']}.", "", first["node"], True)
 
 
 def _seen_first(said: str) -> list[re.Match[str]]:

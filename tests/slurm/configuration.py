@@ -27,6 +27,7 @@ class ClusterSettings:
     send_user_signal: bool = False  # USR2 at a preemption, instead of TERM
     kill_on_bad_exit: int = 0
     requeue: int = 1  # JobRequeue
+    cgroups: bool = False  # jobs are held to their memory; needs cgroup v1 and Slurm before 24.11
     submit_plugin: str = ""  # text of a job_submit.lua
 
 
@@ -49,8 +50,8 @@ SlurmdLogFile={folder}/log/slurmd.%n.log
 SlurmdParameters=config_overrides
 SwitchType=switch/none
 MpiDefault=none
-ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
+ProctrackType=proctrack/{tracking}
+TaskPlugin=task/{confinement}
 JobAcctGatherType=jobacct_gather/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU_Memory
@@ -82,6 +83,13 @@ PartitionName=high Nodes=ALL PriorityTier=10 PreemptMode=OFF MaxTime=UNLIMITED S
 PartitionName=gpu Nodes=ALL PriorityTier=1 PreemptMode=REQUEUE MaxTime=UNLIMITED State=UP
 PartitionName=short Nodes=ALL PriorityTier=1 PreemptMode=REQUEUE MaxTime=30 State=UP
 PartitionName=closed Nodes=ALL State=INACTIVE
+"""
+CGROUPS = """\
+CgroupPlugin=cgroup/v1
+CgroupAutomount=no
+ConstrainRAMSpace=yes
+ConstrainSwapSpace=yes
+AllowedSwapSpace=0
 """
 SLURMDBD = """\
 AuthType=auth/none
@@ -135,7 +143,7 @@ def write_configuration(
     files = f"{folder}/dev/gpu[0-{settings.gpus - 1}]"
     gres = f"Name=gpu File={files}\n" if settings.gpus else ""
     (etc / "gres.conf").write_text(f"AutoDetect=off\n{gres}")
-    (etc / "cgroup.conf").write_text(_cgroup_settings())
+    (etc / "cgroup.conf").write_text(_cgroup_settings(settings))
     for node in range(1, settings.num_nodes + 1):
         (folder / "spool" / f"node{node}").mkdir()  # newer ones do not make it themselves
     (etc / "job_submit.lua").write_text(settings.submit_plugin)
@@ -143,6 +151,8 @@ def write_configuration(
         SLURM.format(
             host=host, address=addresses[0], port=port + 90, folder=folder, s=settings,
             accounting=accounting, nodes="\n".join(lines), more="\n".join(_more_settings(settings)),
+            tracking="cgroup" if settings.cgroups else "linuxproc",
+            confinement="cgroup" if settings.cgroups else "none",
         )
     )  # fmt: skip
 
@@ -164,8 +174,10 @@ def slurm_version() -> tuple[int, int]:
     return int(major), int(minor)
 
 
-def _cgroup_settings() -> str:
-    """Return a cgroup.conf that uses none: newer ones look for a file system of them otherwise."""
+def _cgroup_settings(settings: ClusterSettings) -> str:
+    """Return a cgroup.conf; newer Slurms look for a file system of them unless it says that none are."""
+    if settings.cgroups:
+        return CGROUPS
     return "CgroupPlugin=disabled\n" if slurm_version() >= (23, 11) else "CgroupAutomount=no\n"
 
 

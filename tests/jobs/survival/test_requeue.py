@@ -218,3 +218,29 @@ def test_node_on_which_nothing_could_be_launched_is_named() -> None:
     )
 
     assert cause_of([], said).node == "n7"
+
+
+@pytest.mark.parametrize(
+    ("said", "memory", "told"),
+    [
+        ("srun: error: node1: task 0: Out Of Memory", "2048", "the job's 2.0 GB of memory on"),
+        ("srun: error: node1: task 0: Out Of Memory", "", "the job's memory on"),
+        (
+            "srun: error: node1: task 0: Killed\n"
+            "slurmstepd: error: Detected 1 oom_kill event in StepId=7.0. Some of the step tasks",
+            "512", "the job's 0.5 GB of memory on",
+        ),
+        ("slurmstepd: error: Exceeded job memory limit\nsrun: error: node1: task 0: Killed", "512",
+         "the job's 0.5 GB"),
+    ],
+)  # fmt: skip
+def test_rank_that_runs_out_of_memory_is_told_with_the_flag_and_no_node_is_blamed(
+    monkeypatch: pytest.MonkeyPatch, said: str, memory: str, told: str
+) -> None:
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", memory)
+
+    crash = cause_of([], said)
+
+    assert crash.error.startswith(f"rank 0 on node1 was killed: {told}")
+    assert crash.error.endswith("Raise --mem.")
+    assert (crash.node, crash.retry) == ("", True)

@@ -1,0 +1,32 @@
+"""A cluster that holds jobs to their memory, by cgroups: a rank that needs more is told as that."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.slurm.configuration import slurm_version
+from tests.slurm.conftest import Cluster, Run
+
+needs_cgroup_v1 = pytest.mark.skipif(
+    not Path("/sys/fs/cgroup/memory/tasks").exists() or slurm_version() >= (24, 11),
+    reason="needs cgroup v1 at /sys/fs/cgroup, and a Slurm that knows it",
+)
+
+
+@needs_cgroup_v1
+def test_rank_that_runs_out_of_memory_is_told_as_that(
+    other_cluster: Cluster, tmp_path: Path, shard_set: Path
+) -> None:
+    cluster = other_cluster(num_nodes=1, gpus=0, cgroups=True)
+    # Past the launcher, which would refuse that little.
+    words = ("--nodes=1", "--gpus=1", "--mem=3", "--sbatch=mem=200M")
+    run = Run(cluster, tmp_path, shard_set, *words)
+    run.submit()
+
+    run.wait_for_end("FAILED")
+
+    assert run.cluster.job(run.job_id)["Restarts"] == "0"
+    note = run.launch("status", "r").stdout
+    assert "was killed: the job's 0.2 GB of memory on a node are used up. Raise --mem." in note
