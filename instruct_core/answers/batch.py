@@ -10,9 +10,9 @@ The shorter prompts of a batch are padded, so little is computed for nothing if 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 from instruct_core.answers.generation import generate
+from instruct_core.answers.line import Answered
 from instruct_core.answers.sampling import Sampling
 from instruct_core.answers.text import AnswerText
 from instruct_core.data.template import Template
@@ -22,14 +22,6 @@ from instruct_core.model.family import Model
 
 # finish_reason of a prompt that leaves the model no room to answer, and of one that asks nothing.
 TOO_LONG, EMPTY = "too_long", "empty"
-
-
-class Answered(NamedTuple):
-    """The answer to one prompt, up to where the model begins an instruction of its own."""
-
-    text: str
-    finish_reason: str
-    num_new_tokens: int
 
 
 def answer_prompts(

@@ -15,12 +15,17 @@ import base64
 import json
 import math
 from datetime import date, time
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:  # it brings torch, and whoever counts answers needs none
-    from instruct_core.answers.batch import Answered
+from typing import Any, NamedTuple
 
 FACTS = ("finish_reason", "new_tokens")  # columns that are added beside the answer's own
+
+
+class Answered(NamedTuple):
+    """The answer to one prompt, up to where the model begins an instruction of its own."""
+
+    text: str
+    finish_reason: str
+    num_new_tokens: int
 
 
 def refuse_taken(record: dict[str, Any], answer_column: str) -> None:

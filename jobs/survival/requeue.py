@@ -112,7 +112,7 @@ NOT_LAUNCHED = re.compile(
 )
 # Of ranks that a warning killed. TERM is one where nobody had told srun to end the ranks.
 WARNED = re.compile(r"User defined signal|Terminated")
-# Of a job that is held to the memory it asked for: by cgroups, or by Slurm's own watch over its processes.
+# Of a job that is held to the memory it asked for, by cgroups or by Slurm's own watch over processes.
 # slurmstepd: error: Detected 1 oom_kill event in StepId=3.0. Some of the step tasks have been OOM Killed.
 OUT_OF_MEMORY = re.compile(
     r"(?i)oom[-_. ]kill\w*|out of memory|Exceeded job memory limit|memory limit at some point"

@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from instruct_core.answers.batch import Answered
-from instruct_core.answers.line import line_of, refuse_taken
+from instruct_core.answers.line import Answered, line_of, refuse_taken
 from instruct_core.data.record import FIRST
 from instruct_core.data.records import read_records
 

@@ -119,6 +119,24 @@ def test_flags_load_nothing_heavy() -> None:
     assert said == "[]\n"
 
 
+def test_work_of_the_commands_that_compute_nothing_loads_no_torch() -> None:
+    """It takes seconds, of every status that somebody looks at."""
+    works = (
+        "launch.arrays.answers", "launch.arrays.shards", "launch.checkup.doctor",
+        "launch.runs.checkpoints", "launch.runs.follower", "launch.runs.overview",
+        "launch.training.start",
+    )  # fmt: skip
+    heavy = ("torch", "tensorboard", "datasets", "pyarrow", "transformers", "matplotlib")
+
+    said = subprocess.check_output(
+        [sys.executable, "-c",
+         f"import sys, {', '.join(works)}; print(sorted(set({heavy!r}) & set(sys.modules)))"],
+        cwd=REPO, env=environment(), text=True,
+    )  # fmt: skip
+
+    assert said == "[]\n"
+
+
 @pytest.mark.parametrize("name", ["finetune", "demo", "checkpoints"])
 def test_unknown_flag_ends_a_command_with_code_2(name: str, tmp_path: Path) -> None:
     said = subprocess.run(
