@@ -44,6 +44,7 @@ from tests.slurm.processes import (
 
 START_SECONDS = 100.0
 CLIENT_SECONDS = 60.0
+CLIENT_TRIES = 5
 CLIENTS = (
     "sbatch", "srun", "squeue", "scontrol", "scancel", "sinfo", "sacct", "sacctmgr",
 )  # fmt: skip
@@ -109,18 +110,24 @@ class SlurmCluster:
 
     def run(self, *command: str, check: bool = True) -> str:
         """Run a client and return what it printed."""
-        done = subprocess.run(
-            command, env=self.env, capture_output=True, text=True, timeout=CLIENT_SECONDS,
-            check=False,
-        )  # fmt: skip
+        done = self._ask(*command)
         assert not check or done.returncode == 0, f"{command}: {done.stderr}"
         return done.stdout
 
+    def _ask(self, *command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command, env=self.env, capture_output=True, text=True, timeout=CLIENT_SECONDS,
+            check=False,
+        )  # fmt: skip
+
     def job(self, job_id: str) -> dict[str, str]:
         """Return what `scontrol show job` says, as written there; {} for a job it has forgotten."""
-        words = self.run("scontrol", "-o", "show", "job", job_id, check=False).split()
+        for _ in range(CLIENT_TRIES):
+            done = self._ask("scontrol", "-o", "show", "job", job_id)
+            if done.returncode == 0 or "Invalid job id" in done.stderr:
+                break  # else the controller is busy, and has not said that it knows no such job
         facts: dict[str, str] = {}
-        for word in words:
+        for word in done.stdout.split():
             key, _, value = word.partition("=")
             facts.setdefault(key, value)
         return facts
