@@ -106,7 +106,7 @@ def test_wrong_flag_is_one_line_and_nothing_is_written(
 
 
 def test_chat_asks_in_the_words_that_were_trained_on(desk: Path) -> None:
-    [row] = inspected(desk, "--source=chats.jsonl", "--out=s", "--template=chatml", "--inspect=1")
+    [row] = inspected(desk, "--source=chats.jsonl", "--out=o", "--template=chatml", "--inspect=1")
     asked = launch("chat", "--run=r", "--prompt=0?", "--json", "--max-new-tokens=1", cwd=desk)
 
     answer = json.loads(asked.stdout)
@@ -120,7 +120,7 @@ def test_export_carries_the_template(desk: Path) -> None:
 
     theirs = transformers.AutoTokenizer.from_pretrained(desk / "exported")
 
-    [row] = inspected(desk, "--source=chats.jsonl", "--out=s", "--template=chatml", "--inspect=1")
+    [row] = inspected(desk, "--source=chats.jsonl", "--out=o", "--template=chatml", "--inspect=1")
     text = theirs.apply_chat_template(TWO_ANSWERS, tokenize=False)
     assert text == "".join(line["text"] for line in row["lines"]) + "\n"
 

@@ -19,8 +19,9 @@ from collections.abc import Mapping
 from instruct_core.checkpoints.steps import read_manifest, read_verified, step_name
 from instruct_core.data.gpt2_tokenizer import END_OF_TEXT, merges_path
 from instruct_core.data.model_template import TEMPLATE, template_of_model
-from instruct_core.data.templates import jinja_of
+from instruct_core.data.templates import end_ids, jinja_of
 from instruct_core.data.tokenizer import Tokenizer, tokenizer_of_model
+from instruct_core.data.tokenizer_files import GENERATION
 from instruct_core.errors import ConfigError, CorruptFileError
 from instruct_core.shape import Shape
 from instruct_core.storage.store import Store
@@ -72,10 +73,13 @@ def tokenizer_files(model: str, shape: Shape) -> Mapping[str, bytes]:
         CorruptFileError: GPT-2's vocabulary is not what it should be.
     """
     tokenizer = tokenizer_of_model(model)
-    template = jinja_of(template_of_model(model, tokenizer), tokenizer)
-    files = {"generation_config.json": _generation(tokenizer, shape)}
+    template = template_of_model(model, tokenizer)
+    files = {GENERATION: _generation(tokenizer, shape)}
     files |= dict(tokenizer.files) or _gpt2_files(shape.max_seq_len)
-    return files | {TEMPLATE: template.encode()}
+    if (ends := end_ids(template, tokenizer)) != tokenizer.end_ids:
+        settings = json.loads(files[GENERATION]) | {"eos_token_id": sorted(ends)}
+        files[GENERATION] = json.dumps(settings, indent=1).encode()
+    return files | {TEMPLATE: jinja_of(template, tokenizer).encode()}
 
 
 def _generation(tokenizer: Tokenizer, shape: Shape) -> bytes:

@@ -124,6 +124,20 @@ def test_template_that_is_carried_along_writes_the_same_text(
     )
 
 
+def test_answer_ends_at_the_token_of_the_template_too(tmp_path: Path) -> None:
+    place = write_byte_level(tmp_path, end="<|endoftext|>", chat_template=CHATML)
+    tokenizer = load_tokenizer(str(place))
+    template = choose_template("base", tokenizer)
+
+    ends = end_ids(template, tokenizer)
+
+    assert ends == {tokenizer.special_id("<|endoftext|>"), tokenizer.special_id("<|im_end|>")}
+    rows = encode([template.segments(CHAT)], tokenizer)
+    assert [rows.tokens[last - 1] for _, last in rows.spans] == [
+        tokenizer.special_id("<|im_end|>")
+    ] * 2
+
+
 @pytest.mark.parametrize("typed", ["alpaca", "chatml", "base"])
 def test_special_token_that_a_row_spells_is_ordinary_text(
     bases: dict[str, Path], typed: str
