@@ -38,6 +38,7 @@ from jobs.drill import Hits, read_schedule
 from jobs.ending import Ran, Result, conclude
 from jobs.environment import number_in
 from jobs.events import Damaged, Failed, Foreign
+from jobs.first_seconds import try_out
 from jobs.gpu_memory import out_of_gpu_memory_is_a_setting
 from jobs.job_folder import LEAD, describe_error, job_folder, store_may_be_away
 from jobs.ledger import newest_timed_save
@@ -47,7 +48,7 @@ from jobs.survival.deadline import DEFAULT_LEAD_SECONDS, Deadline
 from jobs.survival.guard import PATIENCE_SECONDS, Guard
 from jobs.survival.stop_signal import StopSignal
 from jobs.timesheet import Timesheet
-from jobs.world import process_group, read_world
+from jobs.world import World, process_group, read_world
 
 logger = logging.getLogger(__name__)
 
@@ -89,12 +90,12 @@ def train(
         checkpoints = Checkpoints(place / config.run)
         with store_may_be_away():
             number = checkpoints.claim_attempt()
-            control = _control(checkpoints, config) if world.rank == 0 else None
-        config = _with_its_end(config, control)
+            control, config = _control(checkpoints, config, world)
         reporter = Reporter(config, number, world, device, guard, deadline, sheet, control)
         try:
             reporter.started(_places(device), code_version)
             with store_may_be_away():
+                try_out(device, checkpoints.store, os.environ.get("SLURMD_NODENAME", ""))
                 place = Store(config.runs, _patience(config)) / config.run
                 hits = Hits(place, read_schedule(place), number, world, lambda: stop.noted)
             attempt = _Attempt(config, code_version, device, guard, checkpoints, reporter, hits)
@@ -113,14 +114,15 @@ def _failed(error: Exception) -> Failed:
     return Failed(said, *cause_of_text(said, "".join(traceback.format_exception(error))))
 
 
-def _control(checkpoints: Checkpoints, config: TrainConfig) -> Control:
-    return Control(checkpoints.store, checkpoints.attempt, config.max_steps)
-
-
-def _with_its_end(config: TrainConfig, control: Control | None) -> TrainConfig:
-    """Return the settings with the end that was asked for last, the same on all ranks."""
-    mine = control.max_steps if control is not None else 0
-    return replace(config, max_steps=ranks.gather_from_ranks(mine)[0])
+def _control(
+    checkpoints: Checkpoints, config: TrainConfig, world: World
+) -> tuple[Control | None, TrainConfig]:
+    """Return what looks for requests, on rank 0, and the settings with the end asked for last."""
+    control = None
+    if world.rank == 0:
+        control = Control(checkpoints.store, checkpoints.attempt, config.max_steps)
+    ends_at = ranks.gather_from_ranks(control.max_steps if control is not None else 0)[0]
+    return control, replace(config, max_steps=ends_at)
 
 
 def _patience(config: TrainConfig) -> float:

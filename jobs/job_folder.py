@@ -57,8 +57,19 @@ LEFT_OUT = (
 FOLDER = "INSTRUCT_JOB"  # folder of the job, or of one task of an array
 
 
+FAILED_CHECK = "failed the check of its first seconds"  # what a BadNodeError says
+
+
 class AwayError(OSError):
     """A disk or a store that does not answer where a job cannot begin without it."""
+
+
+class BadNodeError(RuntimeError):
+    """A node that failed the check of its first seconds; every rank says which."""
+
+    def __init__(self, message: str, node: str) -> None:
+        super().__init__(message)
+        self.node = node
 
 
 def job_folder() -> Path:
@@ -177,12 +188,12 @@ def failure_report(folder: Path, rank: int) -> Iterator[None]:
             folder,
             rank,
             error=str(error)
-            if isinstance(error, InstructError | AwayError)
+            if isinstance(error, InstructError | AwayError | BadNodeError)
             else describe_error(error),
             trace=traceback.format_exc(),
             retry=retry,
             # Neither a person's mistake nor a store that is away is the fault of a node.
-            node=None if retry and not isinstance(error, AwayError) else "",
+            node=getattr(error, "node", None) if retry and not isinstance(error, AwayError) else "",
             away=isinstance(error, AwayError),
         )
         raise

@@ -22,7 +22,9 @@ def nodes_to_exclude(job: JobRecord, bad_node: str) -> str:
     """Return what a job does without: as before, and ``bad_node`` if enough others are up."""
     try:
         if bad_node and _can_spare(job, bad_node):
-            logger.warning("Node %s failed twice in a row, and is excluded", bad_node)
+            logger.warning(
+                "Node %s is excluded: it failed twice in a row, or its first check", bad_node
+            )
             return _with(job, bad_node)
     except SlurmError as error:  # it comes back all the same
         logger.warning("Node %s could not be excluded: %s", bad_node, error)

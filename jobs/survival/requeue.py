@@ -35,6 +35,7 @@ from instruct_core.storage.store import Store
 from jobs.causes import Cause, cause_of_text
 from jobs.events import Crashed
 from jobs.job_folder import (
+    FAILED_CHECK,
     Failure,
     Progress,
     place_of,
@@ -290,4 +291,5 @@ def judge_crash(crash: Crash, folder: Path, progress: Progress) -> tuple[bool, s
             logger.warning("The crash could not be told: %s", error)
     if not again:
         write_outcome(folder, crash.message, crash.traceback, crash.retry)
-    return again, budget.bad_node
+    # A node that failed its first check would fail it again; of others one crash says little.
+    return again, crash.node if FAILED_CHECK in crash.error else budget.bad_node
