@@ -40,7 +40,8 @@ def test_drill_is_equal_names_its_faults_and_leaves_nothing(tmp_path: Path) -> N
 
 def test_receipt_of_a_run_that_was_hit_names_every_second(tmp_path: Path) -> None:
     faults = "--faults=usr2@3,kill@7,term@9"
-    drill = launch("drill", ON_THIS_MACHINE, faults, "--steps=12", "--keep", cwd=tmp_path)
+    flags = (faults, "--steps=12", "--gpus=1", "--keep")
+    drill = launch("drill", ON_THIS_MACHINE, *flags, cwd=tmp_path)
     assert drill.returncode == 0, drill.stdout + drill.stderr
     place = next(tmp_path.glob("drill-*"))
 
@@ -50,7 +51,8 @@ def test_receipt_of_a_run_that_was_hit_names_every_second(tmp_path: Path) -> Non
     receipt, seconds = document["receipt"], document["receipt"]["seconds"]
     submitted_at = (place / "runs" / "hit" / "job" / "0000" / "code").stat().st_mtime
     ended_at = events_of(place / "runs" / "hit")[-1]["utc_seconds"]
-    assert receipt["wall_seconds"] == pytest.approx(ended_at - submitted_at, rel=0.01)
+    # Clocks of several processes, read one after the other: a busy machine may halt them in between.
+    assert receipt["wall_seconds"] == pytest.approx(ended_at - submitted_at, rel=0.1)
     assert sum(seconds.values()) == pytest.approx(receipt["wall_seconds"], rel=0.01)
     assert receipt["goodput"] == pytest.approx(seconds["step"] / receipt["wall_seconds"], abs=1e-3)
     assert {"step", "redone", "imports", "load", "save", "stopped"} <= set(seconds)
@@ -85,6 +87,7 @@ class Bug(NamedTuple):
     bad: str
     faults: str
     complaint: str
+    gpus: int = 1
 
 
 BUGS = {
@@ -109,6 +112,7 @@ BUGS = {
         "if loaded is None or loaded.rng is None or ranks.rank() == 1:",
         "kill@6",
         "not equal: ",
+        gpus=2,
     ),
     "requeue that starts over": Bug(
         "jobs/attempt.py",
@@ -131,7 +135,7 @@ def drill_with(bug: Bug, folder: Path) -> subprocess.CompletedProcess[str]:
     desk.mkdir()
     return subprocess.run(
         [sys.executable, str(tree / "launch" / "drill.py"), ON_THIS_MACHINE, "--json", "--steps=8",
-         f"--faults={bug.faults}"],
+         f"--faults={bug.faults}", f"--gpus={bug.gpus}"],
         cwd=desk, env=environment() | {"PYTHONPATH": str(tree)}, capture_output=True, text=True,
         timeout=400, check=False,
     )  # fmt: skip

@@ -108,7 +108,7 @@ def test_everything_on_s3_from_rows_to_an_answer(
         return result.stdout
 
     run("preprocess", f"--source={rows_file}", f"--out={shards}", "--num-tasks=2")
-    run("finetune", *arguments(shards, checkpoints, f"--runs={runs}", "--max-steps=10"))
+    run("finetune", *arguments(shards, checkpoints, f"--runs={runs}", "--max-steps=10", "--gpus=1"))
     again = run("finetune", "--run=r", place, "--max-steps=12")
     assert "Going on from step 10" in again
     assert "finished" in run("status", place)

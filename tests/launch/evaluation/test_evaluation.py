@@ -32,7 +32,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
             entry = {"instruction": f"{row}: {NASTY}", "output": f"{NASTY} {row}"}
             file.write(json.dumps(entry) + "\n")
     for verb, *arguments in (
-        ("preprocess", "--source=rows.jsonl", "--out=shards/nasty"),
+        ("preprocess", "--source=rows.jsonl", "--out=shards/nasty", "--num-tasks=1"),
         (
             "finetune", "--run=r", "--shards=shards/nasty", "--max-steps=20", *TINY_RUN,
             "--seq-len=128", "--tokens-per-step=1024", "--save-every=10",
