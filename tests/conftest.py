@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 import submitit  # noqa: F401  before absl, see below
 
+from tests.warm_launchers import WarmLaunchers
+
 # submitit's set-up of logging closes all handlers there are, and absl's, which comes with rouge-score,
 # then closes the stream that pytest captures with: so it comes first here.
 # One thread a process: workers and ranks share the cores, and more threads only fight.
@@ -50,6 +52,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: place.get(item.path, len(place)))
 
 
+LAUNCHERS = WarmLaunchers()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def end_of_launchers() -> Iterator[None]:
+    yield
+    LAUNCHERS.close()
+
+
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever a test forgets, nothing waits for a host that is not there."""
@@ -65,11 +76,7 @@ def launch(
     verb: str, *arguments: str, cwd: Path, timeout_seconds: float = 400
 ) -> subprocess.CompletedProcess[str]:
     """Run a launcher to its end, as a person does."""
-    command = [sys.executable, str(REPO / "launch" / f"{verb}.py"), *arguments]
-    return subprocess.run(
-        command, cwd=cwd, env=environment(), capture_output=True, text=True,
-        timeout=timeout_seconds, check=False,
-    )  # fmt: skip
+    return LAUNCHERS.run(verb, arguments, cwd, environment(), timeout_seconds)
 
 
 def start(verb: str, *arguments: str, cwd: Path) -> subprocess.Popen[str]:
