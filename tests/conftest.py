@@ -27,6 +27,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # read when the client is imported, before a
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REPO = Path(__file__).resolve().parent.parent
+HANGS_SECONDS = 850.0  # what takes longer hangs; a busy machine is no fault
 TINY_RUN = [
     "--model=tiny", "--init=random", "--seq-len=64", "--tokens-per-step=512",
     "--micro-batch-size=2", "--learning-rate=1e-3", "--warmup-steps=5", "--eval-every=10",
@@ -73,7 +74,7 @@ def environment() -> dict[str, str]:
 
 
 def launch(
-    verb: str, *arguments: str, cwd: Path, timeout_seconds: float = 400
+    verb: str, *arguments: str, cwd: Path, timeout_seconds: float = HANGS_SECONDS
 ) -> subprocess.CompletedProcess[str]:
     """Run a launcher to its end, as a person does."""
     return LAUNCHERS.run(verb, arguments, cwd, environment(), timeout_seconds)
@@ -127,7 +128,9 @@ def events_of(run: Path) -> list[dict[str, Any]]:
     ]
 
 
-def wait_for(condition: Callable[[], Any], what: str, timeout_seconds: float = 240) -> Any:
+def wait_for(
+    condition: Callable[[], Any], what: str, timeout_seconds: float = HANGS_SECONDS
+) -> Any:
     """Poll until a condition holds and return its value: for what another process will do."""
     deadline = time.monotonic() + timeout_seconds
     while not (value := condition()):

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.conftest import REPO, environment, events_of, launch
+from tests.conftest import HANGS_SECONDS, REPO, environment, events_of, launch
 
 ON_THIS_MACHINE = "--cluster=local"
 
@@ -137,7 +137,7 @@ def drill_with(bug: Bug, folder: Path) -> subprocess.CompletedProcess[str]:
         [sys.executable, str(tree / "launch" / "drill.py"), ON_THIS_MACHINE, "--json", "--steps=8",
          f"--faults={bug.faults}", f"--gpus={bug.gpus}"],
         cwd=desk, env=environment() | {"PYTHONPATH": str(tree)}, capture_output=True, text=True,
-        timeout=400, check=False,
+        timeout=HANGS_SECONDS, check=False,
     )  # fmt: skip
 
 

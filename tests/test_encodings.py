@@ -11,7 +11,7 @@ from pathlib import Path
 
 from instruct_core.data.shards import load_manifest
 from instruct_core.storage.store import Store
-from tests.conftest import REPO, environment
+from tests.conftest import HANGS_SECONDS, REPO, environment
 
 PACKAGES = ("launch", "jobs", "instruct_core", "bench")
 OPENERS = {"open", "fdopen", "NamedTemporaryFile", "TemporaryFile"}
@@ -69,7 +69,7 @@ def test_shards_are_the_same_in_a_locale_without_utf_8(tmp_path: Path) -> None:
     for out, locale in (("here", {}), ("there", ascii_only)):
         subprocess.run(
             [*command, f"--out={out}"], cwd=tmp_path, env=environment() | locale, check=True,
-            timeout=400,
+            timeout=HANGS_SECONDS,
         )  # fmt: skip
 
     here, there = (load_manifest(Store(tmp_path / out)) for out in ("here", "there"))

@@ -15,7 +15,7 @@ from instruct_core.data.templates import BY_HEADINGS
 from instruct_core.data.tokenizer import load_tokenizer
 from instruct_core.data.turns import Exchange
 from instruct_core.model.weights import load_model
-from tests.conftest import TINY_RUN, launch, start, wait_for
+from tests.conftest import HANGS_SECONDS, TINY_RUN, launch, start, wait_for
 from tests.launch.test_errors import snapshot
 
 NUM_ROWS = 90
@@ -105,7 +105,7 @@ def test_killed_command_makes_only_what_is_missing(desk: Path, answers: bytes) -
     launcher = start("generate", *command, cwd=desk)
     wait_for(lambda: list(parts.glob("0*.json")) or launcher.poll() is not None, "the first part")
     launcher.send_signal(signal.SIGINT)
-    _, errors = launcher.communicate(timeout=400)
+    _, errors = launcher.communicate(timeout=HANGS_SECONDS)
     assert launcher.returncode == 130, errors
     assert not (desk / "killed.jsonl").exists()
     made = {path.name: path.stat().st_mtime_ns for path in parts.glob("0*.json")}
@@ -193,7 +193,7 @@ def test_run_that_goes_on_is_answered_by_the_step_it_was_begun_with(desk: Path) 
     parts = desk / "begun.jsonl.parts"
     wait_for(lambda: list(parts.glob("0*.json")) or launcher.poll() is not None, "the first part")
     launcher.send_signal(signal.SIGINT)
-    launcher.communicate(timeout=400)
+    launcher.communicate(timeout=HANGS_SECONDS)
     newer = desk / "checkpoints_instruct/r/step-00000004"
     plan = json.loads((parts / "plan.json").read_text())
     assert plan["settings"]["model"].endswith("r/step-00000002")

@@ -7,7 +7,7 @@ import signal
 import subprocess
 from pathlib import Path
 
-from tests.conftest import launch, rank_pids, start, wait_for
+from tests.conftest import HANGS_SECONDS, launch, rank_pids, start, wait_for
 from tests.jobs.test_notify import SECRET, Server, server
 from tests.tiny_runs import arguments, count, run_of
 
@@ -23,7 +23,7 @@ def test_run_tells_that_it_was_warned_goes_on_and_ends_and_keeps_the_address_to_
     killed_after_test.append(launcher)
     wait_for(lambda: count(tmp_path, "resumed") or launcher.poll() is not None, "the first step")
     os.kill(rank_pids(run_of(tmp_path))[0], signal.SIGUSR2)
-    said, errors = launcher.communicate(timeout=400)
+    said, errors = launcher.communicate(timeout=HANGS_SECONDS)
     assert launcher.returncode == 0, errors
 
     events = [letter["event"] for letter in server.letters]

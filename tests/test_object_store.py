@@ -17,7 +17,7 @@ from instruct_core.checkpoints.steps import committed_steps
 from instruct_core.events import Saved
 from instruct_core.storage.store import Store
 from jobs.ledger import read_ledger
-from tests.conftest import TINY_RUN, events_of, hashes_of, launch, start, wait_for
+from tests.conftest import HANGS_SECONDS, TINY_RUN, events_of, hashes_of, launch, start, wait_for
 from tests.s3_server import KEY, SECRET, S3Server
 
 STEPS = 20
@@ -81,7 +81,7 @@ def test_server_killed_in_the_middle_of_a_save_loses_nothing(
             "a report of the failed save",
         )
         s3.start()
-        said, errors = launcher.communicate(timeout=400)
+        said, errors = launcher.communicate(timeout=HANGS_SECONDS)
     finally:
         launcher.kill()
         if not s3.is_running():
@@ -234,7 +234,7 @@ def test_disk_that_fills_up_keeps_the_run_alive(tmp_path: Path, shard_set: Path)
         wait_for(lambda: seen("made_room"), "pruning")
         wait_for(is_refused_while_others_fill_the_disk, "a save that found no room")
         (disk / "other").unlink()
-        said, errors = launcher.communicate(timeout=400)
+        said, errors = launcher.communicate(timeout=HANGS_SECONDS)
     finally:
         launcher.kill()
         subprocess.run(["umount", "-l", str(disk)], check=True)

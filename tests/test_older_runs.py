@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.conftest import REPO, TINY_RUN, environment, launch
+from tests.conftest import HANGS_SECONDS, REPO, TINY_RUN, environment, launch
 
 AS_BEFORE = """
 import runpy, sys
@@ -29,7 +29,7 @@ def test_run_packed_in_another_way_is_refused_and_keeps_its_steps(
             sys.executable, "-c", AS_BEFORE, str(REPO / "launch/finetune.py"), *command,
             "--max-steps=5",
         ],
-        cwd=tmp_path, env=environment(), check=True, timeout=400,
+        cwd=tmp_path, env=environment(), check=True, timeout=HANGS_SECONDS,
     )  # fmt: skip
     run = tmp_path / "checkpoints_instruct" / "old"
     steps = sorted(path.name for path in run.iterdir())

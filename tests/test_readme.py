@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.conftest import REPO, environment, events_of, wait_for
+from tests.conftest import HANGS_SECONDS, REPO, environment, events_of, wait_for
 
 FOUR_RANKS_BYTES = 20e9  # of the README's command on CPUs: the launcher refuses what has no room
 
@@ -42,7 +42,7 @@ def shell(clone: Path, command: str, stdin: str = "") -> subprocess.CompletedPro
     env = environment() | {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"}
     return subprocess.run(
         ["bash", "-c", command], cwd=clone, env=env, input=stdin, text=True,
-        capture_output=True, timeout=400, check=False,
+        capture_output=True, timeout=HANGS_SECONDS, check=False,
     )  # fmt: skip
 
 
@@ -63,7 +63,7 @@ def test_commands_of_the_readme_work_as_they_stand(clone: Path) -> None:
         run = clone / "runs_instruct" / "gpt2-builtin"
         wait_for(lambda: events_of(run) or launcher.poll() is not None, "the ranks' start")
         launcher.send_signal(signal.SIGINT)  # 124M on CPUs: a step takes minutes
-        said, errors = launcher.communicate(timeout=400)
+        said, errors = launcher.communicate(timeout=HANGS_SECONDS)
     finally:
         launcher.kill()
     answered = shell(clone, chat, stdin="What is AI?\n")

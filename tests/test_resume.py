@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import (
+    HANGS_SECONDS,
     events_of,
     launch,
     samples_of,
@@ -74,12 +75,12 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory, shard_set: Path) -> Pa
     launcher = start("finetune", *arguments(shard_set, 2, "--dropout=0.1"), cwd=cwd)
     hit_at(launcher, cwd, steps[0], warn)
     hit_at(launcher, cwd, steps[1], stop)
-    launcher.communicate(timeout=400)
+    launcher.communicate(timeout=HANGS_SECONDS)
     assert launcher.returncode == 130, "the run was not stopped"
     launcher = start("finetune", *arguments(shard_set, 2, "--dropout=0.1"), cwd=cwd)
     wait_for(lambda: count(cwd, "resumed") == 3, "the resume after the stop")
     hit_at(launcher, cwd, steps[2], kill)
-    _, errors = launcher.communicate(timeout=400)
+    _, errors = launcher.communicate(timeout=HANGS_SECONDS)
     assert launcher.returncode == 0, errors
     return cwd
 
@@ -141,7 +142,7 @@ def test_samples_are_read_once_an_epoch_over_interruptions_and_world_sizes(
                 launcher, tmp_path, step,
                 lambda cwd, s=signum: signal_a_rank(cwd, s, random.Random(1)),
             )  # fmt: skip
-        _, errors = launcher.communicate(timeout=400)
+        _, errors = launcher.communicate(timeout=HANGS_SECONDS)
         assert launcher.returncode == 130, errors
     train(tmp_path, shard_set, 1, "--dropout=0.1")
 
@@ -195,7 +196,7 @@ def test_second_launcher_attaches_and_finished_run_is_not_run_again(
         second = start("finetune", "--run=r", cwd=tmp_path)
         said = line_of(second, "Run r is training already")
     for launcher in (first, second):
-        launcher.communicate(timeout=400)
+        launcher.communicate(timeout=HANGS_SECONDS)
     third = launch("finetune", "--run=r", cwd=tmp_path)
 
     assert (first.returncode, second.returncode, third.returncode) == (0, 0, 0)
@@ -243,7 +244,7 @@ def test_launcher_with_another_place_for_its_ledger_is_no_second_writer(
     first = start("finetune", *arguments(shard_set, 1, "--max-steps=12"), cwd=tmp_path)
     with held(run_of(tmp_path)):
         second = launch("finetune", "--run=r", "--runs=elsewhere", cwd=tmp_path)
-    first.communicate(timeout=400)
+    first.communicate(timeout=HANGS_SECONDS)
 
     assert second.returncode == 2
     assert "Run r is training already" in second.stderr
@@ -279,7 +280,7 @@ def test_run_killed_while_a_save_is_written_beside_training_ends_with_the_same_b
     wait_for(lambda: folder.exists() or launcher.poll() is not None, "the second save")
     was_in_flight = not (folder / "manifest.json").exists()
     signal_a_rank(cwd, signal.SIGKILL, random.Random(1))
-    said, errors = launcher.communicate(timeout=400)
+    said, errors = launcher.communicate(timeout=HANGS_SECONDS)
 
     assert launcher.returncode == 0, said + errors
     assert was_in_flight

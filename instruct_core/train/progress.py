@@ -7,7 +7,7 @@ What the trainer is given and reports, and what it reads next.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -21,11 +21,13 @@ from instruct_core.config import TrainConfig
 from instruct_core.data.batches import SampleReader
 from instruct_core.data.order import sample_at
 from instruct_core.data.shards import ShardSet
+from instruct_core.errors import NonFiniteError
 from instruct_core.events import Event
 from instruct_core.model.family import Model
 from instruct_core.train.wishes import Wish, Wishes
 
 Outcome = Literal["finished", "stopped"]
+MAX_NON_FINITE_IN_A_ROW = 10
 
 
 def next_samples(
@@ -35,6 +37,30 @@ def next_samples(
     shape = (config.grad_accum_steps(world_size), world_size, config.micro_batch_size)
     positions = progress.samples_seen + np.arange(config.global_batch_size, dtype=np.uint64)
     return sample_at(positions, num_samples, config.seed).reshape(shape)[:, rank]
+
+
+def after_step(before: Progress, config: TrainConfig, finite: bool) -> Progress:
+    """
+    Count a step that was made, or left out because its gradient was not finite.
+
+    Raises:
+        NonFiniteError: It is the tenth in a row.
+    """
+    progress = replace(
+        before,
+        global_step=before.global_step + 1,
+        samples_seen=before.samples_seen + config.global_batch_size,
+        tokens_seen=before.tokens_seen + config.tokens_per_step,
+        skipped_steps=before.skipped_steps + (not finite),
+        non_finite_in_a_row=0 if finite else before.non_finite_in_a_row + 1,
+    )
+    if progress.non_finite_in_a_row >= MAX_NON_FINITE_IN_A_ROW:
+        raise NonFiniteError(
+            f"Run {config.run} had {MAX_NON_FINITE_IN_A_ROW} steps in a row without a finite "
+            f"gradient, up to step {progress.global_step}. Lower --learning-rate, or look "
+            "for broken rows; the last checkpoint is from before."
+        )
+    return progress
 
 
 class StepReport(NamedTuple):

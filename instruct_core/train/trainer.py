@@ -27,20 +27,18 @@ from instruct_core.checkpoints.saves import Saves
 from instruct_core.checkpoints.writer import Snapshot
 from instruct_core.config import TrainConfig
 from instruct_core.data.batches import MicroBatch
-from instruct_core.errors import NonFiniteError
 from instruct_core.events import Evaluated
 from instruct_core.model.lora import load_saved, saved_tensors
 from instruct_core.train.compiler import data_parallel, settle_buckets
 from instruct_core.train.loss import WithLoss, on_device
 from instruct_core.train.optimizer import make_optimizer, optimizer_tensors, restore_optimizer
 from instruct_core.train.pace import Pace, Stopwatch
-from instruct_core.train.progress import Outcome, Setup, StepReport, next_samples
+from instruct_core.train.progress import Outcome, Setup, StepReport, after_step, next_samples
 from instruct_core.train.rng import restore_rng, rng_state, seed_rng
 from instruct_core.train.schedule import learning_rate_at
 from instruct_core.train.validation import sample_answers, validation_loss
 from instruct_core.train.vote import Vote, hold_vote
 
-MAX_NON_FINITE_IN_A_ROW = 10
 # A warned step that would take longer than this is given up; the run goes on from the one before.
 STOP_PATIENCE_SECONDS = 10.0
 
@@ -194,7 +192,7 @@ class Trainer:
             self._saves.hold_update()
             self._optimizer.step()
         self._clear_gradients()
-        self._go_on(finite)
+        self.progress = after_step(self.progress, self._config, finite)
         return {
             "train/learning_rate": learning_rate,
             "train/grad_norm": grad_norm,
@@ -218,24 +216,6 @@ class Trainer:
                 (loss * scale).backward()
             self._loss_sum += loss.detach()
         return True
-
-    def _go_on(self, finite: bool) -> None:
-        """Count a step that was made, or left out because its gradient was not finite."""
-        config, before = self._config, self.progress
-        self.progress = replace(
-            before,
-            global_step=before.global_step + 1,
-            samples_seen=before.samples_seen + config.global_batch_size,
-            tokens_seen=before.tokens_seen + config.tokens_per_step,
-            skipped_steps=before.skipped_steps + (not finite),
-            non_finite_in_a_row=0 if finite else before.non_finite_in_a_row + 1,
-        )
-        if self.progress.non_finite_in_a_row >= MAX_NON_FINITE_IN_A_ROW:
-            raise NonFiniteError(
-                f"Run {config.run} had {MAX_NON_FINITE_IN_A_ROW} steps in a row without a finite "
-                f"gradient, up to step {self.progress.global_step}. Lower --learning-rate, or look "
-                "for broken rows; the last checkpoint is from before."
-            )
 
     def _gives_up(self, done: int, total: int, seconds: float) -> bool:
         """Return on all ranks whether a warned step is given up after ``done`` micro-batches."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from instruct_core import ranks
+from tests.conftest import HANGS_SECONDS
 from tests.forked_ranks import in_ranks
 
 VALUES = [None, "a word", {"numbers": list(range(300))}]
@@ -61,7 +62,9 @@ def test_no_exchange_is_freed_while_the_process_ends(tmp_path: Path) -> None:
     """A thread of gloo that frees one then aborts the process: a finished rank has crashed."""
     command = [sys.executable, "-c", EXCHANGE, str(tmp_path / "meeting")]
 
-    result = subprocess.run(command, capture_output=True, text=True, timeout=150, check=False)
+    result = subprocess.run(
+        command, capture_output=True, text=True, timeout=HANGS_SECONDS, check=False
+    )
 
     assert result.returncode == 0, result.stderr
     assert result.stdout == "ends\n"

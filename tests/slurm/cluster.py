@@ -25,11 +25,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
-from tests.slurm.configuration import (
-    ClusterSettings,
-    write_accounting,
-    write_configuration,
-)
+from tests.slurm.configuration import ClusterSettings, write_accounting, write_configuration
 from tests.slurm.network import make_networks
 from tests.slurm.processes import (
     PORTS,
@@ -45,9 +41,7 @@ from tests.slurm.processes import (
 START_SECONDS = 100.0
 CLIENT_SECONDS = 60.0
 CLIENT_TRIES = 5
-CLIENTS = (
-    "sbatch", "srun", "squeue", "scontrol", "scancel", "sinfo", "sacct", "sacctmgr",
-)  # fmt: skip
+CLIENTS = ("sbatch", "srun", "squeue", "scontrol", "scancel", "sinfo", "sacct", "sacctmgr")
 SUBNET = "10.213"
 
 
@@ -126,11 +120,8 @@ class SlurmCluster:
             done = self._ask("scontrol", "-o", "show", "job", job_id)
             if done.returncode == 0 or "Invalid job id" in done.stderr:
                 break  # else the controller is busy, and has not said that it knows no such job
-        facts: dict[str, str] = {}
-        for word in done.stdout.split():
-            key, _, value = word.partition("=")
-            facts.setdefault(key, value)
-        return facts
+        words = [word.partition("=") for word in done.stdout.split()]
+        return {key: value for key, _, value in reversed(words)}  # the first of a name counts
 
     def kill_slurmd(self, node: int) -> None:
         """Kill a node's daemon; its tasks live on."""

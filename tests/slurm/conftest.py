@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import (
+    HANGS_SECONDS,
     REPO,
     TINY_RUN,
     events_of,
@@ -104,7 +105,7 @@ class Run:
         ]  # fmt: skip
 
     def launch(
-        self, verb: str, *arguments: str, timeout_seconds: float = 150
+        self, verb: str, *arguments: str, timeout_seconds: float = HANGS_SECONDS
     ) -> subprocess.CompletedProcess[str]:
         """Run a launcher on the cluster to its end."""
         env = self.cluster.env | {"COLUMNS": "200", "PYTHONPATH": str(self._launchers.parent)}

@@ -8,7 +8,7 @@ import os
 import signal
 from pathlib import Path
 
-from tests.conftest import wait_for
+from tests.conftest import HANGS_SECONDS, wait_for
 from tests.slurm.conftest import Cluster, Run, assert_ended_as_if_undisturbed
 
 
@@ -55,7 +55,7 @@ def test_ten_faults_in_a_row_leave_no_trace(desk: Run) -> None:
 
     result = desk.launch(
         "drill", "--nodes=2", "--gpus=1", "--cpus-per-task=1", "--time=60", "--random-faults=10",
-        f"--seed={seed}", "--steps=40", "--json", timeout_seconds=800,
+        f"--seed={seed}", "--steps=40", "--json", timeout_seconds=HANGS_SECONDS,
     )  # fmt: skip
 
     assert result.returncode == 0, result.stdout + result.stderr

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.conftest import REPO, wait_for
+from tests.conftest import HANGS_SECONDS, REPO, wait_for
 from tests.slurm.cluster import SlurmCluster
 from tests.slurm.conftest import Run, assert_ended_as_if_undisturbed
 from tests.tiny_runs import held
@@ -133,7 +133,7 @@ def test_log_and_status_tell_of_all_attempts(
     run.submit()
     follower = subprocess.run(
         [sys.executable, str(REPO / "launch" / "logs.py"), "r", "-f"],
-        cwd=tmp_path, env=cluster.env, capture_output=True, text=True, timeout=150, check=True,
+        cwd=tmp_path, env=cluster.env, capture_output=True, text=True, timeout=HANGS_SECONDS, check=True,
     )  # fmt: skip
 
     assert "RUNNING" in running.stdout

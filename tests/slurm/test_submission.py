@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import REPO, wait_for
+from tests.conftest import HANGS_SECONDS, REPO, wait_for
 from tests.slurm.cluster import SlurmCluster
 from tests.slurm.conftest import Cluster, Run, assert_ended_as_if_undisturbed
 
@@ -140,7 +140,7 @@ def test_quickstart_of_the_readme_works_as_it_stands(desk: Run) -> None:
         words = [word for word in command.split() if word != "-f"]  # it would wait for the end
         done = subprocess.run(
             [sys.executable, *words[1:]], cwd=desk.cwd, env=desk.cluster.env, text=True,
-            capture_output=True, timeout=120, check=False,
+            capture_output=True, timeout=HANGS_SECONDS, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         said.append(done.stdout)

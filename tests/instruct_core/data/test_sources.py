@@ -19,7 +19,7 @@ from instruct_core.data.records import read_records
 from instruct_core.data.sources import resolve_files, resolve_source
 from instruct_core.errors import ConfigError, MissingError
 from instruct_core.storage.store import Store
-from tests.conftest import REPO, environment, write_rows
+from tests.conftest import HANGS_SECONDS, REPO, environment, write_rows
 
 PACKERS = [("gz", gzip.compress), ("bz2", bz2.compress), ("xz", lzma.compress)]
 
@@ -53,7 +53,7 @@ def test_hub_that_does_not_answer_is_asked_once(tmp_path: Path) -> None:
     command = [sys.executable, str(REPO / "launch/preprocess.py"), "--source=nobody/nothing"]
 
     done = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, encoding="utf-8", check=False, timeout=400,
+        command, cwd=tmp_path, capture_output=True, encoding="utf-8", check=False, timeout=HANGS_SECONDS,
         env=environment() | {"HF_ENDPOINT": address, "HF_HUB_OFFLINE": ""},
     )  # fmt: skip
 

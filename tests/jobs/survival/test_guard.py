@@ -20,7 +20,7 @@ from jobs.survival import deadline as deadline_module
 from jobs.survival import guard as guard_module
 from jobs.survival.deadline import HANG_EXIT_CODE, Deadline
 from jobs.survival.guard import Guard
-from tests.conftest import wait_for
+from tests.conftest import HANGS_SECONDS, wait_for
 from tests.fakes import record
 
 HANGS = """
@@ -68,7 +68,7 @@ def hanging(folder: Path, phase: str) -> subprocess.CompletedProcess[str]:
     env = os.environ | {"INSTRUCT_START": "0007"}
     command = [sys.executable, "-c", HANGS, str(folder), phase]
     return subprocess.run(
-        command, env=env, capture_output=True, text=True, timeout=150, check=False
+        command, env=env, capture_output=True, text=True, timeout=HANGS_SECONDS, check=False
     )
 
 
@@ -125,7 +125,7 @@ def test_scheduler_that_does_not_answer_keeps_no_hang_alive(tmp_path: Path) -> N
     env = os.environ | {"INSTRUCT_START": "0007"}
     command = [sys.executable, "-c", HANGS_BESIDE_A_SILENT_SCHEDULER, str(tmp_path)]
 
-    ended = subprocess.run(command, env=env, timeout=150, check=False)
+    ended = subprocess.run(command, env=env, timeout=HANGS_SECONDS, check=False)
 
     assert ended.returncode == HANG_EXIT_CODE
 
@@ -145,7 +145,7 @@ def test_job_that_was_suspended_is_not_taken_for_hanging(tmp_path: Path) -> None
         time.sleep(2.0)  # how long it is suspended
         process.send_signal(signal.SIGCONT)
 
-        assert process.wait(timeout=150) == 0
+        assert process.wait(timeout=HANGS_SECONDS) == 0
 
 
 class Scheduler:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from jobs.job_folder import read_outcome
-from tests.conftest import wait_for
+from tests.conftest import HANGS_SECONDS, wait_for
 
 
 def controller(
@@ -59,7 +59,7 @@ def is_alive(pid: int) -> bool:
 def test_crash_without_progress_is_tried_three_times(tmp_path: Path) -> None:
     process = controller(tmp_path, "sys.exit(3)")
 
-    assert process.wait(timeout=150) == 1
+    assert process.wait(timeout=HANGS_SECONDS) == 1
 
     assert len(starts(tmp_path)) == 3
 
@@ -72,7 +72,7 @@ def test_crash_with_progress_is_tried_on(tmp_path: Path) -> None:
     )
     process = controller(tmp_path, script)
 
-    assert process.wait(timeout=150) == 0
+    assert process.wait(timeout=HANGS_SECONDS) == 0
 
     assert len(starts(tmp_path)) == 6
 
@@ -87,7 +87,7 @@ def test_failure_that_a_person_must_fix_is_not_tried_again(tmp_path: Path) -> No
     )
     process = controller(tmp_path, script)
 
-    assert process.wait(timeout=150) == 1
+    assert process.wait(timeout=HANGS_SECONDS) == 1
 
     assert len(starts(tmp_path)) == 1
 
@@ -101,7 +101,7 @@ def test_requeue_ends_the_ranks_that_wait_and_starts_all_again_more_than_six_tim
     )
     process = controller(tmp_path, script, num_tasks=2)
 
-    assert process.wait(timeout=120) == 0
+    assert process.wait(timeout=HANGS_SECONDS) == 0
 
     assert sum(entry[0] == "0" for entry in starts(tmp_path)) == 9
 
@@ -114,7 +114,7 @@ def test_one_dead_rank_ends_the_others(tmp_path: Path) -> None:
     )
     process = controller(tmp_path, script, num_tasks=2)
 
-    assert process.wait(timeout=150) == 0
+    assert process.wait(timeout=HANGS_SECONDS) == 0
 
 
 @pytest.mark.parametrize("signum", [signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM])
@@ -130,7 +130,7 @@ def test_signal_is_passed_on_to_every_task(tmp_path: Path, signum: signal.Signal
 
     process.send_signal(signum)
 
-    assert process.wait(timeout=150) == 0
+    assert process.wait(timeout=HANGS_SECONDS) == 0
     assert starts(tmp_path).count(["hit"]) == 2
 
 
@@ -141,14 +141,14 @@ def test_warning_before_a_task_listens_is_a_requeue(tmp_path: Path) -> None:
 
     process.send_signal(signal.SIGUSR2)
 
-    assert process.wait(timeout=150) == 0
+    assert process.wait(timeout=HANGS_SECONDS) == 0
     assert len([s for s in starts(tmp_path) if s[0] == "0"]) == 2
 
 
 def test_warnings_before_a_task_listens_come_to_an_end_with_advice(tmp_path: Path) -> None:
     process = controller(tmp_path, "os.kill(os.getpid(), signal.SIGUSR2); time.sleep(3600)")
 
-    assert process.wait(timeout=150) == 1
+    assert process.wait(timeout=HANGS_SECONDS) == 1
 
     assert len(starts(tmp_path)) == 10
     outcome = read_outcome(tmp_path)
@@ -165,7 +165,7 @@ def test_full_disk_is_no_end_for_a_job_that_has_been_restarted_often(tmp_path: P
     )
     process = controller(tmp_path, script)
 
-    assert process.wait(timeout=150) == 0
+    assert process.wait(timeout=HANGS_SECONDS) == 0
 
     assert len(starts(tmp_path)) == 23
 
@@ -182,7 +182,7 @@ def test_start_that_the_disk_does_not_let_happen_is_tried_again(tmp_path: Path) 
     )
     process = controller(tmp_path, "", patches=patches)
 
-    assert process.wait(timeout=150) == 0
+    assert process.wait(timeout=HANGS_SECONDS) == 0
 
     assert len(starts(tmp_path)) == 1
 
@@ -192,7 +192,7 @@ def test_tasks_share_one_loading_of_what_they_import_at_every_start(tmp_path: Pa
     script = "import heavy\nif num < 3: sys.exit(144)"
     process = controller(tmp_path, script, num_tasks=2, modules=["heavy"])
 
-    assert process.wait(timeout=150) == 0
+    assert process.wait(timeout=HANGS_SECONDS) == 0
 
     assert len(starts(tmp_path)) >= 5
     assert (tmp_path / "loaded").read_text().split() == [str(process.pid)]
@@ -202,7 +202,7 @@ def test_what_cannot_be_loaded_is_left_to_the_tasks_to_say(tmp_path: Path) -> No
     (tmp_path / "broken.py").write_text("1 / 0")
     process = controller(tmp_path, "sys.exit(0 if rank else 3)", num_tasks=1, modules=["broken"])
 
-    assert process.wait(timeout=150) == 1
+    assert process.wait(timeout=HANGS_SECONDS) == 1
 
     assert len(starts(tmp_path)) == 3
     assert "broken could not be loaded" in (tmp_path / "controller.err").read_text()
@@ -220,7 +220,7 @@ def test_task_has_nothing_of_its_controllers(tmp_path: Path) -> None:
     )
     process = controller(tmp_path, script, modules=["opens"])
 
-    assert process.wait(timeout=150) == 0
+    assert process.wait(timeout=HANGS_SECONDS) == 0
 
     _, files, mask, handlers = (tmp_path / "starts").read_text().splitlines()
     assert files == "['0', '1', '2']"
@@ -240,7 +240,7 @@ def test_stop_reaches_a_task_that_ignores_the_first_one(tmp_path: Path) -> None:
 
     process.send_signal(signal.SIGTERM)
 
-    assert process.wait(timeout=150) == 0
+    assert process.wait(timeout=HANGS_SECONDS) == 0
     assert len([s for s in starts(tmp_path) if s[0] == "0"]) == 1
 
 

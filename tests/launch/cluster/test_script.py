@@ -14,7 +14,7 @@ from jobs.job_folder import place_of
 from launch.cluster import script as module
 from launch.cluster.container import Container
 from launch.cluster.script import Resources, batch_script
-from tests.conftest import wait_for
+from tests.conftest import HANGS_SECONDS, wait_for
 from tests.jobs.test_slurm import fake
 
 
@@ -60,7 +60,7 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Node:
 def test_what_brings_a_job_back_is_asked_again_where_it_cannot_run(node: Node) -> None:
     node.client("python", f"[ $(grep -c comeback {node.folder}/asked) -ge 4 ]")
 
-    assert node.starts().wait(timeout=60) == 3
+    assert node.starts().wait(timeout=HANGS_SECONDS) == 3
 
     assert [line.split()[-1] for line in node.comebacks()] == ["19", "18", "17", "16"]
 
@@ -68,7 +68,7 @@ def test_what_brings_a_job_back_is_asked_again_where_it_cannot_run(node: Node) -
 def test_what_brings_a_job_back_is_given_up_in_the_end(node: Node) -> None:
     node.client("python", "exit 1")
 
-    assert node.starts().wait(timeout=60) == 3
+    assert node.starts().wait(timeout=HANGS_SECONDS) == 3
 
     assert [line.split()[-1] for line in node.comebacks()] == [str(n) for n in range(19, -1, -1)]
 
@@ -76,7 +76,7 @@ def test_what_brings_a_job_back_is_given_up_in_the_end(node: Node) -> None:
 def test_job_that_ended_well_needs_nobody(node: Node) -> None:
     node.client("srun", "exit 0")
 
-    assert node.starts().wait(timeout=60) == 0
+    assert node.starts().wait(timeout=HANGS_SECONDS) == 0
 
     assert node.comebacks() == []
 
@@ -90,7 +90,7 @@ def test_term_before_the_ranks_listen_does_not_end_the_script(node: Node) -> Non
     started.send_signal(signal.SIGTERM)
     (node.folder / "go").write_text("on\n")
 
-    assert started.wait(timeout=60) == 143
+    assert started.wait(timeout=HANGS_SECONDS) == 143
     assert len(node.comebacks()) == 1
 
 
@@ -98,7 +98,7 @@ def test_job_is_never_started_from_an_empty_pickle(node: Node) -> None:
     mine = node.folder / "7_submitted.pkl"
     node.client("cp", ': > "$2"; exit 1')  # a full disk
 
-    node.starts().wait(timeout=60)
+    node.starts().wait(timeout=HANGS_SECONDS)
 
     assert mine.read_text() == "the job"
 
@@ -108,7 +108,7 @@ def test_pickle_of_an_earlier_start_stays_where_the_disk_is_full(node: Node) -> 
     mine.write_text("the job, as a requeue left it")
     node.client("cp", ': > "$2"; exit 1')
 
-    node.starts().wait(timeout=60)
+    node.starts().wait(timeout=HANGS_SECONDS)
 
     assert mine.read_text() == "the job, as a requeue left it"
 
@@ -118,7 +118,7 @@ def test_lines_of_setup_run_before_the_ranks_and_say_when_they_fail(node: Node) 
     lines = ("export GREETING='hello there' PYTHONPATH=/theirs", "false 'a b'", "[ 1 = 1 ]")
 
     started = node.starts(setup=lines, stdout=subprocess.PIPE)
-    log = started.communicate(timeout=60)[0].decode()
+    log = started.communicate(timeout=HANGS_SECONDS)[0].decode()
 
     assert started.returncode == 0
     assert (node.folder / "said").read_text() == f"hello there {node.folder}/code:/theirs\n"
@@ -134,7 +134,7 @@ def test_ranks_run_in_the_image_and_know_their_job(node: Node, runtime: str) -> 
     node.client("python", "exit 0")
 
     container = Container("torch.sif", runtime, ("/data dir",))  # type: ignore[arg-type]
-    assert node.starts(container=container).wait(timeout=60) == 0
+    assert node.starts(container=container).wait(timeout=HANGS_SECONDS) == 0
 
     words = (node.folder / "started").read_text()
     assert f"torch.sif {node.clients}/python -u -m submitit.core._submit {node.folder}" in words
@@ -149,7 +149,7 @@ def test_ranks_begin_anew_in_the_same_allocation_under_a_number_of_their_own(nod
     node.client("srun", f'echo "$INSTRUCT_START" "$@" >> {node.folder}/starts; exit 3')
     node.client("python", f"[ $(wc -l < {node.folder}/starts) -ge 3 ] && exit 0; exit 85")
 
-    assert node.starts().wait(timeout=60) == 3
+    assert node.starts().wait(timeout=HANGS_SECONDS) == 3
 
     starts = [line.split()[0] for line in (node.folder / "starts").read_text().splitlines()]
     assert starts == ["0000000007-0000", "0000000007-0000x001", "0000000007-0000x002"]
@@ -162,7 +162,7 @@ def test_ranks_do_without_a_node_that_is_at_fault_where_one_is_to_spare(node: No
     node.client("srun", f'echo "$@" >> {node.folder}/starts; exit 3')
     node.client("python", f"[ -e {left_out} ] && exit 0; echo node1 > {left_out}; exit 85")
 
-    node.starts(nodes=2, tasks_per_node=3, spare_nodes=1).wait(timeout=60)
+    node.starts(nodes=2, tasks_per_node=3, spare_nodes=1).wait(timeout=HANGS_SECONDS)
 
     first, second = (node.folder / "starts").read_text().splitlines()
     assert "--nodes=2 --ntasks=6" in first

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
 import re
-import select
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -22,7 +18,8 @@ from instruct_core.errors import ConfigError
 from launch.dialogue.dialogue import Dialogue
 from launch.dialogue.speaker import Answer
 from launch.flags.chat import Chat
-from tests.conftest import REPO, TINY_RUN, environment, launch
+from tests.conftest import HANGS_SECONDS, REPO, TINY_RUN, environment, launch
+from tests.launch.dialogue.terminal import Terminal
 
 ANSWER = ["--max-new-tokens=12"]
 
@@ -60,7 +57,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory, shard_set: Path) -> Path:
 def chat(cwd: Path, *arguments: str, typed: str | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, str(REPO / "launch" / "chat.py"), *ANSWER, *arguments], cwd=cwd,
-        env=environment(), input=typed, capture_output=True, text=True, timeout=120, check=False,
+        env=environment(), input=typed, capture_output=True, text=True, timeout=HANGS_SECONDS,
+        check=False,
     )  # fmt: skip
 
 
@@ -210,59 +208,6 @@ def test_damaged_step_is_named_and_the_one_before_answers(trained: Path, tmp_pat
     assert "Taking the one before." in result.stderr
 
 
-class Terminal:
-    """A chat at a terminal of its own."""
-
-    def __init__(self, cwd: Path, *arguments: str) -> None:
-        self._fd, theirs = pty.openpty()
-        command = [sys.executable, str(REPO / "launch" / "chat.py"), *arguments]
-        self.process = subprocess.Popen(
-            command, cwd=cwd, env=environment() | {"XDG_STATE_HOME": str(cwd / "state")},
-            stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
-            preexec_fn=_take_terminal,  # noqa: PLW1509  the test has one thread
-        )  # fmt: skip
-        os.close(theirs)
-        self.seen = self.heard = ""  # what was not waited for yet, and all there was
-
-    def wait_for(self, text: str) -> None:
-        """Read until a text has come, and forget what came up to its end."""
-        assert self._comes(text, 150), f"{text!r} did not come; seen: {self.seen[-500:]!r}"
-
-    def press_ctrl_c(self, expected: str) -> None:
-        """Press it again if nothing comes: CPython overlooks one just as it begins to wait."""
-        for _ in range(10):
-            self.type("\x03")
-            if self._comes(expected, 6):
-                return
-        raise AssertionError(f"{expected!r} did not come; seen: {self.seen[-500:]!r}")
-
-    def _comes(self, text: str, timeout_seconds: float) -> bool:
-        deadline = time.monotonic() + timeout_seconds
-        while text not in self.seen:
-            ready, _, _ = select.select([self._fd], [], [], max(0.0, deadline - time.monotonic()))
-            if not ready:
-                return False
-            part = os.read(self._fd, 4096).decode(errors="replace").replace("\r\n", "\n")
-            self.seen, self.heard = self.seen + part, self.heard + part
-        self.seen = self.seen.partition(text)[2]
-        return True
-
-    def type(self, text: str) -> None:
-        os.write(self._fd, text.encode())
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        os.close(self._fd)
-
-
-def _take_terminal() -> None:
-    import fcntl
-    import termios
-
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-
-
 def test_ctrl_c_stops_the_answer_and_not_the_chat(trained: Path) -> None:
     flags = ["--max-new-tokens=900", "--temperature=1", "--seed=3"]
     whole = chat(trained, *flags, "--prompt=Say number 3.").stdout.strip()
@@ -285,7 +230,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_chat(trained: Path) -> None:
         terminal.wait_for("> Say number 3.")
         terminal.wait_for("> ")
         terminal.type("\x04")  # Ctrl-D
-        assert terminal.process.wait(timeout=150) == 0
+        assert terminal.process.wait(timeout=HANGS_SECONDS) == 0
     finally:
         terminal.close()
 
@@ -307,6 +252,6 @@ def test_reload_takes_the_step_that_was_saved_meanwhile(trained: Path, tmp_path:
         terminal.type("/reload\n")
         terminal.wait_for("Talking to step-00000004 now.")
         terminal.type("/quit\n")
-        assert terminal.process.wait(timeout=150) == 0
+        assert terminal.process.wait(timeout=HANGS_SECONDS) == 0
     finally:
         terminal.close()

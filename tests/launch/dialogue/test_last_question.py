@@ -17,7 +17,7 @@ from instruct_core.errors import ConfigError
 from launch.dialogue.dialogue import Dialogue
 from launch.dialogue.speaker import Answer
 from launch.flags.chat import Chat
-from tests.conftest import REPO, environment
+from tests.conftest import HANGS_SECONDS, REPO, environment
 
 
 class Scripted:
@@ -115,7 +115,7 @@ def test_letter_that_the_locale_lacks_is_a_question_mark(encoding: str) -> None:
     )
 
     result = subprocess.run(
-        [sys.executable, "-c", script], cwd=REPO, capture_output=True, text=True, timeout=60,
+        [sys.executable, "-c", script], cwd=REPO, capture_output=True, text=True, timeout=HANGS_SECONDS,
         env=environment() | {"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}, check=False,
     )  # fmt: skip
 
