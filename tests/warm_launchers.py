@@ -2,7 +2,7 @@
 Launchers for tests, without the second that a command's imports take: forks of a process that has them.
 
     launchers = WarmLaunchers()
-    result = launchers.run("status", ["r"], cwd, environment, timeout_seconds=HANGS_SECONDS)
+    result = launchers.run("status", ["r"], cwd, environment, timeout_seconds=60.0)
 
 The first launch of every command is a cold one, as a person's is: one that leans on what another
 command has loaded fails there. So is one whose environment Python reads when it starts.
