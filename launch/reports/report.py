@@ -48,7 +48,7 @@ def _find_out(flags: Report, run: Run) -> tuple[str, Store]:
     place = absolute(flags.out or str(run.job_parent.with_name("report.html")))
     folder, _, name = place.rpartition("/")
     out = Store(folder or "/")
-    if not name:
+    if (flags.out or name).endswith("/"):
         raise ConfigError(f"--out must name a file, got {flags.out}. Give one: --out page.html")
     if out.is_local:
         check_folder("--out", place, out.local_path(""), num_bytes=0)

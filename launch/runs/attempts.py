@@ -49,7 +49,7 @@ def attempts_of(
         for number, mine in lines.items()
     ]
     # One that never came to its first step lost nothing of its own.
-    resumed = [*(a.from_step for a in attempts[1:]), None]
+    resumed = [a.from_step for a in attempts[1:]] + [None] * bool(attempts)
     return [
         attempt._replace(steps_lost=max(0, attempt.to_step - step))
         if step is not None and attempt.to_step is not None

@@ -39,6 +39,7 @@ def test_run_that_has_said_nothing_is_not_started(project: Path) -> None:
     assert (status.state(), status.step(), status.attempt(), status.last_save()) == (
         "not started", "0 of 10", "", "",
     )  # fmt: skip
+    assert status.attempts() == []
 
 
 def test_newest_start_counts(project: Path) -> None:
