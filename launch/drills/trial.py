@@ -8,6 +8,7 @@ One of a drill's two runs, made with the command that a person would type.
 
 from __future__ import annotations
 
+import os
 import shlex
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from pathlib import Path
 from instruct_core.errors import DrillError
 from instruct_core.storage.store import Store
 from jobs.drill import Fault, Hit, read_hits, write_schedule
+from jobs.environment import NOTIFY
 from jobs.ledger import Entry, read_ledger
 from launch.cluster.slurm import SlurmJob
 from launch.console.lines import EXIT_BAD_INPUT, EXIT_INTERRUPTED, say
@@ -106,7 +108,8 @@ def type_command(words: Iterable[str]) -> int:
     verb, *arguments = words
     say(f"$ python launch/{verb}.py {shlex.join(arguments)}")
     command = [sys.executable, str(LAUNCH / f"{verb}.py"), *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, encoding="utf-8") as process:
+    quiet = {name: value for name, value in os.environ.items() if name != NOTIFY}  # nobody is told
+    with subprocess.Popen(command, env=quiet, stdout=subprocess.PIPE, encoding="utf-8") as process:
         assert process.stdout is not None
         for line in process.stdout:
             say(f"  {line.rstrip()}")
