@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from instruct_core import ranks
 from instruct_core.checkpoints.loader import load_newest
@@ -19,9 +19,12 @@ from instruct_core.config import PRESETS, TrainConfig
 from instruct_core.data.batches import SampleReader
 from instruct_core.data.packing import pack
 from instruct_core.data.shards import ShardSet
+from instruct_core.data.tokenizer import tokenizer_of_model
 from instruct_core.llama_config import LlamaConfig
 from instruct_core.model.families import build
+from instruct_core.model.hugging_face import export_folder
 from instruct_core.model.weights import hash_weights, load_model
+from instruct_core.shape import with_vocabulary
 from instruct_core.storage.store import Store
 from instruct_core.train.progress import Setup
 from instruct_core.train.trainer import Trainer
@@ -53,7 +56,8 @@ def train(
     made: list[int] = []
     setup = Setup(
         model=model, device=torch.device("cpu"), train=readers["train"], val=readers["val"],
-        val_rows=rows["val"], checkpoints=checkpoints, facts={}, stop=lambda: stop(len(made)),
+        val_rows=rows["val"], checkpoints=checkpoints, config_file=shape.hugging_face, facts={},
+        stop=lambda: stop(len(made)),
         working=lambda phase: None, on_event=lambda event: None,
         on_step=lambda report: made.append(report.progress.global_step),
         on_samples=lambda step, samples: None, on_read=lambda step, samples: None,
@@ -103,3 +107,24 @@ def test_step_folder_is_the_same_model_to_transformers_and_to_us(
         scores = trained.logits(trained(tokens, positions, None))
         assert torch.equal(ours.logits(ours(tokens, positions, None)), scores)
         assert (theirs(tokens).logits - scores).abs().max() < 1e-4
+
+
+def test_small_llama_of_gpt2s_tokens_is_exported_with_its_tokenizer(
+    tmp_path: Path, shard_set: Path
+) -> None:
+    train(tmp_path / "run", shard_set, TIED, lambda made: made >= 1)
+    (tmp_path / "run" / "run.json").write_text("{}")  # as a launcher leaves it
+
+    export_folder(Store(tmp_path / "run"), 2, Store(tmp_path / "out"))
+
+    assert AutoTokenizer.from_pretrained(tmp_path / "out")("Hi.")["input_ids"] == [17250, 13]
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "out").config.model_type == "llama"
+    assert tokenizer_of_model(str(tmp_path / "out")).name == "gpt2"
+
+
+def test_other_tokens_than_its_own_leave_a_preset_without_an_end() -> None:
+    for name in ("tiny", "tiny-llama"):
+        assert PRESETS[name].end_ids == (50256,)
+        assert with_vocabulary(PRESETS[name], 50257) == PRESETS[name]
+        assert with_vocabulary(PRESETS[name], 400).end_ids == ()
+        assert with_vocabulary(PRESETS[name], 400).hugging_face["eos_token_id"] is None
