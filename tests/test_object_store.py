@@ -148,8 +148,6 @@ PLACES = {
     "--checkpoints s3://key:password@bucket/c": "carries a password. Take it out",
     "--checkpoints s3://bucket/c?X-Amz-Signature=12": "carries a password. Take it out",
     "--checkpoints memory://c": "memory ends with its process",
-    "--checkpoints gs://bucket/c": "pip install -c constraints.txt -e '.[gcs]'",
-    "--checkpoints az://bucket/c": "pip install -c constraints.txt -e '.[azure]'",
     "--runs s3://bucket/t --record-samples": "--record-samples needs --runs on a disk",
 }
 ENVIRONMENTS = {

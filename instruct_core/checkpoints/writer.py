@@ -81,9 +81,8 @@ class Checkpoints:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.attempt = -1
-        self._place = Store(
-            store.url
-        )  # for saves: what fails is told at once, and tried again later
+        # For saves: what fails is told at once, and tried again later.
+        self._place = Store(store.url, patience_seconds=0.0)
         self.retention = Retention(self._place)
         self._hashed: tuple[int, list[FileEntry]] = (-1, [])  # the step that we have, and its files
         self._staging = Staging()

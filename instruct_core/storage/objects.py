@@ -19,6 +19,7 @@ fsspec's AsyncFileSystem._pipe_file and its versions in s3fs, gcsfs and adlfs.
 from __future__ import annotations
 
 import errno
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -77,6 +78,7 @@ class Objects:
                 without_secrets(f"Place {url} cannot be used: {reason}.{hint}")
             ) from None
         leave_generator_alone()
+        logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # what it logs, it raises too
         self._is_s3 = protocol == "s3"
         if self._is_s3:
             self._fs.retries = 2  # once more where a connection was closed meanwhile

@@ -31,13 +31,32 @@ def plain_errors(where: str) -> Iterator[None]:
         yield
     except OSError as error:
         # The same kind and number, so that a caller can tell them apart.
-        told = [without_secrets(a) if isinstance(a, str) else a for a in error.args]
-        raise type(error)(*(told or ["no answer in time"])) from None
+        told = [_one_line(a) if isinstance(a, str) else a for a in error.args]
+        kind = _lasting_kind(error) if type(error) is OSError and error.errno is None else None
+        raise (kind or type(error))(*(told or ["no answer in time"])) from None
     except Exception as error:  # botocore's, aiohttp's, azure's and google's own
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        refused = "redential" in type(error).__name__ + lines[0]
-        kind = PermissionError if refused else OSError
-        raise kind(without_secrets(f"{where}: {lines[0]}")) from None
+        line = _one_line(str(error).strip().split("\n")[0]) or type(error).__name__
+        refused = "redential" in type(error).__name__ + line
+        kind = PermissionError if refused else _lasting_kind(error) or OSError
+        raise kind(f"{where}: {line}") from None
+
+
+def _lasting_kind(error: BaseException | None) -> type[OSError] | None:
+    """Return what an answer of the server means that will be the same in a while; None for others."""
+    while error is not None:
+        # gcsfs says it in words alone.
+        forbidden = str(error).startswith("Forbidden")
+        status = getattr(error, "status_code", None) or getattr(error, "code", None)
+        if forbidden or str(status) in ("401", "403"):
+            return PermissionError
+        if str(status) == "404":
+            return FileNotFoundError
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _one_line(text: str) -> str:
+    return without_secrets(" ".join(text.split()))
 
 
 def without_secrets(text: str) -> str:

@@ -29,6 +29,7 @@ from instruct_core.storage.disk import Disk
 from instruct_core.storage.objects import Objects
 from instruct_core.storage.tensor_file import aligned_buffer
 
+LOOK_AGAIN_SECONDS = 10.0  # one look is no verdict
 SCRATCH_BYTES = 64 << 20  # held at a time by who only wants a hash
 
 
@@ -39,13 +40,13 @@ class Store:
     Args:
         url: A path or any fsspec URL. It need not exist yet.
         patience_seconds: How long reading and claiming go on while the disk or the object store is not
-            well; see patience.py.
+            well; see patience.py. Jobs give more.
 
     Raises:
         ConfigError: No installed package speaks the URL's protocol, or it carries a password.
     """
 
-    def __init__(self, url: str | Path, patience_seconds: float = 0.0) -> None:
+    def __init__(self, url: str | Path, patience_seconds: float = LOOK_AGAIN_SECONDS) -> None:
         self.url = str(url).rstrip("/") or "/"
         self._patience = patience_seconds
         _refuse_password(self.url)

@@ -41,7 +41,7 @@ def save(checkpoints: Checkpoints, step: int, value: float | None = None) -> Non
 
 
 def begin(url: str) -> Checkpoints:
-    checkpoints = Checkpoints(Store(url))
+    checkpoints = Checkpoints(Store(url, patience_seconds=0))  # an error is not waited for
     checkpoints.claim_attempt()
     return checkpoints
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import fsspec
@@ -44,7 +45,7 @@ def away(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("ask", ["names", "tree", "exists", "size_bytes"])
 def test_store_that_does_not_answer_is_no_empty_one(ask: str) -> None:
-    store = Store("away://run")
+    store = Store("away://run", patience_seconds=0)
 
     with pytest.raises(OSError, match="no answer"):
         getattr(store, ask)(*(() if ask in ("names", "tree") else ("manifest.json",)))
@@ -80,9 +81,18 @@ def test_url_with_a_password_is_refused_without_repeating_it(url: str) -> None:
     assert "abc" not in str(caught.value)
 
 
-def test_account_in_an_azure_url_is_no_password() -> None:
-    with pytest.raises(ConfigError, match=r"\[azure\]"):  # its client is not installed here
-        Store("abfs://container@account.dfs.core.windows.net/runs")
+@pytest.mark.parametrize(
+    ("url", "client", "extra"),
+    [("az://container@account/x", "adlfs", "azure"), ("gs://bucket/x", "gcsfs", "gcs")],
+)
+def test_place_whose_client_is_not_installed_names_the_extra(
+    monkeypatch: pytest.MonkeyPatch, url: str, client: str, extra: str
+) -> None:
+    """And an account in a URL of Azure is no password."""
+    monkeypatch.setitem(sys.modules, client, None)
+
+    with pytest.raises(ConfigError, match=rf"pip install -c constraints.txt -e '.\[{extra}\]'"):
+        Store(url)
 
 
 def test_secrets_of_the_environment_do_not_reach_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
