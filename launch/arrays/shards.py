@@ -129,7 +129,8 @@ def _choices(flags: Preprocess) -> _Choices:
     is_gpt2 = found.place == GPT2
     tokenizer = choose_tokenizer(flags.encoder) if is_gpt2 else load_tokenizer(found.place)
     template = choose_template(flags.template, tokenizer)
-    long_rows = flags.long_rows or ("truncate" if template.text else "cut")
+    by_template: LongRows = "truncate" if template.text else "cut"
+    long_rows = by_template if flags.long_rows == "auto" else flags.long_rows
     return _Choices(columns, tokenizer, Encoder.of(tokenizer, found.again), template, long_rows)
 
 

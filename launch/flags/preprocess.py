@@ -37,10 +37,10 @@ class Preprocess:
     template: Annotated[str, PATH] = "alpaca"
     """How rows are written: alpaca (headings), chatml, base (the chat template among the tokenizer's
     files), or a .jinja file. Every answer is learnt, and ended by a special token."""
-    long_rows: Literal["cut", "truncate", "drop"] | None = None
+    long_rows: Literal["auto", "cut", "truncate", "drop"] = "auto"
     """What a run does with rows that are longer than its --seq-len: cut makes pieces, of which the
-    later ones have no question; truncate leaves the end out; drop the row (default: cut for the
-    template alpaca, else truncate)."""
+    later ones have no question; truncate leaves the end out; drop leaves out the row (auto: cut for
+    the template alpaca, else truncate)."""
     inspect: int | None = None
     """Show so many rows as a model will see them, and write nothing: of the finished shard set --out, or
     the first of --source. Learnt tokens are marked, and each line begins with a position."""
