@@ -98,7 +98,8 @@ class Recipe:
     lora_alpha: float | None = _decides_where_used(MORE_THAN_ZERO)
     """What an adapter adds is multiplied with this, divided by its rank (default: twice the rank)."""
     lora_targets: str | None = _decides_where_used(NAMES)
-    """Projections that get an adapter: all, or names with commas between (default: c_attn)."""
+    """Projections that get an adapter: all, or names with commas between (default: c_attn of GPT-2,
+    q_proj,v_proj of a Llama)."""
     loss_on: Literal["all", "response"] = _decides("all")
     """Learn all tokens, or only those of the response."""
     precision: Precision = _decides("auto")  # noqa: RUF009  a field, as all others here

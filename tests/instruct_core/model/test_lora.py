@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,11 +11,14 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
-from transformers import AutoModelForCausalLM, GPT2LMHeadModel
+from transformers import AutoModelForCausalLM, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from instruct_core.config import PRESETS, TrainConfig
 from instruct_core.errors import ConfigError, CorruptFileError
-from instruct_core.lora_settings import Base, Lora, chosen, usual_targets
+from instruct_core.lora_settings import CONFIG_FILE, Base, Lora, chosen, usual_targets
+from instruct_core.model.adapters import find_adapter
+from instruct_core.model.families import build
+from instruct_core.model.family import Model
 from instruct_core.model.gpt2 import GPT2
 from instruct_core.model.lora import (
     adapt,
@@ -37,13 +41,13 @@ TARGETS = ["c_attn", "all", "mlp.c_proj,c_fc", "transformer.h.1.attn.c_proj"]
 
 
 @torch.no_grad()
-def scores(model: GPT2) -> Tensor:
-    return model.logits(model(TOKENS, torch.arange(TOKENS.shape[1])[None], None))
+def scores(model: Model, tokens: Tensor = TOKENS) -> Tensor:
+    return model.logits(model(tokens, torch.arange(tokens.shape[1])[None], None))
 
 
-def loaded(place: Path) -> GPT2:
+def loaded(place: Path) -> Model:
     shape, weights = load_pretrained(str(place))
-    model = GPT2(shape).eval()
+    model = build(shape).eval()
     model.load_state_dict(weights)
     return model
 
@@ -222,3 +226,42 @@ def test_target_that_is_no_projection_is_refused_with_those_that_are() -> None:
             ConfigError, match="--lora-targets must be all, or of c_attn, c_fc, c_proj"
         ):
             chosen(word, projections(base_model()))
+
+
+@pytest.mark.parametrize("targets", ["q_proj,v_proj", "all"])
+def test_adapters_of_a_llama_are_merged_and_are_pefts_too(targets: str, tmp_path: Path) -> None:
+    """LoRA replaces projections by name: the family knows nothing of it."""
+    torch.manual_seed(1)
+    plain = LlamaForCausalLM(LlamaConfig(
+        hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, vocab_size=320, max_position_embeddings=64, eos_token_id=2,
+    ))  # fmt: skip
+    plain.save_pretrained(tmp_path / "base")
+    theirs = get_peft_model(
+        plain,
+        LoraConfig(
+            r=4, lora_alpha=6, init_lora_weights=False, task_type="CAUSAL_LM",
+            target_modules=targets.split(",") if targets != "all" else "all-linear",
+        ),
+    ).eval()  # fmt: skip
+    theirs.save_pretrained(tmp_path / "adapter")
+    change_base(tmp_path / "adapter", tmp_path / "base")
+    tokens = TOKENS % 320
+    adapter = find_adapter(str(tmp_path / "adapter"))
+    assert adapter is not None
+
+    merged = loaded(tmp_path / "adapter")
+    unmerged = loaded(tmp_path / "base")
+    adapt(unmerged, Lora(4, 6.0, targets), dropout=0.0, is_half=False)
+    load_saved(unmerged, adapter.tensors)
+
+    with torch.no_grad():
+        expected = theirs(tokens).logits
+    assert (scores(merged, tokens) - expected).abs().max() < 1e-5
+    assert (scores(unmerged.eval(), tokens) - expected).abs().max() < 1e-5
+
+
+def change_base(adapter: Path, base: Path) -> None:
+    path = adapter / CONFIG_FILE
+    said = json.loads(path.read_text()) | {"base_model_name_or_path": str(base)}
+    path.write_text(json.dumps(said))
