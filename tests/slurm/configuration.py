@@ -27,7 +27,7 @@ class ClusterSettings:
     send_user_signal: bool = False  # USR2 at a preemption, instead of TERM
     kill_on_bad_exit: int = 0
     requeue: int = 1  # JobRequeue
-    cgroups: bool = False  # jobs are held to their memory; needs cgroup v1 and Slurm before 24.11
+    cgroups: bool = False  # jobs are held to their memory; needs cgroup v1; tried on 22.05
     submit_plugin: str = ""  # text of a job_submit.lua
 
 
