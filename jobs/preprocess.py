@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from instruct_core.data.fast_tokenizer import EncoderName, choose_tokenizer
+from instruct_core.data.mixed_plan import load_shard_plan
 from instruct_core.data.shard_plan import ShardPlan
 from instruct_core.data.shards import (
     is_complete,
@@ -39,7 +40,7 @@ class PreprocessJob(ArrayJob[ShardPlan]):
 
     def plan(self) -> ShardPlan:
         """Return the plan that lies in the shard set."""
-        return ShardPlan.load(self.store)
+        return load_shard_plan(self.store)
 
     def missing(self, plan: ShardPlan) -> list[int]:
         """Return the shards of which a file is not there."""

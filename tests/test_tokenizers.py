@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from instruct_core.data.batches import SampleReader
+from instruct_core.data.encoder import Encoder
 from instruct_core.data.packing import pack
-from instruct_core.data.shard_plan import Encoder, scan
+from instruct_core.data.shard_plan import scan
 from instruct_core.data.shards import ShardSet, load_manifest, write_manifest, write_shard
 from instruct_core.data.sources import Source
 from instruct_core.data.tokenizer import (

@@ -25,7 +25,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from instruct_core.data.shard_plan import ShardPlan
+from instruct_core.data.mixed_plan import load_shard_plan
 from instruct_core.data.template import Segment, text_of
 from instruct_core.data.templates import template_of
 from instruct_core.data.tokenizer import load_tokenizer
@@ -49,7 +49,7 @@ def validation_rows(store: Store) -> list[list[Segment]]:
             f"{store.url} is no shard set. Make it: "
             "python launch/preprocess.py --source builtin --out shards/builtin"
         )
-    plan = ShardPlan.load(store)
+    plan = load_shard_plan(store)
     template = template_of(plan.template, plan.template_text, load_tokenizer())
     held_out: list[list[Segment]] = []
     for shard in range(plan.num_parts):

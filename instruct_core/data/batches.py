@@ -16,7 +16,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from instruct_core.data.packing import Packing
+from instruct_core.data.mixture import mixed_sample_at
+from instruct_core.data.order import sample_at
+from instruct_core.data.packing import Packing, shares_of
 from instruct_core.data.shards import ShardSet
 
 IGNORED = -100  # a target that no loss is taken on: torch's cross_entropy knows it by this number
@@ -56,9 +58,16 @@ class SampleReader:
 
     def __init__(self, rows: ShardSet, packing: Packing, loss_on: LossOn) -> None:
         self._rows, self._packing, self._loss_on = rows, packing, loss_on
+        self._shares = shares_of(packing, rows.groups) if rows.groups else []
 
     def __len__(self) -> int:
         return self._packing.num_sequences
+
+    def at(self, positions: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
+        """Return which sequences stand at positions of the reading order; see order.py."""
+        if self._shares:
+            return mixed_sample_at(positions, self._shares, seed)
+        return sample_at(positions, len(self), seed)
 
     def micro_batch(self, sequences: NDArray[np.uint64]) -> MicroBatch:
         """Return the given sequences; B is their number."""

@@ -18,6 +18,7 @@ arXiv 2107.02027 (packing without cross-contamination: attention stays inside a 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 
 from instruct_core.config import PACKING
 from instruct_core.data.long_rows import LongRows, pieces_of
+from instruct_core.data.mixture import Share
 from instruct_core.data.order import sample_at
 from instruct_core.data.shards import ShardSet
 from instruct_core.errors import ConfigError, CorruptFileError
@@ -102,6 +104,44 @@ def pack(
     )
 
 
+def pack_groups(
+    lengths: NDArray[np.int64],
+    groups: Sequence[int],
+    seq_len: int,
+    seed: int,
+    long_rows: LongRows = "cut",
+) -> Packing:
+    """
+    Return the packing of rows of which only those of a group may meet in a sequence.
+
+    Args:
+        lengths: Of all rows, in tokens.
+        groups: How many rows each group has, one after another; none lets all rows meet.
+    """
+    ends = np.cumsum(groups or [len(lengths)])
+    parts = [
+        (begin, pack(lengths[begin:end], seq_len, seed, long_rows))
+        for begin, end in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True)
+    ]
+    before = np.cumsum([0, *(len(part.rows) for _, part in parts)])
+    starts = [part.sequence_starts[:-1] + n for (_, part), n in zip(parts, before, strict=False)]
+    return Packing(
+        np.concatenate([part.rows + begin for begin, part in parts]),
+        np.concatenate([part.starts for _, part in parts]),
+        np.concatenate([part.lengths for _, part in parts]),
+        np.concatenate([*starts, before[-1:]]).astype(np.int64),
+        seq_len,
+    )
+
+
+def shares_of(packing: Packing, groups: Sequence[tuple[int, float]]) -> list[Share]:
+    """Return how many sequences each group of rows has, and its weight; see mixture.py."""
+    first_rows = packing.rows[packing.sequence_starts[:-1]]
+    ends = np.cumsum([count for count, _ in groups])
+    counts = np.bincount(np.searchsorted(ends, first_rows, side="right"), minlength=len(groups))
+    return [Share(int(count), weight) for count, (_, weight) in zip(counts, groups, strict=True)]
+
+
 def load_packing(
     store: Store, rows: ShardSet, split: str, fingerprint: str, seq_len: int, seed: int
 ) -> Packing:
@@ -115,7 +155,8 @@ def load_packing(
     try:
         return _read(store, name, fingerprint, seq_len)
     except (FileNotFoundError, CorruptFileError):
-        packing = pack(rows.lengths(), seq_len, seed, rows.long_rows)
+        groups = [count for count, _ in rows.groups]
+        packing = pack_groups(rows.lengths(), groups, seq_len, seed, rows.long_rows)
     if len(rows) and not packing.num_sequences:
         raise ConfigError(
             f"--seq-len must be longer: all {len(rows):,} rows of {store.where(split)} have more than "

@@ -81,9 +81,9 @@ class Plan(ABC):
         """Return what has changed since another plan of this kind, choice by choice."""
         before = old.choices
         return [
-            f"{name}: {before[name]} -> {value}"
+            f"{name}: {before.get(name)} -> {value}"
             for name, value in self.choices.items()
-            if before[name] != value
+            if before.get(name) != value
         ]
 
     def records(self, part: int, count: int) -> Iterator[Record]:

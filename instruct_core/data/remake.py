@@ -31,8 +31,20 @@ def command_that_makes(store: Store, out: str | None = None, tokenizer: str | No
         plan = load_document(store, "plan.json")
     except (FileNotFoundError, CorruptFileError):
         plan = {}
-    words = ["python", "launch/preprocess.py", "--source", str(plan.get("source", "SOURCE"))]
+    sources = plan.get("sources", [plan])
+    held_out = sources[-1] if plan.get("held_out") else None
+    words = ["python", "launch/preprocess.py"]
+    for source in sources[:-1] if held_out else sources:
+        words += ["--source", str(source.get("source", "SOURCE"))]
+    if plan.get("weights"):
+        words += ["--weights", ",".join(f"{weight:g}" for weight in plan["weights"])]
+    if held_out:
+        words += ["--val-source", str(held_out["source"])]
+    if len(sources) > 1:  # whose columns are always detected
+        plan = sources[0] | {"columns": None}
     words += ["--out", store.url if out is None else out, *_choices(plan)]
+    if (val_rows := (held_out or plan).get("val_rows")) is not None:
+        words += ["--val-rows", str(val_rows)]
     own = (plan.get("own_tokenizer") or {}).get("place", GPT2)
     if (tokenizer or own) != GPT2:
         words += ["--tokenizer", tokenizer or own]

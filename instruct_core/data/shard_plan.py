@@ -12,13 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from instruct_core.data.columns import Columns, parse_columns
-from instruct_core.data.gpt2_tokenizer import TOKENIZER_NAME
+from instruct_core.data.encoder import GPT2S, Encoder, OwnTokenizer
 from instruct_core.data.long_rows import LongRows
 from instruct_core.data.order import sample_at
 from instruct_core.data.plan import Plan
@@ -29,7 +29,6 @@ from instruct_core.data.sources import Source
 from instruct_core.data.split import SPLIT_SEED, VAL_FRACTION, in_validation
 from instruct_core.data.template import ALPACA_1, Segment, Template
 from instruct_core.data.templates import BY_HEADINGS, exchanges_name
-from instruct_core.data.tokenizer import Tokenizer
 from instruct_core.data.unread import chat_of
 from instruct_core.errors import BadRowError, ConfigError
 from instruct_core.storage.documents import fingerprint_of
@@ -39,41 +38,13 @@ BY_TEXT = "text-1"
 FORMAT_2_KEYS = {
     "split", "val_hashes", "num_duplicates", "more_bad_rows", "refused", "unread",
 }  # fmt: skip
+OPTIONAL_KEYS = ("own_tokenizer", "val_rows")  # written where there is something to say
 FORMAT_3_KEYS = {
     "template_typed", "template_text", "long_rows", "num_open_ends", "num_open_starts",
 }  # fmt: skip
 SPANS_FORMAT = 3  # from which on shards keep spans: rows of one exchange need none
 BLOCK_ROWS = 250  # shards are whole blocks; 64 shards or more from 16,000 rows on
 MAX_BLOCKS_PER_SHARD = 40
-
-
-@dataclass(frozen=True)
-class OwnTokenizer:
-    """What a shard set says of a tokenizer that is not GPT-2's."""
-
-    name: str
-    place: str  # that was given
-    vocab_size: int
-    end_id: int
-    end: str
-
-
-class Encoder(NamedTuple):
-    """The tokenizer of a shard set, as its plan says it."""
-
-    identity: str
-    own: OwnTokenizer | None
-
-    @classmethod
-    def of(cls, tokenizer: Tokenizer, place: str) -> Encoder:
-        """Return what a plan says of a tokenizer that came from a place."""
-        own = OwnTokenizer(
-            tokenizer.name, place, tokenizer.vocab_size, tokenizer.end_id, tokenizer.end
-        )
-        return cls(tokenizer.identity, own if tokenizer.files else None)
-
-
-GPT2S = Encoder(TOKENIZER_NAME, None)
 
 
 @dataclass(frozen=True)
@@ -103,6 +74,7 @@ class ShardPlan(Plan):
     refused: list[str] = field(default_factory=list)  # columns that must be empty
     unread: list[str] = field(default_factory=list)
     own_tokenizer: OwnTokenizer | None = None  # None for GPT-2's
+    val_rows: int | None = None  # to validate with, where that was said
     # From here on: what format 3 has besides.
     template_typed: str = "alpaca"  # as it was given
     long_rows: LongRows = "cut"  # what becomes of rows that are longer than a sequence
@@ -145,7 +117,13 @@ class ShardPlan(Plan):
             "tokenizer": self.tokenizer,
             "split": self.split,
             "refused": self.refused,
+            "val_rows": self.val_rows,
         }
+
+    @property
+    def mixture(self) -> list[dict[str, Any]]:
+        """What the manifest says of sources with weights; nothing of one source."""
+        return []
 
     @property
     def fingerprint(self) -> str:
@@ -157,6 +135,8 @@ class ShardPlan(Plan):
             del choices["split"], choices["refused"]
         if self.long_rows == "cut":  # plans of before there was a choice have no word for it
             del choices["long_rows"]
+        if self.val_rows is None:
+            del choices["val_rows"]
         return fingerprint_of([hashes, split, choices])
 
     def to_document(self) -> dict[str, Any]:
@@ -164,7 +144,7 @@ class ShardPlan(Plan):
         document = super().to_document()
         later = FORMAT_3_KEYS if self.format < SPANS_FORMAT else set[str]()
         later = later | FORMAT_2_KEYS if self.format == 1 else later
-        later = later if self.own_tokenizer else later | {"own_tokenizer"}
+        later = later | {name for name in OPTIONAL_KEYS if getattr(self, name) is None}
         document = {key: value for key, value in document.items() if key not in later}
         return document | {"format": self.format}
 
@@ -178,6 +158,7 @@ class ShardPlan(Plan):
         template: Template = BY_HEADINGS,
         encoder: Encoder = GPT2S,
         long_rows: LongRows = "cut",
+        val_rows: int | None = None,
     ) -> bool:
         """
         Return True if `scan` would return this very plan, judged without reading rows.
@@ -185,9 +166,10 @@ class ShardPlan(Plan):
         One of an earlier format goes on as it was begun, where the rest is the same.
         """
         rows_per_shard = rows_per_shard or default_rows_per_shard(self.num_rows)
-        asked = (source.identity, limit_rows, skip_bad_rows, rows_per_shard, long_rows)
+        asked = (source.identity, limit_rows, skip_bad_rows, rows_per_shard, long_rows, val_rows)
         planned = (
-            self.identity, self.limit_rows, self.skip_bad_rows, self.rows_per_shard, self.long_rows
+            self.identity, self.limit_rows, self.skip_bad_rows, self.rows_per_shard, self.long_rows,
+            self.val_rows,
         )  # fmt: skip
         return (
             asked == planned
@@ -247,6 +229,7 @@ def scan(
     template: Template = BY_HEADINGS,
     progress: Callable[[int], None] = lambda num_rows: None,
     encoder: Encoder = GPT2S,
+    val_rows: int | None = None,
 ) -> ShardPlan:
     """
     Read a source once and return its plan.
@@ -258,6 +241,7 @@ def scan(
         rows_per_shard: A multiple of 250; None takes `default_rows_per_shard`.
         template, encoder: How rows are written, and what will make tokens of them.
         progress: Called with the rows read so far, every block.
+        val_rows: How many validate; None for 5 %.
 
     Raises: See `SeenRows`.
     """
@@ -265,7 +249,7 @@ def scan(
     ranges = scan_ranges(source, limit_rows, BLOCK_ROWS, seen.take, progress)
     seen.check_usable(skip_bad_rows)
     rows_per_shard = rows_per_shard or default_rows_per_shard(ranges.num_rows)
-    drawn = seen.texts.draw()
+    drawn = seen.texts.draw(val_rows)
     return ShardPlan(
         source=source.name,
         identity=source.identity,
@@ -281,6 +265,7 @@ def scan(
         val_hashes=drawn.hashes,
         num_duplicates=drawn.num_duplicates,
         own_tokenizer=encoder.own,
+        val_rows=val_rows,
         **seen.facts,
     )
 

@@ -158,6 +158,8 @@ def write_manifest(store: Store, plan: ShardPlan) -> bool:
         document["own_tokenizer"] = vars(plan.own_tokenizer)
     if plan.format >= SPANS_FORMAT:
         document |= plan.rendering
+    if plan.mixture:
+        document["mixture"] = plan.mixture
     document |= files | {"num_bad_rows": plan.num_bad_rows, "bad_rows": plan.bad_rows}
     store.replace("manifest.json", seal(document))
     for split in SPLITS:
@@ -223,10 +225,17 @@ class ShardSet:
         self.long_rows: LongRows = manifest.get("long_rows", "cut")
         self.vocab_size = own["vocab_size"] if own else VOCAB_SIZE
         self._first_rows = np.cumsum([0, *(entry["rows"] for entry in self._entries)])
+        self.groups = self._groups(manifest.get("mixture", [])) if split == "train" else []
         self._open = lru_cache(MAX_OPEN_MAPS)(self._open_shard)
 
     def __len__(self) -> int:
         return int(self._first_rows[-1])
+
+    def _groups(self, mixture: list[dict[str, Any]]) -> list[tuple[int, float]]:
+        """Return how many rows each source has that is read at a pace of its own, and its weight."""
+        entries = iter(self._entries)
+        counts = [sum(next(entries)["rows"] for _ in range(part["shards"])) for part in mixture]
+        return [(rows, float(part["weight"])) for rows, part in zip(counts, mixture, strict=True)]
 
     @cached_property
     def tokenizer(self) -> Tokenizer:

@@ -43,13 +43,19 @@ class Texts:
         """Take one text."""
         self._hashes.append(_hash(text))
 
-    def draw(self) -> Drawn:
-        """Return the split; where two texts differ, there is one at least on either side."""
+    def draw(self, num_rows: int | None = None) -> Drawn:
+        """
+        Return the split; where two texts differ, there is one at least on either side.
+
+        Args:
+            num_rows: To validate with; None takes 5 % of them.
+        """
         hashes, counts = np.unique(np.frombuffer(self._hashes, np.uint64), return_counts=True)
         num_duplicates = len(self._hashes) - len(hashes)
         if len(hashes) < 2:
             return Drawn([], num_duplicates)
-        first, last = _range_of(max(1, round(VAL_FRACTION * len(self._hashes))), counts)
+        wanted = round(VAL_FRACTION * len(self._hashes)) if num_rows is None else num_rows
+        first, last = _range_of(max(1, wanted), counts)
         return Drawn([f"{hashes[place]:016x}" for place in (first, last)], num_duplicates)
 
 

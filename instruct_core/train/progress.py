@@ -1,7 +1,7 @@
 """
 What the trainer is given and reports, and what it reads next.
 
-    samples = next_samples(progress, config, len(train), rank, world_size)
+    samples = next_samples(progress, config, train, rank, world_size)
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from instruct_core.checkpoints.manifest import Progress
 from instruct_core.checkpoints.writer import Checkpoints
 from instruct_core.config import TrainConfig
 from instruct_core.data.batches import SampleReader
-from instruct_core.data.order import sample_at
 from instruct_core.data.shards import ShardSet
 from instruct_core.errors import NonFiniteError
 from instruct_core.events import Event
@@ -31,12 +30,12 @@ MAX_NON_FINITE_IN_A_ROW = 10
 
 
 def next_samples(
-    progress: Progress, config: TrainConfig, num_samples: int, rank: int, world_size: int
+    progress: Progress, config: TrainConfig, train: SampleReader, rank: int, world_size: int
 ) -> NDArray[np.uint64]:
     """Return one rank's share of the next step's samples. (micro-batches, B)"""
     shape = (config.grad_accum_steps(world_size), world_size, config.micro_batch_size)
     positions = progress.samples_seen + np.arange(config.global_batch_size, dtype=np.uint64)
-    return sample_at(positions, num_samples, config.seed).reshape(shape)[:, rank]
+    return train.at(positions, config.seed).reshape(shape)[:, rank]
 
 
 def after_step(before: Progress, config: TrainConfig, finite: bool) -> Progress:

@@ -162,7 +162,7 @@ class Trainer:
         config, train = self._config, self._setup.train
         if progress.global_step >= config.max_steps:
             return []
-        samples = next_samples(progress, config, len(train), ranks.rank(), ranks.world_size())
+        samples = next_samples(progress, config, train, ranks.rank(), ranks.world_size())
         if config.record_samples:
             self._setup.on_read(progress.global_step, samples.ravel().tolist())
         return [train.micro_batch(sequences) for sequences in samples]

@@ -20,7 +20,7 @@ from launch.cluster.slurm import SlurmJob
 from launch.flags.array import ArrayFlags
 from launch.flags.site import parse_typed
 from launch.flags.slurm import SlurmFlags
-from launch.flags.typed import difference, differences, refuse_typed
+from launch.flags.typed import OF_THE_COMMAND, difference, differences, refuse_typed
 
 ASKED = "asked.json"
 NOT_OF_THE_PLAN = ("array", "slurm", "encoder")  # all else is, and refused as another plan
@@ -49,7 +49,8 @@ def refuse_changes(work: Work, job: SlurmJob) -> None:
         values["slurm"] = SlurmFlags.of(values["slurm"])
     flags = replace(work.flags, **values)
     typed = parse_typed(type(flags), work.words, default=flags)
-    found = differences(typed, flags) if asked else []
+    # A source that is typed again would be one more; another one is refused as another plan.
+    found = differences(typed, flags, (*OF_THE_COMMAND, "source")) if asked else []
     if typed.array.cluster in ("local", "debug"):
         found.append(difference("cluster", "slurm", typed.array.cluster))
     state = f"{work.what} {work.where} are being made already: job {job.job_id}, {job.state()}"

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from instruct_core.data.columns import Columns, parse_columns
+from instruct_core.data.encoder import Encoder
 from instruct_core.data.fast_tokenizer import choose_tokenizer
-from instruct_core.data.hub import dataset_of
 from instruct_core.data.long_rows import LongRows
+from instruct_core.data.mixed_plan import shard_plan_if_there
 from instruct_core.data.shard_plan import (
     BLOCK_ROWS,
-    Encoder,
     ShardPlan,
     scan,
 )
@@ -32,7 +32,7 @@ from instruct_core.data.shards import (
     write_manifest,
     write_shard,
 )
-from instruct_core.data.sources import BUILTIN, Source, resolve_source
+from instruct_core.data.sources import Source, resolve_source
 from instruct_core.data.template import Template
 from instruct_core.data.templates import TEMPLATES, choose_template
 from instruct_core.data.tokenizer import (
@@ -49,6 +49,7 @@ from jobs.preprocess import PreprocessJob
 from launch.arrays.about_shards import about_plan
 from launch.arrays.array import make
 from launch.arrays.inspection import inspect_set
+from launch.arrays.sources import mixture_lines, plan_of, read_sources
 from launch.arrays.work import Work, here_because, shown_scan
 from launch.cluster.machine import choose_cluster, num_cores
 from launch.cluster.request import request_of
@@ -69,7 +70,7 @@ def prepare(flags: Preprocess, words: Sequence[str] = ()) -> int:
         flags: What the person typed.
         words: The same as they were typed.
     """
-    check_counts(flags, "limit_rows", "rows_per_shard")
+    check_counts(flags, "limit_rows", "rows_per_shard", "val_rows")
     check_array_flags(flags.array)
     if flags.rows_per_shard is not None and flags.rows_per_shard % BLOCK_ROWS:
         raise ConfigError(
@@ -79,11 +80,12 @@ def prepare(flags: Preprocess, words: Sequence[str] = ()) -> int:
     check_counts(flags, "inspect")
     if flags.json and flags.inspect is None:
         raise ConfigError("--json goes with --inspect N, which shows rows.")
-    dataset = dataset_of(flags.source)
-    name = dataset.name if dataset and any(dataset[1:]) else Path(flags.source).name.split(".")[0]
-    out = flags.out or f"shards/{name}"
+    asked = read_sources(flags)
+    out = flags.out or f"shards/{asked.name}"
     if flags.out is None and not PLAIN_NAME.fullmatch(Path(out).name):
-        raise ConfigError(f"--out must be given with --source {flags.source}: it names no folder.")
+        raise ConfigError(
+            f"--out must be given with --source {asked.trained[-1]}: it names no folder."
+        )
     store, looks = Store(absolute(out)), flags.inspect is not None
     if looks and not _is_typed("--source", words) and store.exists("manifest.json"):
         return inspect_set(store, flags)
@@ -94,14 +96,15 @@ def prepare(flags: Preprocess, words: Sequence[str] = ()) -> int:
     with tempfile.TemporaryDirectory() as folder:
         # A dry run writes nothing, not even a source that is made or downloaded.
         scratch = Store(folder)
-        source = resolve_source(flags.source, scratch if flags.array.dry_run or looks else store)
-        old = ShardPlan.load_if_there(store)
+        place = scratch if flags.array.dry_run or looks else store
+        sources = [resolve_source(name, place) for name in asked.names]
+        old = shard_plan_if_there(store)
         if looks:
-            fits = old is not None and _still_fits(flags, store, old, source, choices)
+            fits = old is not None and _still_fits(flags, store, old, sources[0], choices)
             if fits and store.exists("manifest.json"):
                 return inspect_set(store, flags)
-            return _inspect_source(flags, scratch, source, choices)
-        plan = _plan(flags, store, old, source, choices)
+            return _inspect_source(flags, scratch, sources[0], choices)
+        plan = plan_of(asked, old, lambda n, old: _plan(flags, store, old, sources[n], choices))
         work = _work(flags, words, store, plan, old, why, choices.tokenizer)
         return make(work, flags.array, flags.slurm, request, num_cores())
 
@@ -123,8 +126,6 @@ class _Choices(NamedTuple):
 def _choices(flags: Preprocess) -> _Choices:
     """Return what was typed; what cannot be used is refused here rather than in every task."""
     columns = parse_columns(flags.columns) if flags.columns else None
-    if flags.source == BUILTIN and columns:
-        raise ConfigError("--columns does not go with --source builtin, whose columns are known.")
     found = find_tokenizer(flags.tokenizer)
     is_gpt2 = found.place == GPT2
     tokenizer = choose_tokenizer(flags.encoder) if is_gpt2 else load_tokenizer(found.place)
@@ -155,11 +156,16 @@ def _still_fits(
     # Tasks run in folders of their own, so the plan names files by their whole paths.
     elsewhere = source._replace(files=[absolute(file) for file in source.files])
     asked = (choices.columns, flags.limit_rows, flags.skip_bad_rows, flags.rows_per_shard)
-    written = (choices.template, choices.encoder, choices.long_rows)
+    written = (choices.template, choices.encoder, choices.long_rows, _val_rows(flags, source))
     # What a run may have been trained on stays; chats that were only begun are begun anew.
     return old.still_fits(elsewhere, *asked, *written) and (
         not old.may_end_once or is_complete(store, old)
     )
+
+
+def _val_rows(flags: Preprocess, source: Source) -> int | None:
+    """Return how many rows of a source validate; None where nobody said."""
+    return flags.val_rows if flags.val_source in (None, source.name) else None
 
 
 def _plan(
@@ -170,7 +176,9 @@ def _plan(
         return old
     asked = (choices.columns, flags.limit_rows, flags.skip_bad_rows, flags.rows_per_shard)
     with shown_scan() as progress:
-        plan = scan(source, *asked, choices.template, progress, choices.encoder)
+        plan = scan(
+            source, *asked, choices.template, progress, choices.encoder, _val_rows(flags, source)
+        )
     return replace(
         plan,
         files=[replace(f, url=absolute(f.url)) for f in plan.files],
@@ -212,7 +220,7 @@ def _work(
         what="Shards",
         where=store.url,
         name=f"shards-{store.url.rsplit('/', 1)[-1]}",
-        about=[*here_because(why_here), *about_plan(plan, old)],
+        about=[*here_because(why_here), *mixture_lines(plan), *about_plan(plan, old)],
         discard=discard,
         provide=lambda: write_tokenizer(tokenizer, store / TOKENIZER_FOLDER),
         ready=ready,

@@ -22,10 +22,18 @@ class Preprocess:
     damaged is made.
     """
 
-    source: Annotated[str, PATH] = "vicgalle/alpaca-gpt4"
+    source: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, PATH] = ()
     """A Hugging Face dataset id (or a part of it: org/name:config@revision[split]), a path, glob or
     URL of .json, .jsonl, .csv, .tsv or .parquet files (or their .gz), or "builtin": real questions and
-    answers that need no network."""
+    answers that need no network. Several sources: the flag several times (default:
+    vicgalle/alpaca-gpt4)."""
+    weights: Annotated[str | None, TEXT] = None
+    """With several sources: the part of each in what is read, as in 0.7,0.3 (default: every row once
+    an epoch)."""
+    val_source: Annotated[str | None, PATH] = None
+    """Rows to validate with, of a source of their own (default: 5 in 100 of --source)."""
+    val_rows: int | None = None
+    """How many rows validate; which ones is decided by what they say."""
     out: Annotated[str | None, PATH] = None
     """Folder or URL of the shard set (default: shards/ and the last part of the source)."""
     columns: Annotated[str | None, TEXT] = None

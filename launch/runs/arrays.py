@@ -14,8 +14,8 @@ from rich.table import Table
 
 from instruct_core.answers.parts import missing_parts
 from instruct_core.answers.plan import AnswerPlan
+from instruct_core.data.mixed_plan import load_shard_plan
 from instruct_core.data.plan import Plan
-from instruct_core.data.shard_plan import ShardPlan
 from instruct_core.data.shards import missing_shards
 from instruct_core.errors import CorruptFileError
 from instruct_core.storage.store import Store
@@ -34,14 +34,14 @@ NOTE = "job/slurm.json"
 def show_arrays(flags: Status, controller: Controller) -> None:
     """Show the arrays that make shards and, in this folder, answers."""
     shards, answers = Path(flags.shards).glob(f"*/{NOTE}"), Path().glob(f"*.parts/{NOTE}")
-    _show_arrays("shards", shards, ShardPlan, missing_shards, controller)
-    _show_arrays("answers", answers, AnswerPlan, missing_parts, controller)
+    _show_arrays("shards", shards, load_shard_plan, missing_shards, controller)
+    _show_arrays("answers", answers, AnswerPlan.load, missing_parts, controller)
 
 
 def _show_arrays(
     what: str,
     notes: Iterable[Path],
-    kind: type[P],
+    load: Callable[[Store], P],
     missing_in: Callable[[Store, P], list[int]],
     controller: Controller,
 ) -> None:
@@ -53,7 +53,7 @@ def _show_arrays(
         if job is None:
             continue
         try:
-            plan = kind.load(store)
+            plan = load(store)
         except (FileNotFoundError, CorruptFileError):
             continue
         table.add_row(

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import math
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from instruct_core.config import TrainConfig
 from instruct_core.data.long_rows import lost_of
-from instruct_core.data.packing import Packing, load_packing
+from instruct_core.data.packing import Packing, load_packing, shares_of
 from instruct_core.data.shards import ShardSet, load_manifest
 from instruct_core.errors import ConfigError
 from instruct_core.recipe import LORA_LEARNING_RATE
@@ -155,7 +155,25 @@ def _data(plan: Plan) -> tuple[list[tuple[str, str]], float | None]:
         f"{counted(len(rows), 'row')} of {config.shards} in "
         f"{counted(packing.num_sequences, 'sequence')}, {packing.filled:.1%} filled; {model}"
     )
-    return [("Data", data), ("Long", _long_rows(rows, packing))], epochs
+    mixture = _mixture(manifest, rows, packing, config)
+    return [("Data", data), *mixture, ("Long", _long_rows(rows, packing))], epochs
+
+
+def _mixture(
+    manifest: dict[str, Any], rows: ShardSet, packing: Packing, config: TrainConfig
+) -> list[tuple[str, str]]:
+    """Return a row about sources with weights: how often each is read."""
+    if not rows.groups:
+        return []
+    read = config.max_steps * config.global_batch_size
+    shares = shares_of(packing, rows.groups)
+    total = sum(share.weight for share in shares)
+    words = [
+        f"{share.weight / total:.0%} {part['source']} "
+        f"({read * share.weight / total / max(1, share.sequences):.1f} epochs)"
+        for share, part in zip(shares, manifest["mixture"], strict=True)
+    ]
+    return [("Mix", ", ".join(words))]
 
 
 def _model(plan: Plan) -> str:

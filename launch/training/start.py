@@ -122,7 +122,7 @@ def _find(flags: Finetune, arguments: Sequence[str]) -> tuple[Finetune, Run, Fin
 def _prepare_builtin(shards: str, tokenizer: str) -> int:
     say("Shards: none here yet, so builtin is prepared first, on this machine")
     tasks = ArrayFlags(num_tasks=num_cores(), cluster="local")
-    return prepare(Preprocess(source="builtin", out=shards, tokenizer=tokenizer, array=tasks))
+    return prepare(Preprocess(source=("builtin",), out=shards, tokenizer=tokenizer, array=tasks))
 
 
 def _is_finished(config: TrainConfig, store: Store, steps: Sequence[int]) -> bool:

@@ -1,0 +1,115 @@
+"""
+Which sources are meant, how they are mixed, and which one validates.
+
+    asked = read_sources(flags)
+    asked.trained, asked.weights, asked.val_source     # ("a.jsonl", "b.jsonl"), [0.7, 0.3], None
+    plan = plan_of(asked, old, make=lambda number, old: ...)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from instruct_core.data.hub import dataset_of
+from instruct_core.data.mixed_plan import MixedPlan
+from instruct_core.data.shard_plan import ShardPlan
+from instruct_core.data.sources import BUILTIN
+from instruct_core.errors import ConfigError
+from launch.flags.preprocess import Preprocess
+
+DEFAULT = "vicgalle/alpaca-gpt4"
+
+
+class Sources(NamedTuple):
+    """The sources of a shard set."""
+
+    trained: tuple[str, ...]
+    weights: list[float]  # none where every row is read alike
+    val_source: str | None
+
+    @property
+    def names(self) -> list[str]:
+        """All of them; the one that validates is the last."""
+        return [*self.trained, *([self.val_source] if self.val_source else [])]
+
+    @property
+    def name(self) -> str:
+        """Of the set, where nobody gave one; "" where there is no one name."""
+        if len(self.trained) > 1:
+            return ""
+        dataset = dataset_of(self.trained[0])
+        if dataset is not None and any(dataset[1:]):
+            return dataset.name
+        return Path(self.trained[0]).name.split(".")[0]
+
+
+def read_sources(flags: Preprocess) -> Sources:
+    """
+    Return the sources that were typed.
+
+    Raises:
+        ConfigError: Weights that are no numbers or not one for each, or flags that do not go together.
+    """
+    sources = Sources(flags.source or (DEFAULT,), _weights(flags), flags.val_source)
+    if flags.columns and BUILTIN in sources.names:
+        raise ConfigError("--columns does not go with --source builtin, whose columns are known.")
+    if flags.columns and len(sources.names) > 1:
+        raise ConfigError("--columns does not go with several sources, whose columns are detected.")
+    if len(sources.trained) > 1 and flags.out is None:
+        raise ConfigError("--out must be given with several sources: they have no one name.")
+    if len(sources.trained) > 1 and flags.val_rows and not flags.val_source:
+        raise ConfigError("--val-rows with several sources needs --val-source, which has them.")
+    return sources
+
+
+def _weights(flags: Preprocess) -> list[float]:
+    if flags.weights is None:
+        return []
+    number = len(flags.source)
+    try:
+        weights = [float(word) for word in flags.weights.split(",")]
+    except ValueError:
+        weights = []
+    if number < 2 or len(weights) != number or not all(0 < w < math.inf for w in weights):
+        raise ConfigError(
+            f"--weights must be numbers above 0, one for each of several --source, got "
+            f"{flags.weights!r} for {max(1, number)}."
+        )
+    return weights
+
+
+def plan_of(
+    asked: Sources, old: ShardPlan | None, make: Callable[[int, ShardPlan | None], ShardPlan]
+) -> ShardPlan:
+    """
+    Return the plan of a shard set.
+
+    Args:
+        asked: Its sources.
+        old: The plan that lies there now.
+        make: Returns the plan of one source, by its number and the old plan of the same number.
+    """
+    number = len(asked.names)
+    if number == 1:
+        return make(0, None if isinstance(old, MixedPlan) else old)
+    there = old.sources if isinstance(old, MixedPlan) else []
+    olds = [*there, *[None] * number][:number]
+    plans = [make(n, before) for n, before in enumerate(olds)]
+    return MixedPlan.of(plans, asked.weights, held_out=asked.val_source is not None)
+
+
+def mixture_lines(plan: ShardPlan) -> list[str]:
+    """Return lines on what each of several sources is there for."""
+    if not isinstance(plan, MixedPlan):
+        return []
+    shares = plan.shares or [0.0] * len(plan.trained)
+    lines = [
+        f"Source: {source.identity}, {source.num_rows:,} rows"
+        + (f", {share:.1%} of what is read" if share else "")
+        for source, share in zip(plan.trained, shares, strict=True)
+    ]
+    validates = [f"Validation: {source.identity}" for source in plan.sources[len(plan.trained) :]]
+    return [*lines, *validates]
