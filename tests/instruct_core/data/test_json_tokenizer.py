@@ -253,8 +253,10 @@ def test_tokenizer_of_a_step_is_that_of_its_run(tmp_path: Path) -> None:
     with pytest.raises(MissingError, match=r"has no tokenizer\.json"):
         tokenizer_of_model(str(step))
 
-    write_byte_level(tmp_path / "run" / "tokenizer")
+    (tmp_path / "run" / "run.json").write_text("{}")
+    assert tokenizer_of_model(str(step)).identity == TOKENIZER_NAME
 
+    write_byte_level(tmp_path / "run" / "tokenizer")
     assert tokenizer_of_model(str(step)).special_id(START) == 1
     assert tokenizer_of_model(str(step)).special_id(END) == 2
     assert tokenizer_of_model(str(tmp_path / "weights.pt")).identity == TOKENIZER_NAME
