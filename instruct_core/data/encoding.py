@@ -63,6 +63,8 @@ def prompt_tokens(segments: Sequence[Segment], tokenizer: Tokenizer) -> list[int
 
 def _up_to_its_end(row: Sequence[Segment]) -> Sequence[Segment]:
     """Return a row without what a template writes behind the end of the last answer."""
+    if row and row[-1].is_special and row[-1].is_learnt:  # as most are: no search
+        return row
     last = max((n for n, s in enumerate(row) if s.is_special and s.is_learnt), default=len(row) - 1)
     return row[: last + 1]
 

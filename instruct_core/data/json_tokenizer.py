@@ -84,11 +84,8 @@ class JsonTokenizer:
         row_ends: list[int] = []
         for row in by_row:
             for texts, token in row:
-                encoding = next(encodings)
-                place, begin = 0, len(tokens)
-                for text in texts:
-                    part_starts.append(begin + _token_at(encoding, place, "".join(texts)))
-                    place += len(text)
+                encoding, begin = next(encodings), len(tokens)
+                part_starts += [begin + at for at in _starts(encoding, texts)]
                 tokens += encoding.ids
                 if token is not None:
                     part_starts.append(len(tokens))
@@ -181,14 +178,16 @@ def _begin_ids(engine: tokenizers.Tokenizer) -> tuple[int, ...]:
     return tuple(whole[:before])
 
 
-def _token_at(encoding: Any, place: int, text: str) -> int:
-    """Return the token that holds the character at a place, or the next that any token holds."""
-    if place == 0:
-        return 0
-    for char in range(place, len(text)):
-        if (token := encoding.char_to_token(char)) is not None:
-            return int(token)
-    return len(encoding.ids)
+def _starts(encoding: Any, texts: Sequence[str]) -> list[int]:
+    """Return the token that holds the first character of each text, or the next that any token holds."""
+    if len(texts) < 2:
+        return [0] * len(texts)
+    starts, place, length = [0], 0, sum(map(len, texts))
+    for text in texts[:-1]:
+        place += len(text)
+        tokens = (encoding.char_to_token(char) for char in range(place, length))
+        starts.append(next((t for t in tokens if t is not None), len(encoding)))
+    return starts
 
 
 def _identity(document: dict[str, Any], begin_ids: Sequence[int], end_id: int) -> str:
