@@ -69,11 +69,15 @@ class LocalController:
         self._tasks: list[Task] = []
         self._stopping = False
         self._num_starts = 0
+        self._all_run = False
+        self._untold = 0  # a warning that came while not all tasks ran
         for signum in WARNINGS:
             signal.signal(signum, self._pass_on)
 
     def _pass_on(self, signum: int, _frame: FrameType | None) -> None:
         self._stopping |= signum == signal.SIGTERM
+        if not self._all_run:
+            self._untold = signum
         for task in self._tasks:
             task.send_signal(signum)
 
@@ -145,6 +149,10 @@ class LocalController:
             }
             with paths.stdout.open("ab") as out, paths.stderr.open("ab") as err:
                 self._tasks.append(fork(env, out.fileno(), err.fileno()))
+        self._all_run = True
+        if self._untold:
+            self._pass_on(self._untold, None)
+            self._untold = 0
 
     def _wait(self) -> End:
         """Wait until all tasks ended, or one failed and the others had time to say why."""
@@ -172,6 +180,7 @@ class LocalController:
         return "finished" if not any(codes) and None not in codes else "crashed"
 
     def _kill_rest(self) -> None:
+        self._all_run = False
         for task in self._tasks:
             if task.poll() is None:
                 task.send_signal(signal.SIGKILL)

@@ -145,6 +145,23 @@ def test_warning_before_a_task_listens_is_a_requeue(tmp_path: Path) -> None:
     assert len([s for s in starts(tmp_path) if s[0] == "0"]) == 2
 
 
+def test_warning_before_there_is_a_task_is_a_requeue_too(tmp_path: Path) -> None:
+    """The modules are still being loaded, which takes seconds."""
+    (tmp_path / "slow.py").write_text(
+        "import pathlib, select\n"
+        "pathlib.Path('loading').touch()\n"
+        "while not pathlib.Path('go').exists(): select.select([], [], [], 0.01)\n"
+    )
+    process = controller(tmp_path, "sys.exit(0) if num > 1 else time.sleep(60)", modules=["slow"])
+    wait_for((tmp_path / "loading").exists, "the loading")
+
+    process.send_signal(signal.SIGUSR2)
+    (tmp_path / "go").touch()
+
+    assert process.wait(timeout=HANGS_SECONDS) == 0
+    assert "(warned); starting again" in (tmp_path / "controller.err").read_text()
+
+
 def test_warnings_before_a_task_listens_come_to_an_end_with_advice(tmp_path: Path) -> None:
     process = controller(tmp_path, "os.kill(os.getpid(), signal.SIGUSR2); time.sleep(3600)")
 
