@@ -1,7 +1,7 @@
 """
 From a source to a finished shard set: check every row here, then let an array of tasks write.
 
-    exit_code = prepare(Preprocess(source="builtin", out="shards/builtin"))
+    exit_code = prepare(Preprocess(source=("builtin",), out="shards/builtin"))
 
 What is there and verifies is kept. A changed source, template or tokenizer is named, and then all
 shards are made anew: the manifest goes first, so old and new are never taken for one set.
