@@ -76,9 +76,10 @@ def tokenizer_files(model: str, shape: Shape) -> Mapping[str, bytes]:
     template = template_of_model(model, tokenizer)
     files = {GENERATION: _generation(tokenizer, shape)}
     files |= dict(tokenizer.files) or _gpt2_files(shape.max_seq_len)
-    if (ends := end_ids(template, tokenizer)) != tokenizer.end_ids:
-        settings = json.loads(files[GENERATION]) | {"eos_token_id": sorted(ends)}
-        files[GENERATION] = json.dumps(settings, indent=1).encode()
+    if more := end_ids(template, tokenizer) - tokenizer.end_ids:
+        known = json.loads(files[GENERATION])
+        ends = sorted(tokenizer.end_ids - {tokenizer.end_id} | more)
+        files[GENERATION] = json.dumps(known | {"eos_token_id": [tokenizer.end_id, *ends]}).encode()
     return files | {TEMPLATE: jinja_of(template, tokenizer).encode()}
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import transformers
 
+from instruct_core.config import PRESETS
 from instruct_core.data.encoding import encode, prompt_tokens
 from instruct_core.data.model_template import template_of_model
 from instruct_core.data.template import Template, text_of
@@ -15,6 +17,7 @@ from instruct_core.data.templates import choose_template, end_ids, jinja_of, tem
 from instruct_core.data.tokenizer import Tokenizer, load_tokenizer
 from instruct_core.data.turns import Exchange, Turn
 from instruct_core.errors import ConfigError
+from instruct_core.model.hugging_face import tokenizer_files
 from tests.small_tokenizers import write_byte_level, write_metaspace
 
 CHATML = """\
@@ -132,6 +135,8 @@ def test_answer_ends_at_the_token_of_the_template_too(tmp_path: Path) -> None:
     ends = end_ids(template, tokenizer)
 
     assert ends == {tokenizer.special_id("<|endoftext|>"), tokenizer.special_id("<|im_end|>")}
+    exported = json.loads(tokenizer_files(str(place), PRESETS["tiny"])["generation_config.json"])
+    assert exported["eos_token_id"] == [tokenizer.end_id, *(ends - {tokenizer.end_id})]
     rows = encode([template.segments(CHAT)], tokenizer)
     assert [rows.tokens[last - 1] for _, last in rows.spans] == [
         tokenizer.special_id("<|im_end|>")
