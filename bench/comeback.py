@@ -38,7 +38,7 @@ def seconds_to_next_step(run: Run, starts: int) -> float:
 def _reached(run: Run) -> int:
     """Return how far the newest start has come, by what it has last written down."""
     paths = sorted((run.folder / "job").glob("*/progress-*.json"))
-    return json.loads(paths[-1].read_text()).get("global_step") or 0 if paths else 0
+    return json.loads(paths[-1].read_text(encoding="utf-8")).get("global_step") or 0 if paths else 0
 
 
 def main() -> None:

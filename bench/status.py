@@ -68,11 +68,11 @@ def make_run(project: Path, number: int) -> None:
         "loss": 3.0,
         "tokens_per_second": 9e3,
     }
-    (job / "progress-0000000001-0002.json").write_text(json.dumps(state))
+    (job / "progress-0000000001-0002.json").write_text(json.dumps(state), encoding="utf-8")
     if number % 3 == 0:
-        (job / "job_ids").write_text(f"{number + 1}\n")
+        (job / "job_ids").write_text(f"{number + 1}\n", encoding="utf-8")
         note = {"folder": str(job), "ledger": runs.url}
-        store.local_path("slurm.json").write_text(json.dumps(note))
+        store.local_path("slurm.json").write_text(json.dumps(note), encoding="utf-8")
 
 
 def measure(project: Path, runs: int) -> tuple[float, float]:
@@ -100,13 +100,13 @@ def main() -> None:
         for number in range(typed.runs):
             make_run(project, number)
         jobs = "\n".join(JOB.format(job=n + 1) for n in range(0, typed.runs, 3))
-        (project / "jobs").write_text(f"{jobs}\n")
+        (project / "jobs").write_text(f"{jobs}\n", encoding="utf-8")
         (project / "bin").mkdir()
         scontrol = project / "bin/scontrol"
         answer = f"sleep {typed.answer_seconds}; cat {project}/jobs"
         refusal = "echo 'Unable to contact slurm controller' >&2; exit 1"
         for state, script in (("answers", answer), ("away", refusal)):
-            scontrol.write_text(f"#!/bin/sh\n{script}\n")
+            scontrol.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
             scontrol.chmod(0o755)
             seconds, used = measure(project, typed.runs)
             line = {"bench": "status", "runs": typed.runs, "controller": state}

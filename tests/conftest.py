@@ -40,6 +40,7 @@ LONGEST_FIRST = (
     "slurm/test_faults.py", "slurm/test_queue.py", "slurm/test_arrays.py", "test_object_store.py",
     "slurm/test_submission.py", "test_generate.py", "shared_disk/test_run.py", "test_readme.py",
     "test_preprocess.py", "jobs/survival/test_local_controller.py",
+    "stores/test_saves.py", "stores/test_store.py",
     "instruct_core/checkpoints/test_crash.py", "instruct_core/checkpoints/test_crash_s3.py",
     "launch/evaluation/test_evaluation.py", "launch/dialogue/test_dialogue.py",
     "launch/training/test_attach.py", "launch/training/test_debug.py", "launch/test_errors.py",

@@ -33,7 +33,7 @@ def _is_text(name: str, call: ast.Call, keywords: set[str | None]) -> bool:
         return True
     if name in PIPES:
         return "text" in keywords
-    if name not in OPENERS or _is_of(call, ("os", "fs", "fsspec", "mmap", "webbrowser")):
+    if name not in OPENERS or _is_of(call, ("os", "fs", "fsspec", "mmap", "webbrowser", "opener")):
         return False
     modes = [*call.args, *(keyword.value for keyword in call.keywords if keyword.arg == "mode")]
     texts = [mode.value for mode in modes if isinstance(mode, ast.Constant)]

@@ -26,7 +26,7 @@ SENTENCES = {
 OTHERS_SAY = {
     "lr": ("learning_rate",),
     "batch_size": ("micro_batch_size", "tokens_per_step"),
-    "epochs": ("max_steps",),
+    "num_train_epochs": ("epochs",),
     "steps": ("max_steps",),
     "output": ("out", "checkpoints"),
     "output_dir": ("out", "checkpoints"),

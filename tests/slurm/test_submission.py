@@ -36,7 +36,7 @@ from tests.slurm.conftest import Cluster, Run, assert_ended_as_if_undisturbed
         (["--gpus=3"], "--tokens-per-step must be a multiple of ranks x --micro-batch-size"),
         (["--after=next"], "--after must be job ids separated by commas, got next"),
         (["--after=99999"], "--after 99999: Slurm knows no such job"),
-        (["--constraint=fast"], "Partition low has no node left with constraint fast"),
+        (["--constraint=fast"], "Partition low has no node left with --constraint fast"),
         (["--exclude=node[1-4]"], "Partition low has no node left with --exclude node[1-4]"),
         (["--checkpoints=/proc/here"], "--checkpoints /proc/here cannot be written"),
         (["--init=nowhere"], "--init nowhere is not there"),

@@ -14,6 +14,7 @@ from instruct_core.data.record import FIRST, Cursor, Record
 from instruct_core.data.records import read_records
 from instruct_core.data.shard_plan import scan
 from instruct_core.data.sources import Source
+from instruct_core.data.templates import BY_HEADINGS
 from instruct_core.errors import BadRowError
 
 PLAIN = [f"Say {k}.,,Number {k}." for k in range(1000)]
@@ -148,7 +149,7 @@ def test_plan_of_a_broken_file_counts_every_row_and_tasks_read_the_same(tmp_path
 
     plan = scan(Source("rows", "rows", [str(path)]), None, None, skip_bad_rows=True)
 
-    rows = [row for shard in range(plan.num_parts) for row in plan.rows(shard)]
+    rows = [row for shard in range(plan.num_parts) for row in plan.rows(shard, BY_HEADINGS)]
     assert (plan.num_rows, len(plan.bad_rows), plan.num_parts) == (1000, 3, 4)
     assert [k for k, row in enumerate(rows) if row is None] == [10, 260, 700]
 

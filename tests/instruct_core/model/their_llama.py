@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,8 @@ KINDS: dict[str, dict[str, Any]] = {
 
 def reference(kind: str, **settings: Any) -> PreTrainedModel:
     """Return a model of a kind whose scores differ enough to compare."""
-    config = AutoConfig.for_model(**SIZES | KINDS[kind] | settings)
+    # transformers writes into what it is given.
+    config = AutoConfig.for_model(**copy.deepcopy(SIZES | KINDS[kind] | settings))
     model = AutoModelForCausalLM.from_config(config).eval()
     generator = torch.Generator().manual_seed(4)
     with torch.no_grad():

@@ -5,9 +5,11 @@ from __future__ import annotations
 import random
 import sys
 import types
+from collections.abc import Iterator
 
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.registry import _registry
 
 from instruct_core.storage.store import Store
 
@@ -31,12 +33,15 @@ class BusyGoogle(MemoryFileSystem):
 
 
 @pytest.fixture
-def busy_google(monkeypatch: pytest.MonkeyPatch) -> None:
+def busy_google(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     package, retry = types.ModuleType("gcsfs"), types.ModuleType("gcsfs.retry")
     vars(package)["GCSFileSystem"] = BusyGoogle
     exec(RETRY, vars(retry))
+    monkeypatch.delitem(_registry, "gs", raising=False)
     monkeypatch.setitem(sys.modules, "gcsfs", package)
     monkeypatch.setitem(sys.modules, "gcsfs.retry", retry)
+    yield
+    _registry.pop("gs")
 
 
 @pytest.mark.usefixtures("busy_google")

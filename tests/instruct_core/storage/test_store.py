@@ -8,6 +8,7 @@ from typing import Any
 import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.registry import _registry
 from fsspec.spec import AbstractFileSystem
 
 from instruct_core.errors import ConfigError
@@ -89,6 +90,7 @@ def test_place_whose_client_is_not_installed_names_the_extra(
     monkeypatch: pytest.MonkeyPatch, url: str, client: str, extra: str
 ) -> None:
     """And an account in a URL of Azure is no password."""
+    monkeypatch.delitem(_registry, url.partition("://")[0], raising=False)
     monkeypatch.setitem(sys.modules, client, None)
 
     with pytest.raises(ConfigError, match=rf"pip install -c constraints.txt -e '.\[{extra}\]'"):

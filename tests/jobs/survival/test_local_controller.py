@@ -152,7 +152,9 @@ def test_warning_before_there_is_a_task_is_a_requeue_too(tmp_path: Path) -> None
         "pathlib.Path('loading').touch()\n"
         "while not pathlib.Path('go').exists(): select.select([], [], [], 0.01)\n"
     )
-    process = controller(tmp_path, "sys.exit(0) if num > 1 else time.sleep(60)", modules=["slow"])
+    is_warned = "'(warned)' in pathlib.Path('controller.err').read_text()"
+    script = f"sys.exit(0) if {is_warned} else signal.pause()"
+    process = controller(tmp_path, script, modules=["slow"])
     wait_for((tmp_path / "loading").exists, "the loading")
 
     process.send_signal(signal.SIGUSR2)
