@@ -15,10 +15,7 @@ from instruct_core.checkpoints.staging import direct_image
 from instruct_core.checkpoints.steps import read_manifest, read_verified, step_name
 from instruct_core.lora_settings import CONFIG_FILE, WEIGHTS_FILE
 from instruct_core.model.adapters import BASE_FILE, base_file
-from instruct_core.model.hugging_face import (
-    refuse_filled,
-    tokenizer_files,
-)
+from instruct_core.model.hugging_face import refuse_filled, tokenizer_files
 from instruct_core.model.weights import load_pretrained
 from instruct_core.storage.documents import dump_document
 from instruct_core.storage.store import Store

@@ -15,7 +15,10 @@ and values, D: numbers of a head, V: vocabulary
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +26,7 @@ from torch import Tensor, nn
 
 from instruct_core.shape import Shape
 
+INIT_STD = 0.02
 FEW_TOKENS = 32  # below, a product from the weight's side is quicker on a CPU
 
 
@@ -81,7 +85,7 @@ def row_mask(row_ids: Tensor) -> Tensor:
     return same_row.tril()
 
 
-class Model(nn.Module):
+class Model(nn.Module, ABC):
     """
     A model without a loss. Its weights are not set: load them, or call `initialize`.
 
@@ -89,6 +93,9 @@ class Model(nn.Module):
         config: Its shape.
         dropout: Probability on embeddings, attention and residual branches while training.
     """
+
+    norms: ClassVar[str]  # what names of the weights of norms have in them
+    adds_to_stream: ClassVar[tuple[str, ...]]  # how those of residual branches end
 
     def __init__(self, config: Shape, dropout: float) -> None:
         super().__init__()
@@ -111,21 +118,37 @@ class Model(nn.Module):
                 half precision, no dropout and no cache; or None for plain causal order.
             cache: Keys and values of earlier tokens; this call's are appended to it.
         """
-        raise NotImplementedError
+        hidden: Tensor = self.trunk(tokens, positions, mask, cache)
+        return hidden
 
     @property
+    @abstractmethod
+    def trunk(self) -> nn.Module:
+        """All but the head; takes what `forward` takes."""
+
+    @property
+    @abstractmethod
     def blocks(self) -> nn.ModuleList:
         """The layers, first to last."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def head_weight(self) -> Tensor:
         """The weight of the output head. (V, C)"""
-        raise NotImplementedError
 
+    @torch.no_grad()
     def initialize(self, seed: int) -> None:
         """Draw fresh weights; the same seed gives the same ones on every machine."""
-        raise NotImplementedError
+        generator = torch.Generator().manual_seed(seed)
+        residual_std = INIT_STD / math.sqrt(2 * self.config.num_layers)
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias"):
+                parameter.zero_()
+            elif self.norms in name:
+                parameter.fill_(1.0)
+            else:
+                std = residual_std if name.endswith(self.adds_to_stream) else INIT_STD
+                parameter.normal_(0.0, std, generator=generator)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return the scores of every next token. (..., V)"""
@@ -213,3 +236,11 @@ def from_weight(x: Tensor, weight: Tensor) -> Tensor:
 def empty_embedding(rows: int, width: int) -> nn.Embedding:
     """Return an embedding that is not drawn yet: weights are loaded, or drawn by `initialize`."""
     return nn.Embedding(rows, width, _weight=torch.empty(rows, width))
+
+
+def misfit(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> str:
+    """Return in words the first name whose shapes differ, as weights have them; "" where all fit."""
+    if expected == found:
+        return ""
+    name = sorted({name for name, _ in expected.items() ^ found.items()})[0]
+    return f"{name} has shape {found.get(name, 'none')}, expected {expected.get(name, 'none')}"

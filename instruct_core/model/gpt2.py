@@ -15,8 +15,6 @@ B: batch size, T: tokens, P: tokens before these in the cache, C: width, H: head
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -32,26 +30,21 @@ from instruct_core.model.family import (
     is_few,
 )
 
-INIT_STD = 0.02
-
 
 class GPT2(Model):
     """The model; see Model for what it takes and returns. Its head is the token embedding."""
+
+    norms = ".ln_"
+    adds_to_stream = ("c_proj.weight",)
 
     def __init__(self, config: ModelConfig, dropout: float = 0.0) -> None:
         super().__init__(config, dropout)
         self.transformer = Transformer(config, dropout)
 
-    def forward(
-        self,
-        tokens: Tensor,
-        positions: Tensor,
-        mask: Tensor | RowStarts | None,
-        cache: Cache | None = None,
-    ) -> Tensor:
+    @property
+    def trunk(self) -> nn.Module:
         """See Model."""
-        hidden: Tensor = self.transformer(tokens, positions, mask, cache)
-        return hidden
+        return self.transformer
 
     def lay_out(self, for_batches: bool) -> None:
         """See Model."""
@@ -68,20 +61,6 @@ class GPT2(Model):
     def head_weight(self) -> Tensor:
         """The output head, which is the token embedding. (V, C)"""
         return self.transformer.wte.weight
-
-    @torch.no_grad()
-    def initialize(self, seed: int) -> None:
-        """Draw fresh weights; the same seed gives the same ones on every machine."""
-        generator = torch.Generator().manual_seed(seed)
-        residual_std = INIT_STD / math.sqrt(2 * self.config.num_layers)
-        for name, parameter in self.named_parameters():
-            if name.endswith("bias"):
-                parameter.zero_()
-            elif ".ln_" in name:
-                parameter.fill_(1.0)
-            else:
-                std = residual_std if name.endswith("c_proj.weight") else INIT_STD
-                parameter.normal_(0.0, std, generator=generator)
 
 
 class Transformer(nn.Module):

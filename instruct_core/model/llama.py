@@ -9,9 +9,8 @@ Beside GPT-2: norms without a mean, positions as a turn of queries and keys, key
 several heads, a gated MLP, and a head that may have a weight of its own. Which biases and norms there are
 is the shape's to say.
 
-Sources: Touvron et al. 2023 (arXiv 2302.13971 and 2307.09288); Su et al. 2021 (RoPE, arXiv 2104.09864);
-transformers' modeling_llama.py, modeling_qwen2.py, modeling_qwen3.py, modeling_mistral.py (names; parity
-is tested) and modeling_rope_utils.py (scalings).
+Sources: Touvron et al. 2023 (arXiv 2302.13971 and 2307.09288); transformers' modeling_llama.py,
+modeling_qwen2.py, modeling_qwen3.py and modeling_mistral.py (names; parity is tested).
 
 B: batch size, T: tokens, C: width, H: heads, G: heads with keys and values, D: numbers of a head,
 V: vocabulary
@@ -19,7 +18,6 @@ V: vocabulary
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -36,12 +34,14 @@ from instruct_core.model.family import (
     from_weight,
     is_few,
 )
-
-INIT_STD = 0.02
+from instruct_core.model.rope import rope_frequencies
 
 
 class Llama(Model):
     """The model; see Model for what it takes and returns."""
+
+    norms = "norm"
+    adds_to_stream = ("o_proj.weight", "down_proj.weight")
 
     def __init__(self, config: LlamaConfig, dropout: float = 0.0) -> None:
         super().__init__(config, dropout)
@@ -49,16 +49,10 @@ class Llama(Model):
         if not config.has_tied_head:
             self.lm_head = Projection(config.width, config.vocab_size, has_bias=False)
 
-    def forward(
-        self,
-        tokens: Tensor,
-        positions: Tensor,
-        mask: Tensor | RowStarts | None,
-        cache: Cache | None = None,
-    ) -> Tensor:
+    @property
+    def trunk(self) -> nn.Module:
         """See Model."""
-        hidden: Tensor = self.model(tokens, positions, mask, cache)
-        return hidden
+        return self.model
 
     @property
     def blocks(self) -> nn.ModuleList:
@@ -71,20 +65,6 @@ class Llama(Model):
         own = getattr(self, "lm_head", self.model.embed_tokens)
         weight: Tensor = own.weight
         return weight
-
-    @torch.no_grad()
-    def initialize(self, seed: int) -> None:
-        """Draw fresh weights; the same seed gives the same ones on every machine."""
-        generator = torch.Generator().manual_seed(seed)
-        residual_std = INIT_STD / math.sqrt(2 * self.config.num_layers)
-        for name, parameter in self.named_parameters():
-            if name.endswith("bias"):
-                parameter.zero_()
-            elif "norm" in name:
-                parameter.fill_(1.0)
-            else:
-                adds = name.endswith(("o_proj.weight", "down_proj.weight"))
-                parameter.normal_(0.0, residual_std if adds else INIT_STD, generator=generator)
 
 
 class Turn(NamedTuple):
@@ -239,70 +219,3 @@ class Projection(nn.Module):
             y = from_weight(x, self.weight)
             return y if self.bias is None else y + self.bias
         return F.linear(x, self.weight, self.bias)
-
-
-def rope_frequencies(config: LlamaConfig) -> tuple[Tensor, float]:
-    """
-    Return by how much each pair of a head's numbers turns from one position to the next, (D / 2,), and
-    the factor of its length.
-    """
-    scaling, dim = config.rope_scaling, config.head_dim
-    plain = 1.0 / config.rope_theta ** (torch.arange(0, dim, 2).float() / dim)
-    match scaling.rope_type:
-        case "default" | "dynamic":  # which stretches only what is beyond max_position_embeddings
-            return plain, 1.0
-        case "linear":
-            return plain / _number(scaling.factor), 1.0
-        case "llama3":
-            return _llama3(plain, config), 1.0
-        case "yarn":
-            return _yarn(plain, config)
-    raise AssertionError(scaling.rope_type)
-
-
-def _number(value: float | None) -> float:
-    assert value is not None, "a scaling has all numbers of its kind: llama_settings.py"
-    return value
-
-
-def _llama3(plain: Tensor, config: LlamaConfig) -> Tensor:
-    """Return long waves divided by the factor, short ones as they are, and a mixture between."""
-    scaling, context = (
-        config.rope_scaling,
-        _number(config.rope_scaling.original_max_position_embeddings),
-    )
-    factor, low, high = map(
-        _number, (scaling.factor, scaling.low_freq_factor, scaling.high_freq_factor)
-    )
-    waves = context / (2 * math.pi / plain)  # in the context
-    kept = ((waves - low) / (high - low)).clamp(0, 1)
-    return _mixed(plain, kept, factor)
-
-
-def _mixed(plain: Tensor, kept: Tensor, factor: float) -> Tensor:
-    return (1 - kept) * plain / factor + kept * plain
-
-
-def _yarn(plain: Tensor, config: LlamaConfig) -> tuple[Tensor, float]:
-    """Peng et al. 2023 (arXiv 2309.00071): as above, between two numbers of turns in the context."""
-    scaling, dim = config.rope_scaling, config.head_dim
-    factor = _number(scaling.factor)
-    context = _number(scaling.original_max_position_embeddings)
-
-    def place(turns: float) -> float:
-        return dim * math.log(context / (turns * 2 * math.pi)) / (2 * math.log(config.rope_theta))
-
-    low, high = place(scaling.beta_fast or 32), place(scaling.beta_slow or 1)
-    if scaling.truncate is not False:
-        low, high = math.floor(low), math.ceil(high)
-    low, high = max(low, 0), min(high, dim - 1)
-    ramp = (torch.arange(dim // 2).float() - low) / ((high - low) or 0.001)
-    kept = 1 - ramp.clamp(0, 1)
-    length = scaling.attention_factor
-    if length is None and scaling.mscale and scaling.mscale_all_dim:
-        length = _length(factor, scaling.mscale) / _length(factor, scaling.mscale_all_dim)
-    return _mixed(plain, kept, factor), _length(factor) if length is None else length
-
-
-def _length(factor: float, scale: float = 1.0) -> float:
-    return 1.0 if factor <= 1 else 0.1 * scale * math.log(factor) + 1.0

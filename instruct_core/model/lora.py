@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from instruct_core.errors import CorruptFileError
 from instruct_core.lora_settings import PREFIX, Base, Lora, adapter_config, chosen
-from instruct_core.model.family import Model
+from instruct_core.model.family import Model, misfit
 
 
 def projections(model: Model) -> dict[str, nn.Module]:
@@ -144,12 +144,8 @@ def load_saved(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """
     expected = {name: tuple(value.shape) for name, value in saved_tensors(model).items()}
     found = {name: tuple(value.shape) for name, value in tensors.items()}
-    if expected != found:
-        name = sorted({name for name, _ in expected.items() ^ found.items()})[0]
-        raise CorruptFileError(
-            f"Weights that were saved are of another model: {name} has shape {found.get(name, 'none')}, "
-            f"expected {expected.get(name, 'none')}."
-        )
+    if told := misfit(expected, found):
+        raise CorruptFileError(f"Weights that were saved are of another model: {told}.")
     state = {name.removeprefix(PREFIX): value for name, value in tensors.items()}
     model.load_state_dict(state, strict=len(state) == len(model.state_dict()), assign=True)
 

@@ -51,7 +51,7 @@ class Found(NamedTuple):
 
     tensors: Mapping[str, Any]
     said: list[Said]
-    generation: Mapping[str, Any] = {}  # how its texts are to be made, where that is said
+    generation: Mapping[str, Any] = {}  # settings for generation, where there are any
 
 
 def read_weight_files(init: str) -> Found:

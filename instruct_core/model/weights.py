@@ -23,7 +23,7 @@ from instruct_core.errors import ConfigError, InstructError, MissingError, RunCo
 from instruct_core.lora_settings import Base
 from instruct_core.model.adapters import Adapter, find_adapter
 from instruct_core.model.families import build, read
-from instruct_core.model.family import Model
+from instruct_core.model.family import Model, misfit
 from instruct_core.model.lora import merge
 from instruct_core.model.weight_files import read_weight_files
 from instruct_core.shape import Shape, with_vocabulary
@@ -128,12 +128,8 @@ def _check_complete(shape: Shape, weights: Mapping[str, Tensor], init: str) -> N
     with torch.device("meta"):
         expected = {name: tuple(p.shape) for name, p in build(shape).named_parameters()}
     found = {name: tuple(value.shape) for name, value in weights.items()}
-    if expected != found:
-        name = sorted({n for n, _ in expected.items() ^ found.items()})[0]
-        raise ConfigError(
-            f"Model {init} does not fit {shape.model_type}: {name} has shape "
-            f"{found.get(name, 'none')}, expected {expected.get(name, 'none')}."
-        )
+    if told := misfit(expected, found):
+        raise ConfigError(f"Model {init} does not fit {shape.model_type}: {told}.")
 
 
 def _check_finite(weights: Mapping[str, Tensor], init: str) -> None:

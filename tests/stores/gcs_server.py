@@ -1,5 +1,5 @@
 """
-A stand-in for Google's storage on loopback: an emulator from PyPI, with two things mended that matter.
+A stand-in for Google's storage on loopback: an emulator from PyPI, with two of its faults fixed.
 
     python -m tests.stores.gcs_server 4443 folder
 
