@@ -125,7 +125,7 @@ def test_rows_by_their_starts_have_the_loss_and_gradients_that_a_mask_gives(
     model.initialize(1)
     with_loss = WithLoss(model.to("cuda"))
     batch = on_device(reader.micro_batch(np.arange(4, dtype=np.uint64)), torch.device("cuda"))
-    if len(batch) < 5:
+    if batch.row_starts is None:
         pytest.skip("this GPU goes by a mask")
     results = []
     for arguments, precision in ((batch, 16), (batch[:4], 16), (batch, 32)):

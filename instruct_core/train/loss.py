@@ -6,7 +6,8 @@ Cross-entropy over a whole vocabulary without ever holding all logits.
 
 For 8 x 1,024 tokens the logits of GPT-2 alone take 1.6 GB, and their gradient as much again. So head and
 loss run over a slice of tokens at a time, and each slice's gradient is taken at once; nothing is
-computed twice. The loss is a sum: the trainer divides by the loss tokens of all ranks, so that
+computed twice. Where a good part of the targets is ignored, as with `--loss-on response`, their tokens
+are left out before. The loss is a sum: the trainer divides by the loss tokens of all ranks, so that
 ranks and accumulation give one result.
 
 A GPU's tensor cores want matrices whose sides are multiples of 64, and 50,257 is odd: there such a
@@ -18,26 +19,50 @@ B: micro-batch size, T: seq_len, N: B x T, C: width, V: vocabulary
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from instruct_core.data.batches import IGNORED, MicroBatch, row_starts
 from instruct_core.model.family import Model, RowStarts, row_mask
+from instruct_core.train.softmax import as_written, one_pass
 
-SLICE_TOKENS = {"cpu": 512, "cuda": 2048}  # a GPU is quicker with longer ones
+# A GPU is quicker with longer ones. Compiled, a slice holds its logits once and not four times.
+SLICE_TOKENS = {"cpu": 512, "cuda": 2048}
+COMPILED_SLICE_TOKENS = {"cpu": 512, "cuda": 8192}
 HEAD_MULTIPLE = {"cpu": 1, "cuda": 64}
+# Of all targets, ignored, from which on these are left out before the head's product. With fewer there
+# is little to gain, and sums keep the order that they have always had.
+SHARE_WORTH_LEAVING_OUT = 1 / 8
+
+
+class Inputs(NamedTuple):
+    """What a forward takes of a micro-batch, on its device."""
+
+    tokens: Tensor  # (B, T)
+    targets: Tensor  # ids, or IGNORED. (B, T)
+    positions: Tensor  # place of each token in its row. (B, T)
+    row_ids: Tensor  # equal where attention may look. (B, T)
+    row_starts: Tensor | None = None  # for kernels that go by them, see RowStarts
+    learnt: Tensor | None = None  # which of the B x T targets count, where that is worth knowing
 
 
 class WithLoss(nn.Module):
-    """A model and its loss as one module, which is what DDP wraps."""
+    """
+    A model and its loss as one module, which is what DDP wraps.
 
-    def __init__(self, model: Model) -> None:
+    Args:
+        model: Compiled or not.
+        compiled: Have the loss compiled too.
+    """
+
+    def __init__(self, model: Model, compiled: bool = False) -> None:
         super().__init__()
-        self.model = model
+        self.model, self._compiled = model, compiled
         self._suits = RowStarts.suit(model.config)
 
     def forward(
@@ -47,17 +72,9 @@ class WithLoss(nn.Module):
         positions: Tensor,
         row_ids: Tensor,
         row_starts: Tensor | None = None,
+        learnt: Tensor | None = None,
     ) -> Tensor:
-        """
-        Return the summed loss of all targets that count.
-
-        Args:
-            tokens: Ids; all but the last argument are (B, T).
-            targets: Ids, or IGNORED.
-            positions: Place of each token in its row.
-            row_ids: Equal where attention may look.
-            row_starts: The same for kernels that go by it, see RowStarts; used where they can.
-        """
+        """Return the summed loss of all targets that count; for what it takes, see Inputs."""
         where: Tensor | RowStarts
         dropout = self.model.dropout if self.training else 0.0
         is_half = _product_dtype(tokens.device.type, torch.float32).itemsize == 2
@@ -69,7 +86,7 @@ class WithLoss(nn.Module):
         else:
             where = row_mask(row_ids)
         hidden = self.model(tokens, positions, where)
-        return summed_loss(hidden, self.model.head_weight, targets)
+        return summed_loss(hidden, self.model.head_weight, targets, learnt, self._compiled)
 
 
 def _product_dtype(kind: str, dtype: torch.dtype) -> torch.dtype:
@@ -77,7 +94,13 @@ def _product_dtype(kind: str, dtype: torch.dtype) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else dtype
 
 
-def summed_loss(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
+def summed_loss(
+    hidden: Tensor,
+    head: Tensor,
+    targets: Tensor,
+    learnt: Tensor | None = None,
+    compiled: bool = False,
+) -> Tensor:
     """
     Return the sum of the cross-entropies of all targets that count, in float32.
 
@@ -85,44 +108,96 @@ def summed_loss(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
         hidden: Last hidden states. (B, T, C)
         head: Weight of the output head. (V, C)
         targets: Ids, or IGNORED. (B, T)
+        learnt: Places of those that count among the B x T, if the others are to be left out.
+        compiled: See softmax.py.
     """
     loss: Tensor = _SlicedLoss.apply(  # type: ignore[no-untyped-call]  # torch does not type it
-        hidden.flatten(0, 1), head, targets.flatten()
+        hidden.flatten(0, 1), head, targets.flatten(), learnt, compiled
     )
     return loss
 
 
 class _SlicedLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
-        total = torch.zeros((), device=hidden.device)
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        head: Tensor,
+        targets: Tensor,
+        learnt: Tensor | None,
+        compiled: bool,
+    ) -> Tensor:
         needs_grad, needs_head_grad = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
-        hidden_grad = torch.empty_like(hidden) if needs_grad else None
+        slices = _Slices(hidden, head, compiled and needs_grad)
+        chosen = hidden
+        if learnt is not None:
+            chosen, targets = hidden.index_select(0, learnt), targets.index_select(0, learnt)
+        hidden_grad = torch.empty_like(chosen) if needs_grad else None
         head_grad: Tensor | None = None
-        weight, bias = _for_products(head)
-        weight.requires_grad_(needs_head_grad)
-        num_tokens = SLICE_TOKENS[hidden.device.type]
-        for start in range(0, len(targets), num_tokens):
-            part = slice(start, start + num_tokens)
-            h = hidden[part].detach().requires_grad_(needs_grad)
-            with torch.set_grad_enabled(needs_grad):
-                logits = F.linear(h, weight, bias).float()
-                loss = F.cross_entropy(logits, targets[part], ignore_index=IGNORED, reduction="sum")
-            total += loss.detach()
-            if hidden_grad is not None:
-                wanted = (h, weight) if needs_head_grad else (h,)
-                hidden_grad[part], *grads = torch.autograd.grad(loss, wanted)
-                for grad in grads:  # none of a frozen head; summed in the head's own precision
-                    head_grad = grad.to(head.dtype) if head_grad is None else head_grad.add_(grad)
+        total = torch.zeros((), device=hidden.device)
+        for start in range(0, len(targets), slices.num_tokens):
+            part = slice(start, start + slices.num_tokens)
+            h = chosen[part].to(slices.weight.dtype)
+            loss, gradient = slices.loss(h, targets[part], needs_grad)
+            total += loss
+            if hidden_grad is None:
+                continue
+            hidden_grad[part] = gradient @ slices.weight
+            if needs_head_grad:  # none of a frozen head; summed in the head's own precision
+                grad = gradient.t() @ h
+                head_grad = grad.to(head.dtype) if head_grad is None else head_grad.add_(grad)
+        if learnt is not None and hidden_grad is not None:
+            hidden_grad = torch.zeros_like(hidden).index_copy_(0, learnt, hidden_grad)
         ctx.save_for_backward(hidden_grad, None if head_grad is None else head_grad[: len(head)])
         return total
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         hidden_grad, head_grad = ctx.saved_tensors
         # In place: these buffers are nobody else's, and the head's is 150 MB.
         of_head = None if head_grad is None else head_grad.mul_(grads[0])
-        return hidden_grad.mul_(grads[0]), of_head, None
+        return hidden_grad.mul_(grads[0]), of_head, None, None, None
+
+
+class _Slices:
+    """
+    The head's product and the loss of a slice of tokens.
+
+    Args:
+        hidden: All hidden states. (N, C)
+        head: See `summed_loss`.
+        compiled: Whether loss and gradient are made in one pass, in memory that all slices share.
+    """
+
+    def __init__(self, hidden: Tensor, head: Tensor, compiled: bool) -> None:
+        self.weight, self._bias = _for_products(head)
+        of_kind = COMPILED_SLICE_TOKENS if compiled else SLICE_TOKENS
+        # Not fewer for a micro-batch of which little is learnt: what is compiled has one shape.
+        self.num_tokens = min(of_kind[hidden.device.type], len(hidden))
+        self._logits: Tensor | None = None
+        if compiled:
+            self._logits = self.weight.new_empty((self.num_tokens, len(self.weight)))
+
+    def loss(self, h: Tensor, targets: Tensor, needs_grad: bool) -> tuple[Tensor, Tensor]:
+        """Return a slice's summed loss and, if it is needed, the gradient by its logits."""
+        if self._logits is not None:
+            return self._in_one_pass(self._logits, h, targets)
+        scores = F.linear(h, self.weight, self._bias).float()
+        if not needs_grad:
+            loss = F.cross_entropy(scores, targets, ignore_index=IGNORED, reduction="sum")
+            return loss, scores
+        loss, gradient = as_written(scores, targets)
+        return loss, gradient.to(self.weight.dtype)
+
+    def _in_one_pass(self, logits: Tensor, h: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        if self._bias is None:
+            torch.mm(h, self.weight.t(), out=logits[: len(h)])
+        else:
+            torch.addmm(self._bias, h, self.weight.t(), out=logits[: len(h)])
+        # Rows behind the last one hold what was there before; their targets are ignored.
+        filled = F.pad(targets, (0, len(logits) - len(targets)), value=IGNORED)
+        loss = one_pass()(logits, filled)
+        return loss, logits[: len(h)]
 
 
 def _for_products(head: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -138,19 +213,25 @@ def _for_products(head: Tensor) -> tuple[Tensor, Tensor | None]:
     return weight, bias
 
 
-def on_device(batch: MicroBatch, device: torch.device) -> list[torch.Tensor]:
+def on_device(batch: MicroBatch, device: torch.device) -> Inputs:
     """
     Return the arrays of a micro-batch as tensors; copies to a GPU do not wait.
 
-    For GPUs whose kernels can go by them, the starts of the rows follow.
+    Which targets count is told from the arrays: to ask a GPU would be to wait for it.
     """
-    arrays: list[np.ndarray[Any, Any]] = list(batch)
-    if _goes_by_rows(device):
-        arrays.append(row_starts(batch.row_ids))
-    tensors = [torch.from_numpy(array) for array in arrays]
+    learnt = np.flatnonzero(batch.targets != IGNORED)
+    is_worth_it = 0 < len(learnt) <= (1 - SHARE_WORTH_LEAVING_OUT) * batch.targets.size
+    tokens, targets, positions, row_ids = (_sent(array, device) for array in batch)
+    starts = _sent(row_starts(batch.row_ids), device) if _goes_by_rows(device) else None
+    where = _sent(learnt, device) if is_worth_it else None
+    return Inputs(tokens, targets, positions, row_ids, starts, where)
+
+
+def _sent(array: NDArray[Any], device: torch.device) -> Tensor:
+    tensor = torch.from_numpy(array)
     if device.type == "cuda":
-        tensors = [tensor.pin_memory().to(device, non_blocking=True) for tensor in tensors]
-    return tensors
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor
 
 
 @functools.cache

@@ -1,0 +1,62 @@
+"""
+Cross-entropy of logits and its gradient by them, a slice of tokens at a time.
+
+    loss, gradient = as_written(logits.float(), targets)
+    loss = one_pass()(logits, targets)       # compiled; the gradient takes the logits' place
+
+torch's own log-softmax, loss and the backwards of both read and write a matrix as wide as the vocabulary
+some ten times. Compiled as one function it is read twice and written once, and `--compile` is what asks
+for that: a compiler takes time to load, and on a CPU needs one of C++.
+
+N: tokens of a slice, V: vocabulary
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from instruct_core.data.batches import IGNORED
+
+
+def as_written(scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """
+    Return the sum of the cross-entropies, and its gradient by the scores. (), (N, V)
+
+    Args:
+        scores: Logits in float32. (N, V)
+        targets: Ids, or IGNORED. (N,)
+    """
+    with torch.enable_grad():
+        leaf = scores.detach().requires_grad_()
+        loss = F.cross_entropy(leaf, targets, ignore_index=IGNORED, reduction="sum")
+        [gradient] = torch.autograd.grad(loss, leaf)
+    return loss.detach(), gradient
+
+
+@functools.cache
+def one_pass() -> Callable[[Tensor, Tensor], Tensor]:
+    """
+    Return what turns logits of any precision into the gradient, in place, and returns the loss.
+
+    It is compiled for one shape of slices, so that no kernel depends on what other shapes there were.
+    """
+    return torch.compile(in_place, dynamic=False, fullgraph=True)
+
+
+def in_place(logits: Tensor, targets: Tensor) -> Tensor:
+    """Do what `one_pass` compiles. (N, V), (N,)"""
+    counts = targets != IGNORED
+    scores = logits.float()
+    log_sums = scores.logsumexp(1, keepdim=True)
+    places = torch.where(counts, targets, 0)[:, None]
+    losses = (log_sums - scores.gather(1, places)).squeeze(1)
+    words = torch.arange(logits.shape[1], device=logits.device)
+    gradient = torch.exp(scores - log_sums) - (words == places).float()
+    # Rows that do not count may hold anything: 0 times that would not do.
+    logits.copy_(torch.where(counts[:, None], gradient, 0.0))
+    return torch.where(counts, losses, 0.0).sum()

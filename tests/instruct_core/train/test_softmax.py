@@ -1,0 +1,54 @@
+"""One pass over the logits gives the loss and the gradient of torch's several."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from instruct_core.data.batches import IGNORED
+from instruct_core.train.softmax import as_written, in_place
+
+
+def drawn(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return logits as far apart as GPT-2's are, and targets."""
+    generator = torch.Generator().manual_seed(5)
+    logits = torch.randn(37, 1000, generator=generator) * 8 - 100
+    logits[:, 990:] = -torch.inf  # the words that fill up a head
+    targets = torch.randint(0, 990, (37,), generator=generator)
+    targets[[0, 5, 36]] = IGNORED
+    return logits.to(dtype), targets
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_one_pass_comes_to_what_torch_does(dtype: torch.dtype) -> None:
+    logits, targets = drawn(dtype)
+    loss, gradient = as_written(logits.float(), targets)
+
+    ours = in_place(logits, targets)
+
+    assert torch.allclose(ours, loss)
+    assert torch.allclose(logits, gradient.to(dtype), atol=1e-6 if dtype == torch.float32 else 4e-3)
+
+
+def test_rows_whose_target_is_ignored_may_hold_anything() -> None:
+    logits, targets = drawn(torch.float32)
+    clean = logits.clone()
+    logits[targets == IGNORED] = float("nan")
+
+    loss = in_place(logits, targets)
+
+    expected = F.cross_entropy(clean, targets, ignore_index=IGNORED, reduction="sum")
+    assert torch.allclose(loss, expected)
+    assert (logits[targets == IGNORED] == 0).all()
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_logits_that_are_no_numbers_make_neither_loss_nor_gradient_finite(broken: float) -> None:
+    logits, targets = drawn(torch.float32)
+    logits[7, 3] = broken
+
+    loss = in_place(logits, targets)
+
+    assert not loss.isfinite()
+    assert not logits.isfinite().all()
