@@ -52,8 +52,13 @@ class FusedAdamW:
             torch._foreach_zero_(gradients)
 
     @torch.no_grad()
-    def step(self) -> None:
-        """Update every parameter that has a gradient."""
+    def step(self, left_out: Tensor | None = None) -> None:
+        """
+        Update every parameter that has a gradient.
+
+        Args:
+            left_out: 1 where nothing is to be changed, else 0; the host never looks. (), float32
+        """
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None]
             states = [self._state_of(parameter) for parameter in parameters]
@@ -66,6 +71,7 @@ class FusedAdamW:
                 [state["step"] for state in states],
                 fused=True, amsgrad=False, maximize=False, beta1=self._beta1, beta2=self._beta2,
                 lr=group["lr"], weight_decay=group["weight_decay"], eps=self._eps,
+                found_inf=left_out,
             )  # fmt: skip
 
     def _parameters(self) -> list[Tensor]:

@@ -1,8 +1,8 @@
 """
 Which rank keeps the others waiting: how long each is busy itself, step by step.
 
-    watch = Stopwatch(device)
-    watch.start(data_seconds); ...; watch.stop()        # before this rank would wait for the others
+    watch = Stopwatch(device, data_seconds)             # a step begins
+    watch.stop()                                        # before this rank would wait for the others
     pace = Pace()
     for event in pace.look(step, vote.busy_seconds): ... # on rank 0
 
@@ -27,18 +27,19 @@ LEAST_SECONDS = 0.005  # a step: less is worth nobody's look
 
 
 class Stopwatch:
-    """How long one rank is busy itself in a step."""
+    """
+    How long one rank is busy itself in a step, which begins now.
 
-    def __init__(self, device: torch.device) -> None:
-        self._waited = self._began = self._ended = 0.0
+    Args:
+        device: Where it is computed.
+        waited_seconds: How long this rank has waited for the step's samples.
+    """
+
+    def __init__(self, device: torch.device, waited_seconds: float) -> None:
+        self._waited = waited_seconds
         self._events: list[torch.cuda.Event] = []
         if device.type == "cuda":
             self._events = [torch.cuda.Event(True), torch.cuda.Event(True)]  # type: ignore[no-untyped-call]
-
-    def start(self, waited_seconds: float) -> None:
-        """Begin a step, for whose samples this rank has waited so long."""
-        self._waited = waited_seconds
-        if self._events:
             self._events[0].record()
         self._began = self._ended = time.monotonic()
 
@@ -50,9 +51,7 @@ class Stopwatch:
 
     @property
     def seconds(self) -> float:
-        """Of the last step, once it has ended: a GPU is not waited for; 0 before there is one."""
-        if self._ended <= self._began:
-            return 0.0
+        """Of a step that has ended: a GPU is not waited for."""
         busy = self._ended - self._began
         if self._events:
             busy = self._events[0].elapsed_time(self._events[1]) / 1e3

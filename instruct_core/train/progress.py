@@ -38,28 +38,38 @@ def next_samples(
     return train.at(positions, config.seed).reshape(shape)[:, rank]
 
 
-def after_step(before: Progress, config: TrainConfig, finite: bool) -> Progress:
-    """
-    Count a step that was made, or left out because its gradient was not finite.
-
-    Raises:
-        NonFiniteError: It is the tenth in a row.
-    """
-    progress = replace(
+def after_step(before: Progress, config: TrainConfig) -> Progress:
+    """Count a step; whether it was finite is told by `noted`."""
+    return replace(
         before,
         global_step=before.global_step + 1,
         samples_seen=before.samples_seen + config.global_batch_size,
         tokens_seen=before.tokens_seen + config.tokens_per_step,
-        skipped_steps=before.skipped_steps + (not finite),
-        non_finite_in_a_row=0 if finite else before.non_finite_in_a_row + 1,
     )
-    if progress.non_finite_in_a_row >= MAX_NON_FINITE_IN_A_ROW:
+
+
+def noted(progress: Progress, step: int, finite: bool, config: TrainConfig) -> Progress:
+    """
+    Count whether a step was made, or left out because its gradient was not finite.
+
+    Args:
+        progress: Where the run stands, at the step or after it.
+        step: Which one it was.
+        finite: What came of it.
+        config: Of the run.
+
+    Raises:
+        NonFiniteError: It is the tenth in a row that was left out.
+    """
+    in_a_row = 0 if finite else progress.non_finite_in_a_row + 1
+    if in_a_row >= MAX_NON_FINITE_IN_A_ROW:
         raise NonFiniteError(
             f"Run {config.run} had {MAX_NON_FINITE_IN_A_ROW} steps in a row without a finite "
-            f"gradient, up to step {progress.global_step}. Lower --learning-rate, or look "
+            f"gradient, up to step {step}. Lower --learning-rate, or look "
             "for broken rows; the last checkpoint is from before."
         )
-    return progress
+    skipped = progress.skipped_steps + (not finite)
+    return replace(progress, skipped_steps=skipped, non_finite_in_a_row=in_a_row)
 
 
 class StepReport(NamedTuple):

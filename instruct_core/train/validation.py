@@ -40,20 +40,20 @@ def validation_loss(
 ) -> float | None:
     """Return the mean loss per token, or None where a rank asked to stop meanwhile."""
     model.eval()
-    totals = [0.0, 0.0]
+    # In float64 the sum of the micro-batches stays exact; a GPU adds them up without being waited for.
+    total, num_tokens = torch.zeros((), dtype=torch.float64, device=device), 0
     try:
         for batch in _share(reader, micro_batch_size):
             if ranks.any_rank(stop()):
                 return None
             if batch is not None:
                 with autocast:
-                    loss = model(*on_device(batch, device))
-                totals[0] += loss.item()  # once a micro-batch: the sum stays exact in float64
-                totals[1] += batch.num_loss_tokens
+                    total += model(*on_device(batch, device))
+                num_tokens += batch.num_loss_tokens
     finally:
         model.train()
-    loss_sum, num_tokens = ranks.sum_over_ranks(totals)
-    return loss_sum / max(1.0, num_tokens)
+    loss_sum, tokens_of_all = ranks.sum_over_ranks([total.item(), num_tokens])
+    return loss_sum / max(1.0, tokens_of_all)
 
 
 def _share(reader: SampleReader, micro_batch_size: int) -> Iterator[MicroBatch | None]:

@@ -61,10 +61,8 @@ def test_slow_step_now_and_then_names_nobody() -> None:
 def test_what_a_rank_waits_for_others_is_not_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     times = iter([10.0, 10.4])
     monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: next(times)))
-    watch = Stopwatch(torch.device("cpu"))
-    assert watch.seconds == 0.0
 
-    watch.start(0.1)
+    watch = Stopwatch(torch.device("cpu"), waited_seconds=0.1)
     watch.stop()
 
     assert watch.seconds == pytest.approx(0.5)
@@ -75,8 +73,8 @@ def test_vote_carries_the_time_of_every_rank_to_every_rank() -> None:
     saves: Any = SimpleNamespace(votes=lambda: (0.0, 0.0))
 
     def vote(rank: int) -> list[float]:
-        watch: Any = SimpleNamespace(seconds=rank + 0.5)
-        return hold_vote(setup, 1, torch.ones(()), saves, watch).busy_seconds
+        landed: Any = SimpleNamespace(loss_sum=1.0, busy_seconds=rank + 0.5)
+        return hold_vote(setup, 1, landed, saves).busy_seconds
 
     assert in_ranks(3, vote) == [[0.5, 1.5, 2.5]] * 3
 

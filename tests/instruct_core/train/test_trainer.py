@@ -13,14 +13,14 @@ from instruct_core.checkpoints.loader import load_newest
 from instruct_core.checkpoints.steps import committed_steps
 from instruct_core.checkpoints.writer import Checkpoints
 from instruct_core.config import PRESETS, TrainConfig
-from instruct_core.data.batches import SampleReader
+from instruct_core.data.batches import LossOn, SampleReader
 from instruct_core.data.packing import pack
 from instruct_core.data.shards import ShardSet
 from instruct_core.errors import NonFiniteError
 from instruct_core.events import Evaluated, Event
 from instruct_core.model.gpt2 import GPT2
 from instruct_core.storage.store import Store
-from instruct_core.train import trainer as trainer_module
+from instruct_core.train import gradients
 from instruct_core.train.progress import Setup, StepReport
 from instruct_core.train.trainer import Trainer
 from instruct_core.train.wishes import Wishes
@@ -49,6 +49,11 @@ class Desk:
             rows = ShardSet(Store(shard_set), split)
             self.readers[split] = SampleReader(rows, pack(rows.lengths(), 64, 1), "all")
         self.val_rows = ShardSet(Store(shard_set), "val")
+
+    def learn(self, loss_on: LossOn) -> None:
+        """Learn all tokens, or those of responses."""
+        reader = self.readers["train"]
+        self.readers["train"] = SampleReader(reader._rows, reader._packing, loss_on)
 
     def trainer(self, config: TrainConfig) -> Trainer:
         setup = Setup(
@@ -159,7 +164,7 @@ def test_long_step_is_given_up_when_warned_and_made_again_with_the_same_bits(
     other.model = GPT2(PRESETS["tiny"], dropout=0.1)
     other.model.initialize(1)
     other.trainer(config).run()
-    monkeypatch.setattr(trainer_module, "STOP_PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(gradients, "STOP_PATIENCE_SECONDS", 0.0)
     asked = iter(range(10**6))
     # Evaluation asks before each of its batches; the warning comes inside a later step.
     desk.stop = lambda: next(asked) > 12

@@ -1,0 +1,115 @@
+"""
+The gradients of one step: of a rank's micro-batches in turn, then of all ranks.
+
+    gradients = Gradients(core, optimizer, config, setup)
+    loss_sum = gradients.add_up(micro_batches, scale, watch, busy_seconds)
+    if loss_sum is None: ...         # given up, and all is as before
+    norm = gradients.clip()
+    optimizer.step(); gradients.clear()
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from instruct_core import ranks
+from instruct_core.config import TrainConfig
+from instruct_core.data.batches import MicroBatch
+from instruct_core.train.compiler import data_parallel, settle_buckets
+from instruct_core.train.loss import WithLoss, on_device
+from instruct_core.train.optimizer import FusedAdamW
+from instruct_core.train.pace import Stopwatch
+from instruct_core.train.progress import Setup
+from instruct_core.train.rng import restore_rng, rng_state
+
+# A warned step that would take longer than this is given up; the run goes on from the one before.
+STOP_PATIENCE_SECONDS = 10.0
+
+
+class Gradients:
+    """
+    What one rank does for them.
+
+    Args:
+        core: The model and its loss.
+        optimizer: Of its weights.
+        config: The recipe.
+        setup: Of this rank.
+    """
+
+    def __init__(
+        self, core: WithLoss, optimizer: FusedAdamW, config: TrainConfig, setup: Setup
+    ) -> None:
+        self._core, self._optimizer = core, optimizer
+        self._device, self._stop, self._clip = setup.device, setup.stop, config.clip
+        self._is_half = config.precision == "bf16"
+        self._parallel: DistributedDataParallel | None = None
+        if ranks.world_size() > 1:
+            self._parallel = data_parallel(core, setup.device, config.compile)
+            settle_buckets(self._parallel, setup.device)
+            self.clear()
+
+    def add_up(
+        self, batches: Sequence[MicroBatch], scale: float, watch: Stopwatch, busy_seconds: float
+    ) -> Tensor | None:
+        """
+        Add up a step's gradients; return the sum of its loss, unscaled.
+
+        Args:
+            batches: Of this rank.
+            scale: Of the loss.
+            watch: Stopped when this rank begins to wait for others.
+            busy_seconds: How long a rank is busy in a step, as far as all ranks know; 0 if they do not.
+
+        Returns:
+            None on all ranks if one was warned and the rest would take too long: then all is as before,
+            random generators included.
+        """
+        began = time.monotonic()
+        before = rng_state() if len(batches) > 1 else {}
+        loss_sum = torch.zeros((), device=self._device)
+        # The last backward takes less than all that comes before it, so no such step has long to go.
+        is_short = 0 < 2 * busy_seconds <= STOP_PATIENCE_SECONDS
+        for index, batch in enumerate(batches):
+            seconds = time.monotonic() - began
+            if index and not is_short and self._gives_up(index, len(batches), seconds):
+                self.clear()
+                restore_rng(before)
+                return None
+            with self._sync_only_if(index == len(batches) - 1):
+                with self.autocast():
+                    loss = (self._parallel or self._core)(*on_device(batch, self._device))
+                watch.stop()  # the last of the step counts: its backward waits for others
+                (loss * scale).backward()
+            loss_sum += loss.detach()
+        return loss_sum
+
+    def _gives_up(self, done: int, total: int, seconds: float) -> bool:
+        """Return on all ranks whether a warned step is given up after ``done`` micro-batches."""
+        stops, seconds_of_all = ranks.sum_over_ranks([float(self._stop()), seconds])
+        remaining = seconds_of_all / ranks.world_size() / done * (total - done)
+        return stops > 0 and remaining > STOP_PATIENCE_SECONDS
+
+    def clip(self) -> Tensor:
+        """Make them no longer than the recipe allows; return their norm before, on the device. ()"""
+        return torch.nn.utils.clip_grad_norm_(self._core.parameters(), self._clip)
+
+    def clear(self) -> None:
+        """Forget them."""
+        # Under DDP they stay where they are, in its buckets: fresh ones would be a second copy.
+        self._optimizer.zero_grad(set_to_none=self._parallel is None)
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """Return a context with the precision of the run's products."""
+        return torch.autocast(self._device.type, torch.bfloat16, self._is_half)
+
+    def _sync_only_if(self, last: bool) -> AbstractContextManager[None]:
+        if last or self._parallel is None:
+            return nullcontext()
+        return self._parallel.no_sync()
