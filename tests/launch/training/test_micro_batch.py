@@ -120,6 +120,40 @@ def test_micro_batch_fits_the_memory_of_the_gpus() -> None:
         fitted(config, Ranks(1, 8), smaller, None, 4, "gpt2-xl")
 
 
+@pytest.mark.parametrize(
+    ("gigabytes", "ranks", "expected"),
+    [
+        (140, Ranks(1, 1), 32),
+        (80, Ranks(1, 2), 32),
+        (80, Ranks(1, 4), 16),  # the ranks share 64 sequences
+        (80, Ranks(1, 8), 8),
+        (24, Ranks(1, 1), 32),
+        (16, Ranks(1, 1), 16),  # 15 GB would do for 32, and be too near
+        (12, Ranks(1, 1), 8),
+        (6, Ranks(1, 1), 4),
+    ],
+)
+def test_micro_batch_fills_gpus_whose_memory_is_known(
+    gigabytes: int, ranks: Ranks, expected: int
+) -> None:
+    machine = GPUS._replace(gpu_bytes=gigabytes * 10**9)
+
+    chosen = fit(settings(precision="bf16"), ranks, PRESETS["gpt2"], machine, None, None)
+
+    assert chosen.config.micro_batch_size == expected
+    assert ("fills the GPUs of this machine" in chosen.why_micro_batch) == (expected > 8)
+
+
+def test_run_that_has_saved_keeps_its_micro_batch_on_gpus_with_room_for_more() -> None:
+    machine = GPUS._replace(gpu_bytes=80 * 10**9)
+
+    assert fitted(settings(precision="bf16"), Ranks(1, 1), machine, None, kept=8) == 8
+
+
+def test_cores_with_much_memory_keep_the_recipes_micro_batch() -> None:
+    assert fitted(settings(precision="fp32"), Ranks(1, 1), CORES, None, None) == 8
+
+
 def test_micro_batch_fits_the_memory_of_the_cores() -> None:
     little = CORES._replace(memory_bytes=3 * 10**9)
     config = settings(async_save=False)
