@@ -8,7 +8,7 @@ noted, with the step that made it and the step that was queued last.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +22,9 @@ from instruct_core.checkpoints.steps import committed_steps
 from instruct_core.data.batches import LossOn
 from instruct_core.errors import NonFiniteError
 from instruct_core.train.flight import STEPS_IN_FLIGHT
+from instruct_core.train.loss import WithLoss
 from instruct_core.train.progress import StepReport
+from instruct_core.train.validation import validation_loss
 from tests.conftest import hashes_of
 from tests.forked_ranks import in_ranks
 from tests.instruct_core.train.test_trainer import CONFIG, Desk, poison
@@ -132,6 +134,16 @@ def test_without_a_step_in_flight_its_numbers_are_read_at_once(desk: Desk) -> No
         trainer.run()
 
     assert steps_between(found) == {1}
+
+
+def test_evaluation_reads_one_number_however_many_micro_batches_there_are(desk: Desk) -> None:
+    reader, core = desk.readers["val"], WithLoss(desk.model)
+    assert len(reader) > 2
+
+    with reads() as found:
+        validation_loss(core, reader, torch.device("cpu"), 2, nullcontext(), lambda: False)
+
+    assert [read.how for read in found] == ["item", "_local_scalar_dense"]
 
 
 def told(reports: list[StepReport]) -> list[Any]:
