@@ -4,7 +4,7 @@ What all benchmarks share: repeats in turn, medians, one JSON line a contender.
     report("preprocess", {"ours": run_ours, "tiktoken": run_tiktoken}, baseline="tiktoken", work=n)
 
 Contenders take turns within each repeat, so that a machine that slows down slows all of them. A
-ratio is the median of the per-repeat ratios.
+ratio is the median of the per-repeat ratios, and `from_to` their least and largest.
 """
 
 from __future__ import annotations
@@ -83,6 +83,7 @@ def report(
             "contender": contender,
             unit: round(statistics.median(values), 4),
             f"times_{baseline}": round(ratios[contender], 3),
+            "from_to": [round(min(turns), 3), round(max(turns), 3)],
             "repeats": REPEATS,
             "machine": machine(),
         }

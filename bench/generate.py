@@ -1,5 +1,5 @@
 """
-    python -m bench.generate            # 124M parameters; --model small-demo for a quick look
+    python -m bench.generate            # GPT-2 of 124M parameters; --model smollm2 for a Llama's shape
     python -m bench.generate --device cuda
 
 Our generation beside transformers.generate: same random weights, same prompts, same threads, in
@@ -22,13 +22,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
 
 from bench.common import parser, report, seconds_of
+from bench.shapes import SHAPES, random_model, transformers_of
 from instruct_core.answers.generation import generate
 from instruct_core.answers.sampling import Sampling
-from instruct_core.config import PRESETS
-from instruct_core.model.gpt2 import GPT2
+from instruct_core.model.family import Model
 from jobs.process import peak_bytes
 
 PROMPT_TOKENS = 128
@@ -37,16 +36,16 @@ SETTINGS = {
     "greedy": Sampling(),
     "sampled": Sampling(temperature=0.8, top_k=50, top_p=0.95),
 }
-END_OF_TEXT_ID = 50256
+NUM_WORDS = 49152  # that all vocabularies have
 Run = Callable[[list[list[int]], Sampling, int], int]  # returns how many tokens it made
 
 
 def prompts(batch_size: int) -> list[list[int]]:
     draw = np.random.default_rng(0)
-    return draw.integers(END_OF_TEXT_ID, size=(batch_size, PROMPT_TOKENS)).tolist()
+    return draw.integers(NUM_WORDS, size=(batch_size, PROMPT_TOKENS)).tolist()
 
 
-def make_ours(model: GPT2) -> Run:
+def make_ours(model: Model) -> Run:
     def run(batch: list[list[int]], sampling: Sampling, num_tokens: int) -> int:
         answers = generate(model, batch, max_new_tokens=num_tokens, sampling=sampling)
         return sum(len(answer.tokens) for answer in answers)
@@ -54,13 +53,10 @@ def make_ours(model: GPT2) -> Run:
     return run
 
 
-def make_theirs(model: GPT2) -> Run:
-    theirs = GPT2LMHeadModel(GPT2Config(**model.config.hugging_face)).eval()
-    theirs.to(model.head_weight.device)
-    theirs.load_state_dict(model.state_dict() | {"lm_head.weight": model.head_weight}, assign=True)
-    theirs.tie_weights()
+def make_theirs(model: Model) -> Run:
+    theirs = transformers_of(model).eval()
     theirs.generation_config.eos_token_id = None  # all texts go on to the last token
-    theirs.generation_config.pad_token_id = END_OF_TEXT_ID
+    theirs.generation_config.pad_token_id = 0
 
     def run(batch: list[list[int]], sampling: Sampling, num_tokens: int) -> int:
         tokens = torch.tensor(batch, device=model.head_weight.device)
@@ -76,7 +72,7 @@ def make_theirs(model: GPT2) -> Run:
     return run
 
 
-def read_weights(model: GPT2) -> float:
+def read_weights(model: Model) -> float:
     """Return how many times a second all weights can be summed up."""
     weights = list(model.parameters())
     return NEW_TOKENS / seconds_of(lambda: [w.sum() for _ in range(NEW_TOKENS) for w in weights])
@@ -93,7 +89,7 @@ def memory_of(command: list[str]) -> float:
     return float(json.loads(subprocess.check_output(command))["megabytes"])
 
 
-def measure_memory(make: Callable[[GPT2], Run], model: GPT2, batch_size: int) -> float:
+def measure_memory(make: Callable[[Model], Run], model: Model, batch_size: int) -> float:
     run = make(model)
     run([[1, 2]], Sampling(), 2)  # threads and kernels are there
     if model.head_weight.is_cuda:
@@ -109,14 +105,12 @@ def measure_memory(make: Callable[[GPT2], Run], model: GPT2, batch_size: int) ->
 
 def main() -> None:
     flags = parser(__doc__)
-    flags.add_argument("--model", default="gpt2", choices=sorted(PRESETS))
+    flags.add_argument("--model", default="gpt2", choices=sorted(SHAPES))
     flags.add_argument("--memory-of", choices=("ours", "transformers"), help=argparse.SUPPRESS)
     flags.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 16])
     flags.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     arguments = flags.parse_args()
-    model = GPT2(PRESETS[arguments.model])
-    model.initialize(seed=0)
-    model.eval().to(arguments.device)
+    model = random_model(arguments.model).eval().to(arguments.device)
     makers = {"ours": make_ours, "transformers": make_theirs}
     if arguments.memory_of:
         megabytes = measure_memory(makers[arguments.memory_of], model, arguments.batch_sizes[0])
@@ -136,7 +130,7 @@ def main() -> None:
         )
 
 
-def measure_speed(runs: dict[str, Run], model: GPT2, batch_size: int, with_ceiling: bool) -> None:
+def measure_speed(runs: dict[str, Run], model: Model, batch_size: int, with_ceiling: bool) -> None:
     """Report tokens per second, greedy and sampled."""
     batch = prompts(batch_size)
 

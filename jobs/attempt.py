@@ -21,12 +21,14 @@ import torch
 
 from instruct_core import ranks
 from instruct_core.checkpoints.loader import Loaded, load_newest
+from instruct_core.checkpoints.steps import steps_of
 from instruct_core.checkpoints.writer import Checkpoints
 from instruct_core.config import TrainConfig, identity_of
 from instruct_core.data.batches import SampleReader
 from instruct_core.data.packing import load_packing
 from instruct_core.data.shards import ShardSet, load_manifest
 from instruct_core.errors import RunConflictError
+from instruct_core.model.products import ONEDNN, USUAL, is_exact, is_quicker, products_by
 from instruct_core.storage.store import Store
 from instruct_core.train.beginning import Beginning, begin
 from instruct_core.train.progress import Setup
@@ -43,7 +45,7 @@ from jobs.gpu_memory import out_of_gpu_memory_is_a_setting
 from jobs.job_folder import LEAD, describe_error, job_folder, store_may_be_away
 from jobs.ledger import newest_timed_save
 from jobs.reporter import Reporter
-from jobs.surroundings import Place
+from jobs.surroundings import Place, products_begun_with
 from jobs.survival.deadline import DEFAULT_LEAD_SECONDS, Deadline
 from jobs.survival.guard import PATIENCE_SECONDS, Guard
 from jobs.survival.stop_signal import StopSignal
@@ -86,20 +88,20 @@ def train(
         process_group(world, needs_gpu) as device,
     ):
         sheet.begins("load")
-        place = Store(config.checkpoints, _patience(config))
-        checkpoints = Checkpoints(place / config.run)
+        checkpoints = Checkpoints(Store(config.checkpoints, _patience(config)) / config.run)
         with store_may_be_away():
             number = checkpoints.claim_attempt()
             control, config = _control(checkpoints, config, world)
+            products = _products(checkpoints, config, device)
         reporter = Reporter(config, number, world, device, guard, deadline, sheet, control)
         try:
-            reporter.started(_places(device), code_version)
+            reporter.started(_places(device), code_version, products)
             with store_may_be_away():
                 try_out(device, checkpoints.store, os.environ.get("SLURMD_NODENAME", ""))
                 place = Store(config.runs, _patience(config)) / config.run
                 hits = Hits(place, read_schedule(place), number, world, lambda: stop.noted)
             attempt = _Attempt(config, code_version, device, guard, checkpoints, reporter, hits)
-            with control or nullcontext():
+            with control or nullcontext(), products_by(products):
                 return conclude(attempt.run(), stop, world, reporter, control)
         except Exception as error:
             reporter.working("save")  # the ledger may lie in a store that takes its time
@@ -123,6 +125,24 @@ def _control(
         control = Control(checkpoints.store, checkpoints.attempt, config.max_steps)
     ends_at = ranks.gather_from_ranks(control.max_steps if control is not None else 0)[0]
     return control, replace(config, max_steps=ends_at)
+
+
+def _products(checkpoints: Checkpoints, config: TrainConfig, device: torch.device) -> str:
+    """
+    Return which library multiplies on CPUs, the same on all ranks.
+
+    The one that the run began with, where every rank can have it as exact.
+    """
+    began = None
+    if ranks.rank() == 0:
+        runs = Store(config.runs, _patience(config)) / config.run
+        began = products_begun_with(runs, checkpoints.attempt)
+        if began is None and steps_of(checkpoints.store):
+            began = USUAL  # it is older than the records
+    began = ranks.gather_from_ranks(began)[0]
+    wanted = began == ONEDNN or (began is None and is_quicker())
+    has_it = device.type == "cpu" and wanted and is_exact()
+    return ONEDNN if all(ranks.gather_from_ranks(has_it)) else USUAL
 
 
 def _patience(config: TrainConfig) -> float:

@@ -42,10 +42,12 @@ class Started(Event):
     pids: list[int]
     hosts: list[str]
     restarts: int = 0  # Slurm's count
+    products: str | None = None  # the library that multiplies, where it is not torch's usual one
 
     def __str__(self) -> str:
         ranks = "1 rank" if self.world_size == 1 else f"{self.world_size} ranks"
-        return self.sentence.format(**vars(self), ranks=ranks)
+        products = f", with products by {self.products}" if self.products else ""
+        return self.sentence.format(**vars(self), ranks=ranks) + products
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ import torch
 from instruct_core.checkpoints.manifest import Manifest
 from instruct_core.config import TrainConfig, describe
 from instruct_core.events import Evaluated, Event, Saved, SlowRank
+from instruct_core.model.products import USUAL
 from instruct_core.shape import Shape
 from instruct_core.storage.store import Store
 from instruct_core.train.metrics import Metrics, flops_per_token, peak_flops, system_metrics
@@ -107,16 +108,14 @@ class Reporter:
             self._ledger.note(event)
             self._receipt.note(event, self._sheet.spent())
 
-    def started(self, places: list[Place], code_version: str) -> None:
+    def started(self, places: list[Place], code_version: str, products: str) -> None:
         """Say that all ranks have met, where they are, and what has changed since the last attempt."""
         self._places, world = places, self._world
         pids, hosts = [place.pid for place in places], [place.host for place in places]
-        device = str(self._device)
-        self.note(
-            Started(self._number, world.job_id, len(places), device, pids, hosts, own_restarts())
-        )
+        facts = (self._number, world.job_id, len(places), str(self._device), pids, hosts)
+        self.note(Started(*facts, own_restarts(), None if products == USUAL else products))
         if self._ledger is not None:
-            around = surroundings(len(places), places, code_version)
+            around = surroundings(len(places), places, code_version, products)
             if (changed := note_surroundings(self._runs, self._number, around)) is not None:
                 self.note(changed)
 

@@ -1,15 +1,17 @@
 """
 What an attempt runs on and with, kept for each, and what has changed since the one before.
 
-    around = surroundings(world_size, places, "0f3c...")
+    around = surroundings(world_size, places, "0f3c...", "usual")
     event = note_surroundings(runs, attempt, around)        # Changed, or None
 
 Bits may differ where torch, what it computes with, a kind of GPU or the number of ranks does; the rest
-is kept for whoever looks for a reason.
+is kept for whoever looks for a reason. The library that multiplied in the first attempt is what the next
+ones go on with.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -23,6 +25,7 @@ from typing import Any, NamedTuple
 import torch
 
 from instruct_core.errors import InstructError
+from instruct_core.model.products import USUAL
 from instruct_core.storage.documents import dump_document
 from instruct_core.storage.store import Store
 from jobs.events import Changed
@@ -32,7 +35,9 @@ logger = logging.getLogger(__name__)
 
 FILE = re.compile(r"surroundings-(\d+)\.json")
 DIST_INFO = re.compile(r"(?P<name>.+)-(?P<version>[^-]+)\.dist-info")
-MAY_ALTER_BITS = ("torch", "cuda", "cudnn", "gpus", "world_size", "threads", "processor")
+MAY_ALTER_BITS = (
+    "torch", "cuda", "cudnn", "gpus", "world_size", "threads", "processor", "products"
+)  # fmt: skip
 LIBRARIES_THAT_MAY = re.compile(r"triton|nvidia.*|numpy|tokenizers|tiktoken")
 SHOWN_CHANGES = 20  # of libraries; all stand in the files
 
@@ -45,7 +50,9 @@ class Place(NamedTuple):
     gpu: str  # its name; "" for a CPU
 
 
-def surroundings(world_size: int, places: Sequence[Place], code_version: str) -> dict[str, Any]:
+def surroundings(
+    world_size: int, places: Sequence[Place], code_version: str, products: str
+) -> dict[str, Any]:
     """Return what an attempt runs on and with, on rank 0; everything is read in milliseconds."""
     return {
         "format": 1,
@@ -54,6 +61,7 @@ def surroundings(world_size: int, places: Sequence[Place], code_version: str) ->
         "hosts": sorted({place.host for place in places}),
         "gpus": sorted({place.gpu for place in places} - {""}),
         "processor": _processor(),
+        "products": products,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
@@ -99,13 +107,33 @@ def _told(value: Any) -> str:
     return ", ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
 
 
+def products_begun_with(runs: Store, attempt: int) -> str | None:
+    """
+    Return which library multiplied in a run's first attempt, see products.py; None without a record.
+
+    One that does not say it is older than the choice.
+    """
+    names = _files_before(runs, attempt)
+    for name in names:
+        with contextlib.suppress(InstructError, ValueError):  # a later one tells the same
+            return str(_kept(runs, name).get("products", USUAL))
+    return USUAL if names else None
+
+
 def _of_the_attempt_before(runs: Store, attempt: int) -> dict[str, Any]:
+    names = _files_before(runs, attempt)
+    return _kept(runs, names[-1]) if names else {}
+
+
+def _files_before(runs: Store, attempt: int) -> list[str]:
+    """Return what earlier attempts have kept, oldest first."""
     found = [(int(match[1]), name) for name in runs.names() if (match := FILE.fullmatch(name))]
-    for _, name in sorted(found, reverse=True):
-        if int(name[13:-5]) < attempt:
-            document = json.loads(runs.read(name, at_most=1 << 20))
-            return document if isinstance(document, dict) else {}
-    return {}
+    return [name for number, name in sorted(found) if number < attempt]
+
+
+def _kept(runs: Store, name: str) -> dict[str, Any]:
+    document = json.loads(runs.read(name, at_most=1 << 20))
+    return document if isinstance(document, dict) else {}
 
 
 def _libraries() -> dict[str, str]:

@@ -8,13 +8,19 @@ from typing import Any
 import pytest
 
 from instruct_core.storage.store import Store
-from jobs.surroundings import Place, changes, note_surroundings, surroundings
+from jobs.surroundings import (
+    Place,
+    changes,
+    note_surroundings,
+    products_begun_with,
+    surroundings,
+)
 
 PLACES = [Place(7, "node1", ""), Place(8, "node2", "")]
 
 
 def around(**facts: Any) -> dict[str, Any]:
-    return surroundings(2, PLACES, "0f3c") | facts
+    return surroundings(2, PLACES, "0f3c", "usual") | facts
 
 
 def test_surroundings_have_all_that_a_reason_may_be_looked_for_in() -> None:
@@ -36,6 +42,7 @@ def test_attempt_that_goes_on_as_before_has_nothing_to_tell() -> None:
         ("torch", "2.13.0", "2.14.0"),
         ("gpus", ["NVIDIA A100"], ["NVIDIA H100"]),
         ("world_size", 4, 2),
+        ("products", "oneDNN", "usual"),
         ("libraries", {"numpy": "2.2"}, {"numpy": "2.3"}),
         ("libraries", {}, {"triton": "3.5"}),
     ],
@@ -84,3 +91,37 @@ def test_what_cannot_be_read_of_the_attempt_before_ends_nothing(
     note_surroundings(runs, 1, around())
 
     assert runs.exists("surroundings-0001.json")
+
+
+def test_products_are_those_that_the_run_began_with(tmp_path: Path) -> None:
+    runs = Store(tmp_path)
+    first = products_begun_with(runs, 0)
+    note_surroundings(runs, 0, around(products="oneDNN"))
+    note_surroundings(runs, 1, around(products="usual"))  # on a node that could not
+
+    assert first is None
+    assert products_begun_with(runs, 2) == "oneDNN"
+    assert products_begun_with(runs, 0) is None
+
+
+def test_run_that_is_older_than_the_choice_goes_on_as_torch_does_by_itself(tmp_path: Path) -> None:
+    runs = Store(tmp_path)
+    old = around()
+    del old["products"]
+    note_surroundings(runs, 0, old)
+    note_surroundings(runs, 1, around(products="oneDNN"))
+
+    assert products_begun_with(runs, 2) == "usual"
+
+
+@pytest.mark.parametrize("content", [b" ", b"\xff", b"[1"])
+def test_products_are_read_from_the_next_record_where_the_first_is_damaged(
+    tmp_path: Path, content: bytes
+) -> None:
+    runs = Store(tmp_path)
+    runs.replace("surroundings-0000.json", content)
+    alone = products_begun_with(runs, 1)
+    note_surroundings(runs, 1, around(products="oneDNN"))
+
+    assert alone == "usual"
+    assert products_begun_with(runs, 2) == "oneDNN"

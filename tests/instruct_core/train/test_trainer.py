@@ -19,6 +19,7 @@ from instruct_core.data.shards import ShardSet
 from instruct_core.errors import NonFiniteError
 from instruct_core.events import Evaluated, Event
 from instruct_core.model.gpt2 import GPT2
+from instruct_core.model.products import ONEDNN, USUAL, products_by
 from instruct_core.storage.store import Store
 from instruct_core.train import gradients
 from instruct_core.train.progress import Setup, StepReport
@@ -117,6 +118,24 @@ def test_warning_is_answered_at_the_next_step_with_a_save(desk: Desk) -> None:
     assert desk.trainer(replace(CONFIG, max_steps=50, save_every=100)).run() == "stopped"
 
     assert committed_steps(desk.checkpoints.store) == [2]
+
+
+@pytest.mark.parametrize("library", [USUAL, ONEDNN])
+def test_stopped_run_ends_with_the_bits_of_one_that_was_left_alone(
+    tmp_path: Path, shard_set: Path, library: str
+) -> None:
+    ends = []
+    with products_by(library):
+        for stops_at in (None, 2):
+            desk = Desk(tmp_path / str(stops_at), shard_set)
+            desk.stop = lambda desk=desk, at=stops_at: len(desk.reports) == at  # type: ignore[misc]
+            outcome = desk.trainer(CONFIG).run()
+            while outcome == "stopped":
+                desk.reports.clear()
+                outcome = desk.trainer(CONFIG).run()
+            ends.append(desk.model.state_dict())
+
+    assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
 
 
 def test_evaluation_interrupted_by_a_warning_is_made_up_for_after_the_resume(desk: Desk) -> None:
