@@ -32,6 +32,7 @@ class ModelConfig:
     width: int
     max_seq_len: int = 1024
     vocab_size: int = GPT2_TOKENS
+    trained_positions: int | None = field(default=None, compare=False)
 
     @property
     def model_type(self) -> str:

@@ -67,6 +67,7 @@ class LlamaConfig:
     has_tied_head: bool = False
     attention_bias: bool = False
     mlp_bias: bool = False
+    trained_positions: int | None = field(default=None, compare=False)
 
     @property
     def has_qkv_bias(self) -> bool:

@@ -12,6 +12,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, ClassVar, Protocol
 
+TRAINED = "trained_positions"  # in a config.json, and in a manifest
+
 
 class Shape(Protocol):
     """A frozen dataclass whose fields are what a manifest keeps of a model."""
@@ -47,6 +49,10 @@ class Shape(Protocol):
         """Positions."""
 
     @property
+    def trained_positions(self) -> int | None:
+        """How many of them training has reached, from the first one on; None for all."""
+
+    @property
     def vocab_size(self) -> int:
         """Tokens that have an embedding; a tokenizer may know fewer."""
 
@@ -73,6 +79,36 @@ class Shape(Protocol):
     @property
     def hugging_face(self) -> dict[str, Any]:
         """The content of config.json."""
+
+
+def usable_positions(shape: Shape) -> int:
+    """
+    Return how many tokens a text may have that is given to a model: its positions, if all are trained.
+
+    The rows of learnt positions that training never reached are still the draw that they began with,
+    and turned ones are as far apart as no two tokens that the weights have seen.
+    """
+    return shape.trained_positions or shape.max_seq_len
+
+
+def trained_said(shape: Shape) -> str:
+    """Return in words how far training has come; "" where it has reached all positions."""
+    if shape.trained_positions is None:
+        return ""
+    return f"trained on {shape.trained_positions:,} of its {shape.max_seq_len:,} positions"
+
+
+def with_trained(shape: Shape, trained_positions: int | None) -> Shape:
+    """Return the shape of a model that training has taken so far; None where it has reached all."""
+    if trained_positions is not None and trained_positions >= shape.max_seq_len:
+        trained_positions = None
+    return replace(shape, trained_positions=trained_positions)
+
+
+def config_file(shape: Shape) -> dict[str, Any]:
+    """Return the content of the config.json that is written beside weights."""
+    trained = shape.trained_positions
+    return shape.hugging_face | ({} if trained is None else {TRAINED: trained})
 
 
 def with_vocabulary(shape: Shape, vocab_size: int) -> Shape:

@@ -12,16 +12,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from instruct_core.answers.generation import generate
-from instruct_core.answers.line import Answered
+from instruct_core.answers.line import EMPTY, TOO_LONG, Answered
 from instruct_core.answers.sampling import Sampling
 from instruct_core.answers.text import AnswerText
 from instruct_core.data.template import Template
 from instruct_core.data.templates import end_ids
 from instruct_core.data.tokenizer import Tokenizer
 from instruct_core.model.family import Model
-
-# finish_reason of a prompt that leaves the model no room to answer, and of one that asks nothing.
-TOO_LONG, EMPTY = "too_long", "empty"
+from instruct_core.shape import usable_positions
 
 
 def answer_prompts(
@@ -40,16 +38,16 @@ def answer_prompts(
     Return the answers to prompts, in their order.
 
     Args:
-        model: In eval mode; its device is used.
+        model: In eval mode.
         prompts: Token ids; none for a question that is empty, which the model is not asked.
         tokenizer, template: Of the prompts, and of the model.
-        batch_size: Prompts answered side by side.
-        max_new_tokens: Longest answer.
+        batch_size, max_new_tokens: Prompts answered side by side; the longest answer.
         sampling: How tokens are chosen; None takes the likeliest.
         first_stream: Which random numbers of the seed the first prompt draws; the others follow.
         on_answers: Told how many answers were given, after each batch.
     """
-    fitting = [n for n, tokens in enumerate(prompts) if 0 < len(tokens) < model.config.max_seq_len]
+    room = range(1, usable_positions(model.config))
+    fitting = (n for n, tokens in enumerate(prompts) if len(tokens) in room)
     by_length = sorted(fitting, key=lambda n: len(prompts[n]))  # equal ones keep their order
     answers = [Answered("", TOO_LONG if tokens else EMPTY, 0) for tokens in prompts]
     for start in range(0, len(by_length), batch_size):

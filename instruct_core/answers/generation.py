@@ -23,6 +23,7 @@ from torch import Tensor
 
 from instruct_core.answers.sampling import Sampling
 from instruct_core.model.family import Cache, Model
+from instruct_core.shape import usable_positions
 
 NUCLEUS_TOKENS = 1024  # looked at first for top-p: sorting the whole vocabulary takes far longer
 UNIFORM_STEPS = 1 << 24  # so coarse that a draw times the total never rounds up to the total
@@ -53,8 +54,8 @@ def generate(
 
     Args:
         model: In eval mode; its device is used.
-        prompts: Token ids, at least one each, and fewer than the model has positions.
-        max_new_tokens: Of each text at most; fewer where the model's positions end.
+        prompts: Token ids, at least one each, and fewer than the model has positions to use.
+        max_new_tokens: Of each text at most; fewer where those positions end.
         sampling: How tokens are chosen; None takes the likeliest.
         end_ids: Tokens that end a text, beside the model's own.
         streams: Which random numbers of the seed each text draws; None numbers them from 0.
@@ -64,7 +65,7 @@ def generate(
         ValueError: A prompt is empty, or leaves no room for a token.
     """
     ends = {*model.config.end_ids, *end_ids}
-    room = _room(prompts, model.config.max_seq_len, max_new_tokens)
+    room = _room(prompts, usable_positions(model.config), max_new_tokens)
     model.lay_out(for_batches=len(prompts) > 1)
     sampling, streams = sampling or Sampling(), streams or range(len(prompts))
     batch = _Batch(model, prompts, max(room), sampling, streams)

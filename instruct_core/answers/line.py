@@ -18,6 +18,8 @@ from datetime import date, time
 from typing import Any, NamedTuple
 
 FACTS = ("finish_reason", "new_tokens")  # columns that are added beside the answer's own
+# finish_reason of a prompt that leaves the model no room to answer, and of one that asks nothing.
+TOO_LONG, EMPTY = "too_long", "empty"
 
 
 class Answered(NamedTuple):

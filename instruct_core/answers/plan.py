@@ -43,6 +43,8 @@ class Settings:
     answer_column: str
     drawing: int = 1
     """Which way of choosing tokens made the answers; see Sampling."""
+    positions: int | None = None
+    """Tokens of a question with its answer, where the model is trained on no more; else None."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,8 @@ class AnswerPlan(Plan):
         choices = self.choices
         if choices["drawing"] == 1:  # plans of before there was another have no word for it
             del choices["drawing"]
+        if choices["positions"] is None:  # and so of this
+            del choices["positions"]
         return fingerprint_of(choices)
 
     def as_begun(self, old: AnswerPlan) -> AnswerPlan:
@@ -105,6 +109,8 @@ class AnswerPlan(Plan):
         del document["unread"]
         if not self.template_text:
             del document["template_text"]
+        if self.settings.positions is None:
+            del document["settings"]["positions"]
         return document
 
     def questions(

@@ -25,7 +25,12 @@ class Prompt(NamedTuple):
 
 
 def fit_prompt(
-    tokenizer: Tokenizer, template: Template, turns: Sequence[Turn], max_seq_len: int, answer: int
+    tokenizer: Tokenizer,
+    template: Template,
+    turns: Sequence[Turn],
+    max_seq_len: int,
+    answer: int,
+    because: str = "",
 ) -> Prompt:
     """
     Return the prompt of a question, without the oldest exchanges if all do not fit.
@@ -34,8 +39,9 @@ def fit_prompt(
         tokenizer: Of the model.
         template: That the model was trained with.
         turns: The conversation, oldest first; the last one is the question. A system turn stays.
-        max_seq_len: Positions of the model.
+        max_seq_len: Positions of the model that can be used.
         answer: Tokens to leave free for the answer, where half of the positions suffice.
+        because: Why there are no more positions, for the message.
 
     Raises:
         ConfigError: The question alone leaves no room for an answer, or the template has no words for
@@ -54,8 +60,9 @@ def fit_prompt(
             return Prompt(tokens, dropped)
     # Alone at last; it may take the answer's room, but not all of it.
     if len(tokens) >= max_seq_len:
+        why = f" (it was {because})" if because else ""
         raise ConfigError(
             f"The question has {len(tokens):,} tokens with its headings, and the model takes at most "
-            f"{max_seq_len - 1:,} to leave room for an answer. Shorten it."
+            f"{max_seq_len - 1:,} to leave room for an answer{why}. Shorten it."
         )
     return Prompt(tokens, len(asked) - 1)

@@ -26,6 +26,7 @@ from instruct_core.data.tokenizer import tokenizer_of_model
 from instruct_core.errors import ConfigError
 from instruct_core.model.family import Model
 from instruct_core.model.weights import hash_weights, load_model
+from instruct_core.shape import with_trained
 from instruct_core.storage.documents import seal
 from instruct_core.storage.store import Store
 
@@ -43,6 +44,7 @@ def load_planned_model(plan: AnswerPlan) -> Model:
             f"Model {plan.settings.model} has other weights than when the command was given. Bring "
             "the old ones back, or give another --out."
         )
+    model.config = with_trained(model.config, plan.settings.positions)  # as it was begun
     return model
 
 

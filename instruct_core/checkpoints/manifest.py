@@ -18,7 +18,7 @@ from instruct_core.converter import structure
 from instruct_core.errors import CorruptFileError
 from instruct_core.lora_settings import CONFIG_FILE, WEIGHTS_FILE, Base
 from instruct_core.names import PLAIN_NAME
-from instruct_core.shape import Shape
+from instruct_core.shape import TRAINED, Shape, with_trained
 from instruct_core.storage.documents import load_sealed
 from instruct_core.storage.store import Store
 
@@ -70,7 +70,10 @@ class Manifest:
     @property
     def document(self) -> dict[str, Any]:
         """The content of the file, which is sealed."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
+        document = {name: value for name, value in asdict(self).items() if value is not None}
+        # Not in the model: versions that do not know it would refuse a shape of one more number.
+        trained = document["model"].pop(TRAINED)
+        return document if trained is None else document | {TRAINED: trained}
 
     @property
     def weights_file(self) -> str:
@@ -133,6 +136,10 @@ def manifest_from(document: dict[str, Any], problem: str) -> Manifest:
     """
     # A model with one more number is another model: nothing of a shape is left out.
     shape = shape_from(document.get("model"), problem)
+    trained = document.get(TRAINED)
+    if trained is not None and not (type(trained) is int and 0 < trained <= shape.max_seq_len):
+        raise CorruptFileError(f"{problem}: {TRAINED} is {str(trained)[:200]}.")
+    shape = with_trained(shape, trained)
     return structure(document, Manifest, problem, known={Shape: shape})
 
 

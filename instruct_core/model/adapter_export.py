@@ -17,6 +17,7 @@ from instruct_core.lora_settings import CONFIG_FILE, WEIGHTS_FILE
 from instruct_core.model.adapters import BASE_FILE, base_file
 from instruct_core.model.hugging_face import refuse_filled, tokenizer_files
 from instruct_core.model.weights import load_pretrained
+from instruct_core.shape import config_file
 from instruct_core.storage.documents import dump_document
 from instruct_core.storage.store import Store
 
@@ -40,7 +41,7 @@ def export_adapter(store: Store, step: int, target: Store) -> None:
     entries = {entry.file: entry for entry in manifest.files}
     files = {
         **tokenizer_files(folder.url, manifest.model),
-        BASE_FILE: base_file(manifest.base),
+        BASE_FILE: base_file(manifest.base, manifest.model),
     }
     views = {name: memoryview(data) for name, data in files.items()}
     for name in (WEIGHTS_FILE, CONFIG_FILE):
@@ -58,5 +59,5 @@ def export_merged(store: Store, step: int, target: Store) -> None:
         target.put(name, [memoryview(data)])
     image = direct_image("model.safetensors", weights, {"format": "pt"})
     target.put(image.name, image.views)
-    config = dump_document(shape.hugging_face)
+    config = dump_document(config_file(shape))
     target.put("config.json", [memoryview(config)])

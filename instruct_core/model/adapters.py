@@ -10,7 +10,7 @@ Another's adapter_config.json names a place alone.
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 import torch
@@ -19,9 +19,10 @@ from torch import Tensor
 from instruct_core.checkpoints.manifest import FileEntry, manifest_in
 from instruct_core.checkpoints.steps import read_verified
 from instruct_core.converter import structure
-from instruct_core.errors import MissingError
+from instruct_core.errors import CorruptFileError, MissingError
 from instruct_core.lora_settings import CONFIG_FILE, WEIGHTS_FILE, Base, Lora, lora_said
 from instruct_core.model.weight_files import FOLDER_FILES, PICKLES
+from instruct_core.shape import TRAINED, Shape, usable_positions
 from instruct_core.storage.documents import dump_document, load_document
 from instruct_core.storage.store import Store
 from instruct_core.storage.tensor_file import aligned_buffer
@@ -38,6 +39,7 @@ class Adapter(NamedTuple):
     lora: Lora
     base: Base
     tensors: dict[str, Tensor]  # under PEFT's names
+    trained_positions: int | None  # None where nobody says it: as many as the base's
 
 
 def find_adapter(init: str) -> Adapter | None:
@@ -58,16 +60,18 @@ def find_adapter(init: str) -> Adapter | None:
     if WEIGHTS_FILE not in names:
         raise MissingError(f"Adapter {init} has no weights: no {WEIGHTS_FILE} in it.")
     entries: dict[str, FileEntry] = {}
-    base = None
+    base, trained = None, None
     if "manifest.json" in names:  # a step folder of ours: its bytes are checked
         manifest = manifest_in(store)
         entries, base = {entry.file: entry for entry in manifest.files}, manifest.base
+        trained = usable_positions(manifest.model)
         read_verified(store, entries[CONFIG_FILE])
     document = load_document(store, CONFIG_FILE)
     lora = lora_said(document, store.where(CONFIG_FILE))
     if base is None:
         said = document.get("base_model_name_or_path")
-        base = _base_beside(store) if BASE_FILE in names else Base(str(said or ""), "")
+        beside = _beside(store) if BASE_FILE in names else _Beside(str(said or ""), "")
+        base, trained = beside.base, beside.trained_positions
     if not base.place:
         raise MissingError(
             f"Adapter {init} does not say on which base it stands. Write its place into {CONFIG_FILE} as "
@@ -79,14 +83,28 @@ def find_adapter(init: str) -> Adapter | None:
         buffer = aligned_buffer(store.size_bytes(WEIGHTS_FILE))
         store.read_hashed(WEIGHTS_FILE, buffer)
     tensors = tensors_of(torch.from_numpy(buffer), store.where(WEIGHTS_FILE))
-    return Adapter(init, lora, base, tensors)
+    return Adapter(init, lora, base, tensors, trained)
 
 
-def _base_beside(store: Store) -> Base:
-    where = store.where(BASE_FILE)
-    return structure(load_document(store, BASE_FILE), Base, f"{where} names no base of an adapter")
+@dataclass(frozen=True)
+class _Beside(Base):
+    """The content of base.json."""
+
+    trained_positions: int | None = None
+
+    @property
+    def base(self) -> Base:
+        return Base(self.place, self.xxh3, self.model, self.seed, self.vocab_size)
 
 
-def base_file(base: Base) -> bytes:
-    """Return the content of base.json."""
-    return dump_document(asdict(base))
+def _beside(store: Store) -> _Beside:
+    problem = f"{store.where(BASE_FILE)} names no base of an adapter"
+    beside = structure(load_document(store, BASE_FILE), _Beside, problem)
+    if beside.trained_positions is not None and beside.trained_positions < 1:
+        raise CorruptFileError(f"{problem}: {TRAINED} is {beside.trained_positions}.")
+    return beside
+
+
+def base_file(base: Base, shape: Shape) -> bytes:
+    """Return the content of base.json; the shape is that of the adapted model."""
+    return dump_document(asdict(base) | {TRAINED: usable_positions(shape)})

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from instruct_core.config import LAYER_NORM_EPSILON, PRESETS
 from instruct_core.data.gpt2_tokenizer import END_OF_TEXT_ID
 from instruct_core.errors import ConfigError
+from instruct_core.shape import TRAINED
 
 logger = logging.getLogger(__name__)
 
@@ -119,6 +120,26 @@ def heads_said(
         listed = ", ".join(f"{where} says {number}" for number, where in heads)
         raise ConfigError(f"Model {init} must have one number of heads: {listed}.")
     return heads[0][0] if heads else _heads_guessed(num_layers, width, init)
+
+
+def positions_trained(said: Sequence[Said], num_positions: int, init: str) -> int | None:
+    """
+    Return how many positions training has reached, where a config of ours says it; None for all.
+
+    Raises:
+        ConfigError: That is no number of the positions that there are.
+    """
+    for place, values, is_of_model in said:
+        trained = values.get(TRAINED) if is_of_model else None
+        if trained is None or trained == num_positions:
+            continue
+        if type(trained) is not int or not 0 < trained < num_positions:
+            raise ConfigError(
+                f"Model {init} must have been trained on 1 to {num_positions} positions, and {place} has "
+                f"{TRAINED} {str(trained)[:80]}. Leave it out if all were."
+            )
+        return trained
+    return None
 
 
 def _heads_in(said: Said) -> Iterator[tuple[int, str]]:

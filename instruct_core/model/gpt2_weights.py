@@ -22,7 +22,12 @@ from instruct_core.data.gpt2_tokenizer import VOCAB_SIZE
 from instruct_core.data.tokenizer import GPT2 as GPT2_TOKENIZER
 from instruct_core.data.tokenizer import load_tokenizer, place_of_tokenizer
 from instruct_core.errors import ConfigError
-from instruct_core.model.foreign_settings import Said, heads_said, refuse_relatives
+from instruct_core.model.foreign_settings import (
+    Said,
+    heads_said,
+    positions_trained,
+    refuse_relatives,
+)
 from instruct_core.model.gpt2 import GPT2
 from instruct_core.model.weight_files import MAX_NAMES, Found, in_float32, is_equal, plain_tensors
 
@@ -112,7 +117,8 @@ def _shape_of(weights: Mapping[str, Tensor], said: Sequence[Said], init: str) ->
         raise ConfigError(
             f"Model {init} has a width of {width}, which {num_heads} heads do not divide."
         )
-    return ModelConfig(len(layers), num_heads, width, num_positions, vocab_size)
+    trained = positions_trained(said, num_positions, init)
+    return ModelConfig(len(layers), num_heads, width, num_positions, vocab_size, trained)
 
 
 def _vocab_size(init: str) -> int:

@@ -23,9 +23,10 @@ from instruct_core.data.templates import end_ids, jinja_of
 from instruct_core.data.tokenizer import Tokenizer, tokenizer_of_model
 from instruct_core.data.tokenizer_files import GENERATION
 from instruct_core.errors import ConfigError, CorruptFileError
-from instruct_core.shape import Shape
+from instruct_core.shape import Shape, usable_positions
 from instruct_core.storage.store import Store
 
+TOKENIZER_SETTINGS = "tokenizer_config.json"
 VOCAB_SHA256 = "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"
 
 
@@ -75,7 +76,11 @@ def tokenizer_files(model: str, shape: Shape) -> Mapping[str, bytes]:
     tokenizer = tokenizer_of_model(model)
     template = template_of_model(model, tokenizer)
     files = {GENERATION: _generation(tokenizer, shape)}
-    files |= dict(tokenizer.files) or _gpt2_files(shape.max_seq_len)
+    files |= dict(tokenizer.files) or _gpt2_files(usable_positions(shape))
+    if shape.trained_positions is not None and TOKENIZER_SETTINGS in files:  # a base's says its own
+        known = json.loads(files[TOKENIZER_SETTINGS])
+        limited = known | {"model_max_length": shape.trained_positions}
+        files[TOKENIZER_SETTINGS] = json.dumps(limited, indent=1).encode()
     if more := end_ids(template, tokenizer) - tokenizer.end_ids:
         known = json.loads(files[GENERATION])
         ends = sorted(tokenizer.end_ids - {tokenizer.end_id} | more)
@@ -107,6 +112,6 @@ def _gpt2_files(max_length: int) -> dict[str, bytes]:
     return {
         "vocab.json": vocab,
         "merges.txt": merges.read_bytes(),
-        "tokenizer_config.json": json.dumps(settings, indent=1).encode(),
+        TOKENIZER_SETTINGS: json.dumps(settings, indent=1).encode(),
         "special_tokens_map.json": json.dumps(special, indent=1).encode(),
     }

@@ -20,6 +20,7 @@ from typing import Any
 
 from instruct_core.llama_config import LlamaConfig, RopeScaling
 from instruct_core.model.settings import Settings
+from instruct_core.shape import TRAINED
 
 SIZES = (
     "hidden_size",
@@ -32,7 +33,7 @@ PART_OF_THE_SHAPE = {
     *SIZES, "model_type", "num_key_value_heads", "head_dim", "max_position_embeddings", "rms_norm_eps",
     "rope_theta", "rope_scaling", "rope_parameters", "tie_word_embeddings", "attention_bias", "mlp_bias",
     "bos_token_id", "eos_token_id", "pad_token_id", "sliding_window", "use_sliding_window",
-    "max_window_layers", "layer_types",
+    "max_window_layers", "layer_types", TRAINED,
 }  # fmt: skip
 # What transformers takes where nothing is said; a type that is not named takes the first.
 DEFAULTS: dict[str, dict[str, Any]] = {
@@ -116,6 +117,9 @@ def llama_shape(values: Mapping[str, Any], place: str, init: str) -> LlamaConfig
     if head_dim % 2:
         raise said.refusal("head_dim", f"a turn takes pairs, and a head has {head_dim} numbers")
     context = said.count("max_position_embeddings")
+    trained = said.count(TRAINED, if_null=context)
+    if trained > context:
+        raise said.refusal(TRAINED, f"there are {context} positions")
     _refuse_window(said, context, sizes["num_hidden_layers"])
     theta, scaling = _rope(said, context)
     return LlamaConfig(
@@ -137,6 +141,7 @@ def llama_shape(values: Mapping[str, Any], place: str, init: str) -> LlamaConfig
         has_tied_head=said.switch("tie_word_embeddings"),
         attention_bias=_has_bias(said, "attention_bias", ("llama", "qwen3")),
         mlp_bias=_has_bias(said, "mlp_bias", ("llama",)),
+        trained_positions=trained if trained < context else None,
     )
 
 

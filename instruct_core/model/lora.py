@@ -150,7 +150,7 @@ def load_saved(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     model.load_state_dict(state, strict=len(state) == len(model.state_dict()), assign=True)
 
 
-def config_file(model: nn.Module, lora: Lora, base: Base, dropout: float) -> dict[str, Any]:
+def adapter_file(model: nn.Module, lora: Lora, base: Base, dropout: float) -> dict[str, Any]:
     """Return the content of adapter_config.json for an adapted model."""
     adapted = _adapted(model)
     turned = any(is_turned(each.base_layer) for each in adapted.values())

@@ -26,7 +26,7 @@ from instruct_core.model.families import build, read
 from instruct_core.model.family import Model, misfit
 from instruct_core.model.lora import merge
 from instruct_core.model.weight_files import read_weight_files
-from instruct_core.shape import Shape, with_vocabulary
+from instruct_core.shape import Shape, with_trained, with_vocabulary
 
 
 def load_pretrained(init: str) -> tuple[Shape, dict[str, Tensor]]:
@@ -55,6 +55,8 @@ def _merged(adapter: Adapter) -> tuple[Shape, dict[str, Tensor]]:
         outline = build(shape)
     merge(outline, weights, adapter.tensors, adapter.lora, adapter.place)
     _check_finite(weights, adapter.place)
+    if adapter.trained_positions is not None:
+        shape = with_trained(shape, adapter.trained_positions)
     return shape, weights
 
 

@@ -24,6 +24,7 @@ from instruct_core.errors import RunConflictError
 from instruct_core.lora_settings import Base, Lora
 from instruct_core.model.families import build
 from instruct_core.model.family import Model
+from instruct_core.shape import Shape, config_file, usable_positions, with_trained
 from instruct_core.storage.store import Store
 
 
@@ -57,11 +58,20 @@ def begin(
     """
     if config.adapter is not None:
         return _with_adapters(config, config.adapter, loaded, patience, vocab_size)
+    moments: Mapping[str, Tensor] = {}
     if loaded is not None:
         model = build(loaded.manifest.model, config.dropout)
-        return Beginning(model, model.config.hugging_face, {}, {})
-    model, _ = _first(config, vocab_size)
-    return Beginning(model, model.config.hugging_face, {}, _moments(config, patience))
+    else:
+        model, _ = _first(config, vocab_size)
+        moments = _moments(config, patience)
+    model.config = _as_trained(config, model.config)
+    return Beginning(model, config_file(model.config), {}, moments)
+
+
+def _as_trained(config: TrainConfig, shape: Shape) -> Shape:
+    """Return the shape with the positions that the run's sequences train, beside those of before."""
+    before = 0 if config.init == "random" else usable_positions(shape)
+    return with_trained(shape, max(before, config.seq_len))
 
 
 def _first(config: TrainConfig, vocab_size: int) -> tuple[Model, str]:
@@ -92,7 +102,7 @@ def _moments(config: TrainConfig, patience: float) -> Mapping[str, Tensor]:
 def _with_adapters(
     config: TrainConfig, lora: Lora, loaded: Loaded | None, patience: float, vocab_size: int
 ) -> Beginning:
-    from instruct_core.model.lora import config_file
+    from instruct_core.model.lora import adapter_file
 
     moments: Mapping[str, Tensor] = {}
     if loaded is None:
@@ -102,7 +112,8 @@ def _with_adapters(
         assert loaded.manifest.base is not None, "its identity has been compared"
         base = loaded.manifest.base
         model = _adapted(config, lora, _where_it_is(base, config))
-    file = config_file(model, lora, base, config.dropout)
+        model.config = _as_trained(config, loaded.manifest.model)
+    file = adapter_file(model, lora, base, config.dropout)
     return Beginning(model, file, {"base": base, "format": WITH_BASE}, moments)
 
 
@@ -117,6 +128,7 @@ def _first_adapted(config: TrainConfig, lora: Lora, vocab_size: int) -> tuple[Mo
     from instruct_core.model.lora import adapt, draw, load_saved, saved_tensors
 
     model, found = _first(config, vocab_size)
+    shape = model.config = _as_trained(config, model.config)
     adapt(model, lora, config.dropout, config.precision == "bf16")
     if config.init == "random":
         draw(model, config.seed)
@@ -131,6 +143,7 @@ def _first_adapted(config: TrainConfig, lora: Lora, vocab_size: int) -> tuple[Mo
         draw(model, config.seed)
         return model, Base(config.init, found)
     model = _adapted(config, lora, source.base)
+    model.config = shape
     load_saved(model, source.tensors)
     return model, source.base
 

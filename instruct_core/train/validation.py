@@ -20,6 +20,7 @@ from instruct_core.answers.generation import generate
 from instruct_core.data.batches import MicroBatch, SampleReader
 from instruct_core.data.shards import ShardSet
 from instruct_core.data.templates import end_ids
+from instruct_core.shape import usable_positions
 from instruct_core.train.compiler import eagerly
 from instruct_core.train.loss import WithLoss, on_device
 from instruct_core.train.progress import SampleAnswer
@@ -71,7 +72,8 @@ def sample_answers(model: WithLoss, rows: ShardSet, stop: Callable[[], bool]) ->
     model.eval()
     samples = []
     for row in rows.drawn(NUM_SAMPLES):
-        room = model.model.config.max_seq_len - SAMPLE_TOKENS
+        positions = usable_positions(model.model.config)
+        room = positions - min(SAMPLE_TOKENS, positions // 2)
         start, end = (int(place) for place in rows.spans(row)[0])
         prompt: Sequence[int] = rows.tokens(row, 0, min(start, room)).tolist()
         # The last token of an answer is end-of-text.

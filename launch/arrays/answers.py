@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 
-from instruct_core.answers.line import FACTS
+from instruct_core.answers.line import FACTS, TOO_LONG
 from instruct_core.answers.plan import AnswerPlan, Settings, scan_prompts
 from instruct_core.data.columns import parse_columns
 from instruct_core.data.model_template import template_of_model
@@ -86,13 +86,15 @@ def _check(flags: Generate) -> None:
 def _plan(flags: Generate, source: Source, old: AnswerPlan | None) -> AnswerPlan:
     columns = parse_columns(flags.columns, is_answered=False) if flags.columns else None
     model = _model(flags, old)
+    weights = inspect_weights(model)
     settings = Settings(
         model=absolute(model),
-        model_xxh3=inspect_weights(model).xxh3,
+        model_xxh3=weights.xxh3,
         max_new_tokens=flags.max_new_tokens,
         sampling=flags.sampling,
         batch_size=flags.batch_size,
         answer_column=flags.answer_column,
+        positions=weights.shape.trained_positions,
     )
     tokenizer = tokenizer_of_model(settings.model)
     template = template_of_model(settings.model, tokenizer)
@@ -133,6 +135,17 @@ def _refuse_other_answers(
         )
 
 
+def _limit(plan: AnswerPlan) -> str:
+    """Return what a person should know of a model that is not trained on all its positions."""
+    positions = plan.settings.positions
+    if positions is None:
+        return ""
+    return (
+        f", trained on {positions:,} positions: a question and its answer have so many tokens at most, "
+        f"and a question that leaves no room is {TOO_LONG}"
+    )
+
+
 def _work(
     flags: Generate,
     words: Sequence[str],
@@ -162,7 +175,7 @@ def _work(
         about=[
             *here_because(choice.why),
             f"Source: {plan.source}, {plan.num_rows:,} rows; columns {plan.reading}",
-            f"Model: {plan.settings.model}",
+            f"Model: {plan.settings.model}{_limit(plan)}",
         ],
         discard=lambda: None,  # answers of another plan were refused
         provide=lambda: None,

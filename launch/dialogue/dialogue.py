@@ -98,8 +98,9 @@ class Dialogue:
             if not answer.text and answer.finish_reason != "interrupted":
                 note(_why_empty(answer))
         if answer.num_dropped:
+            limit = f", which was {answer.trained}" if answer.trained else ""
             note(
-                f"The conversation no longer fits the model: the {answer.num_dropped} oldest of "
+                f"The conversation no longer fits the model{limit}: the {answer.num_dropped} oldest of "
                 f"{len(turns)} exchanges were left out. /clear forgets them."
             )
         return answer

@@ -20,6 +20,7 @@ from instruct_core.data.templates import end_ids
 from instruct_core.data.tokenizer import Tokenizer, tokenizer_of_model
 from instruct_core.data.turns import Exchange, Turn
 from instruct_core.errors import ConfigError, CorruptFileError, MissingError
+from instruct_core.shape import trained_said, usable_positions
 from launch.cluster.machine import let_threads_sleep
 from launch.console.lines import note
 from launch.flags.run import ModelFlags
@@ -41,6 +42,7 @@ class Answer(NamedTuple):
     num_dropped: int  # earlier exchanges that had no room
     seconds: float
     first_token_seconds: float
+    trained: str = ""  # in words, how far the model's positions are trained, where not all are
 
 
 class Speaker:
@@ -117,14 +119,18 @@ class Speaker:
         return Answer(
             text.shown, reason, len(tokens), len(times), num_dropped,
             round(time.perf_counter() - started_at, 4), round(times[0], 4) if times else 0.0,
+            trained_said(self._model.config),
         )  # fmt: skip
 
     def _prompt(self, turns: Sequence[Exchange], question: Exchange, max_new_tokens: int) -> Prompt:
         said = [Turn("system", question.system)] if question.system.strip() else []
         said += [turn for exchange in turns for turn in exchange.turns]
         said += question._replace(output="").turns
-        longest = self._model.config.max_seq_len
-        return fit_prompt(self._tokenizer, self._template, said, longest, max_new_tokens)
+        shape = self._model.config
+        return fit_prompt(
+            self._tokenizer, self._template, said, usable_positions(shape), max_new_tokens,
+            trained_said(shape),
+        )  # fmt: skip
 
 
 def load_speaker(flags: ModelFlags) -> Speaker:

@@ -17,11 +17,11 @@ from instruct_core.config import PRESETS, TrainConfig
 from instruct_core.data.packing import Packing, pack
 from instruct_core.data.shards import ShardSet
 from instruct_core.errors import ConfigError, MissingError
-from instruct_core.shape import with_vocabulary
+from instruct_core.shape import trained_said, usable_positions, with_vocabulary
 from instruct_core.storage.store import Store
 from launch.cluster.machine import let_threads_sleep
 from launch.console.display import progress_bar
-from launch.console.lines import say
+from launch.console.lines import note, say
 from launch.evaluation.page import FILES, documents
 from launch.evaluation.result import CURVES, Report, Sample, Scores, print_summary
 from launch.evaluation.subject import Subject, find_base, find_out, find_shards, find_subject
@@ -119,7 +119,7 @@ def _prepare(
     rows = ShardSet(Store(shards), "val", manifest)
     if not len(rows):
         raise ConfigError(f"Shards {shards} have no row to validate. Give others: --shards PLACE")
-    positions = min(model.config.max_seq_len for model in models)
+    positions = min(usable_positions(model.config) for model in models)
     examples = drawn_examples(rows, flags.rows, positions)
     if not examples:
         raise ConfigError(
@@ -128,6 +128,13 @@ def _prepare(
         )
     config = subject.config
     seq_len = min(positions, config.seq_len if config else TrainConfig.seq_len)
+    for model in models:
+        if limit := trained_said(model.config):
+            note(
+                f"The model was {limit}: rows are read in pieces of {seq_len:,} tokens, and a question "
+                f"with its answer has {positions:,} at most"
+            )
+            break
     # Not through the cache beside the shards: it may belong to somebody else, and this is quick.
     seed = config.seed if config else TrainConfig.seed
     packing = pack(rows.lengths(), seq_len, seed, rows.long_rows)

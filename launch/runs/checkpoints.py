@@ -23,6 +23,7 @@ from instruct_core.checkpoints.steps import (
 )
 from instruct_core.errors import ConfigError, CorruptFileError
 from instruct_core.recipe import flag_of
+from instruct_core.shape import trained_said
 from instruct_core.storage.store import Store
 from launch.console.display import age, progress_bar, show_table
 from launch.console.lines import EXIT_FAILED, note, say
@@ -105,13 +106,15 @@ def export(flags: Export) -> int:
     run = Run.find(flags.run, flags.checkpoints, flags.runs)
     check_url("--out", flags.out, writes=True)
     step = run.good_step(flags.step, note)
-    target, base = Store(absolute(flags.out)), read_manifest(run.store, step).base
+    manifest = read_manifest(run.store, step)
+    target, base = Store(absolute(flags.out)), manifest.base
     what = f"Step {step} of run {flags.run} is in {target.url}"
     if base is not None and not flags.merge:
         from instruct_core.model.adapter_export import export_adapter
 
         export_adapter(run.store, step, target)
         say(f"{what}: PeftModel.from_pretrained loads it beside its base, {base.place}.")
+        _say_trained(manifest)
         return 0
     if base is not None:
         from instruct_core.model.adapter_export import export_merged
@@ -126,7 +129,18 @@ def export(flags: Export) -> int:
 
         export_folder(run.store, step, target)
     say(f"{what}: AutoModelForCausalLM and AutoTokenizer load it.")
+    _say_trained(manifest)
     return 0
+
+
+def _say_trained(manifest: Manifest) -> None:
+    """Say of a model that is not trained on all its positions what others should not ask of it."""
+    shape = manifest.model
+    if limit := trained_said(shape):
+        say(
+            f"It was {limit}: give it no text of more than {shape.trained_positions:,} tokens, with the "
+            "answer."
+        )
 
 
 def _sizes(store: Store) -> dict[int, int]:

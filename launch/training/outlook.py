@@ -106,6 +106,11 @@ def _notes(plan: Plan) -> list[str]:
             f"--learning-rate {config.learning_rate:g} is for weights that know a language; random ones "
             "hardly move with it (1e-3 is usual)"
         )
+    if plan.is_new and config.init == "random" and config.seq_len < plan.shape.max_seq_len:
+        notes.append(
+            f"--seq-len {config.seq_len} trains {config.seq_len:,} of {plan.shape.max_seq_len:,} "
+            "positions: chat, generate and evaluate give the model no longer texts"
+        )
     if plan.is_new and config.lora and config.init == "random":
         notes.append(
             "--lora adapts what a model knows, and random weights know nothing: give --init"

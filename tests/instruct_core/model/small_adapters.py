@@ -12,7 +12,7 @@ from instruct_core.config import ModelConfig
 from instruct_core.lora_settings import CONFIG_FILE, WEIGHTS_FILE, Base, Lora
 from instruct_core.model.adapters import BASE_FILE, base_file
 from instruct_core.model.gpt2 import GPT2
-from instruct_core.model.lora import adapt, config_file, draw, saved_tensors
+from instruct_core.model.lora import adapt, adapter_file, draw, saved_tensors
 from instruct_core.storage.documents import dump_document
 from instruct_core.storage.store import Store
 
@@ -49,6 +49,6 @@ def put(folder: Path, name: str, tensors: dict[str, Tensor]) -> None:
 def save(folder: Path, model: GPT2, lora: Lora, base: Base) -> Path:
     """Write a folder as an export does."""
     put(folder, WEIGHTS_FILE, saved_tensors(model))
-    (folder / CONFIG_FILE).write_bytes(dump_document(config_file(model, lora, base, 0.1)))
-    (folder / BASE_FILE).write_bytes(base_file(base))
+    (folder / CONFIG_FILE).write_bytes(dump_document(adapter_file(model, lora, base, 0.1)))
+    (folder / BASE_FILE).write_bytes(base_file(base, SHAPE))
     return folder

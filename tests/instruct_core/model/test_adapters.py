@@ -22,7 +22,7 @@ from instruct_core.lora_settings import CONFIG_FILE, WEIGHTS_FILE, Base
 from instruct_core.model.adapters import BASE_FILE, base_file
 from instruct_core.model.lora import saved_tensors
 from instruct_core.model.weights import hash_weights, load_pretrained
-from tests.instruct_core.model.small_adapters import adapted, base_model, put, save
+from tests.instruct_core.model.small_adapters import SHAPE, adapted, base_model, put, save
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_adapters_that_name_no_base_are_told(adapter: Path) -> None:
 
 
 def test_adapters_on_themselves_are_no_endless_work(adapter: Path) -> None:
-    (adapter / BASE_FILE).write_bytes(base_file(Base(str(adapter), "")))
+    (adapter / BASE_FILE).write_bytes(base_file(Base(str(adapter), ""), SHAPE))
 
     with pytest.raises(ConfigError):
         load_pretrained(str(adapter))
