@@ -71,23 +71,23 @@ def run_client(
     env: Mapping[str, str] | None = None,
     stdin: str = "",
     timeout_seconds: float | None = None,
+    inherits: Sequence[int] = (),
 ) -> str:
     """
     Run one of Slurm's clients and return what it prints.
 
     Args:
-        command: Its words.
+        command, stdin: Its words; what it reads.
         env: Environment, if not this process's.
-        stdin: What it reads.
         timeout_seconds: How long it may take, if not as long as jobs wait.
+        inherits: Open files that stay open as long as it lives.
 
     Raises:
         RefusedError: It is not here, or refuses for good.
         SlurmError: It does not answer in time, or refuses; says what it said.
     """
-    timeout = timeout_seconds or (
-        SUBMIT_TIMEOUT_SECONDS if command[0] == "sbatch" else CLIENT_TIMEOUT_SECONDS
-    )
+    usual = SUBMIT_TIMEOUT_SECONDS if command[0] == "sbatch" else CLIENT_TIMEOUT_SECONDS
+    timeout = timeout_seconds or usual
     # Long lists of array tasks are cut otherwise, times may be told in another form, and partitions
     # may be hidden.
     settings = {"SLURM_BITSTR_LEN": "0", "SLURM_TIME_FORMAT": "standard", "SCONTROL_ALL": "1"}
@@ -98,6 +98,7 @@ def run_client(
             input=stdin,
             capture_output=True,
             timeout=timeout,
+            pass_fds=inherits,
             check=False,
             encoding="utf-8",
             errors="replace",  # the reason of a node is whatever its administrator typed
@@ -117,15 +118,15 @@ def run_client(
     return done.stdout or done.stderr  # `sbatch --test-only` speaks on the second
 
 
-def submit_script(script: Path, *options: str) -> str:
+def submit_script(script: Path, *options: str, inherits: Sequence[int] = ()) -> str:
     """
     Queue a batch script as nobody's child, and return the job's id.
 
     Raises:
         SlurmError: Slurm refuses it, or does not answer; as `run_client`.
     """
-    said = run_client(["sbatch", "--parsable", *options, str(script)], clean_environment())
-    return job_id_in(said)
+    command = ["sbatch", "--parsable", *options, str(script)]
+    return job_id_in(run_client(command, clean_environment(), inherits=inherits))
 
 
 def job_id_in(said: str) -> str:

@@ -25,7 +25,6 @@ from time import sleep
 
 from instruct_core.errors import SlurmError
 from jobs.job_folder import (
-    JOB_IDS,
     LOG,
     SCRIPT,
     SETUP_ENDED,
@@ -40,6 +39,7 @@ from jobs.job_folder import (
     write_outcome,
 )
 from jobs.notify import tell_failure
+from jobs.queueing import queue, settle
 from jobs.slurm import (
     JobRecord,
     RefusedError,
@@ -47,7 +47,6 @@ from jobs.slurm import (
     own_restarts,
     run_client,
     show_job,
-    submit_script,
 )
 from jobs.survival.exclusion import exclude, nodes_to_exclude
 from jobs.survival.inside import starts_inside
@@ -219,13 +218,9 @@ def _chain_follow_up(job: JobRecord, bad_node: str) -> None:
         options.append(f"--array={task}")
     if names := nodes_to_exclude(job, bad_node):
         options.append(f"--exclude={names}")
-    job_id = submit_script(script, *options)
+    job_id = queue(script, *options)
+    settle(script.parent)
     logger.warning("This cluster may not requeue the job, so job %s follows it", job_id)
-    try:
-        with (script.parent / JOB_IDS).open("a", encoding="utf-8") as file:
-            file.write(f"{job_id}\n")
-    except OSError as error:  # it is queued; to fail now would queue it twice
-        logger.warning("Its id could not be written down: %s", error)
 
 
 def main() -> None:

@@ -20,12 +20,14 @@ from pathlib import Path
 
 from instruct_core.errors import ConfigError
 from jobs.job_folder import read_outcome
+from jobs.queueing import settle
 from launch.arrays.joining import note_asked, refuse_changes
 from launch.arrays.work import Work
 from launch.cluster.frozen_code import freeze_code
 from launch.cluster.in_process import only_task_of
 from launch.cluster.job_folder import new_job_folder
 from launch.cluster.local import LocalJob, submit_local
+from launch.cluster.lost import adopt_lost
 from launch.cluster.machine import CLUSTERS
 from launch.cluster.partition import cluster_limits
 from launch.cluster.request import Request, resources_of
@@ -92,6 +94,7 @@ class TaskArray:
             job_id = submit_slurm(work.task(resources.first_task), folder, resources)
             job.write_note(work.parent / "slurm.json")
             say(f"Job {job_id}: array {resources.array} of partition {self._request.partition}")
+        settle(folder)
         say(f"{work.what}: {_counted_tasks(work, tasks)} for what is missing; logs in {folder}")
         say(work.next_step)
         return job
@@ -181,6 +184,7 @@ def _counted_tasks(work: Work, tasks: Sequence[int]) -> str:
 
 def _attach(work: Work, flags: ArrayFlags) -> int | None:
     """Attach to tasks that are queued or run; None where there are none, or none that ever start."""
+    adopt_lost(work.parent, work.parent / "slurm.json", flags.dry_run)
     job = running_array(work.job.store)
     if job is None or job.never_starts():
         return None

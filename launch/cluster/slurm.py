@@ -23,6 +23,7 @@ from submitit.core.utils import DelayedSubmission
 from instruct_core.errors import ConfigError, CorruptFileError, SlurmError
 from instruct_core.storage.store import Store
 from jobs.job_folder import JOB_IDS, place_of, read_progress
+from jobs.queueing import queue
 from jobs.slurm import (
     JobRecord,
     lines_by_job,
@@ -30,7 +31,6 @@ from jobs.slurm import (
     records_in,
     run_client,
     show_jobs,
-    submit_script,
     tasks_of,
 )
 from launch.cluster.job_folder import UNLIMITED, array_parent
@@ -262,7 +262,7 @@ def believable(start: str) -> str:
 
 def submit_slurm(function: Callable[[], Any], folder: Path, resources: Resources) -> str:
     """
-    Queue a job, or an array of them, whose folder is there; return its id.
+    Queue a job, or an array of them, whose folder is there; return its id. Note it, and then `settle`.
 
     Raises:
         ConfigError: Slurm refuses it; says why.
@@ -273,11 +273,8 @@ def submit_slurm(function: Callable[[], Any], folder: Path, resources: Resources
     script = folder / script_name(resources)
     script.write_text(batch_script(folder, resources), encoding="utf-8")
     try:
-        job_id = submit_script(script)
+        return queue(script)
     except SlurmError as error:
         raise ConfigError(
             f"Job {resources.name} was not queued: {error} See what is: squeue -n {resources.name}"
         ) from None
-    with (folder / JOB_IDS).open("a", encoding="utf-8") as file:
-        file.write(f"{job_id}\n")
-    return job_id

@@ -12,6 +12,7 @@ from dataclasses import replace
 from instruct_core.errors import ConfigError
 from launch.cluster.local import LocalJob
 from launch.cluster.lock import RunLock
+from launch.cluster.lost import adopt_lost
 from launch.cluster.slurm import UNKNOWN, SlurmJob
 from launch.console.lines import say
 from launch.flags.finetune import Finetune, is_fork
@@ -43,6 +44,7 @@ def attach(flags: Finetune, run: Run, known: Finetune | None) -> int | None:
         if local.where and not RunLock.works(run.lock):
             say(f"Note: this disk has no locks. If that job has ended, remove {run.lock}.")
         return 0 if flags.dry_run else watch(local, run.name)
+    adopt_lost(run.job_parent, run.slurm_note, flags.dry_run, run.ledger.url)
     queued = SlurmJob.found(run.slurm_note)
     if queued is None or not queued.is_running() or queued.never_starts():
         return None  # one that never starts is replaced when all else is right

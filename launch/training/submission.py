@@ -21,6 +21,7 @@ from instruct_core.errors import ConfigError
 from instruct_core.storage.store import Store
 from jobs.finetune import FinetuneJob
 from jobs.ledger import newest_timed_save
+from jobs.queueing import settle
 from jobs.survival.deadline import needed_seconds
 from launch.cluster.in_process import only_task_of
 from launch.cluster.local import LocalJob, submit_local
@@ -137,6 +138,7 @@ class OnSlurm:
         submit_slurm(function, folder, self._resources(function.config))
         job = SlurmJob(folder, run.ledger.url, cluster=os.environ.get(CLUSTERS, ""))
         job.write_note(run.slurm_note)
+        settle(folder)
         lock.close()
         next_step = (
             f"python launch/logs.py {run.name} -f; save and end it: scancel {job.job_id}; go on later: "

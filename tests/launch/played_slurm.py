@@ -20,7 +20,7 @@ PARTITION = "PartitionName=low Default=YES State=UP MaxTime=1-00:00:00"
 NODE = "NodeName=node{n} CPUTot=4 RealMemory=64000 Gres={gres} Partitions=low AvailableFeatures=a"
 JOB = (
     "JobId={id} JobName=x JobState=PENDING Reason=Resources Restarts=0 Requeue=1 StartTime={start} "
-    "EndTime=Unknown NodeList=(null) ExcNodeList=(null)"
+    "EndTime=Unknown NodeList=(null) ExcNodeList=(null) Command={script} WorkDir=/"
 )
 SCONTROL = """
 case "$*" in
@@ -28,7 +28,8 @@ case "$*" in
 *'show node'*) printf '{nodes}';;
 *'show config'*) echo 'MaxArraySize = 1001'; echo 'JobRequeue = 1';;
 *'show job'*) [ -e silent ] && {{ echo 'Socket timed out' >&2; exit 1; }}
-    cat jobs/${{4:-*}} 2>/dev/null || {{ echo 'Invalid job id specified' >&2; exit 1; }};;
+    [ $# = 3 ] && {{ cat jobs/* 2>/dev/null || echo 'No jobs in the system'; exit; }}
+    cat jobs/$4 2>/dev/null || {{ echo 'Invalid job id specified' >&2; exit 1; }};;
 esac"""
 SBATCH = """
 case "$*" in *--test-only*) echo 'sbatch: Job 9 to start at {start} using 1' >&2; exit 0;; esac
@@ -57,7 +58,7 @@ class PlayedSlurm:
     ) -> None:
         self.folder = folder
         (folder / "jobs").mkdir(parents=True)
-        job = JOB.format(id="$id", start=start)
+        job = JOB.format(id="$id", start=start, script="$2")
         self.gpus("(null)")
         self.client("sbatch", SBATCH.format(start=start, job=job))
         self.client("scancel", SCANCEL)
@@ -98,7 +99,9 @@ class PlayedSlurm:
 
     def add(self, job_id: str) -> None:
         """Have a job wait that nobody has queued."""
-        (self.folder / "jobs" / job_id).write_text(JOB.format(id=job_id, start="Unknown") + "\n")
+        (self.folder / "jobs" / job_id).write_text(
+            JOB.format(id=job_id, start="Unknown", script="(null)") + "\n"
+        )
 
     def change(self, job_id: str, **facts: str) -> None:
         """Change what Slurm says of a job."""

@@ -1,0 +1,107 @@
+"""
+Queue a job so that it is not lost: who dies between sbatch and a note leaves a mark in the job's folder.
+
+    job_id = queue(folder / "job.sh")
+    ...                                  # note the folder where launchers look
+    settle(folder)
+
+    if is_unsettled(folder):             # somebody died on the way
+        lost_jobs(folder)                # what Slurm has of it, and nobody has noted
+
+Slurm knows every job by the path of its script, and no other job has that one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from jobs.job_folder import JOB_IDS
+from jobs.slurm import lines_by_job, submit_script
+
+logger = logging.getLogger(__name__)
+
+MARK = "submitting"
+
+
+def queue(script: Path, *options: str) -> str:
+    """
+    Queue a batch script, note its id in its folder, and return it; the mark stays until `settle`.
+
+    Raises:
+        SlurmError: Slurm refuses it, or does not answer: perhaps it has the job all the same.
+    """
+    folder = script.parent
+    with _marked(folder) as inherited:
+        job_id = submit_script(script, *options, inherits=inherited)
+    try:
+        note_job(folder, job_id)
+    except OSError as error:  # it is queued; to fail now would queue it twice
+        logger.warning("The id of job %s could not be written down: %s", job_id, error)
+    return job_id
+
+
+@contextlib.contextmanager
+def _marked(folder: Path) -> Iterator[list[int]]:
+    """Mark a folder; sbatch inherits the open file, whose lock ends with whoever lives longer."""
+    with contextlib.ExitStack() as stack:
+        inherited: list[int] = []
+        with contextlib.suppress(OSError):  # a full disk, or one without locks
+            file = stack.enter_context((folder / MARK).open("w"))
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            inherited.append(file.fileno())
+        yield inherited
+
+
+def note_job(folder: Path, job_id: str) -> None:
+    """Add an id to those of a submission."""
+    with (folder / JOB_IDS).open("a", encoding="utf-8") as file:
+        file.write(f"{job_id}\n")
+
+
+def settle(folder: Path) -> None:
+    """Take the mark away: every job of the folder is where launchers find it."""
+    with contextlib.suppress(OSError):
+        (folder / MARK).unlink()
+
+
+def is_unsettled(folder: Path) -> bool:
+    """Return True if somebody queues a job of this folder, or died before it was noted."""
+    return (folder / MARK).exists()
+
+
+def is_being_queued(folder: Path) -> bool:
+    """Return True if an sbatch for a job of this folder still lives."""
+    with (folder / MARK).open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:  # this disk has no locks
+            return False
+    return False
+
+
+def lost_jobs(folder: Path, known: list[str], cluster: str, timeout_seconds: float) -> list[str]:
+    """
+    Return the ids of a folder's jobs that Slurm has, and nobody has noted.
+
+    Args:
+        folder: Of the jobs.
+        known: Ids that were noted.
+        cluster: That is asked, if there are several.
+        timeout_seconds: How long Slurm may take.
+
+    Raises:
+        SlurmError: It does not answer.
+    """
+    command = f" Command={folder}{os.sep}"
+    return [
+        job_id
+        for job_id, lines in lines_by_job(timeout_seconds, cluster).items()
+        if job_id not in known and any(command in line for line in lines)
+    ]
