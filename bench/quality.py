@@ -38,11 +38,12 @@ from numpy.typing import NDArray
 from bench.common import machine, parser
 from instruct_core.checkpoints.writer import Checkpoints
 from instruct_core.config import PRESETS, TrainConfig
-from instruct_core.data.batches import LossOn, MicroBatch, SampleReader
+from instruct_core.data.batches import MicroBatch, SampleReader
 from instruct_core.data.order import sample_at
 from instruct_core.data.packing import Packing, pack
 from instruct_core.data.shards import ShardSet
 from instruct_core.model.gpt2 import GPT2
+from instruct_core.recipe import LossOn
 from instruct_core.storage.store import Store
 from instruct_core.train.loss import WithLoss
 from instruct_core.train.progress import Setup, StepReport

@@ -15,7 +15,7 @@ from instruct_core.converter import structure
 from instruct_core.errors import ConfigError, CorruptFileError
 from instruct_core.llama_config import LLAMA_TYPES, LlamaConfig
 from instruct_core.lora_settings import ALL, ALPHA_PER_RANK, Lora
-from instruct_core.recipe import IS_LATER, MICRO_BATCH_SIZE, Precision, Recipe
+from instruct_core.recipe import IS_LATER, MICRO_BATCH_SIZE, LossOn, Precision, Recipe
 from instruct_core.shape import Shape
 
 LAYER_NORM_EPSILON = 1e-5
@@ -152,6 +152,7 @@ class TrainConfig(Recipe):
     learning_rate: float = field(default=2e-5, kw_only=True)
     micro_batch_size: int = field(default=MICRO_BATCH_SIZE, kw_only=True)
     min_learning_rate: float = field(default=2e-6, kw_only=True)
+    loss_on: LossOn = field(default="all", kw_only=True)
     precision: Precision = field(default="fp32", kw_only=True)
     init_step: int | None = field(default=None, kw_only=True, metadata=IS_LATER)
     """Step of another run that `init` is, if it was named as one."""

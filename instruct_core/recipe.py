@@ -26,6 +26,7 @@ MICRO_BATCH_SIZE = 8  # where the memory suffices and the ranks can share a step
 IS_LATER = {"is_later": True}
 
 Precision = Literal["auto", "fp32", "bf16"]
+LossOn = Literal["all", "response"]
 
 
 class Rule(NamedTuple):
@@ -100,8 +101,9 @@ class Recipe:
     lora_targets: str | None = _decides_where_used(NAMES)
     """Projections that get an adapter: all, or names with commas between (default: c_attn of GPT-2,
     q_proj,v_proj of a Llama)."""
-    loss_on: Literal["all", "response"] = _decides("all")
-    """Learn all tokens, or only those of the response."""
+    loss_on: Literal["auto", "all", "response"] = _decides("auto")
+    """Learn all tokens, or only those of the response (auto: response, where the base has a chat
+    template; else all)."""
     precision: Precision = _decides("auto")  # noqa: RUF009  a field, as all others here
     """Of matrix products (auto: bf16 on GPUs, fp32 on CPUs); weights are always fp32."""
     seed: int = _decides(1337, A_SEED)

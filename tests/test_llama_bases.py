@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -88,3 +89,25 @@ def test_context_of_a_base_bounds_the_sequences(desk: Path) -> None:
     assert refused.stderr.count("\n") == 1
     assert "--seq-len must be at most 96, which is what" in refused.stderr
     assert not (desk / "checkpoints_instruct" / "long").exists()
+
+
+TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def test_base_with_a_chat_template_learns_responses_where_nothing_else_is_typed(desk: Path) -> None:
+    chats = desk / "chats-base"
+    shutil.copytree(desk / "small-base", chats)
+    (chats / "chat_template.jinja").write_text(TEMPLATE)
+    flags = ["--shards=shards/own", "--run=new", *SHORT, "--dry-run"]
+
+    learns = launch("finetune", f"--init={chats}", *flags, cwd=desk)
+    other = launch("finetune", f"--init={chats}", "--loss-on=all", *flags, cwd=desk)
+
+    assert "Loss    on responses, as the base has a chat template (--loss-on all: " in learns.stdout
+    assert '"loss_on": "response"' in learns.stdout
+    assert "Loss    on all tokens; at" in other.stdout
+    assert '"loss_on": "all"' in other.stdout
+    assert "Loss    on all tokens (--loss-on response" in (desk / "finetune.out").read_text()

@@ -11,7 +11,7 @@ A sample is one packed sequence. Which samples a step reads follows from `sample
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +20,9 @@ from instruct_core.data.mixture import mixed_sample_at
 from instruct_core.data.order import sample_at
 from instruct_core.data.packing import Packing, shares_of
 from instruct_core.data.shards import ShardSet
+from instruct_core.recipe import LossOn
 
 IGNORED = -100  # a target that no loss is taken on: torch's cross_entropy knows it by this number
-LossOn = Literal["all", "response"]
 
 
 class MicroBatch(NamedTuple):

@@ -87,8 +87,14 @@ def filled(recipe: Recipe, adapters: Adapters) -> Recipe:
     return replace(
         recipe,
         lora_alpha=recipe.lora_alpha or ALPHA_PER_RANK * recipe.lora,
-        lora_targets=adapters.targets,
+        lora_targets=recipe.lora_targets or adapters.targets,
     )
+
+
+def spelled_as_before(recipe: Recipe, known: Recipe) -> Recipe:
+    """Return a recipe with the run's own spelling of its targets, whose order decides nothing."""
+    typed, before = ((each.lora_targets or "").split(",") for each in (recipe, known))
+    return replace(recipe, lora_targets=known.lora_targets) if set(typed) == set(before) else recipe
 
 
 def check_moments(config: TrainConfig) -> None:

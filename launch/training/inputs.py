@@ -49,6 +49,7 @@ class Inputs(NamedTuple):
     has_shards: bool  # False where builtin is to be prepared first
     tokenizer: str  # to prepare it with
     adapters: Adapters
+    has_template: bool  # the base brings a chat template; of a run that has saved nobody asks
 
 
 def find_inputs(flags: Finetune, run: Run, stored: TrainConfig | None, has_begun: bool) -> Inputs:
@@ -88,7 +89,10 @@ def find_inputs(flags: Finetune, run: Run, stored: TrainConfig | None, has_begun
         if init.step is not None or adapters.number:
             init = init._replace(xxh3=weights.xxh3)
     places = Places(shards, init.place, flags.checkpoints, flags.runs, init.step, init.xxh3)
-    return Inputs(places, settled.shape, init.words, has_shards, settled.tokenizer, adapters)
+    return Inputs(
+        places, settled.shape, init.words, has_shards, settled.tokenizer, adapters,
+        settled.has_template,
+    )  # fmt: skip
 
 
 def with_data(

@@ -17,7 +17,7 @@ from instruct_core.data.long_rows import lost_of
 from instruct_core.data.packing import Packing, load_packing, shares_of
 from instruct_core.data.shards import ShardSet, load_manifest
 from instruct_core.errors import ConfigError
-from instruct_core.recipe import LORA_LEARNING_RATE
+from instruct_core.recipe import LEARNING_RATE, LORA_LEARNING_RATE
 from instruct_core.shape import Shape
 from instruct_core.storage.store import Store
 from launch.console.lines import counted, perhaps
@@ -43,6 +43,7 @@ class Plan(NamedTuple):
     step: int  # that the run has reached
     is_new: bool  # there was no such run before
     adapters: int = 0  # numbers that are trained, if not all weights are
+    has_template: bool = False  # the base brings a chat template
 
 
 def outlook(plan: Plan) -> list[tuple[str, str]]:
@@ -58,6 +59,7 @@ def outlook(plan: Plan) -> list[tuple[str, str]]:
         ("Where", plan.submission.where),
         ("Ranks", _ranks(plan)),
         *data,
+        ("Loss", _loss(plan)),
         *_lora(plan),
         ("Time", _time(plan, epochs)),
         *(("Note", text) for text in _notes(plan)),
@@ -76,6 +78,20 @@ def _run(plan: Plan) -> str:
 
 def _letters(name: str) -> str:
     return re.sub(r"\d", "", name)
+
+
+def _loss(plan: Plan) -> str:
+    """Return what is learnt and how fast; of a new run also which of it are defaults, and why."""
+    config = plan.config
+    words = "all tokens" if config.loss_on == "all" else "responses"
+    if plan.is_new and plan.has_template:
+        why = ", as the base has a chat template" if config.loss_on == "response" else ""
+        words += f"{why} (--loss-on all: questions too)" if why else ""
+    elif plan.is_new and config.loss_on == "all":
+        words += " (--loss-on response: answers alone)"
+    rate, is_usual = config.learning_rate, config.adapter is None
+    default = " (the default)" if plan.is_new and is_usual and rate == LEARNING_RATE else ""
+    return f"on {words}; at --learning-rate {rate:g}{default}"
 
 
 def _lora(plan: Plan) -> list[tuple[str, str]]:
@@ -99,12 +115,12 @@ def _notes(plan: Plan) -> list[str]:
     if config.warmup_steps >= config.max_steps:
         notes.append(
             f"the last step is {config.max_steps}, and --warmup-steps {config.warmup_steps} are not over "
-            "by then: the learning rate never reaches its peak"
+            f"by then: the learning rate never reaches its peak (--warmup-steps {config.max_steps // 10})"
         )
     if plan.is_new and config.init == "random" and config.learning_rate <= FINE_TUNING_RATE:
         notes.append(
             f"--learning-rate {config.learning_rate:g} is for weights that know a language; random ones "
-            "hardly move with it (1e-3 is usual)"
+            "hardly move with it: give --learning-rate 1e-3, or weights with --init"
         )
     if plan.is_new and config.init == "random" and config.seq_len < plan.shape.max_seq_len:
         notes.append(

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from instruct_core.config import TrainConfig, identity_of
 from instruct_core.errors import ConfigError, RunConflictError
-from instruct_core.recipe import MICRO_BATCH_SIZE, Precision, Recipe
+from instruct_core.recipe import MICRO_BATCH_SIZE, LossOn, Precision, Recipe
 from instruct_core.shape import Shape
 from jobs.notify import is_url
 from launch.cluster.machine import Machine
@@ -37,11 +37,24 @@ class Places(NamedTuple):
 
 
 def settle(
-    flags: Finetune, places: Places, run: str, shape: Shape, machine: Machine
+    flags: Finetune,
+    places: Places,
+    run: str,
+    shape: Shape,
+    machine: Machine,
+    has_template: bool = False,
 ) -> TrainConfig:
     """
     Return the settings of a run on such nodes; the shards' fingerprint is left to be filled in, and
     a micro-batch that was not typed to be fitted.
+
+    Args:
+        flags: What was typed, or what the run has.
+        places: Where it reads and writes.
+        run: Its name.
+        shape: Of the model.
+        machine: That it runs on.
+        has_template: Whether the base brings a chat template, and so learnt answers before.
 
     Raises:
         ConfigError: Something does not fit the machine or the model; names the change that does.
@@ -55,10 +68,12 @@ def settle(
             f"Use --gpus {gpus_here}."
         )
     low, peak = recipe.min_learning_rate, recipe.peak_learning_rate
+    by_base: LossOn = "response" if has_template else "all"
     fast: Precision = "bf16" if gpus_here and machine.has_bf16 else "fp32"
     chosen = {
         "decay_steps": recipe.decay_steps or recipe.max_steps,
         "learning_rate": peak,
+        "loss_on": by_base if recipe.loss_on == "auto" else recipe.loss_on,
         "min_learning_rate": peak / 10 if low is None else low,
         "precision": fast if recipe.precision == "auto" else recipe.precision,
         "micro_batch_size": recipe.micro_batch_size or MICRO_BATCH_SIZE,
@@ -78,6 +93,7 @@ def open_settings(recipe: Recipe) -> list[str]:
     may_be_open = [
         "decay_steps",
         "learning_rate",
+        "loss_on",
         "min_learning_rate",
         "precision",
         "micro_batch_size",

@@ -37,7 +37,7 @@ from launch.flags.site import parse_on_site, parse_typed
 from launch.runs.control import who
 from launch.runs.places import absolute, check_url
 from launch.runs.run import Run
-from launch.training.adapters import check_moments, filled
+from launch.training.adapters import check_moments, filled, spelled_as_before
 from launch.training.attach import attach
 from launch.training.epochs import refuse_both
 from launch.training.inputs import check_places, find_inputs, with_data
@@ -68,7 +68,9 @@ def finetune(flags: Finetune, arguments: Sequence[str], watches: bool = True) ->
     submission = choose_submission(flags, run)
     inputs = find_inputs(flags, run, stored, begun is not None)
     flags = replace(flags, recipe=filled(flags.recipe, inputs.adapters))
-    config = settle(flags, inputs.places, run.name, inputs.shape, submission.machine)
+    config = settle(
+        flags, inputs.places, run.name, inputs.shape, submission.machine, inputs.has_template
+    )
     if begun is None:
         check_moments(config)
     if inputs.has_shards:
@@ -89,7 +91,10 @@ def finetune(flags: Finetune, arguments: Sequence[str], watches: bool = True) ->
         return 0
     check_places(config, inputs.shape, adapters)
     step, is_new = max(steps, default=0), known is None
-    plan = Plan(config, inputs.shape, submission, ranks, inputs.init, why, step, is_new, adapters)
+    plan = Plan(
+        config, inputs.shape, submission, ranks, inputs.init, why, step, is_new, adapters,
+        inputs.has_template,
+    )  # fmt: skip
     _tell(plan)
     return _show(plan) if flags.dry_run else _start(flags, plan, run, watches)
 
@@ -111,6 +116,7 @@ def _find(flags: Finetune, arguments: Sequence[str]) -> tuple[Finetune, Run, Fin
         stored = resumed_flags(run.config, run.document.get("asked", {}))
         known = parse_on_site(Finetune, [], default=stored)
         flags = parse_typed(Finetune, arguments, default=known)
+        flags = replace(flags, recipe=spelled_as_before(flags.recipe, known.recipe))
         check_flags(flags)
     notify = settled(flags.notify, known.notify if known is not None else None)
     runs = absolute(flags.runs)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from instruct_core.data.gpt2_tokenizer import VOCAB_SIZE
 from instruct_core.data.model_template import TEMPLATE
+from instruct_core.data.templates import base_template
 from instruct_core.data.tokenizer import (
     GPT2,
     TOKENIZER_FOLDER,
@@ -31,6 +32,7 @@ class Vocabulary(NamedTuple):
 
     shape: Shape
     tokenizer: str
+    has_template: bool = False  # among the tokenizer's files: its models learnt answers in it
 
 
 def settle_vocabulary(shape: Shape, shards: str, has_shards: bool, init: str) -> Vocabulary:
@@ -51,7 +53,8 @@ def settle_vocabulary(shape: Shape, shards: str, has_shards: bool, init: str) ->
             f"--init {init} knows {shape.vocab_size:,} tokens, and its tokenizer has "
             f"{tokenizer.vocab_size:,}. Give the folder of the base with its own tokenizer.json."
         )
-    return Vocabulary(shape, place_of_tokenizer(init))
+    has_template = base_template(tokenizer) is not None
+    return Vocabulary(shape, place_of_tokenizer(init), has_template)
 
 
 def keep_tokenizer(shards: str, run: Store) -> None:

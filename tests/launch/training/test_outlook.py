@@ -28,3 +28,18 @@ def test_rows_that_will_be_cut_are_counted(tmp_path: Path) -> None:
     assert "Long    19 rows longer than --seq-len 64, cut into pieces: " in short.stdout
     assert long.returncode == 0, long.stderr
     assert "no row is longer than --seq-len" in long.stdout
+
+
+def test_defaults_that_hardly_fit_say_what_to_type(tmp_path: Path, shard_set: Path) -> None:
+    said = launch(
+        "finetune", f"--shards={shard_set}", "--run=r", "--model=tiny", "--init=random", "--dry-run",
+        "--cluster=local", "--seq-len=64", "--tokens-per-step=512", "--max-steps=40", cwd=tmp_path,
+    )  # fmt: skip
+
+    assert said.returncode == 0, said.stderr
+    assert (
+        "Loss    on all tokens (--loss-on response: answers alone); at --learning-rate 2e-05"
+        in said.stdout
+    )
+    assert "give --learning-rate 1e-3, or weights with --init" in said.stdout
+    assert "the learning rate never reaches its peak (--warmup-steps 4)" in said.stdout
