@@ -131,3 +131,17 @@ def test_adapters_that_cannot_be_are_one_line(
     assert REFUSED[words] in done.stderr
     assert done.stderr.count("\n") == 1
     assert not (tmp_path / "checkpoints_instruct").exists()
+
+
+def test_order_of_targets_decides_nothing_and_others_are_refused(
+    tmp_path: Path, shard_set: Path, base: Path
+) -> None:
+    train(tmp_path, shard_set, 1, f"--init={base}", "--lora=2", "--max-steps=1", "--decay-steps=1",
+          "--lora-targets=c_fc,c_attn")  # fmt: skip
+
+    again = launch("finetune", "--run=r", "--lora-targets=c_attn,c_fc", "--dry-run", cwd=tmp_path)
+    other = launch("finetune", "--run=r", "--lora-targets=c_proj", cwd=tmp_path)
+
+    assert again.returncode == 0, again.stderr
+    assert other.returncode == 2
+    assert "--lora-targets is c_fc,c_attn, got c_proj" in other.stderr

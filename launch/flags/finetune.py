@@ -10,7 +10,7 @@ import tyro
 
 from instruct_core.config import PRESETS
 from instruct_core.errors import ConfigError
-from instruct_core.recipe import Recipe
+from instruct_core.recipe import Recipe, check_rules
 from launch.flags.parse import Cluster, check_counts, check_name
 from launch.flags.slurm import GPUS, SlurmFlags, check_slurm_flags
 from launch.flags.values import PATH, optional
@@ -73,9 +73,13 @@ class Finetune:
     """What the job asks of Slurm."""
 
 
-def check_flags(flags: Finetune) -> None:
+def check_flags(flags: Finetune, is_whole: bool = True) -> None:
     """
     Refuse values that make sense nowhere, before anything is read.
+
+    Args:
+        flags: What was typed.
+        is_whole: False where the rest may come from a run: then each is looked at by itself.
 
     Raises:
         ConfigError: Names the flag, the value and what it must be.
@@ -86,11 +90,14 @@ def check_flags(flags: Finetune) -> None:
         raise ConfigError(f"--spare-nodes must be at least 0, got {flags.spare_nodes}.")
     if flags.epochs is not None and not 0 < flags.epochs < math.inf:
         raise ConfigError(f"--epochs must be more than 0, got {flags.epochs}.")
-    flags.recipe.check()
+    check_rules(flags.recipe)
     if flags.model is not None and flags.model not in PRESETS:
         raise ConfigError(f"--model must be one of {', '.join(PRESETS)}, got {flags.model}.")
     if flags.run is not None:
         check_name(flags.run)
+    if not is_whole:
+        return
+    flags.recipe.check()
     if flags.keep_optimizer and not is_fork(flags.init):
         raise ConfigError(
             f"--keep-optimizer needs --init run:NAME, got {flags.init or 'none'}: only a run's step has "

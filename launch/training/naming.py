@@ -4,7 +4,7 @@ What a run is called where nobody named it: its base and its shards.
     default_name(flags, "/home/ada/shards/alpaca")      # gpt2-alpaca, or SmolLM2-135M-alpaca
 
 Every GPT-2 is called gpt2, whatever its folder; a base of another family by its folder, or by its name
-on the Hub.
+on the Hub. A run that begins with another's step has the base of that one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from instruct_core.errors import InstructError
 from instruct_core.storage.documents import load_document
 from instruct_core.storage.store import Store
-from launch.flags.finetune import Finetune, is_fork
+from launch.flags.finetune import FORK, Finetune, is_fork
 from launch.runs.run import Run
 from launch.training.inputs import find_init
 
@@ -24,12 +24,18 @@ GPT2 = "gpt2"
 
 def default_name(flags: Finetune, shards: str) -> str:
     """Return the name of a run that was not given one."""
-    return f"{flags.model or _base(flags.init)}-{Path(shards).name}"
+    return f"{flags.model or _base(flags.init, flags.checkpoints)}-{Path(shards).name}"
 
 
-def _base(init: str | None) -> str:
-    if init in (None, "random") or is_fork(init):
+def _base(init: str | None, checkpoints: str) -> str:
+    if init in (None, "random"):
         return GPT2
+    if is_fork(init):
+        try:
+            begun = Run.find(str(init).removeprefix(FORK).partition("@")[0], checkpoints).config
+        except (InstructError, OSError):  # as below
+            return GPT2
+        return begun.model or _base(begun.init, checkpoints)
     try:
         place = find_init(init).place
         kind = load_document(Store(place), "config.json").get("model_type", GPT2)

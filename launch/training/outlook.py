@@ -89,8 +89,10 @@ def _loss(plan: Plan) -> str:
         words += f"{why} (--loss-on all: questions too)" if why else ""
     elif plan.is_new and config.loss_on == "all":
         words += " (--loss-on response: answers alone)"
-    rate, is_usual = config.learning_rate, config.adapter is None
-    default = " (the default)" if plan.is_new and is_usual and rate == LEARNING_RATE else ""
+    if config.adapter is not None:  # whose row has the rate
+        return f"on {words}"
+    rate = config.learning_rate
+    default = " (the default)" if plan.is_new and rate == LEARNING_RATE else ""
     return f"on {words}; at --learning-rate {rate:g}{default}"
 
 

@@ -105,7 +105,7 @@ def _find(flags: Finetune, arguments: Sequence[str]) -> tuple[Finetune, Run, Fin
 
     Its own settings are the flags that were not typed.
     """
-    check_flags(flags)
+    check_flags(flags, is_whole=False)
     refuse_both(flags, arguments)
     shards = find_shards(flags.shards, flags.slurm.after)
     name = flags.run or default_name(flags, shards)
@@ -117,7 +117,7 @@ def _find(flags: Finetune, arguments: Sequence[str]) -> tuple[Finetune, Run, Fin
         known = parse_on_site(Finetune, [], default=stored)
         flags = parse_typed(Finetune, arguments, default=known)
         flags = replace(flags, recipe=spelled_as_before(flags.recipe, known.recipe))
-        check_flags(flags)
+    check_flags(flags)
     notify = settled(flags.notify, known.notify if known is not None else None)
     runs = absolute(flags.runs)
     flags = replace(flags, checkpoints=run.checkpoints, runs=runs, notify=notify)

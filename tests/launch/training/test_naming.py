@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from instruct_core.config import TrainConfig, to_json
 from launch.flags.finetune import Finetune
 from launch.training.naming import default_name
 
@@ -45,6 +46,23 @@ def test_step_of_another_family_is_called_by_its_run(tmp_path: Path) -> None:
     (tmp_path / "first" / "run.json").write_text("{}")
 
     assert named(str(step)) == "first-alpaca"
+
+
+def test_fork_is_called_by_the_base_of_the_run_that_it_begins_with(
+    folder: Path, tmp_path: Path
+) -> None:
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    for run, init, model in (("llama", str(folder), ""), ("tiny", "random", "tiny")):
+        config = TrainConfig(run, "s", str(tmp_path), "r", init, model, "f")
+        (tmp_path / run).mkdir()
+        (tmp_path / run / "run.json").write_text(json.dumps({"config": to_json(config)}))
+
+    def forked(init: str) -> str:
+        return default_name(Finetune(init=init, checkpoints=str(tmp_path)), "/data/shards/alpaca")
+
+    assert forked("run:llama") == forked("run:llama@best") == "My-model-1B--alpaca"
+    assert forked("run:tiny@30") == "tiny-alpaca"
+    assert forked("run:none") == forked("run:../x") == "gpt2-alpaca"
 
 
 @pytest.mark.parametrize("content", [None, "no json", "[]"])
