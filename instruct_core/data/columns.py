@@ -6,9 +6,9 @@ Which columns of a dataset hold the instruction, the input and the output, or th
     chat = columns.to_question(record)         # the same, of a record that has no answer yet
 
 Known are a question (instruction, prompt, question or input) with its answer (output, response,
-completion or answer) and, beside them, an input or context; lists of messages; and a system prompt
-beside either. How each is written, dialects/ knows. Anything else is named by hand. What else a row
-has, and nobody reads: see unread.py.
+completion or answer) and, beside them, an input or context and a history; lists of messages; and a
+system prompt and tools beside either. How each is written, dialects/ knows. Anything else is named by
+hand. What else a row has, and nobody reads: see unread.py.
 """
 
 from __future__ import annotations
@@ -16,18 +16,20 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from instruct_core.data.dialects import messages, plain, prompts
-from instruct_core.data.turns import Chat, Turn, ordered
+from instruct_core.data.dialects import history, messages, plain, prompts
+from instruct_core.data.dialects.tools import tools_of
+from instruct_core.data.turns import Chat, Turn, ordered, with_tools
 from instruct_core.data.values import is_filled, json_type
 from instruct_core.errors import ConfigError
 
-FIELDS = ("instruction", "input", "output", "messages", "system")
 # Names that are known for each, the first before the others.
 QUESTIONS = ("instruction", "prompt", "question", "input")
 INPUTS = ("input", "context")
 ANSWERS = ("output", "response", "completion", "answer")
 CHATS = ("messages", "conversations", "conversation")
 SYSTEMS = ("system", "system_prompt", "system_message")
+HISTORIES = ("history",)
+TOOLS = ("tools", "functions")
 SHOWN_NAMES = 20
 MAX_NAME_CHARS = 80
 
@@ -40,6 +42,8 @@ class Columns(NamedTuple):
     output: str = ""
     messages: str = ""
     system: str = ""
+    history: str = ""
+    tools: str = ""
 
     def __str__(self) -> str:
         return ",".join(f"{field}={name}" for field, name in self._asdict().items() if name)
@@ -65,6 +69,11 @@ class Columns(NamedTuple):
     def _chat(self, record: Any, answer: str, is_answered: bool) -> Chat:
         if not isinstance(record, dict):
             raise ValueError(f"the row is a {json_type(record)}, expected an object")
+        chat = self._said(record, answer, is_answered)
+        tools = record.get(self.tools) if self.tools else None
+        return with_tools(chat, tools_of(tools, f"column {self.tools}"))
+
+    def _said(self, record: dict[str, Any], answer: str, is_answered: bool) -> Chat:
         system = plain.optional(record, self.system)
         before = [Turn("system", system)] if system.strip() else []
         if self.messages:
@@ -75,11 +84,16 @@ class Columns(NamedTuple):
             turns = prompts.turns_of(record, self.instruction, answer)
         else:
             turns = plain.turns_of(record, self.instruction, self.input, answer)
-            return Chat((*before, *turns))
+            said = record.get(self.history) if self.history else None
+            earlier = history.turns_of(said, f"column {self.history}")
+            if not earlier:
+                return Chat((*before, *turns))
+            turns = [*earlier, *turns]
         try:
             return ordered([*before, *turns], is_answered)
         except ValueError as error:
-            raise type(error)(f"column {self.messages or self.instruction} {error}") from None
+            column = self.messages or self.history or self.instruction
+            raise type(error)(f"column {column} {error}") from None
 
 
 ALPACA = Columns(instruction="instruction", input="input", output="output")
@@ -97,14 +111,15 @@ def detect_columns(records: Sequence[Any]) -> Columns:
     Raises:
         ConfigError: None has; the message names the columns of the first.
     """
-    system = _system_beside(records)
+    beside = _beside(records)
     for names in _names_by_row(records):
         question, answer = _first(QUESTIONS, names), _first(ANSWERS, names)
         chat = _first(CHATS, names)
         if chat and not (question == "instruction" and answer):
-            return Columns(messages=chat, system=system)
+            return Columns(messages=chat, **beside)
         if question and answer:
-            return Columns(question, _input_beside(question, answer, records), answer, "", system)
+            context = _input_beside(question, answer, records)
+            return Columns(question, context, answer, **beside, history=_filled(HISTORIES, records))
     raise ConfigError(
         "Columns must be those of Alpaca (instruction, input, output), Dolly (instruction, context, "
         "response), chat (messages or conversations), or a question and its answer, found: "
@@ -119,13 +134,14 @@ def detect_questions(records: Sequence[Any]) -> Columns:
     Raises:
         ConfigError: None has; the message names the columns of the first.
     """
-    system = _system_beside(records)
+    beside = _beside(records)
     for names in _names_by_row(records):
         question, chat = _first(QUESTIONS, names), _first(CHATS, names)
         if chat and question != "instruction":
-            return Columns(messages=chat, system=system)
+            return Columns(messages=chat, **beside)
         if question:
-            return Columns(question, _input_beside(question, "", records), system=system)
+            context = _input_beside(question, "", records)
+            return Columns(question, context, **beside, history=_filled(HISTORIES, records))
     raise ConfigError(
         "Columns must have instruction, prompt, question or messages among them, found: "
         f"{_found(records)}. Name them: --columns instruction=NAME[,input=NAME]"
@@ -159,13 +175,18 @@ def _input_beside(question: str, answer: str, records: Sequence[Any]) -> str:
     return max((name for name in order if name != question), key=weight)
 
 
-def _system_beside(records: Sequence[Any]) -> str:
-    """Return which column is the system prompt: the one filled most often; "" where none is."""
+def _beside(records: Sequence[Any]) -> dict[str, str]:
+    """Return which columns are read beside any shape."""
+    return {"system": _filled(SYSTEMS, records), "tools": _filled(TOOLS, records)}
+
+
+def _filled(known: Sequence[str], records: Sequence[Any]) -> str:
+    """Return which of some columns is filled most often; "" where none is."""
 
     def filled(name: str) -> int:
         return sum(is_filled(record.get(name)) for record in _objects(records))
 
-    best = max(SYSTEMS, key=filled)
+    best = max(known, key=filled)
     return best if filled(best) else ""
 
 
@@ -189,7 +210,7 @@ def plain_name(name: str) -> str:
 def parse_columns(text: str, is_answered: bool = True) -> Columns:
     """
     Return the columns written as ``instruction=question,output=answer`` or ``messages=turns``, either
-    with ``,system=prompt``.
+    with ``,system=prompt`` and ``,tools=functions``, the first with ``,history=before`` too.
 
     Args:
         is_answered: Whether an output must be among them, or must not.
@@ -200,7 +221,8 @@ def parse_columns(text: str, is_answered: bool = True) -> Columns:
     pairs = [part.partition("=") for part in text.split(",")]
     given = {field.strip(): name.strip() for field, _, name in pairs}
     output = {"output"} if is_answered else set()
-    complete = given.keys() - {"system"} in (
+    beside = {"system", "tools"} if "messages" in given else {"system", "tools", "history"}
+    complete = given.keys() - beside in (
         {"messages"},
         {"instruction", *output},
         {"instruction", "input", *output},
@@ -208,7 +230,7 @@ def parse_columns(text: str, is_answered: bool = True) -> Columns:
     if len(given) != len(pairs) or not all(given.values()) or not complete:
         pair = "instruction=NAME,output=NAME" if is_answered else "instruction=NAME"
         raise ConfigError(
-            f"--columns must be {pair}[,input=NAME] or messages=NAME, each with [,system=NAME], got "
-            f"{text!r}"
+            f"--columns must be {pair}[,input=NAME][,history=NAME] or messages=NAME, each with "
+            f"[,system=NAME][,tools=NAME], got {text!r}"
         )
     return Columns(**given)

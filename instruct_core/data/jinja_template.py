@@ -23,9 +23,10 @@ from typing import Any, NoReturn
 
 import jinja2
 from jinja2.ext import Extension, loopcontrols
+from jinja2.meta import find_undeclared_variables
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from instruct_core.data.template import Segment
+from instruct_core.data.template import NO_TOOLS, Segment
 from instruct_core.data.tokenizer import Tokenizer
 from instruct_core.data.turns import Turn
 
@@ -60,6 +61,7 @@ class JinjaTemplate:
 
     def __init__(self, name: str, text: str, tokenizer: Tokenizer) -> None:
         self.name, self.text = name, text
+        self._knows_tools = False
         environment = ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
         )
@@ -67,6 +69,7 @@ class JinjaTemplate:
         environment.globals["raise_exception"] = _raise
         try:
             self._template = environment.from_string(text)
+            self._knows_tools = "tools" in find_undeclared_variables(environment.parse(text))
         except jinja2.TemplateSyntaxError as error:
             raise ValueError(f"line {error.lineno}: {error.message}") from None
         self._names = _names_of_tokens(tokenizer)
@@ -79,17 +82,23 @@ class JinjaTemplate:
 
     def segments(self, turns: Sequence[Turn], asks: bool = False) -> list[Segment]:
         """Return the chat in pieces; see `Template`."""
+        given = turns[0].tools if turns else ()
+        if given and not self._knows_tools:
+            raise ValueError(NO_TOOLS)
         mark = self._mark_for(turns)
+        tools = self._marked(list(given), mark)
+        if given and not turns[0].text.strip():  # it is there for the tools alone
+            turns = turns[1:]
         messages = [self._message(turn, mark) for turn in turns]
-        whole = self.render(messages, asks)
+        whole = self.render(messages, asks, tools)
         segments: list[Segment] = []
         place = 0
         for number, turn in enumerate(turns, start=1):
             if turn.role != "assistant":
                 continue
-            prompt = self.render(messages[: number - 1], asks=True)
+            prompt = self.render(messages[: number - 1], True, tools)
             is_last = number == len(turns) and not asks
-            answered = whole if is_last else self.render(messages[:number])
+            answered = whole if is_last else self.render(messages[:number], False, tools)
             _check_beginning(prompt, answered, number, "the answer")
             _check_beginning(answered, whole, number + 1, "what follows")
             end = len(prompt) + self._end_of(answered[len(prompt) :], number)
@@ -98,12 +107,14 @@ class JinjaTemplate:
             place = end
         return segments + self._pieces(whole[place:], mark)
 
-    def render(self, messages: Sequence[dict[str, Any]], asks: bool = False) -> str:
+    def render(
+        self, messages: Sequence[dict[str, Any]], asks: bool = False, tools: Sequence[Any] = ()
+    ) -> str:
         """Return the text of messages; raises ValueError with the template's own words."""
         try:
             return self._template.render(
                 messages=messages,
-                tools=None,
+                tools=list(tools) or None,
                 documents=None,
                 add_generation_prompt=asks,
                 **self._names,
@@ -125,6 +136,8 @@ class JinjaTemplate:
     def _mark_for(self, turns: Sequence[Turn]) -> str:
         """Return a character to put into special tokens that a chat spells; "" where it spells none."""
         said = "".join(turn.text + turn.spoken for turn in turns)
+        if turns and turns[0].tools:
+            said += json.dumps(turns[0].tools, ensure_ascii=False)
         if not self._special.search(said):
             return ""
         return next(chr(code) for code in PRIVATE if chr(code) not in said)

@@ -4,7 +4,8 @@ From what a person typed after --source to files that every task can read.
     source = resolve_source("vicgalle/alpaca-gpt4", Store("shards/alpaca"))
     source.files      # ['shards/alpaca/source/rows.parquet']
 
-Paths, globs and URLs stay where they are. A Hugging Face dataset is downloaded once, here on the
+Paths, globs, folders and URLs stay where they are; of a folder its own files are read, in the order of
+their names, each by its ending. A Hugging Face dataset is downloaded once, here on the
 submitting machine, a compressed file is unpacked, and `builtin` is written out: each becomes a file
 below the shard set, so tasks on nodes without internet read files, from any row on, and nothing else.
 """
@@ -33,6 +34,9 @@ from instruct_core.storage.store import Store
 
 BUILTIN = "builtin"
 GLOB = re.compile(r"[*?[]")
+# What lies beside rows in folders of Hugging Face's datasets, and is about them.
+ABOUT_ROWS = {"dataset_dict.json", "dataset_info.json", "dataset_infos.json", "state.json"}
+SHARDS = {"manifest.json", "plan.json"}
 
 
 class Source(NamedTuple):
@@ -41,6 +45,7 @@ class Source(NamedTuple):
     name: str
     identity: str
     files: Sequence[str]
+    left: Sequence[str] = ()  # names of files of a folder that are not read
 
 
 def resolve_source(name: str, out: Store) -> Source:
@@ -49,11 +54,11 @@ def resolve_source(name: str, out: Store) -> Source:
 
     Raises:
         MissingError: No such file, no match of a glob, or no dataset of that name can be had.
-        ConfigError: A folder, or a kind of file that is not read.
+        ConfigError: A folder without rows, or a kind of file that is not read.
     """
     if name == BUILTIN:
         return _builtin(out)
-    files = _matching_files(name)
+    files, left = _matching_files(name)
     dataset = dataset_of(name)
     if not files and dataset is not None and not _has_known_ending(name):
         return _downloaded(dataset, out)
@@ -62,7 +67,7 @@ def resolve_source(name: str, out: Store) -> Source:
             f"Source {name} is not there: no file or dataset of that name. "
             "Give a path, a glob, a URL, a Hugging Face dataset id, or builtin."
         )
-    return _of_files(name, files, out)
+    return _of_files(name, files, left, out)
 
 
 def resolve_files(name: str, out: Store) -> Source:
@@ -71,33 +76,62 @@ def resolve_files(name: str, out: Store) -> Source:
 
     Raises:
         MissingError: No such file, or no match of a glob.
-        ConfigError: A folder, or a kind of file that is not read.
+        ConfigError: A folder without rows, or a kind of file that is not read.
     """
-    files = _matching_files(name)
+    files, left = _matching_files(name)
     if not files:
         raise MissingError(f"Source {name} is not there. Give a path, a glob or a URL of files.")
-    return _of_files(name, files, out)
+    return _of_files(name, files, left, out)
 
 
-def _of_files(name: str, files: Sequence[str], out: Store) -> Source:
+def _of_files(name: str, files: Sequence[str], left: Sequence[str], out: Store) -> Source:
     for file in files:
         format_of(_unpacked_name(file))
-    return Source(name, name, [_unpacked(file, out) for file in files])
+    return Source(name, name, [_unpacked(file, out) for file in files], left)
 
 
-def _matching_files(name: str) -> list[str]:
+def _matching_files(name: str) -> tuple[list[str], list[str]]:
+    """Return the files that are meant, and the names of those beside them that are not read."""
     try:
         fs, path = fsspec.core.url_to_fs(name)
     except (ImportError, ValueError) as error:
         raise ConfigError(f"Source {name} cannot be read: {error}") from error
     info = _info(fs, path, name)
     if info is not None and info["type"] == "directory":
-        raise ConfigError(f"Source {name} is a folder. Name its files: --source '{name}/*.jsonl'")
+        return _files_in(fs, path, name)
     if info is not None:
-        return [name]  # also a file whose name looks like a glob
+        return [name], []  # also a file whose name looks like a glob
     if not GLOB.search(name):
-        return []
-    return [str(fs.unstrip_protocol(p)).removeprefix("file://") for p in sorted(fs.glob(path))]
+        return [], []
+    return [_url(fs, found) for found in sorted(fs.glob(path))], []
+
+
+def _url(fs: Any, path: str) -> str:
+    return str(fs.unstrip_protocol(path)).removeprefix("file://")
+
+
+def _files_in(fs: Any, path: str, name: str) -> tuple[list[str], list[str]]:
+    """Return the files with rows in a folder, not in those inside it, and the names of all others."""
+    listing = fs.ls(path, detail=True)
+    entries = {entry["name"].rstrip("/").rsplit("/", 1)[-1]: entry for entry in listing}
+    seen = {n: entry for n, entry in sorted(entries.items()) if n and not n.startswith((".", "_"))}
+    files = [n for n, entry in seen.items() if entry["type"] != "directory"]
+    with_rows = [n for n in files if _has_rows(n) and n not in ABOUT_ROWS]
+    if seen.keys() >= SHARDS:
+        raise ConfigError(f"Source {name} is a shard set. Give the rows that it was made from.")
+    if not with_rows:
+        endings = ", ".join(f".{ending}" for ending in FORMATS)
+        inside = [n for n, entry in seen.items() if entry["type"] == "directory"]
+        more = f", or a folder in it ({', '.join(inside[:5])})" if inside else ""
+        raise ConfigError(
+            f"Source {name} is a folder without rows: no file in it ends in {endings}. Give another"
+            f"{more}."
+        )
+    return [_url(fs, seen[n]["name"]) for n in with_rows], [n for n in files if n not in with_rows]
+
+
+def _has_rows(name: str) -> bool:
+    return ending_of(_unpacked_name(name)) in FORMATS
 
 
 def _info(fs: Any, path: str, name: str) -> dict[str, Any] | None:

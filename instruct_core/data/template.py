@@ -25,6 +25,13 @@ HEADING = "### Instruction:"
 ALPACA_1, ALPACA = "alpaca-headings-1", "alpaca-headings-2"
 
 
+# Said of a row; where it is, and that it can be left out, others add.
+NO_TOOLS = (
+    "tools are filled, and are not read by this template (take one that writes them, as --template base "
+    "of a base that calls tools does, or name the columns without: --columns)"
+)
+
+
 class Segment(NamedTuple):
     """A piece of a rendered chat."""
 
@@ -85,6 +92,8 @@ class Alpaca:
         segments = [*self._begin]
         blocks = system = ""  # not written yet
         for turn in turns:
+            if turn.tools:
+                raise ValueError(NO_TOOLS)
             if turn.role == "system":
                 system = f"{turn.text}\n\n"
             elif turn.role == "assistant":

@@ -32,6 +32,8 @@ class Turn(NamedTuple):
     """Of an assistant's turn: the tools it calls, each with name and arguments."""
     learnt: bool = True
     """Of an assistant's turn: False for one that is only shown."""
+    tools: tuple[dict[str, Any], ...] = ()
+    """Of a system turn, which may say nothing else: what the assistant may call, in OpenAI's form."""
 
     @property
     def spoken(self) -> str:
@@ -70,6 +72,15 @@ class Chat(NamedTuple):
         """Whether it is one question with one answer, as Alpaca's rows are, and a system turn at most."""
         roles = [turn.role for turn in self.turns[-2:]]
         return roles == ["user", "assistant"] and sum(t.role != "system" for t in self.turns) == 2
+
+
+def with_tools(chat: Chat, tools: tuple[dict[str, Any], ...]) -> Chat:
+    """Return a chat whose assistant may call tools."""
+    if not tools:
+        return chat
+    first, *others = chat.turns
+    head, body = (first, others) if first.role == "system" else (Turn("system", ""), chat.turns)
+    return chat._replace(turns=(head._replace(tools=tools), *body))
 
 
 def ordered(turns: Sequence[Turn], is_answered: bool = True) -> Chat:

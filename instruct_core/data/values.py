@@ -6,6 +6,7 @@ What a source writes into a field: text, nothing, or something else that is name
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
@@ -34,6 +35,30 @@ def checked(text: str, what: str) -> str:
     except UnicodeEncodeError as error:
         raise ValueError(f"{what} is not valid UTF-8: lone surrogate at {error.start}") from None
     return text
+
+
+def listed(value: Any, what: str, expected: str) -> list[Any]:
+    """
+    Return a list, also where a table keeps it as JSON in a text.
+
+    Args:
+        value: Of the field.
+        what: Which field it is, for errors.
+        expected: Of what the list should be.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            raise ValueError(
+                f"{what} is a text, and no JSON: expected a list of {expected}"
+            ) from None
+    if not isinstance(value, list):
+        raise ValueError(f"{what} is a {json_type(value)}, expected a list of {expected}")
+    return value
 
 
 def is_filled(value: Any) -> bool:

@@ -49,7 +49,7 @@ from jobs.preprocess import PreprocessJob
 from launch.arrays.about_shards import about_plan
 from launch.arrays.array import make
 from launch.arrays.inspection import inspect_set
-from launch.arrays.sources import mixture_lines, plan_of, read_sources
+from launch.arrays.sources import folder_lines, mixture_lines, plan_of, read_sources
 from launch.arrays.work import Work, here_because, shown_scan
 from launch.cluster.machine import choose_cluster, num_cores
 from launch.cluster.request import request_of
@@ -105,7 +105,8 @@ def prepare(flags: Preprocess, words: Sequence[str] = ()) -> int:
                 return inspect_set(store, flags)
             return _inspect_source(flags, scratch, sources[0], choices)
         plan = plan_of(asked, old, lambda n, old: _plan(flags, store, old, sources[n], choices))
-        work = _work(flags, words, store, plan, old, why, choices.tokenizer)
+        about = [*here_because(why), *folder_lines(sources)]
+        work = _work(flags, words, store, plan, old, about, choices.tokenizer)
         return make(work, flags.array, flags.slurm, request, num_cores())
 
 
@@ -197,7 +198,7 @@ def _work(
     store: Store,
     plan: ShardPlan,
     old: ShardPlan | None,
-    why_here: str,
+    about: Sequence[str],
     tokenizer: Tokenizer,
 ) -> Work:
     def discard() -> None:
@@ -220,7 +221,7 @@ def _work(
         what="Shards",
         where=store.url,
         name=f"shards-{store.url.rsplit('/', 1)[-1]}",
-        about=[*here_because(why_here), *mixture_lines(plan), *about_plan(plan, old)],
+        about=[*about, *mixture_lines(plan), *about_plan(plan, old)],
         discard=discard,
         provide=lambda: write_tokenizer(tokenizer, store / TOKENIZER_FOLDER),
         ready=ready,

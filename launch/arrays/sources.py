@@ -9,15 +9,17 @@ Which sources are meant, how they are mixed, and which one validates.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from instruct_core.data.columns import shown_names
 from instruct_core.data.hub import dataset_of
 from instruct_core.data.mixed_plan import MixedPlan
 from instruct_core.data.shard_plan import ShardPlan
-from instruct_core.data.sources import BUILTIN
+from instruct_core.data.sources import BUILTIN, Source
 from instruct_core.errors import ConfigError
+from launch.console.lines import counted
 from launch.flags.preprocess import Preprocess
 
 DEFAULT = "vicgalle/alpaca-gpt4"
@@ -99,6 +101,16 @@ def plan_of(
     olds = [*there, *[None] * number][:number]
     plans = [make(n, before) for n, before in enumerate(olds)]
     return MixedPlan.of(plans, asked.weights, held_out=asked.val_source is not None)
+
+
+def folder_lines(sources: Sequence[Source]) -> list[str]:
+    """Return a line for each source that is a folder with files that are not read."""
+    return [
+        f"Source {source.name}: {counted(len(source.files), 'file')} in the order of their names; not "
+        f"read: {shown_names(source.left)}"
+        for source in sources
+        if source.left
+    ]
 
 
 def mixture_lines(plan: ShardPlan) -> list[str]:

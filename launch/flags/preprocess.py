@@ -23,9 +23,9 @@ class Preprocess:
     """
 
     source: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, PATH] = ()
-    """A Hugging Face dataset id (or a part of it: org/name:config@revision[split]), a path, glob or
-    URL of .json, .jsonl, .csv, .tsv or .parquet files (or their .gz), or "builtin": real questions and
-    answers that need no network. Several sources: the flag several times (default:
+    """A Hugging Face dataset id (or a part of it: org/name:config@revision[split]), a path, glob, folder
+    or URL of .json, .jsonl, .csv, .tsv or .parquet files (or their .gz), or "builtin": real questions
+    and answers that need no network. Several sources: the flag several times (default:
     vicgalle/alpaca-gpt4)."""
     weights: Annotated[str | None, TEXT] = None
     """With several sources: the part of each in what is read, as in 0.7,0.3 (default: every row once
@@ -37,8 +37,8 @@ class Preprocess:
     out: Annotated[str | None, PATH] = None
     """Folder or URL of the shard set (default: shards/ and the last part of the source)."""
     columns: Annotated[str | None, TEXT] = None
-    """Where the fields are, as instruction=NAME,output=NAME[,input=NAME] or messages=NAME
-    (default: detected)."""
+    """Where the fields are, as instruction=NAME,output=NAME[,input=NAME][,history=NAME] or
+    messages=NAME, each with [,system=NAME][,tools=NAME] (default: detected)."""
     tokenizer: Annotated[str, PATH] = "gpt2"
     """The tokenizer of the model to be trained: gpt2, or the folder, URL or Hugging Face id of a model
     that has a tokenizer.json."""

@@ -97,7 +97,7 @@ def test_conversation_that_is_none_is_refused(record: Any) -> None:
 def test_column_without_a_name_is_no_input() -> None:
     columns = parse_columns("instruction=q,output=a")
 
-    assert columns.to_chat({"": "0", "q": "x", "a": "y"}).turns[0].input == ""
+    assert columns.to_chat({"": "0", "q": "x", "a": "y"}).turns == Exchange("x", "", "y").turns
 
 
 def test_null_input_is_an_empty_one() -> None:

@@ -63,8 +63,39 @@ def test_hub_that_does_not_answer_is_asked_once(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_folder_as_source_is_refused_with_the_glob_that_would_do(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"is a folder. Name its files: --source '.*/\*.jsonl'"):
+def test_folder_is_its_own_files_with_rows_in_the_order_of_their_names(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    (folder / "more").mkdir(parents=True)
+    for name in ("b.csv", "a.jsonl", "more/c.jsonl", ".d.jsonl", "_SUCCESS", "README.md", "x/"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        if not name.endswith("/"):
+            write_rows(folder / name, 1)
+    (folder / "c.json.gz").write_bytes(gzip.compress((folder / "a.jsonl").read_bytes()))
+    (folder / "dataset_info.json").write_text("{}")
+
+    source = resolve_source(f"{folder}/", Store(tmp_path / "out"))
+
+    assert [Path(file).name.rpartition("-")[2] for file in source.files] == [
+        "a.jsonl", "b.csv", "c.json"
+    ]  # fmt: skip
+    assert source.left == ["README.md", "dataset_info.json"]
+    assert resolve_files(str(folder), Store(tmp_path / "out")).files == source.files
+
+
+@pytest.mark.parametrize(
+    ("names", "problem"),
+    [
+        ([], "is a folder without rows: no file in it ends in .jsonl, "),
+        (["a.txt", "sub/b.jsonl"], r"Give another, or a folder in it \(sub\)."),
+        (["manifest.json", "plan.json"], "is a shard set. Give the rows that it was made from"),
+    ],
+)
+def test_folder_without_rows_is_refused(tmp_path: Path, names: list[str], problem: str) -> None:
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("{}")
+
+    with pytest.raises(ConfigError, match=problem):
         resolve_source(str(tmp_path), Store(tmp_path))
 
 

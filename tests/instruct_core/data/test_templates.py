@@ -227,3 +227,26 @@ def test_calls_of_tools_are_written_by_the_template_that_knows_them(
     written = '{"name": "add", "arguments": {"a": 1}}'
     expected = f"CALL {written}" if has_words else f"<tool_call>\n{written}\n</tool_call>"
     assert [s.text for s in segments if s.is_learnt] == [expected, "<|endoftext|>"]
+
+
+def test_tools_are_given_to_the_template_that_writes_them_and_no_other_takes_them(
+    tmp_path: Path, bases: dict[str, Path]
+) -> None:
+    text = (
+        "{% if tools %}TOOLS {{ tools | tojson }}\n{% endif %}"
+        + CHATML.partition("{%- endif %}\n")[2]
+    )
+    base = write_byte_level(tmp_path / "calls", chat_template=text)
+    template, _ = chosen(bases, str(base), "base")
+    tool = {"type": "function", "function": {"name": "add<|im_end|>"}}
+    turns = [Turn("system", "", tools=(tool,)), *CHAT]
+
+    segments = template.segments(turns)
+
+    theirs = transformers.PreTrainedTokenizerFast.from_pretrained(base)
+    written = theirs.apply_chat_template(MESSAGES, tools=[tool], tokenize=False)
+    assert "".join(segment.text for segment in segments) == written
+    assert sum(s.is_special for s in segments) == sum(s.is_special for s in template.segments(CHAT))
+    for other in (chosen(bases, "gpt2", "alpaca"), chosen(bases, "bytes", "chatml")):
+        with pytest.raises(ValueError, match="tools are filled, and are not read by this template"):
+            other[0].segments(turns)

@@ -20,6 +20,8 @@ SHAREGPT = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello."}
 CALL = {"name": "add", "arguments": {"a": 1}}
 AS_OPENAI = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
 
+TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
+
 
 def message(role: str, content: Any, **more: Any) -> dict[str, Any]:
     return {"role": role, "content": content, **more}
@@ -57,10 +59,46 @@ def message(role: str, content: Any, **more: Any) -> dict[str, Any]:
         ({"conversations": [SHAREGPT[0], {"from": "function_call", "value": "{}"},
                             {"from": "observation", "value": "3"}, SHAREGPT[1]]},
          [USER, Turn("assistant", "{}"), Turn("tool", "3"), BOT]),
+        ({"instruction": "Hi", "output": "Hello.", "history": [["Hi", "Hello."]]}, [*HI, *HI]),
+        ({"prompt": "Hi", "answer": "Hello.", "system": "Be brief.", "history": '[["Hi", "Hello."]]'},
+         [SYSTEM, *HI, *HI]),
+        ({"question": "Hi", "answer": "Hello.", "history": MESSAGES}, [*HI, *HI]),
+        ({"instruction": "Hi", "output": "Hello.", "history": [["Hi", "Hello."]], "input": "t"},
+         [*HI, USER._replace(input="t"), BOT]),
+        ({"messages": MESSAGES, "tools": [TOOL]}, [Turn("system", "", tools=(TOOL,)), *HI]),
+        ({"conversations": SHAREGPT, "system": "Be brief.", "tools": json.dumps([TOOL["function"]])},
+         [SYSTEM._replace(tools=(TOOL,)), *HI]),
+        ({"messages": MESSAGES, "functions": [TOOL["function"]]},
+         [Turn("system", "", tools=(TOOL,)), *HI]),
     ],
 )  # fmt: skip
 def test_shape_is_read_as_turns(record: dict[str, Any], turns: list[Turn]) -> None:
     assert detect_columns([record]).to_chat(record) == Chat(tuple(turns))
+
+
+@pytest.mark.parametrize(
+    ("beside", "problem"),
+    [
+        ({"history": "before"}, "column history is a text, expected a list of pairs"),
+        ({"history": "[1"}, "column history is a text, and no JSON"),
+        ({"history": [["a"]]}, "column history, entry 1 is no question with its answer"),
+        ({"history": [["a", "b"], ["a", None]]}, "column history, entry 2 is no question"),
+        ({"history": [["a", " "]]}, "column history, entry 1 is no question"),
+        ({"history": ["a", "b"]}, "column history, entry 1 is no question"),
+        ({"history": [{"role": "user"}]}, "column history, message 1: content is missing"),
+        ({"tools": {"name": "add"}}, "column tools is a object, expected a list of tools"),
+        ({"tools": ["add"]}, "column tools, entry 1 is no function with a name"),
+        ({"tools": [{"function": {}}]}, "column tools, entry 1 is no function with a name"),
+        ({"tools": [{"name": "\ud800"}]}, "column tools is not valid UTF-8"),
+    ],
+)
+def test_what_stands_beside_a_question_and_is_none_is_named(
+    beside: dict[str, Any], problem: str
+) -> None:
+    record = {"instruction": "Hi", "output": "Hello.", **beside}
+
+    with pytest.raises(ValueError, match=problem):
+        detect_columns([record]).to_chat(record)
 
 
 @pytest.mark.parametrize("column", ["conversations", "chat"])
@@ -126,7 +164,7 @@ def test_chat_without_an_order_is_refused(turns: list[Turn], problem: str) -> No
         ([MESSAGES[0], message("assistant", "a", weight=0.5)], "has weight 0.5, expected 0 or 1"),
         ([{"from": "human", "value": None}], "message 1: value is a null, expected text"),
         ("[1", "is a text, and no JSON"),
-        ([1], "is a list, expected a list of messages"),
+        ([1], "message 1 is a number, expected an object"),
     ],
 )  # fmt: skip
 def test_message_that_cannot_be_read_is_named(messages: Any, problem: str) -> None:

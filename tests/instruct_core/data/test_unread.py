@@ -84,7 +84,7 @@ def test_question_is_asked_with_its_text(records: list[Any]) -> None:
     ("record", "name"),
     [
         ({**PAIR, "input": "t", "context": "u"}, "context"),
-        ({**PAIR, "history": [["q", "a"]]}, "history"),
+        ({**PAIR, "document": "t"}, "document"),
         ({**PAIR, "System": "Be kind."}, "System"),
         ({**PAIR, "tools": [{"name": "f"}]}, "tools"),
         ({**PAIR, "images": ["a.png"]}, "images"),
@@ -104,7 +104,7 @@ def test_row_with_a_field_that_nobody_reads_is_bad(
 ) -> None:
     good = {key: value for key, value in record.items() if key != name}
 
-    with pytest.raises(BadRowError, match=rf"jsonl:2 .*column {name} is .*not read.*--columns"):
+    with pytest.raises(BadRowError, match=rf"jsonl:2 .*{name} (is|are) .*not read.*--columns"):
         plan_of(tmp_path, good, record, good)
 
     plan = plan_of(tmp_path, good, record, good, skip_bad_rows=True)
@@ -145,14 +145,14 @@ def test_who_names_the_columns_leaves_the_others_out_knowingly(tmp_path: Path) -
 
 
 def test_plan_that_left_rows_out_does_not_fit_columns_given_by_hand(tmp_path: Path) -> None:
-    source = source_of(tmp_path, PAIR, {**PAIR, "history": [["q", "a"]]})
+    source = source_of(tmp_path, PAIR, {**PAIR, "document": "t"})
     columns = parse_columns("instruction=instruction,output=output")
 
     skipping, knowingly = scan(source, None, None, True), scan(source, columns, None, True)
 
     assert skipping.still_fits(source, None, None, True, None)
     assert not skipping.still_fits(source, columns, None, True, None)
-    assert skipping.changes_since(knowingly) == ["refused: [] -> ['history']"]
+    assert skipping.changes_since(knowingly) == ["refused: [] -> ['document']"]
     assert not skipping.makes_same_parts(knowingly)
 
 
@@ -190,17 +190,15 @@ def test_source_of_bad_rows_alone_says_what_is_wrong_with_the_first(tmp_path: Pa
 
 
 def test_columns_of_questions_are_checked_as_well(tmp_path: Path) -> None:
-    source = source_of(
-        tmp_path, {"prompt": "a", "answer": "b"}, {"prompt": "a", "history": [["q", "a"]]}
-    )
+    source = source_of(tmp_path, {"prompt": "a", "answer": "b"}, {"prompt": "a", "document": "t"})
     check = ColumnCheck(source, None, is_answered=False)
     good, bad = first_records(source.files)
 
     assert check.chat(good).turns == Exchange("a").turns
-    with pytest.raises(ValueError, match="column history is filled, and is not read"):
+    with pytest.raises(ValueError, match="column document is filled, and is not read"):
         check.chat(bad)
     assert str(check.columns) == "instruction=prompt"
-    assert check.unread == ["answer", "history"]
+    assert check.unread == ["answer", "document"]
 
 
 @pytest.mark.parametrize(
