@@ -4,7 +4,6 @@ What a launcher asks before it queues a job: can these weights be loaded, and wh
     python -m jobs.inspect_weights PATH MODEL SEQ_LEN
     # {"shape": ..., "xxh3": ..., "projections": {NAME: inputs + outputs}} or {"error": ...}
 
-For random weights there is no hash: MODEL says which they are.
 A process of its own, because launchers do not import torch.
 """
 
@@ -17,7 +16,6 @@ from typing import Any
 
 import torch
 
-from instruct_core.config import PRESETS
 from instruct_core.errors import InstructError
 from instruct_core.model.families import build
 from instruct_core.model.lora import projections, sides
@@ -26,16 +24,11 @@ from instruct_core.model.weights import hash_weights, load_fitting
 
 def inspected(init: str, model: str, seq_len: int) -> dict[str, Any]:
     """Return what a launcher asks of weights; raises as `load_fitting` does."""
-    xxh3 = ""
-    if init == "random":
-        shape = PRESETS[model]
-    else:
-        shape, weights = load_fitting(init, model, seq_len)
-        xxh3 = hash_weights(weights)
+    shape, weights = load_fitting(init, model, seq_len)
     with torch.device("meta"):
         outline = build(shape)
     sums = {name: sum(sides(module)) for name, module in projections(outline).items()}
-    return {"shape": asdict(shape), "xxh3": xxh3, "projections": sums}
+    return {"shape": asdict(shape), "xxh3": hash_weights(weights), "projections": sums}
 
 
 if __name__ == "__main__":

@@ -91,13 +91,15 @@ class JinjaTemplate:
             turns = turns[1:]
         messages = [self._message(turn, mark) for turn in turns]
         whole = self.render(messages, asks, tools)
+        if asks:  # nobody learns from it: earlier answers may stand in it as the template pleases
+            return self._pieces(whole, mark)
         segments: list[Segment] = []
         place = 0
         for number, turn in enumerate(turns, start=1):
             if turn.role != "assistant":
                 continue
             prompt = self.render(messages[: number - 1], True, tools)
-            is_last = number == len(turns) and not asks
+            is_last = number == len(turns)
             answered = whole if is_last else self.render(messages[:number], False, tools)
             _check_beginning(prompt, answered, number, "the answer")
             _check_beginning(answered, whole, number + 1, "what follows")

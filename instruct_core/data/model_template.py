@@ -10,7 +10,7 @@ own; a model that has none is asked with Alpaca's headings.
 from __future__ import annotations
 
 from instruct_core.data.template import ALPACA, Template
-from instruct_core.data.templates import base_template, checked_template, jinja_of, template_of
+from instruct_core.data.templates import asking_template, base_template, jinja_of, template_of
 from instruct_core.data.tokenizer import Tokenizer
 from instruct_core.storage.store import Store
 
@@ -40,4 +40,4 @@ def template_of_model(place: str, tokenizer: Tokenizer) -> Template:
         text = base_template(tokenizer)
     if text is None or text == jinja_of(headings, tokenizer):
         return headings
-    return checked_template(f"of {place}", text, tokenizer)
+    return asking_template(f"of {place}", text, tokenizer)

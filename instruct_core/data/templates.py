@@ -125,7 +125,11 @@ def exchanges_name(template: Template) -> str:
 
 def end_ids(template: Template, tokenizer: Tokenizer) -> frozenset[int]:
     """Return the tokens at which an answer ends: the tokenizer's own, and the template's."""
-    learnt = [s.text for s in template.segments(PROBE[:2]) if s.is_special and s.is_learnt]
+    try:
+        answered = template.segments(PROBE[:2])
+    except ValueError:  # of a base that is only asked
+        answered = []
+    learnt = [s.text for s in answered if s.is_special and s.is_learnt]
     found = {tokenizer.special_id(text) for text in learnt[-1:]}
     return tokenizer.end_ids | {token for token in found if token is not None}
 
@@ -165,7 +169,30 @@ def checked_template(what: str, text: str, tokenizer: Tokenizer) -> JinjaTemplat
     except ValueError as error:
         reason = str(error).rstrip(".")
         raise ConfigError(
-            f"Template {what} cannot be used: {reason}. Change it, or give another."
+            f"Template {what} cannot be used: {reason}. Change it, or give another, as --template chatml."
+        ) from None
+    return template
+
+
+def asking_template(what: str, text: str, tokenizer: Tokenizer) -> JinjaTemplate:
+    """
+    Return a template in jinja to ask a model with, which need not be one to learn from.
+
+    Args:
+        what: How messages call it.
+        text: Its source.
+        tokenizer: Of the model.
+
+    Raises:
+        ConfigError: It cannot even write a question.
+    """
+    try:
+        template = JinjaTemplate(_name(text), text, tokenizer)
+        template.segments(PROBE[:1], asks=True)
+    except ValueError as error:
+        reason = str(error).rstrip(".")
+        raise ConfigError(
+            f"Template {what} cannot write a question: {reason}. Change it."
         ) from None
     return template
 

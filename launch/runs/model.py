@@ -32,7 +32,7 @@ def inspect_weights(place: str, model: str = "", seq_len: int = 0) -> Weights:
     Load a model once to see what it is.
 
     Args:
-        place: Path or URL of a step folder, a Hugging Face folder or a .pt file, or "random".
+        place: Path or URL of a step folder, a Hugging Face folder or a .pt file.
         model: Preset that it must be, or "" for any.
         seq_len: Positions that it must have at least.
 

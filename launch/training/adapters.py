@@ -37,10 +37,15 @@ def new_adapters(recipe: Recipe, weights: Weights) -> Adapters:
     Return the adapters that a new run trains.
 
     Raises:
-        ConfigError: --lora-targets names no projection of these weights.
+        ConfigError: The weights are random, or --lora-targets names no projection of them.
     """
     if recipe.lora is None:
         return Adapters()
+    if not weights.xxh3:  # so they are random
+        raise ConfigError(
+            f"--lora {recipe.lora} adapts what a model knows, and random weights know nothing. Give "
+            "--init with weights, or leave --lora out."
+        )
     targets = recipe.lora_targets or usual_targets(weights.projections)
     names = chosen(targets, weights.projections)
     return Adapters(targets, recipe.lora * sum(weights.projections[name] for name in names))

@@ -193,7 +193,7 @@ def weights_of_init(init: str, flags: Finetune) -> Weights:
         ConfigError: They cannot be loaded, or do not fit --model or --seq-len.
     """
     model = flags.model or ("gpt2" if init == "random" else "")
-    if init == "random" and flags.recipe.lora is None:  # it takes two seconds to look
+    if init == "random":  # it takes two seconds to look
         return Weights(PRESETS[model], "", {})
     return inspect_weights(init, model, flags.recipe.seq_len)
 

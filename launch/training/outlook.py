@@ -129,10 +129,6 @@ def _notes(plan: Plan) -> list[str]:
             f"--seq-len {config.seq_len} trains {config.seq_len:,} of {plan.shape.max_seq_len:,} "
             "positions: chat, generate and evaluate give the model no longer texts"
         )
-    if plan.is_new and config.lora and config.init == "random":
-        notes.append(
-            "--lora adapts what a model knows, and random weights know nothing: give --init"
-        )
     if plan.is_new and config.lora and Run.of_step(config.init) is not None:
         notes.append(
             f"{config.init} is needed as long as the run, and its own run may remove it: export it and "
