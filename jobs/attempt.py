@@ -91,7 +91,7 @@ def train(
         checkpoints = Checkpoints(Store(config.checkpoints, _patience(config)) / config.run)
         with store_may_be_away():
             number = checkpoints.claim_attempt()
-            control, config = _control(checkpoints, config, world)
+            control, config = _control(checkpoints, config, world, sheet.began_at)
             products = _products(checkpoints, config, device)
         reporter = Reporter(config, number, world, device, guard, deadline, sheet, control)
         try:
@@ -117,12 +117,12 @@ def _failed(error: Exception) -> Failed:
 
 
 def _control(
-    checkpoints: Checkpoints, config: TrainConfig, world: World
+    checkpoints: Checkpoints, config: TrainConfig, world: World, began_at: float
 ) -> tuple[Control | None, TrainConfig]:
     """Return what looks for requests, on rank 0, and the settings with the end asked for last."""
     control = None
     if world.rank == 0:
-        control = Control(checkpoints.store, checkpoints.attempt, config.max_steps)
+        control = Control(checkpoints.store, checkpoints.attempt, config.max_steps, began_at)
     ends_at = ranks.gather_from_ranks(control.max_steps if control is not None else 0)[0]
     return control, replace(config, max_steps=ends_at)
 
@@ -163,7 +163,8 @@ def _deadline(runs: Store) -> Deadline:
 def _places(device: torch.device) -> list[Place]:
     """Return where every rank is."""
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
-    found = ranks.gather_from_ranks((os.getpid(), socket.gethostname(), gpu))
+    node = os.environ.get("SLURMD_NODENAME", "")
+    found = ranks.gather_from_ranks((os.getpid(), socket.gethostname(), gpu, node))
     return [Place(*place) for place in found]
 
 
@@ -182,6 +183,7 @@ class _Attempt:
     ) -> None:
         self._config, self._device, self._guard = config, device, guard
         self._checkpoints, self._reporter, self._hits = checkpoints, reporter, hits
+        checkpoints.amid_data = hits.look_amid_save
         self._facts = {
             "run": config.run,
             "identity": identity_of(config),

@@ -108,6 +108,14 @@ def asker(store: Store, request: Request) -> str:
     return "".join(c for c in by if c.isprintable())[:LONGEST_NAME] or "somebody"
 
 
+def asked_at(store: Store, request: Request) -> float:
+    """Return when somebody asked, UTC seconds; 0 where nobody can tell."""
+    try:
+        return float(json.loads(store.read(request.file, 1 << 16))["utc_seconds"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0.0
+
+
 class Control:
     """
     Looks for requests beside the training; rank 0 alone has one.
@@ -119,17 +127,23 @@ class Control:
         store: The run's folder.
         attempt: Number of this attempt: one that was overtaken takes no requests.
         max_steps: Where the run ends so far.
+        began_at: UTC seconds at which the attempt began to load: a save asked for since is its own.
     """
 
-    def __init__(self, store: Store, attempt: int, max_steps: int) -> None:
+    def __init__(
+        self, store: Store, attempt: int, max_steps: int, began_at: float = float("inf")
+    ) -> None:
         self._store, self._attempt = store, attempt
         self._requests = requests_in(store)
         self._by: dict[str, str] = {}  # who asked, by file
         self._ending = standing(self._requests)
+        saves = [r for r in self._requests if r.verb == "save" and asked_at(store, r) > began_at]
         news = [r for r in self._requests if r == self._ending or (r.steps or 0) > max_steps]
+        news += saves
         self._told = {request.file for request in self._requests if request not in news}
         self._by |= {request.file: asker(store, request) for request in news}
-        self._save_asked = self._save_taken = len(self._requests)
+        self._save_asked = len(self._requests)
+        self._save_taken = self._save_asked - bool(saves)
         self.max_steps = last_step(self._requests, max_steps)
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="control", daemon=True)

@@ -34,8 +34,9 @@ SUSPENDED_SECONDS = 5
 ARRIVAL_SECONDS = 120.0  # within which a warning must have arrived
 
 # How a fault is typed. usr1, usr2: a time limit's or a preemption's warning; term: a person's stop;
-# kill: SIGKILL of one rank; requeue: Slurm takes the job back; stop: one rank is suspended a while.
-Kind = Literal["usr1", "usr2", "term", "kill", "requeue", "stop"]
+# kill: SIGKILL of one rank; save: the same, amid the data of the next save; requeue: Slurm takes the job
+# back; stop: one rank is suspended a while.
+Kind = Literal["usr1", "usr2", "term", "kill", "save", "requeue", "stop"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
@@ -130,7 +131,18 @@ class Hits:
         Raises:
             DrillError: A warning was sent, and has not arrived.
         """
-        due = [number for number, fault in sorted(self._due.items()) if fault.step <= step]
+        self._hit(step, in_save=False)
+
+    def look_amid_save(self, step: int) -> None:
+        """Bring about the next fault that is due in a save, of which a part is written."""
+        self._hit(step, in_save=True)
+
+    def _hit(self, step: int, in_save: bool) -> None:
+        due = [
+            number
+            for number, fault in sorted(self._due.items())
+            if fault.step <= step and (fault.kind == "save") == in_save
+        ]
         if not due or self._warned():  # one at a time: the next one hits the next attempt
             return
         fault = self._due.pop(due[0])
@@ -139,7 +151,7 @@ class Hits:
         self._bring_about(fault)  # and last: it may be the end
 
     def _bring_about(self, fault: Fault) -> None:
-        if fault.kind == "kill":
+        if fault.kind in ("kill", "save"):
             os.kill(os.getpid(), signal.SIGKILL)
         elif fault.kind == "stop":
             again = f"sleep {SUSPENDED_SECONDS}; kill -CONT {os.getpid()}"

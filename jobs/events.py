@@ -58,6 +58,9 @@ class Resumed(Event):
     sentence = "Going on from step {step}"
     step: int
 
+    def __str__(self) -> str:
+        return super().__str__() if self.step else "Beginning at step 0"
+
 
 @dataclass(frozen=True)
 class Damaged(Event):

@@ -3,6 +3,7 @@ What an attempt runs on and with, kept for each, and what has changed since the 
 
     around = surroundings(world_size, places, "0f3c...", "usual")
     event = note_surroundings(runs, attempt, around)        # Changed, or None
+    kept_surroundings(runs)[3]["torch"]                      # no torch: launchers read them
 
 Bits may differ where torch, what it computes with, a kind of GPU or the number of ranks does; the rest
 is kept for whoever looks for a reason. The library that multiplied in the first attempt is what the next
@@ -22,10 +23,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-
 from instruct_core.errors import InstructError
-from instruct_core.model.products import USUAL
 from instruct_core.storage.documents import dump_document
 from instruct_core.storage.store import Store
 from jobs.events import Changed
@@ -39,6 +37,7 @@ MAY_ALTER_BITS = (
     "torch", "cuda", "cudnn", "gpus", "world_size", "threads", "processor", "products"
 )  # fmt: skip
 LIBRARIES_THAT_MAY = re.compile(r"triton|nvidia.*|numpy|tokenizers|tiktoken")
+MOST_BYTES = 1 << 20  # of a file
 SHOWN_CHANGES = 20  # of libraries; all stand in the files
 
 
@@ -48,12 +47,15 @@ class Place(NamedTuple):
     pid: int
     host: str
     gpu: str  # its name; "" for a CPU
+    node: str = ""  # Slurm's name of the host
 
 
 def surroundings(
     world_size: int, places: Sequence[Place], code_version: str, products: str
 ) -> dict[str, Any]:
     """Return what an attempt runs on and with, on rank 0; everything is read in milliseconds."""
+    import torch  # here: launchers read what was kept
+
     return {
         "format": 1,
         "world_size": world_size,
@@ -65,7 +67,7 @@ def surroundings(
         "python": platform.python_version(),
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
-        "cudnn": _cudnn(),
+        "cudnn": torch.backends.cudnn.version() if torch.cuda.is_available() else None,  # type: ignore[no-untyped-call]
         "driver": _driver(),
         "kernel": platform.release(),
         "slurm": _slurm(),
@@ -113,11 +115,25 @@ def products_begun_with(runs: Store, attempt: int) -> str | None:
 
     One that does not say it is older than the choice.
     """
+    from instruct_core.model.products import USUAL  # here: launchers read what was kept
+
     names = _files_before(runs, attempt)
     for name in names:
         with contextlib.suppress(InstructError, ValueError):  # a later one tells the same
             return str(_kept(runs, name).get("products", USUAL))
     return USUAL if names else None
+
+
+def kept_surroundings(runs: Store) -> dict[int, dict[str, Any]]:
+    """Return the surroundings that attempts have kept, by attempt; those that can be read."""
+    kept = {}
+    for name in runs.names():
+        if match := FILE.fullmatch(name):
+            with contextlib.suppress(OSError, ValueError):
+                document = json.loads(runs.read(name, at_most=MOST_BYTES))
+                if isinstance(document, dict):
+                    kept[int(match[1])] = document
+    return dict(sorted(kept.items()))
 
 
 def _of_the_attempt_before(runs: Store, attempt: int) -> dict[str, Any]:
@@ -132,7 +148,7 @@ def _files_before(runs: Store, attempt: int) -> list[str]:
 
 
 def _kept(runs: Store, name: str) -> dict[str, Any]:
-    document = json.loads(runs.read(name, at_most=1 << 20))
+    document = json.loads(runs.read(name, at_most=MOST_BYTES))
     return document if isinstance(document, dict) else {}
 
 
@@ -145,11 +161,6 @@ def _libraries() -> dict[str, str]:
             if match := DIST_INFO.fullmatch(name):
                 found.setdefault(match["name"].lower().replace("_", "-"), match["version"])
     return dict(sorted(found.items()))
-
-
-def _cudnn() -> int | None:
-    found: int | None = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
-    return found if torch.cuda.is_available() else None
 
 
 def _processor() -> str:

@@ -13,17 +13,22 @@ from __future__ import annotations
 import os
 import time
 
+from jobs.environment import number_in
 from jobs.process import start_ticks
 
 # What the guard is told of a phase, in the receipt's words.
 PHASES = {"start": "load", "first step": "first_step"}
+# Clock ticks at which a controller began that has loaded all for its first tasks; see jobs/process.py.
+LOADED_SINCE = "INSTRUCT_LOADED_SINCE"
 
 
 class Timesheet:
-    """Seconds by what they went to; their sum is the time since this process began."""
+    """Seconds by what they went to; their sum is the time since this process, or its loading, began."""
 
     def __init__(self) -> None:
-        self._since = time.monotonic() - _age()
+        age = _age()
+        self.began_at = time.time() - age  # UTC seconds
+        self._since = time.monotonic() - age
         self._cause = "imports"
         self._seconds: dict[str, float] = {}
 
@@ -47,7 +52,8 @@ class Timesheet:
 
 
 def _age() -> float:
-    """Return the seconds since this process began, to a hundredth."""
+    """Return the seconds since this process, or the loading that it shares, began, to a hundredth."""
     # Not psutil's create_time, which goes by the second in which the machine was booted.
-    begun = start_ticks(os.getpid()) / os.sysconf("SC_CLK_TCK")
+    ticks = number_in(LOADED_SINCE, 0) or start_ticks(os.getpid())
+    begun = ticks / os.sysconf("SC_CLK_TCK")
     return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - begun)

@@ -22,6 +22,7 @@ from tests.warm_launchers import WarmLaunchers
 # then closes the stream that pytest captures with: so it comes first here.
 # One thread a process: workers and ranks share the cores, and more threads only fight.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["INSTRUCT_BAD_NODES"] = ""  # what tests do to nodes is nobody's record
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when the client is imported, before any fixture
 # A suite that was started in the background ignores Ctrl-C, and so would all that it starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -29,7 +29,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from instruct_core import ranks
@@ -81,6 +81,8 @@ class Checkpoints:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.attempt = -1
+        # Called with the step when all but the last of this rank's files are written: a drill's moment.
+        self.amid_data: Callable[[int], None] = lambda step: None
         # For saves: what fails is told at once, and tried again later.
         self._place = Store(store.url, patience_seconds=0.0)
         self.retention = Retention(self._place)
@@ -186,7 +188,7 @@ class Checkpoints:
             return Removed([], [])
         room = Removed(*made)
         try:
-            written = self._together(lambda: [_put(folder, image) for image in images])
+            written = self._together(lambda: list(self._put(folder, snapshot.step, images)))
             files = [FileEntry(*entry) for part in written for entry in part]
             self._hashed = snapshot.step, files
             self._together(lambda: self._commit(snapshot, files) if first else None)
@@ -196,6 +198,13 @@ class Checkpoints:
             raise
         self._together(lambda: self._prune(keep, snapshot.step, room) if first else None)
         return room
+
+    def _put(self, folder: Store, step: int, images: list[Image]) -> Iterator[tuple[str, int, str]]:
+        """Write this rank's files; yield the fields of their entries."""
+        for image in images:
+            if image is images[-1]:
+                self.amid_data(step)
+            yield image.name, image.num_bytes, folder.put(image.name, image.views)
 
     def _prune(self, keep: Keep, newest: int, room: Removed) -> None:
         """Remove what need not stay. The step is committed: only its own damage makes that undone."""
@@ -274,12 +283,6 @@ class Checkpoints:
         self.retention.no_space = error.errno in (errno.ENOSPC, errno.EDQUOT)
         with contextlib.suppress(OSError, FencedError):  # the next save removes it
             self._clear(step)
-
-
-def _put(folder: Store, image: Image) -> tuple[str, int, str]:
-    """Write a file; return its entry's fields."""
-    digest = folder.put(image.name, image.views)
-    return image.name, image.num_bytes, digest
 
 
 def _share(tensors: Tensors, rank: int, world_size: int, model_bytes: int) -> list[str]:

@@ -151,7 +151,7 @@ class Trainer:
 
     def _save_if_due(self, vote: Vote) -> None:
         step = self.progress.global_step
-        if vote.save_is_asked:
+        if vote.save_is_asked and step:  # of a new run after its first step
             self._setup.on_wish("save", step)
         due = vote.save_is_due or vote.save_is_asked or self._is_due(self._config.save_every)
         if step and due:

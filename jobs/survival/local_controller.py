@@ -41,6 +41,7 @@ from jobs.job_folder import (
     write_outcome,
 )
 from jobs.notify import tell_failure
+from jobs.process import start_ticks
 from jobs.survival.requeue import (
     allows_fruitless_start,
     cause_of,
@@ -49,6 +50,7 @@ from jobs.survival.requeue import (
 )
 from jobs.survival.stop_signal import WARNINGS
 from jobs.survival.task import InTask, Task, become_task, fork
+from jobs.timesheet import LOADED_SINCE
 
 logger = logging.getLogger(__name__)
 
@@ -138,6 +140,7 @@ class LocalController:
             leftover.unlink()
         job_id = str(os.getpid())
         os.environ |= {FOLDER: str(self._folder), START: f"{self._num_starts:04d}"}
+        is_first = self._num_starts == 0
         self._num_starts += 1
         self._tasks = []
         for task in range(self._num_tasks):
@@ -147,6 +150,8 @@ class LocalController:
                 "SUBMITIT_LOCAL_LOCALID": str(task),
                 "SUBMITIT_LOCAL_GLOBALID": str(task),
             }
+            if is_first:
+                env[LOADED_SINCE] = str(start_ticks(os.getpid()))
             with paths.stdout.open("ab") as out, paths.stderr.open("ab") as err:
                 self._tasks.append(fork(env, out.fileno(), err.fileno()))
         self._all_run = True

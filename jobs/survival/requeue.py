@@ -32,6 +32,7 @@ import submitit
 
 from instruct_core.errors import InstructError, SlurmError
 from instruct_core.storage.store import Store
+from jobs.bad_nodes import blame_crash
 from jobs.causes import Cause, cause_of_text
 from jobs.events import Crashed
 from jobs.job_folder import (
@@ -283,6 +284,9 @@ def judge_crash(crash: Crash, folder: Path, progress: Progress) -> tuple[bool, s
         again = allows_fruitless_start(folder, committed)
     else:
         again = crash.retry and budget.allows_restart(committed, crash.node)
+    if crash.retry:
+        run = (progress.ledger or "").rpartition("/")[2]
+        blame_crash(crash.node, crash.error, crash.traceback, crash.cause, run)
     if progress.ledger is not None and progress.attempt is not None:
         told = Crashed(crash.error, crash.node, again, *crash.cause)
         try:

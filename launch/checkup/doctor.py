@@ -30,6 +30,7 @@ from launch.checkup.nodes import check_nodes, check_this_machine
 from launch.checkup.scheduler import Offer, check_slurm, is_here
 from launch.checkup.shared import check_shared
 from launch.checkup.site import check_can_write, write_site
+from launch.cluster.bad_nodes import TRUST, known_bad, trust
 from launch.cluster.gpus import ask_torch, visible_gpus
 from launch.cluster.machine import num_cores, use_cluster
 from launch.console.display import show_line
@@ -55,6 +56,10 @@ class Look(NamedTuple):
 
 def doctor(flags: Doctor) -> int:
     """Look at everything and say what is found; return the exit code."""
+    if flags.trust is not None:
+        for line in trust(flags.trust):
+            say(line)
+        return 0
     check_slurm_flags(flags.slurm)
     use_cluster(flags.slurm.clusters)
     if flags.write_site:
@@ -98,11 +103,17 @@ def look(flags: Doctor) -> Look:
             check_data(),
             open_files(offer),
             *slurm,
+            *(check_bad_nodes() if has_slurm else []),
             *site(),
             *shared_disk(offer, folder),
             *places.result(),
         ]
     return Look(findings, offer)
+
+
+def check_bad_nodes() -> list[Finding]:
+    """Return which nodes jobs do without, because they have been at fault again and again."""
+    return [note("bad nodes", bad.line, f"Again: {TRUST} {bad.node}") for bad in known_bad()]
 
 
 def site() -> list[Finding]:

@@ -84,7 +84,8 @@ def _check_by_job(
 ) -> list[Finding]:
     request = request_of(flags, nodes=number)
     resources = resources_of("doctor", flags, request, places=[checkpoints])
-    resources = replace(resources, nodes=number, minutes=MINUTES)
+    # Bad ones too: who wants to know whether a node is good again asks here.
+    resources = replace(resources, nodes=number, minutes=MINUTES, exclude=flags.exclude)
     words = [sys.executable, "-m", "jobs.checkup", str(folder), checkpoints]
     job_id = submit_probe(folder, resources, words)
     tell(f"Job {job_id} looks at {counted(number, 'node')} of {offer.partition}, for a minute")

@@ -22,6 +22,10 @@ OLD_GPUS = {
     "k40", "k80", "m40", "m60", "p4", "p40", "p100", "v100", "v100s", "t4", "gtx", "titan", "1080",
     "1080ti", "2080", "2080ti",
 }  # fmt: skip
+# In the state of a node that starts no job now, as in IDLE+DRAIN or DOWN*.
+AWAY = re.compile(
+    r"(?<!POWERED_)(?<!POWERING_)DOWN|DRAIN|FAIL|MAINT|REBOOT|RESERVED|NOT_RESPONDING|UNKNOWN|\*"
+)
 
 
 class Node(NamedTuple):
@@ -37,6 +41,7 @@ class Node(NamedTuple):
     host: str = ""  # name of its machine
     partitions: tuple[str, ...] = ()
     gpu_types: tuple[str, ...] = ()  # the cluster's names for its GPUs
+    is_up: bool = True
 
 
 def partitions() -> dict[str, dict[str, str]]:
@@ -147,6 +152,7 @@ def _node(facts: dict[str, str], inside: tuple[str, ...], gpu_type: str | None) 
         host=facts.get("NodeHostName", ""),
         partitions=inside,
         gpu_types=tuple(types_in(facts.get("Gres", ""))),
+        is_up=not AWAY.search(facts.get("State", "")),
     )
 
 

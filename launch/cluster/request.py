@@ -16,6 +16,7 @@ from typing import NamedTuple
 from instruct_core.errors import ConfigError
 from jobs.slurm import show_jobs
 from jobs.survival.deadline import DEFAULT_LEAD_SECONDS
+from launch.cluster.bad_nodes import left_out
 from launch.cluster.container import find_container
 from launch.cluster.machine import CLUSTERS
 from launch.cluster.partition import Node, find_partition, minutes_of, usable_nodes
@@ -25,6 +26,8 @@ from launch.flags.sbatch import WRITTEN, options_of
 from launch.flags.slurm import SlurmFlags
 
 LONGEST_DEFAULT_MINUTES = 24 * 60
+# Options of sbatch by which a person says which nodes it shall be, good or bad.
+NODELIST = {"nodelist", "nodefile", "exclude"}
 LEAD_SHARE = 0.2  # of the time limit, at most: the rest is for training
 
 
@@ -40,6 +43,7 @@ class Request(NamedTuple):
     notes: tuple[str, ...]  # what a person should know, one line each
     gpu_bytes: int | None = None  # of the smallest GPU it may get, where all of them are known
     has_bf16: bool = True  # unless it may get one that has none
+    left_out: tuple[str, ...] = ()  # nodes that have been at fault again and again
 
 
 class Share(NamedTuple):
@@ -73,6 +77,10 @@ def request_of(
     notes = notes_on_options(flags)
     if facts.get("State") == "DOWN":
         notes.append(f"Partition {partition} is DOWN: the job waits until it is up")
+    bad, told = left_out(fitting, nodes, partition)
+    if not NODELIST.isdisjoint(options_of(flags.sbatch)):
+        bad, told = [], []
+    notes += told
     share = share_of(fitting, flags, ranks_per_node, wants_gpus, partition)
     return Request(
         partition,
@@ -84,6 +92,7 @@ def request_of(
         notes=tuple(notes),
         gpu_bytes=_least([node.gpu_bytes for node in fitting]),
         has_bf16=all(node.has_bf16 for node in fitting),
+        left_out=tuple(bad),
     )
 
 
@@ -247,7 +256,7 @@ def resources_of(
         qos=flags.qos or os.environ.get("SBATCH_QOS"),
         gpu_type=flags.gpu_type,
         constraint=flags.constraint,
-        exclude=flags.exclude,
+        exclude=",".join(filter(None, (flags.exclude, *request.left_out))) or None,
         clusters=os.environ.get(CLUSTERS),
         sbatch=flags.sbatch,
         setup=flags.setup,

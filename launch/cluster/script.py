@@ -18,6 +18,7 @@ from pathlib import Path
 
 import submitit
 
+from jobs.bad_nodes import BAD_NODES
 from jobs.job_folder import (
     FOLDER,
     INSIDE,
@@ -31,6 +32,7 @@ from jobs.job_folder import (
     TOLD_TO_END,
 )
 from jobs.survival.comeback import STARTS_HERE
+from launch.cluster.bad_nodes import record
 from launch.cluster.container import Container
 from launch.cluster.frozen_code import CODE
 from launch.cluster.machine import THREADS
@@ -178,6 +180,7 @@ def _before(folder: Path, resources: Resources) -> list[str]:
         f"export PYTHONPATH={place}/{CODE}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONSAFEPATH=1",
         f"export {FOLDER}={place}{task if is_array else ''} {LOG}={place}/{job}_0_log.out",
         f"export {SCRIPT}={place}/{script_name(resources)} {LEAD}={resources.lead_seconds}",
+        f"export {BAD_NODES}={shlex.quote(str(record() or ''))}",
         *(f"export {name}=${{{name}:-{value}}}" for name, value in THREADS.items()),
         "number=$(printf %010d-%04d $SLURM_JOB_ID ${SLURM_RESTART_COUNT:-0})",
         f"export {SPARE_NODES}={resources.spare_nodes} "

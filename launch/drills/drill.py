@@ -135,7 +135,7 @@ def _tell(verdict: Verdict) -> None:
     if verdict.recoveries:
         table = Table("fault", "rank", "steps lost", "went on after")
         for fault, hit, lost, seconds in verdict.recoveries:
-            rank = str(fault.rank) if fault.kind in ("kill", "stop") else "all"
+            rank = str(fault.rank) if fault.kind in ("kill", "save", "stop") else "all"
             cost = (str(lost), f"{seconds} s") if hit is not None else ("never came", "")
             table.add_row(str(fault), rank, *cost)
         show_table(table)

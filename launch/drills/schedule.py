@@ -20,6 +20,7 @@ from instruct_core.errors import ConfigError
 from jobs.drill import KINDS, Fault, Kind
 
 TYPED = re.compile(r"([a-z0-9]+)@(\d+)")
+KILLS: tuple[Kind, ...] = ("kill", "save")
 KILLS_IN_A_ROW = 2  # that a run outlives without a save between them
 SAVE_EVERY = (5, 4, 3, 2, 1)  # steps between saves, the first that suits
 
@@ -84,23 +85,30 @@ def drawn(count: int, seed: int, num_steps: int, world_size: int, on_slurm: bool
 
 def _rank(kind: Kind, number: int, world_size: int) -> int:
     """Return who is hit; a warning reaches all ranks, whoever sends it."""
-    return (number if kind in ("kill", "stop") else 0) % world_size
+    return (number if kind in ("kill", "save", "stop") else 0) % world_size
 
 
 def _refuse_too_many_kills(faults: Sequence[Fault]) -> None:
-    kills = Counter(fault.step for fault in faults if fault.kind == "kill")
+    kills = Counter(_progress_at(fault, 1) for fault in faults if fault.kind in KILLS)
     for step, count in sorted(kills.items()):
         if count > KILLS_IN_A_ROW:
             raise ConfigError(
-                f"--faults has kill@{step} {count} times: a run that crashes three times without "
-                f"progress ends, and should. Give it at most {KILLS_IN_A_ROW} times."
+                f"--faults has {count} kills where step {step} is the newest saved one at best: a run "
+                f"that crashes three times without progress ends, and should. Give at most "
+                f"{KILLS_IN_A_ROW} kill@{step} and save@{step + 1}."
             )
+
+
+def _progress_at(fault: Fault, every: int) -> int:
+    """Return how many saves a run has behind it when a kill comes: amid a save, all but that one."""
+    return (fault.step - 1 if fault.kind == "save" else fault.step) // every
 
 
 def save_every(faults: Sequence[Fault]) -> int:
     """Return after how many steps the drill's runs save: never more than two kills between two saves."""
-    kills = [fault.step for fault in faults if fault.kind == "kill"]
+    kills = [fault for fault in faults if fault.kind in KILLS]
     for every in SAVE_EVERY:
-        if max(Counter(step // every for step in kills).values(), default=0) <= KILLS_IN_A_ROW:
+        saves = Counter(_progress_at(fault, every) for fault in kills)
+        if max(saves.values(), default=0) <= KILLS_IN_A_ROW:
             return every
     return SAVE_EVERY[-1]

@@ -18,12 +18,14 @@ from pathlib import Path
 
 from instruct_core.errors import DrillError
 from instruct_core.storage.store import Store
+from jobs.bad_nodes import BAD_NODES
 from jobs.drill import Fault, Hit, read_hits, write_schedule
 from jobs.environment import NOTIFY
 from jobs.ledger import Entry, read_ledger
 from launch.cluster.slurm import SlurmJob
 from launch.console.lines import EXIT_BAD_INPUT, EXIT_INTERRUPTED, say
 from launch.runs.run import Run
+from launch.runs.status import RunStatus
 
 LAUNCH = Path(__file__).resolve().parent.parent  # where the commands are
 POLL_SECONDS = 1.0
@@ -83,7 +85,9 @@ class Trial:
         if code == EXIT_BAD_INPUT:
             raise RefusedError
         if code != 0:
-            raise DrillError(f"the run {self._run.name} ended with exit code {code}")
+            outcome = RunStatus.of(self._run).outcome()
+            why = f": {outcome.error}" if outcome is not None else ""
+            raise DrillError(f"the run {self._run.name} ended with exit code {code}{why}")
 
     def hits(self) -> list[Hit | None]:
         """Return when each fault came; None for one that did not."""
@@ -109,6 +113,7 @@ def type_command(words: Iterable[str]) -> int:
     say(f"$ python launch/{verb}.py {shlex.join(arguments)}")
     command = [sys.executable, str(LAUNCH / f"{verb}.py"), *arguments]
     quiet = {name: value for name, value in os.environ.items() if name != NOTIFY}  # nobody is told
+    quiet[BAD_NODES] = ""  # and no node is blamed for what the drill does
     with subprocess.Popen(command, env=quiet, stdout=subprocess.PIPE, encoding="utf-8") as process:
         assert process.stdout is not None
         for line in process.stdout:

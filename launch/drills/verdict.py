@@ -110,6 +110,10 @@ def _recovery(fault: Fault, hit: Hit | None, entries: Sequence[Entry]) -> Recove
 
 def _steps_that_may_be_lost(fault: Fault, save_every: int) -> int:
     """Return what the promises allow: all up to the last save, which may still have been written."""
-    if fault.kind in ("kill", "requeue"):  # a requeue's warning may come too late for the save
+    if fault.kind in (
+        "kill",
+        "save",
+        "requeue",
+    ):  # a requeue's warning may come too late for the save
         return 2 * save_every - 1
     return 0

@@ -27,6 +27,8 @@ class Doctor:
     write_site: bool = False
     """Write what was typed and found into a first profile of this site, whose values then stand for
     flags that nobody types."""
+    trust: Annotated[str | None, tyro.conf.arg(metavar="NODE[,NODE]")] = None
+    """Look at nothing; forget what these nodes have done, so that jobs use them again."""
     json: bool = False
     """Print one JSON document instead."""
     slurm: Annotated[SlurmFlags, tyro.conf.OmitArgPrefixes] = field(default_factory=SlurmFlags)

@@ -32,8 +32,8 @@ class Drill:
     """Ranks per machine: one a GPU, or that many CPU ranks on a machine without GPUs."""
     faults: str | None = None
     """What happens after which step, with commas: usr1, usr2 (a warning), term (a person's stop, and
-    the same command again), kill (of one rank), stop (one rank is suspended for some seconds), and on
-    Slurm requeue (default: usr2@5,kill@11,term@17)."""
+    the same command again), kill (of one rank), save (the same, amid the files of a save), stop (one
+    rank is suspended for some seconds), and on Slurm requeue (default: usr2@5,kill@11,term@17)."""
     random_faults: int | None = None
     """Draw so many faults instead."""
     seed: int = 0

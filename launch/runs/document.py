@@ -12,6 +12,7 @@ from typing import Any
 
 from instruct_core.errors import InstructError
 from instruct_core.events import Saved
+from launch.cluster.bad_nodes import known_bad
 from launch.cluster.slurm import Controller
 from launch.runs.pace import left_of, unsaved_of
 from launch.runs.run import Run
@@ -32,7 +33,11 @@ def document_of_run(status: RunStatus) -> dict[str, Any]:
 
 def document_of_all(runs: Iterable[Run], controller: Controller) -> dict[str, Any]:
     """Return a summary of every run; one that cannot be read has its `error` instead."""
-    return {"schema": SCHEMA, "runs": [_summary_or_error(run, controller) for run in runs]}
+    return {
+        "schema": SCHEMA,
+        "runs": [_summary_or_error(run, controller) for run in runs],
+        "bad_nodes": [bad._asdict() for bad in known_bad()],
+    }
 
 
 def _summary_or_error(run: Run, controller: Controller) -> dict[str, Any]:

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from instruct_core.errors import ConfigError, InstructError
+from launch.cluster.bad_nodes import TRUST, known_bad
 from launch.cluster.slurm import Controller
 from launch.console.display import age, clear_screen, share_bar, show_table
-from launch.console.lines import counted, say
+from launch.console.lines import counted, one_line, say
 from launch.runs.difference import document_of_difference, show_difference
 from launch.runs.document import document_of_all, document_of_run
 from launch.runs.one_run import show_run
@@ -76,6 +77,8 @@ def _show_once(flags: Status) -> None:
         _show_runs(runs, controller)
     else:
         say(f"No runs in {flags.checkpoints}. Begin one: python launch/finetune.py")
+    for bad in known_bad():
+        say(f"Bad node {one_line(bad.line)}. Jobs do without it; again: {TRUST} {bad.node}")
     from launch.runs.arrays import show_arrays  # here: plans of data import much
 
     show_arrays(flags, controller)

@@ -118,10 +118,12 @@ class RunStatus:
 
     def state(self) -> str:
         """Return its state in a word or two: Slurm's own while it has one."""
+        said = self.progress().state
         if RunLock.is_held(self.run.lock):
             holder = holder_of(self.run.lock)
-            return f"training{(holder.where if holder else '') or ' here'}"
-        said = self.progress().state
+            where = (holder.where if holder else "") or " here"
+            # Its processes live some seconds longer than its last word.
+            return f"{said}, ending{where}" if said in ENDED else f"training{where}"
         if self.slurm is not None and self.slurm.is_running():
             state = self.slurm.state()
             # A job that has said its last word needs nobody else's.

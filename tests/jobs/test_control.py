@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,20 @@ def test_save_that_an_attempt_took_is_not_taken_by_the_next(store: Store) -> Non
     second._look()
 
     assert not second.wishes().save
+
+
+def test_save_asked_for_while_an_attempt_loads_is_taken_by_it(store: Store) -> None:
+    asked(store, "save")
+    began_at = time.time()
+    asked(store, "save", "save")
+
+    control = Control(store, 0, 10, began_at)
+    wanted = control.wishes().save
+    events = control.take("save", 7)
+
+    assert wanted
+    assert len(events) == 2
+    assert not control.wishes().save
 
 
 def test_overtaken_attempt_takes_no_requests(store: Store) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -48,6 +49,25 @@ def test_warning_goes_to_the_controller_at_its_step_and_once(runs: Store) -> Non
     hit = read_hits(runs, faults)[0]
     assert hit is not None
     assert (hit.step, hit.attempt) == (5, 3)
+
+
+def test_kill_amid_a_save_waits_for_one(runs: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[int] = []
+    calls = SimpleNamespace(kill=lambda _, signum: sent.append(signum), getpid=os.getpid)
+    monkeypatch.setattr(drill, "os", calls)
+    write_schedule(runs, faults := [Fault("save", 5)])
+    hits = Hits(runs, read_schedule(runs), 0, world(), lambda: False)
+
+    hits.look(9)
+    hits.look_amid_save(4)
+    before = list(sent)
+    hits.look_amid_save(10)
+    hits.look_amid_save(15)
+
+    assert (before, sent) == ([], [signal.SIGKILL])
+    hit = read_hits(runs, faults)[0]
+    assert hit is not None
+    assert hit.step == 10
 
 
 def test_fault_of_another_rank_is_not_ours(runs: Store) -> None:

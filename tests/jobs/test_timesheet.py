@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import time
 
 import psutil
 import pytest
 
 from jobs import timesheet
-from jobs.timesheet import Timesheet
+from jobs.process import start_ticks
+from jobs.timesheet import LOADED_SINCE, Timesheet
 
 
 class Clock:
@@ -24,6 +26,9 @@ class Clock:
 
     def clock_gettime(self, which: int) -> float:
         return time.clock_gettime(which)
+
+    def time(self) -> float:
+        return time.time()
 
 
 @pytest.fixture
@@ -47,6 +52,17 @@ def test_seconds_go_to_what_was_begun_last_from_the_process_on(clock: Clock) -> 
     assert spent["first_step"] == 2.0
     assert spent["imports"] == pytest.approx(age, abs=5.0)
     assert spent["imports"] > 0
+
+
+def test_tasks_that_share_a_loading_begin_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    ten_seconds = 10 * os.sysconf("SC_CLK_TCK")
+    monkeypatch.setenv(LOADED_SINCE, str(start_ticks(os.getpid()) - ten_seconds))
+    with_loading = Timesheet()
+    monkeypatch.delenv(LOADED_SINCE)
+    alone = Timesheet()
+
+    assert alone.began_at - with_loading.began_at == pytest.approx(10.0, abs=1.0)
+    assert with_loading.spent()["imports"] >= 10.0
 
 
 def test_wait_for_data_is_moved_from_the_steps_and_never_more_than_they_took(clock: Clock) -> None:

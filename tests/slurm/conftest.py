@@ -109,6 +109,7 @@ class Run:
     ) -> subprocess.CompletedProcess[str]:
         """Run a launcher on the cluster to its end."""
         env = self.cluster.env | {"COLUMNS": "200", "PYTHONPATH": str(self._launchers.parent)}
+        env["INSTRUCT_BAD_NODES"] = str(self.cwd / "bad_nodes")  # nobody else's
         return subprocess.run(
             [sys.executable, str(self._launchers / f"{verb}.py"), *arguments],
             cwd=self.cwd, env=env, capture_output=True, text=True, timeout=timeout_seconds,

@@ -28,7 +28,8 @@ def test_faults_come_in_the_order_of_their_steps_and_kills_take_turns() -> None:
         ("usr2@0", "after step 1 to 29"),
         ("usr2@30", "after step 1 to 29"),
         ("requeue@5", "needs Slurm"),
-        ("kill@5,kill@5,kill@5", "3 times"),
+        ("kill@5,kill@5,kill@5", "3 kills"),
+        ("kill@5,save@6,save@6", "at most 2 kill@5 and save@6"),
     ],
 )
 def test_schedule_that_makes_no_sense_is_refused(typed: str, complaint: str) -> None:
@@ -60,5 +61,6 @@ def test_run_saves_so_often_that_its_own_kills_cannot_end_it(steps: list[int], e
     faults = [Fault("kill", step) for step in steps]
 
     assert save_every(faults) == every
+    assert save_every([Fault("save", fault.step + 1) for fault in faults]) == every
     for low in range(0, 30, every):
         assert sum(low <= fault.step < low + every for fault in faults) <= 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from instruct_core.errors import ConfigError
 from instruct_core.events import Saved
 from instruct_core.storage.store import Store
 from instruct_core.train.metrics import Metrics
-from jobs.events import Crashed, Finished, Resumed, Started, Warned
+from jobs.events import Changed, Crashed, Finished, Resumed, Started, Warned
 from jobs.ledger import Ledger
 from launch.evaluation.page import documents
 from launch.evaluation.result import Report as Evaluation
@@ -36,6 +37,16 @@ def tell(run: Run) -> None:
     for number, first, last in ((0, 0, 7), (1, 5, 12)):
         ledger = Ledger(run.ledger, number, lambda: {"imports": 1.0, "step": 3.0})
         ledger.note(Started(number, HOSTILE, 2, HOSTILE, [1, 2], [HOSTILE, "node2"]))
+        if number:
+            ledger.note(Changed([HOSTILE, "driver 550 -> 560"], [HOSTILE]))
+        around = {
+            "processor": "EPYC",
+            "torch": f"2.{number}",
+            "slurm": HOSTILE,
+            "gpus": [],
+            "cuda": 3,
+        }
+        run.ledger.replace(f"surroundings-{number:04d}.json", json.dumps(around).encode())
         ledger.note(Resumed(first))
         curves = Metrics(run.ledger, number, first)
         for step in range(first + 1, last + 1):
@@ -101,6 +112,29 @@ def test_page_tells_all_about_a_run_and_needs_nothing_else(page: Path) -> None:
     assert "7.39" in text  # perplexity after
     assert not re.search(r"https?:|//[a-z]|url\((?!#)|@import|<script|<link|<img|<iframe", text)
     assert "default-src 'none'" in text
+
+
+def test_page_has_what_each_attempt_ran_with_and_what_changed(page: Path) -> None:
+    text = page.read_text()
+    rows = [re.findall(r"<td[^>]*>(.*?)</td>", row, re.DOTALL) for row in text.split("<tr>")]
+
+    attempts = [row for row in rows if row[:2] in (["0", "2"], ["1", "2"]) and "EPYC" in row]
+    assert [(row[0], row[5], row[6]) for row in attempts] == [("0", "2.0", "3"), ("1", "2.1", "3")]
+    assert ["1", "driver 550 -&gt; 560", ""] in rows
+    assert [
+        row[2] for row in rows if row[:1] == ["1"] and "onerror" in row[1] and len(row) == 3
+    ] == ["yes"]
+
+
+@pytest.mark.parametrize("kept", [b"", b"{", b"[1]", b'{"torch": {"a": [null]}, "gpus": "x"}'])
+def test_surroundings_that_cannot_be_read_leave_the_rest(tmp_path: Path, kept: bytes) -> None:
+    run = begin(tmp_path, "r")
+    tell(run)
+    run.ledger.replace("surroundings-0001.json", kept or b" ")
+
+    write_report(Report("r", checkpoints=str(tmp_path / "checkpoints_instruct")))
+
+    assert "By attempt</h3>" in (tmp_path / "runs_instruct/r/report.html").read_text()
 
 
 def test_interruption_is_marked_where_it_came(page: Path) -> None:
