@@ -24,12 +24,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from time import sleep
 from time import time as utc_seconds
 from typing import Any, TypeVar
 
 from instruct_core.converter import structure
 from instruct_core.errors import InstructError, SlurmError
+from instruct_core.storage.patience import passes_on_a_disk, patiently
 from instruct_core.storage.plain_errors import may_pass
 
 logger = logging.getLogger(__name__)
@@ -44,12 +44,10 @@ JOB_IDS = "job_ids"  # ids of this script's jobs, in the order of their submissi
 
 TOLD_TO_END = "INSTRUCT_TOLD_TO_END"  # set where the batch script was sent TERM
 
-READ_TRIES, READ_AGAIN_SECONDS = 4, 15.0  # of a disk that does not answer
+READ_SECONDS = 60.0  # with a disk that does not answer, before what it has counts as unknown
 
 START = "INSTRUCT_START"  # number of this start, set by the batch script or the local controller
-INSIDE = (
-    "INSTRUCT_INSIDE"  # starts of this allocation so far, where the script can start again in it
-)
+INSIDE = "INSTRUCT_INSIDE"  # starts of this allocation so far, where it can start again in it
 SPARE_NODES = "INSTRUCT_SPARE_NODES"  # nodes of the allocation that no rank runs on
 LEFT_OUT = (
     "INSTRUCT_LEFT_OUT"  # which nodes these are, where one was at fault; _FILE: where it stands
@@ -137,14 +135,11 @@ def _read(path: Path, kind: type[T]) -> T | None:
 
 def or_unknown(read: Callable[[], T], unknown: T) -> T:
     """Return what is read, asked for several times; ``unknown`` where the disk never answers."""
-    for tries_left in reversed(range(READ_TRIES)):
-        try:
-            return read()
-        except OSError as error:
-            logger.warning("The job's folder could not be read: %s", error)
-            if tries_left:
-                sleep(READ_AGAIN_SECONDS)
-    return unknown
+    try:
+        return patiently(read, READ_SECONDS, lambda _: True)
+    except OSError as error:
+        logger.warning("The job's folder could not be read: %s", error)
+        return unknown
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -184,6 +179,9 @@ def failure_report(folder: Path, rank: int) -> Iterator[None]:
         yield
     except Exception as error:
         retry = not isinstance(error, InstructError) or isinstance(error, SlurmError)
+        # What a disk refuses for a while is no crash either, wherever it comes in the way.
+        away = isinstance(error, OSError) and passes_on_a_disk(error)
+        away = away or isinstance(error, AwayError)
         write_failure(
             folder,
             rank,
@@ -193,8 +191,8 @@ def failure_report(folder: Path, rank: int) -> Iterator[None]:
             trace=traceback.format_exc(),
             retry=retry,
             # Neither a person's mistake nor a store that is away is the fault of a node.
-            node=getattr(error, "node", None) if retry and not isinstance(error, AwayError) else "",
-            away=isinstance(error, AwayError),
+            node=getattr(error, "node", None) if retry and not away else "",
+            away=away,
         )
         raise
 
@@ -242,7 +240,7 @@ def write_failure(
     away: bool = False,
 ) -> None:
     """
-    Write down why a rank fails.
+    Write down why a rank fails; its first word of this start counts.
 
     Args:
         folder: Of the job.
@@ -257,7 +255,11 @@ def write_failure(
     document = asdict(Failure(utc_seconds(), rank, node, error, trace, retry, away))
     if not away:
         del document["away"]
-    _leave_word(folder / f"failure-{this_start()}-{rank}.json", document)
+    path = folder / f"failure-{this_start()}-{rank}.json"
+    with suppress(OSError):
+        if path.exists():
+            return
+    _leave_word(path, document)
 
 
 def read_failures(folder: Path) -> list[Failure]:

@@ -20,6 +20,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from instruct_core.storage.patience import on_a_disk
 from jobs.job_folder import JOB_IDS
 from jobs.slurm import lines_by_job, submit_script
 
@@ -59,8 +60,13 @@ def _marked(folder: Path) -> Iterator[list[int]]:
 
 def note_job(folder: Path, job_id: str) -> None:
     """Add an id to those of a submission."""
-    with (folder / JOB_IDS).open("a", encoding="utf-8") as file:
-        file.write(f"{job_id}\n")
+    path = folder / JOB_IDS
+
+    def append() -> None:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(f"{job_id}\n")
+
+    on_a_disk(path, append)
 
 
 def settle(folder: Path) -> None:

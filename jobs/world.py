@@ -28,8 +28,9 @@ from torch._C._distributed_c10d import Store, TCPStore
 
 from instruct_core import ranks
 from instruct_core.errors import ConfigError
+from instruct_core.storage.patience import on_a_disk
 from jobs.environment import number_in
-from jobs.job_folder import this_start
+from jobs.job_folder import replace_json, store_may_be_away, this_start
 
 POLL_SECONDS = 0.05
 LOOPBACK = ("127.0.0.1", "::1")
@@ -159,15 +160,16 @@ def _meet(world: World) -> Store:
         address = _own_address(world.peer)
         _use_interface_of(address)
         store = TCPStore(address, 0, world.world_size, True, ranks.TIMEOUT, wait_for_workers=False)
-        scratch = path.with_suffix(".tmp")
-        scratch.write_text(json.dumps({"address": address, "port": store.port}), encoding="utf-8")
-        scratch.replace(path)
+        meeting = {"address": address, "port": store.port}
+        with store_may_be_away():
+            on_a_disk(path, lambda: replace_json(path, meeting))
         return store
     # The guard ends a rank that waits in vain; it forgives time in which the job was suspended.
     # Listing the folder makes NFS look again; a name that was not there is remembered otherwise.
-    while path.name not in os.listdir(folder):  # noqa: PTH208  names only
-        time.sleep(POLL_SECONDS)
-    meeting = json.loads(path.read_text(encoding="utf-8"))
+    with store_may_be_away():
+        while path.name not in on_a_disk(folder, lambda: os.listdir(folder)):  # noqa: PTH208  names only
+            time.sleep(POLL_SECONDS)
+        meeting = json.loads(on_a_disk(path, lambda: path.read_text(encoding="utf-8")))
     _use_interface_of(_address_towards(meeting["address"]))
     return TCPStore(meeting["address"], meeting["port"], world.world_size, False, ranks.TIMEOUT)
 

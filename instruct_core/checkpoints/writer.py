@@ -247,6 +247,7 @@ class Checkpoints:
         """Remove what another save has left; True if the step is ours and committed already."""
         check_fence(self._place, self.attempt)
         if self._hashed[0] == step and is_saved_as(self._place, step, self._hashed[1]):
+            mark_committed(self._place, step)  # its commit may have been done, and not been told so
             return True
         clear_step(self._place, step, self.attempt)
         return False

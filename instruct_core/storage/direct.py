@@ -16,6 +16,8 @@ import numpy as np
 
 from instruct_core.storage.tensor_file import PAGE_BYTES
 
+# Of a read or a write past the cache, by a file system that could be switched to it all the same.
+REFUSED = {errno.EINVAL, errno.EOPNOTSUPP}
 DIRECT_BYTES = 32 << 20  # smaller files are not worth it
 
 
@@ -36,9 +38,9 @@ def write_straight(descriptor: int, piece: memoryview) -> int:
         whole = piece[: piece.nbytes - piece.nbytes % PAGE_BYTES]
         written = os.write(descriptor, whole) if whole.nbytes else 0
     except OSError as error:
-        if error.errno != errno.EINVAL:
+        if error.errno not in REFUSED:
             raise
-        written = 0  # wants other alignments than pages
+        written = 0  # wants other alignments than pages, or takes nothing past the cache
     if written < piece.nbytes:  # the rest, from wherever it begins, goes through the cache
         set_direct(descriptor, False)
     return written

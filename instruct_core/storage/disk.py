@@ -7,7 +7,7 @@ A folder on a local or shared disk, with writes that survive a power cut.
 Every new file is flushed to the disk, and so is every folder that got a new name: after fsync of a
 file its name can still be lost. What must appear whole or not at all (a claim, a manifest) is
 written aside and linked to its name, which is exclusive also on NFS, where O_EXCL and rename are not
-both: a link that succeeded although the server's answer was lost shows in the link count.
+both; see names.py.
 
 Sources: open(2), link(2), fsync(2); nfs(5) on attribute caching.
 """
@@ -17,7 +17,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import shutil
 import socket
 import stat
 from collections.abc import Callable, Iterator, Sequence
@@ -29,8 +28,9 @@ import xxhash
 
 from instruct_core.errors import CorruptFileError
 from instruct_core.storage.backend import Free, ReadAt
-from instruct_core.storage.direct import goes_straight, set_direct, write_straight
-from instruct_core.storage.patience import passes_on_a_disk, patiently
+from instruct_core.storage.direct import REFUSED, goes_straight, set_direct, write_straight
+from instruct_core.storage.names import identity, link, remove, rename, sync_folder
+from instruct_core.storage.patience import naming, passes_on_a_disk, patiently
 from instruct_core.storage.tensor_file import PAGE_BYTES
 
 T = TypeVar("T")
@@ -45,7 +45,7 @@ class Disk:
 
     Args:
         root: The folder. It need not exist yet.
-        patience_seconds: How long reading and claiming go on while the disk is not well.
+        patience_seconds: How long an operation goes on while the disk is not well.
     """
 
     piece_bytes = 8 << 20  # hashed and written while it is in the cache
@@ -54,13 +54,14 @@ class Disk:
     def __init__(self, root: Path, patience_seconds: float = 0.0) -> None:
         self.root, self._patience = root, patience_seconds
 
-    def patiently(self, call: Callable[[], T]) -> T:
-        """Call again what fails in passing, as long as our patience lasts."""
-        return patiently(call, self._patience, passes_on_a_disk)
+    def patiently(self, name: str, call: Callable[[], T]) -> T:
+        """Call again what fails in passing, while our patience lasts; what is raised names the file."""
+        with naming(self.root / name):
+            return patiently(call, self._patience, passes_on_a_disk)
 
     def entries(self, folder: str) -> dict[str, int | None]:
         """Return names directly inside a folder and their sizes, None for a folder; {} for none."""
-        return self.patiently(lambda: self._list(folder))
+        return self.patiently(folder, lambda: self._list(folder))
 
     def _list(self, folder: str) -> dict[str, int | None]:
         found: dict[str, int | None] = {}
@@ -91,21 +92,21 @@ class Disk:
         scratch = self.root / f".look.{socket.gethostname()}.{os.getpid()}"
         # Where nothing can be written the listing may be an old one; that must not keep us from reading.
         with contextlib.suppress(OSError):
-            if self.patiently(self.root.is_dir):
-                self.patiently(scratch.touch)
-                self.patiently(lambda: scratch.unlink(missing_ok=True))
+            if self.patiently("", self.root.is_dir):
+                self.patiently("", scratch.touch)
+                self.patiently("", lambda: scratch.unlink(missing_ok=True))
 
     def exists(self, name: str) -> bool:
         """Return True if a file or folder of that name is there."""
-        return self.patiently((self.root / name).exists)
+        return self.patiently(name, (self.root / name).exists)
 
     def size_bytes(self, name: str) -> int:
         """Return a file's size; raises FileNotFoundError."""
-        return self.patiently((self.root / name).stat).st_size
+        return self.patiently(name, (self.root / name).stat).st_size
 
     def read(self, name: str, at_most: int) -> bytes:
         """Return a file's first bytes; raises FileNotFoundError."""
-        return self.patiently(lambda: self._read(name, at_most))
+        return self.patiently(name, lambda: self._read(name, at_most))
 
     def _read(self, name: str, at_most: int) -> bytes:
         with _open_file(self.root / name) as descriptor:
@@ -138,7 +139,7 @@ class Disk:
                     try:
                         count = os.preadv(descriptor, [view], offset)
                     except OSError as error:
-                        if error.errno != errno.EINVAL or descriptor == cached:
+                        if error.errno not in REFUSED or descriptor == cached:
                             raise
                         count = os.preadv(cached, [view], offset)  # wants other alignments
                     if not count:
@@ -149,7 +150,16 @@ class Disk:
 
     def put(self, name: str, views: Sequence[memoryview]) -> str:
         """Write a new file durably, and return xxh3-128 of its bytes; raises FileExistsError."""
-        path = self._in_new_folder(name)
+        path = self.root / name
+        if not self._patience:  # whoever asks tries again as a whole, and removes what is left
+            with naming(path):
+                return self._put(self._in_new_folder(name), views)
+        digest = self._put_whole(name, views)
+        if digest is None:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+        return digest
+
+    def _put(self, path: Path, views: Sequence[memoryview]) -> str:
         hasher = xxhash.xxh3_128()
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         try:
@@ -168,16 +178,35 @@ class Disk:
         sync_folder(path.parent)
         return hasher.hexdigest()
 
+    def _put_whole(self, name: str, views: Sequence[memoryview]) -> str | None:
+        """Write a file that is there whole or not at all; None where somebody else's is."""
+        path = self.patiently(name, lambda: self._in_new_folder(name))
+        scratch = self._scratch_of(path)
+        digest = self.patiently(name, lambda: self._write_aside(scratch, views))
+        try:
+            is_ours = self.patiently(name, lambda: link(scratch, path))
+        finally:
+            with contextlib.suppress(OSError):  # it is in nobody's way
+                self.patiently(name, lambda: scratch.unlink(missing_ok=True))
+        self.patiently(name, lambda: sync_folder(path.parent))
+        return digest if is_ours else None
+
     def replace(self, name: str, data: bytes | memoryview) -> None:
         """Write a small file so that a reader sees the old bytes or the new, never a part."""
+        self.patiently(name, lambda: self._replace(name, memoryview(data)))
+
+    def _replace(self, name: str, data: memoryview) -> None:
         path = self._in_new_folder(name)
-        self._write_aside(path, data).replace(path)
-        sync_folder(path.parent)
+        scratch = self._scratch_of(path)
+        self._write_aside(scratch, [data])
+        rename(scratch, path, identity(scratch))
 
     def claim(self, name: str, data: bytes) -> bool:
         """Create a whole file that nobody else created; False if somebody did."""
+        if self._put_whole(name, [memoryview(data)]) is not None:
+            return True
         # A claim that failed after its name was there is ours all the same.
-        return self.patiently(lambda: self._claim(name, data) or self._holds(name, data))
+        return self.patiently(name, lambda: self._holds(name, data))
 
     def _holds(self, name: str, data: bytes) -> bool:
         try:
@@ -185,24 +214,13 @@ class Disk:
         except FileNotFoundError:  # removed meanwhile
             return False
 
-    def _claim(self, name: str, data: bytes) -> bool:
-        path = self._in_new_folder(name)
-        scratch = self._write_aside(path, data)
-        try:
-            path.hardlink_to(scratch)
-            won = True
-        except FileExistsError:
-            won = scratch.stat().st_nlink == 2
-        finally:
-            scratch.unlink()
-        sync_folder(path.parent)
-        return won
+    def _scratch_of(self, path: Path) -> Path:
+        return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
 
-    def _write_aside(self, path: Path, data: bytes | memoryview) -> Path:
-        scratch = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
-        scratch.unlink(missing_ok=True)  # left by a process of the same number that was killed
-        self.put(str(scratch.relative_to(self.root)), [memoryview(data)])
-        return scratch
+    def _write_aside(self, scratch: Path, views: Sequence[memoryview]) -> str:
+        # Left by a try of ours, or by a process of the same number that was killed.
+        scratch.unlink(missing_ok=True)
+        return self._put(scratch, views)
 
     def _in_new_folder(self, name: str) -> Path:
         """Return the path of a file whose folders are there and will still be after a power cut."""
@@ -215,24 +233,19 @@ class Disk:
 
     def remove(self, name: str) -> None:
         """Remove a file or a folder with all it holds; fine if it is gone already."""
-        path = self.root / name
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, onerror=_unless_gone)
-        else:
-            path.unlink(missing_ok=True)
+        self.patiently(name, lambda: remove(self.root / name))
 
     def move(self, name: str, new_name: str) -> None:
         """Give a file or a folder another name, in a folder that need not be there yet."""
-        target = self._in_new_folder(new_name)
-        (self.root / name).rename(target)
-        sync_folder(target.parent)
+        source = self.root / name
+        mine = self.patiently(name, lambda: identity(source))
+        target = self.patiently(name, lambda: self._in_new_folder(new_name))
+        self.patiently(name, lambda: rename(source, target, mine))
 
     def free(self) -> Free | None:
         """Return what is left on the disk for us; None where the file system does not tell."""
-        folder = self.root
-        while not folder.exists():
-            folder = folder.parent
-        found = os.statvfs(folder)
+        folder = self.patiently("", lambda: _nearest(self.root))
+        found = self.patiently("", lambda: os.statvfs(folder))
         if not found.f_blocks:  # 0 of 0: many a FUSE
             return None
         # Some file systems have no table of inodes, and say 0 of 0 as well.
@@ -243,7 +256,7 @@ class Disk:
         """Return files that belong to another user whose group, or anybody, may write them."""
         names = []
         for name in ("", *sorted(self.entries(folder))):
-            found = (self.root / folder / name).stat()
+            found = self.patiently(folder, (self.root / folder / name).stat)
             if found.st_uid != os.getuid() and found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
                 names.append(f"{folder}/{name}".rstrip("/"))
         return names
@@ -261,15 +274,8 @@ def _open_file(path: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _unless_gone(_function: object, _path: str, caught: tuple[type, BaseException, object]) -> None:
-    if not isinstance(caught[1], FileNotFoundError):
-        raise caught[1]
-
-
-def sync_folder(path: Path) -> None:
-    """Make the names in a folder durable."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _nearest(folder: Path) -> Path:
+    """Return a folder, or the first above it that is there."""
+    while not folder.exists():
+        folder = folder.parent
+    return folder

@@ -2,6 +2,7 @@
 What fails in passing is asked again: one look at a disk or a store is no verdict.
 
     patiently(lambda: path.stat(), seconds=60.0, may_pass=passes_on_a_disk)
+    on_a_disk(path, path.stat)        # what a launcher asks outside of any store
 
 A shared disk answers EIO to what is under way when a client is evicted or a server restarts, ESTALE
 for a name that has moved, and is well a minute later. What is not there is an answer, and so is what
@@ -12,9 +13,12 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeVar
 
+LOOK_AGAIN_SECONDS = 10.0  # where nobody says how long
 FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.5, 5.0
 T = TypeVar("T")
 
@@ -55,3 +59,27 @@ def patiently(call: Callable[[], T], seconds: float, may_pass: Callable[[OSError
                 raise
         time.sleep(pause)
         pause = min(2 * pause, MAX_PAUSE_SECONDS)
+
+
+def on_a_disk(path: Path, call: Callable[[], T], seconds: float = LOOK_AGAIN_SECONDS) -> T:
+    """
+    Call until a disk answers, as `patiently` does; what is raised in the end names the path.
+
+    Args:
+        path: What it is about.
+        call: May be called again after it has failed, or was done and has not been told so.
+        seconds: From the first failure on.
+    """
+    with naming(path):
+        return patiently(call, seconds, passes_on_a_disk)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Have an error of a disk say which file it is about, where only an open file was asked for."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise

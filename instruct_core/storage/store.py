@@ -27,9 +27,9 @@ from instruct_core.errors import ConfigError
 from instruct_core.storage.backend import Backend, Free, ReadAt
 from instruct_core.storage.disk import Disk
 from instruct_core.storage.objects import Objects
+from instruct_core.storage.patience import LOOK_AGAIN_SECONDS
 from instruct_core.storage.tensor_file import aligned_buffer
 
-LOOK_AGAIN_SECONDS = 10.0  # one look is no verdict
 SCRATCH_BYTES = 64 << 20  # held at a time by who only wants a hash
 
 
@@ -39,8 +39,8 @@ class Store:
 
     Args:
         url: A path or any fsspec URL. It need not exist yet.
-        patience_seconds: How long reading and claiming go on while the disk or the object store is not
-            well; see patience.py. Jobs give more.
+        patience_seconds: How long an operation goes on while the disk or the object store is not well;
+            see patience.py. Jobs give more.
 
     Raises:
         ConfigError: No installed package speaks the URL's protocol, or it carries a password.
@@ -107,7 +107,7 @@ class Store:
             FileNotFoundError: There is no such file.
             CorruptFileError: It is shorter than the buffer, or no file.
         """
-        return self._again(lambda: self._read_hashed(name, buffer))
+        return self._again(name, lambda: self._read_hashed(name, buffer))
 
     def _read_hashed(self, name: str, buffer: NDArray[np.uint8]) -> str:
         hasher = xxhash.xxh3_128()
@@ -117,12 +117,12 @@ class Store:
 
     def digest(self, name: str) -> str:
         """Return xxh3-128 of a file's bytes as they lie on the disk; few are held at a time."""
-        return self._again(lambda: self._digest(name))
+        return self._again(name, lambda: self._digest(name))
 
-    def _again(self, read: Callable[[], str]) -> str:
+    def _again(self, name: str, read: Callable[[], str]) -> str:
         """Read a whole file, from its beginning again where a disk fails on the way."""
         # An object store is asked again piece by piece; a file of a disk must be opened anew.
-        return self._files.patiently(read) if isinstance(self._files, Disk) else read()
+        return self._files.patiently(name, read) if isinstance(self._files, Disk) else read()
 
     def _digest(self, name: str) -> str:
         size, hasher = self.size_bytes(name), xxhash.xxh3_128()

@@ -30,11 +30,12 @@ from submitit.core.submission import process_job
 from submitit.core.utils import JobPaths
 from submitit.local.local import LOCAL_REQUEUE_RETURN_CODE
 
+from instruct_core.storage.patience import MAX_PAUSE_SECONDS, patiently
 from jobs.job_folder import (
     FOLDER,
-    READ_AGAIN_SECONDS,
     START,
     Progress,
+    failure_report,
     or_unknown,
     read_failures,
     read_progress,
@@ -55,7 +56,7 @@ from jobs.timesheet import LOADED_SINCE
 logger = logging.getLogger(__name__)
 
 FAILURE_GRACE_SECONDS = 5.0  # for the other ranks to notice, and to say what they saw
-START_TRIES = 240  # to start the tasks: an hour
+START_SECONDS = 3600.0  # for the disk to let us start the tasks
 REPEAT_SECONDS = 1.0  # a stop is repeated: a task that is still starting up ignores TERM
 WARNING_DEATHS = (-signal.SIGUSR1, -signal.SIGUSR2)  # warned before it could listen
 
@@ -110,7 +111,7 @@ class LocalController:
             crash = cause_of(or_unknown(lambda: read_failures(folder), []))
             again, _ = judge_crash(crash, folder, progress)
             if again and crash.away:
-                time.sleep(READ_AGAIN_SECONDS)  # as Slurm waits before the next start
+                time.sleep(MAX_PAUSE_SECONDS)  # as Slurm waits before the next start
             return again
         if end == "requeue" or allows_fruitless_start(folder, progress.committed or 0):
             return True
@@ -119,20 +120,18 @@ class LocalController:
 
     def _start_patiently(self) -> bool:
         """Start all tasks, again where the disk does not let us; False if a person stops it first."""
-        for tries_left in reversed(range(START_TRIES)):
-            if self._stopping:
-                return False
-            try:
-                self._start()
-            except OSError as error:
-                self._kill_rest()
-                if not tries_left:
-                    raise
-                logger.warning("The tasks could not be started: %s. Trying again.", error)
-                time.sleep(READ_AGAIN_SECONDS)
-            else:
-                return True
-        raise AssertionError("unreachable")
+        return patiently(self._start_unless_stopped, START_SECONDS, lambda _: True)
+
+    def _start_unless_stopped(self) -> bool:
+        if self._stopping:
+            return False
+        try:
+            self._start()
+        except OSError as error:
+            self._kill_rest()
+            logger.warning("The tasks could not be started: %s. Trying again.", error)
+            raise
+        return True
 
     def _start(self) -> None:
         # Left by a kill in the middle of a requeue, it would block every later one (utils.py:182).
@@ -209,7 +208,9 @@ def main(folder: Path, modules: Sequence[str]) -> int:
         return controller.run()
     except InTask:
         become_task()
-    process_job(folder)
+    # Also of what submitit reads before our own function begins, and writes after it.
+    with failure_report(folder, int(os.environ["SUBMITIT_LOCAL_GLOBALID"])):
+        process_job(folder)
     return 0
 
 

@@ -6,6 +6,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from instruct_core.storage.patience import on_a_disk
+
 CODE = "code"  # folder of a job with the code it runs
 
 LONGEST_DIFFERENCE = 200_000  # characters kept; the code itself is in the job's folder
@@ -43,17 +45,20 @@ def freeze_code(folder: Path) -> None:
         OSError: A file could not be copied; names the first.
     """
     here = Path(__file__).resolve().parents[2]
-    for package in ("jobs", "instruct_core"):
-        try:
-            shutil.copytree(
-                here / package,
-                folder / CODE / package,
-                ignore=lambda _, names: (
-                    [n for n in names if "." in n and not n.endswith(".py")] + ["__pycache__"]
-                ),
-            )
-        except shutil.Error as error:  # a list of all, which nobody reads
-            _, target, why = error.args[0][0]
-            raise OSError(
-                f"the code could not be copied to {target}: {why}. Give the command again."
-            ) from None
+    try:
+        for package in ("jobs", "instruct_core"):
+            for source in _sources(here / package):
+                _copy(source, folder / CODE / source.relative_to(here))
+    except OSError as error:
+        raise OSError(
+            f"the code could not be copied: {error.filename}: {error.strerror}. Give the command again."
+        ) from None
+
+
+def _sources(package: Path) -> list[Path]:
+    return on_a_disk(package, lambda: sorted(package.rglob("*.py")))
+
+
+def _copy(source: Path, target: Path) -> None:
+    on_a_disk(target, lambda: target.parent.mkdir(parents=True, exist_ok=True))
+    on_a_disk(target, lambda: shutil.copy2(source, target))

@@ -7,9 +7,11 @@ Where jobs have their folders: one numbered folder a submission.
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 from pathlib import Path
 
 from instruct_core.errors import ConfigError
+from instruct_core.storage.patience import on_a_disk
 from instruct_core.storage.store import Store
 
 # submitit counts warnings as time-outs and gives up after so many (on limits up to 10 minutes every
@@ -48,7 +50,26 @@ def new_job_folder(parent: Path) -> Path:
     Raises:
         ConfigError: The folder around it belongs to somebody else, who could put another in its place.
     """
-    parent.mkdir(parents=True, exist_ok=True)
+    on_a_disk(parent, lambda: parent.mkdir(parents=True, exist_ok=True))
+    # One that was made though the answer was lost stays empty: it may as well be somebody else's.
+    folder = on_a_disk(parent, lambda: _make_next(parent))
+    # Not the user's id: some network disks tell of another one.
+    if on_a_disk(parent, lambda: parent.stat().st_uid != folder.stat().st_uid):
+        folder.rmdir()
+        raise ConfigError(
+            f"Folder {parent} belongs to {parent.owner()}, who could change what your jobs run. Give "
+            "another place, or another --run."
+        )
+    for place in (parent, folder):
+        on_a_disk(place, partial(_keep_others_out, place))
+    return folder
+
+
+def _keep_others_out(place: Path) -> None:
+    place.chmod(place.stat().st_mode & ~0o022)
+
+
+def _make_next(parent: Path) -> Path:
     number = len(job_folders(parent))
     while True:
         folder = parent / f"{number:04d}"
@@ -57,17 +78,7 @@ def new_job_folder(parent: Path) -> Path:
         except FileExistsError:
             number += 1
         else:
-            break
-    # Not the user's id: some network disks tell of another one.
-    if parent.stat().st_uid != folder.stat().st_uid:
-        folder.rmdir()
-        raise ConfigError(
-            f"Folder {parent} belongs to {parent.owner()}, who could change what your jobs run. Give "
-            "another place, or another --run."
-        )
-    for place in (parent, folder):
-        place.chmod(place.stat().st_mode & ~0o022)
-    return folder
+            return folder
 
 
 def job_folders(parent: Path) -> list[Path]:

@@ -1,5 +1,5 @@
 """
-Jobs on this machine, through submitit's LocalExecutor and our controller.
+Jobs on this machine, as submitit's tasks below our own controller.
 
     job = submit_local(FinetuneJob(...), folder, num_tasks=4, lock=lock, imports=["jobs.attempt"])
     job = LocalJob.found(lock_path)
@@ -20,10 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import submitit
-from submitit.local import local as submitit_local
+from submitit.core.utils import DelayedSubmission, JobPaths
 
 from instruct_core.errors import ConfigError
+from instruct_core.storage.names import identity, rename
+from instruct_core.storage.patience import on_a_disk
 from jobs.slurm import clean_environment
 from launch.cluster.frozen_code import CODE
 from launch.cluster.job_folder import UNLIMITED
@@ -52,7 +53,7 @@ class LocalJob:
         """
         if not RunLock.is_held(lock):
             return None
-        text = lock.read_text(encoding="utf-8")
+        text = on_a_disk(lock, lambda: lock.read_text(encoding="utf-8"))
         entry = json.loads(text) if text.endswith("\n") else {}
         if "folder" not in entry:
             raise ConfigError(
@@ -101,54 +102,6 @@ class LocalJob:
         return self.folder / f"{self.pid}_{task}_log.out"
 
 
-class _LocalExecutor(submitit.LocalExecutor):  # type: ignore[misc]  # submitit is not typed
-    """submitit's local executor, with our controller in place of its own."""
-
-    def __init__(
-        self,
-        folder: Path,
-        code: Path,
-        num_tasks: int,
-        lock: RunLock | None,
-        imports: Sequence[str],
-    ) -> None:
-        super().__init__(folder, max_num_timeout=UNLIMITED)
-        self.update_parameters(tasks_per_node=num_tasks, timeout_min=UNLIMITED)
-        self._code, self._lock, self._imports = code, lock, imports
-
-    def _submit_command(self, command: str) -> submitit_local.LocalJob[Any]:  # noqa: ARG002  forked
-        env = (
-            THREADS
-            | clean_environment()
-            | {
-                "SUBMITIT_EXECUTOR": "local",
-                "SUBMITIT_LOCAL_NTASKS": str(self._num_tasks()),
-                "SUBMITIT_LOCAL_NODEID": "0",
-                "SUBMITIT_LOCAL_JOB_NUM_NODES": "1",
-                "SUBMITIT_PREEMPT_SIGNAL": "USR2",  # whose handler StopSignal hands over to
-                "PYTHONPATH": os.pathsep.join(
-                    filter(None, (str(self._code / CODE), os.environ.get("PYTHONPATH")))
-                ),
-                "PYTHONSAFEPATH": "1",
-            }
-        )
-        controller = [sys.executable, "-u", "-m", "jobs.survival.local_controller"]
-        with (self.folder / "controller.log").open("ab") as log:
-            process = subprocess.Popen(
-                [*controller, str(self.folder), *self._imports],
-                env=env,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                pass_fds=[self._lock.fd] if self._lock else [],
-            )
-        tasks = list(range(self._num_tasks()))
-        return submitit_local.LocalJob(
-            folder=self.folder, job_id=str(process.pid), process=process, tasks=tasks
-        )
-
-
 def submit_local(
     function: Callable[[], Any],
     folder: Path,
@@ -168,7 +121,51 @@ def submit_local(
         code: Folder with the frozen code, if not the job's own.
         imports: Modules that every task will load; loaded once for all of them and for later starts.
     """
-    job = _LocalExecutor(folder, code or folder, num_tasks, lock, imports).submit(function)
-    process = job._process
-    assert process is not None, "submitit starts the controller at once"
+    delayed = DelayedSubmission(function)
+    delayed.set_timeout(UNLIMITED, UNLIMITED)
+    on_a_disk(folder, lambda: folder.mkdir(parents=True, exist_ok=True))
+    pickle = folder / "submitted.pkl"
+    on_a_disk(pickle, lambda: delayed.dump(pickle))
+    process = _start(folder, code or folder, num_tasks, lock, imports)
+    expected = JobPaths(folder, str(process.pid)).submitted_pickle
+    try:
+        mine = on_a_disk(pickle, lambda: identity(pickle))
+        on_a_disk(expected, lambda: rename(pickle, expected, mine))
+    except OSError:
+        process.kill()  # it would wait for what does not come
+        process.wait()
+        raise
     return LocalJob(folder, process.pid, process=process)
+
+
+def _start(
+    folder: Path, code: Path, num_tasks: int, lock: RunLock | None, imports: Sequence[str]
+) -> subprocess.Popen[bytes]:
+    """Start the controller of a job, which finds what it should call by its own number."""
+    env = (
+        THREADS
+        | clean_environment()
+        | {
+            "SUBMITIT_EXECUTOR": "local",
+            "SUBMITIT_LOCAL_NTASKS": str(num_tasks),
+            "SUBMITIT_LOCAL_NODEID": "0",
+            "SUBMITIT_LOCAL_JOB_NUM_NODES": "1",
+            "SUBMITIT_PREEMPT_SIGNAL": "USR2",  # whose handler StopSignal hands over to
+            "PYTHONPATH": os.pathsep.join(
+                filter(None, (str(code / CODE), os.environ.get("PYTHONPATH")))
+            ),
+            "PYTHONSAFEPATH": "1",
+        }
+    )
+    controller = [sys.executable, "-u", "-m", "jobs.survival.local_controller"]
+    path = folder / "controller.log"
+    with on_a_disk(path, lambda: path.open("ab")) as log:
+        return subprocess.Popen(
+            [*controller, str(folder), *imports],
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            pass_fds=[lock.fd] if lock else [],
+        )

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from instruct_core.storage.disk import NO_LOCKS
+from instruct_core.storage.patience import on_a_disk
 from jobs.process import start_ticks
 
 
@@ -58,14 +59,19 @@ class RunLock:
     """
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._path, self._file = path, path.open("a+", encoding="utf-8")
+        self._path, self._file = path, on_a_disk(path, lambda: _opened(path))
         self._claims_by_word = False
 
     def acquire(self) -> bool:
         """Take the lock; False if a controller holds it."""
+        return on_a_disk(self._path, self._acquire)
+
+    def _acquire(self) -> bool:
+        self._file.close()  # it may be this very file that cannot be used any more
+        self._file = _opened(self._path)
         got = _flock(self._file, fcntl.LOCK_EX)
-        if got is False or (got is None and _is_held_by_word(self._path)):
+        ours = self._claims_by_word  # since a try before
+        if got is False or (got is None and not ours and _is_held_by_word(self._path)):
             return False
         self._file.truncate(0)  # what it says is of an earlier holder
         if got is None:
@@ -75,11 +81,12 @@ class RunLock:
 
     def name_job(self, pid: int, folder: Path, ledger: str) -> None:
         """Say which job holds the lock, and where its ledger is."""
-        self._file.truncate(0)
-        self._note(Holder.of(pid), folder=str(folder), ledger=ledger)
+        holder = Holder.of(pid)
+        on_a_disk(self._path, lambda: self._note(holder, folder=str(folder), ledger=ledger))
         self._claims_by_word = False
 
     def _note(self, holder: Holder, **facts: str) -> None:
+        self._file.truncate(0)  # also of what a try before has written
         self._file.write(json.dumps(holder._asdict() | facts) + "\n")
         self._file.flush()
 
@@ -91,22 +98,17 @@ class RunLock:
     @staticmethod
     def is_held(path: Path) -> bool:
         """Return True if somebody holds the lock, or nobody can tell; creates nothing."""
-        if not path.exists():
-            return False
-        with path.open(encoding="utf-8") as file:
-            got = _flock(file, fcntl.LOCK_SH)
-        return _is_held_by_word(path) if got is None else not got
+        return on_a_disk(path, lambda: _is_held(path))
 
     @staticmethod
     def works(path: Path) -> bool:
         """Return True if the disk of a lock has locks, so that its end is seen from every host."""
-        with path.open(encoding="utf-8") as file:
-            return _flock(file, fcntl.LOCK_SH) is not None
+        return on_a_disk(path, lambda: _shared(path)) is not None
 
     def close(self) -> None:
         """Let go; a controller that inherited the file keeps the lock."""
         if self._claims_by_word:
-            self._file.truncate(0)
+            on_a_disk(self._path, lambda: self._file.truncate(0))
         self._file.close()
 
 
@@ -121,6 +123,23 @@ def holder_of(path: Path) -> Holder | None:
 def holder_in(entry: dict[str, Any]) -> Holder:
     """Return who holds a lock, from the line in its file; older lines name no host."""
     return Holder(entry["pid"], entry.get("host", "an unknown host"), entry.get("started", -1))
+
+
+def _opened(path: Path) -> IO[str]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.open("a+", encoding="utf-8")
+
+
+def _is_held(path: Path) -> bool:
+    if not path.exists():
+        return False
+    got = _shared(path)
+    return _is_held_by_word(path) if got is None else not got
+
+
+def _shared(path: Path) -> bool | None:
+    with path.open(encoding="utf-8") as file:
+        return _flock(file, fcntl.LOCK_SH)
 
 
 def _flock(file: IO[str], kind: int) -> bool | None:

@@ -21,8 +21,9 @@ from typing import Any
 from submitit.core.utils import DelayedSubmission
 
 from instruct_core.errors import ConfigError, CorruptFileError, SlurmError
+from instruct_core.storage.patience import on_a_disk
 from instruct_core.storage.store import Store
-from jobs.job_folder import JOB_IDS, place_of, read_progress
+from jobs.job_folder import JOB_IDS, place_of, read_progress, replace_json
 from jobs.queueing import queue
 from jobs.slurm import (
     JobRecord,
@@ -101,7 +102,7 @@ class SlurmJob:
             CorruptFileError: It is no note.
         """
         try:
-            entry = json.loads(note.read_text(encoding="utf-8"))
+            entry = json.loads(on_a_disk(note, lambda: note.read_text(encoding="utf-8")))
             cluster = entry.get("cluster", "")
             return cls(Path(entry["folder"]), entry["ledger"], controller or Controller(), cluster)
         except FileNotFoundError:
@@ -114,21 +115,20 @@ class SlurmJob:
 
     def write_note(self, note: Path) -> None:
         """Leave word of this job for later launchers."""
-        note.parent.mkdir(parents=True, exist_ok=True)
-        scratch = note.with_name(f".{note.name}")
         word = {"folder": str(self.folder), "ledger": self.ledger}
         if self.cluster:
             word["cluster"] = self.cluster
-        scratch.write_text(json.dumps(word), encoding="utf-8")
-        scratch.replace(note)
+        on_a_disk(note, lambda: replace_json(note, word))
 
     @property
     def job_ids(self) -> list[str]:
         """Ids of the jobs, in the order of their submission."""
         try:
-            return (self.folder / JOB_IDS).read_text(encoding="utf-8").split()
+            path = self.folder / JOB_IDS
+            said = on_a_disk(path, lambda: path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return []
+        return list(dict.fromkeys(said.split()))  # one may have been written twice
 
     @property
     def job_id(self) -> str:
@@ -269,9 +269,10 @@ def submit_slurm(function: Callable[[], Any], folder: Path, resources: Resources
     """
     submission = DelayedSubmission(function)
     submission.set_timeout(resources.minutes, UNLIMITED)
-    submission.dump(folder / pickle_name(resources))
-    script = folder / script_name(resources)
-    script.write_text(batch_script(folder, resources), encoding="utf-8")
+    pickle, script = folder / pickle_name(resources), folder / script_name(resources)
+    on_a_disk(pickle, lambda: submission.dump(pickle))
+    text = batch_script(folder, resources)
+    on_a_disk(script, lambda: script.write_text(text, encoding="utf-8"))
     try:
         return queue(script)
     except SlurmError as error:

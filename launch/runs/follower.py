@@ -17,6 +17,7 @@ from types import FrameType
 from rich.progress import Progress, TaskID, TextColumn
 
 from instruct_core.events import Event
+from instruct_core.storage.patience import on_a_disk
 from instruct_core.storage.store import Store
 from jobs.events import Resumed
 from jobs.job_folder import read_outcome, read_progress
@@ -60,12 +61,12 @@ def _only_watch(job: LocalJob | SlurmJob, run: str, how_to_stop: str) -> int:
 
 
 def _conclude(job: LocalJob | SlurmJob, run: str, stopping: bool) -> int:
-    progress = read_progress(job.folder)
+    progress = on_a_disk(job.folder, lambda: read_progress(job.folder))
     again = "Give the same command again to go on."
     if progress.state == "finished":
         say(f"Talk to it: python launch/chat.py --run {run}")
         return 0
-    outcome = read_outcome(job.folder)
+    outcome = on_a_disk(job.folder, lambda: read_outcome(job.folder))
     if progress.state == "paused":
         say(f"Run {run} is paused. Have it go on: python launch/control.py {run} resume")
         return EXIT_INTERRUPTED
@@ -93,6 +94,7 @@ class _Follower:
         self._job, self._ledger = job, Store(job.ledger)
         self._told = {repr(entry) for entry in read_ledger(self._ledger)}
         self._line_at, self._line_step, self._seen_at = time.monotonic(), 0, 0.0
+        self._noted: set[str] = set()
         self.stopping = False
 
     def on_signal(self, signum: int, _frame: FrameType | None) -> None:
@@ -112,9 +114,17 @@ class _Follower:
         with progress_bar("step", numbers) as bar:
             task = bar.add_task("", total=None, numbers="")
             while self._job.is_running() and not self._waits_for_ever():
-                self._show(bar, task)
+                try:
+                    self._show(bar, task)
+                except OSError as error:  # the job may well go on: the next look may be answered
+                    self._note_once(f"Note: how the run stands cannot be read now: {error}")
                 time.sleep(POLL_SECONDS if isinstance(self._job, LocalJob) else SLURM_POLL_SECONDS)
-            self._show(bar, task)
+            on_a_disk(self._job.folder, lambda: self._show(bar, task))
+
+    def _note_once(self, line: str) -> None:
+        if line not in self._noted:
+            self._noted.add(line)
+            note(line)
 
     def _waits_for_ever(self) -> bool:
         return isinstance(self._job, SlurmJob) and self._job.never_starts()

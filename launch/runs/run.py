@@ -28,6 +28,7 @@ from instruct_core.config import TrainConfig, from_json
 from instruct_core.errors import CorruptFileError, MissingError
 from instruct_core.names import PLAIN_NAME
 from instruct_core.storage.documents import load_document
+from instruct_core.storage.patience import on_a_disk
 from instruct_core.storage.store import Store
 from jobs.control import last_step, requests_in
 from launch.cluster.job_folder import folder_of_url
@@ -173,6 +174,11 @@ class Run:
     def slurm_note(self) -> Path:
         """The file that names its job on Slurm: beside its lock."""
         return self.lock.with_name("slurm.json")
+
+    def forget_slurm(self) -> None:
+        """Remove the note of an earlier job on Slurm, which has ended."""
+        note = self.slurm_note
+        on_a_disk(note, lambda: note.unlink(missing_ok=True))
 
     def newest_good_step(self, on_damage: Callable[[str], None]) -> int:
         """

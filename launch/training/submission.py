@@ -137,7 +137,11 @@ class OnSlurm:
         run = self._run
         submit_slurm(function, folder, self._resources(function.config))
         job = SlurmJob(folder, run.ledger.url, cluster=os.environ.get(CLUSTERS, ""))
-        job.write_note(run.slurm_note)
+        try:
+            job.write_note(run.slurm_note)
+        except OSError:
+            job.cancel()
+            raise
         settle(folder)
         lock.close()
         next_step = (
@@ -212,7 +216,7 @@ class OnThisMachine:
     def submit(self, function: FinetuneJob, folder: Path, lock: RunLock) -> Submitted:
         """Start the job, which holds the lock as long as it lives."""
         run = self._run
-        run.slurm_note.unlink(missing_ok=True)  # of an earlier job on Slurm, which has ended
+        run.forget_slurm()
         job = submit_local(function, folder, self._num_tasks, lock, imports=["jobs.attempt"])
         job.ledger = run.ledger.url
         lock.name_job(job.pid, folder, job.ledger)
@@ -235,7 +239,7 @@ class InThisProcess(OnThisMachine):
     def submit(self, function: FinetuneJob, folder: Path, lock: RunLock) -> Submitted:
         """Return what runs the job, and holds the lock as long."""
         run = self._run
-        run.slurm_note.unlink(missing_ok=True)  # of an earlier job on Slurm, which has ended
+        run.forget_slurm()
         job = LocalJob(folder, os.getpid(), run.ledger.url)
         lock.name_job(job.pid, folder, job.ledger)
 

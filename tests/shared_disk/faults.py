@@ -3,7 +3,8 @@ What a shared disk does to those who use it: which operations go wrong, when, ho
 
     will = Will()
     will.plan([Fault("EIO", operations=("read",), after=20, seconds=0.5)])
-    will.meet("read", "/runs/a")        # raises OSError when its time has come, or waits, or passes
+    with will.asked("read", "/runs/a"):  # raises OSError when its time has come, or waits, or passes
+        ...                             # the operation; it is not reached where it is refused
     will.counts()                       # {"EIO": {"faults": 1, "refused": 7}}
 
 Faults follow one another: the next one begins to count operations when the one before is over. So a
@@ -18,15 +19,17 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from typing import Literal
 
-Kind = Literal["EIO", "ESTALE", "EDQUOT", "hang"]
-KINDS: tuple[Kind, ...] = ("EIO", "ESTALE", "EDQUOT", "hang")
+Kind = Literal["EIO", "ESTALE", "EDQUOT", "hang", "lost"]
+KINDS: tuple[Kind, ...] = ("EIO", "ESTALE", "EDQUOT", "hang", "lost")
 READ = ("read",)
 WRITE = ("write", "create")
+NAMES = ("create", "change")
 ALL = ("read", "write", "create", "look", "change")
 # A quota is met where something is added, and nowhere else.
 OPERATIONS: dict[Kind, tuple[tuple[str, ...], ...]] = {
@@ -34,6 +37,8 @@ OPERATIONS: dict[Kind, tuple[tuple[str, ...], ...]] = {
     "ESTALE": (READ, WRITE, ("look",), ("change",), ALL),
     "EDQUOT": (WRITE,),
     "hang": (ALL,),
+    # Whether something was read matters to nobody.
+    "lost": (("create",), ("change",), NAMES, ("write", *NAMES)),
 }
 # All of the disk, or the servers that hold what is large, or what is small.
 PLACES = ("*", "*.safetensors", "*.json")
@@ -46,11 +51,13 @@ class Fault:
     One thing that goes wrong for a while.
 
     Args:
-        kind: The error that is answered, or "hang" for no answer until it is over.
+        kind: The error that is answered; "hang" for no answer until it is over; "lost" for EIO
+            though it was done.
         operations: Which go wrong: "read" and "write" of content, "create", "look" (what is there),
             "change" (names and attributes).
         paths: Which files, as a pattern from the root of the disk on.
         after: So many operations of any kind pass first.
+        skips: So many that it could refuse pass as well.
         times: So many are refused; 0 for no such limit.
         seconds: It is over so long after the first one.
 
@@ -61,6 +68,7 @@ class Fault:
     operations: tuple[str, ...] = ALL
     paths: str = "*"
     after: int = 0
+    skips: int = 0
     times: int = 0
     seconds: float = 0.0
 
@@ -99,10 +107,8 @@ class Will:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._faults: list[Fault] = []
-        self._passed = self._refused = 0
-        self._until = float("inf")
         self._counts: dict[str, Counter[str]] = {}
+        self._begin([])
 
     def plan(self, faults: Sequence[Fault]) -> None:
         """Have these happen, one after the other, after those that are planned already."""
@@ -112,7 +118,7 @@ class Will:
     def heal(self) -> None:
         """Forget what is planned; what hangs goes on."""
         with self._lock:
-            self._faults = []
+            self._begin([])
 
     @property
     def num_planned(self) -> int:
@@ -129,18 +135,22 @@ class Will:
         with self._lock:
             self._counts.setdefault(kind, Counter())[what] += 1
 
-    def meet(self, operation: str, path: str) -> None:
-        """Let an operation pass, or hold it, or raise what it is answered."""
+    @contextmanager
+    def asked(self, operation: str, path: str) -> Iterator[None]:
+        """Let an operation pass, or hold it, or raise what it is answered, before it or after it."""
         with self._lock:
             fault = self._due(operation, path)
-        if fault is None:
-            return
-        if fault.kind == "hang":
-            while fault is self._going_on():
-                time.sleep(0.005)
-            return
-        number = getattr(errno, fault.kind)
-        raise OSError(number, os.strerror(number))
+        while fault is not None and fault.kind == "hang" and self._goes_on(fault):
+            time.sleep(0.005)
+        if fault is not None and fault.kind not in ("hang", "lost"):
+            raise _error(fault.kind)
+        yield
+        if fault is not None and fault.kind == "lost":
+            raise _error("EIO")
+
+    def _goes_on(self, fault: Fault) -> bool:
+        with self._lock:
+            return fault is self._going_on()
 
     def _due(self, operation: str, path: str) -> Fault | None:
         fault = self._going_on()
@@ -148,6 +158,9 @@ class Will:
             return None
         self._passed += 1
         if self._passed <= fault.after or not fault.concerns(operation, path):
+            return None
+        self._skipped += 1
+        if self._skipped <= fault.skips:
             return None
         counts = self._counts.setdefault(fault.kind, Counter())
         if self._refused == 0:
@@ -164,8 +177,16 @@ class Will:
         fault = self._faults[0]
         is_over = time.monotonic() >= self._until or (fault.times and self._refused >= fault.times)
         if is_over or (not self._refused and self._passed > fault.after + PATIENCE):
-            self._faults = self._faults[1:]
-            self._passed = self._refused = 0
-            self._until = float("inf")
+            self._begin(self._faults[1:])
             return self._going_on()
         return fault
+
+    def _begin(self, faults: list[Fault]) -> None:
+        self._faults = faults
+        self._passed = self._skipped = self._refused = 0
+        self._until = float("inf")
+
+
+def _error(name: str) -> OSError:
+    number = getattr(errno, name)
+    return OSError(number, os.strerror(number))

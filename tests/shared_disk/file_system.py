@@ -1,7 +1,7 @@
 """
 A folder as a shared disk shows it: FUSE passes every operation on, unless the disk has a will.
 
-    python -m tests.shared_disk.file_system FOLDER MOUNTPOINT SOCKET [late_seconds] [no_locks]
+    python -m tests.shared_disk.file_system FOLDER MOUNTPOINT SOCKET [late_seconds] [no_locks] [no_direct]
 
 What a program may rely on, it can: rename, link, exclusive creation, fsync, mmap, locks between two
 mounts of one folder. Names that another mount has made show after `late_seconds`, as NFS remembers a
@@ -21,6 +21,8 @@ import socketserver
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -85,131 +87,167 @@ class FileSystem(mfusepy.Operations):
         will: Asked before each.
         late_seconds: How long other mounts' new names are not seen.
         no_locks: The file system has no flock.
+        no_direct: It refuses to open, read and write past the system's cache.
     """
 
     use_ns = True
 
-    def __init__(self, root: Path, will: Will, late_seconds: float, no_locks: bool) -> None:
-        self._root, self._will, self._no_locks = str(root), will, no_locks
+    def __init__(
+        self, root: Path, will: Will, late_seconds: float, no_locks: bool, no_direct: bool
+    ) -> None:
+        self._root, self._will = str(root), will
+        self._no_locks, self._no_direct = no_locks, no_direct
         self._remembered = Remembered(late_seconds, will)
 
-    def _at(self, operation: str, path: str) -> str:
-        self._will.meet(operation, path)
-        return self._root + path
+    @contextmanager
+    def _at(self, operation: str, path: str) -> Iterator[str]:
+        with self._will.asked(operation, path):
+            yield self._root + path
 
-    def _changing(self, path: str, operation: str = "change") -> str:
-        found = self._at(operation, path)
-        self._remembered.forget(path)
-        return found
+    @contextmanager
+    def _changing(self, path: str, operation: str = "change") -> Iterator[str]:
+        with self._at(operation, path) as found:
+            self._remembered.forget(path)
+            yield found
+
+    def _refuse_direct(self, flags: int) -> None:
+        if self._no_direct and flags & os.O_DIRECT:
+            self._will.note("no O_DIRECT", "refused")
+            raise OSError(errno.EINVAL, "no O_DIRECT")
 
     def init_with_config(self, conn_info: Any, config_3: Any) -> None:
         config_3.entry_timeout = config_3.attr_timeout = config_3.negative_timeout = 0.0
         config_3.use_ino = config_3.hard_remove = 1
 
-    def getattr(self, path: str, fh: int | None = None) -> dict[str, Any]:
-        found = self._at("look", path)
-        if fh is not None:
-            return self._attributes(os.fstat(fh))
-        if self._remembered.is_absent(path, os.path.lexists(found)):
-            raise OSError(errno.ENOENT, "not seen yet")
-        return self._attributes(os.lstat(found))
+    def getattr(self, path: str, fi: Any = None) -> dict[str, Any]:
+        with self._at("look", path) as found:
+            if fi is not None:
+                return self._attributes(os.fstat(fi.fh))
+            if self._remembered.is_absent(path, os.path.lexists(found)):
+                raise OSError(errno.ENOENT, "not seen yet")
+            return self._attributes(os.lstat(found))
 
     @staticmethod
     def _attributes(found: os.stat_result) -> dict[str, Any]:
         return {name.removesuffix("_ns"): getattr(found, name) for name in ATTRIBUTES}
 
     def readdir(self, path: str, fh: int) -> list[tuple[str, dict[str, int], int]]:
-        with os.scandir(self._at("look", path)) as found:
+        with self._at("look", path) as folder, os.scandir(folder) as found:
             now = {entry.name: entry.inode() for entry in found}
         names = {".": 1, "..": 1, **self._remembered.listing(path, now)}
         return [(name, {"st_ino": inode}, 0) for name, inode in names.items()]
 
     def readlink(self, path: str) -> str:
-        return os.readlink(self._at("look", path))  # noqa: PTH115
+        with self._at("look", path) as found:
+            return os.readlink(found)  # noqa: PTH115
 
     def statfs(self, path: str) -> dict[str, int]:
-        found = os.statvfs(self._at("look", path))
+        with self._at("look", path) as place:
+            found = os.statvfs(place)
         return {name: getattr(found, name) for name in SPACE}
 
-    def open(self, path: str, flags: int) -> int:
-        # What is read past the cache here is read past it there by nobody: FUSE has no file's pages.
-        return os.open(self._at("look", path), flags & ~(os.O_DIRECT | os.O_APPEND))
-
-    def create(self, path: str, mode: int, flags: int) -> int:
-        found = self._changing(path, "create")
-        return os.open(found, flags & ~(os.O_DIRECT | os.O_APPEND) | os.O_CREAT, mode)
-
-    def read(self, path: str, size: int, offset: int, fh: int) -> bytes:
-        self._will.meet("read", path)
-        return os.pread(fh, size, offset)
-
-    def write(self, path: str, data: bytes, offset: int, fh: int) -> int:
-        self._will.meet("write", path)
-        return os.pwrite(fh, data, offset)
-
-    def truncate(self, path: str, length: int, fh: int | None = None) -> int:
-        found = self._at("write", path)
-        os.truncate(found if fh is None else fh, length)
+    def open(self, path: str, fi: Any) -> int:
+        self._refuse_direct(fi.flags)
+        with self._at("look", path) as found:
+            # What is read past the cache here is read past it there by nobody: FUSE has no file's pages.
+            fi.fh = os.open(found, fi.flags & ~(os.O_DIRECT | os.O_APPEND))
         return 0
 
-    def flush(self, path: str, fh: int) -> int:
-        os.close(os.dup(fh))
+    def create(self, path: str, mode: int, fi: Any) -> int:
+        self._refuse_direct(fi.flags)
+        opened = None
+        try:
+            with self._changing(path, "create") as found:
+                flags = fi.flags & ~(os.O_DIRECT | os.O_APPEND) | os.O_CREAT
+                opened = fi.fh = os.open(found, flags, mode)
+        except OSError:
+            if opened is not None:  # it is there, and nobody was told
+                os.close(opened)
+            raise
         return 0
 
-    def release(self, path: str, fh: int) -> int:
-        os.close(fh)
+    def read(self, path: str, size: int, offset: int, fi: Any) -> bytes:
+        self._refuse_direct(fi.flags)
+        with self._at("read", path):
+            return os.pread(fi.fh, size, offset)
+
+    def write(self, path: str, data: bytes, offset: int, fi: Any) -> int:
+        self._refuse_direct(fi.flags)
+        with self._at("write", path):
+            return os.pwrite(fi.fh, data, offset)
+
+    def truncate(self, path: str, length: int, fi: Any = None) -> int:
+        with self._at("write", path) as found:
+            os.truncate(found if fi is None else fi.fh, length)
         return 0
 
-    def fsync(self, path: str, datasync: int, fh: int) -> int:
-        self._will.meet("write", path)
-        os.fsync(fh)
+    def flush(self, path: str, fi: Any) -> int:
+        os.close(os.dup(fi.fh))
         return 0
+
+    def release(self, path: str, fi: Any) -> int:
+        os.close(fi.fh)
+        return 0
+
+    def fsync(self, path: str, datasync: int, fi: Any) -> int:
+        with self._at("write", path):
+            return 0  # nobody cuts the power below
 
     def fsyncdir(self, path: str, datasync: int, fh: int) -> int:
-        self._will.meet("change", path)
-        return 0
+        with self._at("change", path):
+            return 0
 
-    def flock(self, path: str, fh: int, op: int) -> int:
+    def flock(self, path: str, fi: Any, op: int) -> int:
         if self._no_locks:
             self._will.note("no flock", "refused")
             raise OSError(errno.ENOSYS, "no flock")
-        fcntl.flock(fh, op)
+        fcntl.flock(fi.fh, op)
         return 0
 
     def mkdir(self, path: str, mode: int) -> int:
-        os.mkdir(self._changing(path, "create"), mode)  # noqa: PTH102
+        with self._changing(path, "create") as found:
+            os.mkdir(found, mode)  # noqa: PTH102
         return 0
 
     def rmdir(self, path: str) -> int:
-        os.rmdir(self._changing(path))  # noqa: PTH106
+        with self._changing(path) as found:
+            os.rmdir(found)  # noqa: PTH106
         return 0
 
     def unlink(self, path: str) -> int:
-        os.unlink(self._changing(path))  # noqa: PTH108
+        with self._changing(path) as found:
+            os.unlink(found)  # noqa: PTH108
         return 0
 
     def rename(self, old: str, new: str) -> int:
-        os.rename(self._changing(old), self._changing(new))  # noqa: PTH104
+        self._remembered.forget(new)
+        with self._changing(old) as found:
+            os.rename(found, self._root + new)  # noqa: PTH104
         return 0
 
     def link(self, target: str, source: str) -> int:
-        os.link(self._root + source, self._changing(target, "create"))
+        with self._changing(target, "create") as found:
+            os.link(self._root + source, found)
         return 0
 
     def symlink(self, target: str, source: str) -> int:
-        os.symlink(source, self._changing(target, "create"))  # noqa: PTH211
+        with self._changing(target, "create") as found:
+            os.symlink(source, found)  # noqa: PTH211
         return 0
 
     def chmod(self, path: str, mode: int) -> int:
-        os.chmod(self._at("change", path), mode)  # noqa: PTH101
+        with self._at("change", path) as found:
+            os.chmod(found, mode)  # noqa: PTH101
         return 0
 
     def chown(self, path: str, uid: int, gid: int) -> int:
-        os.lchown(self._at("change", path), uid, gid)
+        with self._at("change", path) as found:
+            os.lchown(found, uid, gid)
         return 0
 
     def utimens(self, path: str, times: tuple[int, int] | None = None) -> int:
-        os.utime(self._at("change", path), ns=times, follow_symlinks=False)
+        with self._at("change", path) as found:
+            os.utime(found, ns=times, follow_symlinks=False)
         return 0
 
 
@@ -232,13 +270,14 @@ class Commands(socketserver.StreamRequestHandler):
 
 def main(folder: str, mountpoint: str, socket: str, *words: str) -> None:
     Commands.will = Will()
-    late = next((float(word) for word in words if word != "no_locks"), 0.0)
+    late = next((float(word) for word in words if not word.startswith("no_")), 0.0)
     server = socketserver.ThreadingUnixStreamServer(socket, Commands)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    files = FileSystem(Path(folder), Commands.will, late, "no_locks" in words)
+    lacks = ("no_locks" in words, "no_direct" in words)
+    files = FileSystem(Path(folder), Commands.will, late, *lacks)
     os.umask(0)  # the caller's has been taken off already
-    mfusepy.FUSE(files, mountpoint, foreground=True, default_permissions=True, allow_other=True,
-                 fsname="shared-disk")  # fmt: skip
+    mfusepy.FUSE(files, mountpoint, raw_fi=True, foreground=True, default_permissions=True,
+                 allow_other=True, fsname="shared-disk")  # fmt: skip
 
 
 if __name__ == "__main__":

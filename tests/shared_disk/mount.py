@@ -56,20 +56,27 @@ class SharedDisk:
         path: Where it is mounted.
         late_seconds: How long it does not see what other mounts of the folder have made.
         no_locks: It has no flock.
+        no_direct: It refuses O_DIRECT.
     """
 
     def __init__(
-        self, folder: Path, path: Path, late_seconds: float = 0.0, no_locks: bool = False
+        self,
+        folder: Path,
+        path: Path,
+        late_seconds: float = 0.0,
+        no_locks: bool = False,
+        no_direct: bool = False,
     ) -> None:
         self.path = path
-        self._folder, self._words = folder, [str(late_seconds), *["no_locks"] * no_locks]
+        lacks = [*["no_locks"] * no_locks, *["no_direct"] * no_direct]
+        self.folder, self._words = folder, [str(late_seconds), *lacks]
         self._scratch = Path(tempfile.mkdtemp(prefix="shared-disk-"))
         self._socket = self._scratch / "s"
 
     def __enter__(self) -> Self:
-        for folder in (self._folder, self.path):
+        for folder in (self.folder, self.path):
             folder.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "tests.shared_disk.file_system", str(self._folder)]
+        command = [sys.executable, "-m", "tests.shared_disk.file_system", str(self.folder)]
         with (self._scratch / "log").open("wb") as log:
             self._process = subprocess.Popen(
                 [*command, str(self.path), str(self._socket), *self._words],

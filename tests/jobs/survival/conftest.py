@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from instruct_core.storage import patience
 from jobs import job_folder
 from jobs.survival import comeback
 from tests.jobs.test_slurm import fake
@@ -33,7 +34,8 @@ class Batch:
         for name in ("SLURM_ARRAY_TASK_ID", "SLURM_RESTART_COUNT", "INSTRUCT_TOLD_TO_END"):
             monkeypatch.delenv(name, raising=False)
         monkeypatch.setattr(comeback, "RETRY_SECONDS", 0.0)
-        monkeypatch.setattr(job_folder, "READ_AGAIN_SECONDS", 0.0)
+        monkeypatch.setattr(job_folder, "READ_SECONDS", 0.01)
+        monkeypatch.setattr(patience, "FIRST_PAUSE_SECONDS", 0.0)
         self.slurm()
 
     def slurm(

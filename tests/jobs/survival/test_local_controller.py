@@ -191,7 +191,8 @@ def test_full_disk_is_no_end_for_a_job_that_has_been_restarted_often(tmp_path: P
 
 def test_start_that_the_disk_does_not_let_happen_is_tried_again(tmp_path: Path) -> None:
     patches = (
-        "module.READ_AGAIN_SECONDS = 0.0\n"
+        "from instruct_core.storage import patience\n"
+        "patience.FIRST_PAUSE_SECONDS = 0.0\n"
         "answers = iter([OSError(28, 'No space left on device'), OSError(5, 'EIO'), None])\n"
         "class Controller(module.LocalController):\n"
         "    def _start(self):\n"

@@ -1,0 +1,81 @@
+"""
+Names on a disk, given and taken so that a lost answer does no harm.
+
+    mine = identity(scratch)
+    rename(scratch, path, mine)                    # done, if need be by an earlier try
+    is_ours = link(scratch, path)                  # exclusive, on NFS too
+
+What a server was asked may have been done though its answer was lost. So before anything is asked
+again, or believed to have failed, what is found there is looked at, and tells whose it is: a link shows
+in the link count of what it was made from, and a renamed file has kept its inode. Beside that, a claim
+has bytes like nobody else's, a scratch file's name is of one process alone, and a folder that nobody
+knows the maker of is left for the next number (launch/cluster/job_folder.py).
+
+Sources: open(2), link(2), rename(2), fsync(2).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+
+def link(scratch: Path, path: Path) -> bool:
+    """Give a file that we alone know of a second name; False where somebody else's file has it."""
+    try:
+        path.hardlink_to(scratch)
+    except OSError as error:
+        with scratch.open("rb") as file:  # NFS looks anew where a file is opened
+            if os.fstat(file.fileno()).st_nlink == 2:  # it was done, and the answer was lost
+                return True
+        if isinstance(error, FileExistsError):
+            return False
+        raise
+    return True
+
+
+def rename(source: Path, target: Path, mine: tuple[int, int]) -> None:
+    """
+    Give a file or a folder another name, and make that durable.
+
+    Args:
+        source: What it was called.
+        target: What it will be called.
+        mine: Its `identity`, from before the first try.
+    """
+    try:
+        source.rename(target)
+    except OSError:
+        if source.exists() or identity(target) != mine:
+            raise
+        # It was done, and the answer was lost.
+    sync_folder(target.parent)
+
+
+def identity(path: Path) -> tuple[int, int]:
+    """Return what a file or a folder keeps under whatever name."""
+    found = path.lstat()
+    return found.st_dev, found.st_ino
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder with all it holds; fine if it is gone already."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, onerror=_unless_gone)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _unless_gone(_function: object, _path: str, caught: tuple[type, BaseException, object]) -> None:
+    if not isinstance(caught[1], FileNotFoundError):
+        raise caught[1]
+
+
+def sync_folder(path: Path) -> None:
+    """Make the names in a folder durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
