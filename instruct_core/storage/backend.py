@@ -20,7 +20,7 @@ class Free(NamedTuple):
 class Backend(Protocol):
     """Files below one root; names are relative and use `/`."""
 
-    piece_bytes: int
+    read_bytes: int  # in one piece
     read_threads: int
 
     def entries(self, folder: str) -> dict[str, int | None]: ...

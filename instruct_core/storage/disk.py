@@ -48,7 +48,8 @@ class Disk:
         patience_seconds: How long an operation goes on while the disk is not well.
     """
 
-    piece_bytes = 8 << 20  # hashed and written while it is in the cache
+    write_bytes = 8 << 20  # hashed and written while it is in the cache
+    read_bytes = 2 << 20  # a huge page: two threads that first touch one would both clear it
     read_threads = 3
 
     def __init__(self, root: Path, patience_seconds: float = 0.0) -> None:
@@ -165,8 +166,8 @@ class Disk:
         try:
             direct = len(views) == 1 and goes_straight(descriptor, views[0])
             for view in views:
-                for start in range(0, view.nbytes, self.piece_bytes):
-                    piece = view[start : start + self.piece_bytes]
+                for start in range(0, view.nbytes, self.write_bytes):
+                    piece = view[start : start + self.write_bytes]
                     hasher.update(piece)
                     if direct:
                         piece = piece[write_straight(descriptor, piece) :]

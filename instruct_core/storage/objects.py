@@ -62,7 +62,7 @@ class Objects:
         ConfigError: No installed package speaks the protocol.
     """
 
-    piece_bytes = 16 << 20
+    read_bytes = 16 << 20
     read_threads = 8
 
     def __init__(self, url: str, patience_seconds: float) -> None:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -26,6 +25,7 @@ from numpy.typing import NDArray
 from instruct_core.errors import ConfigError
 from instruct_core.storage.backend import Backend, Free, ReadAt
 from instruct_core.storage.disk import Disk
+from instruct_core.storage.hashed_reading import read_pieces
 from instruct_core.storage.objects import Objects
 from instruct_core.storage.patience import LOOK_AGAIN_SECONDS
 from instruct_core.storage.tensor_file import aligned_buffer
@@ -111,8 +111,8 @@ class Store:
 
     def _read_hashed(self, name: str, buffer: NDArray[np.uint8]) -> str:
         hasher = xxhash.xxh3_128()
-        with self._files.reader(name) as read_at, self._threads() as threads:
-            self._fill(read_at, threads, memoryview(buffer.data), 0, hasher)
+        with self._files.reader(name) as read_at:
+            self._fill(read_at, memoryview(buffer.data), 0, hasher)
         return hasher.hexdigest()
 
     def digest(self, name: str) -> str:
@@ -127,25 +127,16 @@ class Store:
     def _digest(self, name: str) -> str:
         size, hasher = self.size_bytes(name), xxhash.xxh3_128()
         scratch = memoryview(aligned_buffer(min(size, SCRATCH_BYTES)).data)
-        reader = self._files.reader(name, past_cache=True)
-        with reader as read_at, self._threads() as threads:
+        with self._files.reader(name, past_cache=True) as read_at:
             for offset in range(0, size, SCRATCH_BYTES):
-                self._fill(read_at, threads, scratch[: size - offset], offset, hasher)
+                self._fill(read_at, scratch[: size - offset], offset, hasher)
         return hasher.hexdigest()
 
-    def _threads(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(self._files.read_threads, thread_name_prefix="read")
-
     def _fill(
-        self, read_at: ReadAt, threads: ThreadPoolExecutor, view: memoryview, offset: int,
-        hasher: xxhash.xxh3_128,
-    ) -> None:  # fmt: skip
-        """Read pieces side by side, and hash them in order as they come, while they are cached."""
-        size = self._files.piece_bytes
-        pieces = [view[start : start + size] for start in range(0, view.nbytes, size)]
-        offsets = range(offset, offset + view.nbytes, size)
-        for piece, _ in zip(pieces, threads.map(read_at, pieces, offsets), strict=True):
-            hasher.update(piece)
+        self, read_at: ReadAt, view: memoryview, offset: int, hasher: xxhash.xxh3_128
+    ) -> None:
+        files = self._files
+        read_pieces(read_at, view, offset, files.read_bytes, files.read_threads, hasher)
 
     def put(self, name: str, views: Sequence[memoryview]) -> str:
         """

@@ -32,7 +32,7 @@ NUMPY_TYPES = {
 }  # fmt: skip
 MAX_HEADER_BYTES = 100_000_000  # the limit of the format
 ALIGNMENT_BYTES = 64  # of the first tensor: what was read can be computed with where it lies
-PAGE_BYTES = 4096
+PAGE_BYTES, HUGE_PAGE_BYTES = 4096, 2 << 20
 
 
 class Spec(NamedTuple):
@@ -124,10 +124,11 @@ def aligned_buffer(size: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
     Return memory that begins on a page: a disk can take it from there, and tensors compute with it.
 
     numpy asks the kernel for huge pages where it can, which makes the first touch several times
-    cheaper than that of torch's memory.
+    cheaper than that of torch's memory; large memory begins on one.
     """
-    memory = np.empty(size + PAGE_BYTES, np.uint8)
-    start = -memory.ctypes.data % PAGE_BYTES
+    page = HUGE_PAGE_BYTES if size >= 2 * HUGE_PAGE_BYTES else PAGE_BYTES
+    memory = np.empty(size + page, np.uint8)
+    start = -memory.ctypes.data % page
     return memory[start : start + size]
 
 

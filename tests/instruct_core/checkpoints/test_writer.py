@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from instruct_core.checkpoints.writer import Checkpoints
 from instruct_core.errors import FencedError, NoCheckpointError
 from instruct_core.storage.documents import load_sealed, seal
 from instruct_core.storage.store import Store
+from instruct_core.storage.tensor_file import HUGE_PAGE_BYTES
 from instruct_core.train.rng import rng_state
 from tests.conftest import wait_for
 from tests.fakes import facts_of
@@ -71,6 +73,23 @@ def test_everything_comes_back_as_it_was(checkpoints: Checkpoints) -> None:
         assert all(torch.equal(found[name], expected[name]) for name in expected)
     assert loaded.rng is not None
     assert torch.equal(loaded.rng["torch"], torch.get_rng_state())
+
+
+def test_checkpoint_is_in_memory_once_while_it_is_loaded(checkpoints: Checkpoints) -> None:
+    weights = {"w": torch.ones(1 << 22)}
+    snapshot = checkpoints.take(1, weights, {}, weights, {}, facts_of(1))
+    checkpoints.write(snapshot, Keep(last=9))
+    size = 2 * weights["w"].nbytes
+    del snapshot, weights
+
+    tracemalloc.start()
+    loaded = load_newest(checkpoints)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+
+    assert loaded is not None
+    in_flight = checkpoints.store._files.read_bytes + 4 * HUGE_PAGE_BYTES
+    assert size <= peak < size + in_flight < 2 * size
 
 
 def test_last_three_are_kept(checkpoints: Checkpoints) -> None:
