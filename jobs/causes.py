@@ -53,7 +53,7 @@ _SAYS = (
     (
         "node failed",
         "it comes back on other nodes; --exclude NODE keeps it off for good, and tell an administrator",
-        r"no rank could be started on|NODE_FAIL|[Nn]ode fail|\bXid\b|ECC error|GPUs on \S+, and torch|"
+        r"no rank could be started|NODE_FAIL|[Nn]ode fail|\bXid\b|ECC error|GPUs on \S+, and torch|"
         r"CUDA error: (?!out of memory)|lost without a word|failed the check of its first seconds",
     ),
     (

@@ -48,14 +48,13 @@ from jobs.slurm import (
     run_client,
     show_job,
 )
+from jobs.survival.crash import cause_of, was_warned_too_early
 from jobs.survival.exclusion import exclude, nodes_to_exclude
 from jobs.survival.inside import starts_inside
 from jobs.survival.requeue import (
     allows_fruitless_start,
-    cause_of,
     judge_crash,
     too_many_warnings,
-    was_warned_too_early,
 )
 
 logger = logging.getLogger("comeback")

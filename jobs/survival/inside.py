@@ -21,7 +21,7 @@ from instruct_core.errors import SlurmError
 from jobs.environment import number_in
 from jobs.job_folder import INSIDE, LEAD, LEFT_OUT, SPARE_NODES, TOLD_TO_END
 from jobs.slurm import JobRecord, controller_seconds
-from jobs.survival.requeue import NOT_LAUNCHED, Crash
+from jobs.survival.crash import NOT_LAUNCHED, Crash
 
 logger = logging.getLogger(__name__)
 

@@ -43,12 +43,8 @@ from jobs.job_folder import (
 )
 from jobs.notify import tell_failure
 from jobs.process import start_ticks
-from jobs.survival.requeue import (
-    allows_fruitless_start,
-    cause_of,
-    judge_crash,
-    too_many_warnings,
-)
+from jobs.survival.crash import cause_of
+from jobs.survival.requeue import allows_fruitless_start, judge_crash, too_many_warnings
 from jobs.survival.stop_signal import WARNINGS
 from jobs.survival.task import InTask, Task, become_task, fork
 from jobs.timesheet import LOADED_SINCE

@@ -21,23 +21,19 @@ What Slurm's own record says right after a warning (all seen on Slurm 22.05):
 from __future__ import annotations
 
 import logging
-import os
-import re
 import signal
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import submitit
 
 from instruct_core.errors import InstructError, SlurmError
 from instruct_core.storage.store import Store
 from jobs.bad_nodes import blame_crash
-from jobs.causes import Cause, cause_of_text
 from jobs.events import Crashed
 from jobs.job_folder import (
     FAILED_CHECK,
-    Failure,
     Progress,
     place_of,
     read_json,
@@ -47,6 +43,7 @@ from jobs.job_folder import (
 )
 from jobs.ledger import note_crash
 from jobs.slurm import own_job_id, own_restarts, show_job
+from jobs.survival.crash import Crash
 
 logger = logging.getLogger(__name__)
 
@@ -83,103 +80,6 @@ def _answer_of_slurm() -> Answer:
     if job is not None and job.num_restarts > own_restarts():
         return "requeued"
     return "requeue" if job is not None and job.is_running else "stop"
-
-
-class Crash(NamedTuple):
-    """Why a start of a job ended, as far as it can be told."""
-
-    error: str
-    traceback: str
-    node: str  # "" where nobody knows
-    retry: bool
-    away: bool = False  # a store did not answer
-    said: str = ""  # of srun and Slurm, beside it: why a process was killed
-
-    @property
-    def cause(self) -> Cause:
-        """The class of this end, and what to do."""
-        return cause_of_text(self.error, self.traceback, self.said)
-
-    @property
-    def message(self) -> str:
-        """What a person reads: the error, and what to do where it does not say so itself."""
-        return f"{self.error} ({'; '.join(self.cause)})" if self.retry else self.error
-
-
-# srun: error: node2: task 3: Killed       srun: error: node[1-2]: tasks 0-1: Exited with ...
-SRUN_SAYS = re.compile(r"srun: error: (?P<node>\S+): tasks? (?P<rank>\d+)[\d,-]*: (?P<what>.+)")
-# srun: error: Task launch for StepId=7.0 failed on node n7: Communication connection failure
-NOT_LAUNCHED = re.compile(
-    r"srun: error: Task launch for \S+ failed on node (?P<node>[^\s:]+): (?P<what>.+)"
-)
-# Of ranks that a warning killed. TERM is one where nobody had told srun to end the ranks.
-WARNED = re.compile(r"User defined signal|Terminated")
-# Of a job that is held to the memory it asked for, by cgroups or by Slurm's own watch over processes.
-# slurmstepd: error: Detected 1 oom_kill event in StepId=3.0. Some of the step tasks have been OOM Killed.
-OUT_OF_MEMORY = re.compile(
-    r"(?i)oom[-_. ]kill\w*|out of memory|Exceeded job memory limit|memory limit at some point"
-)
-MEMORY = "SLURM_MEM_PER_NODE"  # MB
-ENDED_BY_SRUN = "Terminating StepId"  # srun's word before it ends the ranks that are left
-
-
-def cause_of(failures: Sequence[Failure], said: str = "") -> Crash:
-    """
-    Return why the ranks ended: the report of the first that failed, else what srun saw first.
-
-    A rank that was killed leaves no report, and its peers report that they have lost it: then
-    srun's word, which comes first, counts more.
-
-    Args:
-        failures: Those of this start, the first one first.
-        said: What the batch script's standard error says about this start.
-    """
-    crash = _first_cause(failures, said)
-    hints = " ".join(match[0] for match in OUT_OF_MEMORY.finditer(said))
-    return crash._replace(said=hints) if crash.retry else crash
-
-
-def _first_cause(failures: Sequence[Failure], said: str) -> Crash:
-    final = [failure for failure in failures if not failure.retry]
-    seen = _seen_first(said)
-    reported = {failure.rank for failure in failures}
-    killed = [
-        match
-        for match in seen
-        if "Exited with" not in match["what"] and int(match["rank"]) not in reported
-    ]
-    if not final and (killed or (seen and not failures)):
-        return _killed(killed or seen, said)
-    if not final and (lost := NOT_LAUNCHED.search(said)):
-        error = f"no rank could be started on {lost['node']}: {lost['what']}."
-        return Crash(error, "", lost["node"], True)
-    if failures:
-        first_one = (final or failures)[0]
-        away = not final and first_one.away
-        return Crash(first_one.error, first_one.traceback, first_one.node, not final, away)
-    return Crash("its processes were killed.", "", "", True)
-
-
-def _killed(seen: Sequence[re.Match[str]], said: str) -> Crash:
-    """Return what a rank died of that could not say it itself."""
-    first = seen[0]
-    who = f"rank {first['rank']} on {first['node']}"
-    if OUT_OF_MEMORY.search(said):
-        told = os.environ.get(MEMORY, "")
-        memory = f"{int(told) / 1024:.1f} GB of memory" if told.isdigit() else "memory"
-        error = f"{who} was killed: the job's {memory} on a node are used up. Raise --mem."
-        return Crash(error, "", "", True)  # no fault of the node
-    return Crash(f"{who}: {first['what']}.", "", first["node"], True)
-
-
-def _seen_first(said: str) -> list[re.Match[str]]:
-    """Return which ranks ended by themselves, or by another hand than srun's."""
-    return list(SRUN_SAYS.finditer(said.partition(ENDED_BY_SRUN)[0]))
-
-
-def was_warned_too_early(said: str) -> bool:
-    """Return True if a rank died of a warning, because it came before it could listen."""
-    return any(WARNED.search(match["what"]) for match in _seen_first(said))
 
 
 def allows_fruitless_start(folder: Path, committed: int) -> bool:

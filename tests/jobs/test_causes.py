@@ -10,7 +10,8 @@ import pytest
 from instruct_core.errors import BadRowError, CorruptFileError, NonFiniteError
 from jobs.causes import cause_of_text
 from jobs.job_folder import describe_error
-from jobs.survival.requeue import cause_of, too_many_warnings
+from jobs.survival.crash import cause_of
+from jobs.survival.requeue import too_many_warnings
 
 
 def os_error(number: int) -> str:

@@ -12,7 +12,8 @@ from instruct_core.storage.store import Store
 from jobs import first_seconds as module
 from jobs.first_seconds import try_out
 from jobs.job_folder import BadNodeError, Progress, failure_report, read_failures
-from jobs.survival.requeue import cause_of, judge_crash
+from jobs.survival.crash import cause_of
+from jobs.survival.requeue import judge_crash
 from tests.forked_ranks import in_ranks
 
 CPU = torch.device("cpu")

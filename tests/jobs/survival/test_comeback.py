@@ -13,6 +13,7 @@ import pytest
 from jobs.job_folder import Progress, read_outcome, read_progress, write_failure, write_progress
 from jobs.survival import comeback as module
 from jobs.survival.comeback import decide_comeback
+from jobs.survival.requeue import MAX_FRUITLESS_STARTS
 from tests.jobs.survival.conftest import Batch
 
 
@@ -230,3 +231,35 @@ def test_third_crash_without_progress_is_the_last(batch: Batch) -> None:
     outcome = read_outcome(batch.folder)
     assert outcome is not None
     assert outcome.error.startswith("ZeroDivisionError: x (code; fix it")
+
+
+NO_STEP = (
+    "srun: error: Unable to create step for job 7: Invalid generic resource (gres) specification"
+)
+
+
+def test_allocation_in_which_slurm_makes_no_step_is_no_crash_and_is_given_back(
+    batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("INSTRUCT_INSIDE", "0")  # where a crash would start anew on the same nodes
+    (batch.folder / "crashes.json").write_text(
+        json.dumps({"committed": 5, "in_a_row": 2, "node": "", "node_in_a_row": 2})
+    )
+    batch.said(NO_STEP)
+
+    inside = decide_comeback()
+
+    assert (inside, batch.asked()) == (False, ["scontrol requeue 7"])
+    assert json.loads((batch.folder / "crashes.json").read_text())["in_a_row"] == 2
+
+
+def test_step_that_slurm_never_makes_comes_to_an_end_and_says_why(batch: Batch) -> None:
+    batch.said(NO_STEP)
+
+    for _ in range(MAX_FRUITLESS_STARTS):
+        decide_comeback()
+
+    assert len(batch.asked()) == MAX_FRUITLESS_STARTS - 1
+    outcome = read_outcome(batch.folder)
+    assert outcome is not None
+    assert "Slurm made no step, Invalid generic resource" in outcome.error

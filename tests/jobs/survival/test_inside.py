@@ -31,6 +31,8 @@ class Allocation(Batch):
         self, committed: int, error: str = "ZeroDivisionError: x", node: str = "node1"
     ) -> bool:
         """Have a rank fail, and return whether the ranks begin anew right here."""
+        for path in self.folder.glob("failure-*"):  # every start has files of its own
+            path.unlink()
         write_progress(self.folder, Progress(state="running", committed=committed))
         write_failure(self.folder, 1, error, "Traceback ...", retry=True, node=node)
         return decide_comeback()

@@ -18,14 +18,8 @@ from jobs.job_folder import (
     store_may_be_away,
 )
 from jobs.slurm import JobRecord
-from jobs.survival.requeue import (
-    Crash,
-    CrashBudget,
-    allows_fruitless_start,
-    answer_to,
-    cause_of,
-    judge_crash,
-)
+from jobs.survival.crash import Crash, cause_of
+from jobs.survival.requeue import CrashBudget, allows_fruitless_start, answer_to, judge_crash
 from tests.fakes import record
 
 SLURM = "jobs.survival.requeue.show_job"
