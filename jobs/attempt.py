@@ -16,19 +16,19 @@ import traceback
 from contextlib import nullcontext
 from dataclasses import replace
 from importlib.metadata import version
+from typing import Any
 
 import torch
 
 from instruct_core import ranks
 from instruct_core.checkpoints.loader import Loaded, load_newest
-from instruct_core.checkpoints.steps import steps_of
 from instruct_core.checkpoints.writer import Checkpoints
 from instruct_core.config import TrainConfig, identity_of
 from instruct_core.data.batches import SampleReader
 from instruct_core.data.packing import load_packing
 from instruct_core.data.shards import ShardSet, load_manifest
 from instruct_core.errors import RunConflictError
-from instruct_core.model.products import ONEDNN, USUAL, is_exact, is_quicker, products_by
+from instruct_core.model.products import USUAL, products_by
 from instruct_core.storage.store import Store
 from instruct_core.train.beginning import Beginning, begin
 from instruct_core.train.progress import Setup
@@ -44,8 +44,9 @@ from jobs.first_seconds import try_out
 from jobs.gpu_memory import out_of_gpu_memory_is_a_setting
 from jobs.job_folder import LEAD, describe_error, job_folder, store_may_be_away
 from jobs.ledger import newest_timed_save
+from jobs.products import PRODUCTS, choose_products
 from jobs.reporter import Reporter
-from jobs.surroundings import Place, products_begun_with
+from jobs.surroundings import Place
 from jobs.survival.deadline import DEFAULT_LEAD_SECONDS, Deadline
 from jobs.survival.guard import PATIENCE_SECONDS, Guard
 from jobs.survival.stop_signal import StopSignal
@@ -92,15 +93,15 @@ def train(
         with store_may_be_away():
             number = checkpoints.claim_attempt()
             control, config = _control(checkpoints, config, world, sheet.began_at)
-            products = _products(checkpoints, config, device)
+            products = choose_products(checkpoints.store, device)
         reporter = Reporter(config, number, world, device, guard, deadline, sheet, control)
         try:
             reporter.started(_places(device), code_version, products)
             with store_may_be_away():
                 try_out(device, checkpoints.store, os.environ.get("SLURMD_NODENAME", ""))
-                place = Store(config.runs, _patience(config)) / config.run
-                hits = Hits(place, read_schedule(place), number, world, lambda: stop.noted)
-            attempt = _Attempt(config, code_version, device, guard, checkpoints, reporter, hits)
+                hits = _hits(config, number, world, stop)
+            facts = _facts(config, code_version, products)
+            attempt = _Attempt(config, facts, device, guard, checkpoints, reporter, hits)
             with control or nullcontext(), products_by(products):
                 return conclude(attempt.run(), stop, world, reporter, control)
         except Exception as error:
@@ -109,6 +110,12 @@ def train(
             raise
         finally:
             reporter.close()
+
+
+def _hits(config: TrainConfig, attempt: int, world: World, stop: StopSignal) -> Hits:
+    """Return what a drill has planned for this rank, if there is one."""
+    place = Store(config.runs, _patience(config)) / config.run
+    return Hits(place, read_schedule(place), attempt, world, lambda: stop.noted)
 
 
 def _failed(error: Exception) -> Failed:
@@ -125,24 +132,6 @@ def _control(
         control = Control(checkpoints.store, checkpoints.attempt, config.max_steps, began_at)
     ends_at = ranks.gather_from_ranks(control.max_steps if control is not None else 0)[0]
     return control, replace(config, max_steps=ends_at)
-
-
-def _products(checkpoints: Checkpoints, config: TrainConfig, device: torch.device) -> str:
-    """
-    Return which library multiplies on CPUs, the same on all ranks.
-
-    The one that the run began with, where every rank can have it as exact.
-    """
-    began = None
-    if ranks.rank() == 0:
-        runs = Store(config.runs, _patience(config)) / config.run
-        began = products_begun_with(runs, checkpoints.attempt)
-        if began is None and steps_of(checkpoints.store):
-            began = USUAL  # it is older than the records
-    began = ranks.gather_from_ranks(began)[0]
-    wanted = began == ONEDNN or (began is None and is_quicker())
-    has_it = device.type == "cpu" and wanted and is_exact()
-    return ONEDNN if all(ranks.gather_from_ranks(has_it)) else USUAL
 
 
 def _patience(config: TrainConfig) -> float:
@@ -168,13 +157,24 @@ def _places(device: torch.device) -> list[Place]:
     return [Place(*place) for place in found]
 
 
+def _facts(config: TrainConfig, code_version: str, products: str) -> dict[str, Any]:
+    """Return what every checkpoint of an attempt says of where it comes from."""
+    versions = {name: version(name) for name in ("instruct-cluster", "torch", "numpy")}
+    return {
+        "run": config.run,
+        "identity": identity_of(config),
+        "versions": versions if products == USUAL else versions | {PRODUCTS: products},
+        "git_commit": code_version,
+    }
+
+
 class _Attempt:
     """One attempt of a run on one rank: what it loads, and its training."""
 
     def __init__(
         self,
         config: TrainConfig,
-        code_version: str,
+        facts: dict[str, Any],
         device: torch.device,
         guard: Guard,
         checkpoints: Checkpoints,
@@ -183,13 +183,8 @@ class _Attempt:
     ) -> None:
         self._config, self._device, self._guard = config, device, guard
         self._checkpoints, self._reporter, self._hits = checkpoints, reporter, hits
+        self._facts = facts
         checkpoints.amid_data = hits.look_amid_save
-        self._facts = {
-            "run": config.run,
-            "identity": identity_of(config),
-            "versions": {name: version(name) for name in ("instruct-cluster", "torch", "numpy")},
-            "git_commit": code_version,
-        }
 
     def run(self) -> Ran:
         """Train from the newest checkpoint, or from the first step, to the end or to a warning."""

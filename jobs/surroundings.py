@@ -6,8 +6,7 @@ What an attempt runs on and with, kept for each, and what has changed since the 
     kept_surroundings(runs)[3]["torch"]                      # no torch: launchers read them
 
 Bits may differ where torch, what it computes with, a kind of GPU or the number of ranks does; the rest
-is kept for whoever looks for a reason. The library that multiplied in the first attempt is what the next
-ones go on with.
+is kept for whoever looks for a reason.
 """
 
 from __future__ import annotations
@@ -109,21 +108,6 @@ def _told(value: Any) -> str:
     return ", ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
 
 
-def products_begun_with(runs: Store, attempt: int) -> str | None:
-    """
-    Return which library multiplied in a run's first attempt, see products.py; None without a record.
-
-    One that does not say it is older than the choice.
-    """
-    from instruct_core.model.products import USUAL  # here: launchers read what was kept
-
-    names = _files_before(runs, attempt)
-    for name in names:
-        with contextlib.suppress(InstructError, ValueError):  # a later one tells the same
-            return str(_kept(runs, name).get("products", USUAL))
-    return USUAL if names else None
-
-
 def kept_surroundings(runs: Store) -> dict[int, dict[str, Any]]:
     """Return the surroundings that attempts have kept, by attempt; those that can be read."""
     kept = {}
@@ -137,19 +121,12 @@ def kept_surroundings(runs: Store) -> dict[int, dict[str, Any]]:
 
 
 def _of_the_attempt_before(runs: Store, attempt: int) -> dict[str, Any]:
-    names = _files_before(runs, attempt)
-    return _kept(runs, names[-1]) if names else {}
-
-
-def _files_before(runs: Store, attempt: int) -> list[str]:
-    """Return what earlier attempts have kept, oldest first."""
     found = [(int(match[1]), name) for name in runs.names() if (match := FILE.fullmatch(name))]
-    return [name for number, name in sorted(found) if number < attempt]
-
-
-def _kept(runs: Store, name: str) -> dict[str, Any]:
-    document = json.loads(runs.read(name, at_most=MOST_BYTES))
-    return document if isinstance(document, dict) else {}
+    for number, name in sorted(found, reverse=True):
+        if number < attempt:
+            document = json.loads(runs.read(name, at_most=MOST_BYTES))
+            return document if isinstance(document, dict) else {}
+    return {}
 
 
 def _libraries() -> dict[str, str]:

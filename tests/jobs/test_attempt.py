@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,14 +14,11 @@ import torch
 
 from instruct_core.checkpoints.loader import Loaded
 from instruct_core.checkpoints.manifest import Manifest, Progress
-from instruct_core.checkpoints.writer import Checkpoints
 from instruct_core.config import TrainConfig, identity_of
 from instruct_core.errors import ConfigError, InstructError
-from instruct_core.storage.store import Store
 from jobs import attempt as module
 from jobs.attempt import _Attempt
 from jobs.job_folder import AwayError
-from jobs.surroundings import note_surroundings, surroundings
 from tests.fakes import facts_of
 
 CONFIG = TrainConfig(
@@ -59,9 +55,10 @@ class Watched:
         """Run an attempt."""
         aside: Any = SimpleNamespace(
             note=print, loaded=lambda manifest: None, resumed=lambda step, shape: None,
-            working=lambda phase: None,
+            working=lambda phase: None, look_amid_save=None,
         )  # fmt: skip
-        return _Attempt(CONFIG, "v", torch.device(device), aside, aside, aside, aside).run()
+        facts = {"identity": identity_of(CONFIG)}
+        return _Attempt(CONFIG, facts, torch.device(device), aside, aside, aside, aside).run()
 
 
 @pytest.fixture
@@ -145,56 +142,6 @@ def test_unreadable_ledger_does_not_end_a_start(
     monkeypatch.setattr(module, "newest_timed_save", raising(OSError("no answer in time")))
 
     assert module._deadline(module.Store(tmp_path)).save_seconds == 0.0
-
-
-@pytest.mark.parametrize(
-    ("began", "has_steps", "is_quicker", "is_exact", "expected"),
-    [
-        (None, False, True, True, "oneDNN"),
-        (None, False, True, False, "usual"),  # a processor that rounds
-        (None, False, False, True, "usual"),
-        (None, True, True, True, "usual"),  # a run that is older than the records
-        ("usual", True, True, True, "usual"),
-        ("oneDNN", True, False, True, "oneDNN"),  # moved to a node where it gains nothing
-        ("oneDNN", True, True, False, "usual"),
-    ],
-)
-def test_run_multiplies_with_what_it_began_with_where_it_can(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    began: str | None,
-    has_steps: bool,
-    is_quicker: bool,
-    is_exact: bool,
-    expected: str,
-) -> None:
-    config = replace(CONFIG, checkpoints=str(tmp_path / "c"), runs=str(tmp_path / "r"))
-    checkpoints = Checkpoints(Store(config.checkpoints) / config.run)
-    checkpoints.claim_attempt()
-    checkpoints.claim_attempt()
-    if began:
-        around = surroundings(1, [], "0f3c", began)
-        note_surroundings(Store(config.runs) / config.run, 0, around)
-    if has_steps:
-        checkpoints.store.replace("step-00000004/manifest.json", b"{}")
-    monkeypatch.setattr(module, "is_quicker", lambda: is_quicker)
-    monkeypatch.setattr(module, "is_exact", lambda: is_exact)
-
-    found = module._products(checkpoints, config, torch.device("cpu"))
-
-    assert found == expected
-
-
-def test_run_on_a_gpu_leaves_the_products_of_its_cpu_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "is_quicker", lambda: True)
-    monkeypatch.setattr(module, "is_exact", lambda: True)
-    config = replace(CONFIG, checkpoints=str(tmp_path / "c"), runs=str(tmp_path / "r"))
-    checkpoints = Checkpoints(Store(config.checkpoints) / config.run)
-    checkpoints.claim_attempt()
-
-    assert module._products(checkpoints, config, torch.device("cuda")) == "usual"
 
 
 def raising(error: Exception) -> Callable[..., Any]:

@@ -8,13 +8,7 @@ from typing import Any
 import pytest
 
 from instruct_core.storage.store import Store
-from jobs.surroundings import (
-    Place,
-    changes,
-    note_surroundings,
-    products_begun_with,
-    surroundings,
-)
+from jobs.surroundings import Place, changes, note_surroundings, surroundings
 
 PLACES = [Place(7, "node1", ""), Place(8, "node2", "")]
 
@@ -91,37 +85,3 @@ def test_what_cannot_be_read_of_the_attempt_before_ends_nothing(
     note_surroundings(runs, 1, around())
 
     assert runs.exists("surroundings-0001.json")
-
-
-def test_products_are_those_that_the_run_began_with(tmp_path: Path) -> None:
-    runs = Store(tmp_path)
-    first = products_begun_with(runs, 0)
-    note_surroundings(runs, 0, around(products="oneDNN"))
-    note_surroundings(runs, 1, around(products="usual"))  # on a node that could not
-
-    assert first is None
-    assert products_begun_with(runs, 2) == "oneDNN"
-    assert products_begun_with(runs, 0) is None
-
-
-def test_run_that_is_older_than_the_choice_goes_on_as_torch_does_by_itself(tmp_path: Path) -> None:
-    runs = Store(tmp_path)
-    old = around()
-    del old["products"]
-    note_surroundings(runs, 0, old)
-    note_surroundings(runs, 1, around(products="oneDNN"))
-
-    assert products_begun_with(runs, 2) == "usual"
-
-
-@pytest.mark.parametrize("content", [b" ", b"\xff", b"[1"])
-def test_products_are_read_from_the_next_record_where_the_first_is_damaged(
-    tmp_path: Path, content: bytes
-) -> None:
-    runs = Store(tmp_path)
-    runs.replace("surroundings-0000.json", content)
-    alone = products_begun_with(runs, 1)
-    note_surroundings(runs, 1, around(products="oneDNN"))
-
-    assert alone == "usual"
-    assert products_begun_with(runs, 2) == "oneDNN"
