@@ -32,7 +32,7 @@ from instruct_core.checkpoints.steps import (
     step_name,
 )
 from instruct_core.checkpoints.writer import Checkpoints
-from instruct_core.errors import CorruptFileError, MissingError, NoCheckpointError
+from instruct_core.errors import CorruptFileError, FencedError, MissingError, NoCheckpointError
 from instruct_core.storage.store import Store
 from instruct_core.storage.tensor_file import aligned_buffer
 from instruct_core.storage.torch_tensors import tensors_of
@@ -63,6 +63,7 @@ def load_newest(
 
     Raises:
         NoCheckpointError: The run has committed a step before, and none can be loaded.
+        FencedError: One is damaged, and a newer attempt has begun: it is that one's to judge.
         OSError: One cannot be read now, or this rank reads something else than rank 0: another try,
             perhaps on another node, may do better.
     """
@@ -77,11 +78,7 @@ def load_newest(
             checkpoints.adopt(step, loaded.manifest.files)
             _warn_of_others(store, step, on_foreign)
             return loaded
-        if problem and ranks.rank() == 0:
-            mark_committed(store, step)
-            aside = set_aside(store, step, checkpoints.attempt)
-            on_damaged(f"{problem} Set aside as {store.where(aside)}.")
-        ranks.barrier()
+        _set_aside(checkpoints, step, problem, on_damaged)
     if store.exists("committed.json"):
         raise NoCheckpointError(
             f"Run {store.url} has saved checkpoints before, and none of them can be loaded now"
@@ -89,6 +86,22 @@ def load_newest(
             "begin again under another --run."
         )
     return None
+
+
+def _set_aside(
+    checkpoints: Checkpoints, step: int, problem: str, on_damaged: Callable[[str], None]
+) -> None:
+    """Set a damaged checkpoint aside, on rank 0; raises FencedError on all ranks."""
+    store, fenced = checkpoints.store, ""
+    if problem and ranks.rank() == 0:
+        mark_committed(store, step)
+        try:
+            aside = set_aside(store, step, checkpoints.attempt)
+            on_damaged(f"{problem} Set aside as {store.where(aside)}.")
+        except FencedError as error:
+            fenced = str(error)
+    if fenced := ranks.gather_from_ranks(fenced)[0]:
+        raise FencedError(fenced)
 
 
 def load_step(store: Store, step: int) -> Loaded:

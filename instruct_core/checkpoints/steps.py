@@ -202,21 +202,45 @@ def clear_step(store: Store, step: int, attempt: int) -> None:
     store.remove(aside)
     try:
         store.move(folder, aside)
-        check_fence(store, attempt)
     except FileNotFoundError:  # nothing was left
         return
-    except (OSError, FencedError):
-        with contextlib.suppress(OSError):  # it was not moved, or a newer one has begun anew
+    except OSError:
+        with contextlib.suppress(OSError):  # it was not moved, or its answer was lost
             store.move(aside, folder)
         raise
+    _put_back_if_fenced(store, folder, aside, attempt)
     store.remove(f"{aside}/manifest.json")  # what still has one may have to go back
     store.remove(aside)
 
 
 def set_aside(store: Store, step: int, attempt: int) -> str:
-    """Give a damaged checkpoint a name under which it is no checkpoint, and return the name."""
+    """
+    Give a damaged checkpoint a name under which it is no checkpoint, and return the name.
+
+    Args:
+        store: The run's folder.
+        step: Of the checkpoint.
+        attempt: Ours; -1 for somebody who is none.
+
+    Raises:
+        FencedError: A newer attempt has begun, and what is there now may be its own: it stays.
+    """
     aside = f"damaged-{step_name(step)}-attempt-{max(attempt, 0):04d}"
     while store.exists(aside):
         aside += "-again"
+    if attempt >= 0 and not store.is_local:  # nothing can be put back in one piece
+        check_fence(store, attempt)
     store.move(step_name(step), aside)
+    if attempt >= 0 and store.is_local:
+        _put_back_if_fenced(store, step_name(step), aside, attempt)
     return aside
+
+
+def _put_back_if_fenced(store: Store, folder: str, aside: str, attempt: int) -> None:
+    """Put a folder back that was taken away, and raise, if nobody can say that it was ours to take."""
+    try:
+        check_fence(store, attempt)
+    except (OSError, FencedError):
+        with contextlib.suppress(OSError):  # a newer one has begun anew there
+            store.move(aside, folder)
+        raise

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from instruct_core.checkpoints import writer
+from instruct_core.checkpoints import loader, steps, writer
 from instruct_core.checkpoints.loader import load_newest
 from instruct_core.checkpoints.steps import committed_steps
 from instruct_core.checkpoints.writer import Checkpoints
@@ -101,6 +101,32 @@ def test_manifest_of_an_overtaken_attempt_on_a_newer_ones_files_is_no_save(
     assert committed_steps(Store(url)) == [1], "the older one's manifest has landed"
 
     save(newer, 1, 7.0)
+
+    check_is_newer(url)
+
+
+@pytest.mark.parametrize("place", ["file://", "memory://"])
+def test_attempt_that_finds_damage_and_is_overtaken_leaves_what_a_newer_one_has_saved(
+    tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"{place}{tmp_path}/run"
+    older, newer = begin(url), Checkpoints(Store(url))
+    save(older, 1)
+    save(older, 2)
+    Store(url).replace("step-00000002/model.safetensors", b"damaged")
+    real = loader.mark_committed
+
+    def stall(store: Store, step: int) -> None:
+        """The older one has found the damage, and its disk comes back when a newer one has saved."""
+        monkeypatch.setattr(loader, "mark_committed", real)
+        newer.claim_attempt()
+        assert load_newest(newer) is not None
+        save(newer, 2, 7.0)
+
+    monkeypatch.setattr(loader, "mark_committed", stall)
+    monkeypatch.setattr(steps, "LOOK_AGAIN_SECONDS", 0.0)
+    with pytest.raises(FencedError, match="belongs to attempt 1 now"):
+        load_newest(older)
 
     check_is_newer(url)
 
