@@ -23,8 +23,7 @@ from instruct_core.checkpoints.steps import (
     SPARE_FILES,
     clear_step,
     committed_steps,
-    damage_of,
-    look_again,
+    damage_seen_twice,
     read_manifest,
     set_aside,
     step_name,
@@ -188,7 +187,7 @@ class Retention:
             removed.problems.append(f"{self._store.where(step_name(step))} stays: {error}")
 
     def _verify(self, step: int) -> None:
-        if damage_of(self._store, step) and (damage := look_again(self._store, step)):
+        if damage := damage_seen_twice(self._store, step):
             del self._val_losses[step]
             aside = set_aside(self._store, step, self.attempt)
             raise SpoiledError(

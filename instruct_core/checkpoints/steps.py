@@ -139,6 +139,11 @@ def look_again(store: Store, step: int) -> str:
     return damage_of(store, step)
 
 
+def damage_seen_twice(store: Store, step: int, every_byte: bool = True) -> str:
+    """Return what is wrong with a checkpoint at two looks; arguments and errors as of `damage_of`."""
+    return damage_of(store, step, every_byte) and look_again(store, step)
+
+
 def put_back(store: Store) -> None:
     """
     Put back what removals that were killed had taken away: whole checkpoints, each with its manifest.

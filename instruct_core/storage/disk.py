@@ -29,7 +29,7 @@ import xxhash
 from instruct_core.errors import CorruptFileError
 from instruct_core.storage.backend import Free, ReadAt
 from instruct_core.storage.direct import REFUSED, goes_straight, set_direct, write_straight
-from instruct_core.storage.names import identity, link, remove, rename, sync_folder
+from instruct_core.storage.names import identity, link, nearest, remove, rename, sync_folder
 from instruct_core.storage.patience import naming, passes_on_a_disk, patiently
 from instruct_core.storage.tensor_file import PAGE_BYTES
 
@@ -245,7 +245,7 @@ class Disk:
 
     def free(self) -> Free | None:
         """Return what is left on the disk for us; None where the file system does not tell."""
-        folder = self.patiently("", lambda: _nearest(self.root))
+        folder = self.patiently("", lambda: nearest(self.root))
         found = self.patiently("", lambda: os.statvfs(folder))
         if not found.f_blocks:  # 0 of 0: many a FUSE
             return None
@@ -273,10 +273,3 @@ def _open_file(path: Path) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
-
-
-def _nearest(folder: Path) -> Path:
-    """Return a folder, or the first above it that is there."""
-    while not folder.exists():
-        folder = folder.parent
-    return folder

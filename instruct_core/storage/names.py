@@ -59,6 +59,13 @@ def identity(path: Path) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
+def nearest(folder: Path) -> Path:
+    """Return a folder, or the first above it that is there."""
+    while not folder.exists():
+        folder = folder.parent
+    return folder
+
+
 def remove(path: Path) -> None:
     """Remove a file or a folder with all it holds; fine if it is gone already."""
     if path.is_dir() and not path.is_symlink():

@@ -15,7 +15,7 @@ from instruct_core.checkpoints.retention import Keep, Retention
 from instruct_core.checkpoints.steps import (
     DAMAGED_FOLDER,
     committed_steps,
-    damage_of,
+    damage_seen_twice,
     newest_attempt,
     read_manifest,
     step_name,
@@ -39,7 +39,10 @@ def show(flags: Ls) -> int:
     store = Run.find(flags.run, flags.checkpoints, flags.runs).store
     steps = committed_steps(store)
     _print(
-        store, steps, {step: damage_of(store, step, every_byte=False) for step in steps}, "sizes"
+        store,
+        steps,
+        {step: damage_seen_twice(store, step, every_byte=False) for step in steps},
+        "sizes",
     )
     return 0
 
@@ -52,7 +55,7 @@ def verify(flags: Verify) -> int:
     damages = {}
     with progress_bar("Checkpoints") as bar:
         for step in bar.track(steps):
-            damages[step] = damage_of(store, step)
+            damages[step] = damage_seen_twice(store, step)
     _print(store, steps, damages, "every byte")
     return EXIT_FAILED if any(damages.values()) else 0
 

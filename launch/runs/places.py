@@ -17,6 +17,8 @@ from pathlib import Path
 
 from instruct_core.errors import ConfigError, InstructError
 from instruct_core.storage.disk import Disk
+from instruct_core.storage.names import nearest
+from instruct_core.storage.patience import LOOK_AGAIN_SECONDS, on_a_disk
 from instruct_core.storage.store import Store
 from launch.console.lines import say
 
@@ -96,17 +98,15 @@ def check_folder(flag: str, place: str, folder: Path, num_bytes: int) -> None:
     Raises:
         ConfigError: Names the flag and the folder that is in the way.
     """
-    there = folder
-    while not there.exists():
-        there = there.parent
+    there = on_a_disk(folder, lambda: nearest(folder))
     try:
-        with tempfile.TemporaryFile(dir=there):  # tried, because root may write "everywhere"
-            pass
+        # Tried, because root may write "everywhere".
+        on_a_disk(there, lambda: tempfile.TemporaryFile(dir=there).close())
     except OSError as error:
         raise ConfigError(
             f"{flag} {place} cannot be written: {there}: {error.strerror}. Give another place."
         ) from None
-    free = Disk(folder).free()
+    free = Disk(folder, LOOK_AGAIN_SECONDS).free()
     if free is not None and free.num_files == 0:
         raise ConfigError(
             f"{flag} {place} has no room: no file can be made there (inodes). Make room."

@@ -20,7 +20,7 @@ from typing import Any
 from instruct_core.checkpoints.steps import (
     STEP_FOLDER,
     committed_steps,
-    damage_of,
+    damage_seen_twice,
     read_manifest,
     step_name,
 )
@@ -193,7 +193,7 @@ class Run:
         """
         with reachable("--checkpoints", self.checkpoints):
             for step in reversed(committed_steps(self.store)):
-                if not (damage := damage_of(self.store, step)):
+                if not (damage := damage_seen_twice(self.store, step)):
                     return step
                 on_damage(f"{damage} Taking the one before.")
         raise MissingError(
@@ -222,7 +222,7 @@ class Run:
             return self._best_good_step(on_damage, typed)
         step = self.known_step(int(wanted), typed)
         with reachable("--checkpoints", self.checkpoints):
-            if damage := damage_of(self.store, step):
+            if damage := damage_seen_twice(self.store, step):
                 raise CorruptFileError(f"{damage} Take another of its steps: {self._steps()}.")
         return step
 
@@ -241,7 +241,7 @@ class Run:
             # Of equal ones the newest, as retention keeps them.
             evaluated = sorted((loss, -step) for step, loss in losses.items() if loss is not None)
             for _, step in evaluated:
-                if not (damage := damage_of(self.store, -step)):
+                if not (damage := damage_seen_twice(self.store, -step)):
                     return -step
                 on_damage(f"{damage} Taking the next best.")
         what = "that can be loaded" if evaluated else "that was evaluated (--eval-every)"

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from instruct_core.checkpoints.steps import committed_steps, damage_of
+from instruct_core.checkpoints.steps import committed_steps, damage_seen_twice
 from instruct_core.config import TrainConfig, to_json
 from instruct_core.errors import ConfigError
 from instruct_core.storage.documents import dump_document
@@ -134,7 +134,7 @@ def _prepare_builtin(shards: str, tokenizer: str) -> int:
 def _is_finished(config: TrainConfig, store: Store, steps: Sequence[int]) -> bool:
     if not steps or steps[-1] < config.max_steps:
         return False
-    if damage := damage_of(store, steps[-1]):
+    if damage := damage_seen_twice(store, steps[-1]):
         say(f"{damage} The run goes on from the one before.")
         return False
     say(

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.shared_disk.faults import ALL, KINDS, READ, Fault, Kind, drawn
+from instruct_core.storage.direct import set_direct
+from instruct_core.storage.tensor_file import PAGE_BYTES
+from tests.shared_disk.faults import ALL, KINDS, NAMES, READ, Fault, Kind, drawn
 from tests.shared_disk.mount import SharedDisk, needs_fuse
 
 pytestmark = needs_fuse
@@ -104,6 +106,44 @@ def test_disk_that_hangs_answers_when_it_is_over(disk: SharedDisk) -> None:
     counts = disk.counts()
     assert counts["hang"] == {"faults": 1, "refused": 1}
     assert counts["EIO"]["faults"] == 1
+
+
+def test_disk_that_loses_an_answer_has_done_what_it_was_asked(disk: SharedDisk) -> None:
+    (disk.path / "a").write_bytes(b"hello")
+    disk.plan([Fault("lost", NAMES, name, times=1) for name in ("/new", "/a", "/d", "/gone")])
+
+    for ask in (
+        (disk.path / "new").touch,
+        lambda: (disk.path / "a").rename(disk.path / "gone"),
+        (disk.path / "d").mkdir,
+        (disk.path / "gone").unlink,
+    ):
+        with pytest.raises(OSError, match="Input/output"):
+            ask()
+
+    assert sorted(os.listdir(disk.path)) == ["d", "new"]  # noqa: PTH208
+    assert disk.counts() == {"lost": {"faults": 4, "refused": 4}}
+
+
+def test_disk_without_direct_access_refuses_it_at_open_read_and_write(tmp_path: Path) -> None:
+    with SharedDisk(tmp_path / "folder", tmp_path / "one", no_direct=True) as disk:
+        path = disk.path / "a"
+        path.write_bytes(b"x" * PAGE_BYTES)
+        page = mmap.mmap(-1, PAGE_BYTES)  # begins on a page
+
+        with pytest.raises(OSError, match="Invalid argument"):
+            os.open(path, os.O_RDONLY | os.O_DIRECT)
+        with path.open("r+b", buffering=0) as file:
+            switched = set_direct(file.fileno(), True)
+            refused = []
+            for ask in (os.preadv, os.pwritev):
+                with pytest.raises(OSError, match="Invalid argument") as caught:
+                    ask(file.fileno(), [page], 0)
+                refused.append(caught.value.errno)
+
+        assert switched, "what refuses it is the file system's server, not the kernel"
+        assert refused == [errno.EINVAL] * 2
+        assert disk.counts() == {"no O_DIRECT": {"refused": 3}}
 
 
 def test_new_files_of_another_mount_show_late_or_when_this_one_has_changed_the_folder(

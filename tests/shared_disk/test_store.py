@@ -18,7 +18,9 @@ import torch
 from instruct_core.checkpoints.loader import load_newest
 from instruct_core.checkpoints.steps import committed_steps, damage_of, steps_of
 from instruct_core.checkpoints.writer import Checkpoints
+from instruct_core.storage import direct
 from instruct_core.storage.store import Store
+from instruct_core.storage.tensor_file import PAGE_BYTES, aligned_buffer
 from tests.instruct_core.checkpoints.test_crash import begin, make_two, save, tensors
 from tests.shared_disk.faults import KINDS, READ, Fault, Kind, drawn
 from tests.shared_disk.mount import SharedDisk, needs_fuse
@@ -107,6 +109,24 @@ def test_run_without_flock_saves_and_loads(tmp_path: Path) -> None:
         make_two(url)
 
         assert load(url, at_least=2)[1] == 2
+
+
+def test_large_files_are_written_and_read_where_o_direct_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(direct, "DIRECT_BYTES", 4 * PAGE_BYTES)
+    with SharedDisk(tmp_path / "folder", tmp_path / "one", no_direct=True) as disk:
+        store = Store(disk.path / "run")
+        data = aligned_buffer(6 * PAGE_BYTES)
+        data[:] = torch.arange(data.size).to(torch.uint8).numpy()
+
+        digest = store.put("large", [memoryview(data.data)])
+
+        assert disk.counts()["no O_DIRECT"]["refused"] > 0
+        assert store.read("large") == data.tobytes()
+        before = disk.counts()["no O_DIRECT"]["refused"]
+        assert store.digest("large") == digest
+        assert disk.counts()["no O_DIRECT"]["refused"] > before
 
 
 def test_attempt_on_another_node_sees_the_newest_step_at_once(

@@ -22,13 +22,13 @@ from tests.launch.test_errors import snapshot
 CONTENT = b"abc" * 40
 
 
-def begin(project: Path, name: str) -> Run:
+def begin(project: Path, name: str, max_steps: int = 10) -> Run:
     """Write down a run as a launcher does, below the checkpoints of a project."""
     checkpoints = project / "checkpoints_instruct"
     config = TrainConfig(
         run=name, shards=str(project / "shards/x"), checkpoints=str(checkpoints),
         runs=str(project / "runs_instruct"), init="random", model="tiny", data_fingerprint="f",
-        max_steps=10,
+        max_steps=max_steps,
     )  # fmt: skip
     run = Run(name, Store(checkpoints / name))
     run.store.replace("run.json", dump_document({"format": 1, "config": to_json(config)}))

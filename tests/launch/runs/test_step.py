@@ -5,13 +5,19 @@ from __future__ import annotations
 import math
 import runpy
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from instruct_core.checkpoints import steps as module
 from instruct_core.errors import ConfigError, CorruptFileError, MissingError
+from instruct_core.storage.store import Store
+from launch.flags.checkpoints import Verify
 from launch.flags.run import ModelFlags, check_model_flags
+from launch.runs.checkpoints import verify
 from launch.runs.run import Run
+from launch.training.start import _is_finished
 from tests.conftest import REPO
 from tests.launch.runs.test_run import begin, damage, save
 from tests.launch.test_errors import snapshot
@@ -115,3 +121,38 @@ def test_step_of_a_model_that_is_no_run_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(ConfigError, match="--step best is of a run, and --checkpoint"):
         check_model_flags(flags)
+
+
+@pytest.fixture
+def reads_badly_once(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A node that has kept a bad page of a file, which a look past its memory does not find."""
+    monkeypatch.setattr(module, "LOOK_AGAIN_SECONDS", 0.0)
+    real, left = Store.digest, ["f" * 32]
+
+    def digest(store: Store, name: str) -> str:
+        return left.pop() if left and name == "model.safetensors" else real(store, name)
+
+    monkeypatch.setattr(Store, "digest", digest)
+    return left
+
+
+LOOKS: dict[str, Callable[[Run], bool]] = {
+    "newest": lambda run: run.good_step("newest", pytest.fail) == 2,
+    "best": lambda run: run.good_step("best", pytest.fail) == 2,
+    "its number": lambda run: run.good_step(2, pytest.fail) == 2,
+    "verify": lambda run: verify(Verify(run.name, checkpoints=run.checkpoints)) == 0,
+    "finished": lambda run: _is_finished(run.config, run.store, [2]),
+}
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_bad_page_of_one_look_condemns_no_step(
+    tmp_path: Path, reads_badly_once: list[str], look: str
+) -> None:
+    run = begin(tmp_path, "a", max_steps=2)
+    for step, loss in ((1, 3.0), (2, 2.5)):
+        save(run, step, val_loss=loss)
+
+    assert LOOKS[look](run)
+
+    assert reads_badly_once == []
