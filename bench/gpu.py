@@ -33,6 +33,7 @@ from bench.gpu_parts import ROW_TOKENS, attention, bitwise_resume, save_stall
 from instruct_core.config import TrainConfig
 from instruct_core.model.gpt2 import GPT2
 from instruct_core.train import loss as sliced
+from instruct_core.train.compiler import HOW
 from instruct_core.train.loss import WithLoss
 from instruct_core.train.optimizer import make_optimizer
 from instruct_core.train.rng import be_deterministic
@@ -85,7 +86,7 @@ class Step:
         self._model.initialize(1)
         self._with_loss = WithLoss(self._model.to(place.device), compiled)
         if compiled:
-            self._model.compile(dynamic=False)
+            self._model.compile(**HOW)
         config = TrainConfig("bench", "", "", "", "random", place.preset, "")
         self._optimizer = make_optimizer(self._model, config)
         row_tokens = place.seq_len if whole_rows else ROW_TOKENS

@@ -22,6 +22,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 COMPILER = "torch._dynamo"
+# A shape has kernels of its own: what a run computes must not depend on the shapes that came before.
+HOW: dict[str, Any] = {"backend": "inductor", "dynamic": False}
 # A buffer is a table that every rank has made for itself: nothing to send.
 OPTIONS: dict[str, Any] = {"gradient_as_bucket_view": True, "forward_sync_buffers": False}
 

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from instruct_core.data.batches import IGNORED
+from instruct_core.train.compiler import HOW
 
 
 def as_written(scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -43,9 +44,9 @@ def one_pass() -> Callable[[Tensor, Tensor], Tensor]:
     """
     Return what turns logits of any precision into the gradient, in place, and returns the loss.
 
-    It is compiled for one shape of slices, so that no kernel depends on what other shapes there were.
+    It is compiled for the one shape that slices have.
     """
-    return torch.compile(in_place, dynamic=False, fullgraph=True)
+    return torch.compile(in_place, fullgraph=True, **HOW)
 
 
 def in_place(logits: Tensor, targets: Tensor) -> Tensor:

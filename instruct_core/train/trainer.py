@@ -27,6 +27,7 @@ from instruct_core.config import TrainConfig
 from instruct_core.data.batches import MicroBatch
 from instruct_core.events import Evaluated
 from instruct_core.model.lora import load_saved, saved_tensors
+from instruct_core.train.compiler import HOW
 from instruct_core.train.flight import STEPS_IN_FLIGHT, Landed, Readings, Step
 from instruct_core.train.gradients import Gradients
 from instruct_core.train.loss import WithLoss
@@ -62,7 +63,7 @@ class Trainer:
             load_saved(setup.model, loaded.model)
         self._core = WithLoss(setup.model.to(setup.device), config.compile)
         if config.compile:
-            setup.model.compile(dynamic=False)  # kernels must not depend on what came before
+            setup.model.compile(**HOW)
         self._optimizer = make_optimizer(setup.model, config)
         self._gradients = Gradients(self._core, self._optimizer, config, setup)
         self.progress = Progress(global_step=0, samples_seen=0, tokens_seen=0)
