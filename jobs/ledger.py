@@ -115,15 +115,29 @@ def read_ledger(store: Store) -> list[Entry]:
     A line that is none of ours is `Unknown`, as an event of a newer version is, and of the time of
     the one before it: a run must not end of what it once said.
     """
+    return [entry for name in _files_of(store) for entry in _read_file(store, name)]
+
+
+def read_newest(store: Store) -> list[Entry]:
+    """Return the events from the newest attempt back to the one that saved last; as `read_ledger`."""
     entries: list[Entry] = []
-    for name in store.names():
-        if found := ATTEMPT_FILE.fullmatch(name):
-            lines = store.read(name).decode(errors="replace").split("\n")
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    entries.append(
-                        _entry_or_unknown(line, int(found[1]), f"{name}:{number}", entries)
-                    )
+    for name in reversed(_files_of(store)):
+        entries = [*_read_file(store, name), *entries]
+        if any(isinstance(entry.event, Saved) for entry in entries):
+            break
+    return entries
+
+
+def _files_of(store: Store) -> list[str]:
+    return [name for name in store.names() if ATTEMPT_FILE.fullmatch(name)]
+
+
+def _read_file(store: Store, name: str) -> list[Entry]:
+    number = int(name.removeprefix("attempt-").partition(".")[0])
+    entries: list[Entry] = []
+    for at, line in enumerate(store.read(name).decode(errors="replace").split("\n"), 1):
+        if line.strip():
+            entries.append(_entry_or_unknown(line, number, f"{name}:{at}", entries))
     return entries
 
 

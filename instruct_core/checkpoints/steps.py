@@ -52,6 +52,15 @@ def steps_of(store: Store) -> dict[int, bool]:
     return {step: f"{step_name(step)}/manifest.json" in tree for step in steps}
 
 
+def newest_committed_step(store: Store) -> int | None:
+    """Return the newest step that has a manifest, asked in few looks; None where there is none."""
+    matches = [STEP_FOLDER.fullmatch(name) for name in store.names()]
+    for step in sorted({int(match[1]) for match in matches if match}, reverse=True):
+        if store.exists(f"{step_name(step)}/manifest.json"):
+            return step
+    return None
+
+
 def read_manifest(store: Store, step: int) -> Manifest:
     """
     Return a checkpoint's manifest.

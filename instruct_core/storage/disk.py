@@ -64,6 +64,13 @@ class Disk:
         """Return names directly inside a folder and their sizes, None for a folder; {} for none."""
         return self.patiently(folder, lambda: self._list(folder))
 
+    def names(self, folder: str) -> list[str]:
+        """Return names directly inside a folder, of which no size is asked; [] for none."""
+        try:
+            return self.patiently(lambda: os.listdir(self.root / folder))  # noqa: PTH208  much faster
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
     def _list(self, folder: str) -> dict[str, int | None]:
         found: dict[str, int | None] = {}
         try:

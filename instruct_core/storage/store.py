@@ -72,6 +72,8 @@ class Store:
 
     def names(self, folder: str = "") -> list[str]:
         """Return the names of files and folders directly inside, sorted; [] where there is none."""
+        if isinstance(self._files, Disk):
+            return sorted(self._files.names(folder))
         return sorted(self._files.entries(folder))
 
     def sizes(self, folder: str = "") -> dict[str, int]:

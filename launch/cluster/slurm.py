@@ -16,9 +16,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-from submitit.core.utils import DelayedSubmission
+from typing import TYPE_CHECKING, Any
 
 from instruct_core.errors import ConfigError, CorruptFileError, SlurmError
 from instruct_core.storage.patience import on_a_disk
@@ -36,8 +34,9 @@ from jobs.slurm import (
 )
 from launch.cluster.job_folder import UNLIMITED, array_parent
 from launch.cluster.machine import LOOK_SECONDS
-from launch.cluster.refusal import judged, remedy
-from launch.cluster.script import Resources, batch_script, pickle_name, script_name
+
+if TYPE_CHECKING:
+    from launch.cluster.script import Resources
 
 UNKNOWN = "unknown (Slurm does not answer)"
 ASK_AGAIN_SECONDS = 2.0  # one question to Slurm's controller serves so long
@@ -239,6 +238,9 @@ def test_submission(folder: Path, resources: Resources) -> str:
             f"The folder of the job must have no % in its path, which Slurm would read as a number of "
             f"the job, got {folder}. Rename the folder, or give another place."
         )
+    from launch.cluster.refusal import judged, remedy  # here: who only asks needs neither
+    from launch.cluster.script import batch_script
+
     text = batch_script(folder, resources)
     # The folder is not there yet, and the test writes nothing.
     text = "\n".join(line for line in text.splitlines() if "--chdir" not in line)
@@ -267,6 +269,10 @@ def submit_slurm(function: Callable[[], Any], folder: Path, resources: Resources
     Raises:
         ConfigError: Slurm refuses it; says why.
     """
+    from submitit.core.utils import DelayedSubmission  # here: as in test_submission
+
+    from launch.cluster.script import batch_script, pickle_name, script_name
+
     submission = DelayedSubmission(function)
     submission.set_timeout(resources.minutes, UNLIMITED)
     pickle, script = folder / pickle_name(resources), folder / script_name(resources)

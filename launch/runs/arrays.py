@@ -1,14 +1,14 @@
 """
 Arrays at a glance: what makes shards, and answers, or has made them of late.
 
-    show_arrays(Status(), controller)
+    show_arrays(notes_of_shards, notes_of_answers, controller)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from rich.table import Table
 
@@ -24,16 +24,18 @@ from launch.cluster.slurm import NEVER_STARTS_HELP, Controller, SlurmJob, array_
 from launch.console.display import show_table
 from launch.console.lines import counted
 
-if TYPE_CHECKING:
-    from launch.flags.status import Status
-
 P = TypeVar("P", bound=Plan)
-NOTE = "job/slurm.json"
 
 
-def show_arrays(flags: Status, controller: Controller) -> None:
-    """Show the arrays that make shards and, in this folder, answers."""
-    shards, answers = Path(flags.shards).glob(f"*/{NOTE}"), Path().glob(f"*.parts/{NOTE}")
+def show_arrays(shards: Sequence[Path], answers: Sequence[Path], controller: Controller) -> None:
+    """
+    Show the arrays that make shards and answers.
+
+    Args:
+        shards: Notes of the jobs that make shards.
+        answers: Notes of those that answer.
+        controller: Whom to ask.
+    """
     _show_arrays("shards", shards, load_shard_plan, missing_shards, controller)
     _show_arrays("answers", answers, AnswerPlan.load, missing_parts, controller)
 
@@ -47,7 +49,7 @@ def _show_arrays(
 ) -> None:
     """Show what array jobs make, or have made of late."""
     table = Table(what, "state", "job", "made", "note", box=None)
-    for note in sorted(notes):
+    for note in notes:
         store = Store(str(note.parent.parent.resolve()))
         job = array_job(store, controller)
         if job is None:

@@ -42,7 +42,7 @@ def document_of_all(runs: Iterable[Run], controller: Controller) -> dict[str, An
 
 def _summary_or_error(run: Run, controller: Controller) -> dict[str, Any]:
     try:
-        return _summary(RunStatus.of(run, controller))
+        return _summary(RunStatus.at_a_glance(run, controller))
     except InstructError as error:
         return {"run": run.name, "error": str(error)}
 

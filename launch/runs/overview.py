@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.table import Table
@@ -33,6 +34,8 @@ TITLES = (
     "note",
 )  # fmt: skip
 WATCH_SECONDS = 5.0
+NOTE = "job/slurm.json"  # of array jobs, in the folder that they fill
+ANSWERS = f"*.parts/{NOTE}"  # below the folder that generate was typed in
 pause = time.sleep  # a test's own
 
 
@@ -79,9 +82,11 @@ def _show_once(flags: Status) -> None:
         say(f"No runs in {flags.checkpoints}. Begin one: python launch/finetune.py")
     for bad in known_bad():
         say(f"Bad node {one_line(bad.line)}. Jobs do without it; again: {TRUST} {bad.node}")
-    from launch.runs.arrays import show_arrays  # here: plans of data import much
+    shards, answers = sorted(Path(flags.shards).glob(f"*/{NOTE}")), sorted(Path().glob(ANSWERS))
+    if shards or answers:
+        from launch.runs.arrays import show_arrays  # here: plans of data import much
 
-    show_arrays(flags, controller)
+        show_arrays(shards, answers, controller)
 
 
 def _show_difference(one: RunStatus, other: RunStatus, as_json: bool) -> None:
@@ -95,7 +100,7 @@ def _show_runs(runs: Iterable[Run], controller: Controller) -> None:
     table = Table(*TITLES, box=None)
     for run in runs:
         try:
-            table.add_row(*_cells(RunStatus.of(run, controller)))
+            table.add_row(*_cells(RunStatus.at_a_glance(run, controller)))
         except InstructError as error:
             nothing = [""] * (len(TITLES) - 3)
             table.add_row(run.name, "unreadable", *nothing, str(error))

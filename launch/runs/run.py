@@ -150,12 +150,12 @@ class Run:
         """Place of its store, and of other runs'."""
         return self.store.url.rpartition("/")[0]
 
-    @property
+    @cached_property
     def ledger(self) -> Store:
         """Its events, and its curves beside them."""
         return Store(self._runs) / self.name
 
-    @property
+    @cached_property
     def job_parent(self) -> Path:
         """Where its jobs have their folders: beside its ledger if that is on a disk."""
         if "://" not in self._runs:
@@ -163,7 +163,7 @@ class Run:
         folder = Path(absolute("runs_instruct")) / self.name
         return folder_of_url(folder, f"{self._runs}/{self.name}", "job/lock") / "job"
 
-    @property
+    @cached_property
     def lock(self) -> Path:
         """The lock of its one writer: beside its checkpoints if they are on a disk."""
         if self.store.is_local:

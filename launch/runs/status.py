@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from instruct_core.checkpoints.steps import committed_steps
+from instruct_core.checkpoints.steps import newest_committed_step
 from instruct_core.errors import SlurmError
 from instruct_core.events import Event, Saved, SaveFailed, SlowRank
 from jobs.control import Request, asker, requests_in, standing
@@ -24,7 +24,7 @@ from jobs.job_folder import (
     read_outcome,
     read_progress,
 )
-from jobs.ledger import Entry, read_ledger
+from jobs.ledger import Entry, read_ledger, read_newest
 from jobs.receipt import Receipt, receipt_of, submissions
 from jobs.slurm import JobRecord
 from launch.cluster.job_folder import job_folders
@@ -61,6 +61,11 @@ class RunStatus:
         """
         return cls(run, SlurmJob.found(run.slurm_note, controller), read_ledger(run.ledger))
 
+    @classmethod
+    def at_a_glance(cls, run: Run, controller: Controller) -> RunStatus:
+        """Return how a run stands, without its earlier attempts; as `of`."""
+        return cls(run, SlurmJob.found(run.slurm_note, controller), read_newest(run.ledger))
+
     def job_folders(self) -> list[Path]:
         """Return the folders of its jobs, oldest first."""
         return job_folders(self.run.job_parent)
@@ -73,6 +78,10 @@ class RunStatus:
 
     def asked(self) -> Request | None:
         """Return the stop or the pause that somebody has asked for, and that holds."""
+        return self._asked
+
+    @cached_property
+    def _asked(self) -> Request | None:
         return standing(requests_in(self.run.store))
 
     def asked_by(self) -> str:
@@ -148,11 +157,11 @@ class RunStatus:
 
     def reached_step(self) -> int:
         """Return how far it is."""
-        return max([self.progress().global_step or 0, *self._committed])
+        return max(self.progress().global_step or 0, self._newest_committed or 0)
 
     @cached_property
-    def _committed(self) -> list[int]:
-        return committed_steps(self.run.store)
+    def _newest_committed(self) -> int | None:
+        return newest_committed_step(self.run.store)
 
     def step(self) -> str:
         """Return how far it is, of how much."""

@@ -29,7 +29,15 @@ from jobs.events import (
     Unknown,
     Warned,
 )
-from jobs.ledger import Entry, Ledger, newest_timed_save, note_crash, note_untold_save, read_ledger
+from jobs.ledger import (
+    Entry,
+    Ledger,
+    newest_timed_save,
+    note_crash,
+    note_untold_save,
+    read_ledger,
+    read_newest,
+)
 from tests.fakes import facts_of
 
 MANIFEST = Manifest(
@@ -43,6 +51,7 @@ ALL = [
         "Attempt 3 started: 2 ranks on cpu",
     ),
     (Resumed(5), {"step": 5}, "Going on from step 5"),
+    (Resumed(0), {"step": 0}, "Beginning at step 0"),
     (Damaged("x is corrupt."), {"message": "x is corrupt."}, "x is corrupt."),
     (Foreign("x belongs to y."), {"message": "x belongs to y."}, "Note: x belongs to y."),
     (Evaluated(5, 2.25), {"step": 5, "val_loss": 2.25}, "Step 5: validation loss 2.2500"),
@@ -217,6 +226,23 @@ def test_step_that_was_damaged_and_made_again_is_another_save(store: Store) -> N
 
     told = [(attempt, event.facts["step"]) for attempt, _, event, _ in saves_of(store)]
     assert told == [(0, 5), (1, 5)]
+
+
+@pytest.mark.parametrize(
+    ("saved_in", "files"), [((), [0, 1, 2]), ((0,), [0, 1, 2]), ((0, 1), [1, 2])]
+)
+def test_newest_events_go_back_to_the_attempt_that_saved_last(
+    store: Store, saved_in: tuple[int, ...], files: list[int]
+) -> None:
+    for attempt in range(3):
+        ledger = Ledger(store, attempt)
+        ledger.note(Resumed(5 * attempt))
+        if attempt in saved_in:
+            ledger.note(Saved(step=5 * attempt + 5, seconds=1.0))
+
+    newest = read_newest(store)
+
+    assert newest == [entry for entry in read_ledger(store) if entry.attempt in files]
 
 
 def test_duration_of_a_save_is_that_of_the_newest_that_tells_it(store: Store) -> None:

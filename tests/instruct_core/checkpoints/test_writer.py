@@ -13,7 +13,7 @@ import torch
 from instruct_core.checkpoints.background import Background
 from instruct_core.checkpoints.loader import load_newest
 from instruct_core.checkpoints.retention import Keep, Removed
-from instruct_core.checkpoints.steps import committed_steps, step_name
+from instruct_core.checkpoints.steps import committed_steps, newest_committed_step, step_name
 from instruct_core.checkpoints.writer import Checkpoints
 from instruct_core.errors import FencedError, NoCheckpointError
 from instruct_core.storage.documents import load_sealed, seal
@@ -123,6 +123,7 @@ def test_damaged_file_is_named_set_aside_and_the_one_before_is_used(
     assert "damaged-step-00000002-attempt-0000" in checkpoints.store.names()
     save(checkpoints, 2)
     assert committed_steps(checkpoints.store) == [1, 2]
+    assert newest_committed_step(checkpoints.store) == 2
 
 
 def test_run_that_saved_does_not_start_over_when_nothing_loads(checkpoints: Checkpoints) -> None:
@@ -178,6 +179,7 @@ def test_older_attempt_cannot_commit_any_more(checkpoints: Checkpoints) -> None:
         save(checkpoints, 5)
 
     assert committed_steps(checkpoints.store) == []
+    assert newest_committed_step(checkpoints.store) is None
 
 
 def test_size_that_lies_takes_no_memory(checkpoints: Checkpoints) -> None:

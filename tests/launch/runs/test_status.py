@@ -13,6 +13,7 @@ from instruct_core.storage.store import Store
 from jobs.events import Resumed, ShortLead
 from jobs.job_folder import START, Progress, write_failure, write_progress
 from jobs.ledger import Ledger
+from launch.cluster.lock import RunLock
 from launch.cluster.slurm import SlurmJob
 from launch.console.display import age
 from launch.flags.status import Status
@@ -48,6 +49,27 @@ def test_newest_start_counts(project: Path) -> None:
 
     assert status_of(project).state() == "stopped"
     assert status_of(project).step() == "6 of 10"
+
+
+@pytest.mark.parametrize(
+    ("said", "state"),
+    [
+        ("running", "training here"),
+        ("stopped", "stopped, ending here"),
+        ("finished", "finished, ending here"),
+    ],
+)
+def test_run_whose_processes_outlive_its_last_word_is_ending(
+    project: Path, said: str, state: str
+) -> None:
+    leave(project, "progress-0000.json", state=said, global_step=4)
+    lock = RunLock(project / "checkpoints" / "r" / "lock")
+    assert lock.acquire()
+
+    told = status_of(project).state()
+    lock.close()
+
+    assert told == state
 
 
 def test_run_that_failed_says_why(project: Path) -> None:
