@@ -20,6 +20,7 @@ from launch.arrays.shards import prepare
 from launch.flags.array import ArrayFlags
 from launch.flags.preprocess import Preprocess
 from tests.conftest import TINY_RUN, launch, samples_of
+from tests.small_tokenizers import write_byte_level
 
 SEQ_LEN, SEED = 64, 1337
 Make = Callable[..., Path]
@@ -126,6 +127,45 @@ def test_validation_set_of_its_own_is_all_that_validates(make: Make) -> None:
     validates = texts_of(few, "val")
     assert len(validates) == 10
     assert all("Say green" in text for text in validates)
+
+
+def test_rows_that_train_and_validate_too_are_counted_and_said(
+    make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "w.jsonl", "red", range(290, 320))
+    write(tmp_path / "x.jsonl", "red", range(290, 295))
+
+    for _ in range(2):  # the second time nothing is read
+        make("held", "a.jsonl", "x.jsonl", val_source="w.jsonl")
+        assert "Overlap: 15 rows to train on, word for word as one that validates" in (
+            capsys.readouterr().out
+        )
+    (tmp_path / "x.jsonl").write_text((tmp_path / "b.jsonl").read_text())
+    make("held", "a.jsonl", "x.jsonl", val_source="w.jsonl")
+    assert "Overlap: 10 rows" in capsys.readouterr().out
+    make("few", "a.jsonl", val_source="w.jsonl", val_rows=3)
+    validates, train = texts_of(Path("few"), "val"), texts_of(Path("few"), "train")
+    said = capsys.readouterr().out
+    both = sum(text in validates for text in train)
+    assert (f"Overlap: {both} row" in said) is bool(both)
+    make("apart", "a.jsonl", val_source="v.jsonl")
+    assert "Overlap" not in capsys.readouterr().out
+
+
+def test_template_that_a_base_has_and_rows_do_not_use_is_said(
+    make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    template = "{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}"
+    write_byte_level(tmp_path / "chats", chat_template=template)
+
+    make("own", "a.jsonl", tokenizer="chats", template="base")
+    uses = capsys.readouterr().out
+    make("headings", "a.jsonl", tokenizer="chats")
+
+    assert "has one of its own" not in uses
+    assert "Template: alpaca; chats has one of its own, which --template base writes" in (
+        capsys.readouterr().out
+    )
 
 
 def test_so_many_rows_validate_as_were_asked_for(make: Make) -> None:

@@ -37,10 +37,15 @@ class MixedPlan(ShardPlan):
     sources: list[ShardPlan] = field(default_factory=list)  # in the order in which they were named
     weights: list[float] = field(default_factory=list)  # of what is read; none reads all rows alike
     held_out: bool = False  # the last source is there to validate, and no other
+    num_also_trained: int = 0  # rows to train on that say what one that validates does
 
     @classmethod
     def of(
-        cls, sources: Sequence[ShardPlan], weights: Sequence[float], held_out: bool = False
+        cls,
+        sources: Sequence[ShardPlan],
+        weights: Sequence[float],
+        held_out: bool = False,
+        num_also_trained: int = 0,
     ) -> Self:
         """
         Return the plan of sources.
@@ -49,6 +54,7 @@ class MixedPlan(ShardPlan):
             sources: Their plans.
             weights: One for each that is trained on, or none.
             held_out: Whether the last is there to validate.
+            num_also_trained: How many rows of the others it has too.
         """
         if not held_out:  # the largest tells best which hashes hold so many rows
             largest = max(sources, key=lambda source: source.num_rows)
@@ -80,6 +86,7 @@ class MixedPlan(ShardPlan):
             sources=list(sources),
             weights=list(weights),
             held_out=held_out,
+            num_also_trained=num_also_trained,
         )
 
     @property
@@ -158,6 +165,7 @@ class MixedPlan(ShardPlan):
             "tokenizer": self.tokenizer,
             "weights": self.weights,
             "held_out": self.held_out,
+            "num_also_trained": self.num_also_trained,
             "sources": [source.to_document() for source in self.sources],
         }
 
@@ -168,7 +176,7 @@ class MixedPlan(ShardPlan):
             sources, weights = document["sources"], [float(w) for w in document["weights"]]
             plans = [ShardPlan.from_document(source, where) for source in sources]
             held_out = document["held_out"] is True
-            return cls.of(plans, weights, held_out)
+            return cls.of(plans, weights, held_out, int(document.get("num_also_trained", 0)))
         except (KeyError, TypeError, ValueError, IndexError):
             raise CorruptFileError(f"{where} is no plan of this version.") from None
 

@@ -26,8 +26,14 @@ MAX_PROBLEM_CHARS = 500
 class SeenRows:
     """What a scan notes of the rows: columns, texts, how many are bad, and the first of these."""
 
-    def __init__(self, source: Source, columns: Columns | None, template: Template) -> None:
-        self.check, self.texts = ColumnCheck(source, columns), Texts()
+    def __init__(
+        self,
+        source: Source,
+        columns: Columns | None,
+        template: Template,
+        texts: Texts | None = None,
+    ) -> None:
+        self.check, self.texts = ColumnCheck(source, columns), Texts() if texts is None else texts
         self._source, self._template, self.num_rows = source, template, 0
         self.bad_rows: list[dict[str, str]] = []
         self.num_bad_rows = self.num_open_ends = self.num_open_starts = 0

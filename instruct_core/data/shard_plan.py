@@ -26,7 +26,7 @@ from instruct_core.data.ranges import SourceFile, Start, scan_ranges
 from instruct_core.data.records import format_of
 from instruct_core.data.seen_rows import SeenRows, bad_row
 from instruct_core.data.sources import Source
-from instruct_core.data.split import SPLIT_SEED, VAL_FRACTION, in_validation
+from instruct_core.data.split import SPLIT_SEED, VAL_FRACTION, Texts, in_validation
 from instruct_core.data.template import ALPACA_1, Segment, Template
 from instruct_core.data.templates import BY_HEADINGS, exchanges_name
 from instruct_core.data.unread import chat_of
@@ -230,6 +230,7 @@ def scan(
     progress: Callable[[int], None] = lambda num_rows: None,
     encoder: Encoder = GPT2S,
     val_rows: int | None = None,
+    texts: Texts | None = None,
 ) -> ShardPlan:
     """
     Read a source once and return its plan.
@@ -242,10 +243,11 @@ def scan(
         template, encoder: How rows are written, and what will make tokens of them.
         progress: Called with the rows read so far, every block.
         val_rows: How many validate; None for 5 %.
+        texts: Takes what the rows say, for who compares sources.
 
     Raises: See `SeenRows`.
     """
-    seen = SeenRows(source, columns, template)
+    seen = SeenRows(source, columns, template, texts)
     ranges = scan_ranges(source, limit_rows, BLOCK_ROWS, seen.take, progress)
     seen.check_usable(skip_bad_rows)
     rows_per_shard = rows_per_shard or default_rows_per_shard(ranges.num_rows)

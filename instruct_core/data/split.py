@@ -58,6 +58,20 @@ class Texts:
         first, last = _range_of(max(1, wanted), counts)
         return Drawn([f"{hashes[place]:016x}" for place in (first, last)], num_duplicates)
 
+    def num_among(self, others: Texts, hashes: Sequence[str]) -> int:
+        """
+        Return how many of these texts are among others too, copies counted.
+
+        Args:
+            others: The texts of another source.
+            hashes: The first and the last hash of those that count; none for all.
+        """
+        own, theirs = (np.frombuffer(texts._hashes, np.uint64) for texts in (self, others))
+        if hashes:
+            first, last = (np.uint64(int(text, 16)) for text in hashes)
+            theirs = theirs[(first <= theirs) & (theirs <= last)]
+        return int(np.isin(own, theirs).sum())
+
 
 def in_validation(texts: Sequence[str | None], hashes: Sequence[str]) -> NDArray[np.bool_]:
     """Return for each text whether it is in the range that was drawn; None is not."""

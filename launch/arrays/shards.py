@@ -33,8 +33,9 @@ from instruct_core.data.shards import (
     write_shard,
 )
 from instruct_core.data.sources import Source, resolve_source
+from instruct_core.data.split import Texts
 from instruct_core.data.template import Template
-from instruct_core.data.templates import TEMPLATES, choose_template
+from instruct_core.data.templates import TEMPLATES, base_template, choose_template
 from instruct_core.data.tokenizer import (
     GPT2,
     TOKENIZER_FOLDER,
@@ -104,8 +105,10 @@ def prepare(flags: Preprocess, words: Sequence[str] = ()) -> int:
             if fits and store.exists("manifest.json"):
                 return inspect_set(store, flags)
             return _inspect_source(flags, scratch, sources[0], choices)
-        plan = plan_of(asked, old, lambda n, old: _plan(flags, store, old, sources[n], choices))
-        about = [*here_because(why), *folder_lines(sources)]
+        plan = plan_of(
+            asked, old, lambda n, old, texts: _plan(flags, store, old, sources[n], choices, texts)
+        )
+        about = [*here_because(why), *folder_lines(sources), *_about_template(choices)]
         work = _work(flags, words, store, plan, old, about, choices.tokenizer)
         return make(work, flags.array, flags.slurm, request, num_cores())
 
@@ -150,6 +153,15 @@ def _inspect_source(flags: Preprocess, scratch: Store, source: Source, choices: 
     return inspect_set(scratch, flags)
 
 
+def _about_template(choices: _Choices) -> list[str]:
+    """Return a line where the base has a chat template of its own, and rows are written without one."""
+    if choices.template.text or base_template(choices.tokenizer) is None:
+        return []
+    return [
+        f"Template: alpaca; {choices.tokenizer.name} has one of its own, which --template base writes"
+    ]
+
+
 def _still_fits(
     flags: Preprocess, store: Store, old: ShardPlan, source: Source, choices: _Choices
 ) -> bool:
@@ -170,7 +182,12 @@ def _val_rows(flags: Preprocess, source: Source) -> int | None:
 
 
 def _plan(
-    flags: Preprocess, store: Store, old: ShardPlan | None, source: Source, choices: _Choices
+    flags: Preprocess,
+    store: Store,
+    old: ShardPlan | None,
+    source: Source,
+    choices: _Choices,
+    texts: Texts | None = None,
 ) -> ShardPlan:
     """Return the old plan if it still fits, or read the source for a new one."""
     if old is not None and _still_fits(flags, store, old, source, choices):
@@ -178,7 +195,13 @@ def _plan(
     asked = (choices.columns, flags.limit_rows, flags.skip_bad_rows, flags.rows_per_shard)
     with shown_scan() as progress:
         plan = scan(
-            source, *asked, choices.template, progress, choices.encoder, _val_rows(flags, source)
+            source,
+            *asked,
+            choices.template,
+            progress,
+            choices.encoder,
+            _val_rows(flags, source),
+            texts,
         )
     return replace(
         plan,

@@ -3,7 +3,7 @@ Which sources are meant, how they are mixed, and which one validates.
 
     asked = read_sources(flags)
     asked.trained, asked.weights, asked.val_source     # ("a.jsonl", "b.jsonl"), [0.7, 0.3], None
-    plan = plan_of(asked, old, make=lambda number, old: ...)
+    plan = plan_of(asked, old, make=lambda number, old, texts: ...)
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from instruct_core.data.hub import dataset_of
 from instruct_core.data.mixed_plan import MixedPlan
 from instruct_core.data.shard_plan import ShardPlan
 from instruct_core.data.sources import BUILTIN, Source
+from instruct_core.data.split import Texts
 from instruct_core.errors import ConfigError
 from launch.console.lines import counted
 from launch.flags.preprocess import Preprocess
@@ -83,24 +84,36 @@ def _weights(flags: Preprocess) -> list[float]:
     return weights
 
 
-def plan_of(
-    asked: Sources, old: ShardPlan | None, make: Callable[[int, ShardPlan | None], ShardPlan]
-) -> ShardPlan:
+Make = Callable[[int, ShardPlan | None, Texts], ShardPlan]
+
+
+def plan_of(asked: Sources, old: ShardPlan | None, make: Make) -> ShardPlan:
     """
     Return the plan of a shard set.
 
     Args:
         asked: Its sources.
         old: The plan that lies there now.
-        make: Returns the plan of one source, by its number and the old plan of the same number.
+        make: Returns the plan of one source, by its number and the old plan of the same number, which
+            it is where that still fits; else the texts of the rows are noted.
     """
     number = len(asked.names)
     if number == 1:
-        return make(0, None if isinstance(old, MixedPlan) else old)
+        return make(0, None if isinstance(old, MixedPlan) else old, Texts())
     there = old.sources if isinstance(old, MixedPlan) else []
     olds = [*there, *[None] * number][:number]
-    plans = [make(n, before) for n, before in enumerate(olds)]
-    return MixedPlan.of(plans, asked.weights, held_out=asked.val_source is not None)
+    texts = [Texts() for _ in olds]
+    plans = [make(n, before, texts[n]) for n, before in enumerate(olds)]
+    if asked.val_source is None:
+        return MixedPlan.of(plans, asked.weights)
+    kept = [plan is before for plan, before in zip(plans, olds, strict=True)]
+    if isinstance(old, MixedPlan) and all(kept):
+        return MixedPlan.of(plans, asked.weights, True, old.num_also_trained)
+    # Those of which nothing was read: what their rows say is compared.
+    plans = [make(n, None, texts[n]) if kept[n] else plan for n, plan in enumerate(plans)]
+    validates = plans[-1].val_hashes if plans[-1].val_rows is not None else []
+    also_trained = sum(trained.num_among(texts[-1], validates) for trained in texts[:-1])
+    return MixedPlan.of(plans, asked.weights, True, also_trained)
 
 
 def folder_lines(sources: Sequence[Source]) -> list[str]:
@@ -123,5 +136,10 @@ def mixture_lines(plan: ShardPlan) -> list[str]:
         + (f", {share:.1%} of what is read" if share else "")
         for source, share in zip(plan.trained, shares, strict=True)
     ]
-    validates = [f"Validation: {source.identity}" for source in plan.sources[len(plan.trained) :]]
-    return [*lines, *validates]
+    lines += [f"Validation: {source.identity}" for source in plan.sources[len(plan.trained) :]]
+    if plan.num_also_trained:
+        lines.append(
+            f"Overlap: {counted(plan.num_also_trained, 'row')} to train on, word for word as one that "
+            "validates: its loss is about memory. Take them out of one of the sources"
+        )
+    return lines
