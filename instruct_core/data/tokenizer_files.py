@@ -79,7 +79,7 @@ class TokenizerFiles(NamedTuple):
             text = token.get("content") if isinstance(token, dict) else token
             if text is None:
                 continue
-            if text not in vocabulary:
+            if not isinstance(text, str) or text not in vocabulary:
                 raise ConfigError(
                     f"Tokenizer {self.place}/{name} has the eos_token {text!r}, which {TOKENIZER} "
                     "does not know. Name one of its tokens."

@@ -50,7 +50,7 @@ def read(found: Found, init: str) -> tuple[Shape, dict[str, Tensor]]:
     """
     said = ((said.place, said.values.get("model_type")) for said in found.said if said.is_of_model)
     place, kind = next(((p, k) for p, k in said if k is not None), ("", "gpt2"))
-    if kind not in READERS:
+    if str(kind) not in READERS:
         raise ConfigError(
             f"Model {init} is of no family that is known here: {place} has model_type {kind}, and only "
             f"{', '.join(READERS)} are followed. Give another model."

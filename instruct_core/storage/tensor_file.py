@@ -140,12 +140,21 @@ def parse_header(data: Any, where: str) -> tuple[dict[str, Place], dict[str, str
         CorruptFileError: The bytes are not a complete file of the format; ``where`` names it.
     """
     try:
-        return _parse_header(memoryview(data))
+        return _parse_header(memoryview(data), where)
+    except CorruptFileError:
+        raise
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CorruptFileError(f"{where} is no complete safetensors file: {error}.") from error
 
 
-def _parse_header(data: memoryview) -> tuple[dict[str, Place], dict[str, str]]:
+def other_type(where: str, name: str, dtype: str) -> CorruptFileError:
+    """Return what is said of a tensor that no program here can read."""
+    return CorruptFileError(
+        f"{where} has {name} as {dtype}, which is not read. Give weights in bf16, fp16 or fp32."
+    )
+
+
+def _parse_header(data: memoryview, where: str) -> tuple[dict[str, Place], dict[str, str]]:
     header_bytes = int.from_bytes(data[:8], "little")
     if data.nbytes < 8 or header_bytes > min(MAX_HEADER_BYTES, data.nbytes - 8):
         raise ValueError(f"it ends after {data.nbytes} bytes, inside its header")
@@ -155,6 +164,8 @@ def _parse_header(data: memoryview) -> tuple[dict[str, Place], dict[str, str]]:
     for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
         shape = tuple(int(n) for n in entry["shape"])
         start, stop = (8 + header_bytes + int(n) for n in entry["data_offsets"])
+        if entry["dtype"] not in NUMPY_TYPES:
+            raise other_type(where, name, entry["dtype"])
         expected = Spec(entry["dtype"], shape).num_bytes
         if start != position or min((0, *shape)) < 0 or stop - start != expected:
             raise ValueError(f"the offsets of {name} do not fit its shape")

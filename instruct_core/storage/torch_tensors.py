@@ -14,8 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from instruct_core.errors import CorruptFileError
-from instruct_core.storage.tensor_file import ALIGNMENT_BYTES, Place, Spec, parse_header
+from instruct_core.storage.tensor_file import (
+    ALIGNMENT_BYTES,
+    Place,
+    Spec,
+    other_type,
+    parse_header,
+)
 
 TYPE_NAMES = {
     torch.float32: "F32", torch.float64: "F64", torch.float16: "F16", torch.bfloat16: "BF16",
@@ -39,9 +44,7 @@ def tensors_of(data: Tensor, where: str) -> dict[str, Tensor]:
     tensors = {}
     for name, place in places.items():
         if place.dtype not in TORCH_TYPES:
-            raise CorruptFileError(
-                f"{where} has a tensor of type {place.dtype}, which is not ours."
-            )
+            raise other_type(where, name, place.dtype)
         tensors[name] = view_of(data, place, copy_misaligned=True)
     return tensors
 

@@ -183,6 +183,11 @@ BAD = {
         lambda d: d.update(eos_token="<stop>"),
         "tokenizer_config.json has the eos_token '<stop>', which tokenizer.json does not know",
     ),
+    "list as end": (
+        "tokenizer_config.json",
+        lambda d: d.update(eos_token=["<|im_end|>"]),
+        r"tokenizer_config.json has the eos_token \['<|im_end|>'\], which",
+    ),
     "end out of range": (
         "generation_config.json",
         lambda d: d.update(eos_token_id=[2, 99999]),

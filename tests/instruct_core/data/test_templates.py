@@ -41,21 +41,6 @@ CHAT = [
 ]
 MESSAGES = [{"role": turn.role, "content": turn.text} for turn in CHAT]
 
-# As Qwen3's: an answer begins with what was thought, which goes as soon as another question follows.
-THINKS = """\
-{%- set last = namespace(user=0) %}
-{%- for message in messages %}{% if message.role == 'user' %}{% set last.user = loop.index0 %}{% endif %}
-{%- endfor %}
-{%- for message in messages %}
-{%- set said = message.content.split('</think>')[-1].lstrip('\\n') %}
-{%- if message.role == 'assistant' and loop.index0 > last.user %}
-{{- '<|im_start|>assistant\\n<think>\\n\\n</think>\\n\\n' + said + '<|im_end|>\\n' }}
-{%- else %}
-{{- '<|im_start|>' + message.role + '\\n' + said + '<|im_end|>\\n' }}
-{%- endif %}
-{%- endfor %}
-{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"""
-
 
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
@@ -242,57 +227,3 @@ def test_calls_of_tools_are_written_by_the_template_that_knows_them(
     written = '{"name": "add", "arguments": {"a": 1}}'
     expected = f"CALL {written}" if has_words else f"<tool_call>\n{written}\n</tool_call>"
     assert [s.text for s in segments if s.is_learnt] == [expected, "<|endoftext|>"]
-
-
-def test_tools_are_given_to_the_template_that_writes_them_and_no_other_takes_them(
-    tmp_path: Path, bases: dict[str, Path]
-) -> None:
-    text = (
-        "{% if tools %}TOOLS {{ tools | tojson }}\n{% endif %}"
-        + CHATML.partition("{%- endif %}\n")[2]
-    )
-    base = write_byte_level(tmp_path / "calls", chat_template=text)
-    template, _ = chosen(bases, str(base), "base")
-    tool = {"type": "function", "function": {"name": "add<|im_end|>"}}
-    turns = [Turn("system", "", tools=(tool,)), *CHAT]
-
-    segments = template.segments(turns)
-
-    theirs = transformers.PreTrainedTokenizerFast.from_pretrained(base)
-    written = theirs.apply_chat_template(MESSAGES, tools=[tool], tokenize=False)
-    assert "".join(segment.text for segment in segments) == written
-    assert sum(s.is_special for s in segments) == sum(s.is_special for s in template.segments(CHAT))
-    for other in (chosen(bases, "gpt2", "alpaca"), chosen(bases, "bytes", "chatml")):
-        with pytest.raises(ValueError, match="tools are filled, and are not read by this template"):
-            other[0].segments(turns)
-
-
-def test_base_whose_thoughts_go_is_asked_with_its_template_and_not_learnt_with_it(
-    tmp_path: Path,
-) -> None:
-    base = write_byte_level(tmp_path, chat_template=THINKS)
-    tokenizer = load_tokenizer(str(base))
-    theirs = transformers.PreTrainedTokenizerFast.from_pretrained(base)
-
-    with pytest.raises(
-        ConfigError,
-        match=r"with turn 3, what follows, the text before it changes: '<think>.*becomes 'First"
-        r".*give another, as --template chatml",
-    ):
-        choose_template("base", tokenizer)
-    template = template_of_model(str(base), tokenizer)
-
-    segments = template.segments(CHAT[:3], asks=True)
-    expected = theirs.apply_chat_template(MESSAGES[:3], tokenize=False, add_generation_prompt=True)
-    assert "".join(segment.text for segment in segments) == expected
-    assert end_ids(template, tokenizer) == {tokenizer.special_id("<|im_end|>")}
-    assert choose_template("chatml", tokenizer).segments(CHAT[:3], asks=True) == segments
-
-
-def test_base_whose_template_cannot_write_a_question_is_refused_when_it_is_asked(
-    tmp_path: Path,
-) -> None:
-    base = write_byte_level(tmp_path, chat_template="{{ raise_exception('No.') }}")
-
-    with pytest.raises(ConfigError, match=r"cannot write a question: it stops at turn 1 .*: No"):
-        template_of_model(str(base), load_tokenizer(str(base)))

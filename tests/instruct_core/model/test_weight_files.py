@@ -173,3 +173,20 @@ def test_whole_numbers_are_no_weights(theirs: GPT2LMHeadModel, tmp_path: Path) -
 
     with pytest.raises(InstructError, match=f"{name} is torch.int8"):
         load_pretrained(str(tmp_path / "a.pt"))
+
+
+@pytest.mark.parametrize(("kind", "name"), [(torch.float8_e4m3fn, "F8_E4M3"), (torch.int8, "I8")])
+def test_numbers_of_a_kind_that_is_not_read_are_named(
+    theirs: GPT2LMHeadModel, tmp_path: Path, kind: torch.dtype, name: str
+) -> None:
+    theirs.save_pretrained(tmp_path)
+    state = {"wte.weight": theirs.transformer.wte.weight.detach().to(kind)}
+    save_file(state, tmp_path / "model.safetensors")
+
+    with pytest.raises(CorruptFileError) as caught:
+        load_pretrained(str(tmp_path))
+
+    assert str(caught.value) == (
+        f"{tmp_path}/model.safetensors has wte.weight as {name}, which is not read. Give weights in "
+        "bf16, fp16 or fp32."
+    )
