@@ -147,16 +147,18 @@ def base_template(tokenizer: Tokenizer) -> str | None:
         )
     settings = json.loads(tokenizer.files.get("tokenizer_config.json", b"{}"))
     said: Any = settings.get("chat_template")
-    found = said
+    found: Any = said
     if isinstance(said, list):  # several, each with a name
         entries = [entry for entry in said if isinstance(entry, dict)]
         found = {entry.get("name"): entry.get("template") for entry in entries}.get("default")
-    if said is not None and not isinstance(found, str):
-        raise ConfigError(
-            f"Tokenizer {tokenizer.name}/tokenizer_config.json has a chat_template that is neither a "
-            "text nor a list with one named default. Change it, or remove it."
-        )
-    return found
+    if said is None:
+        return None
+    if isinstance(found, str):
+        return found
+    raise ConfigError(
+        f"Tokenizer {tokenizer.name}/tokenizer_config.json has a chat_template that is neither a "
+        "text nor a list with one named default. Change it, or remove it."
+    )
 
 
 def decoded(data: bytes, where: str) -> str:

@@ -67,7 +67,7 @@ class Disk:
     def names(self, folder: str) -> list[str]:
         """Return names directly inside a folder, of which no size is asked; [] for none."""
         try:
-            return self.patiently(lambda: os.listdir(self.root / folder))  # noqa: PTH208  much faster
+            return self.patiently(folder, lambda: os.listdir(self.root / folder))  # noqa: PTH208  faster
         except (FileNotFoundError, NotADirectoryError):
             return []
 
