@@ -1,6 +1,6 @@
 """
     python -m bench.gpu            # one CUDA GPU, no network
-    python -m bench.gpu --smoke    # on a CPU and in small: whether every case runs, and no more
+    python -m bench.gpu --smoke    # on a CPU and in small, uncompiled: whether it runs, and no more
 
 One JSON line a case: the two ceilings of this GPU (a large bf16 matrix product, a device copy); a
 training step of 124M parameters at 8 to 64 x 1,024 tokens in bf16, of packed rows and of whole ones,
@@ -90,7 +90,8 @@ class Step:
         config = TrainConfig("bench", "", "", "", "random", place.preset, "")
         self._optimizer = make_optimizer(self._model, config)
         row_tokens = place.seq_len if whole_rows else ROW_TOKENS
-        self._batch = place.batch(batch_size, row_tokens)[: 4 if by_mask else 5]
+        batch = place.batch(batch_size, row_tokens)
+        self._batch = batch if place.is_gpu and not by_mask else batch[:4]
 
     def __call__(self) -> None:
         with torch.autocast(self._kind, torch.bfloat16):
@@ -137,7 +138,7 @@ def tell(place: Place, case: str, ceiling: float, speed: float, **facts: float) 
 def training_steps(place: Place, ceiling: float) -> dict[bool, float]:
     """Measure all kinds of steps; return the speeds that runs are held against, by `compiled`."""
     speeds = {}
-    for compiled in (False, True):
+    for compiled in (False, True) if place.is_gpu else (False,):
         for batch_size in (8, 16, 32, 64) if place.is_gpu else (2,):
             speed = measure_step(place, "training step", ceiling, batch_size, compiled=compiled)
             if batch_size == run_batch_size(place):
@@ -151,8 +152,9 @@ def training_steps(place: Place, ceiling: float) -> dict[bool, float]:
         measure_step(place, "training step, 50,257 words as they are", ceiling, size)
     with changed(sliced.SLICE_TOKENS, place, 512):
         measure_step(place, "training step, loss by 512 tokens", ceiling, size)
-    with changed(sliced.COMPILED_SLICE_TOKENS, place, 2048):
-        measure_step(place, "training step, loss by 2,048 tokens", ceiling, size, compiled=True)
+    if place.is_gpu:
+        with changed(sliced.COMPILED_SLICE_TOKENS, place, 2048):
+            measure_step(place, "training step, loss by 2,048 tokens", ceiling, size, compiled=True)
     torch.use_deterministic_algorithms(False)
     measure_step(place, "training step, --no-deterministic", ceiling, size)
     torch.use_deterministic_algorithms(place.is_gpu)

@@ -4,7 +4,7 @@ What the benchmarks of a GPU share: where they run, how they are timed, what the
     place = Place.found(smoke=False)
     place.emit("copy", gb_per_second=copied / place.seconds_of(copy) / 1e9)
 
-With `--smoke` every case runs on a CPU in small: whether it runs is all that this tells.
+With `--smoke` the cases run on a CPU and in small: whether they run is all that this tells.
 """
 
 from __future__ import annotations
