@@ -98,7 +98,7 @@ def bitwise_resume(place: Place) -> None:
         with_loss = WithLoss(model)
         for step in steps:
             generator = torch.Generator(device).manual_seed(step)
-            shape = (4, min(256, model.config.max_seq_len))
+            shape = (4, min(256, place.seq_len))
             tokens = torch.randint(
                 0, model.config.vocab_size, shape, device=device, generator=generator
             )
