@@ -85,7 +85,8 @@ def _encode_parts(rows: Sequence[Sequence[Part]], tokenizer: Tokenizer) -> Encod
     num_chars = total = 0
     for index, row in enumerate(rows):
         batch.append(row)
-        num_chars += sum(len(part) for part in row if isinstance(part, str))
+        for part in row:
+            num_chars += len(part) if isinstance(part, str) else 0
         if num_chars >= ENCODE_CHARS or index == len(rows) - 1:
             tokens, ends, starts = tokenizer.encode_rows(batch)
             found.append(EncodedRows(tokens, ends + total, starts + total))

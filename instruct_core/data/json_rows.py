@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from instruct_core.data.record import FIRST, MAX_RECORD_BYTES, READ_BYTES, Cursor, Record
+from instruct_core.data.record import FIRST, MAX_RECORD_BYTES, READ_BYTES, Cursor, Record, Unparsed
 from instruct_core.errors import BadRowError
 
 HEAD_BYTES = 64 << 10  # decides how the rows stand
@@ -38,6 +38,11 @@ def read_json(file: Any, url: str, start: Cursor) -> Iterator[Record]:
     Raises:
         BadRowError: An array or a value is broken in a way that hides where the next row begins.
     """
+    return map(parse_row, read_unparsed_json(file, url, start))
+
+
+def read_unparsed_json(file: Any, url: str, start: Cursor) -> Iterator[Unparsed]:
+    """Yield the rows as `read_json` does, and leave it to somebody else to parse them."""
     file.seek(0)
     head = file.read(HEAD_BYTES)
     layout = _layout_of(head)
@@ -46,7 +51,7 @@ def read_json(file: Any, url: str, start: Cursor) -> Iterator[Record]:
         return
     if start == FIRST:
         start = Cursor(layout.begin, 1 + head.count(b"\n", 0, layout.begin))
-    yield from _Values(file, url, start, layout).records()
+    yield from _Values(file, url, start, layout).rows()
 
 
 class _Layout(NamedTuple):
@@ -88,7 +93,7 @@ class _Values:
         self._offset, self._line = start
         self._buffer, self._position = b"", 0
 
-    def records(self) -> Iterator[Record]:
+    def rows(self) -> Iterator[Unparsed]:
         self._file.seek(self._offset)
         in_array, may_close = self._layout.in_array, self._layout.in_object
         while following := self._next_byte():
@@ -121,7 +126,7 @@ class _Values:
             if self._position < len(self._buffer) or not self._read_more():
                 return self._buffer[self._position : self._position + 1]
 
-    def _value(self) -> Record:
+    def _value(self) -> Unparsed:
         while (end := _value_end(self._buffer, self._position)) < 0:
             if len(self._buffer) - self._position > MAX_RECORD_BYTES or not self._read_more():
                 raise self._cut_off()
@@ -132,7 +137,7 @@ class _Values:
         raw, line = self._buffer[self._position : end], self._line
         self._line += raw.count(b"\n")
         self._position = end
-        return _parse_line(raw, self._url, line, Cursor(self._offset + end, self._line))
+        return Unparsed(self._url, line, Cursor(self._offset + end, self._line), raw)
 
     def _read_more(self) -> bool:
         more = self._file.read(READ_BYTES)
@@ -167,28 +172,47 @@ def _value_end(buffer: bytes, start: int) -> int:
     return -1
 
 
-def _read_lines(file: Any, url: str, start: Cursor) -> Iterator[Record]:
+def _read_lines(file: Any, url: str, start: Cursor) -> Iterator[Unparsed]:
     file.seek(start.offset)
     offset, line = start
     for raw in file:
         offset += len(raw)
         line += 1
         if not raw.isspace():
-            yield _parse_line(raw, url, line - 1, Cursor(offset, line))
+            yield Unparsed(url, line - 1, Cursor(offset, line), raw)
 
 
-def _parse_line(raw: bytes, url: str, line: int, following: Cursor) -> Record:
+def parse_row(row: Unparsed) -> Record:
     """Return the record of one value's bytes."""
+    url, line, following, raw = row
     try:
-        if not MANY_DIGITS.search(raw):  # orjson makes a float of a number with more than 64 bits
-            return Record(url, line, following, orjson.loads(raw))
+        value = orjson.loads(raw)
     except orjson.JSONDecodeError:
-        pass
-    return _parse_patiently(raw, url, line, following)
+        return _parse_patiently(row)
+    # orjson makes a float of a number with more than 64 bits; to look for one in all text takes
+    # longer than to parse it.
+    if _has_float(value) and MANY_DIGITS.search(raw):
+        return _parse_patiently(row)
+    return Record(url, line, following, value)
 
 
-def _parse_patiently(raw: bytes, url: str, line: int, following: Cursor) -> Record:
+def _has_float(value: Any) -> bool:
+    """Return True if a number with a fraction, or one that was made so, is anywhere in a value."""
+    waiting = [[value]]  # no recursion: a row may be nested deeper than Python goes
+    while waiting:
+        inside = waiting.pop()
+        kinds = set(map(type, inside))
+        if float in kinds:
+            return True
+        if dict in kinds or list in kinds:
+            waiting += [v for v in inside if type(v) is list]
+            waiting += [list(v.values()) for v in inside if type(v) is dict]
+    return False
+
+
+def _parse_patiently(row: Unparsed) -> Record:
     """Parse what the fast parser refuses or rounds, or find out what is wrong with it."""
+    url, line, following, raw = row
     try:
         return Record(url, line, following, value=json.loads(raw.decode("utf-8-sig")))
     except UnicodeDecodeError as error:

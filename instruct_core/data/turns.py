@@ -70,8 +70,7 @@ class Chat(NamedTuple):
     @property
     def is_exchange(self) -> bool:
         """Whether it is one question with one answer, as Alpaca's rows are, and a system turn at most."""
-        roles = [turn.role for turn in self.turns[-2:]]
-        return roles == ["user", "assistant"] and sum(t.role != "system" for t in self.turns) == 2
+        return [t.role for t in self.turns if t.role != "system"] == ["user", "assistant"]
 
 
 def with_tools(chat: Chat, tools: tuple[dict[str, Any], ...]) -> Chat:

