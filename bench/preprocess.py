@@ -1,13 +1,15 @@
 """
     python -m bench.preprocess
 
-Rows as JSON lines on disk to finished shards, against one thread of bare tiktoken on text in
-memory. All contenders encode the same text, in one run, in turn. Peak memory is that of the
-largest process of ours, at two sizes of the source.
+Rows on disk (JSON lines, the same with gzip, parquet) to finished shards, against one thread of bare
+tiktoken on text in memory; then with the tokenizer.json of another base, against the batches of its
+own library on all cores. All contenders encode the same text, in one run, in turn. Peak memory is that
+of the largest process of ours, at two sizes of the source.
 """
 
 from __future__ import annotations
 
+import gzip
 import json
 import multiprocessing
 import os
@@ -21,12 +23,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow.json
+import pyarrow.parquet
 import tiktoken
+import tokenizers
 
 from bench.common import machine, parser, report, seconds_of
 from instruct_core.data import gpt2_tokenizer as module
 from instruct_core.data.builtin import builtin_rows
-from instruct_core.data.gpt2_tokenizer import END_OF_TEXT_ID
+from instruct_core.data.fast_tokenizer import gpt2_as_json
+from instruct_core.data.gpt2_tokenizer import END_OF_TEXT_ID, VOCAB_SIZE
 from instruct_core.data.shards import load_manifest
 from instruct_core.data.template import text_of
 from instruct_core.data.templates import BY_HEADINGS
@@ -36,6 +42,8 @@ from jobs.process import peak_bytes
 
 REPO = Path(__file__).resolve().parent.parent
 NUM_ROWS = int(os.environ.get("BENCH_ROWS", "300000"))
+BATCH_ROWS = 10_000  # given to the library at once: all would take gigabytes
+TIKTOKEN, FASTOKENS = "--encoder=tiktoken", "--encoder=fastokens"
 PARTS = 5  # builtin answers in one of ours: rows of about 200 tokens, as Alpaca's are
 
 
@@ -63,12 +71,38 @@ def write_source(path: Path, num_rows: int) -> list[str]:
     return texts
 
 
-def run_launcher(source: Path, out: Path, tokenizer: str) -> int:
+def write_other_formats(lines: Path) -> None:
+    """Write the same rows with gzip, and as parquet, beside a file of JSON lines."""
+    with lines.open("rb") as plain, gzip.open(f"{lines}.gz", "wb", compresslevel=6) as packed:
+        shutil.copyfileobj(plain, packed)
+    pyarrow.parquet.write_table(pyarrow.json.read_json(lines), lines.with_suffix(".parquet"))
+
+
+def write_other_tokenizer(folder: Path) -> tokenizers.Tokenizer:
+    """Write GPT-2's pieces with an end of their own, as a base's folder has a tokenizer; return it."""
+    end = {"id": VOCAB_SIZE, "content": "<|im_end|>", "special": True, "normalized": False}
+    end |= dict.fromkeys(("single_word", "lstrip", "rstrip"), False)
+    document = json.dumps(json.loads(gpt2_as_json()) | {"added_tokens": [end]})
+    folder.mkdir()
+    (folder / "tokenizer.json").write_text(document, encoding="utf-8")
+    settings = json.dumps({"eos_token": end["content"]})
+    (folder / "tokenizer_config.json").write_text(settings, encoding="utf-8")
+    return tokenizers.Tokenizer.from_str(document)
+
+
+def encode_in_batches(engine: tokenizers.Tokenizer, texts: list[str]) -> None:
+    """Encode as the library does by itself: a batch on all cores, lists of ids."""
+    for start in range(0, len(texts), BATCH_ROWS):
+        for row in engine.encode_batch_fast(texts[start : start + BATCH_ROWS]):
+            row.ids  # noqa: B018  made when it is asked for
+
+
+def run_launcher(source: Path, out: Path, *flags: str) -> int:
     """Run the whole command in fresh processes; return the peak memory of the largest, bytes."""
     shutil.rmtree(out, ignore_errors=True)
     command = [
         sys.executable, str(REPO / "launch" / "preprocess.py"), f"--source={source}",
-        f"--out={out}", "--num-tasks=2", f"--encoder={tokenizer}",
+        f"--out={out}", "--num-tasks=2", *flags,
     ]  # fmt: skip
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     peaks = []
@@ -119,45 +153,81 @@ def _map_batch(batch: dict[str, list[str]]) -> dict[str, list[list[int]]]:
     return {"ids": _worker_encoding.encode_ordinary_batch(texts, num_threads=1)}
 
 
+def tokens_per_second(
+    name: str, num_tokens: int, contenders: dict[str, Callable[[], object]], baseline: str
+) -> None:
+    report(
+        name,
+        {
+            contender: lambda run=run: num_tokens / seconds_of(run)  # type: ignore[misc]
+            for contender, run in contenders.items()
+        },
+        baseline=baseline,
+        unit="tokens_per_second",
+    )
+
+
+def num_tokens_of(out: Path) -> int:
+    manifest = load_manifest(Store(out))
+    return int(manifest["train_tokens"] + manifest["val_tokens"])
+
+
+def bench_gpt2(desk: Path, texts: list[str]) -> None:
+    lines, out, bare = desk / "rows.jsonl", desk / "out", encoding()
+    write_other_formats(lines)
+    run_launcher(lines, out, TIKTOKEN)
+    contenders: dict[str, Callable[[], object]] = {
+        "tiktoken, one thread": lambda: bare.encode_ordinary_batch(texts, num_threads=1),
+        "ours, 2 tasks": lambda: run_launcher(lines, out, TIKTOKEN),
+        "ours with fastokens, 2 tasks": lambda: run_launcher(lines, out, FASTOKENS),
+        "ours with fastokens, .jsonl.gz": lambda: run_launcher(
+            lines.with_suffix(".jsonl.gz"), out, FASTOKENS
+        ),
+        "ours with fastokens, .parquet": lambda: run_launcher(
+            lines.with_suffix(".parquet"), out, FASTOKENS
+        ),
+        "nanoGPT-style pool of 2": lambda: nanogpt_style(texts, desk / "all.bin"),
+        "datasets.map, 2 processes": lambda: datasets_map(lines, out),
+    }
+    tokens_per_second("preprocess", num_tokens_of(out), contenders, "tiktoken, one thread")
+
+
+def bench_other_tokenizer(desk: Path, texts: list[str]) -> None:
+    lines, out = desk / "rows.jsonl", desk / "out"
+    engine = write_other_tokenizer(desk / "base")
+    flag = f"--tokenizer={desk / 'base'}"
+    run_launcher(lines, out, flag)
+    baseline = "encode_batch_fast, all cores"
+    contenders: dict[str, Callable[[], object]] = {
+        baseline: lambda: encode_in_batches(engine, texts),
+        "ours, 2 tasks": lambda: run_launcher(lines, out, flag),
+    }
+    tokens_per_second("preprocess, tokenizer.json", num_tokens_of(out), contenders, baseline)
+
+
+def bench_memory(desk: Path) -> None:
+    for num_rows in (NUM_ROWS // 4, NUM_ROWS):
+        write_source(desk / "rows.jsonl", num_rows)
+        started_at = time.perf_counter()
+        peak = run_launcher(desk / "rows.jsonl", desk / "out", TIKTOKEN)
+        line = {
+            "bench": "preprocess memory",
+            "source_bytes": (desk / "rows.jsonl").stat().st_size,
+            "peak_megabytes": round(peak / 1e6),
+            "seconds": round(time.perf_counter() - started_at, 1),
+            "machine": machine(),
+        }
+        print(json.dumps(line), flush=True)
+
+
 def main() -> None:
     parser(__doc__).parse_args()
     with tempfile.TemporaryDirectory() as folder:
         desk = Path(folder)
         texts = write_source(desk / "rows.jsonl", NUM_ROWS)
-        bare = encoding()
-        run_launcher(desk / "rows.jsonl", desk / "out", "tiktoken")
-        manifest = load_manifest(Store(desk / "out"))
-        num_tokens = manifest["train_tokens"] + manifest["val_tokens"]
-        contenders: dict[str, Callable[[], object]] = {
-            "tiktoken, one thread": lambda: bare.encode_ordinary_batch(texts, num_threads=1),
-            "ours, 2 tasks": lambda: run_launcher(desk / "rows.jsonl", desk / "out", "tiktoken"),
-            "ours with fastokens, 2 tasks": lambda: run_launcher(
-                desk / "rows.jsonl", desk / "out", "fastokens"
-            ),
-            "nanoGPT-style pool of 2": lambda: nanogpt_style(texts, desk / "all.bin"),
-            "datasets.map, 2 processes": lambda: datasets_map(desk / "rows.jsonl", desk / "out"),
-        }
-        report(
-            "preprocess",
-            {
-                name: lambda run=run: num_tokens / seconds_of(run)  # type: ignore[misc]
-                for name, run in contenders.items()
-            },
-            baseline="tiktoken, one thread",
-            unit="tokens_per_second",
-        )
-        for num_rows in (NUM_ROWS // 4, NUM_ROWS):
-            write_source(desk / "rows.jsonl", num_rows)
-            started_at = time.perf_counter()
-            peak = run_launcher(desk / "rows.jsonl", desk / "out", "tiktoken")
-            line = {
-                "bench": "preprocess memory",
-                "source_bytes": (desk / "rows.jsonl").stat().st_size,
-                "peak_megabytes": round(peak / 1e6),
-                "seconds": round(time.perf_counter() - started_at, 1),
-                "machine": machine(),
-            }
-            print(json.dumps(line), flush=True)
+        bench_gpt2(desk, texts)
+        bench_other_tokenizer(desk, texts)
+        bench_memory(desk)
 
 
 if __name__ == "__main__":

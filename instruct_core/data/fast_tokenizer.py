@@ -84,12 +84,10 @@ def choose_tokenizer(name: EncoderName) -> Gpt2Tokenizer:
         return load_gpt2_tokenizer()
     import fastokens
 
-    return FastTokenizer(
-        load_gpt2_tokenizer(), fastokens.Tokenizer.from_json_str(_tokenizer_json())
-    )
+    return FastTokenizer(load_gpt2_tokenizer(), fastokens.Tokenizer.from_json_str(gpt2_as_json()))
 
 
-def _tokenizer_json() -> str:
+def gpt2_as_json() -> str:
     """Return GPT-2's tokenizer in the format of Hugging Face's tokenizers."""
     folder = merges_path().parent
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}

@@ -14,7 +14,7 @@ import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from instruct_core.data.fast_tokenizer import _tokenizer_json
+from instruct_core.data.fast_tokenizer import gpt2_as_json
 from instruct_core.data.gpt2_tokenizer import TOKENIZER_NAME
 from instruct_core.data.tokenizer import Tokenizer, load_tokenizer, tokenizer_of_model
 from instruct_core.errors import ConfigError, CorruptFileError, MissingError
@@ -236,7 +236,7 @@ def test_file_that_is_missing_or_broken_is_named(tmp_path: Path) -> None:
 
 
 def test_gpt2s_own_files_are_gpt2s_tokenizer(tmp_path: Path) -> None:
-    document = json.loads(_tokenizer_json())
+    document = json.loads(gpt2_as_json())
     document["added_tokens"] = [
         {"id": 50256, "content": "<|endoftext|>", "single_word": False, "lstrip": False,
          "rstrip": False, "normalized": True, "special": True}
