@@ -85,6 +85,7 @@ class SeenRows:
         """What a plan says of the rows, under the names of its fields."""
         template = self._template
         return {
+            "columns": str(self.check.columns),
             "bad_rows": self.bad_rows,
             "more_bad_rows": self.num_bad_rows - len(self.bad_rows),
             "refused": self.check.refused,

@@ -258,7 +258,6 @@ def scan(
         source=source.name,
         identity=source.identity,
         files=ranges.files,
-        columns=str(seen.check.columns),
         limit_rows=limit_rows,
         skip_bad_rows=skip_bad_rows,
         num_rows=ranges.num_rows,
