@@ -58,6 +58,16 @@ def _marked(folder: Path) -> Iterator[list[int]]:
         yield inherited
 
 
+def known_jobs(folder: Path) -> list[str]:
+    """Return the ids that were noted in a folder, in the order of their submission."""
+    path = folder / JOB_IDS
+    try:
+        said = on_a_disk(path, lambda: path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return []
+    return list(dict.fromkeys(said.split()))  # one may have been written twice
+
+
 def note_job(folder: Path, job_id: str) -> None:
     """Add an id to those of a submission."""
     path = folder / JOB_IDS
@@ -82,30 +92,29 @@ def is_unsettled(folder: Path) -> bool:
 
 def is_being_queued(folder: Path) -> bool:
     """Return True if an sbatch for a job of this folder still lives."""
-    with (folder / MARK).open("a") as file:
-        try:
+    try:
+        with (folder / MARK).open("r+") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        except OSError:  # this disk has no locks
-            return False
+    except BlockingIOError:
+        return True
+    except OSError:  # settled meanwhile, or this disk has no locks
+        return False
     return False
 
 
-def lost_jobs(folder: Path, known: list[str], cluster: str, timeout_seconds: float) -> list[str]:
+def lost_jobs(folder: Path, cluster: str, timeout_seconds: float) -> list[str]:
     """
     Return the ids of a folder's jobs that Slurm has, and nobody has noted.
 
     Args:
         folder: Of the jobs.
-        known: Ids that were noted.
         cluster: That is asked, if there are several.
         timeout_seconds: How long Slurm may take.
 
     Raises:
         SlurmError: It does not answer.
     """
-    command = f" Command={folder}{os.sep}"
+    known, command = known_jobs(folder), f" Command={folder}{os.sep}"
     return [
         job_id
         for job_id, lines in lines_by_job(timeout_seconds, cluster).items()

@@ -16,6 +16,7 @@ first: a job that someone cancelled, or that comes back already, is left alone.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -49,6 +50,7 @@ from jobs.slurm import (
     show_job,
 )
 from jobs.survival.crash import cause_of, was_warned_too_early
+from jobs.survival.dependents import hand_on_dependents
 from jobs.survival.exclusion import exclude, nodes_to_exclude
 from jobs.survival.inside import starts_inside
 from jobs.survival.requeue import (
@@ -59,6 +61,7 @@ from jobs.survival.requeue import (
 
 logger = logging.getLogger("comeback")
 
+FOLLOWED = "followed"  # file, by the start, of an array task that ends well: a follow-up goes on
 STARTS_HERE = 85  # exit code that has the batch script start the ranks anew
 TRIES = 240  # to reach Slurm's controller, which may be starting anew: an hour
 RETRY_SECONDS = 15.0
@@ -220,6 +223,9 @@ def _chain_follow_up(job: JobRecord, bad_node: str) -> None:
     job_id = queue(script, *options)
     settle(script.parent)
     logger.warning("This cluster may not requeue the job, so job %s follows it", job_id)
+    if task and hand_on_dependents(script.parent):
+        with contextlib.suppress(OSError):
+            (job_folder() / f"{FOLLOWED}-{this_start()}").touch()
 
 
 def main() -> None:

@@ -39,7 +39,7 @@ def adopt_lost(parent: Path, note: Path, dry_run: bool, ledger: str = "") -> Non
         )
     job = SlurmJob(folder, ledger, cluster=os.environ.get(CLUSTERS, ""))
     try:
-        lost = lost_jobs(folder, job.job_ids, job.cluster, LOOK_SECONDS)
+        lost = lost_jobs(folder, job.cluster, LOOK_SECONDS)
     except SlurmError as error:
         raise ConfigError(
             f"A launcher died while it queued the job in {folder}, and whether Slurm has it nobody can "

@@ -31,7 +31,7 @@ from jobs.job_folder import (
     START,
     TOLD_TO_END,
 )
-from jobs.survival.comeback import STARTS_HERE
+from jobs.survival.comeback import FOLLOWED, STARTS_HERE
 from launch.cluster.bad_nodes import record
 from launch.cluster.container import Container
 from launch.cluster.frozen_code import CODE
@@ -217,6 +217,7 @@ def _after() -> list[str]:
         "done",
         f"[ $answer = {STARTS_HERE} ] || break",
         "done",
+        f'[ ! -e "${FOLDER}/{FOLLOWED}-${START}" ] || status=0',
         "exit $status",
     ]
 

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 from instruct_core.errors import ConfigError, CorruptFileError, SlurmError
 from instruct_core.storage.patience import on_a_disk
 from instruct_core.storage.store import Store
-from jobs.job_folder import JOB_IDS, place_of, read_progress, replace_json
-from jobs.queueing import queue
+from jobs.job_folder import place_of, read_progress, replace_json
+from jobs.queueing import known_jobs, queue
 from jobs.slurm import (
     JobRecord,
     lines_by_job,
@@ -122,12 +122,7 @@ class SlurmJob:
     @property
     def job_ids(self) -> list[str]:
         """Ids of the jobs, in the order of their submission."""
-        try:
-            path = self.folder / JOB_IDS
-            said = on_a_disk(path, lambda: path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return []
-        return list(dict.fromkeys(said.split()))  # one may have been written twice
+        return known_jobs(self.folder)
 
     @property
     def job_id(self) -> str:

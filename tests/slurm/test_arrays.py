@@ -110,6 +110,40 @@ def test_task_that_is_killed_or_warned_comes_back_alone(desk: Run, tmp_path: Pat
         assert desk.cluster.job(record)["Restarts"] == requeues
 
 
+def test_training_waits_for_the_follow_up_of_a_task_that_may_not_be_requeued(
+    desk: Run, tmp_path: Path
+) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", 60_000, words=40)
+    run = desk.cluster.run
+    held = run("sbatch", "--parsable", "--hold", "--output=/dev/null", "--wrap=true").strip()
+    words = [f"--source={rows}", "--out=s", "--num-tasks=2", "--val-rows=20", f"--after={held}"]
+    # So little time is left after a warning that the task does not begin anew where it is.
+    done = desk.launch("preprocess", *words, "--time=5", "--lead=170")
+    assert done.returncode == 0, done.stderr
+    ids = desk.cwd / "s" / "job" / "0000" / "job_ids"
+    [array] = ids.read_text().split()
+    desk.submit("--shards=s", "--max-steps=5")
+    run("scontrol", "update", f"JobId={array}", "Requeue=0")
+    run("scontrol", "release", held)
+    wait_for(lambda: len(list((desk.cwd / "s" / "train").glob("*"))) > 2, "some shards")
+
+    desk.cluster.run("scancel", "--signal=USR2", f"{array}_1")
+
+    wait_for(lambda: len(ids.read_text().split()) == 2, "the follow-up")
+    ended = wait_for(
+        lambda: (
+            (state := desk.cluster.job(f"{array}_1")["JobState"]) in ("COMPLETED", "FAILED")
+            and state
+        ),
+        "the task's end",
+    )
+    assert ended == "COMPLETED"
+    assert ids.read_text().split()[1] in desk.cluster.job(desk.job_id)["Dependency"]
+    desk.wait_for_end()
+    assert (desk.cwd / "s" / "manifest.json").exists()
+    assert desk.events("finished")
+
+
 def test_questions_are_answered_by_an_array_and_a_killed_task_comes_back(
     desk: Run, tmp_path: Path
 ) -> None:

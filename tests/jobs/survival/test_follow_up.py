@@ -83,3 +83,59 @@ def test_follow_up_whose_id_cannot_be_written_down_is_not_queued_twice(batch: Ba
     decide_comeback()
 
     assert len(batch.asked()) == 1
+
+
+LINES = "JobId=6 ArrayJobId=6 ArrayTaskId=3 JobState=RUNNING\nJobId=8 JobState=PENDING\n"
+
+
+@pytest.mark.parametrize(
+    ("waits", "then"),
+    [
+        ("afterok:6_*(unfulfilled)", "afterok:6:8"),
+        ("afterok:5(unfulfilled),afterok:6_*(unfulfilled)", "afterok:5:6:8"),
+        ("afterok:6_*(unfulfilled),afterok:8(unfulfilled)", ""),  # another task was quicker
+        ("afterok:66(unfulfilled)", ""),
+        ("(null)", ""),
+    ],
+)
+def test_job_that_waits_for_an_array_waits_for_the_follow_up_of_its_task_too(
+    batch: Batch, monkeypatch: pytest.MonkeyPatch, waits: str, then: str
+) -> None:
+    chain(batch, monkeypatch, f"JobId=9 JobState=PENDING Dependency={waits}")
+
+    assert [line for line in batch.asked() if "update" in line] == (
+        [f"scontrol update JobId=9 Dependency={then}"] if then else []
+    )
+    assert (batch.folder / "followed-0001").exists()
+
+
+@pytest.mark.parametrize("waits", ["afterok:6_3(failed)?afterok:4", "afterany:6", "aftercorr:6_*"])
+def test_task_whose_follow_up_nobody_can_wait_for_ends_as_failed(
+    batch: Batch, monkeypatch: pytest.MonkeyPatch, waits: str
+) -> None:
+    chain(batch, monkeypatch, f"JobId=9 JobState=PENDING Dependency={waits}")
+
+    assert not [line for line in batch.asked() if "update" in line]
+    assert not (batch.folder / "followed-0001").exists()
+
+
+def test_task_whose_dependents_slurm_will_not_change_ends_as_failed(
+    batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain(
+        batch, monkeypatch, "JobId=9 JobState=PENDING Dependency=afterok:6_*",
+        "case $* in update*) echo 'Access/permission denied' >&2; exit 1;; esac",
+    )  # fmt: skip
+
+    assert not (batch.folder / "followed-0001").exists()
+
+
+def chain(batch: Batch, monkeypatch: pytest.MonkeyPatch, waiting: str, more: str = "") -> None:
+    """Have task 3 of array 6, which may not be requeued, be followed by job 8 while a job waits."""
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "6")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
+    (batch.folder / "job_ids").write_text("6\n")
+    (batch.folder / "all").write_text(f"{LINES}{waiting}\n")
+    all_jobs = f"[ $# = 4 ] || [ $1 = update ] || {{ cat {batch.folder}/all; exit; }}"
+    batch.slurm(requeue=0, more=f"{more}\n{all_jobs}")
+    decide_comeback()
