@@ -1,13 +1,18 @@
 """
-A run's store on a shared disk that fails a thousand times: what is lost, and what is condemned.
+A disk that fails a thousand times: what a run's store, or a whole training, loses and condemns.
 
-    python -m bench.shared_disk                     # 1,000 faults
+    python -m bench.shared_disk                     # the store: 1,000 faults
     python -m bench.shared_disk --faults 100 --seed 7
+    python -m bench.shared_disk --training --faults 200
 
 The disk is the one of the tests (tests/shared_disk/): a folder mounted through FUSE that answers EIO,
-ESTALE or EDQUOT for a while, or nothing, at drawn operations and places. Attempts follow one another:
-each claims the run, loads the newest step, compares its bits with those that were saved, and saves
-step after step until a fault ends it. Prints one JSON line a kind, and one for the whole.
+ESTALE or EDQUOT for a while, or nothing, or does what it was asked and loses the answer, at drawn
+operations and places. Prints one JSON line a kind, and one for the whole.
+
+The store: attempts follow one another; each claims the run, loads the newest step, compares its bits
+with those that were saved, and saves step after step until a fault ends it. The training: a run of two
+ranks whose shards, code, checkpoints and ledger lie on the disk is launched, trained and brought back;
+where a command ends with an error, it is given again. Runs follow one another.
 """
 
 from __future__ import annotations
@@ -17,8 +22,10 @@ import contextlib
 import json
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -27,21 +34,25 @@ from instruct_core.checkpoints.retention import Keep
 from instruct_core.checkpoints.steps import committed_steps, damage_of
 from instruct_core.checkpoints.writer import Checkpoints
 from instruct_core.storage.store import Store
+from tests.conftest import LAUNCHERS, launch, write_rows
 from tests.fakes import facts_of
 from tests.shared_disk.faults import drawn
 from tests.shared_disk.mount import SharedDisk, why_not
+from tests.shared_disk.runs import FLAGS, Course, train_through
+from tests.tiny_runs import final_hashes, train
 
 AT_A_TIME = 100  # faults that are planned; some meet nobody who asks for such an operation
 APART, SECONDS = 40, 0.03  # operations between two of them; how long each goes on
+APART_IN_TRAINING, SECONDS_IN_TRAINING = 200, 0.3
 SAVES = 5  # of an attempt, if nothing ends it
 KEEP = Keep(last=3)
 
 
 class Run:
-    """One run through all faults, and what became of it."""
+    """One run's store through all faults, and what became of it."""
 
     def __init__(self, url: str) -> None:
-        self.store = Store(url)
+        self.store = Store(url, patience_seconds=0)  # every fault is met, and ends an attempt
         self.committed = self.attempts = self.saves = self.lost = self.differing = 0
         self.condemned: list[str] = []
 
@@ -75,10 +86,51 @@ def _num_faults(counts: Mapping[str, Mapping[str, int]]) -> int:
     return sum(kind.get("faults", 0) for kind in counts.values())
 
 
+def through_the_store(disk: SharedDisk, seed: int, num_faults: int) -> dict[str, Any]:
+    """Have attempts follow one another until there were so many faults; return what became of them."""
+    run = Run(str(disk.path / "run"))
+    while _num_faults(disk.counts()) < num_faults:
+        if not disk.num_planned():
+            disk.plan(drawn(seed, AT_A_TIME, apart=APART, seconds=SECONDS))
+            seed += 1
+        with contextlib.suppress(OSError):
+            run.attempt()
+    disk.heal()
+    run.attempt()
+    damaged = [step for step in committed_steps(run.store) if damage_of(run.store, step)]
+    return {
+        "attempts": run.attempts, "saves": run.saves, "last_step": run.committed,
+        "steps_lost": run.lost, "loads_differing": run.differing, "condemned": len(run.condemned),
+        "damaged_at_the_end": len(damaged),
+    }  # fmt: skip
+
+
+def through_training(disk: SharedDisk, scratch: Path, seed: int, num_faults: int) -> dict[str, Any]:
+    """Have runs follow one another until there were so many faults; return what became of them."""
+    rows = write_rows(scratch / "rows.jsonl", 600)
+    flags = (f"--source={rows}", "--out=small", "--num-tasks=1")
+    assert launch("preprocess", *flags, cwd=scratch).returncode == 0
+    shards, quiet = scratch / "small", scratch / "undisturbed"
+    train(quiet, shards, 2, *FLAGS)
+    sums: Counter[str] = Counter()
+    while _num_faults(disk.counts()) < num_faults:
+        faults = drawn(seed, 10 * AT_A_TIME, apart=APART_IN_TRAINING, seconds=SECONDS_IN_TRAINING)
+        cwd, commands = train_through(disk, shards, f"run-{seed}", faults)
+        course = Course.of(cwd)
+        sums.update(
+            runs=1, commands=commands, attempts=course.attempts, crashes=course.crashes,
+            saved_steps_lost=course.lost, condemned=course.condemned, damaged=course.damaged,
+            ends_differing=final_hashes(cwd) != final_hashes(quiet),
+        )  # fmt: skip
+        seed += 1
+    return dict(sums)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[1])
     parser.add_argument("--faults", type=int, default=1000, help="at least so many (default: 1000)")
     parser.add_argument("--seed", type=int, default=1, help="of all that is drawn (default: 1)")
+    parser.add_argument("--training", action="store_true", help="whole runs, not a store alone")
     flags = parser.parse_args()
     if problem := why_not():
         parser.exit(1, f"No such disk can be had here: it {problem}.\n")
@@ -86,29 +138,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch)
         with SharedDisk(place / "folder", place / "mounted") as disk:
-            run, seed = Run(str(disk.path / "run")), flags.seed
-            while _num_faults(counts := disk.counts()) < flags.faults:
-                if not disk.num_planned():
-                    disk.plan(drawn(seed, AT_A_TIME, apart=APART, seconds=SECONDS))
-                    seed += 1
-                with contextlib.suppress(OSError):
-                    run.attempt()
-            disk.heal()
-            run.attempt()
-            steps = committed_steps(run.store)
-            damaged = [step for step in steps if damage_of(run.store, step)]
+            if flags.training:
+                found = through_training(disk, place, flags.seed, flags.faults)
+                LAUNCHERS.close()
+            else:
+                found = through_the_store(disk, flags.seed, flags.faults)
+            counts = disk.counts()
     for kind, numbers in sorted(counts.items()):
         print(json.dumps({"kind": kind, **numbers}))
-    print(
-        json.dumps(
-            {
-                "faults": _num_faults(counts), "attempts": run.attempts, "saves": run.saves,
-                "last_step": run.committed, "steps_lost": run.lost, "loads_differing": run.differing,
-                "condemned": len(run.condemned), "damaged_at_the_end": len(damaged),
-                "seconds": round(time.monotonic() - began_at),
-            }
-        )
-    )  # fmt: skip
+    seconds = round(time.monotonic() - began_at)
+    print(json.dumps({"faults": _num_faults(counts), **found, "seconds": seconds}))
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from typing import Any, TypeVar
 
 from instruct_core.converter import structure
 from instruct_core.errors import InstructError, SlurmError
-from instruct_core.storage.patience import passes_on_a_disk, patiently
+from instruct_core.storage.patience import on_a_disk, passes_on_a_disk, patiently
 from instruct_core.storage.plain_errors import may_pass
 
 logger = logging.getLogger(__name__)
@@ -167,7 +167,7 @@ def replace_json(path: Path, document: dict[str, Any]) -> None:
 def _leave_word(path: Path, document: dict[str, Any]) -> None:
     """Write a document if the disk lets us: a job must not end of what it wants to say."""
     try:
-        replace_json(path, document)
+        on_a_disk(path, lambda: replace_json(path, document))
     except OSError as error:
         logger.warning("%s could not be written: %s. It says: %s", path, error, document)
 

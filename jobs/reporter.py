@@ -18,7 +18,8 @@ import logging
 import os
 import time
 from dataclasses import replace
-from typing import Any, TextIO
+from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -86,7 +87,8 @@ class Reporter:
         self._ledger = Ledger(self._runs, number, sheet.spent) if world.rank == 0 else None
         self._receipt = RunningReceipt(self._runs, number, self._folder.parent)
         self._metrics: Metrics | None = None
-        self._samples: TextIO | None = None
+        self._samples_at: Path | None = None
+        self._untold = ""  # of samples
         self._places: list[Place] = []  # of all ranks
         self._resumed_at = 0
         self._has_finished = False
@@ -147,7 +149,7 @@ class Reporter:
             )
         if self._config.record_samples:
             name = f"samples-{self._number:04d}-{self._world.rank:05d}.jsonl"
-            self._samples = self._runs.local_path(name).open("a", encoding="utf-8")
+            self._samples_at = self._runs.local_path(name)
         self._report_progress("running", global_step=step, committed=step)
 
     def notify(self, what: What, text: str, **facts: Any) -> None:
@@ -216,9 +218,16 @@ class Reporter:
 
     def on_read(self, step: int, samples: list[int]) -> None:
         """Take the numbers of the samples that this rank reads for a step."""
-        if self._samples is not None:
-            self._samples.write(json.dumps({"step": step, "samples": samples}) + "\n")
-            self._samples.flush()
+        if self._samples_at is None:
+            return
+        self._untold += json.dumps({"step": step, "samples": samples}) + "\n"
+        try:
+            with self._samples_at.open("a", encoding="utf-8") as file:
+                file.write(self._untold)
+        except OSError as error:  # must not end the run: they are written with the next ones
+            logger.warning("The samples that were read could not be written down: %s", error)
+        else:
+            self._untold = ""
 
     def on_step(self, report: StepReport) -> None:
         """Take what a step did."""
@@ -261,5 +270,3 @@ class Reporter:
         self._notifier.close(PATIENT_SECONDS if self._has_finished else LAST_WORD_SECONDS)
         if self._metrics is not None:
             self._metrics.close()
-        if self._samples is not None:
-            self._samples.close()

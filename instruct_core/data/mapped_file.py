@@ -17,6 +17,7 @@ import xxhash
 
 from instruct_core.data.remake import command_that_makes
 from instruct_core.errors import CorruptFileError
+from instruct_core.storage.patience import on_a_disk
 from instruct_core.storage.store import Store
 
 LOOK_AGAIN_SECONDS = 2.0
@@ -25,12 +26,12 @@ LOOK_AGAIN_SECONDS = 2.0
 def map_verified(path: Path, store: Store, entry: dict[str, Any]) -> mmap.mmap:
     """Return a shard's bytes; one look is no verdict, so a damaged one is read again, past the cache."""
     try:
-        return _map(path, store, entry)
+        return on_a_disk(path, lambda: _map(path, store, entry))
     except CorruptFileError:
         sleep(LOOK_AGAIN_SECONDS)
         with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        return _map(path, store, entry)
+        return on_a_disk(path, lambda: _map(path, store, entry))
 
 
 def _map(path: Path, store: Store, entry: dict[str, Any]) -> mmap.mmap:

@@ -21,6 +21,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import FrameType
@@ -30,7 +31,7 @@ from submitit.core.submission import process_job
 from submitit.core.utils import JobPaths
 from submitit.local.local import LOCAL_REQUEUE_RETURN_CODE
 
-from instruct_core.storage.patience import MAX_PAUSE_SECONDS, patiently
+from instruct_core.storage.patience import MAX_PAUSE_SECONDS, passes_on_a_disk, patiently
 from jobs.job_folder import (
     FOLDER,
     START,
@@ -52,6 +53,7 @@ from jobs.timesheet import LOADED_SINCE
 logger = logging.getLogger(__name__)
 
 FAILURE_GRACE_SECONDS = 5.0  # for the other ranks to notice, and to say what they saw
+LOAD_SECONDS = 60.0  # for the disk to give us the code
 START_SECONDS = 3600.0  # for the disk to let us start the tasks
 REPEAT_SECONDS = 1.0  # a stop is repeated: a task that is still starting up ignores TERM
 WARNING_DEATHS = (-signal.SIGUSR1, -signal.SIGUSR2)  # warned before it could listen
@@ -191,7 +193,8 @@ def load(modules: Sequence[str]) -> None:
     """Import what the tasks will need; what cannot be imported is theirs to complain about."""
     for name in modules:
         try:
-            import_module(name)
+            # Once more where the disk that the code lies on fails: what is loaded here is for all starts.
+            patiently(partial(import_module, name), LOAD_SECONDS, passes_on_a_disk)
         except Exception:
             logger.exception("%s could not be loaded before the tasks", name)
 

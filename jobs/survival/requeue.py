@@ -29,6 +29,7 @@ from typing import Any, Literal
 import submitit
 
 from instruct_core.errors import InstructError, SlurmError
+from instruct_core.storage.patience import on_a_disk
 from instruct_core.storage.store import Store
 from jobs.bad_nodes import blame_crash
 from jobs.events import Crashed
@@ -92,10 +93,10 @@ def allows_fruitless_start(folder: Path, committed: int) -> bool:
     """
     path = folder / "warnings.json"
     try:
-        counts = {"committed": 0, "in_a_row": 0} | read_json(path)
+        counts = {"committed": 0, "in_a_row": 0} | on_a_disk(path, lambda: read_json(path))
         counts["in_a_row"] = 0 if committed > counts["committed"] else counts["in_a_row"] + 1
         counts["committed"] = max(committed, counts["committed"])
-        replace_json(path, counts)
+        on_a_disk(path, lambda: replace_json(path, counts))
     except OSError as error:  # a full disk must not be the end of the run
         return _allows_uncounted(folder, error)
     return bool(counts["in_a_row"] < MAX_FRUITLESS_STARTS)
@@ -149,12 +150,12 @@ class CrashBudget:
     def allows_restart(self, committed: int, node: str = "") -> bool:
         """Note one more crash, at which ``committed`` had been reached; True to start again."""
         try:
-            counts = NO_CRASHES | read_json(self._path)
+            counts = NO_CRASHES | on_a_disk(self._path, lambda: read_json(self._path))
             counts["in_a_row"] = counts["in_a_row"] + 1 if committed <= counts["committed"] else 1
             counts["committed"] = max(committed, counts["committed"])
             counts["node_in_a_row"] = counts["node_in_a_row"] + 1 if node == counts["node"] else 1
             counts["node"] = node
-            replace_json(self._path, counts)
+            on_a_disk(self._path, lambda: replace_json(self._path, counts))
         except OSError as error:  # a full disk must not be the end of the run
             return _allows_uncounted(self._folder, error)
         self._counts = counts

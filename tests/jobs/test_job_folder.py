@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from instruct_core.storage import patience
 from jobs.job_folder import (
     Failure,
     Outcome,
     Progress,
+    failure_report,
     read_failures,
     read_outcome,
     read_progress,
@@ -78,3 +82,44 @@ def test_half_of_a_file_is_none(folder: Path, text: str) -> None:
     assert read_progress(folder) == Progress()
     assert read_failures(folder) == []
     assert read_outcome(folder) is None
+
+
+@pytest.mark.parametrize(
+    ("number", "away"), [(errno.EIO, True), (errno.ESTALE, True), (errno.ENOSPC, False)]
+)
+def test_rank_that_a_passing_fault_ends_is_no_crash_and_blames_no_node(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, number: int, away: bool
+) -> None:
+    monkeypatch.setenv("SLURMD_NODENAME", "node7")
+
+    with pytest.raises(OSError, match=os.strerror(number)), failure_report(folder, 0):
+        raise OSError(number, os.strerror(number), "r.bin")
+
+    [failure] = read_failures(folder)
+    assert (failure.away, failure.retry) == (away, True)
+    assert failure.node == ("" if away else "node7")
+
+
+def test_first_word_of_a_rank_in_a_start_counts(folder: Path) -> None:
+    for error in ("the cause", "what followed"):
+        write_failure(folder, 0, error, "", retry=True)
+
+    assert [failure.error for failure in read_failures(folder)] == ["the cause"]
+
+
+def test_word_of_a_rank_is_left_behind_where_the_disk_refuses_it_at_first(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "FIRST_PAUSE_SECONDS", 0.001)
+    real, refusals = Path.replace, [errno.EIO, errno.ESTALE]
+
+    def replace(path: Path, target: Path) -> Path:
+        if refusals:
+            raise OSError(refusals.pop(), "not now")
+        return real(path, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+
+    write_failure(folder, 0, "the cause", "", retry=True)
+
+    assert [failure.error for failure in read_failures(folder)] == ["the cause"]

@@ -42,7 +42,7 @@ OPERATIONS: dict[Kind, tuple[tuple[str, ...], ...]] = {
 }
 # All of the disk, or the servers that hold what is large, or what is small.
 PLACES = ("*", "*.safetensors", "*.json")
-PATIENCE = 2000  # operations
+PATIENCE = 500  # operations: a disk of Python does some hundreds a second
 
 
 @dataclass(frozen=True)

@@ -218,6 +218,20 @@ def test_tasks_share_one_loading_of_what_they_import_at_every_start(tmp_path: Pa
     assert (tmp_path / "loaded").read_text().split() == [str(process.pid)]
 
 
+def test_code_that_the_disk_refuses_at_first_is_loaded_for_all_tasks(tmp_path: Path) -> None:
+    (tmp_path / "heavy.py").write_text(
+        "import errno, os, pathlib\n"
+        "with open('loads', 'a') as file: file.write(f'{os.getpid()}\\n')\n"
+        "if len(pathlib.Path('loads').read_text().split()) < 3: raise OSError(errno.EIO, 'EIO')\n"
+    )
+    patches = "from instruct_core.storage import patience\npatience.FIRST_PAUSE_SECONDS = 0.0\n"
+    process = controller(tmp_path, "import heavy", num_tasks=2, modules=["heavy"], patches=patches)
+
+    assert process.wait(timeout=HANGS_SECONDS) == 0
+
+    assert (tmp_path / "loads").read_text().split() == [str(process.pid)] * 3
+
+
 def test_what_cannot_be_loaded_is_left_to_the_tasks_to_say(tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text("1 / 0")
     process = controller(tmp_path, "sys.exit(0 if rank else 3)", num_tasks=1, modules=["broken"])
