@@ -36,7 +36,7 @@ from instruct_core.checkpoints.writer import Checkpoints
 from instruct_core.storage.store import Store
 from tests.conftest import LAUNCHERS, launch, write_rows
 from tests.fakes import facts_of
-from tests.shared_disk.faults import drawn
+from tests.shared_disk.faults import OF_JOBS, drawn
 from tests.shared_disk.mount import SharedDisk, why_not
 from tests.shared_disk.runs import FLAGS, Course, train_through
 from tests.tiny_runs import final_hashes, train
@@ -114,7 +114,10 @@ def through_training(disk: SharedDisk, scratch: Path, seed: int, num_faults: int
     train(quiet, shards, 2, *FLAGS)
     sums: Counter[str] = Counter()
     while _num_faults(disk.counts()) < num_faults:
-        faults = drawn(seed, 10 * AT_A_TIME, apart=APART_IN_TRAINING, seconds=SECONDS_IN_TRAINING)
+        faults = drawn(
+            seed, 10 * AT_A_TIME, apart=APART_IN_TRAINING, seconds=SECONDS_IN_TRAINING,
+            quota_of=OF_JOBS,
+        )  # fmt: skip
         cwd, commands = train_through(disk, shards, f"run-{seed}", faults)
         course = Course.of(cwd)
         sums.update(

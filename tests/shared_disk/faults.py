@@ -42,6 +42,8 @@ OPERATIONS: dict[Kind, tuple[tuple[str, ...], ...]] = {
 }
 # All of the disk, or the servers that hold what is large, or what is small.
 PLACES = ("*", "*.safetensors", "*.json")
+# A launcher tells a person who has no room for it; what a job writes can be made room for.
+OF_JOBS = ("*.safetensors", "*.json", "*.jsonl")
 PATIENCE = 500  # operations: a disk of Python does some hundreds a second
 
 
@@ -77,7 +79,12 @@ class Fault:
 
 
 def drawn(
-    seed: int, count: int, kinds: Sequence[Kind] = KINDS, apart: int = 100, seconds: float = 0.3
+    seed: int,
+    count: int,
+    kinds: Sequence[Kind] = KINDS,
+    apart: int = 100,
+    seconds: float = 0.3,
+    quota_of: Sequence[str] = PLACES,
 ) -> list[Fault]:
     """
     Return so many faults, the kinds in turn, at random moments and places.
@@ -88,13 +95,14 @@ def drawn(
         kinds: That there are.
         apart: At most so many operations pass between two of them.
         seconds: At most so long each.
+        quota_of: Which files a quota may be spent for.
     """
     draw = random.Random(seed)
     return [
         Fault(
             kind := kinds[number % len(kinds)],
             draw.choice(OPERATIONS[kind]),
-            draw.choice(PLACES),
+            draw.choice(quota_of if kind == "EDQUOT" else PLACES),
             after=draw.randrange(apart),
             seconds=draw.uniform(seconds / 10, seconds),
         )

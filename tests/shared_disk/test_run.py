@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.shared_disk.faults import drawn
+from tests.shared_disk.faults import OF_JOBS, drawn
 from tests.shared_disk.mount import SharedDisk, needs_fuse
 from tests.shared_disk.runs import FLAGS, Course, train_through
 from tests.tiny_runs import final_hashes, train
@@ -30,7 +30,7 @@ def test_run_of_two_ranks_ends_with_the_same_bits_on_a_disk_that_fails_again_and
     tmp_path: Path, shard_set: Path, undisturbed: dict[str, str]
 ) -> None:
     with SharedDisk(tmp_path / "folder", tmp_path / "one") as disk:
-        faults = drawn(seed=2, count=60, apart=300, seconds=0.3)
+        faults = drawn(seed=2, count=60, apart=300, seconds=0.3, quota_of=OF_JOBS)
         cwd, commands = train_through(disk, shard_set, "project", faults)
         course, counts = Course.of(cwd), disk.counts()
         print(commands, course, counts)
