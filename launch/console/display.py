@@ -26,6 +26,7 @@ from rich.table import Table
 
 from launch.console.lines import one_line, say
 
+LONGEST_SECONDS = 100 * 365.25 * 86400  # that anybody is told
 WIDE = 10_000  # columns where there is no terminal: a row is a line for programs then
 
 console = Console(stderr=True)
@@ -112,7 +113,8 @@ def clear_screen() -> None:
 
 def share_bar(share: float, width: int = 10) -> str:
     """Return how much is done, 0..1, as a bar and a number."""
-    full = min(width, int(share * width))
+    share = min(1.0, max(0.0, share))
+    full = int(share * width)
     return f"{'█' * full}{'·' * (width - full)} {share:.0%}"
 
 
@@ -133,7 +135,10 @@ def show_line(text: str, style: str) -> None:
 
 
 def age(seconds: float) -> str:
-    """Return a duration as a person says it."""
+    """Return a duration as a person says it, whatever two clocks say."""
+    if not seconds < LONGEST_SECONDS:
+        return "over 100 years"
+    seconds = max(0.0, seconds)
     for unit, size in (("days", 86400), ("hours", 3600), ("min", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"

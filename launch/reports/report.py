@@ -45,7 +45,8 @@ def write_report(flags: Report) -> int:
 
 def _find_out(flags: Report, run: Run) -> tuple[str, Store]:
     """Return the page's place, and the store that it lies in; raises ConfigError."""
-    place = absolute(flags.out or str(run.job_parent.with_name("report.html")))
+    own = str(run.job_parent.with_name("report.html"))
+    place = absolute(own if flags.out is None else flags.out)
     folder, _, name = place.rpartition("/")
     out = Store(folder or "/")
     if (flags.out or name).endswith("/"):

@@ -7,6 +7,7 @@ What launch/status.py says, as JSON for programs: documented in docs/formats.md,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -47,6 +48,11 @@ def _summary_or_error(run: Run, controller: Controller) -> dict[str, Any]:
         return {"run": run.name, "error": str(error)}
 
 
+def _finite(number: float | None) -> float | None:
+    """Return a number that JSON has; None for the others."""
+    return number if number is not None and math.isfinite(number) else None
+
+
 def _summary(status: RunStatus) -> dict[str, Any]:
     progress = status.progress()
     saves = [entry.event.step for entry in status.entries if isinstance(entry.event, Saved)]
@@ -59,12 +65,12 @@ def _summary(status: RunStatus) -> dict[str, Any]:
         "step": status.reached_step(),
         "max_steps": status.run.config.max_steps,
         "saved_step": saves[-1] if saves else None,
-        "loss": progress.loss,
-        "tokens_per_second": progress.tokens_per_second,
+        "loss": _finite(progress.loss),
+        "tokens_per_second": _finite(progress.tokens_per_second),
         "attempt": status.entries[-1].attempt if status.entries else None,
         "unsaved_steps": unsaved.steps if unsaved else None,
         "unsaved_seconds": round(unsaved.seconds, 1) if unsaved else None,
-        "seconds_left": round(left.seconds, 1) if left else None,
+        "seconds_left": _finite(round(left.seconds, 1)) if left else None,
         "starts_left": left.starts if left else None,
         "expected_start": status.expected_start() or None,
         "note": status.note(),

@@ -17,7 +17,7 @@ from instruct_core.recipe import flag_of
 from jobs.receipt import CAUSES, Receipt
 from launch.cluster.slurm import SlurmJob
 from launch.console.display import age, clock, show_table, stretch_bar
-from launch.console.lines import counted, say
+from launch.console.lines import counted, one_line, say
 from launch.runs.pace import left_of, unsaved_of
 from launch.runs.status import RunStatus
 
@@ -27,7 +27,7 @@ def show_run(status: RunStatus) -> None:
     run = status.run
     say(f"Run {run.name}: {status.state()}, step {status.step()}")
     if note := status.note():
-        say(f"Note: {note}")
+        say(f"Note: {one_line(note)}")
     say(f"Last save: {status.last_save() or 'none yet'}")
     if (unsaved := unsaved_of(status)) is not None:
         lost = f"{counted(unsaved.steps, 'step')}, {age(unsaved.seconds)}"

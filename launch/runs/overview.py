@@ -34,6 +34,7 @@ TITLES = (
     "note",
 )  # fmt: skip
 WATCH_SECONDS = 5.0
+LONG = 1e12  # a number of more digits is shown in few
 NOTE = "job/slurm.json"  # of array jobs, in the folder that they fill
 ANSWERS = f"*.parts/{NOTE}"  # below the folder that generate was typed in
 pause = time.sleep  # a test's own
@@ -121,8 +122,8 @@ def _cells(status: RunStatus) -> tuple[str, ...]:
         status.job_id(),
         status.step(),
         share_bar(status.reached_step() / status.run.config.max_steps),
-        "" if loss is None else f"{loss:.4f}",
-        "" if speed is None else f"{speed:,.0f}",
+        "" if loss is None else f"{loss:.4f}" if abs(loss) < LONG else f"{loss:.3g}",
+        "" if speed is None else f"{speed:,.0f}" if abs(speed) < LONG else f"{speed:.3g}",
         status.attempt(),
         status.last_save(),
         "" if unsaved is None else f"{counted(unsaved.steps, 'step')}, {age(unsaved.seconds)}",

@@ -24,6 +24,9 @@ class Unsaved(NamedTuple):
     seconds: float
 
 
+LONGEST = 1e12  # seconds; beyond it no number means anything
+
+
 class Left(NamedTuple):
     """What is to come, if nothing disturbs it."""
 
@@ -48,11 +51,11 @@ def left_of(status: RunStatus) -> Left | None:
     """Return how long its steps to the end take, at the pace of the newest; None if nobody knows."""
     speed, config = status.progress().tokens_per_second, status.run.config
     steps = config.max_steps - status.reached_step()
-    if not speed or steps <= 0:
+    if not speed or not speed > 0 or steps <= 0:  # or no number
         return None
     seconds = steps * config.tokens_per_step / speed
     minutes = (status.run.document.get("asked", {}).get("slurm") or {}).get("time")
     starts = None
-    if status.slurm is not None and isinstance(minutes, int) and minutes > 0:
+    if status.slurm is not None and isinstance(minutes, int) and minutes > 0 and seconds < LONGEST:
         starts = math.ceil(seconds / (60 * minutes))
     return Left(seconds, starts)

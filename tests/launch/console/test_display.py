@@ -5,7 +5,23 @@ from __future__ import annotations
 import pytest
 from rich.table import Table
 
-from launch.console.display import show_table
+from launch.console.display import age, share_bar, show_table
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(-5.0, "0 s"), (90.0, "90 s"), (1e300, "over 100 years"), (float("inf"), "over 100 years"),
+     (float("nan"), "over 100 years")],
+)  # fmt: skip
+def test_age_is_short_whatever_two_clocks_say(seconds: float, said: str) -> None:
+    assert age(seconds) == said
+
+
+@pytest.mark.parametrize(
+    ("share", "shown"), [(-0.5, "···· 0%"), (0.5, "██·· 50%"), (1e30, "████ 100%")]
+)
+def test_bar_is_never_longer_than_it_is(share: float, shown: str) -> None:
+    assert share_bar(share, width=4) == shown
 
 
 def test_text_of_a_cell_is_no_markup_and_lines_have_no_padding(

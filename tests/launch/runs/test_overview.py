@@ -222,8 +222,28 @@ def test_text_of_others_moves_no_cursor_and_makes_no_line(
     shown = "<b>\\u001b[2J\\u202ebold[/red] ↵ next"
     assert overview.count(shown) == 1
     assert overview.count("\n") == 2
-    assert one.count(shown) == 2  # its job, and its end
+    assert one.count(shown) == 3  # its note, its job, and its end
     assert not set("\x1b\u202e\r") & set(overview + one)
+
+
+@pytest.mark.parametrize(
+    ("loss", "speed"), [("NaN", "Infinity"), ("1e300", "1e-300"), ("-1e300", "0")]
+)
+def test_numbers_that_are_none_leave_a_table_and_a_document(
+    project: Path, loss: str, speed: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = project / "runs" / "r" / "job" / "0000" / "progress-0000.json"
+    step = 10**30
+    path.write_text(
+        f'{{"state": "running", "global_step": {step}, "loss": {loss}, "tokens_per_second": {speed}}}'
+    )
+
+    show_status(Status(checkpoints=str(project / "checkpoints"), shards=str(project)))
+    show_status(Status(checkpoints=str(project / "checkpoints"), json=True))
+
+    *_, line, document = capsys.readouterr().out.splitlines()
+    assert len(line) < 300
+    assert json.loads(document, parse_constant=pytest.fail)["runs"][0]["step"] == step
 
 
 def test_looking_at_runs_imports_no_torch(project: Path) -> None:
