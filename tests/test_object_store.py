@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from instruct_core.checkpoints.steps import committed_steps
 from instruct_core.events import Saved
 from instruct_core.storage.store import Store
+from jobs.events import Resumed
 from jobs.ledger import read_ledger
 from tests.conftest import HANGS_SECONDS, TINY_RUN, events_of, hashes_of, launch, start, wait_for
 from tests.s3_server import KEY, SECRET, S3Server
@@ -94,6 +95,42 @@ def test_server_killed_in_the_middle_of_a_save_loses_nothing(
     assert len([event for event in events if event["event"] == "started"]) == 1
     assert committed_steps(store)[-1] == STEPS
     assert downloaded(store, STEPS, tmp_path / "down") == undisturbed
+
+
+def test_run_in_a_bucket_is_asked_to_save_to_pause_and_to_be_another_one(
+    s3: S3Server, tmp_path: Path, shard_set: Path
+) -> None:
+    checkpoints, runs = f"{s3.url}/asked/c", f"{s3.url}/asked/runs"
+    words = (f"--runs={runs}", "--gpus=1", "--max-steps=1000000", "--save-every=1000000")
+    launcher = start("finetune", *arguments(shard_set, checkpoints, *words), cwd=tmp_path)
+
+    def control(*words: str) -> str:
+        result = launch("control", *words, f"--checkpoints={checkpoints}", cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    try:
+        ledger = Store(runs) / "r"
+        wait_for(lambda: any(isinstance(e.event, Resumed) for e in read_ledger(ledger)), "a start")
+        saves = control("r", "save")
+        wait_for(lambda: committed_steps(Store(checkpoints) / "r"), "the save")
+        pauses = control("r", "pause")
+        said, errors = launcher.communicate(timeout=HANGS_SECONDS)
+    finally:
+        launcher.kill()
+    shown = launch("status", f"--checkpoints={checkpoints}", cwd=tmp_path).stdout
+    renamed = control("r", "rename", "other")
+    stopped = control("other", "stop")
+    removed = control("other", "remove")
+
+    assert saves == "Run r saves before its next step, and goes on.\n"
+    assert pauses.startswith("Run r saves at its next step, and ends.\n"), said + errors
+    assert " paused " in shown
+    assert renamed.startswith("Run r is other now: ")
+    assert stopped.startswith("Run other is stopped: resume does not start it any more.\n")
+    assert "other" in removed
+    left = [name for name in Store(f"{s3.url}/asked").tree() if name]  # the place itself may stay
+    assert left == []
 
 
 def test_everything_on_s3_from_rows_to_an_answer(
