@@ -25,7 +25,7 @@ from launch.runs.status import RunStatus
 def show_run(status: RunStatus) -> None:
     """Print all about a run."""
     run = status.run
-    say(f"Run {run.name}: {status.state()}, step {status.step()}")
+    say(one_line(f"Run {run.name}: {status.state()}, step {status.step()}"))
     if note := status.note():
         say(f"Note: {one_line(note)}")
     say(f"Last save: {status.last_save() or 'none yet'}")
@@ -43,7 +43,7 @@ def show_run(status: RunStatus) -> None:
         say(f"Job folder: {folder}")
     say(f"Checkpoints: {run.store.url}")
     if own := own_ways(run.document.get("asked", {}).get("slurm", {})):
-        say(f"Asked of Slurm: {own}")
+        say(f"Asked of Slurm: {one_line(own)}")
     if status.entries:
         _show_attempts(status)
     _show_receipt(status.receipt())
@@ -84,7 +84,7 @@ def _show_attempts(status: RunStatus) -> None:
     *_, last = status.attempts()
     if last.cause not in ("", "finished"):
         remedy = last.remedy.replace("RUN", status.run.name)
-        say(f"Cause of the last end: {last.cause}. What to do: {remedy}")
+        say(one_line(f"Cause of the last end: {last.cause}. What to do: {remedy}"))
 
 
 def _show_receipt(receipt: Receipt) -> None:

@@ -209,7 +209,7 @@ def test_text_of_others_moves_no_cursor_and_makes_no_line(
 ) -> None:
     ledger = Ledger(Store(project / "runs" / "r"), attempt=0)
     ledger.note(Started(0, HOSTILE, 1, HOSTILE, [1], [HOSTILE]))
-    ledger.note(Crashed(HOSTILE, node=HOSTILE))
+    ledger.note(Crashed(HOSTILE, HOSTILE, False, HOSTILE, HOSTILE))
     leave(project, "progress-0000.json", state="running", global_step=4)
     leave(project, "failed.json", start="0000", error=HOSTILE, traceback="", retry=True)
     checkpoints = str(project / "checkpoints")
@@ -222,7 +222,9 @@ def test_text_of_others_moves_no_cursor_and_makes_no_line(
     shown = "<b>\\u001b[2J\\u202ebold[/red] ↵ next"
     assert overview.count(shown) == 1
     assert overview.count("\n") == 2
-    assert one.count(shown) == 3  # its note, its job, and its end
+    assert one.count(shown) == 5  # its note, its job, its end, and why that was and what to do
+    assert one.count("next") == 5
+    assert not [line for line in one.splitlines() if line.startswith("next")]
     assert not set("\x1b\u202e\r") & set(overview + one)
 
 
