@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from instruct_core.data.tokenizer_files import MODEL, TOKENIZER, read_tokenizer_files
+from instruct_core.errors import ConfigError
 from instruct_core.lora_settings import CONFIG_FILE as ADAPTER
 from instruct_core.storage.documents import load_document
 from instruct_core.storage.store import Store
@@ -144,8 +145,22 @@ def tokenizer_of_model(place: str) -> Tokenizer:
     return load_tokenizer(place_of_tokenizer(place))
 
 
-def place_of_tokenizer(model: str) -> str:
-    """Return where `tokenizer_of_model` looks: `gpt2`, where a model has none of its own."""
+def place_of_tokenizer(model: str, adapters: tuple[str, ...] = ()) -> str:
+    """
+    Return where `tokenizer_of_model` looks: `gpt2`, where a model has none of its own.
+
+    Args:
+        model: Its place.
+        adapters: That stand on it.
+
+    Raises:
+        ConfigError: These are adapters that stand on themselves.
+    """
+    if model in adapters:
+        raise ConfigError(
+            f"Adapter {model} stands on itself: base_model_name_or_path in its {ADAPTER} names no base. "
+            "Write the base's place there."
+        )
     store = Store(model)
     names = store.names()
     run = Store(model.rstrip("/").rpartition("/")[0] or "/")
@@ -154,7 +169,7 @@ def place_of_tokenizer(model: str) -> str:
     if (run / TOKENIZER_FOLDER).exists(TOKENIZER):
         return (run / TOKENIZER_FOLDER).url
     if ADAPTER in names and (base := load_document(store, ADAPTER).get("base_model_name_or_path")):
-        return place_of_tokenizer(str(base))
+        return place_of_tokenizer(str(base), (*adapters, model))
     if MODEL not in names or run.exists("run.json"):  # a run keeps any other tokenizer
         return GPT2
     return GPT2 if load_document(store, MODEL).get("model_type", GPT2) == GPT2 else model

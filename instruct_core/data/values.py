@@ -52,7 +52,7 @@ def listed(value: Any, what: str, expected: str) -> list[Any]:
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
             value = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):  # the latter of a thousand brackets
             raise ValueError(
                 f"{what} is a text, and no JSON: expected a list of {expected}"
             ) from None

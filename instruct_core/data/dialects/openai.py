@@ -98,7 +98,7 @@ def _calls(message: dict[str, Any], where: str) -> tuple[dict[str, Any], ...]:
         if isinstance(arguments, str):
             try:
                 arguments = json.loads(arguments) if arguments.strip() else {}
-            except ValueError:
+            except (ValueError, RecursionError):
                 raise ValueError(f"{where}: arguments of {called['name']} are no JSON") from None
         calls.append({"name": called["name"], "arguments": arguments})
         checked(json.dumps(calls[-1], ensure_ascii=False), f"{where}: tool_calls")

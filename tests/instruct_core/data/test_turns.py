@@ -81,6 +81,7 @@ def test_shape_is_read_as_turns(record: dict[str, Any], turns: list[Turn]) -> No
     [
         ({"history": "before"}, "column history is a text, expected a list of pairs"),
         ({"history": "[1"}, "column history is a text, and no JSON"),
+        ({"history": "[" * 9999 + "]" * 9999}, "column history is a text, and no JSON"),
         ({"history": [["a"]]}, "column history, entry 1 is no question with its answer"),
         ({"history": [["a", "b"], ["a", None]]}, "column history, entry 2 is no question"),
         ({"history": [["a", " "]]}, "column history, entry 1 is no question"),

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from instruct_core.data.tokenizer import tokenizer_of_model
 from instruct_core.errors import (
     ConfigError,
     CorruptFileError,
@@ -89,6 +90,15 @@ def test_adapters_on_themselves_are_no_endless_work(adapter: Path) -> None:
 
     with pytest.raises(ConfigError):
         load_pretrained(str(adapter))
+
+
+def test_tokenizer_of_adapters_that_stand_on_each_other_is_no_endless_search(adapter: Path) -> None:
+    other = shutil.copytree(adapter, adapter.with_name("other"))
+    change(adapter, base_model_name_or_path=str(other))
+    change(other, base_model_name_or_path=str(adapter))
+
+    with pytest.raises(ConfigError, match=f"Adapter {adapter} stands on itself"):
+        tokenizer_of_model(str(adapter))
 
 
 def test_whole_model_beside_adapters_is_the_model(adapter: Path, base_folder: Path) -> None:
