@@ -25,13 +25,13 @@ CLIENT_TIMEOUT_SECONDS = 30.0
 SUBMIT_TIMEOUT_SECONDS = 300.0  # sbatch itself tries again for minutes where Slurm is busy
 # States of a job whose processes live, or would if they were not stopped for a while.
 RUNNING = {"RUNNING", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING"}
-# States of a job that will still do something.
-ACTIVE = {
-    "PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED", "STAGE_OUT", "SIGNALING",
-    "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESIZING", "RESV_DEL_HOLD",
-    "STOPPED", "UPDATE_DB",
+# States of a job that does nothing more. All others are alive, those that a later Slurm may bring too:
+# who takes a dead job for alive waits, who takes a living one for dead queues a second. A job that is
+# REVOKED runs on another cluster of its federation; one that failed to launch is requeued or held.
+ENDED = {
+    "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY",
+    "PREEMPTED", "TIMEOUT",
 }  # fmt: skip
-
 
 JOB_ID = re.compile(r"(\d+)(?:;\S+)?|Submitted batch job (\d+)(?: on cluster \S+)?")
 # What Slurm says where it will say the same tomorrow.
@@ -63,7 +63,7 @@ class JobRecord(NamedTuple):
     @property
     def is_active(self) -> bool:
         """Return True as long as the job waits, runs or is being taken down."""
-        return self.state in ACTIVE
+        return self.state not in ENDED
 
 
 def run_client(

@@ -31,8 +31,10 @@ from instruct_core.errors import ConfigError
 from instruct_core.storage.patience import on_a_disk
 from jobs.environment import number_in
 from jobs.job_folder import replace_json, store_may_be_away, this_start
+from jobs.open_files import allow_open_files
 
 POLL_SECONDS = 0.05
+LOOKS_PER_SECOND = 1000.0  # at the meeting's folder, of all ranks together
 LOOPBACK = ("127.0.0.1", "::1")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
@@ -87,6 +89,9 @@ def process_group(world: World, needs_gpu: bool = False) -> Iterator[torch.devic
         # NCCL's own watch over its threads takes them for stuck when the job was suspended.
         seconds = f"{ranks.TIMEOUT.total_seconds():.0f}"
         os.environ.setdefault("TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC", seconds)
+        # Two ranks connect when they first have something to say; else all do, once for each group.
+        os.environ.setdefault("TORCH_GLOO_LAZY_INIT", "1")
+        allow_open_files(world.world_size)
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
             store=_meet(world),
@@ -94,6 +99,7 @@ def process_group(world: World, needs_gpu: bool = False) -> Iterator[torch.devic
             world_size=world.world_size,
             timeout=ranks.TIMEOUT,
         )
+        ranks.barrier()  # nobody goes on before all are there
     yield device
     # Not after an exception: to take leave of peers that hang would hang too.
     if dist.is_initialized():
@@ -150,12 +156,13 @@ def _meet(world: World) -> Store:
     """
     Return the store through which the ranks find each other.
 
-    Rank 0 takes any free port and writes address and port into the job's folder, which all nodes
-    share: a port agreed on beforehand may be taken by another job of the node. The file is of this
-    start alone, so nobody meets the ranks of an earlier one.
+    Rank 0 takes any free port and writes address and port into a folder that all nodes share: a port
+    agreed on beforehand may be taken by another job of the node. The file is of this start alone, so
+    nobody meets the ranks of an earlier one, and nothing else is in the folder: all ranks list it.
     """
-    folder = Path(os.environ["SUBMITIT_FOLDER"])
-    path = folder / f"rendezvous-{this_start()}-{world.job_id}.json"
+    folder = Path(os.environ["SUBMITIT_FOLDER"], "rendezvous")
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{this_start()}-{world.job_id}.json"
     if world.rank == 0:
         address = _own_address(world.peer)
         _use_interface_of(address)
@@ -168,7 +175,7 @@ def _meet(world: World) -> Store:
     # Listing the folder makes NFS look again; a name that was not there is remembered otherwise.
     with store_may_be_away():
         while path.name not in on_a_disk(folder, lambda: os.listdir(folder)):  # noqa: PTH208  names only
-            time.sleep(POLL_SECONDS)
+            time.sleep(max(POLL_SECONDS, world.world_size / LOOKS_PER_SECOND))
         meeting = json.loads(on_a_disk(path, lambda: path.read_text(encoding="utf-8")))
     _use_interface_of(_address_towards(meeting["address"]))
     return TCPStore(meeting["address"], meeting["port"], world.world_size, False, ranks.TIMEOUT)

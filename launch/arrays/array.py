@@ -191,7 +191,7 @@ def _attach(work: Work, flags: ArrayFlags) -> int | None:
     if not work.plan.makes_same_parts(work.old):
         raise ConfigError(
             f"{work.what} {work.where} are being made from something else by job {job.job_id}. "
-            f"Wait for it, or end it: scancel {' '.join(job.job_ids)}"
+            f"Wait for it, or end it: {job.cancel_command}"
         )
     if job.state() == UNKNOWN:
         raise ConfigError(
@@ -218,7 +218,7 @@ def follow_array(work: Work, job: SlurmJob) -> int:
                 time.sleep(POLL_SECONDS)
             bar.update(shown, completed=work.num_done)
     except KeyboardInterrupt:
-        say(f"Stopped watching; the jobs go on. End them: scancel {' '.join(job.job_ids)}")
+        say(f"Stopped watching; the jobs go on. End them: {job.cancel_command}")
         return 0
     failed = sorted(path.parent for path in job.folder.glob("task-*/failed.json"))
     if failed:

@@ -54,4 +54,4 @@ def refuse_changes(work: Work, job: SlurmJob) -> None:
     if typed.array.cluster in ("local", "debug"):
         found.append(difference("cluster", "slurm", typed.array.cluster))
     state = f"{work.what} {work.where} are being made already: job {job.job_id}, {job.state()}"
-    refuse_typed(state, found, f"scancel {' '.join(job.job_ids)}")
+    refuse_typed(state, found, job.cancel_command)

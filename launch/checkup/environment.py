@@ -18,15 +18,13 @@ from pathlib import Path
 
 from instruct_core.data.gpt2_tokenizer import merges_path, read_merges
 from instruct_core.errors import InstructError
+from jobs.open_files import files_for, most_ranks
 from launch.checkup.finding import Finding, fails, note, ok, refused
 from launch.cluster.gpus import Torch
 from launch.console.lines import counted
 
 OLDEST_PYTHON = (3, 11)  # setup.cfg
 INSTALL = "Install what is missing: pip install -c constraints.txt -e ."
-# Descriptors of rank 0, which holds most: Python, logs, shards and a GPU's own, then two per rank
-# (its store and gloo's pair; measured with 2, 4 and 8 ranks), and as many again for nccl.
-FILES_OF_A_RANK, FILES_PER_PEER = 200, 4
 
 
 def check_python() -> Finding:
@@ -85,31 +83,29 @@ def check_data() -> Finding:
 
 
 def check_open_files(
-    ranks_per_node: int, most_ranks: int, config: Mapping[str, str] | None = None
+    ranks_per_node: int, ranks_in_all: int, config: Mapping[str, str] | None = None
 ) -> Finding:
     """
-    Return whether `ulimit -n` allows a rank to talk to all others.
+    Return whether a rank may open enough files to talk to all others.
 
     Args:
         ranks_per_node: Of a run on one whole node.
-        most_ranks: Of the largest run there can be.
+        ranks_in_all: Of the largest run there can be.
         config: Slurm's, which says whether jobs take over the limits of this shell.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY:
+    if resource.RLIM_INFINITY in (soft, hard):
         return ok("open files", "no limit")
-    fit = (soft - FILES_OF_A_RANK) // FILES_PER_PEER
     if config is not None and not _takes_over_limits(config):
         return ok("open files", "each node has its own limit (PropagateResourceLimits)")
-    found = f"ulimit -n is {soft:,}, enough for {counted(max(fit, 0), 'rank')}"
-    if fit >= most_ranks:
+    # Ranks raise the soft limit that they are given; the hard one of a node is mostly this machine's.
+    fit = most_ranks(hard)
+    found = f"ulimit -Hn is {hard:,}, enough for {counted(fit, 'rank')}"
+    if fit >= ranks_in_all:
         return ok("open files", found)
-    needed = FILES_OF_A_RANK + FILES_PER_PEER * most_ranks
-    fix = f"Type first: ulimit -n {needed}"
-    if hard != resource.RLIM_INFINITY and hard < needed:
-        fix = f"Have an administrator raise the hard limit of {hard:,} to {needed:,}"
+    fix = f"Have an administrator raise the hard limit of {hard:,} to {files_for(ranks_in_all):,}"
     if fit >= ranks_per_node:
-        return note("open files", f"{found} of {most_ranks:,}", fix)
+        return note("open files", f"{found} of {ranks_in_all:,}", fix)
     return fails("open files", f"{found}, and a node has {ranks_per_node:,}", fix)
 
 

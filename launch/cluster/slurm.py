@@ -130,6 +130,12 @@ class SlurmJob:
         return self.job_ids[-1] if self.job_ids else "unknown"
 
     @property
+    def cancel_command(self) -> str:
+        """What a person types to end it, on whatever cluster it is."""
+        place = f"-M {self.cluster} " if self.cluster else ""
+        return f"scancel {place}{' '.join(self.job_ids) or self.job_id}"
+
+    @property
     def label(self) -> str:
         """The job and its state, for messages."""
         return f"{self.job_id}, {self.state()}"
@@ -179,7 +185,7 @@ class SlurmJob:
 
     def cancel_waiting(self) -> None:
         """End those of its jobs that have not begun, and no others; raises SlurmError."""
-        run_client(["scancel", "--state=PENDING", *self.job_ids])
+        run_client(["scancel", "--state=PENDING", *self.job_ids], on_cluster(self.cluster))
         self._asked_at = float("-inf")
 
     def state(self) -> str:

@@ -48,7 +48,7 @@ def watch(job: LocalJob, run: str) -> int:
 
 def watch_slurm(job: SlurmJob, run: str) -> int:
     """Follow a job on Slurm until it ends; Ctrl-C only stops following. Return the exit code."""
-    return _only_watch(job, run, f"scancel {job.job_id}")
+    return _only_watch(job, run, job.cancel_command)
 
 
 def _only_watch(job: LocalJob | SlurmJob, run: str, how_to_stop: str) -> int:

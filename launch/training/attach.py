@@ -60,11 +60,11 @@ def attach(flags: Finetune, run: Run, known: Finetune | None) -> int | None:
             "a moment."
         )
     what = f"Run {run.name} is on Slurm already: job {queued.job_id}, {state}"
-    _refuse_changes(what, flags, run, known, ("auto", "slurm"), f"scancel {queued.job_id}")
+    _refuse_changes(what, flags, run, known, ("auto", "slurm"), queued.cancel_command)
     say(f"{what}.")
     if flags.follow and not flags.dry_run:
         return watch_slurm(queued, run.name)
-    say(f"Follow it: python launch/logs.py {run.name} -f; end it: scancel {queued.job_id}")
+    say(f"Follow it: python launch/logs.py {run.name} -f; end it: {queued.cancel_command}")
     return 0
 
 

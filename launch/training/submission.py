@@ -145,7 +145,7 @@ class OnSlurm:
         settle(folder)
         lock.close()
         next_step = (
-            f"python launch/logs.py {run.name} -f; save and end it: scancel {job.job_id}; go on later: "
+            f"python launch/logs.py {run.name} -f; save and end it: {job.cancel_command}; go on later: "
             "the same command again"
         )
         follow = self._flags.follow

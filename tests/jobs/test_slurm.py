@@ -14,6 +14,7 @@ from jobs.slurm import (
     RefusedError,
     clean_environment,
     controller_seconds,
+    records_in,
     run_client,
     show_jobs,
     tasks_of,
@@ -47,6 +48,32 @@ def test_record_of_waiting_array_tasks_is_read(
     assert job.is_active
     assert tasks_of(job.job_id) == [3, 4, 5, 9]
     assert tasks_of("20") == []
+
+
+# Every state and flag of slurm.schedmd.com/job_state_codes.html: does the job still do something, and do
+# its processes live?
+STATES = {
+    (True, True): "RUNNING SUSPENDED STOPPED SIGNALING RESIZING",
+    (True, False): (
+        "PENDING COMPLETING CONFIGURING STAGE_OUT REQUEUED REQUEUE_FED REQUEUE_HOLD SPECIAL_EXIT "
+        "RESV_DEL_HOLD UPDATE_DB EXPEDITING POWER_UP_NODE LAUNCH_FAILED RECONFIG_FAIL REVOKED "
+        "SOMETHING_OF_TOMORROW"
+    ),
+    (False, False): (
+        "BOOT_FAIL CANCELLED COMPLETED DEADLINE FAILED NODE_FAIL OUT_OF_MEMORY PREEMPTED TIMEOUT"
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("state", "alive"), [(state, alive) for alive in STATES for state in STATES[alive].split()]
+)
+def test_every_state_of_slurm_is_known_as_alive_or_ended(
+    state: str, alive: tuple[bool, bool]
+) -> None:
+    (record,) = records_in([LINE.replace("JobState=PENDING", f"JobState={state}", 1)])
+
+    assert (record.is_active, record.is_running) == alive
 
 
 def test_job_that_slurm_has_forgotten_has_no_record(

@@ -37,13 +37,14 @@ def _join(folder: str, rank: int, start: str, peer: str = "") -> int:
 
 
 def test_ranks_of_one_start_meet_on_any_free_port(tmp_path: Path) -> None:
-    (tmp_path / "rendezvous-0000-12.json").write_text("of an earlier start")
+    (tmp_path / "rendezvous").mkdir()
+    (tmp_path / "rendezvous" / "0000-12.json").write_text("of an earlier start")
 
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         sums = pool.starmap(_join, [(str(tmp_path), rank, "0001") for rank in (0, 1)])
 
     assert sums == [1, 1]
-    meeting = json.loads((tmp_path / "rendezvous-0001-12.json").read_text())
+    meeting = json.loads((tmp_path / "rendezvous" / "0001-12.json").read_text())
     assert meeting["address"] == "127.0.0.1"
 
 
@@ -55,7 +56,7 @@ def test_ranks_meet_where_there_is_no_ipv4(tmp_path: Path) -> None:
         sums = pool.starmap(_join, [(str(tmp_path), rank, "0001", "::1") for rank in (0, 1)])
 
     assert sums == [1, 1]
-    assert json.loads((tmp_path / "rendezvous-0001-12.json").read_text())["address"] == "::1"
+    assert json.loads((tmp_path / "rendezvous" / "0001-12.json").read_text())["address"] == "::1"
 
 
 def test_ipv4_is_taken_where_both_lead_to_the_peer(monkeypatch: pytest.MonkeyPatch) -> None:

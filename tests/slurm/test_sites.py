@@ -91,5 +91,5 @@ def test_nodes_without_ipv4_train_together(
     run.submit()
     run.wait_for_end()
 
-    [meeting] = run.folder.glob("job/*/rendezvous-*.json")
+    [meeting] = run.folder.glob("job/*/rendezvous/*.json")
     assert '"address": "fd00:' in meeting.read_text()

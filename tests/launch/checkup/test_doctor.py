@@ -80,8 +80,8 @@ BROKEN: dict[str, tuple[str, str, Callable[[Machine], None]]] = {
     ),
     "merges are gone": ("tokenizer", "gone.bpe", Machine.cannot_read_the_merges),
     "few open files": (
-        "open files", "ulimit -n is 64, enough for 0 ranks, and a node has 4",
-        lambda m: m.patch(environment, "resource", limits(64)),
+        "open files", "ulimit -Hn is 153, enough for 3 ranks, and a node has 4",
+        lambda m: m.patch(environment, "resource", limits(64, 153)),
     ),
     "full disk": (
         "checkpoints", "a checkpoint needs 1,5", lambda m: m.disk_has(Free(10**6, 10**6))

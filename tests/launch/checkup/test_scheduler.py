@@ -84,7 +84,7 @@ NOTED_ON_SLURM = {
     "no grace time": ("grace time", set_partition(GraceTime="0")),
     "preempted jobs are cancelled": ("preemption", set_partition(PreemptMode="CANCEL")),
     "partition down": ("partition", set_partition(State="DOWN")),
-    "too few files for all nodes": ("open files", lambda slurm: setattr(slurm, "gres", "gpu:400")),
+    "too few files for all nodes": ("open files", lambda slurm: setattr(slurm, "gres", "gpu:4000")),
 }
 
 
@@ -103,11 +103,12 @@ def test_what_a_run_outlives_is_noted(
 def test_limit_of_open_files_counts_where_jobs_take_it_over(
     slurm: PlayedSlurm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(environment, "resource", limits(64))
+    monkeypatch.setattr(environment, "resource", limits(64, 100))
 
     [red] = failed(look_at(slurm, monkeypatch, Doctor()))
 
-    assert (red.name, red.fix) == ("open files", "Type first: ulimit -n 264")
+    fix = "Have an administrator raise the hard limit of 100 to 166"
+    assert (red.name, red.fix) == ("open files", fix)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +118,7 @@ def test_limit_of_open_files_counts_where_jobs_take_it_over(
 def test_limit_of_open_files_is_the_nodes_where_jobs_do_not_take_it_over(
     slurm: PlayedSlurm, monkeypatch: pytest.MonkeyPatch, settings: dict[str, str]
 ) -> None:
-    monkeypatch.setattr(environment, "resource", limits(64))
+    monkeypatch.setattr(environment, "resource", limits(64, 100))
     slurm.config |= settings
 
     assert failed(look_at(slurm, monkeypatch, Doctor())) == []

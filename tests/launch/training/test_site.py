@@ -108,3 +108,18 @@ def test_job_of_another_cluster_is_asked_for_there(
     note = json.loads((desk / "checkpoints_instruct/r/slurm.json").read_text())
     assert note["cluster"] == "far"
     assert (script.parent / "job_ids").read_text() == "41\n"
+
+
+def test_job_on_another_cluster_is_ended_there(
+    slurm: PlayedSlurm, desk: Path, shard_set: Path
+) -> None:
+    command = ("finetune", "--run=r", f"--shards={shard_set}", *TINY_RUN, "--clusters=far")
+
+    queued = launch(*command, cwd=desk)
+    again = launch(*command, cwd=desk)
+    refused = launch(*command, "--compile", cwd=desk)
+
+    assert "end it: scancel -M far 1" in again.stdout
+    assert "save and end it: scancel -M far 1;" in queued.stdout + queued.stderr
+    assert "Not taken: scancel -M far 1 first" in refused.stderr
+    assert slurm.jobs == ["1"]
