@@ -28,6 +28,7 @@ from bench.shapes import SHAPES, random_model, transformers_of
 from instruct_core.answers.generation import generate
 from instruct_core.answers.sampling import Sampling
 from instruct_core.model.family import Model
+from instruct_core.model.packed import can_pack, pack
 from jobs.process import peak_bytes
 
 PROMPT_TOKENS = 128
@@ -45,7 +46,11 @@ def prompts(batch_size: int) -> list[list[int]]:
     return draw.integers(NUM_WORDS, size=(batch_size, PROMPT_TOKENS)).tolist()
 
 
-def make_ours(model: Model) -> Run:
+def make_ours(name: str, device: str, batch_size: int) -> Run:
+    model = random_model(name).eval().to(device)
+    if device == "cpu" and can_pack():
+        pack(model, batch_size)  # as whatever answers does when it loads
+
     def run(batch: list[list[int]], sampling: Sampling, num_tokens: int) -> int:
         answers = generate(model, batch, max_new_tokens=num_tokens, sampling=sampling)
         return sum(len(answer.tokens) for answer in answers)
@@ -53,13 +58,13 @@ def make_ours(model: Model) -> Run:
     return run
 
 
-def make_theirs(model: Model) -> Run:
-    theirs = transformers_of(model).eval()
+def make_theirs(name: str, device: str, batch_size: int) -> Run:
+    theirs = transformers_of(random_model(name).to(device)).eval()
     theirs.generation_config.eos_token_id = None  # all texts go on to the last token
     theirs.generation_config.pad_token_id = 0
 
     def run(batch: list[list[int]], sampling: Sampling, num_tokens: int) -> int:
-        tokens = torch.tensor(batch, device=model.head_weight.device)
+        tokens = torch.tensor(batch, device=device)
         how = {"do_sample": False}
         if sampling.temperature:
             how = {"do_sample": True, "temperature": sampling.temperature}  # type: ignore[dict-item]
@@ -89,10 +94,9 @@ def memory_of(command: list[str]) -> float:
     return float(json.loads(subprocess.check_output(command))["megabytes"])
 
 
-def measure_memory(make: Callable[[Model], Run], model: Model, batch_size: int) -> float:
-    run = make(model)
+def measure_memory(run: Run, is_on_gpu: bool, batch_size: int) -> float:
     run([[1, 2]], Sampling(), 2)  # threads and kernels are there
-    if model.head_weight.is_cuda:
+    if is_on_gpu:
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         run(prompts(batch_size), Sampling(), NEW_TOKENS)
@@ -110,15 +114,18 @@ def main() -> None:
     flags.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 16])
     flags.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     arguments = flags.parse_args()
-    model = random_model(arguments.model).eval().to(arguments.device)
     makers = {"ours": make_ours, "transformers": make_theirs}
     if arguments.memory_of:
-        megabytes = measure_memory(makers[arguments.memory_of], model, arguments.batch_sizes[0])
+        [batch_size] = arguments.batch_sizes
+        run = makers[arguments.memory_of](arguments.model, arguments.device, batch_size)
+        megabytes = measure_memory(run, arguments.device == "cuda", batch_size)
         print(json.dumps({"megabytes": megabytes}))
         return
-    runs = {name: make(model) for name, make in makers.items()}
+    model = random_model(arguments.model) if arguments.device == "cpu" else None
     for batch_size in arguments.batch_sizes:
-        measure_speed(runs, model, batch_size, with_ceiling=arguments.device == "cpu")
+        where = (arguments.model, arguments.device, batch_size)
+        runs = {who: make(*where) for who, make in makers.items()}
+        measure_speed(runs, batch_size, model if batch_size == 1 else None)
         measure_first_token(runs, batch_size)
         commands = {who: memory_command(who, batch_size, arguments) for who in runs}
         report(
@@ -130,8 +137,8 @@ def main() -> None:
         )
 
 
-def measure_speed(runs: dict[str, Run], model: Model, batch_size: int, with_ceiling: bool) -> None:
-    """Report tokens per second, greedy and sampled."""
+def measure_speed(runs: dict[str, Run], batch_size: int, model: Model | None) -> None:
+    """Report tokens per second, greedy and sampled, and how often a model's weights can be read."""
     batch = prompts(batch_size)
 
     def speed(run: Run, sampling: Sampling) -> float:
@@ -145,7 +152,7 @@ def measure_speed(runs: dict[str, Run], model: Model, batch_size: int, with_ceil
 
     for name, sampling in SETTINGS.items():
         contenders = {who: functools.partial(speed, run, sampling) for who, run in runs.items()}
-        if batch_size == 1 and with_ceiling:
+        if model is not None:
             contenders["ceiling"] = functools.partial(read_weights, model)
         report(
             f"generate/{name}/batch-{batch_size}",

@@ -66,7 +66,6 @@ def generate(
     """
     ends = {*model.config.end_ids, *end_ids}
     room = _room(prompts, usable_positions(model.config), max_new_tokens)
-    model.lay_out(for_batches=len(prompts) > 1)
     sampling, streams = sampling or Sampling(), streams or range(len(prompts))
     batch = _Batch(model, prompts, max(room), sampling, streams)
     answers: list[list[int]] = [[] for _ in prompts]

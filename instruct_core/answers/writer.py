@@ -25,7 +25,7 @@ from instruct_core.data.templates import template_of
 from instruct_core.data.tokenizer import tokenizer_of_model
 from instruct_core.errors import ConfigError
 from instruct_core.model.family import Model
-from instruct_core.model.weights import hash_weights, load_model
+from instruct_core.model.weights import answering_model, hash_weights, load_pretrained
 from instruct_core.shape import with_trained
 from instruct_core.storage.documents import seal
 from instruct_core.storage.store import Store
@@ -38,14 +38,14 @@ def load_planned_model(plan: AnswerPlan) -> Model:
     Raises:
         ConfigError: Its weights are no longer those that were planned with.
     """
-    model = load_model(plan.settings.model)
-    if hash_weights(model.state_dict()) != plan.settings.model_xxh3:
+    shape, weights = load_pretrained(plan.settings.model)
+    if hash_weights(weights) != plan.settings.model_xxh3:
         raise ConfigError(
             f"Model {plan.settings.model} has other weights than when the command was given. Bring "
             "the old ones back, or give another --out."
         )
-    model.config = with_trained(model.config, plan.settings.positions)  # as it was begun
-    return model
+    shape = with_trained(shape, plan.settings.positions)  # as it was begun
+    return answering_model(shape, weights, plan.settings.batch_size)
 
 
 def write_part(store: Store, plan: AnswerPlan, part: int, model: Model) -> None:

@@ -27,7 +27,6 @@ from torch import Tensor, nn
 from instruct_core.shape import Shape
 
 INIT_STD = 0.02
-FEW_TOKENS = 32  # below, a product from the weight's side is quicker on a CPU
 
 
 class Cache:
@@ -100,6 +99,7 @@ class Model(nn.Module, ABC):
     def __init__(self, config: Shape, dropout: float) -> None:
         super().__init__()
         self.config, self.dropout = config, dropout
+        self.answering_head: nn.Module | None = None  # a packed one, see packed.py
 
     def forward(
         self,
@@ -162,15 +162,10 @@ class Model(nn.Module, ABC):
             hidden: What `forward` returns. (B, T, C)
         """
         last = hidden[:, -1]
-        return from_weight(last, self.head_weight) if is_few(last) else self.logits(last)
-
-    def lay_out(self, for_batches: bool) -> None:
-        """
-        Turn the matrices in memory to the side from which a CPU reads them fastest.
-
-        Steps of one text want them as they are saved, steps of several the other way round. The
-        weights stay the same; on a GPU nothing is done.
-        """
+        if self.answering_head is None:
+            return self.logits(last)
+        scores: Tensor = self.answering_head(last)
+        return scores
 
 
 def attend(
@@ -216,21 +211,6 @@ def _attend_in_rows(q: Tensor, k: Tensor, v: Tensor, rows: RowStarts, is_grouped
     y = varlen_attn(q, k, v, starts, starts, longest, longest, window_size=causal, **grouped)
     assert isinstance(y, Tensor)
     return y.view(b, t, *y.shape[1:])
-
-
-def is_few(x: Tensor) -> bool:
-    """Return True for the step of a small batch on a CPU."""
-    return x.device.type == "cpu" and 1 < x[..., 0].numel() <= FEW_TOKENS
-
-
-def from_weight(x: Tensor, weight: Tensor) -> Tensor:
-    """
-    Return F.linear(x, weight) for few rows on a CPU, where this takes about half the time.
-
-    A BLAS goes through a large matrix in strides when few rows meet it from the left; turned round,
-    it reads the matrix once and in order. For one row it does so by itself.
-    """
-    return (weight @ x.flatten(0, -2).t()).t().reshape(*x.shape[:-1], len(weight))
 
 
 def empty_embedding(rows: int, width: int) -> nn.Embedding:

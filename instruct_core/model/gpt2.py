@@ -26,8 +26,6 @@ from instruct_core.model.family import (
     RowStarts,
     attend,
     empty_embedding,
-    from_weight,
-    is_few,
 )
 
 
@@ -45,12 +43,6 @@ class GPT2(Model):
     def trunk(self) -> nn.Module:
         """See Model."""
         return self.transformer
-
-    def lay_out(self, for_batches: bool) -> None:
-        """See Model."""
-        for module in self.modules():
-            if isinstance(module, Projection) and module.weight.device.type == "cpu":
-                module.lay_out(for_batches)
 
     @property
     def blocks(self) -> nn.ModuleList:
@@ -157,14 +149,4 @@ class Projection(nn.Module):
         self.bias = nn.Parameter(torch.empty(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        if not torch.is_grad_enabled() and self.weight.t().is_contiguous() and is_few(x):
-            return from_weight(x, self.weight.t()) + self.bias
         return F.linear(x, self.weight.t(), self.bias)
-
-    def lay_out(self, for_batches: bool) -> None:
-        """See Model.lay_out."""
-        weight = self.weight.data
-        if for_batches and weight.is_contiguous():
-            self.weight.data = weight.t().contiguous().t()
-        elif not for_batches:
-            self.weight.data = weight.contiguous()

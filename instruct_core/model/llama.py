@@ -31,8 +31,6 @@ from instruct_core.model.family import (
     RowStarts,
     attend,
     empty_embedding,
-    from_weight,
-    is_few,
 )
 from instruct_core.model.rope import rope_frequencies
 
@@ -215,7 +213,4 @@ class Projection(nn.Module):
         self.bias = nn.Parameter(torch.empty(outputs)) if has_bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        if not torch.is_grad_enabled() and is_few(x):
-            y = from_weight(x, self.weight)
-            return y if self.bias is None else y + self.bias
         return F.linear(x, self.weight, self.bias)

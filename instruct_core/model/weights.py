@@ -25,6 +25,7 @@ from instruct_core.model.adapters import Adapter, find_adapter
 from instruct_core.model.families import build, read
 from instruct_core.model.family import Model, misfit
 from instruct_core.model.lora import merge
+from instruct_core.model.packed import can_pack, pack
 from instruct_core.model.weight_files import read_weight_files
 from instruct_core.shape import Shape, with_trained, with_vocabulary
 
@@ -181,14 +182,29 @@ def first_model(
     return loaded
 
 
-def load_model(init: str) -> Model:
-    """Return the model of ``init``, ready to answer on this machine; see above."""
-    shape, weights = load_pretrained(init)
+def load_model(init: str, texts: int = 1) -> Model:
+    """Return the model of ``init``, ready to answer on this machine; see `ready`."""
+    return answering_model(*load_pretrained(init), texts)
+
+
+def answering_model(shape: Shape, weights: Mapping[str, Tensor], texts: int) -> Model:
+    """Return the model of what `load_pretrained` returned, ready to answer; it takes the very tensors."""
     model = build(shape)
-    model.load_state_dict(weights)
-    return ready(model)
+    model.load_state_dict(weights, assign=True)
+    return ready(model, texts)
 
 
-def ready(model: Model) -> Model:
-    """Return a model in eval mode, on the GPU where there is one."""
-    return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+def ready(model: Model, texts: int = 1) -> Model:
+    """
+    Return a model that answers and does nothing else: on the GPU, or packed for the CPU.
+
+    Args:
+        model: With its weights, on the host.
+        texts: How many it mostly answers side by side.
+    """
+    model.eval()
+    if torch.cuda.is_available():
+        return model.to("cuda")
+    if can_pack():
+        pack(model, texts)
+    return model

@@ -80,12 +80,13 @@ def evaluate(flags: Evaluate) -> int:
 
 def _load_models(flags: Evaluate, subject: Subject, base: str) -> tuple[Model, Model, str]:
     """Return the model, its base, and the base in words."""
+    from instruct_core.evaluation.score import BATCH_SIZE
     from instruct_core.model.weights import first_model, load_model, ready
 
-    after, config = load_model(subject.place), subject.config
+    after, config = load_model(subject.place, BATCH_SIZE), subject.config
     if base != "random":
         try:
-            return after, load_model(base), base
+            return after, load_model(base, BATCH_SIZE), base
         except MissingError as error:
             if flags.base:
                 raise
@@ -102,7 +103,7 @@ def _load_models(flags: Evaluate, subject: Subject, base: str) -> tuple[Model, M
             f"{subject.place} has none of them. Give the weights it was trained from: --base PLACE"
         )
     seed = config.seed if config else TrainConfig.seed
-    before = ready(first_model(base, preset, seed, vocab_size=size))
+    before = ready(first_model(base, preset, seed, vocab_size=size), BATCH_SIZE)
     return after, before, f"random weights of {preset}, seed {seed}"
 
 
