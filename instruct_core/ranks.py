@@ -87,6 +87,20 @@ def gather_from_ranks(value: Any, group: dist.ProcessGroup | None = None) -> lis
     ]
 
 
+def value_of_rank_0(value: Any, group: dist.ProcessGroup | None = None) -> Any:
+    """Return what rank 0 gave, as JSON has it; along a tree, so that it comes to each rank once."""
+    data = bytearray(json.dumps(value).encode()) if rank() == 0 else bytearray()
+    if not dist.is_initialized():
+        return json.loads(data)
+    length = torch.tensor([len(data)])
+    _wait(dist.broadcast(length, 0, group, async_op=True))
+    sent = torch.zeros(int(length), dtype=torch.uint8)
+    if rank() == 0:
+        sent = torch.frombuffer(data, dtype=torch.uint8)
+    _wait(dist.broadcast(sent, 0, group, async_op=True))
+    return json.loads(sent.numpy().tobytes())
+
+
 def broadcast(tensor: Tensor, source: int) -> None:
     """Fill a CPU tensor on all ranks with that of rank ``source``."""
     if dist.is_initialized():

@@ -130,7 +130,7 @@ def _control(
     control = None
     if world.rank == 0:
         control = Control(checkpoints.store, checkpoints.attempt, config.max_steps, began_at)
-    ends_at = ranks.gather_from_ranks(control.max_steps if control is not None else 0)[0]
+    ends_at = ranks.value_of_rank_0(control.max_steps if control is not None else 0)
     return control, replace(config, max_steps=ends_at)
 
 

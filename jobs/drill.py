@@ -77,7 +77,7 @@ def read_schedule(runs: Store) -> list[Fault]:
     if ranks.rank() == 0:
         with contextlib.suppress(FileNotFoundError):
             document = load_document(runs, SCHEDULE)
-    document = ranks.gather_from_ranks(document)[0]
+    document = ranks.value_of_rank_0(document)
     return structure(document, _Schedule, runs.where(SCHEDULE)).faults
 
 

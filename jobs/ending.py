@@ -59,7 +59,7 @@ def conclude(
         mine = None
         if world.rank == 0 and asked is None:
             mine = _decide(ran, received, reporter)
-        answer = ranks.gather_from_ranks(mine)[0] or "stop"  # Slurm is asked once
+        answer = ranks.value_of_rank_0(mine) or "stop"  # Slurm is asked once
         if asked is not None:
             reporter.on_wish(asked.verb, ran.ended_at)
         names = sorted({signum.name for signum in received if signum is not None})

@@ -22,7 +22,7 @@ from instruct_core import ranks
 from instruct_core.checkpoints.manifest import Manifest, manifest_from, state_name
 from instruct_core.checkpoints.steps import (
     DAMAGED_FOLDER,
-    committed_steps,
+    committed_newest_first,
     look_again,
     mark_committed,
     put_back,
@@ -71,8 +71,9 @@ def load_newest(
     if ranks.rank() == 0:
         store.forget_listings()
         put_back(store)
-    mine = committed_steps(store) if ranks.rank() == 0 else []
-    for step in reversed(ranks.gather_from_ranks(mine)[0]):  # one rank lists: listings may differ
+    found = committed_newest_first(store) if ranks.rank() == 0 else iter(())
+    # One rank lists: listings may differ.
+    while (step := ranks.value_of_rank_0(next(found, None))) is not None:
         loaded, problem = _load(store, step)
         if loaded is not None:
             checkpoints.adopt(step, loaded.manifest.files)
@@ -129,7 +130,7 @@ def _confirmed(store: Store, step: int) -> str:
             said = look_again(store, step)
         except OSError as error:
             failed = f"Checkpoint {store.where(step_name(step))} cannot be read: {error}"
-    said, failed = ranks.gather_from_ranks((said, failed))[0]
+    said, failed = ranks.value_of_rank_0((said, failed))
     if failed is not None:
         raise OSError(errno.EIO, failed)
     return str(said)
@@ -175,7 +176,7 @@ def _try(store: Store, step: int) -> _Tried:
             problem = ""
         except CorruptFileError as error:
             problem = str(error)
-    document, problem = ranks.gather_from_ranks((document, problem))[0]
+    document, problem = ranks.value_of_rank_0((document, problem))
     if document is None:
         return _Tried(None, [problem] + [""] * (ranks.world_size() - 1))
     manifest = manifest_from(document, f"Manifest of step {step} as rank 0 has sent it")

@@ -11,25 +11,20 @@ those that are kept for good, and the best.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import math
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from instruct_core.checkpoints.known_steps import Found, KnownSteps
 from instruct_core.checkpoints.steps import (
-    LEFT_FOLDER,
     SPARE_BYTES,
     SPARE_FILES,
     clear_step,
-    committed_steps,
     damage_seen_twice,
-    read_manifest,
     set_aside,
     step_name,
-    steps_of,
 )
-from instruct_core.errors import CorruptFileError
 from instruct_core.storage.store import Store
 
 
@@ -86,7 +81,7 @@ class Retention:
         self._store = store
         self.known_good: set[int] = set()  # steps whose every byte this process has compared
         self.attempt = 0  # ours, for the name of what is set aside
-        self._val_losses: dict[int, float | None] = {}  # of manifests, which never change
+        self._known = KnownSteps(store)
         self.no_space = False  # the disk has refused a write: free space shows no quota
 
     def prune(self, keep: Keep, newest: int, removed: Removed | None = None) -> Removed:
@@ -102,9 +97,10 @@ class Retention:
             SpoiledError: What was to stay is not what was written; it is set aside, and nothing went.
         """
         removed = removed or Removed([], [])
-        gone = self._remove_all_but(keep, newest)
+        found = self._known.look()
+        gone = self._remove_all_but(keep, newest, found.committed)
         removed.problems.extend(gone.problems)
-        self._remove_left(lambda step: step < newest, gone)
+        self._remove_left(found, lambda step: step < newest, gone)
         return gone
 
     def make_room(self, keep: Keep, newest: int, num_bytes: int, num_files: int) -> Removed:
@@ -116,8 +112,9 @@ class Retention:
         """
         if not self.no_space and not self._shortage(num_bytes, num_files):
             return Removed([], [])
-        removed = self._remove_all_but(keep._replace(last=1), newest)
-        self._remove_left(lambda step: step != newest, removed)  # also of later steps
+        found = self._known.look()
+        removed = self._remove_all_but(keep._replace(last=1), newest, found.committed)
+        self._remove_left(found, lambda step: step != newest, removed)  # also of later steps
         self.no_space = False
         if shortage := self._shortage(num_bytes, num_files):
             raise OSError(
@@ -137,42 +134,39 @@ class Retention:
             return f"it needs {num_files + SPARE_FILES} files, and {free.num_files} are free"
         return ""
 
+    def forget(self, step: int) -> None:
+        """Take nothing for granted of a step that is about to be written anew."""
+        self.known_good.discard(step)
+        self._known.forget(step)
+
     def doomed(self, keep: Keep, newest: int) -> list[int]:
         """Return the committed steps that `prune` would remove."""
-        return self._sorted_out(keep, newest)[0]
+        return self._sorted_out(keep, newest, self._known.look().committed)[0]
 
-    def _sorted_out(self, keep: Keep, newest: int) -> tuple[list[int], set[int]]:
+    def _sorted_out(self, keep: Keep, newest: int, steps: list[int]) -> tuple[list[int], set[int]]:
         """Return the steps that go and those that stay."""
-        val_losses: dict[int, float | None] = {}
-        for step in committed_steps(self._store):
-            with contextlib.suppress(CorruptFileError, FileNotFoundError):  # loading sets it aside
-                val_losses[step] = self._val_loss_of(step)
-        self._val_losses = val_losses
+        kept = kept_steps(dict.fromkeys(steps), keep)
+        if all(step in kept or step >= newest for step in steps):
+            return [], kept  # whatever their losses are
+        val_losses = self._known.val_losses(steps)
         kept = kept_steps(val_losses, keep)
         return [s for s in sorted(val_losses) if s not in kept and s < newest], kept
 
-    def _val_loss_of(self, step: int) -> float | None:
-        if step in self._val_losses:
-            return self._val_losses[step]
-        return read_manifest(self._store, step).val_loss
-
-    def _remove_all_but(self, keep: Keep, newest: int) -> Removed:
-        doomed, kept = self._sorted_out(keep, newest)
+    def _remove_all_but(self, keep: Keep, newest: int, steps: list[int]) -> Removed:
+        doomed, kept = self._sorted_out(keep, newest, steps)
         # One that stays for long must not vouch for a disk that has begun to lie since.
         if doomed and not self.known_good & set(sorted(kept)[-keep.last :]):
             self._verify(max(kept))
         removed = Removed([], [])
         for step in doomed:
             self._remove(step, removed)
-            self.known_good.discard(step)
         return removed
 
-    def _remove_left(self, may_go: Callable[[int], bool], removed: Removed) -> None:
+    def _remove_left(self, found: Found, may_go: Callable[[int], bool], removed: Removed) -> None:
         """Remove what saves and removals that were killed have left."""
-        for step, is_committed in steps_of(self._store).items():
-            if not is_committed and may_go(step):
-                self._remove(step, removed)
-        for name in filter(LEFT_FOLDER.fullmatch, self._store.names()):
+        for step in filter(may_go, found.unfinished):
+            self._remove(step, removed)
+        for name in found.left:
             try:
                 if not self._store.exists(f"{name}/manifest.json"):  # else it may have to go back
                     self._store.remove(name)
@@ -180,6 +174,7 @@ class Retention:
                 removed.problems.append(f"{self._store.where(name)} stays: {error}")
 
     def _remove(self, step: int, removed: Removed) -> None:
+        self.forget(step)
         try:
             clear_step(self._store, step, self.attempt)
             removed.steps.append(step)
@@ -188,7 +183,7 @@ class Retention:
 
     def _verify(self, step: int) -> None:
         if damage := damage_seen_twice(self._store, step):
-            del self._val_losses[step]
+            self.forget(step)
             aside = set_aside(self._store, step, self.attempt)
             raise SpoiledError(
                 f"{damage} It is set aside as {self._store.where(aside)}, and older ones stay"

@@ -173,7 +173,7 @@ class Saves:
             self._failures >= TRIES_BEFORE_GIVING_UP
             and unsaved_minutes > self._config.max_unsaved_minutes
         )
-        if ranks.gather_from_ranks(gives_up)[0]:  # clocks differ by a little
+        if ranks.value_of_rank_0(gives_up):  # clocks differ by a little
             raise UnsavedError(
                 f"Run {self._config.run} has not saved for {unsaved_minutes:.1f} minutes "
                 f"(--max-unsaved-minutes {self._config.max_unsaved_minutes:g}): {error}. Fix that, and "

@@ -15,6 +15,7 @@ import contextlib
 import json
 import re
 import uuid
+from collections.abc import Iterator
 from time import sleep
 
 import numpy as np
@@ -52,13 +53,25 @@ def steps_of(store: Store) -> dict[int, bool]:
     return {step: f"{step_name(step)}/manifest.json" in tree for step in steps}
 
 
+def step_folders(store: Store) -> list[int]:
+    """Return the steps that have a folder, oldest first: one listing, however many files they have."""
+    matches = [STEP_FOLDER.fullmatch(name) for name in store.names()]
+    return sorted(int(match[1]) for match in matches if match)
+
+
+def is_committed(store: Store, step: int) -> bool:
+    """Return True if a step has a manifest; listed, for NFS remembers a name that was not there."""
+    return "manifest.json" in store.names(step_name(step))
+
+
+def committed_newest_first(store: Store) -> Iterator[int]:
+    """Yield the steps that have a manifest; looks at no more folders than are asked for."""
+    return (step for step in reversed(step_folders(store)) if is_committed(store, step))
+
+
 def newest_committed_step(store: Store) -> int | None:
     """Return the newest step that has a manifest, asked in few looks; None where there is none."""
-    matches = [STEP_FOLDER.fullmatch(name) for name in store.names()]
-    for step in sorted({int(match[1]) for match in matches if match}, reverse=True):
-        if store.exists(f"{step_name(step)}/manifest.json"):
-            return step
-    return None
+    return next(committed_newest_first(store), None)
 
 
 def read_manifest(store: Store, step: int) -> Manifest:

@@ -44,6 +44,7 @@ from instruct_core.checkpoints.steps import (
     newest_attempt,
     step_name,
 )
+from instruct_core.checkpoints.together import on_rank_0, together
 from instruct_core.errors import FencedError
 from instruct_core.storage.documents import dump_document, seal
 from instruct_core.storage.store import Store
@@ -96,7 +97,7 @@ class Checkpoints:
             self.attempt = newest_attempt(self.store) + 1
             while not self.store.claim(f"attempts/{self.attempt:04d}.json", self._claim()):
                 self.attempt += 1
-        self.attempt = self.retention.attempt = ranks.gather_from_ranks(self.attempt)[0]
+        self.attempt = self.retention.attempt = ranks.value_of_rank_0(self.attempt)
         self._group = ranks.side_group()
         return self.attempt
 
@@ -179,24 +180,21 @@ class Checkpoints:
         first, folder = ranks.rank() == 0, self._place / step_name(snapshot.step)
         images: list[Image] = []
 
-        def begin() -> Removed | None:
-            images.extend(self._images(snapshot))
-            return self._make_ready(snapshot, keep) if first else None
-
-        made = self._together(begin)[0]
+        together(self._group, lambda: images.extend(self._images(snapshot)))
+        made = on_rank_0(self._group, lambda: self._make_ready(snapshot, keep))
         if made is None:
             return Removed([], [])
         room = Removed(*made)
         try:
-            written = self._together(lambda: list(self._put(folder, snapshot.step, images)))
+            written = together(self._group, lambda: list(self._put(folder, snapshot.step, images)))
             files = [FileEntry(*entry) for part in written for entry in part]
             self._hashed = snapshot.step, files
-            self._together(lambda: self._commit(snapshot, files) if first else None)
+            on_rank_0(self._group, lambda: self._commit(snapshot, files))
         except OSError as error:
             if first:
                 self._clean_up(snapshot.step, error)
             raise
-        self._together(lambda: self._prune(keep, snapshot.step, room) if first else None)
+        on_rank_0(self._group, lambda: self._prune(keep, snapshot.step, room))
         return room
 
     def _put(self, folder: Store, step: int, images: list[Image]) -> Iterator[tuple[str, int, str]]:
@@ -216,26 +214,6 @@ class Checkpoints:
         except OSError as error:
             room.problems.append(f"{self._place.url}: {error}")
 
-    def _together(self, work: Callable[[], Any]) -> list[Any]:
-        """Do a part of a save on every rank; return what each returned, as JSON has it, or raise."""
-        value: Any = None
-        problem: Exception | None = None
-        try:
-            value = work()
-        except Exception as error:  # told to all ranks, which raise it too
-            problem = error
-        told = "" if problem is None else f"rank {ranks.rank()}: {problem}"
-        number, fenced = getattr(problem, "errno", None), isinstance(problem, FencedError)
-        gathered = ranks.gather_from_ranks((value, told, number, fenced), self._group)
-        if problem is not None:
-            raise problem
-        for _, told, number, fenced in gathered:
-            if fenced:
-                raise FencedError(told)
-            if told:
-                raise OSError(number, told) if number else OSError(told)
-        return [value for value, *_ in gathered]
-
     def _make_ready(self, snapshot: Snapshot, keep: Keep) -> Removed | None:
         """Clear the step's folder and make room for it; None if the step is committed already."""
         if self._clear(snapshot.step):
@@ -249,6 +227,7 @@ class Checkpoints:
         if self._hashed[0] == step and is_saved_as(self._place, step, self._hashed[1]):
             mark_committed(self._place, step)  # its commit may have been done, and not been told so
             return True
+        self.retention.forget(step)
         clear_step(self._place, step, self.attempt)
         return False
 

@@ -1,0 +1,99 @@
+"""
+What steps a run has, for its only writer: looked at once each, and remembered.
+
+    known = KnownSteps(store)
+    found = known.look()               # one listing of the run's folder, and a look at each new step
+    known.val_losses(found.committed)  # read from the manifests that are new
+
+A committed manifest never changes, so a save costs one listing of folders, whatever they hold; the first
+one of an attempt looks at every step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple, TypeVar
+
+from instruct_core.checkpoints.steps import (
+    LEFT_FOLDER,
+    STEP_FOLDER,
+    is_committed,
+    read_manifest,
+    step_name,
+)
+from instruct_core.errors import CorruptFileError
+from instruct_core.storage.store import Store
+
+LOOKS_AT_A_TIME = 16
+T = TypeVar("T")
+
+
+class Found(NamedTuple):
+    """What lies in a run's folder."""
+
+    committed: list[int]  # steps with a manifest, oldest first
+    unfinished: list[int]  # steps without
+    left: list[str]  # folders of removals that were killed
+
+
+class KnownSteps:
+    """
+    The steps of one run.
+
+    Args:
+        store: The run's folder.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._committed: set[int] = set()
+        self._val_losses: dict[int, float | None] = {}
+
+    def look(self) -> Found:
+        """Return what is there now; raises OSError."""
+        names = self._store.names()
+        matches = [STEP_FOLDER.fullmatch(name) for name in names]
+        steps = sorted(int(match[1]) for match in matches if match)
+        for step in self._committed - set(steps):
+            self._val_losses.pop(step, None)
+        self._committed &= set(steps)
+        unknown = [step for step in steps if step not in self._committed]
+        answers = _side_by_side(self._is_committed, unknown)
+        self._committed |= {step for step, yes in zip(unknown, answers, strict=True) if yes}
+        return Found(
+            [step for step in steps if step in self._committed],
+            [step for step in steps if step not in self._committed],
+            [name for name in names if LEFT_FOLDER.fullmatch(name)],
+        )
+
+    def _is_committed(self, step: int) -> bool:
+        # A name that is there is so; one that is not may be what NFS remembers, and a listing is asked.
+        manifest = f"{step_name(step)}/manifest.json"
+        return self._store.exists(manifest) or is_committed(self._store, step)
+
+    def val_losses(self, steps: list[int]) -> dict[int, float | None]:
+        """Return validation losses by step, without those of damaged manifests."""
+        unread = [step for step in steps if step not in self._val_losses]
+        for step, losses in zip(unread, _side_by_side(self._read, unread), strict=True):
+            for loss in losses:
+                self._val_losses[step] = loss
+        return {step: self._val_losses[step] for step in steps if step in self._val_losses}
+
+    def _read(self, step: int) -> list[float | None]:
+        """Return a step's validation loss; [] if its manifest is damaged or gone: loading sees to it."""
+        try:
+            return [read_manifest(self._store, step).val_loss]
+        except (CorruptFileError, FileNotFoundError):
+            return []
+
+    def forget(self, step: int) -> None:
+        """Look at a step anew the next time."""
+        self._committed.discard(step)
+        self._val_losses.pop(step, None)
+
+
+def _side_by_side(ask: Callable[[int], T], steps: Iterable[int]) -> list[T]:
+    """Ask of several steps at a time: a store may be far away."""
+    with ThreadPoolExecutor(LOOKS_AT_A_TIME, thread_name_prefix="look") as threads:
+        return list(threads.map(ask, steps))
