@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.slurm.conftest import Cluster, Run, assert_ended_as_if_undisturbed
+from tests.slurm.configuration import slurm_version
+from tests.slurm.conftest import STEPS, Cluster, Run, assert_ended_as_if_undisturbed
 
 
 def test_run_that_is_warned_and_then_requeued_by_somebody_loses_no_step(
@@ -94,9 +95,11 @@ def test_run_that_is_preempted_and_then_loses_a_rank_comes_back_twice(
     run.wait_for_start(3)
     run.wait_for_end()
     assert run.events("warned")[0]["signal"] == ("SIGUSR2" if send_user_signal else "SIGTERM")
-    saved = [event["step"] for event in run.events("saved") if event["attempt"] != 2]
+    saved = [event["step"] for event in run.events("saved") if event["attempt"] < 2]
     resumed = [event["step"] for event in run.events("resumed")]
-    assert resumed == [0, run.events("warned")[0]["step"], saved[-1]]
+    assert resumed[:3] == [0, run.events("warned")[0]["step"], saved[-1]]
+    # Slurm 24.11 requeues such a job once more after its end, and nobody has asked it to.
+    assert set(resumed[3:]) <= ({STEPS} if slurm_version() == (24, 11) else set())
     assert f"rank {rank} on node{1 + rank}: Killed" in str(run.events("crashed")[0]["error"])
     assert_ended_as_if_undisturbed(run, undisturbed if ranks_a_node == 2 else undisturbed_pair)
 
