@@ -92,10 +92,10 @@ class Bug(NamedTuple):
 
 
 WRITES_DATA_FIRST = """\
-            written = self._together(lambda: list(self._put(folder, snapshot.step, images)))
+            written = together(self._group, lambda: list(self._put(folder, snapshot.step, images)))
             files = [FileEntry(*entry) for part in written for entry in part]
             self._hashed = snapshot.step, files
-            self._together(lambda: self._commit(snapshot, files) if first else None)
+            on_rank_0(self._group, lambda: self._commit(snapshot, files))
 """
 # The sizes that a commit looks at are those that the files will have.
 WRITES_DATA_LAST = """\
@@ -103,12 +103,13 @@ WRITES_DATA_LAST = """\
             data = [b"".join(image.views) for image in images]
             digests = [xxhash.xxh3_128(each).hexdigest() for each in data]
             entries = [(i.name, len(d), x) for i, d, x in zip(images, data, digests, strict=True)]
-            files = [FileEntry(*entry) for part in self._together(lambda: entries) for entry in part]
+            written = together(self._group, lambda: entries)
+            files = [FileEntry(*entry) for part in written for entry in part]
             self._hashed = snapshot.step, files
             sizes, Store.sizes = Store.sizes, lambda *_: {entry.file: entry.bytes for entry in files}
-            self._together(lambda: self._commit(snapshot, files) if first else None)
+            on_rank_0(self._group, lambda: self._commit(snapshot, files))
             Store.sizes = sizes
-            self._together(lambda: list(self._put(folder, snapshot.step, images)))
+            together(self._group, lambda: list(self._put(folder, snapshot.step, images)))
 """
 BUGS = {
     "reader off by one after a resume": Bug(

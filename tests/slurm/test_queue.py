@@ -148,13 +148,24 @@ def test_log_and_status_tell_of_all_attempts(
     assert "finished" in run.launch("status").stdout
 
 
+FAILS_ON_RANK_1 = """
+import json, os
+if os.environ.get("SLURM_PROCID") == "1":
+    whole = json.dumps
+    def dumps(value, **how):
+        if isinstance(value, dict) and value.keys() == {"step", "samples"}:
+            raise ArithmeticError("rank 1 has read")
+        return whole(value, **how)
+    json.dumps = dumps
+"""
+
+
 def test_first_failing_ranks_traceback_is_what_the_person_sees(
     cluster: SlurmCluster, tmp_path: Path, shard_set: Path
 ) -> None:
-    """Three crashes without progress: a rank that cannot write what it read."""
-    run = Run(cluster, tmp_path, shard_set, "--gpus=1")
-    for attempt in range(3):
-        (run.folder / f"samples-{attempt:04d}-00001.jsonl").mkdir(parents=True)
+    """Three crashes without progress: a rank that fails as soon as it has read."""
+    (tmp_path / "sitecustomize.py").write_text(FAILS_ON_RANK_1)
+    run = Run(cluster, tmp_path, shard_set, "--gpus=1", f"--setup=export PYTHONPATH={tmp_path}")
     run.submit()
 
     run.wait_for_end("FAILED")
@@ -165,9 +176,9 @@ def test_first_failing_ranks_traceback_is_what_the_person_sees(
     )  # once on the same nodes, then without one
     status = run.launch("status", "r").stdout
     assert "Run r: failed" in status
-    assert "IsADirectoryError" in status
+    assert "rank 1 has read" in status
     outcome = json.loads((run.folder / "job" / "0000" / "failed.json").read_text())
-    assert "IsADirectoryError" in outcome["traceback"]
+    assert "rank 1 has read" in outcome["traceback"]
     excluded = run.cluster.job(run.job_id)["ExcNodeList"]
     assert excluded == run.crashed_on()[0] == run.crashed_on()[1], "the node that failed twice"
 
