@@ -8,12 +8,25 @@ Python's generator is part of every checkpoint: a run that met a busy store woul
 
 from __future__ import annotations
 
+import importlib.util
 import random
 import sys
+from types import ModuleType
 
 CLIENTS = {"adlfs", "aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google", "s3fs"}
 
-_own = random.Random()
+
+def _module_again() -> ModuleType:
+    """Return Python's module anew, with a generator of its own: clients take whatever it has."""
+    spec = importlib.util.find_spec("random")
+    assert spec is not None, "Python has it"
+    assert spec.loader is not None, "and it is a file"
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+_own = _module_again()
 
 
 def leave_generator_alone() -> None:

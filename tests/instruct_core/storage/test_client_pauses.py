@@ -13,12 +13,14 @@ from fsspec.registry import _registry
 
 from instruct_core.storage.store import Store
 
-# As in gcsfs.retry and google.auth: pauses are drawn from the module that everybody has.
+# As in gcsfs.retry and google.auth: pauses are drawn from the module that everybody has. azure.storage
+# makes a generator for each.
 RETRY = """
 import random
 
 def pause(retry):
-    return min(random.random() + 2 ** (retry - 1), 32) + random.uniform(0, 1)
+    drawn = random.Random().uniform(0, 1) + random.SystemRandom().random()
+    return min(random.random() + 2 ** (retry - 1), 32) + random.uniform(0, 1) + drawn
 """
 
 

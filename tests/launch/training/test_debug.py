@@ -12,7 +12,7 @@ from tests.conftest import REPO, TINY_RUN, environment, events_of, launch
 
 
 def test_debugger_stops_in_a_job_and_it_goes_on(shard_set: Path, tmp_path: Path) -> None:
-    file, line = inspect.getsourcefile(Trainer), inspect.getsourcelines(Trainer._train_step)[1]
+    file, line = inspect.getsourcefile(Trainer), inspect.getsourcelines(Trainer._begin_step)[1]
     program = [str(REPO / "launch" / "finetune.py"), f"--shards={shard_set}", "--run=r", *TINY_RUN]
     script = f"tbreak {file}:{line + 10}\nc\nwhere\nc\nq\n"
 
@@ -21,7 +21,7 @@ def test_debugger_stops_in_a_job_and_it_goes_on(shard_set: Path, tmp_path: Path)
         cwd=tmp_path, env=environment(), input=script, capture_output=True, text=True, check=False,
     )  # fmt: skip
 
-    assert "_train_step" in done.stdout, done.stdout + done.stderr
+    assert "_begin_step" in done.stdout, done.stdout + done.stderr
     assert "jobs/finetune.py" in done.stdout  # on the way there: the job itself
     assert events_of(tmp_path / "runs_instruct" / "r")[-1]["event"] == "finished"
 
