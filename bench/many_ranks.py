@@ -112,14 +112,14 @@ def of_ranks(world_size: int) -> list[dict[str, Any]]:
         code = 1
         try:
             count_requests()
-            (folder / f"{rank}.json").write_text(json.dumps(one_rank(rank, world_size, folder)))
+            (folder / f"{rank}.json").write_bytes(json.dumps(one_rank(rank, world_size, folder)).encode())
             code = 0
         except BaseException:
             traceback.print_exc()
         os._exit(code)
     codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
     assert codes == [0] * world_size, f"ranks ended with {codes}"
-    counts = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(world_size)]
+    counts = [json.loads((folder / f"{rank}.json").read_bytes()) for rank in range(world_size)]
     shutil.rmtree(folder)
     return counts
 

@@ -52,7 +52,7 @@ def _marked(folder: Path) -> Iterator[list[int]]:
     with contextlib.ExitStack() as stack:
         inherited: list[int] = []
         with contextlib.suppress(OSError):  # a full disk, or one without locks
-            file = stack.enter_context((folder / MARK).open("w"))
+            file = stack.enter_context((folder / MARK).open("wb"))
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             inherited.append(file.fileno())
         yield inherited
@@ -93,7 +93,7 @@ def is_unsettled(folder: Path) -> bool:
 def is_being_queued(folder: Path) -> bool:
     """Return True if an sbatch for a job of this folder still lives."""
     try:
-        with (folder / MARK).open("r+") as file:
+        with (folder / MARK).open("rb+") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return True

@@ -61,7 +61,7 @@ class Outages:
         ]
 
     def _starts(self) -> int:
-        return len(list(self._run.glob("job/*/rendezvous-*")))
+        return len(list(self._run.glob("job/*/rendezvous/*")))
 
     def _saves(self) -> int:
         return sum(event["event"] == "saved" for event in events_of(self._run))

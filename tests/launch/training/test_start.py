@@ -87,7 +87,8 @@ def test_rate_that_never_peaks_or_hardly_moves_random_weights_is_said(trained: P
 
     assert "Note    the last step is 50, and --warmup-steps 100 are not over by then" in said
     assert "--learning-rate 2e-05 is for weights that know a language" in said
-    assert "Note" not in usual
+    assert "--warmup-steps" not in usual
+    assert "weights that know a language" not in usual
 
 
 def test_missing_shards_are_answered_with_those_that_are_there(trained: Path) -> None:
