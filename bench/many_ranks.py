@@ -112,7 +112,9 @@ def of_ranks(world_size: int) -> list[dict[str, Any]]:
         code = 1
         try:
             count_requests()
-            (folder / f"{rank}.json").write_bytes(json.dumps(one_rank(rank, world_size, folder)).encode())
+            (folder / f"{rank}.json").write_bytes(
+                json.dumps(one_rank(rank, world_size, folder)).encode()
+            )
             code = 0
         except BaseException:
             traceback.print_exc()
