@@ -130,8 +130,8 @@ def test_signal_is_passed_on_to_every_task(tmp_path: Path, signum: signal.Signal
 
     process.send_signal(signum)
 
-    assert process.wait(timeout=HANGS_SECONDS) == 0
-    assert starts(tmp_path).count(["hit"]) == 2
+    assert process.wait(timeout=HANGS_SECONDS) == 0  # no other way leads out of a task
+    assert starts(tmp_path).count(["hit"]) >= 2  # TERM is repeated as long as one of them runs
 
 
 def test_warning_before_a_task_listens_is_a_requeue(tmp_path: Path) -> None:
