@@ -6,7 +6,7 @@ What steps a run has, for its only writer: looked at once each, and remembered.
     known.val_losses(found.committed)  # read from the manifests that are new
 
 A committed manifest never changes, so a save costs one listing of folders, whatever they hold; the first
-one of an attempt looks at every step.
+one of an attempt looks at every step. On an object store it costs one of all objects, and no more looks.
 """
 
 from __future__ import annotations
