@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from instruct_core.data.record import FIRST, MAX_RECORD_BYTES, READ_BYTES, Cursor, Record, Unparsed
+from instruct_core.data.record import FIRST, MAX_RECORD_BYTES, READ_BYTES, Cursor, Record
 from instruct_core.errors import BadRowError
 
 HEAD_BYTES = 64 << 10  # decides how the rows stand
@@ -38,11 +38,6 @@ def read_json(file: Any, url: str, start: Cursor) -> Iterator[Record]:
     Raises:
         BadRowError: An array or a value is broken in a way that hides where the next row begins.
     """
-    return map(parse_row, read_unparsed_json(file, url, start))
-
-
-def read_unparsed_json(file: Any, url: str, start: Cursor) -> Iterator[Unparsed]:
-    """Yield the rows as `read_json` does, and leave it to somebody else to parse them."""
     file.seek(0)
     head = file.read(HEAD_BYTES)
     layout = _layout_of(head)
@@ -51,7 +46,7 @@ def read_unparsed_json(file: Any, url: str, start: Cursor) -> Iterator[Unparsed]
         return
     if start == FIRST:
         start = Cursor(layout.begin, 1 + head.count(b"\n", 0, layout.begin))
-    yield from _Values(file, url, start, layout).rows()
+    yield from _Values(file, url, start, layout).records()
 
 
 class _Layout(NamedTuple):
@@ -93,7 +88,7 @@ class _Values:
         self._offset, self._line = start
         self._buffer, self._position = b"", 0
 
-    def rows(self) -> Iterator[Unparsed]:
+    def records(self) -> Iterator[Record]:
         self._file.seek(self._offset)
         in_array, may_close = self._layout.in_array, self._layout.in_object
         while following := self._next_byte():
@@ -126,7 +121,7 @@ class _Values:
             if self._position < len(self._buffer) or not self._read_more():
                 return self._buffer[self._position : self._position + 1]
 
-    def _value(self) -> Unparsed:
+    def _value(self) -> Record:
         while (end := _value_end(self._buffer, self._position)) < 0:
             if len(self._buffer) - self._position > MAX_RECORD_BYTES or not self._read_more():
                 raise self._cut_off()
@@ -137,7 +132,7 @@ class _Values:
         raw, line = self._buffer[self._position : end], self._line
         self._line += raw.count(b"\n")
         self._position = end
-        return Unparsed(self._url, line, Cursor(self._offset + end, self._line), raw)
+        return _parse_line(raw, self._url, line, Cursor(self._offset + end, self._line))
 
     def _read_more(self) -> bool:
         more = self._file.read(READ_BYTES)
@@ -172,27 +167,26 @@ def _value_end(buffer: bytes, start: int) -> int:
     return -1
 
 
-def _read_lines(file: Any, url: str, start: Cursor) -> Iterator[Unparsed]:
+def _read_lines(file: Any, url: str, start: Cursor) -> Iterator[Record]:
     file.seek(start.offset)
     offset, line = start
     for raw in file:
         offset += len(raw)
         line += 1
         if not raw.isspace():
-            yield Unparsed(url, line - 1, Cursor(offset, line), raw)
+            yield _parse_line(raw, url, line - 1, Cursor(offset, line))
 
 
-def parse_row(row: Unparsed) -> Record:
+def _parse_line(raw: bytes, url: str, line: int, following: Cursor) -> Record:
     """Return the record of one value's bytes."""
-    url, line, following, raw = row
     try:
         value = orjson.loads(raw)
     except orjson.JSONDecodeError:
-        return _parse_patiently(row)
+        return _parse_patiently(raw, url, line, following)
     # orjson makes a float of a number with more than 64 bits; to look for one in all text takes
     # longer than to parse it.
     if _has_float(value) and MANY_DIGITS.search(raw):
-        return _parse_patiently(row)
+        return _parse_patiently(raw, url, line, following)
     return Record(url, line, following, value)
 
 
@@ -210,9 +204,8 @@ def _has_float(value: Any) -> bool:
     return False
 
 
-def _parse_patiently(row: Unparsed) -> Record:
+def _parse_patiently(raw: bytes, url: str, line: int, following: Cursor) -> Record:
     """Parse what the fast parser refuses or rounds, or find out what is wrong with it."""
-    url, line, following, raw = row
     try:
         return Record(url, line, following, value=json.loads(raw.decode("utf-8-sig")))
     except UnicodeDecodeError as error:

@@ -13,12 +13,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import fsspec
 import xxhash
 
-from instruct_core.data.record import Cursor, Record, Unparsed
+from instruct_core.data.record import Cursor, Record
 from instruct_core.data.records import open_source, read_records
 from instruct_core.data.sources import Source
 from instruct_core.errors import BadRowError
@@ -49,9 +49,8 @@ def scan_ranges(
     source: Source,
     limit_rows: int | None,
     block_rows: int,
-    check: Callable[[Any], None],
+    check: Callable[[Record], None],
     progress: Callable[[int], None] = lambda num_rows: None,
-    read: Callable[[str], Iterator[Record | Unparsed]] = read_records,
 ) -> Ranges:
     """
     Read a source once.
@@ -61,7 +60,6 @@ def scan_ranges(
         block_rows: Rows of a block.
         check: Called with every record.
         progress: Called with the rows read so far, every block.
-        read: Yields the records of a file.
 
     Raises:
         BadRowError: The source changed meanwhile.
@@ -71,7 +69,7 @@ def scan_ranges(
     num_rows = 0
     for file_index, url in enumerate(source.files):
         cursor = Cursor(0, 1)
-        for record in read(url):
+        for record in read_records(url):
             if num_rows == limit_rows:
                 break
             if num_rows % block_rows == 0:

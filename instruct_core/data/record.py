@@ -35,12 +35,3 @@ class Record(NamedTuple):
     def where(self) -> str:
         """File and line, for messages."""
         return f"{self.url}:{self.line}"
-
-
-class Unparsed(NamedTuple):
-    """One source row as its bytes stand in the file."""
-
-    url: str
-    line: int
-    next: Cursor
-    raw: bytes

@@ -12,7 +12,7 @@ task seeks there: a task of a thousand never reads the other 999 parts. Formats:
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -20,18 +20,18 @@ from typing import Any
 import fsspec
 
 from instruct_core.data.csv_rows import read_csv
-from instruct_core.data.json_rows import parse_row, read_json, read_unparsed_json
+from instruct_core.data.json_rows import read_json
 from instruct_core.data.parquet_rows import read_parquet
-from instruct_core.data.record import FIRST, Cursor, Record, Unparsed
+from instruct_core.data.record import FIRST, Cursor, Record
 from instruct_core.errors import BadRowError, ConfigError
 
 BLOCK_BYTES = 8 << 20  # of an object store, fetched at once
 BUFFER_BYTES = 1 << 20
 
-_Reader = Callable[[Any, str, Cursor], Iterator[Any]]
-_JSON = ("jsonl", "ndjson", "json")
-_READERS: dict[str, _Reader] = {
-    **dict.fromkeys(_JSON, read_json),
+_READERS: dict[str, Callable[[Any, str, Cursor], Iterator[Record]]] = {
+    "jsonl": read_json,
+    "ndjson": read_json,
+    "json": read_json,
     "csv": partial(read_csv, delimiters=",;\t|"),
     "tsv": partial(read_csv, delimiters="\t"),
     "parquet": read_parquet,
@@ -88,23 +88,9 @@ def read_records(url: str, start: Cursor = FIRST) -> Iterator[Record]:
         BadRowError: The file is of another kind than its name says, or broken in a way that hides
             where its next row begins.
     """
-    return _read(url, start, _READERS)
-
-
-def read_unparsed(url: str) -> Iterator[Record | Unparsed]:
-    """Yield the records of a whole file as `read_records`, unparsed where that can be left for later."""
-    return _read(url, FIRST, _READERS | dict.fromkeys(_JSON, read_unparsed_json))
-
-
-def parsed(row: Record | Unparsed) -> Record:
-    """Return the record of a row of `read_unparsed`."""
-    return row if isinstance(row, Record) else parse_row(row)
-
-
-def _read(url: str, start: Cursor, readers: Mapping[str, _Reader]) -> Iterator[Any]:
     with open_source(url) as file:
         head = file.peek(32).lower()
         for magic, kind in _OTHER_KINDS.items():
             if head.startswith(magic):
                 raise BadRowError(f"Source {url} is {kind}.")
-        yield from readers[format_of(url)](file, url, start)
+        yield from _READERS[format_of(url)](file, url, start)

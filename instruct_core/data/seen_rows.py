@@ -8,7 +8,7 @@ What a scan notes of the rows of a source: their columns and texts, and which of
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from instruct_core.data.columns import Columns
 from instruct_core.data.record import Record
@@ -23,20 +23,6 @@ MAX_BAD_ROWS = 1000  # that are listed: a plan is read whole, by every task
 MAX_PROBLEM_CHARS = 500
 
 
-class Noted(NamedTuple):
-    """What was noted of some rows, for those who note the others."""
-
-    num_rows: int
-    hashes: bytes
-    names: list[str]  # of columns that were met for the first time
-    refused: list[str]  # of them, columns that must be empty
-    bad_rows: list[dict[str, str]]
-    num_bad_rows: int
-    num_open_ends: int
-    num_open_starts: int
-    has_chats: bool
-
-
 class SeenRows:
     """What a scan notes of the rows: columns, texts, how many are bad, and the first of these."""
 
@@ -47,38 +33,11 @@ class SeenRows:
         template: Template,
         texts: Texts | None = None,
     ) -> None:
-        self.check, self._source, self._template = ColumnCheck(source, columns), source, template
-        self._is_chat = bool(self.check.columns.messages)
-        self.begin_anew(texts)
-
-    def begin_anew(self, texts: Texts | None = None) -> None:
-        """Forget the rows, and no column that was met; ``texts`` takes what the next ones say."""
-        self.texts, self.num_rows = Texts() if texts is None else texts, 0
+        self.check, self.texts = ColumnCheck(source, columns), Texts() if texts is None else texts
+        self._source, self._template, self.num_rows = source, template, 0
         self.bad_rows: list[dict[str, str]] = []
         self.num_bad_rows = self.num_open_ends = self.num_open_starts = 0
-        self._has_chats = self._is_chat
-        self._num_known = len(self.check.names), len(self.check.refused)
-
-    @property
-    def noted(self) -> Noted:
-        """What was noted since the beginning, for `merge`."""
-        known, refused = self._num_known
-        return Noted(
-            self.num_rows, self.texts.hashes, self.check.names[known:], self.check.refused[refused:],
-            self.bad_rows, self.num_bad_rows, self.num_open_ends, self.num_open_starts,
-            self._has_chats,
-        )  # fmt: skip
-
-    def merge(self, noted: Noted) -> None:
-        """Take what another has noted of the next rows."""
-        self.num_rows += noted.num_rows
-        self.texts.merge(noted.hashes)
-        self.check.merge(noted.names, noted.refused)
-        self.bad_rows += noted.bad_rows[: MAX_BAD_ROWS - len(self.bad_rows)]
-        self.num_bad_rows += noted.num_bad_rows
-        self.num_open_ends += noted.num_open_ends
-        self.num_open_starts += noted.num_open_starts
-        self._has_chats = self._has_chats or noted.has_chats
+        self._has_chats = bool(self.check.columns.messages)
 
     @property
     def facts(self) -> dict[str, Any]:

@@ -17,14 +17,13 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from instruct_core.data.checking import checked_by, num_checkers
 from instruct_core.data.columns import Columns, parse_columns
 from instruct_core.data.encoder import GPT2S, Encoder, OwnTokenizer
 from instruct_core.data.long_rows import LongRows
 from instruct_core.data.order import sample_at
 from instruct_core.data.plan import Plan
 from instruct_core.data.ranges import SourceFile, Start, scan_ranges
-from instruct_core.data.records import format_of, read_unparsed
+from instruct_core.data.records import format_of
 from instruct_core.data.seen_rows import SeenRows, bad_row
 from instruct_core.data.sources import Source
 from instruct_core.data.split import SPLIT_SEED, VAL_FRACTION, Texts, in_validation
@@ -249,8 +248,7 @@ def scan(
     Raises: See `SeenRows`.
     """
     seen = SeenRows(source, columns, template, texts)
-    with checked_by(seen, num_checkers()) as take:
-        ranges = scan_ranges(source, limit_rows, BLOCK_ROWS, take, progress, read_unparsed)
+    ranges = scan_ranges(source, limit_rows, BLOCK_ROWS, seen.take, progress)
     seen.check_usable(skip_bad_rows)
     rows_per_shard = rows_per_shard or default_rows_per_shard(ranges.num_rows)
     drawn = seen.texts.draw(val_rows)

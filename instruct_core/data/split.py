@@ -43,15 +43,6 @@ class Texts:
         """Take one text."""
         self._hashes.append(_hash(text))
 
-    def merge(self, hashes: bytes) -> None:
-        """Take what others have hashed."""
-        self._hashes.frombytes(hashes)
-
-    @property
-    def hashes(self) -> bytes:
-        """The hashes of the texts so far, for `merge`."""
-        return self._hashes.tobytes()
-
     def draw(self, num_rows: int | None = None) -> Drawn:
         """
         Return the split; where two texts differ, there is one at least on either side.

@@ -12,7 +12,7 @@ hand has seen the others, so these are only listed then.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from instruct_core.data.columns import (
     ANSWERS,
@@ -71,7 +71,7 @@ class ColumnCheck:
             ValueError: What is wrong with the record, without its place.
         """
         if isinstance(record.value, dict) and not record.value.keys() <= self._seen.keys():
-            self.note(name for name in record.value if name not in self._seen)
+            self._note(name for name in record.value if name not in self._seen)
         return chat_of(record, self._columns, self.refused, self._is_answered)
 
     @property
@@ -99,18 +99,7 @@ class ColumnCheck:
             plain_name(name) for name in self._seen if name not in {n for n in self._columns if n}
         ]
 
-    def merge(self, names: Sequence[str], refused: Sequence[str]) -> None:
-        """Take columns that another has met next, and those of them that look like a field."""
-        self.refused += [name for name in refused if name not in self.refused]
-        self.note(name for name in names if name not in self._seen)
-
-    @property
-    def names(self) -> list[str]:
-        """The columns that were met, in that order."""
-        return list(self._seen)
-
-    def note(self, names: Iterable[str]) -> None:
-        """Take columns as met next; those that were met before are passed over."""
+    def _note(self, names: Iterable[str]) -> None:
         for name in list(names):
             if name.lower() in self._fields and name not in self.refused:
                 self.refused.append(name)
@@ -119,7 +108,7 @@ class ColumnCheck:
 
 
 def chat_of(
-    record: Record, columns: Columns, refused: Sequence[str], is_answered: bool = True
+    record: Record, columns: Columns, refused: Iterable[str], is_answered: bool = True
 ) -> Chat:
     """
     Return the chat of a record.
@@ -133,9 +122,8 @@ def chat_of(
     if record.problem:
         raise ValueError(record.problem)
     chat = columns.to_chat(record.value) if is_answered else columns.to_question(record.value)
-    # In the row's own order: what is said of it must not depend on the rows before.
-    for name in [name for name in record.value if name in refused] if refused else ():
-        value = record.value[name]
+    for name in refused:
+        value = record.value.get(name)
         if value is False if name.lower() == LABEL else is_filled(value):
             state = "false" if value is False else "filled"
             named = columns if columns.messages else f"{columns._replace(input='')}[,input=NAME]"
