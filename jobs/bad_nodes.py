@@ -88,9 +88,8 @@ def blame(node: str, kind: Kind, why: str, run: str) -> None:
         run: That it happened to.
     """
     folder = os.environ.get(BAD_NODES, "")
-    if not folder or not PLAIN_NAME.fullmatch(
-        node
-    ):  # node[1-2]: what befalls two at once is neither's
+    # node[1-2]: what befalls two at once is neither's.
+    if not folder or not PLAIN_NAME.fullmatch(node):
         return
     place = Path(folder) / own_cluster() / node
     fault = Fault(kind, why[:LONGEST_REASON], run, time.time())

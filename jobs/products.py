@@ -14,7 +14,7 @@ import contextlib
 import torch
 
 from instruct_core import ranks
-from instruct_core.checkpoints.steps import read_manifest, steps_of
+from instruct_core.checkpoints.steps import committed_newest_first, read_manifest
 from instruct_core.errors import CorruptFileError
 from instruct_core.model.products import ONEDNN, USUAL, is_exact, is_quicker
 from instruct_core.storage.store import Store
@@ -34,8 +34,7 @@ def choose_products(checkpoints: Store, device: torch.device) -> str:
         The one that made the newest checkpoint, where every rank can have it as exact; for a run
         that has none, the one that is quicker here.
     """
-    made_by = _made_by(checkpoints) if ranks.rank() == 0 else None
-    made_by = ranks.gather_from_ranks(made_by)[0]
+    made_by = ranks.value_of_rank_0(_made_by(checkpoints) if ranks.rank() == 0 else None)
     wanted = made_by == ONEDNN or (made_by is None and is_quicker())
     has_it = device.type == "cpu" and wanted and is_exact()
     return ONEDNN if all(ranks.gather_from_ranks(has_it)) else USUAL
@@ -43,10 +42,8 @@ def choose_products(checkpoints: Store, device: torch.device) -> str:
 
 def _made_by(checkpoints: Store) -> str | None:
     """Return what the newest checkpoint says, None where there is none; older runs do not say it."""
-    for step, is_complete in reversed(steps_of(checkpoints).items()):
-        with contextlib.suppress(
-            CorruptFileError, FileNotFoundError
-        ):  # an older one tells the same
-            if is_complete:
-                return (read_manifest(checkpoints, step).versions or {}).get(PRODUCTS, USUAL)
+    for step in committed_newest_first(checkpoints):
+        # A damaged one is judged by loading; an older one tells the same.
+        with contextlib.suppress(CorruptFileError, FileNotFoundError):
+            return (read_manifest(checkpoints, step).versions or {}).get(PRODUCTS, USUAL)
     return None

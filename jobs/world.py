@@ -161,7 +161,8 @@ def _meet(world: World) -> Store:
     nobody meets the ranks of an earlier one, and nothing else is in the folder: all ranks list it.
     """
     folder = Path(os.environ["SUBMITIT_FOLDER"], "rendezvous")
-    folder.mkdir(exist_ok=True)
+    with store_may_be_away():
+        on_a_disk(folder, lambda: folder.mkdir(exist_ok=True))
     path = folder / f"{this_start()}-{world.job_id}.json"
     if world.rank == 0:
         address = _own_address(world.peer)

@@ -52,40 +52,25 @@ class KnownSteps:
 
     def look(self) -> Found:
         """Return what is there now; raises OSError."""
-        if not self._store.is_local:
-            return self._listed()
-        names = self._store.names()
+        # An object store is asked for all objects, a thousand at a time, and not for its folders: some go
+        # on naming those of which every object is gone.
+        tree = {} if self._store.is_local else self._store.tree()
+        names = self._store.names() if self._store.is_local else {n.partition("/")[0] for n in tree}
         matches = [STEP_FOLDER.fullmatch(name) for name in names]
         steps = sorted(int(match[1]) for match in matches if match)
-        for step in self._committed - set(steps):
-            self._val_losses.pop(step, None)
-        self._committed &= set(steps)
-        unknown = [step for step in steps if step not in self._committed]
-        answers = _side_by_side(self._is_committed, unknown)
-        self._committed |= {step for step, yes in zip(unknown, answers, strict=True) if yes}
+        if self._store.is_local:
+            unknown = [step for step in steps if step not in self._committed]
+            answers = _side_by_side(self._is_committed, unknown)
+            self._committed |= {step for step, yes in zip(unknown, answers, strict=True) if yes}
+            self._committed &= set(steps)
+        else:
+            self._committed = {step for step in steps if f"{step_name(step)}/manifest.json" in tree}
+        for step in self._val_losses.keys() - self._committed:
+            del self._val_losses[step]
         return Found(
             [step for step in steps if step in self._committed],
             [step for step in steps if step not in self._committed],
-            [name for name in names if LEFT_FOLDER.fullmatch(name)],
-        )
-
-    def _listed(self) -> Found:
-        """
-        Return what an object store lists: a request for each thousand objects.
-
-        Folders are not asked for: some servers go on naming those of which every object is gone.
-        """
-        tree = self._store.tree()
-        names = sorted({name.partition("/")[0] for name in tree})
-        matches = [STEP_FOLDER.fullmatch(name) for name in names]
-        steps = [int(match[1]) for match in matches if match]
-        committed = [step for step in steps if f"{step_name(step)}/manifest.json" in tree]
-        for step in self._val_losses.keys() - set(committed):
-            self._val_losses.pop(step)
-        return Found(
-            committed,
-            sorted(set(steps) - set(committed)),
-            [name for name in names if LEFT_FOLDER.fullmatch(name)],
+            sorted(name for name in names if LEFT_FOLDER.fullmatch(name)),
         )
 
     def _is_committed(self, step: int) -> bool:

@@ -101,7 +101,7 @@ def _set_aside(
             on_damaged(f"{problem} Set aside as {store.where(aside)}.")
         except FencedError as error:
             fenced = str(error)
-    if fenced := ranks.gather_from_ranks(fenced)[0]:
+    if fenced := ranks.value_of_rank_0(fenced):
         raise FencedError(fenced)
 
 

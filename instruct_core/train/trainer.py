@@ -244,9 +244,8 @@ class Trainer:
         self.progress = replace(self.progress, evaluated_at_step=step, val_loss=val_loss)
         if ranks.rank() == 0:
             setup.on_event(Evaluated(step, val_loss))
-            with (
-                self._gradients.autocast() if self._config.lora else nullcontext()
-            ):  # frozen halves
+            # A frozen base lies there in halves.
+            with self._gradients.autocast() if self._config.lora else nullcontext():
                 markdown = sample_answers(self._core, setup.val_rows, setup.stop)
             setup.on_samples(step, markdown)
         return True

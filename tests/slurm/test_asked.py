@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 import time
 from collections.abc import Iterator
 
@@ -12,19 +11,14 @@ import pytest
 
 from jobs.bad_nodes import bad_nodes
 from jobs.job_folder import replace_json
-from tests.jobs.test_notify import SECRET, Server
+from tests.jobs.test_notify import SECRET, Server, serving
 from tests.slurm.conftest import Run, assert_ended_as_if_undisturbed
 
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    with Server() as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
+    with serving() as server:
         yield server
-        server.closed.set()
-        server.shutdown()
-        thread.join()
 
 
 def test_run_that_is_paused_gives_its_nodes_back_and_goes_on_when_it_is_resumed(
