@@ -21,7 +21,8 @@ from instruct_core.data.shards import (
     write_manifest,
     write_shard,
 )
-from instruct_core.data.tokenizer import TOKENIZER_FOLDER, Tokenizer, load_tokenizer
+from instruct_core.data.tokenizer import Tokenizer, load_tokenizer
+from instruct_core.data.tokenizer_files import TOKENIZER_FOLDER
 from instruct_core.errors import ConfigError
 from instruct_core.storage.store import Store
 from jobs.array_job import ArrayJob

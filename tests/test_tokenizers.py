@@ -14,12 +14,8 @@ from instruct_core.data.packing import pack
 from instruct_core.data.shard_plan import scan
 from instruct_core.data.shards import ShardSet, load_manifest, write_manifest, write_shard
 from instruct_core.data.sources import Source
-from instruct_core.data.tokenizer import (
-    TOKENIZER_FOLDER,
-    load_tokenizer,
-    tokenizer_of_model,
-    write_tokenizer,
-)
+from instruct_core.data.tokenizer import load_tokenizer, tokenizer_of_model, write_tokenizer
+from instruct_core.data.tokenizer_files import TOKENIZER_FOLDER
 from instruct_core.errors import ConfigError, MissingError
 from instruct_core.storage.store import Store
 from launch.runs.tokenizers import find_tokenizer

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from instruct_core.data.template import Segment
-from instruct_core.data.tokenizer import EncodedRows, Part, Tokenizer
+from instruct_core.data.token_rows import EncodedRows, Part
+from instruct_core.data.tokenizer import Tokenizer
 
 ENCODE_CHARS = 1 << 20  # text per call of the tokenizer: large enough to fill it, small in memory
 

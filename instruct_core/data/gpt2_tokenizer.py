@@ -29,8 +29,8 @@ import tiktoken
 from numpy.typing import NDArray
 
 from instruct_core.data.pieces import BYTE_OF_CHAR
-from instruct_core.data.tokenizer import GPT2, EncodedRows, Part, Stretch, stretches_of
-from instruct_core.data.tokenizer_files import MERGES, TOKENIZER, Ends, TokenizerFiles
+from instruct_core.data.token_rows import EncodedRows, Part, Stretch, stretches_of
+from instruct_core.data.tokenizer_files import GPT2, MERGES, TOKENIZER, Ends, TokenizerFiles
 from instruct_core.errors import CorruptFileError, MissingError
 
 END_OF_TEXT = "<|endoftext|>"

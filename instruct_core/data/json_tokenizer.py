@@ -25,15 +25,8 @@ import tokenizers
 import xxhash
 
 from instruct_core.data.pieces import BYTE, spelling_of
-from instruct_core.data.tokenizer import (
-    TOKENIZER_FOLDER,
-    EncodedRows,
-    Part,
-    Stretch,
-    stretches_of,
-    token_type,
-)
-from instruct_core.data.tokenizer_files import GENERATION, TokenizerFiles
+from instruct_core.data.token_rows import EncodedRows, Part, Stretch, stretches_of, token_type
+from instruct_core.data.tokenizer_files import GENERATION, TOKENIZER_FOLDER, TokenizerFiles
 from instruct_core.errors import ConfigError
 
 # What of tokenizer.json decides the tokens; where a text is cut or filled up is for others to say.

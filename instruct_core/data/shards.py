@@ -32,12 +32,8 @@ from instruct_core.data.remake import command_that_makes
 from instruct_core.data.shard_plan import SPANS_FORMAT, ShardPlan
 from instruct_core.data.template import ALPACA_1, Template, text_of
 from instruct_core.data.templates import template_of
-from instruct_core.data.tokenizer import (
-    GPT2,
-    TOKENIZER_FOLDER,
-    Tokenizer,
-    load_tokenizer,
-)
+from instruct_core.data.tokenizer import Tokenizer, load_tokenizer
+from instruct_core.data.tokenizer_files import GPT2, TOKENIZER_FOLDER
 from instruct_core.errors import CorruptFileError, MissingError
 from instruct_core.storage.cache import local_copy
 from instruct_core.storage.documents import load_sealed, seal

@@ -14,37 +14,20 @@ text it is ordinary text, so no row of a data set can end itself, or speak for s
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
-from instruct_core.data.tokenizer_files import MODEL, TOKENIZER, read_tokenizer_files
+from instruct_core.data.token_rows import EncodedRows, Part
+from instruct_core.data.tokenizer_files import (
+    GPT2,
+    MODEL,
+    TOKENIZER,
+    TOKENIZER_FOLDER,
+    read_tokenizer_files,
+)
 from instruct_core.errors import ConfigError
 from instruct_core.lora_settings import CONFIG_FILE as ADAPTER
 from instruct_core.storage.documents import load_document
 from instruct_core.storage.store import Store
-
-GPT2 = "gpt2"  # as it is typed
-TOKENIZER_FOLDER = "tokenizer"  # of a run, and of a shard set, where theirs is not GPT-2's
-
-Part = str | int  # of a row: a text, or one token by its number
-
-
-class EncodedRows(NamedTuple):
-    """
-    Rows as tokens, one after another.
-
-    Attributes:
-        tokens: All of them, in the type that a shard has.
-        row_ends: For each row, where it ends in them.
-        part_starts: For each part of each row, in order, the token that holds its first character;
-            of an empty text, the token that follows it.
-    """
-
-    tokens: NDArray[Any]
-    row_ends: NDArray[np.int64]
-    part_starts: NDArray[np.int64]
 
 
 class Tokenizer(Protocol):
@@ -173,28 +156,3 @@ def place_of_tokenizer(model: str, adapters: tuple[str, ...] = ()) -> str:
     if MODEL not in names or run.exists("run.json"):  # a run keeps any other tokenizer
         return GPT2
     return GPT2 if load_document(store, MODEL).get("model_type", GPT2) == GPT2 else model
-
-
-def token_type(vocab_size: int) -> type[np.uint16 | np.uint32]:
-    """Return the type in which the tokens of a vocabulary are stored."""
-    return np.uint16 if vocab_size <= 1 << 16 else np.uint32
-
-
-class Stretch(NamedTuple):
-    """Texts of a row that stand side by side, and the token behind them, if there is one."""
-
-    texts: list[str]
-    token: int | None
-
-
-def stretches_of(parts: Sequence[Part]) -> list[Stretch]:
-    """Return a row's parts as stretches; only the last one may end without a token."""
-    stretches: list[Stretch] = []
-    texts: list[str] = []
-    for part in parts:
-        if isinstance(part, str):
-            texts.append(part)
-        else:
-            stretches.append(Stretch(texts, part))
-            texts = []
-    return [*stretches, Stretch(texts, None)] if texts else stretches

@@ -22,6 +22,8 @@ import orjson
 from instruct_core.errors import ConfigError, CorruptFileError, MissingError
 from instruct_core.storage.store import Store
 
+GPT2 = "gpt2"  # as it is typed: the one that needs no files
+TOKENIZER_FOLDER = "tokenizer"  # of a run, and of a shard set, where theirs is not GPT-2's
 TOKENIZER = "tokenizer.json"
 SETTINGS = "tokenizer_config.json"
 SPECIAL = "special_tokens_map.json"

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from instruct_core.config import ModelConfig
 from instruct_core.data.gpt2_tokenizer import VOCAB_SIZE
-from instruct_core.data.tokenizer import GPT2 as GPT2_TOKENIZER
 from instruct_core.data.tokenizer import load_tokenizer, place_of_tokenizer
+from instruct_core.data.tokenizer_files import GPT2 as GPT2_TOKENIZER
 from instruct_core.errors import ConfigError
 from instruct_core.model.foreign_settings import (
     Said,

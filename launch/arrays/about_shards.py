@@ -7,7 +7,7 @@ What is said of a shard set before it is made: from what, in which words, and wh
 from __future__ import annotations
 
 from instruct_core.data.shard_plan import BY_PLACE, ShardPlan
-from instruct_core.data.tokenizer import TOKENIZER_FOLDER
+from instruct_core.data.tokenizer_files import TOKENIZER_FOLDER
 from launch.console.lines import counted
 
 

@@ -36,13 +36,8 @@ from instruct_core.data.sources import Source, resolve_source
 from instruct_core.data.split import Texts
 from instruct_core.data.template import Template
 from instruct_core.data.templates import TEMPLATES, base_template, choose_template
-from instruct_core.data.tokenizer import (
-    GPT2,
-    TOKENIZER_FOLDER,
-    Tokenizer,
-    load_tokenizer,
-    write_tokenizer,
-)
+from instruct_core.data.tokenizer import Tokenizer, load_tokenizer, write_tokenizer
+from instruct_core.data.tokenizer_files import GPT2, TOKENIZER_FOLDER
 from instruct_core.errors import ConfigError
 from instruct_core.names import PLAIN_NAME
 from instruct_core.storage.store import Store

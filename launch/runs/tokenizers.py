@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from instruct_core.data.remake import command_that_makes
-from instruct_core.data.tokenizer import GPT2, Tokenizer, load_tokenizer, place_of_tokenizer
+from instruct_core.data.tokenizer import Tokenizer, load_tokenizer, place_of_tokenizer
+from instruct_core.data.tokenizer_files import GPT2
 from instruct_core.errors import ConfigError
 from instruct_core.storage.store import Store
 from launch.runs.hub import SHORT, hub_id, tokenizer_folder

@@ -20,7 +20,7 @@ from instruct_core.checkpoints.steps import (
     steps_of,
 )
 from instruct_core.config import PRESETS, TrainConfig
-from instruct_core.data.tokenizer import GPT2
+from instruct_core.data.tokenizer_files import GPT2
 from instruct_core.errors import ConfigError, CorruptFileError, MissingError
 from instruct_core.shape import Shape
 from instruct_core.storage.store import Store

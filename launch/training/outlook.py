@@ -13,7 +13,7 @@ import re
 from typing import Any, NamedTuple
 
 from instruct_core.config import TrainConfig
-from instruct_core.data.long_rows import lost_of
+from instruct_core.data.lost_tokens import lost_of
 from instruct_core.data.packing import Packing, load_packing, shares_of
 from instruct_core.data.shards import ShardSet, load_manifest
 from instruct_core.errors import ConfigError

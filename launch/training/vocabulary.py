@@ -13,13 +13,8 @@ from typing import Any, NamedTuple
 from instruct_core.data.gpt2_tokenizer import VOCAB_SIZE
 from instruct_core.data.model_template import TEMPLATE
 from instruct_core.data.templates import base_template
-from instruct_core.data.tokenizer import (
-    GPT2,
-    TOKENIZER_FOLDER,
-    load_tokenizer,
-    place_of_tokenizer,
-    write_tokenizer,
-)
+from instruct_core.data.tokenizer import load_tokenizer, place_of_tokenizer, write_tokenizer
+from instruct_core.data.tokenizer_files import GPT2, TOKENIZER_FOLDER
 from instruct_core.errors import ConfigError
 from instruct_core.shape import Shape, with_vocabulary
 from instruct_core.storage.documents import load_document

@@ -11,7 +11,8 @@ import pytest
 
 from instruct_core.data.batches import IGNORED, SampleReader
 from instruct_core.data.fast_tokenizer import choose_tokenizer
-from instruct_core.data.long_rows import LongRows, lost_of
+from instruct_core.data.long_rows import LongRows
+from instruct_core.data.lost_tokens import lost_of
 from instruct_core.data.packing import load_packing, pack
 from instruct_core.data.shard_plan import ShardPlan, scan
 from instruct_core.data.shards import ShardSet, load_manifest, write_manifest, write_shard
