@@ -28,6 +28,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from instruct_core.errors import ConfigError
+from instruct_core.storage.names import without_tilde
 from jobs.environment import NOTIFY
 from jobs.job_folder import read_outcome, read_progress, this_start
 
@@ -70,9 +71,9 @@ def address_of(word: str) -> str:
 
 
 def _in_file(name: str) -> str:
-    path = Path(name).expanduser()
     if "://" in name:
         return ""
+    path = without_tilde(name)
     try:
         mode = path.stat().st_mode
         text = path.read_text(encoding="utf-8", errors="replace") if stat.S_ISREG(mode) else ""

@@ -27,6 +27,7 @@ import xxhash
 
 from instruct_core.errors import CorruptFileError
 from instruct_core.storage.disk import NO_LOCKS
+from instruct_core.storage.names import real_path
 from instruct_core.storage.store import Store
 
 
@@ -34,7 +35,7 @@ def cache_folder() -> Path:
     """Return where this node keeps fetched files: a folder that nobody else can write."""
     place = Path(tempfile.gettempdir())
     if named := os.environ.get("INSTRUCT_CACHE"):
-        place = Path(named).resolve()
+        place = real_path(named)
         place.mkdir(parents=True, exist_ok=True, mode=0o700)
         if _is_ours_alone(place):
             return place

@@ -18,7 +18,31 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
+
+from instruct_core.errors import ConfigError
+
+
+def without_tilde(place: str | Path) -> Path:
+    """Return a path with the home folder that its ~ stands for; raises ConfigError for nobody's."""
+    try:
+        return Path(place).expanduser()
+    except RuntimeError:
+        raise ConfigError(
+            f"Place {place} cannot be used: nobody knows the home folder that ~ stands for. Give the "
+            "whole path."
+        ) from None
+
+
+def real_path(place: str | Path) -> Path:
+    """
+    Return a path as an absolute one without links; raises as `without_tilde`.
+
+    Links that lead in a circle stay, for the disk to complain of where the path is used: of them
+    Path.resolve raises what is no OSError.
+    """
+    return Path(os.path.realpath(without_tilde(place)))
 
 
 def link(scratch: Path, path: Path) -> bool:
@@ -60,10 +84,11 @@ def identity(path: Path) -> tuple[int, int]:
 
 
 def nearest(folder: Path) -> Path:
-    """Return a folder, or the first above it that is there."""
-    while not folder.exists():
-        folder = folder.parent
-    return folder
+    """Return a folder, or the first above it that is there; raises OSError for links in a circle."""
+    with suppress(FileNotFoundError, NotADirectoryError):
+        folder.stat()
+        return folder
+    return nearest(folder.parent)
 
 
 def remove(path: Path) -> None:

@@ -26,6 +26,7 @@ from instruct_core.errors import ConfigError
 from instruct_core.storage.backend import Backend, Free, ReadAt
 from instruct_core.storage.disk import Disk
 from instruct_core.storage.hashed_reading import read_pieces
+from instruct_core.storage.names import without_tilde
 from instruct_core.storage.objects import Objects
 from instruct_core.storage.patience import LOOK_AGAIN_SECONDS
 from instruct_core.storage.tensor_file import aligned_buffer
@@ -52,7 +53,7 @@ class Store:
         _refuse_password(self.url)
         self._files: Backend
         if "://" not in self.url or self.url.startswith(("file://", "local://")):
-            self._files = Disk(Path(self.url.split("://")[-1]).expanduser(), patience_seconds)
+            self._files = Disk(without_tilde(self.url.split("://")[-1]), patience_seconds)
         else:
             self._files = Objects(self.url, patience_seconds)
         self.is_local = isinstance(self._files, Disk)

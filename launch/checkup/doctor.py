@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from instruct_core.storage.names import real_path
 from instruct_core.storage.store import Store
 from launch.checkup.bucket import check_bucket
 from launch.checkup.disk import check_disk, check_job_folder, nearest_folder
@@ -90,7 +91,7 @@ def look(flags: Doctor) -> Look:
         ConfigError: A place or a partition that was typed is none.
     """
     store = Store(flags.checkpoints)
-    folder = store.local_path("").resolve() if store.is_local else None
+    folder = real_path(store.local_path("")) if store.is_local else None
     with ThreadPoolExecutor() as pool:
         torch = pool.submit(ask_torch)
         places = pool.submit(check_places, flags.checkpoints, folder)
@@ -145,7 +146,7 @@ def shared_disk(offer: Offer | None, checkpoints: Path | None) -> list[Finding]:
     """Return whether all nodes see what jobs read and write; [] where there is one machine."""
     if offer is None:
         return []
-    places = {"Python": Path(sys.prefix), "the code": REPO, RUNS: Path(RUNS).resolve()}
+    places = {"Python": Path(sys.prefix), "the code": REPO, RUNS: real_path(RUNS)}
     if checkpoints is not None:
         places["checkpoints"] = checkpoints
     folders = {name: nearest_folder(place) for name, place in places.items()}
@@ -160,7 +161,7 @@ def check_places(checkpoints: str, folder: Path | None) -> list[Finding]:
         checkpoints: As it was typed.
         folder: What that means; None for a bucket.
     """
-    runs = Path(RUNS).resolve()
+    runs = real_path(RUNS)
     if folder is None:
         return [check_bucket(checkpoints), check_job_folder(runs)]
     findings = check_disk(checkpoints, folder)

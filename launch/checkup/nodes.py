@@ -22,6 +22,7 @@ from typing import TypeVar
 
 from instruct_core.converter import structure
 from instruct_core.errors import ConfigError, SlurmError
+from instruct_core.storage.names import real_path
 from instruct_core.storage.store import Store
 from jobs.checkup import NUM_NUMBERS, Alone, Together
 from jobs.job_folder import read_json
@@ -65,7 +66,7 @@ def check_nodes(offer: Offer, flags: SlurmFlags, checkpoints: str) -> list[Findi
 def _folders(checkpoints: str) -> Iterator[Path]:
     """Make the folder of a job, and leave neither it nor what its nodes have written."""
     store = Store(checkpoints)
-    root = store.local_path("").resolve() if store.is_local else None
+    root = real_path(store.local_path("")) if store.is_local else None
     made = [] if root is None else [f for f in (root, *root.parents) if not f.exists()]
     folder = Path(tempfile.mkdtemp(prefix="doctor-", dir=".")).resolve()
     try:

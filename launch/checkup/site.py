@@ -32,7 +32,12 @@ def check_can_write() -> Path:
     Raises:
         ConfigError: There is one already.
     """
-    path = Path(os.environ.get(VARIABLE) or home_profile()).absolute()
+    place = os.environ.get(VARIABLE) or home_profile()
+    if place is None:
+        raise ConfigError(
+            f"--write-site needs a home to write to, and you have none here. Name a file: {VARIABLE}=FILE"
+        )
+    path = Path(place).absolute()
     if path.exists():
         raise ConfigError(
             f"--write-site overwrites nothing, and {path} is there. Edit it, move it away, or name "

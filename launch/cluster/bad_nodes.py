@@ -18,17 +18,18 @@ from instruct_core.errors import ConfigError
 from jobs.bad_nodes import BAD_NODES, BadNode, bad_nodes, cluster_folder, forgive
 from launch.cluster.partition import Node, configuration
 from launch.console.lines import counted, perhaps
+from launch.flags.home import own_folder
 
 TRUST = "python launch/doctor.py --trust"
 
 
 def record() -> Path | None:
-    """Return the folder of the record; None where nobody wants one."""
+    """Return the folder of the record; None where nobody wants one, or there is no home for it."""
     named = os.environ.get(BAD_NODES)
     if named is not None:
         return Path(named).absolute() if named else None
-    home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(home).absolute() / "instruct-cluster" / "bad-nodes"
+    home = own_folder("XDG_STATE_HOME", ".local/state")
+    return None if home is None else home / "bad-nodes"
 
 
 def known_bad() -> list[BadNode]:

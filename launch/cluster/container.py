@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Literal
 
 from instruct_core.errors import ConfigError, SlurmError
+from instruct_core.storage.names import real_path
 from jobs.slurm import run_client
 
 Runtime = Literal["pyxis", "apptainer", "singularity", "enroot"]
@@ -102,7 +103,7 @@ def find_container(
         image = str(path.resolve())
     elif path.suffix in FILES or image.startswith(("/", "./", "../")):
         raise ConfigError(f"--container must be an image, and there is no file {image}.")
-    folders = [str(Path(place).resolve()) for place in places if place and "://" not in place]
+    folders = [str(real_path(place)) for place in places if place and "://" not in place]
     if python is None:
         mine = (sys.prefix, sys.base_prefix)
         folders += [str(Path(p).resolve()) for p in mine if p not in OF_THE_IMAGE]

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from instruct_core.errors import ConfigError
+from instruct_core.storage.names import real_path
 from instruct_core.storage.patience import on_a_disk
 from instruct_core.storage.store import Store
 
@@ -23,7 +24,7 @@ def array_parent(store: Store) -> Path:
     """Return where the jobs that fill a store with parts have their folders."""
     if store.is_local:
         return store.local_path("job")
-    parent = Path("runs_instruct/array-jobs").resolve()
+    parent = real_path("runs_instruct/array-jobs")
     return folder_of_url(parent / store.url.rsplit("/", 1)[-1], store.url, "slurm.json")
 
 

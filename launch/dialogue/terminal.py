@@ -9,13 +9,13 @@ from __future__ import annotations
 import atexit
 import contextlib
 import io
-import os
 import sys
 from pathlib import Path
 
 from instruct_core.errors import InstructError
 from launch.console.lines import EXIT_BAD_INPUT, note
 from launch.dialogue.dialogue import Dialogue
+from launch.flags.home import own_folder
 
 HISTORY_LINES = 1000
 
@@ -65,8 +65,11 @@ def _edit_lines() -> None:
     """Let `input` edit its line, and remember lines from one conversation to the next."""
     import readline
 
-    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    path = Path(state) / "instruct-cluster" / "chat_history"
+    readline.set_history_length(HISTORY_LINES)
+    home = own_folder("XDG_STATE_HOME", ".local/state")
+    if home is None:
+        return
+    path = home / "chat_history"
 
     def keep() -> None:
         with contextlib.suppress(OSError):  # a home that cannot be written is no reason to complain
@@ -75,5 +78,4 @@ def _edit_lines() -> None:
 
     with contextlib.suppress(OSError):  # none yet
         readline.read_history_file(path)
-    readline.set_history_length(HISTORY_LINES)
     atexit.register(keep)

@@ -28,6 +28,7 @@ from typing import Any, TypeVar, cast
 
 from instruct_core.errors import ConfigError
 from instruct_core.recipe import flag_of
+from launch.flags.home import own_folder
 from launch.flags.parse import parse_flags
 from launch.flags.sbatch import options_of, words_of
 from launch.flags.slurm import SlurmFlags, check_slurm_flags
@@ -43,10 +44,10 @@ LISTS = tuple(field.name for field in fields(SlurmFlags) if field.default == ())
 NOTHING = "None"  # typed for a flag, it stands for its default
 
 
-def home_profile() -> Path:
-    """Return where a person's own profile lies."""
-    home = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
-    return Path(home) / "instruct-cluster" / NAME
+def home_profile() -> Path | None:
+    """Return where a person's own profile lies; None for one who has no home."""
+    home = own_folder("XDG_CONFIG_HOME", ".config")
+    return None if home is None else home / NAME
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,8 @@ class Site:
         if named == "":
             return cls()
         places = [Path(NAME), PROJECT / NAME, home_profile()]
-        path = Path(named) if named else next((p for p in places if p.is_file()), None)
+        found = (place for place in places if place is not None and place.is_file())
+        path = Path(named) if named else next(found, None)
         return cls(path.absolute(), _read(path.absolute())) if path is not None else cls()
 
     def flags(self, command: str) -> dict[str, list[str]]:
@@ -118,7 +120,7 @@ def _read(path: Path) -> dict[str, Any]:
         why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise ConfigError(
             f"Profile {path} cannot be read: {why}. It is looked for in {VARIABLE}, here, beside the "
-            f"project and in {home_profile().parent}."
+            f"project and in {home_profile() or 'a home, which you do not have here'}."
         ) from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"Profile {path} is no TOML: {error}.") from None
@@ -137,7 +139,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def parse_on_site(
-    flags: type[T], arguments: Sequence[str], default: T | None = None, usage: str = ""
+    flags: type[T], arguments: Sequence[str], default: T | None = None, usage: str | None = None
 ) -> T:
     """
     Return the flags that a person typed, and for those nobody typed what the profile has.
@@ -166,7 +168,7 @@ def parse_on_site(
 
 
 def parse_typed(
-    flags: type[T], arguments: Sequence[str], default: T | None = None, usage: str = ""
+    flags: type[T], arguments: Sequence[str], default: T | None = None, usage: str | None = None
 ) -> T:
     """
     Return the flags that a person typed, whatever a profile has; arguments as in `parse_on_site`.

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from instruct_core.errors import ConfigError, InstructError
 from instruct_core.storage.disk import Disk
-from instruct_core.storage.names import nearest
+from instruct_core.storage.names import nearest, real_path
 from instruct_core.storage.patience import LOOK_AGAIN_SECONDS, on_a_disk
 from instruct_core.storage.store import Store
 from launch.console.lines import say
@@ -29,8 +29,8 @@ CREDENTIALS = (
 
 
 def absolute(place: str) -> str:
-    """Return a path as an absolute one, a URL as it is."""
-    return place if "://" in place else str(Path(place).expanduser().resolve())
+    """Return a path as an absolute one, a URL as it is; raises ConfigError for the home of nobody."""
+    return place if "://" in place else str(real_path(place))
 
 
 @contextmanager
@@ -98,8 +98,9 @@ def check_folder(flag: str, place: str, folder: Path, num_bytes: int) -> None:
     Raises:
         ConfigError: Names the flag and the folder that is in the way.
     """
-    there = on_a_disk(folder, lambda: nearest(folder))
+    there = folder
     try:
+        there = on_a_disk(folder, lambda: nearest(folder))
         # Tried, because root may write "everywhere".
         on_a_disk(there, lambda: tempfile.TemporaryFile(dir=there).close())
     except OSError as error:

@@ -48,6 +48,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory, shard_set: Path) -> Path:
     (desk / "folder").mkdir()
     (desk / "nomanifest").mkdir()
     (desk / "file").write_text("")
+    (desk / "circle").symlink_to("circle")
     trained = launch(
         "finetune", "--run=t", "--shards=shards/small", "--max-steps=2", *TINY_RUN, cwd=desk
     )
@@ -98,6 +99,10 @@ FINETUNE = {
     f"{BASE} --keep-every -5": "--keep-every must be at least 0, got -5",
     f"{BASE} --async-save=maybe": "--async-save takes no value, got maybe",
     f"{BASE} --checkpoints memory://x": "memory ends with its process",
+    f"{BASE} --checkpoints ~nobody-here/x": "nobody knows the home folder that ~ stands for",
+    f"{BASE} --checkpoints circle/x": "circle/x/new/removed.json cannot be used: Too many levels",
+    f"{BASE} --runs circle/x": "circle/x: Too many levels of symbolic links. Give another place",
+    f"{BASE} --notify ~nobody-here/x": "nobody knows the home folder that ~ stands for",
     f"{BASE} --dropout 1": "--dropout must be from 0 up to but not including 1, got 1.0",
     f"{BASE} --learning-rate -1": "--learning-rate must be more than 0 and at most 1",
     f"{BASE} --learning-rate 2e5": "at most 1 (2e-5 is 0.00002), got 200000.0",
@@ -178,6 +183,7 @@ REPORT = {
     "../t": "--run must be a plain name",
     "t --out good.jsonl": "good.jsonl is in use: it is no page of this command",
     "t --out folder": "folder is a folder. Name a file in it",
+    "t --out circle/page.html": "circle: Too many levels of symbolic links. Give another place",
     "t --out folder/": "--out must name a file, got folder/",
     "t --out file/page.html": "file: Not a directory. Give another place",
     "t --out s4://x/page.html": "Place s4://x cannot be used: Protocol not known: s4",
