@@ -12,6 +12,7 @@ import io
 import os
 import sys
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 from instruct_core.errors import InstructError
 
@@ -66,6 +67,13 @@ def guarded(main: Callable[[], int]) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # `?` for a letter that the locale cannot write
             stream.reconfigure(errors="replace")
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        note(
+            "error: The folder that you type in is gone: somebody has removed it. Go to another one: cd"
+        )
+        return EXIT_BAD_INPUT
     try:
         return main()
     except BrokenPipeError:  # whoever read the output has gone, as `| head` does

@@ -60,9 +60,9 @@ def is_rare(hint: Any) -> bool:
     return RARE in getattr(hint, "__metadata__", ())
 
 
-def description(flags: type[Any], program: str, usage: str) -> str:
+def description(flags: type[Any], program: str, usage: str | None) -> str:
     """Return what a dataclass says of itself, then the lines of `usage` that begin with `program`."""
-    lines = [line.strip() for line in usage.splitlines()]
+    lines = [line.strip() for line in (usage or "").splitlines()]
     examples = [f"  {line}" for line in lines if f"{line} ".startswith(f"{program} ")]
     return inspect.cleandoc(flags.__doc__ or "") + "\n\n" + "\n".join(examples)
 

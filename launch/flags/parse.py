@@ -32,7 +32,7 @@ def parse_flags(
     arguments: Sequence[str],
     default: T | None = None,
     program: str | None = None,
-    usage: str = "",
+    usage: str | None = None,
 ) -> T:
     """
     Return the flags a person typed; --help and --help-all print and end the program.
@@ -42,7 +42,8 @@ def parse_flags(
         arguments: Words of the command line.
         default: Values of what is not typed; None takes the dataclass's own.
         program: What a person types before the flags (default: the launcher named as the dataclass).
-        usage: The launcher's docstring; its lines that start with `program` are shown by --help.
+        usage: The launcher's docstring; its lines that start with `program` are shown by --help. None
+            where Python has left docstrings out (PYTHONOPTIMIZE=2).
 
     Raises:
         ConfigError: A flag that is not known, or a value that does not fit; one line.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import unicodedata
+from pathlib import Path
 
 import pytest
 
@@ -42,3 +43,17 @@ def test_error_is_one_line_whatever_it_names(capsys: pytest.CaptureFixture[str])
 
     assert guarded(fail) == 2
     assert capsys.readouterr().err == "error: Source a b\\u001b[31m is not there.\n"
+
+
+def test_folder_that_was_removed_meanwhile_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+
+    assert guarded(lambda: 0) == 2
+    assert capsys.readouterr().err == (
+        "error: The folder that you type in is gone: somebody has removed it. Go to another one: cd\n"
+    )

@@ -148,3 +148,12 @@ def test_unknown_flag_ends_a_command_with_code_2(name: str, tmp_path: Path) -> N
     assert said.stdout == ""
     assert said.stderr.startswith("error: ")
     assert said.stderr.count("\n") == 1
+
+
+def test_help_comes_where_python_leaves_docstrings_out() -> None:
+    command = [sys.executable, "-OO", str(REPO / "launch" / "status.py"), "--help"]
+
+    said = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
+
+    assert (said.returncode, said.stderr) == (0, "")
+    assert "--watch" in said.stdout
