@@ -10,35 +10,22 @@ tyro has no exception to catch: it prints a box of title, message, rule and hint
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import tyro
+
 from instruct_core.recipe import flag_of
 from launch.flags.help import fields_of
+from launch.flags.nearest import nearest
 
 CHOICE = r"invalid choice '(.*)' for argument '(\S+)'\. Expected one of \((.*)\)"
 SENTENCES = {
     r"Error parsing (\S+): (.*)": r"\1 \2",
     CHOICE: r"\2 takes one of \3, got \1",
-    r"Missing value for argument '(\S+)'.*": r"\1 takes a value, got none",
+    r"Missing value for argument '(-\S+)'.*": r"\1 takes a value, got none",
 }
-OTHERS_SAY = {
-    "lr": ("learning_rate",),
-    "batch_size": ("micro_batch_size", "tokens_per_step"),
-    "num_train_epochs": ("epochs",),
-    "steps": ("max_steps",),
-    "output": ("out", "checkpoints"),
-    "output_dir": ("out", "checkpoints"),
-    "data": ("source", "shards"),
-    "dataset": ("source", "shards"),
-    "name": ("run",),
-    "source": ("shards",),
-    "resume": ("run",),
-    "gres": ("gpus",),
-    "dependency": ("after",),
-    "max_tokens": ("max_new_tokens", "seq_len"),
-}  # what comparable tools call it: what it may be here
 
 
 def refusal(boxed: str, flags: type[Any], arguments: Sequence[str]) -> str:
@@ -55,18 +42,23 @@ def refusal(boxed: str, flags: type[Any], arguments: Sequence[str]) -> str:
     text = " ".join(lines[:rule]).rstrip(".")
     if text.startswith("Unrecognized options: "):
         word = text.removeprefix("Unrecognized options: ").split(", ")[0]
-        return _unknown(word, " ".join(lines), flags, arguments)
+        return _unknown(word, flags, arguments)
     if text.startswith("Missing from "):
         missing = re.findall(r"(\S+)(?: [A-Z]+)? [A-Z].*?\(required\)", text.partition(": ")[2])
         return f"{' and '.join(missing)} must be given."
+    if (found := re.match(r"Missing value for argument '(\w+)'", text)) is not None:
+        flag = flag_of(found[1])
+        is_typed = any(word.partition("=")[0] == flag for word in arguments)
+        alone = f" as a word alone, without {flag}" if is_typed else ""
+        return f"{found[1].upper()} must be given{alone}."
     for pattern, sentence in SENTENCES.items():
         if (found := re.fullmatch(pattern, text)) is not None:
             return f"{found.expand(sentence)}."
     return f"{text}."
 
 
-def _unknown(word: str, hints: str, flags: type[Any], arguments: Sequence[str]) -> str:
-    known = {name for name, _ in fields_of(flags)}
+def _unknown(word: str, flags: type[Any], arguments: Sequence[str]) -> str:
+    known = [name for name, _ in fields_of(flags)]
     if not word.startswith("-"):
         flag = next((a.partition("=")[0] for a in arguments if a.endswith(f"={word}")), None)
         if flag:
@@ -75,10 +67,15 @@ def _unknown(word: str, hints: str, flags: type[Any], arguments: Sequence[str]) 
         hint = " Put a pattern in quotes: --source 'rows-*.jsonl'." if is_place else ""
         return f"No flag takes the word {word}.{hint}"
     typed = word.partition("=")[0]
-    meant = [
-        flag_of(name)
-        for name in OTHERS_SAY.get(typed.lstrip("-").replace("-", "_"), ())
-        if name in known
-    ] or re.findall(r"Perhaps you meant:\s+(--[\w-]+)", hints)
+    meant = nearest(typed, list(_flags(flags)))
     suggestion = f" Perhaps you meant {' or '.join(meant)}." if meant else ""
     return f"There is no flag {typed}.{suggestion}"
+
+
+def _flags(flags: type[Any]) -> Iterator[str]:
+    """Yield the fields that are typed as flags, and what turns them off."""
+    for name, hint in fields_of(flags):
+        if tyro.conf.Positional not in getattr(hint, "__metadata__", ()):
+            yield name
+            if hint is bool or getattr(hint, "__origin__", None) is bool:
+                yield f"no_{name}"

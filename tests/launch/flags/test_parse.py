@@ -59,6 +59,16 @@ REFUSED = [
     (Preprocess, "--output x", "There is no flag --output. Perhaps you meant --out."),
     (Preprocess, "--lr 3", "There is no flag --lr."),
     (Preprocess, "--num-taks 3", "There is no flag --num-taks. Perhaps you meant --num-tasks."),
+    (Finetune, "--gpu 2", "There is no flag --gpu. Perhaps you meant --gpus."),
+    (Finetune, "--gpus-per-node=2", "There is no flag --gpus-per-node. Perhaps you meant --gpus."),
+    (Finetune, "--cpus 4", "There is no flag --cpus. Perhaps you meant --cpus-per-task."),
+    (Finetune, "--no-asyncsave", "There is no flag --no-asyncsave. Perhaps you meant --no-async-save."),
+    (Finetune, "-N 2", "There is no flag -N. Perhaps you meant --nodes."),
+    (Finetune, "--save 3",
+     "There is no flag --save. Perhaps you meant --save-every or --save-every-minutes."),
+    (Finetune, "--xyzzy 3", "There is no flag --xyzzy."),
+    (Chat, "--temp 1", "There is no flag --temp. Perhaps you meant --temperature."),
+    (Logs, "--run r", "RUN must be given as a word alone, without --run."),
 ]  # fmt: skip
 
 
