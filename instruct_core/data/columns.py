@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from instruct_core.data.dialects import history, messages, plain, prompts
 from instruct_core.data.dialects.tools import tools_of
 from instruct_core.data.turns import Chat, Turn, ordered, with_tools
-from instruct_core.data.values import is_filled, json_type
+from instruct_core.data.values import a_type, is_filled
 from instruct_core.errors import ConfigError
 
 # Names that are known for each, the first before the others.
@@ -68,7 +68,7 @@ class Columns(NamedTuple):
 
     def _chat(self, record: Any, answer: str, is_answered: bool) -> Chat:
         if not isinstance(record, dict):
-            raise ValueError(f"the row is a {json_type(record)}, expected an object")
+            raise ValueError(f"the row is {a_type(record)}, expected an object")
         chat = self._said(record, answer, is_answered)
         tools = record.get(self.tools) if self.tools else None
         return with_tools(chat, tools_of(tools, f"column {self.tools}"))

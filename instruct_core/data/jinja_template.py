@@ -1,13 +1,13 @@
 """
 A chat template in jinja, as bases bring them and transformers applies them, in segments.
 
-    template = JinjaTemplate("jinja-5c1d5d8f9ad4", text, tokenizer)
+    template = JinjaTemplate("jinja-lf-5c1d5d8f9ad4", text, tokenizer)
     template.segments(chat.turns)
 
 What a chat says is learnt where an answer makes the text longer: what stands behind the prompt, up to
-the special token that ends it. Templates come from strangers, so they run in jinja's sandbox; the date
-is not among what they can ask for (`strftime_now`), as the same rows make the same shards. A special
-token is only one that the template itself writes: spelled in a row it is ordinary text.
+the special token that ends it. Templates come from strangers, so they run in jinja's sandbox, within
+limits; the date is not among what they can ask for (`strftime_now`), as the same rows make the same
+shards. A special token is only one that the template itself writes: spelled in a row it is ordinary text.
 
 Source: transformers' utils/chat_template_utils.py (settings of the environment, names of what a
 template can use).
@@ -24,12 +24,14 @@ from typing import Any, NoReturn
 import jinja2
 from jinja2.ext import Extension, loopcontrols
 from jinja2.meta import find_undeclared_variables
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from instruct_core.data.jinja_limits import BoundedEnvironment
 from instruct_core.data.template import NO_TOOLS, Segment
 from instruct_core.data.tokenizer import Tokenizer
 from instruct_core.data.turns import Turn
 
+# Part of the fingerprint, before a hash of the text. By the first, line breaks of Windows stayed.
+JINJA_1, JINJA = "jinja-", "jinja-lf-"
 SHOWN_CHARS = 40
 PRIVATE = range(0xE000, 0xF8FF)  # characters that no text means anything by
 
@@ -61,10 +63,12 @@ class JinjaTemplate:
 
     def __init__(self, name: str, text: str, tokenizer: Tokenizer) -> None:
         self.name, self.text = name, text
+        self._is_lf = name.startswith(JINJA)
         self._knows_tools = False
-        environment = ImmutableSandboxedEnvironment(
+        environment = BoundedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
         )
+        self._environment = environment
         environment.filters["tojson"] = _to_json
         environment.globals["raise_exception"] = _raise
         try:
@@ -109,12 +113,17 @@ class JinjaTemplate:
             place = end
         return segments + self._pieces(whole[place:], mark)
 
+    def writes_anew(self, turns: Sequence[Turn]) -> bool:
+        """Return True if the version before this one wrote these turns in another way."""
+        return self._is_lf and any("\r\n" in turn.text + turn.input for turn in turns)
+
     def render(
         self, messages: Sequence[dict[str, Any]], asks: bool = False, tools: Sequence[Any] = ()
     ) -> str:
         """Return the text of messages; raises ValueError with the template's own words."""
         try:
-            return self._template.render(
+            return self._environment.render(
+                self._template,
                 messages=messages,
                 tools=list(tools) or None,
                 documents=None,
@@ -129,11 +138,14 @@ class JinjaTemplate:
 
     def _message(self, turn: Turn, mark: str) -> dict[str, Any]:
         if not (turn.calls and self._knows_calls):
-            return {"role": turn.role, "content": self._marked(turn.spoken, mark)}
+            return {"role": turn.role, "content": self._said(turn.spoken, mark)}
         calls = [
             {"type": "function", "function": self._marked(dict(call), mark)} for call in turn.calls
         ]
-        return {"role": turn.role, "content": self._marked(turn.text, mark), "tool_calls": calls}
+        return {"role": turn.role, "content": self._said(turn.text, mark), "tool_calls": calls}
+
+    def _said(self, text: str, mark: str) -> Any:
+        return self._marked(text.replace("\r\n", "\n") if self._is_lf else text, mark)
 
     def _mark_for(self, turns: Sequence[Turn]) -> str:
         """Return a character to put into special tokens that a chat spells; "" where it spells none."""
@@ -182,6 +194,11 @@ class JinjaTemplate:
             for piece in pieces
             if piece.text
         ]
+
+
+def name_before(name: str) -> str:
+    """Return the name of the same template in the version before."""
+    return name.replace(JINJA, JINJA_1, 1)
 
 
 def _check_beginning(before: str, after: str, number: int, what: str) -> None:

@@ -24,7 +24,7 @@ from instruct_core.data.mixture import places_of
 from instruct_core.data.plan import PLAN
 from instruct_core.data.shard_plan import BY_TEXT, SPANS_FORMAT, ShardPlan
 from instruct_core.data.split import in_validation
-from instruct_core.data.template import ALPACA_1, Segment, Template, text_of
+from instruct_core.data.template import Segment, Template, text_of
 from instruct_core.errors import CorruptFileError
 from instruct_core.storage.documents import fingerprint_of, load_document
 from instruct_core.storage.store import Store
@@ -71,7 +71,9 @@ class MixedPlan(ShardPlan):
             rows_per_shard=first.rows_per_shard,
             starts=[start for source in sources for start in source.starts],
             bad_rows=list(chain.from_iterable(source.bad_rows for source in sources)),
-            template=next((name for name in texts if name != ALPACA_1), ALPACA_1),
+            template=max(
+                texts
+            ),  # names sort by version: what one of before wrote, this one writes alike
             tokenizer=first.tokenizer,
             split=BY_TEXT,
             num_duplicates=sum(source.num_duplicates for source in sources),

@@ -9,7 +9,8 @@ own; a model that has none is asked with Alpaca's headings.
 
 from __future__ import annotations
 
-from instruct_core.data.template import ALPACA, Template
+from instruct_core.data.alpaca import ALPACA, ALPACA_2
+from instruct_core.data.template import Template
 from instruct_core.data.templates import (
     asking_template,
     base_template,
@@ -35,7 +36,7 @@ def template_of_model(place: str, tokenizer: Tokenizer) -> Template:
     Raises:
         ConfigError: It is no template that can be used.
     """
-    headings = template_of(ALPACA, "", tokenizer)
+    by_headings = [template_of(name, "", tokenizer) for name in (ALPACA_2, ALPACA)]
     parent, _, name = place.rstrip("/").rpartition("/")
     run, folder = Store(parent or "."), Store(place)
     if name.startswith("step-") and run.exists(RUN):
@@ -45,6 +46,9 @@ def template_of_model(place: str, tokenizer: Tokenizer) -> Template:
         text = decoded(folder.read(TEMPLATE), folder.where(TEMPLATE))
     else:
         text = base_template(tokenizer)
-    if text is None or text == jinja_of(headings, tokenizer):
-        return headings
+    if text is None:
+        return by_headings[0]
+    for headings in by_headings:
+        if text == jinja_of(headings, tokenizer):
+            return headings
     return asking_template(f"of {place}", text, tokenizer)

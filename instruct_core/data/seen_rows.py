@@ -15,7 +15,7 @@ from instruct_core.data.record import Record
 from instruct_core.data.sources import Source
 from instruct_core.data.split import Texts
 from instruct_core.data.template import Template, text_of
-from instruct_core.data.templates import exchanges_name
+from instruct_core.data.templates import name_of_rows
 from instruct_core.data.unread import ColumnCheck
 from instruct_core.errors import BadRowError, ConfigError
 
@@ -37,7 +37,7 @@ class SeenRows:
         self._source, self._template, self.num_rows = source, template, 0
         self.bad_rows: list[dict[str, str]] = []
         self.num_bad_rows = self.num_open_ends = self.num_open_starts = 0
-        self._has_chats = bool(self.check.columns.messages)
+        self._has_chats, self._is_anew = bool(self.check.columns.messages), False
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -49,7 +49,7 @@ class SeenRows:
             "more_bad_rows": self.num_bad_rows - len(self.bad_rows),
             "refused": self.check.refused,
             "unread": self.check.unread,
-            "template": template.name if self._has_chats else exchanges_name(template),
+            "template": name_of_rows(template, self._is_anew, self._has_chats),
             "template_text": template.text,
             "num_open_ends": self.num_open_ends,
             "num_open_starts": self.num_open_starts,
@@ -69,6 +69,7 @@ class SeenRows:
             return
         self.num_open_ends += chat.has_open_end
         self.num_open_starts += chat.has_open_start
+        self._is_anew = self._is_anew or self._template.writes_anew(chat.turns)
         self._has_chats = self._has_chats or not chat.is_exchange or chat.has_open_end
 
     def check_usable(self, skip_bad_rows: bool) -> None:

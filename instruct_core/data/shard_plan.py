@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from instruct_core.data.alpaca import ALPACA_1
 from instruct_core.data.columns import Columns, parse_columns
 from instruct_core.data.encoder import GPT2S, Encoder, OwnTokenizer
 from instruct_core.data.long_rows import LongRows
@@ -27,8 +28,8 @@ from instruct_core.data.records import format_of
 from instruct_core.data.seen_rows import SeenRows, bad_row
 from instruct_core.data.sources import Source
 from instruct_core.data.split import SPLIT_SEED, VAL_FRACTION, Texts, in_validation
-from instruct_core.data.template import ALPACA_1, Segment, Template
-from instruct_core.data.templates import BY_HEADINGS, exchanges_name
+from instruct_core.data.template import Segment, Template
+from instruct_core.data.templates import BY_HEADINGS, names_of
 from instruct_core.data.unread import chat_of
 from instruct_core.errors import BadRowError, ConfigError
 from instruct_core.storage.documents import fingerprint_of
@@ -175,7 +176,7 @@ class ShardPlan(Plan):
             asked == planned
             and (columns is None or (str(columns) == self.columns and not self.refused))
             and self.tokenizer == encoder.identity
-            and self.template in (template.name, exchanges_name(template))
+            and self.template in names_of(template)
             and self.has_source(source.files)
         )
 

@@ -23,6 +23,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from instruct_core.data.alpaca import ALPACA_1
 from instruct_core.data.encoding import Encoded, encode
 from instruct_core.data.gpt2_tokenizer import END_OF_TEXT_ID, VOCAB_SIZE
 from instruct_core.data.long_rows import LongRows
@@ -30,7 +31,7 @@ from instruct_core.data.mapped_file import map_verified
 from instruct_core.data.order import sample_at
 from instruct_core.data.remake import command_that_makes
 from instruct_core.data.shard_plan import SPANS_FORMAT, ShardPlan
-from instruct_core.data.template import ALPACA_1, Template, text_of
+from instruct_core.data.template import Template, text_of
 from instruct_core.data.templates import template_of
 from instruct_core.data.tokenizer import Tokenizer, load_tokenizer
 from instruct_core.data.tokenizer_files import GPT2, TOKENIZER_FOLDER

@@ -1,15 +1,13 @@
 """
 The text that a chat becomes, in segments: which of it is a special token, and which is learnt.
 
-    template = Alpaca(end="<|endoftext|>")
+    template = Alpaca(end="<|endoftext|>")         # see alpaca.py; others are in jinja_template.py
     template.segments(Exchange("Add the numbers.", "1, 2", "3").turns)
     # [Segment("### Instruction:\\nAdd ..."), Segment("3", is_learnt=True), Segment("<|endoftext|>", ...)]
     template.segments(chat.turns, asks=True)       # up to where the answer begins
 
 Training, chat, generate and evaluate ask the same function, so a prompt is the beginning of what was
 learnt, token for token. Every answer is learnt, and the special token behind it that ends it.
-
-Source: Taori et al. 2023, Stanford Alpaca (the headings).
 """
 
 from __future__ import annotations
@@ -18,12 +16,6 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from instruct_core.data.turns import Turn
-
-HEADING = "### Instruction:"
-# Part of the fingerprint: changed with the text below. Rows of one exchange read alike in both; chats
-# of version 1 had one end, behind the last answer, and no other answer was learnt.
-ALPACA_1, ALPACA = "alpaca-headings-1", "alpaca-headings-2"
-
 
 # Said of a row; where it is, and that it can be left out, others add.
 NO_TOOLS = (
@@ -67,51 +59,10 @@ class Template(Protocol):
             ValueError: The template cannot write these turns.
         """
 
+    def writes_anew(self, turns: Sequence[Turn]) -> bool:
+        """Return True if the version before this one wrote these turns in another way."""
+
 
 def text_of(segments: Sequence[Segment]) -> str:
     """Return what the segments say, without special tokens."""
     return "".join(segment.text for segment in segments if not segment.is_special)
-
-
-class Alpaca:
-    """
-    Alpaca's headings; what a field says is stripped.
-
-    Args:
-        end: The special token that ends an answer.
-        begin: Those that begin a text.
-    """
-
-    name, text, heading = ALPACA, "", HEADING
-
-    def __init__(self, end: str, begin: Sequence[str] = ()) -> None:
-        self._end, self._begin = end, [Segment(token, is_special=True) for token in begin]
-
-    def segments(self, turns: Sequence[Turn], asks: bool = False) -> list[Segment]:
-        """Return the chat in pieces; see `Template`."""
-        segments = [*self._begin]
-        blocks = system = ""  # not written yet
-        for turn in turns:
-            if turn.tools:
-                raise ValueError(NO_TOOLS)
-            if turn.role == "system":
-                system = f"{turn.text}\n\n"
-            elif turn.role == "assistant":
-                segments += [
-                    Segment(f"{blocks}### Response:\n"),
-                    Segment(turn.spoken.strip(), turn.learnt),
-                    Segment(self._end, turn.learnt, is_special=True),
-                ]
-                blocks = "\n\n"
-            else:
-                blocks += _block(turn, system)
-                system = ""
-        return [*segments, Segment(f"{blocks}### Response:\n")] if asks else segments
-
-
-def _block(turn: Turn, system: str) -> str:
-    """Return what stands before an answer: the text, blank line included."""
-    if turn.role == "tool":
-        return f"### Tool:\n{turn.text.strip()}\n\n"
-    context = f"### Input:\n{turn.input.strip()}\n\n" if turn.input.strip() else ""
-    return f"{HEADING}\n{(system + turn.text.strip()).strip()}\n\n{context}"

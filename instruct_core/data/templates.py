@@ -16,9 +16,17 @@ from typing import Any
 
 import xxhash
 
+from instruct_core.data.alpaca import (
+    ALPACA,
+    ALPACA_1,
+    ALPACA_2,
+    ALPACA_2_JINJA,
+    ALPACA_JINJA,
+    Alpaca,
+)
 from instruct_core.data.gpt2_tokenizer import END_OF_TEXT
-from instruct_core.data.jinja_template import JinjaTemplate
-from instruct_core.data.template import ALPACA, ALPACA_1, Alpaca, Template, text_of
+from instruct_core.data.jinja_template import JINJA, JinjaTemplate, name_before
+from instruct_core.data.template import Template, text_of
 from instruct_core.data.tokenizer import Tokenizer
 from instruct_core.data.turns import Exchange
 from instruct_core.errors import ConfigError
@@ -32,29 +40,6 @@ BEGIN
 {%- endfor %}
 {%- if add_generation_prompt %}
 {{- '<|im_start|>assistant\\n' }}
-{%- endif %}
-"""
-# What `Alpaca` does, for transformers: an export carries it.
-ALPACA_JINJA = """\
-{%- set ns = namespace(system='', blank='') %}
-BEGIN
-{%- for message in messages %}
-{%- if message['role'] == 'system' %}
-{%- set ns.system = message['content'] + '\\n\\n' %}
-{%- elif message['role'] == 'assistant' %}
-{{- ns.blank + '### Response:\\n' + message['content'] | trim + END }}
-{%- set ns.blank = '\\n\\n' %}
-{%- elif message['role'] == 'tool' %}
-{{- ns.blank + '### Tool:\\n' + message['content'] | trim + '\\n\\n' }}
-{%- set ns.blank = '' %}
-{%- else %}
-{{- ns.blank + '### Instruction:\\n' + (ns.system + message['content'] | trim) | trim + '\\n\\n' }}
-{%- set ns.blank = '' %}
-{%- set ns.system = '' %}
-{%- endif %}
-{%- endfor %}
-{%- if add_generation_prompt %}
-{{- ns.blank + '### Response:\\n' }}
 {%- endif %}
 """
 PROBE = Exchange("One?", "", "First.").turns + Exchange("Two?", "", "Second.").turns
@@ -108,19 +93,38 @@ def template_of(name: str, text: str, tokenizer: Tokenizer) -> Template:
     Raises:
         ConfigError: No version of the code that is here knows it.
     """
-    if name in (ALPACA_1, ALPACA):
-        if not tokenizer.files:
-            return BY_HEADINGS
-        begin, end = _begin_and_end(tokenizer)
-        return Alpaca(end, begin)
-    if text and name == _name(text):
+    if name in (ALPACA_1, ALPACA_2, ALPACA):
+        begin, end = _begin_and_end(tokenizer) if tokenizer.files else ([], END_OF_TEXT)
+        return Alpaca(end, begin, ALPACA if name == ALPACA else ALPACA_2)
+    if text and name in (_name(text), name_before(_name(text))):
         return JinjaTemplate(name, text, tokenizer)
     raise ConfigError(f"Template {name} is not known here: it is of a newer version, or damaged.")
 
 
+def name_of_rows(template: Template, is_anew: bool, has_chats: bool) -> str:
+    """
+    Return the name of the first version that writes rows as a template does.
+
+    Args:
+        template: What writes them.
+        is_anew: Whether it `writes_anew` any of them.
+        has_chats: Whether there is more than one exchange in any of them.
+    """
+    if is_anew:
+        return template.name
+    if isinstance(template, Alpaca):
+        return ALPACA_2 if has_chats else ALPACA_1
+    return name_before(template.name)
+
+
 def exchanges_name(template: Template) -> str:
-    """Return the name under which a template writes rows of one exchange alone."""
-    return ALPACA_1 if template.name == ALPACA else template.name
+    """Return the name of the first version that writes plain rows of one exchange as a template does."""
+    return name_of_rows(template, is_anew=False, has_chats=False)
+
+
+def names_of(template: Template) -> set[str]:
+    """Return the names of a template and of the versions before it."""
+    return {name_of_rows(template, *said) for said in ((True, True), (False, True), (False, False))}
 
 
 def end_ids(template: Template, tokenizer: Tokenizer) -> frozenset[int]:
@@ -173,7 +177,8 @@ def decoded(data: bytes, where: str) -> str:
 
 def jinja_of(template: Template, tokenizer: Tokenizer) -> str:
     """Return a template in jinja, as transformers applies it."""
-    return template.text or _with_tokens(ALPACA_JINJA, tokenizer)
+    headings = ALPACA_JINJA if template.name == ALPACA else ALPACA_2_JINJA
+    return template.text or _with_tokens(headings, tokenizer)
 
 
 def checked_template(what: str, text: str, tokenizer: Tokenizer) -> JinjaTemplate:
@@ -236,7 +241,7 @@ def _check(template: Template) -> None:
 
 
 def _name(text: str) -> str:
-    return f"jinja-{xxhash.xxh3_128_hexdigest(text.encode())[:12]}"
+    return f"{JINJA}{xxhash.xxh3_128_hexdigest(text.encode())[:12]}"
 
 
 def _with_tokens(text: str, tokenizer: Tokenizer) -> str:

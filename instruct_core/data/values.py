@@ -22,7 +22,7 @@ def text_in(record: dict[str, Any], column: str) -> str:
     if not isinstance(value, str):
         if column not in record:
             raise ValueError(f"column {column} is missing")
-        raise ValueError(f"column {column} is a {json_type(value)}, expected text")
+        raise ValueError(f"column {column} is {a_type(value)}, expected text")
     return checked(value, f"column {column}")
 
 
@@ -57,7 +57,7 @@ def listed(value: Any, what: str, expected: str) -> list[Any]:
                 f"{what} is a text, and no JSON: expected a list of {expected}"
             ) from None
     if not isinstance(value, list):
-        raise ValueError(f"{what} is a {json_type(value)}, expected a list of {expected}")
+        raise ValueError(f"{what} is {a_type(value)}, expected a list of {expected}")
     return value
 
 
@@ -73,6 +73,17 @@ def json_type(value: Any) -> str:
     names = {dict: "object", list: "list", str: "text", bool: "boolean", int: "number"}
     names |= {float: "number", type(None): "null"}
     return "NaN" if is_nan(value) else names.get(type(value), type(value).__name__)
+
+
+def a_type(value: Any) -> str:
+    """Return what a value is, for a sentence: an object, a list, null."""
+    name = json_type(value)
+    return name if name in ("null", "NaN") else with_article(name)
+
+
+def with_article(word: str) -> str:
+    """Return a word with a or an before it."""
+    return f"{'an' if word[:1].lower() in 'aeiou' else 'a'} {word}"
 
 
 def is_nan(value: Any) -> bool:

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from instruct_core.data.values import with_article
 from instruct_core.errors import UnsafeFileError
 
 # What torch's reader raises for bytes that are no pickle, and for one that it refuses.
@@ -109,7 +110,8 @@ def load_foreign(data: bytes, where: str) -> dict[str, Any]:
         reason = f"it is none that torch can read ({type(error).__name__})"
         raise UnsafeFileError(_refused(where, reason)) from error
     if not isinstance(content, dict):
-        raise UnsafeFileError(_refused(where, f"it holds a {type(content).__name__}, no dict"))
+        kind = type(content).__name__
+        raise UnsafeFileError(_refused(where, f"it holds {with_article(kind)}, no dict"))
     return {str(key): _plain(value) for key, value in content.items()}
 
 

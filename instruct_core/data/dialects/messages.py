@@ -10,7 +10,7 @@ from typing import Any
 
 from instruct_core.data.dialects import openai, sharegpt
 from instruct_core.data.turns import Turn
-from instruct_core.data.values import json_type, listed
+from instruct_core.data.values import a_type, is_filled, listed
 
 
 def turns_of(value: Any, what: str) -> list[Turn]:
@@ -27,9 +27,19 @@ def turns_of(value: Any, what: str) -> list[Turn]:
     turns = []
     for number, message in enumerate(listed(value, what, "messages"), start=1):
         if not isinstance(message, dict):
-            raise ValueError(
-                f"{what}, message {number} is a {json_type(message)}, expected an object"
-            )
-        dialect = sharegpt if "from" in message and "role" not in message else openai
-        turns.append(dialect.turn_of(message, f"{what}, message {number}"))
+            raise ValueError(f"{what}, message {number} is {a_type(message)}, expected an object")
+        turns.append(_turn_of(message, f"{what}, message {number}"))
     return turns
+
+
+def _turn_of(message: dict[str, Any], where: str) -> Turn:
+    """Return the turn of a message; what it has of another dialect too must say the same."""
+    # A table has fields for both, and null in those that a message does not use.
+    is_openai = message.get("role") is not None or message.get("from") is None
+    turn = openai.turn_of(message, where) if is_openai else sharegpt.turn_of(message, where)
+    role, said = (message.get(k) for k in (("from", "value") if is_openai else ("role", "content")))
+    if is_filled(role) and openai.ROLES.get(str(role).strip().lower()) != turn.role:
+        raise ValueError(f"{where} has both role and from, and they differ: leave one out")
+    if is_filled(said) and said != turn.text:
+        raise ValueError(f"{where} has both content and value, and they differ: leave one out")
+    return turn

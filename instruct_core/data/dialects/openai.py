@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from instruct_core.data.turns import Turn
-from instruct_core.data.values import checked, is_filled, json_type
+from instruct_core.data.values import a_type, checked, is_filled, json_type
 
 ROLES = {
     "system": "system", "developer": "system", "user": "user", "human": "user", "prompter": "user",
@@ -43,14 +43,12 @@ def turn_of(message: dict[str, Any], where: str) -> Turn:
         ValueError: What is wrong with it.
     """
     role = role_of(message, "role", where)
-    for name in UNREAD:
-        if is_filled(message.get(name)):
-            raise ValueError(f"{where} has {name}, which is not read")
+    refuse_unread(message, where)
     calls = _calls(message, where)
     if calls and role != "assistant":
         raise ValueError(f"{where} has calls of tools, and is no assistant's")
     text = "" if calls and message.get("content") is None else _text(message, where)
-    return Turn(role, text, calls=calls, learnt=_is_learnt(message, where))
+    return Turn(role, text, calls=calls, learnt=is_learnt(message, where))
 
 
 def role_of(message: Mapping[str, Any], key: str, where: str) -> str:
@@ -64,6 +62,13 @@ def role_of(message: Mapping[str, Any], key: str, where: str) -> str:
     return known
 
 
+def refuse_unread(message: Mapping[str, Any], where: str) -> None:
+    """Raise ValueError where a message says something that no template here shows."""
+    for name in UNREAD:
+        if is_filled(message.get(name)):
+            raise ValueError(f"{where} has {name}, which is not read")
+
+
 def _text(message: dict[str, Any], where: str) -> str:
     if "content" not in message:
         raise ValueError(f"{where}: content is missing")
@@ -71,7 +76,7 @@ def _text(message: dict[str, Any], where: str) -> str:
     if isinstance(content, list):
         return "\n".join(_part(part, where) for part in content)
     if not isinstance(content, str):
-        raise ValueError(f"{where}: content is a {json_type(content)}, expected text")
+        raise ValueError(f"{where}: content is {a_type(content)}, expected text")
     return checked(content, f"{where}: content")
 
 
@@ -105,7 +110,8 @@ def _calls(message: dict[str, Any], where: str) -> tuple[dict[str, Any], ...]:
     return tuple(calls)
 
 
-def _is_learnt(message: dict[str, Any], where: str) -> bool:
+def is_learnt(message: Mapping[str, Any], where: str) -> bool:
+    """Return whether an answer is learnt; raises ValueError for a weight that is neither 0 nor 1."""
     weight = message.get("weight")
     if weight not in (None, 0, 1):
         raise ValueError(f"{where} has weight {weight!r}, expected 0 or 1")

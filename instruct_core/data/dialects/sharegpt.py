@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from instruct_core.data.dialects.openai import role_of
+from instruct_core.data.dialects.openai import is_learnt, refuse_unread, role_of
 from instruct_core.data.turns import Turn
-from instruct_core.data.values import checked, json_type
+from instruct_core.data.values import a_type, checked
 
 
 def turn_of(message: dict[str, Any], where: str) -> Turn:
@@ -25,7 +25,9 @@ def turn_of(message: dict[str, Any], where: str) -> Turn:
         ValueError: What is wrong with it.
     """
     role = role_of(message, "from", where)
+    refuse_unread(message, where)
     value = message.get("value")
     if not isinstance(value, str):
-        raise ValueError(f"{where}: value is a {json_type(value)}, expected text")
-    return Turn(role, checked(value, f"{where}: value"))
+        raise ValueError(f"{where}: value is {a_type(value)}, expected text")
+    text = checked(value, f"{where}: value")
+    return Turn(role, text, learnt=is_learnt(message, where))

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from instruct_core.answers.text import AnswerText
-from instruct_core.data.template import HEADING
+from instruct_core.data.alpaca import HEADING
 from instruct_core.data.tokenizer import load_tokenizer
 
 TOKENIZER = load_tokenizer()

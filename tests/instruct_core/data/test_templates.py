@@ -37,7 +37,7 @@ LLAMA_2 = """\
 {%- endfor %}"""
 CHAT = [
     *Exchange("What is France?", "", "A land.").turns,
-    *Exchange(" Its capital?", "", "The capital\n is Paris. é").turns,
+    *Exchange("  Its capital?", "", "The capital\n is Paris. é").turns,
 ]
 MESSAGES = [{"role": turn.role, "content": turn.text} for turn in CHAT]
 

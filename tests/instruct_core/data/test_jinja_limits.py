@@ -1,0 +1,106 @@
+"""Templates of strangers end: what they compute is counted, and what they make has a size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from instruct_core.data import jinja_limits
+from instruct_core.data.jinja_limits import BoundedEnvironment, EndlessError
+from instruct_core.data.templates import CHATML, choose_template
+from instruct_core.data.tokenizer import load_tokenizer
+from instruct_core.data.turns import Turn
+from instruct_core.errors import ConfigError
+
+NESTED = "{% for a in range(9000) %}{% for b in range(9000) %}{% endfor %}{% endfor %}"
+DOUBLED = (
+    "{% set n = namespace(x='a') %}{% for i in range(99) %}{% set n.x = n.x SIGN n.x %}{% endfor %}"
+)
+
+
+@pytest.fixture(autouse=True)
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jinja_limits, "MAX_STEPS", 20_000)  # as far as a million, in no time
+    monkeypatch.setattr(jinja_limits, "MAX_SIZE", 1 << 20)
+
+
+def rendered(text: str) -> str:
+    environment = BoundedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    return environment.render(environment.from_string(text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        NESTED,
+        "{% for a in range(10**30) %}{% endfor %}",
+        "{{ range(10**30) | list }}",
+        "{% set r = range(9000) %}{% for a in r %}{% for b in r if false %}{% endfor %}{% endfor %}",
+        "{% set r = range(9000) %}{% for a in r %}{% for b in r recursive %}{% endfor %}{% endfor %}",
+        "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(40) }}",
+    ],
+)
+def test_loops_and_macros_end(text: str) -> None:
+    with pytest.raises(EndlessError, match="loops and macros take more than 20,000 steps"):
+        rendered(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{{ 'a' * 10**10 }}",
+        "{{ 10**10 * [1] }}",
+        "{{ 10**(10**10) }}",
+        "{% set n = namespace(x=9) %}{% for i in range(99) %}{% set n.x = n.x * n.x %}{% endfor %}",
+        DOUBLED.replace("SIGN", "~"),
+        DOUBLED.replace("SIGN", "+"),
+    ],
+)
+def test_what_is_made_has_a_size(text: str) -> None:
+    with pytest.raises(EndlessError, match="a text, a list or a number that is too large"):
+        rendered(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("{% for a in [3, 4, 5] if a > 3 %}{{ loop.index ~ '/' ~ loop.length }}"
+         "{{ ', ' if not loop.last }}{% endfor %}", "1/2, 2/2"),
+        ("{% for a in [] %}{% else %}none{% endfor %}", "none"),
+        ("{% for a in [1, [2]] recursive %}{{ loop(a) if a is iterable else a }}{% endfor %}", "12"),
+        ("{% macro m(x) %}<{{ x }}{{ caller() if caller }}>{% endmacro %}"
+         "{% call m(1) %}in{% endcall %}{{ m(2) }}", "<1in><2>"),
+        ("{{ 'a' ~ 1 ~ none ~ missing }}{{ 'b' * 3 }}{{ 2 ** 10 + 2.5 }}", "a1Nonebbb1026.5"),
+        ("{{ range(3, 0, -1) | list }}", "[3, 2, 1]"),
+    ],
+)  # fmt: skip
+def test_what_is_counted_is_written_as_ever(text: str, expected: str) -> None:
+    assert rendered(text) == expected
+
+
+def test_every_text_has_all_steps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    template = choose_template("chatml", load_tokenizer())
+    chat = [Turn("user", "Hi."), Turn("assistant", "Hello.")] * 20
+
+    monkeypatch.setattr(jinja_limits, "MAX_STEPS", len(chat))
+
+    assert len(template.segments(chat)) > len(chat)
+    with pytest.raises(ValueError, match=r"stops at turn 41 .user.: .* more than 40 steps"):
+        template.segments([*chat, Turn("user", "And?")], asks=True)
+
+
+def test_template_that_would_not_end_is_refused_by_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "long.jinja"
+    path.write_text(NESTED + CHATML.replace("BEGIN\n", "").replace("END", "eos_token"))
+
+    with pytest.raises(
+        ConfigError, match=r"long.jinja cannot be used: it stops at .* 20,000 steps\. Ch"
+    ):
+        choose_template(str(path), load_tokenizer())
+
+
+@pytest.mark.parametrize("text", ["{{ lipsum() }}", "{{ [1, 2] | random }}"])
+def test_nothing_is_drawn_at_random(text: str) -> None:
+    with pytest.raises(Exception, match=r"lipsum|random"):
+        rendered(text)
