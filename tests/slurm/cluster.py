@@ -65,7 +65,7 @@ class SlurmCluster:
         try:
             self._up()
         except BaseException:
-            self.down()
+            self._end()  # its logs stay, to be looked at
             raise
         return self
 
@@ -189,7 +189,11 @@ class SlurmCluster:
         return len(listed.split())
 
     def down(self) -> None:
-        """Kill all that belongs to it, and forget its networks."""
+        """Kill all that belongs to it, and forget its networks and files."""
+        self._end()
+        shutil.rmtree(self.folder)
+
+    def _end(self) -> None:
         for _ in range(3):  # what was started meanwhile
             pids = [pid for p in self._daemons.values() for pid in [p.pid, *descendants(p.pid)]]
             for pid in {*pids, *self._steps()}:
@@ -200,11 +204,8 @@ class SlurmCluster:
         self._held.close()
         if self._in_netns:
             for node in [0, *self._nodes()]:
-                subprocess.run(
-                    ["ip", "netns", "del", f"{self._space}-{node}"],
-                    check=False,
-                    capture_output=True,
-                )
+                command = ["ip", "netns", "del", f"{self._space}-{node}"]
+                subprocess.run(command, check=False, capture_output=True)
 
     def _steps(self, node: int | None = None) -> list[int]:
         """Return the processes of this cluster's job steps, on one node or on all."""
