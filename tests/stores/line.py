@@ -13,6 +13,7 @@ import http.client
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable
 from enum import Enum, auto
@@ -69,8 +70,7 @@ class Line:
         self._plan: Plan = lambda request: None
         self.count = 0
         self.victim = 0  # process id of who is killed
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, self))
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), partial(_Handler, self))
         self.port = int(self._server.server_address[1])
 
     def __enter__(self) -> Self:
@@ -115,6 +115,14 @@ class Line:
             kept["Content-Length"] = answer.getheader("Content-Length", "0")
         connection.close()
         return Answer(answer.status, kept, data)
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exception(), ConnectionError):  # a client that was killed, or cut off
+            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):
