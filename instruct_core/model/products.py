@@ -13,7 +13,7 @@ order, so their last bits differ: a run keeps the one it began with.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -84,13 +84,17 @@ def _one_of_each_kind(dtype: torch.dtype) -> list[Tensor]:
     def drawn(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator).to(dtype).requires_grad_()
 
+    def gradients(y: Tensor, *leaves: Tensor) -> Sequence[Tensor]:
+        # Of a sum: torch imports sympy, half a second, to look at gradients that it is handed.
+        return torch.autograd.grad((y * drawn(*y.shape)).sum(), leaves)
+
     with torch.inference_mode(mode=False), torch.enable_grad():
         found = []
         for tokens in (1, TOKENS):
             x, weight = drawn(tokens, WIDTH), drawn(4 * WIDTH, WIDTH)
             y = F.linear(x, weight)
-            found += [y, *torch.autograd.grad(y, (x, weight), drawn(*y.shape))]
+            found += [y, *gradients(y, x, weight)]
         q, k, v = (drawn(2, HEADS, TOKENS, WIDTH // HEADS) for _ in range(3))
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        found += [y, *torch.autograd.grad(y, (q, k, v), drawn(*y.shape)), q @ k.mT]
+        found += [y, *gradients(y, q, k, v), q @ k.mT]
         return [each.detach() for each in found]

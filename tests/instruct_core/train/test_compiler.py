@@ -20,11 +20,13 @@ import json, sys
 import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
+from instruct_core.model.products import is_exact
 from instruct_core.train.compiler import COMPILER, data_parallel, eagerly
 from instruct_core.train.optimizer import FusedAdamW
 import instruct_core.train.trainer
 
 dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+is_exact()
 torch.manual_seed(1)
 layer = torch.nn.Linear(300, 300)
 model = data_parallel(layer, torch.device("cpu"), compiled=sys.argv[1] == "compiled")
@@ -37,7 +39,8 @@ for _ in range(3):
     optimizer.step()
     optimizer.zero_grad(set_to_none=False)
 assert isinstance(model, DistributedDataParallel)
-print(json.dumps([COMPILER in sys.modules, layer.weight.sum().item(), layer.bias.tolist()]))
+loaded = [name for name in (COMPILER, "sympy") if name in sys.modules]
+print(json.dumps([loaded, layer.weight.sum().item(), layer.bias.tolist()]))
 import torch._dynamo
 print(json.dumps(callable(torch._dynamo.disable)))  # the real one: nothing stands in for it
 dist.destroy_process_group()
@@ -57,10 +60,8 @@ def test_training_loads_no_compiler_and_comes_to_the_same() -> None:
     loads, *result = trained("as it is written")
     loads_when_compiled, *expected = trained("compiled")
 
-    assert not loads, (
-        f"this torch loads {COMPILER} elsewhere too: see instruct_core/train/compiler.py"
-    )
-    assert loads_when_compiled
+    assert not loads, f"this torch loads {loads} elsewhere too: see instruct_core/train/compiler.py"
+    assert COMPILER in str(loads_when_compiled)
     assert result == expected
 
 
