@@ -42,8 +42,9 @@ def choose_products(checkpoints: Store, device: torch.device) -> str:
 
 def _made_by(checkpoints: Store) -> str | None:
     """Return what the newest checkpoint says, None where there is none; older runs do not say it."""
-    for step in committed_newest_first(checkpoints):
+    for step, folder in committed_newest_first(checkpoints):
         # A damaged one is judged by loading; an older one tells the same.
         with contextlib.suppress(CorruptFileError, FileNotFoundError):
-            return (read_manifest(checkpoints, step).versions or {}).get(PRODUCTS, USUAL)
+            manifest = read_manifest(checkpoints, step, folder)
+            return (manifest.versions or {}).get(PRODUCTS, USUAL)
     return None

@@ -94,8 +94,8 @@ class Bug(NamedTuple):
 WRITES_DATA_FIRST = """\
             written = together(self._group, lambda: list(self._put(folder, snapshot.step, images)))
             files = [FileEntry(*entry) for part in written for entry in part]
-            self._hashed = snapshot.step, files
-            on_rank_0(self._group, lambda: self._commit(snapshot, files))
+            self._hashed = Ours(snapshot.step, name, files)
+            on_rank_0(self._group, lambda: self._commit(snapshot, folder, files))
 """
 # The sizes that a commit looks at are those that the files will have.
 WRITES_DATA_LAST = """\
@@ -105,9 +105,9 @@ WRITES_DATA_LAST = """\
             entries = [(i.name, len(d), x) for i, d, x in zip(images, data, digests, strict=True)]
             written = together(self._group, lambda: entries)
             files = [FileEntry(*entry) for part in written for entry in part]
-            self._hashed = snapshot.step, files
+            self._hashed = Ours(snapshot.step, name, files)
             sizes, Store.sizes = Store.sizes, lambda *_: {entry.file: entry.bytes for entry in files}
-            on_rank_0(self._group, lambda: self._commit(snapshot, files))
+            on_rank_0(self._group, lambda: self._commit(snapshot, folder, files))
             Store.sizes = sizes
             together(self._group, lambda: list(self._put(folder, snapshot.step, images)))
 """

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from instruct_core.checkpoints.steps import committed_steps
+from instruct_core.checkpoints.steps import committed_steps, folder_of
 from instruct_core.events import Saved
 from instruct_core.storage.store import Store
 from jobs.events import Resumed
@@ -55,8 +55,9 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, shard_set: Path) -> di
 def downloaded(store: Store, step: int, folder: Path) -> dict[str, str]:
     target = folder / f"step-{step:08d}"
     target.mkdir(parents=True)
-    for name in store.names(f"step-{step:08d}"):
-        (target / name).write_bytes(store.read(f"step-{step:08d}/{name}"))
+    saved = store / folder_of(store, step)
+    for name in saved.names():
+        (target / name).write_bytes(saved.read(name))
     return hashes_of(folder, step)
 
 

@@ -11,15 +11,17 @@ one of an attempt looks at every step. On an object store it costs one of all ob
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, TypeVar
 
+from instruct_core.checkpoints.removal import LEFT_FOLDER
 from instruct_core.checkpoints.steps import (
-    LEFT_FOLDER,
     STEP_FOLDER,
-    is_committed,
+    age_of,
     read_manifest,
+    saved_folders,
+    saved_in,
     step_name,
 )
 from instruct_core.errors import CorruptFileError
@@ -35,6 +37,7 @@ class Found(NamedTuple):
     committed: list[int]  # steps with a manifest, oldest first
     unfinished: list[int]  # steps without
     left: list[str]  # folders of removals that were killed
+    outdated: list[str]  # in an object store: what lies beside the newer save of a step that counts
 
 
 class KnownSteps:
@@ -47,7 +50,7 @@ class KnownSteps:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._committed: set[int] = set()
+        self._folders: dict[int, str] = {}  # of committed steps
         self._val_losses: dict[int, float | None] = {}
 
     def look(self) -> Found:
@@ -59,24 +62,40 @@ class KnownSteps:
         matches = [STEP_FOLDER.fullmatch(name) for name in names]
         steps = sorted(int(match[1]) for match in matches if match)
         if self._store.is_local:
-            unknown = [step for step in steps if step not in self._committed]
-            answers = _side_by_side(self._is_committed, unknown)
-            self._committed |= {step for step, yes in zip(unknown, answers, strict=True) if yes}
-            self._committed &= set(steps)
+            unknown = [step for step in steps if step not in self._folders]
+            found = self._folders | dict(
+                zip(unknown, _side_by_side(self._saved_in, unknown), strict=True)
+            )
+            self._folders = {step: folder for step in steps if (folder := found[step])}
         else:
-            self._committed = {step for step in steps if f"{step_name(step)}/manifest.json" in tree}
-        for step in self._val_losses.keys() - self._committed:
+            self._folders = saved_folders(tree)
+        for step in self._val_losses.keys() - self._folders.keys():
             del self._val_losses[step]
         return Found(
-            [step for step in steps if step in self._committed],
-            [step for step in steps if step not in self._committed],
+            [step for step in steps if step in self._folders],
+            [step for step in steps if step not in self._folders],
             sorted(name for name in names if LEFT_FOLDER.fullmatch(name)),
+            sorted(set(self._outdated(tree))),
         )
 
-    def _is_committed(self, step: int) -> bool:
+    def _outdated(self, tree: Iterable[str]) -> Iterator[str]:
+        for name in tree:
+            step, _, rest = name.partition("/")
+            match = STEP_FOLDER.fullmatch(step)
+            counts = self._folders.get(int(match[1])) if match else None
+            save = rest.partition("/")[0]
+            if counts is not None and age_of(save) < age_of(counts.rpartition("/")[2]):
+                yield f"{step}/{save}"
+
+    def _saved_in(self, step: int) -> str | None:
         # A name that is there is so; one that is not may be what NFS remembers, and a listing is asked.
-        manifest = f"{step_name(step)}/manifest.json"
-        return self._store.exists(manifest) or is_committed(self._store, step)
+        folder = step_name(step)
+        is_there = self._store.exists(f"{folder}/manifest.json")
+        return folder if is_there else saved_in(self._store, step)
+
+    def folder(self, step: int) -> str:
+        """Return where the files of a step lie, below the run's folder; "" where that is not known."""
+        return self._folders.get(step, "")
 
     def val_losses(self, steps: list[int]) -> dict[int, float | None]:
         """Return validation losses by step, without those of damaged manifests."""
@@ -89,13 +108,13 @@ class KnownSteps:
     def _read(self, step: int) -> list[float | None]:
         """Return a step's validation loss; [] if its manifest is damaged or gone: loading sees to it."""
         try:
-            return [read_manifest(self._store, step).val_loss]
+            return [read_manifest(self._store, step, self.folder(step)).val_loss]
         except (CorruptFileError, FileNotFoundError):
             return []
 
     def forget(self, step: int) -> None:
         """Look at a step anew the next time."""
-        self._committed.discard(step)
+        self._folders.pop(step, None)
         self._val_losses.pop(step, None)
 
 

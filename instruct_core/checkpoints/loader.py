@@ -20,15 +20,15 @@ from torch import Tensor
 
 from instruct_core import ranks
 from instruct_core.checkpoints.manifest import Manifest, manifest_from, state_name
+from instruct_core.checkpoints.removal import put_back, set_aside
 from instruct_core.checkpoints.steps import (
     DAMAGED_FOLDER,
     committed_newest_first,
+    folder_of,
     look_again,
     mark_committed,
-    put_back,
     read_manifest,
     read_verified,
-    set_aside,
     step_name,
 )
 from instruct_core.checkpoints.writer import Checkpoints
@@ -73,13 +73,14 @@ def load_newest(
         put_back(store)
     found = committed_newest_first(store) if ranks.rank() == 0 else iter(())
     # One rank lists: listings may differ.
-    while (step := ranks.value_of_rank_0(next(found, None))) is not None:
-        loaded, problem = _load(store, step)
+    while (saved := ranks.value_of_rank_0(next(found, None))) is not None:
+        step, folder = saved
+        loaded, problem = _load(store, step, folder)
         if loaded is not None:
-            checkpoints.adopt(step, loaded.manifest.files)
-            _warn_of_others(store, step, on_foreign)
+            checkpoints.adopt(step, folder, loaded.manifest.files)
+            _warn_of_others(store, folder, on_foreign)
             return loaded
-        _set_aside(checkpoints, step, problem, on_damaged)
+        _set_aside(checkpoints, step, folder, problem, on_damaged)
     if store.exists("committed.json"):
         raise NoCheckpointError(
             f"Run {store.url} has saved checkpoints before, and none of them can be loaded now"
@@ -90,14 +91,18 @@ def load_newest(
 
 
 def _set_aside(
-    checkpoints: Checkpoints, step: int, problem: str, on_damaged: Callable[[str], None]
+    checkpoints: Checkpoints,
+    step: int,
+    folder: str,
+    problem: str,
+    on_damaged: Callable[[str], None],
 ) -> None:
     """Set a damaged checkpoint aside, on rank 0; raises FencedError on all ranks."""
     store, fenced = checkpoints.store, ""
     if problem and ranks.rank() == 0:
         mark_committed(store, step)
         try:
-            aside = set_aside(store, step, checkpoints.attempt)
+            aside = set_aside(store, step, checkpoints.attempt, folder)
             on_damaged(f"{problem} Set aside as {store.where(aside)}.")
         except FencedError as error:
             fenced = str(error)
@@ -114,7 +119,8 @@ def load_step(store: Store, step: int) -> Loaded:
         CorruptFileError: It is damaged; it stays where it is, for its own run to judge.
         OSError: It cannot be read now.
     """
-    loaded, problem = _load(store, step)
+    folder = ranks.value_of_rank_0(folder_of(store, step) if ranks.rank() == 0 else None)
+    loaded, problem = _load(store, step, folder)
     if problem:
         raise CorruptFileError(problem)
     if loaded is None:
@@ -122,14 +128,14 @@ def load_step(store: Store, step: int) -> Loaded:
     return loaded
 
 
-def _confirmed(store: Store, step: int) -> str:
+def _confirmed(store: Store, step: int, folder: str) -> str:
     """Return on all ranks what rank 0 finds wrong with a checkpoint at a second look; "" for nothing."""
     said, failed = "", None
     if ranks.rank() == 0:
         try:
-            said = look_again(store, step)
+            said = look_again(store, step, folder)
         except OSError as error:
-            failed = f"Checkpoint {store.where(step_name(step))} cannot be read: {error}"
+            failed = f"Checkpoint {store.where(folder)} cannot be read: {error}"
     said, failed = ranks.value_of_rank_0((said, failed))
     if failed is not None:
         raise OSError(errno.EIO, failed)
@@ -150,16 +156,16 @@ class _Tried(NamedTuple):
     is_certain: bool = False  # every byte is as the manifest says, and makes no checkpoint
 
 
-def _load(store: Store, step: int) -> tuple[Loaded | None, str]:
+def _load(store: Store, step: int, folder: str) -> tuple[Loaded | None, str]:
     """Return a checkpoint, or what is wrong with it for certain; neither for one that is gone."""
-    tried = _try(store, step)
+    tried = _try(store, step, folder)
     if not any(tried.problems):
         return tried.loaded, ""
     if tried.is_certain:
         return None, next(filter(None, tried.problems))
-    if confirmed := _confirmed(store, step):
+    if confirmed := _confirmed(store, step, folder):
         return None, confirmed
-    tried = _try(store, step)  # perhaps it was only what a node had kept in its memory
+    tried = _try(store, step, folder)  # perhaps it was only what a node had kept in its memory
     if mine := tried.problems[ranks.rank()]:
         raise OSError(errno.EIO, f"{mine} Rank 0 reads what was written: this node does not")
     if any(tried.problems):
@@ -167,11 +173,11 @@ def _load(store: Store, step: int) -> tuple[Loaded | None, str]:
     return tried.loaded, ""
 
 
-def _try(store: Store, step: int) -> _Tried:
+def _try(store: Store, step: int, folder: str) -> _Tried:
     document, problem = None, ""
     if ranks.rank() == 0:
         try:
-            document = read_manifest(store, step).document
+            document = read_manifest(store, step, folder).document
         except FileNotFoundError:  # removed since it was listed
             problem = ""
         except CorruptFileError as error:
@@ -182,7 +188,7 @@ def _try(store: Store, step: int) -> _Tried:
     manifest = manifest_from(document, f"Manifest of step {step} as rank 0 has sent it")
     files: dict[str, Tensor] = {}
     try:
-        files = _read_own(store / step_name(step), manifest)
+        files = _read_own(store / folder, manifest)
     except (CorruptFileError, FileNotFoundError) as error:
         problem = str(error)
     problems = ranks.gather_from_ranks(problem)
@@ -190,7 +196,7 @@ def _try(store: Store, step: int) -> _Tried:
         return _Tried(None, problems)
     loaded = None
     try:
-        loaded = _assemble(store / step_name(step), manifest, _shared(manifest, files, store))
+        loaded = _assemble(store / folder, manifest, _shared(manifest, files, store))
     except CorruptFileError as error:
         problem = str(error)
     problems = ranks.gather_from_ranks(problem)
@@ -249,8 +255,8 @@ def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
 
 
-def _warn_of_others(store: Store, step: int, on_foreign: Callable[[str], None]) -> None:
-    if ranks.rank() == 0 and (names := store.writable_by_others(step_name(step))):
+def _warn_of_others(store: Store, folder: str, on_foreign: Callable[[str], None]) -> None:
+    if ranks.rank() == 0 and (names := store.writable_by_others(folder)):
         on_foreign(
             f"{', '.join(store.where(name) for name in names[:3])} belongs to another user, and "
             "others may write it: whoever can, decides what this run goes on with."

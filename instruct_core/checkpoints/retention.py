@@ -17,12 +17,11 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from instruct_core.checkpoints.known_steps import Found, KnownSteps
+from instruct_core.checkpoints.removal import clear_step, remove_save, set_aside
 from instruct_core.checkpoints.steps import (
     SPARE_BYTES,
     SPARE_FILES,
-    clear_step,
     damage_seen_twice,
-    set_aside,
     step_name,
 )
 from instruct_core.storage.store import Store
@@ -172,6 +171,11 @@ class Retention:
                     self._store.remove(name)
             except OSError as error:
                 removed.problems.append(f"{self._store.where(name)} stays: {error}")
+        for name in found.outdated:
+            try:
+                remove_save(self._store, name)
+            except OSError as error:
+                removed.problems.append(f"{self._store.where(name)} stays: {error}")
 
     def _remove(self, step: int, removed: Removed) -> None:
         self.forget(step)
@@ -182,9 +186,10 @@ class Retention:
             removed.problems.append(f"{self._store.where(step_name(step))} stays: {error}")
 
     def _verify(self, step: int) -> None:
-        if damage := damage_seen_twice(self._store, step):
+        folder = self._known.folder(step)
+        if damage := damage_seen_twice(self._store, step, folder=folder):
             self.forget(step)
-            aside = set_aside(self._store, step, self.attempt)
+            aside = set_aside(self._store, step, self.attempt, folder)
             raise SpoiledError(
                 f"{damage} It is set aside as {self._store.where(aside)}, and older ones stay"
             )

@@ -3,10 +3,15 @@ Step folders for those who look at a run without loading it. No torch.
 
     committed_steps(Store("checkpoints_instruct/my-run"))     # [100, 200, 300]
     damage_of(store, 300)                                     # "" where every byte is right
+    folder_of(store, 300)                                     # where its files lie
 
-Who removes what was left of a step may have been overtaken since it looked, and a newer attempt may
-have written the same step: on a disk a folder is taken away in one piece, and goes for good only if
-nobody newer has begun by then.
+    on a disk           step-00000300/manifest.json
+    in an object store  step-00000300/attempt-0003-save-0001/manifest.json
+
+A folder of a disk is taken away in one piece. Objects go one by one, without a condition, and a request
+that is held up may arrive when somebody newer has written the same name: so there each save has a
+folder of its own in its step's, whose name nobody else ever writes. Of several that were committed the
+newest one counts. Who reads finds either form on either place: a run may have been copied.
 """
 
 from __future__ import annotations
@@ -15,19 +20,20 @@ import contextlib
 import json
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from time import sleep
 
 import numpy as np
 from numpy.typing import NDArray
 
 from instruct_core.checkpoints.manifest import FileEntry, Manifest, manifest_in
-from instruct_core.errors import CorruptFileError, FencedError
+from instruct_core.errors import ConfigError, CorruptFileError, FencedError
 from instruct_core.storage.store import Store
 from instruct_core.storage.tensor_file import aligned_buffer
 
 STEP_FOLDER = re.compile(r"step-(\d{8})")
-LEFT_FOLDER = re.compile(r"left-step-\d{8}-attempt-\d{4,}")
+SAVE_FOLDER = re.compile(r"attempt-(\d{4,})-save-(\d{4,})")
+MANIFEST = re.compile(rf"({STEP_FOLDER.pattern}(?:/{SAVE_FOLDER.pattern})?)/manifest\.json")
 ATTEMPT_FILE = re.compile(r"(\d{4,})\.json")
 DAMAGED_FOLDER = re.compile(r"damaged-step-\d{8}-attempt-\d{4,}")
 # Of a disk that stay free at a save: the ledger and the logs go on.
@@ -40,6 +46,66 @@ def step_name(step: int) -> str:
     return f"step-{step:08d}"
 
 
+def new_folder(store: Store, step: int, attempt: int, save: int) -> str:
+    """
+    Return the name of a folder for a save of a step, below the run's.
+
+    Args:
+        store: The run's folder.
+        step: That is saved.
+        attempt: Ours.
+        save: Its number among all that this attempt has begun.
+    """
+    folder = step_name(step)
+    return folder if store.is_local else f"{folder}/attempt-{attempt:04d}-save-{save:04d}"
+
+
+def age_of(name: str) -> tuple[int, int]:
+    """Return attempt and save of a folder in a step's; (-1, 0) for a file of older versions there."""
+    match = SAVE_FOLDER.fullmatch(name)
+    return (int(match[1]), int(match[2])) if match else (-1, 0)
+
+
+def saved_folders(files: Iterable[str]) -> dict[int, str]:
+    """Return by committed step, oldest first, the folder of the save that counts; given file names."""
+    found = [match for match in map(MANIFEST.fullmatch, files) if match]
+    found.sort(key=lambda match: (int(match[2]), int(match[3] or -1), int(match[4] or 0)))
+    return {int(match[2]): match[1] for match in found}
+
+
+def saved_in(store: Store, step: int) -> str | None:
+    """Return the folder, below the run's, of the save of a step that counts; None for a step without."""
+    folder = step_name(step)
+    if not store.is_local:
+        return saved_folders(f"{folder}/{name}" for name in (store / folder).tree()).get(step)
+    # Listed, for NFS remembers a name that was not there; and not as a tree, which asks for sizes.
+    names = store.names(folder)
+    for save in filter(SAVE_FOLDER.fullmatch, names):
+        names += [f"{save}/{name}" for name in store.names(f"{folder}/{save}")]
+    return saved_folders(f"{folder}/{name}" for name in names).get(step)
+
+
+def folder_of(store: Store, step: int) -> str:
+    """Return the folder, below the run's, in which a step's files lie."""
+    return saved_in(store, step) or step_name(step)
+
+
+def opened(place: str) -> Store:
+    """
+    Return the folder of a model: of a step folder the one of its save that counts.
+
+    Raises:
+        ConfigError: It is the folder of one save.
+    """
+    above, _, name = place.rstrip("/").rpartition("/")
+    if SAVE_FOLDER.fullmatch(name) and STEP_FOLDER.fullmatch(above.rpartition("/")[2]):
+        raise ConfigError(f"Model {place} is one save of a step. Name the step: {above}")
+    if match := STEP_FOLDER.fullmatch(name):
+        run = Store(above or ("/" if place.startswith("/") else "."))
+        return run / folder_of(run, int(match[1]))
+    return Store(place)
+
+
 def committed_steps(store: Store) -> list[int]:
     """Return the steps that have a manifest, oldest first. Their bytes are not verified."""
     return [step for step, is_committed in steps_of(store).items() if is_committed]
@@ -47,10 +113,12 @@ def committed_steps(store: Store) -> list[int]:
 
 def steps_of(store: Store) -> dict[int, bool]:
     """Return the steps that have a folder, oldest first, and whether each has a manifest."""
+    if store.is_local:  # as a tree it would be asked for the size of every file
+        return {step: saved_in(store, step) is not None for step in step_folders(store)}
     tree = store.tree()
     matches = [STEP_FOLDER.fullmatch(name.partition("/")[0]) for name in tree]
-    steps = sorted({int(match[1]) for match in matches if match})
-    return {step: f"{step_name(step)}/manifest.json" in tree for step in steps}
+    steps, saved = sorted({int(match[1]) for match in matches if match}), saved_folders(tree)
+    return {step: step in saved for step in steps}
 
 
 def step_folders(store: Store) -> list[int]:
@@ -59,30 +127,38 @@ def step_folders(store: Store) -> list[int]:
     return sorted(int(match[1]) for match in matches if match)
 
 
-def is_committed(store: Store, step: int) -> bool:
-    """Return True if a step has a manifest; listed, for NFS remembers a name that was not there."""
-    return "manifest.json" in store.names(step_name(step))
+def committed_newest_first(store: Store) -> Iterator[tuple[int, str]]:
+    """
+    Yield the steps that have a manifest, and where their files lie, below the run's folder.
 
-
-def committed_newest_first(store: Store) -> Iterator[int]:
-    """Yield the steps that have a manifest; looks at no more folders than are asked for."""
-    return (step for step in reversed(step_folders(store)) if is_committed(store, step))
+    Looks at no more folders than are asked for. An older save of a step follows one that was taken away.
+    """
+    for step in reversed(step_folders(store)):
+        tried = None
+        while (folder := saved_in(store, step)) not in (None, tried):
+            yield step, folder
+            tried = folder
 
 
 def newest_committed_step(store: Store) -> int | None:
     """Return the newest step that has a manifest, asked in few looks; None where there is none."""
-    return next(committed_newest_first(store), None)
+    return next((step for step, _ in committed_newest_first(store)), None)
 
 
-def read_manifest(store: Store, step: int) -> Manifest:
+def read_manifest(store: Store, step: int, folder: str = "") -> Manifest:
     """
     Return a checkpoint's manifest.
+
+    Args:
+        store: The run's folder.
+        step: Of the checkpoint.
+        folder: Where its files lie, where that is known.
 
     Raises:
         FileNotFoundError: There is none.
         CorruptFileError: It is not one of ours, or that of another step.
     """
-    return manifest_in(store / step_name(step), step)
+    return manifest_in(store / (folder or folder_of(store, step)), step)
 
 
 def read_verified(folder: Store, entry: FileEntry) -> NDArray[np.uint8]:
@@ -109,7 +185,7 @@ def read_verified(folder: Store, entry: FileEntry) -> NDArray[np.uint8]:
     return buffer
 
 
-def damage_of(store: Store, step: int, every_byte: bool = True) -> str:
+def damage_of(store: Store, step: int, every_byte: bool = True, folder: str = "") -> str:
     """
     Return what is wrong with a checkpoint, in one sentence; "" where nothing is.
 
@@ -117,38 +193,39 @@ def damage_of(store: Store, step: int, every_byte: bool = True) -> str:
         store: The run's folder.
         step: Of the checkpoint.
         every_byte: Read all files and compare hashes, instead of sizes alone.
+        folder: Where its files lie, where that is known.
 
     Raises:
         OSError: Nobody can tell: it cannot be read now.
     """
-    folder = store / step_name(step)
+    files = store / (folder or folder_of(store, step))
     try:
-        manifest = read_manifest(store, step)
-        sizes = folder.sizes()
+        manifest = manifest_in(files, step)
+        sizes = files.sizes()
         for entry in manifest.files:
-            where = f"Checkpoint {folder.where(entry.file)}"
+            where = f"Checkpoint {files.where(entry.file)}"
             if entry.file not in sizes:
                 return f"{where} is gone, though the manifest names it."
             if (size := sizes[entry.file]) != entry.bytes:
                 return f"{where} is corrupt: it has {size} bytes, expected {entry.bytes}."
-            if every_byte and folder.digest(entry.file) != entry.xxh3:
+            if every_byte and files.digest(entry.file) != entry.xxh3:
                 return f"{where} is corrupt: xxh3 differs from the manifest."
     except (CorruptFileError, FileNotFoundError) as error:
         return str(error)
     return ""
 
 
-def is_saved_as(store: Store, step: int, files: list[FileEntry]) -> bool:
-    """Return True if a step's manifest names these very bytes, and files of their sizes are there."""
+def is_saved_as(store: Store, step: int, folder: str, files: list[FileEntry]) -> bool:
+    """Return True if a folder's manifest names these very bytes, and files of their sizes are there."""
     try:
-        manifest = read_manifest(store, step)
+        manifest = read_manifest(store, step, folder)
     except (CorruptFileError, FileNotFoundError):
         return False
-    sizes = store.sizes(step_name(step))
+    sizes = store.sizes(folder)
     return manifest.files == files and all(sizes.get(e.file) == e.bytes for e in files)
 
 
-def look_again(store: Store, step: int) -> str:
+def look_again(store: Store, step: int, folder: str = "") -> str:
     """
     Return what is wrong with a checkpoint that was found damaged, after a pause and past all caches.
 
@@ -156,31 +233,16 @@ def look_again(store: Store, step: int) -> str:
     """
     sleep(LOOK_AGAIN_SECONDS)
     store.forget_listings()
+    folder = folder or folder_of(store, step)
     with contextlib.suppress(FileNotFoundError, CorruptFileError):
-        store.digest(f"{step_name(step)}/manifest.json")  # read from the disk, and remembered anew
-    return damage_of(store, step)
+        store.digest(f"{folder}/manifest.json")  # read from the disk, and remembered anew
+    return damage_of(store, step, folder=folder)
 
 
-def damage_seen_twice(store: Store, step: int, every_byte: bool = True) -> str:
+def damage_seen_twice(store: Store, step: int, every_byte: bool = True, folder: str = "") -> str:
     """Return what is wrong with a checkpoint at two looks; arguments and errors as of `damage_of`."""
-    return damage_of(store, step, every_byte) and look_again(store, step)
-
-
-def put_back(store: Store) -> None:
-    """
-    Put back what removals that were killed had taken away: whole checkpoints, each with its manifest.
-
-    One whose step is there again goes.
-    """
-    for name in filter(LEFT_FOLDER.fullmatch, store.names()):
-        if not store.exists(f"{name}/manifest.json"):
-            continue  # retention removes it
-        folder = name.removeprefix("left-").rpartition("-attempt-")[0]
-        with contextlib.suppress(FileNotFoundError):  # whoever removes it is alive, and has gone on
-            if store.exists(folder):
-                store.remove(f"{name}/manifest.json")
-            else:
-                store.move(name, folder)
+    folder = folder or folder_of(store, step)
+    return damage_of(store, step, every_byte, folder) and look_again(store, step, folder)
 
 
 def mark_committed(store: Store, step: int) -> None:
@@ -203,71 +265,3 @@ def check_fence(store: Store, attempt: int) -> None:
             f"Run {store.url} belongs to attempt {newest} now; this is attempt {attempt}, which must "
             "not write any more."
         )
-
-
-def clear_step(store: Store, step: int, attempt: int) -> None:
-    """
-    Remove what a save has left of a step, and nothing that a newer attempt has written.
-
-    Args:
-        store: The run's folder.
-        step: Whose folder goes.
-        attempt: Ours.
-
-    Raises:
-        FencedError: A newer attempt has begun: what may be its own is where it was.
-    """
-    folder = step_name(step)
-    if not store.is_local:
-        # Nothing can be taken away in one piece: only what was there before goes.
-        names = store.names(folder)
-        check_fence(store, attempt)
-        for name in sorted(names, key=lambda name: name != "manifest.json"):
-            store.remove(f"{folder}/{name}")
-        return
-    aside = f"left-{folder}-attempt-{attempt:04d}"
-    store.remove(aside)
-    try:
-        store.move(folder, aside)
-    except FileNotFoundError:  # nothing was left
-        return
-    except OSError:
-        with contextlib.suppress(OSError):  # it was not moved, or its answer was lost
-            store.move(aside, folder)
-        raise
-    _put_back_if_fenced(store, folder, aside, attempt)
-    store.remove(f"{aside}/manifest.json")  # what still has one may have to go back
-    store.remove(aside)
-
-
-def set_aside(store: Store, step: int, attempt: int) -> str:
-    """
-    Give a damaged checkpoint a name under which it is no checkpoint, and return the name.
-
-    Args:
-        store: The run's folder.
-        step: Of the checkpoint.
-        attempt: Ours; -1 for somebody who is none.
-
-    Raises:
-        FencedError: A newer attempt has begun, and what is there now may be its own: it stays.
-    """
-    aside = f"damaged-{step_name(step)}-attempt-{max(attempt, 0):04d}"
-    while store.exists(aside):
-        aside += "-again"
-    if attempt >= 0 and not store.is_local:  # nothing can be put back in one piece
-        check_fence(store, attempt)
-    store.move(step_name(step), aside)
-    if attempt >= 0 and store.is_local:
-        _put_back_if_fenced(store, step_name(step), aside, attempt)
-    return aside
-
-
-def _put_back_if_fenced(store: Store, folder: str, aside: str, attempt: int) -> None:
-    """Put a folder back that was taken away, and raise, if nobody can say that it was ours to take."""
-    try:
-        check_fence(store, attempt)
-    except (OSError, FencedError):
-        with contextlib.suppress(OSError):  # a newer one has begun anew there
-            store.move(aside, folder)
-        raise

@@ -13,10 +13,11 @@ Checkpoints of a run: a folder a step, whole when its manifest is there, verifie
 
 Data is written first, the manifest last, and nothing is overwritten: a save that is killed leaves a
 folder without a manifest, which the next save removes. Every file is created exclusively, so an
-attempt that has lost its node and lives on cannot change a newer one's; its manifest may still land
-on them, and counts for nothing: a step is saved if its manifest says what this attempt has hashed. Rank
-0 writes the model; the optimizer is shared out so that all ranks write the same number of bytes;
-every rank adds its random number generators.
+attempt that has lost its node and lives on cannot change a newer one's; on a disk its manifest may still
+land on them, and counts for nothing: a step is saved if its manifest says what this attempt has hashed.
+In an object store each save has a folder of its own (see steps.py). Rank 0 writes the model; the
+optimizer is shared out so that all ranks write the same number of bytes; every rank adds its random
+number generators.
 """
 
 from __future__ import annotations
@@ -34,15 +35,15 @@ from typing import Any, NamedTuple
 
 from instruct_core import ranks
 from instruct_core.checkpoints.manifest import FileEntry, Manifest, model_files, state_name
+from instruct_core.checkpoints.removal import clear_step, remove_save
 from instruct_core.checkpoints.retention import Keep, Removed, Retention, SpoiledError
 from instruct_core.checkpoints.staging import Image, Staging, direct_image
 from instruct_core.checkpoints.steps import (
     check_fence,
-    clear_step,
     is_saved_as,
     mark_committed,
+    new_folder,
     newest_attempt,
-    step_name,
 )
 from instruct_core.checkpoints.together import on_rank_0, together
 from instruct_core.errors import FencedError
@@ -71,6 +72,14 @@ class Snapshot(NamedTuple):
     copied: threading.Event
 
 
+class Ours(NamedTuple):
+    """What this process has written, or has read every byte of: a step, where, and its files."""
+
+    step: int
+    folder: str
+    files: list[FileEntry]
+
+
 class Checkpoints:
     """
     The checkpoints of one run, for its writer.
@@ -87,7 +96,11 @@ class Checkpoints:
         # For saves: what fails is told at once, and tried again later.
         self._place = Store(store.url, patience_seconds=0.0)
         self.retention = Retention(self._place)
-        self._hashed: tuple[int, list[FileEntry]] = (-1, [])  # the step that we have, and its files
+        self._hashed = Ours(-1, "", [])
+        self._num_saves = 0  # that this attempt has begun
+        self._may_count = (
+            False  # the manifest of this save was asked for: somebody may have found it
+        )
         self._staging = Staging()
         self._group: Any = None
 
@@ -111,10 +124,10 @@ class Checkpoints:
         }
         return json.dumps(claim).encode()
 
-    def adopt(self, step: int, files: list[FileEntry]) -> None:
+    def adopt(self, step: int, folder: str, files: list[FileEntry]) -> None:
         """Take a checkpoint for ours, whose every byte was compared: training goes on from it."""
         self.retention.known_good.add(step)
-        self._hashed = step, files
+        self._hashed = Ours(step, folder, files)
 
     def take(
         self,
@@ -177,22 +190,22 @@ class Checkpoints:
             snapshot.copied.set()  # whatever happened: somebody waits for it
 
     def _write(self, snapshot: Snapshot, keep: Keep) -> Removed:
-        first, folder = ranks.rank() == 0, self._place / step_name(snapshot.step)
         images: list[Image] = []
 
         together(self._group, lambda: images.extend(self._images(snapshot)))
         made = on_rank_0(self._group, lambda: self._make_ready(snapshot, keep))
         if made is None:
             return Removed([], [])
-        room = Removed(*made)
+        room, name = Removed(*made[0]), made[1]
+        folder = self._place / name
         try:
             written = together(self._group, lambda: list(self._put(folder, snapshot.step, images)))
             files = [FileEntry(*entry) for part in written for entry in part]
-            self._hashed = snapshot.step, files
-            on_rank_0(self._group, lambda: self._commit(snapshot, files))
+            self._hashed = Ours(snapshot.step, name, files)
+            on_rank_0(self._group, lambda: self._commit(snapshot, folder, files))
         except OSError as error:
-            if first:
-                self._clean_up(snapshot.step, error)
+            if ranks.rank() == 0:
+                self._clean_up(snapshot.step, name, error)
             raise
         on_rank_0(self._group, lambda: self._prune(keep, snapshot.step, room))
         return room
@@ -214,25 +227,29 @@ class Checkpoints:
         except OSError as error:
             room.problems.append(f"{self._place.url}: {error}")
 
-    def _make_ready(self, snapshot: Snapshot, keep: Keep) -> Removed | None:
-        """Clear the step's folder and make room for it; None if the step is committed already."""
+    def _make_ready(self, snapshot: Snapshot, keep: Keep) -> tuple[Removed, str] | None:
+        """Make room for a step; return what went, and its folder. None if it is committed already."""
         if self._clear(snapshot.step):
             return None
         num_bytes, num_files = snapshot.total_bytes, 2 * ranks.world_size() + 2
-        return self.retention.make_room(keep, snapshot.step, num_bytes, num_files)
+        room = self.retention.make_room(keep, snapshot.step, num_bytes, num_files)
+        self._num_saves, self._may_count = self._num_saves + 1, False
+        return room, new_folder(self._place, snapshot.step, self.attempt, self._num_saves)
 
     def _clear(self, step: int) -> bool:
-        """Remove what another save has left; True if the step is ours and committed already."""
+        """Have no save in the way on a disk; True if the step is ours and committed already."""
         check_fence(self._place, self.attempt)
-        if self._hashed[0] == step and is_saved_as(self._place, step, self._hashed[1]):
+        if self._hashed.step == step and is_saved_as(self._place, *self._hashed):
             mark_committed(self._place, step)  # its commit may have been done, and not been told so
             return True
         self.retention.forget(step)
-        clear_step(self._place, step, self.attempt)
+        if (
+            self._place.is_local
+        ):  # elsewhere nobody is: what others have left goes once ours is committed
+            clear_step(self._place, step, self.attempt)
         return False
 
-    def _commit(self, snapshot: Snapshot, files: list[FileEntry]) -> None:
-        folder = self._place / step_name(snapshot.step)
+    def _commit(self, snapshot: Snapshot, folder: Store, files: list[FileEntry]) -> None:
         sizes = folder.sizes()
         for entry in files:  # a store that lost a part and did not say so
             if sizes.get(entry.file) != entry.bytes:
@@ -250,6 +267,7 @@ class Checkpoints:
         )
         check_fence(self._place, self.attempt)
         sealed = seal(manifest.document)
+        self._may_count = True
         if not folder.claim("manifest.json", sealed):
             check_fence(self._place, self.attempt)
             # By an attempt that was overtaken: it goes, and the save is tried again.
@@ -258,11 +276,14 @@ class Checkpoints:
             raise OSError(f"{folder.where('manifest.json')} reads back other than it was written")
         mark_committed(self._place, snapshot.step)
 
-    def _clean_up(self, step: int, error: OSError) -> None:
+    def _clean_up(self, step: int, folder: str, error: OSError) -> None:
         """Remove what a failed save has left, unless it has become somebody else's."""
         self.retention.no_space = error.errno in (errno.ENOSPC, errno.EDQUOT)
         with contextlib.suppress(OSError, FencedError):  # the next save removes it
-            self._clear(step)
+            if self._place.is_local:
+                self._clear(step)
+            elif not self._may_count:
+                remove_save(self._place, folder)
 
 
 def _share(tensors: Tensors, rank: int, world_size: int, model_bytes: int) -> list[str]:

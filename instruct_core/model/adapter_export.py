@@ -12,7 +12,7 @@ A step of adapters as a folder that others load: PEFT's own, or a whole model wi
 from __future__ import annotations
 
 from instruct_core.checkpoints.staging import direct_image
-from instruct_core.checkpoints.steps import read_manifest, read_verified, step_name
+from instruct_core.checkpoints.steps import folder_of, read_manifest, read_verified, step_name
 from instruct_core.lora_settings import CONFIG_FILE, WEIGHTS_FILE
 from instruct_core.model.adapters import BASE_FILE, base_file
 from instruct_core.model.hugging_face import refuse_filled, tokenizer_files
@@ -36,11 +36,12 @@ def export_adapter(store: Store, step: int, target: Store) -> None:
         CorruptFileError: The checkpoint is not what was written.
     """
     refuse_filled(target)
-    folder, manifest = store / step_name(step), read_manifest(store, step)
+    name = folder_of(store, step)
+    folder, manifest = store / name, read_manifest(store, step, name)
     assert manifest.base is not None, "the caller has looked"
     entries = {entry.file: entry for entry in manifest.files}
     files = {
-        **tokenizer_files(folder.url, manifest.model),
+        **tokenizer_files((store / step_name(step)).url, manifest.model),
         BASE_FILE: base_file(manifest.base, manifest.model),
     }
     views = {name: memoryview(data) for name, data in files.items()}

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from instruct_core.checkpoints.manifest import FileEntry, manifest_in
-from instruct_core.checkpoints.steps import read_verified
+from instruct_core.checkpoints.steps import opened, read_verified
 from instruct_core.converter import structure
 from instruct_core.errors import CorruptFileError, MissingError
 from instruct_core.lora_settings import CONFIG_FILE, WEIGHTS_FILE, Base, Lora, lora_said
@@ -53,7 +53,7 @@ def find_adapter(init: str) -> Adapter | None:
     """
     if init.endswith(FILES):
         return None
-    store = Store(init)
+    store = opened(init)
     names = set(store.names())
     if CONFIG_FILE not in names or names & set(FOLDER_FILES):
         return None

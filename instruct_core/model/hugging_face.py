@@ -16,7 +16,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 
-from instruct_core.checkpoints.steps import read_manifest, read_verified, step_name
+from instruct_core.checkpoints.steps import folder_of, read_manifest, read_verified, step_name
 from instruct_core.data.gpt2_tokenizer import END_OF_TEXT, merges_path
 from instruct_core.data.model_template import TEMPLATE, template_of_model
 from instruct_core.data.templates import end_ids, jinja_of
@@ -44,12 +44,12 @@ def export_folder(store: Store, step: int, target: Store) -> None:
         CorruptFileError: The checkpoint, or the installed vocabulary, is not what it should be.
     """
     refuse_filled(target)
-    folder = store / step_name(step)
-    manifest = read_manifest(store, step)
+    name, place = folder_of(store, step), (store / step_name(step)).url
+    folder, manifest = store / name, read_manifest(store, step, name)
     entries = {entry.file: entry for entry in manifest.files}
     names = ("model.safetensors", "config.json")
     files = {name: memoryview(read_verified(folder, entries[name]).data) for name in names}
-    views = {k: memoryview(data) for k, data in tokenizer_files(folder.url, manifest.model).items()}
+    views = {k: memoryview(data) for k, data in tokenizer_files(place, manifest.model).items()}
     for name, view in {**views, **files}.items():
         target.put(name, [view])
 

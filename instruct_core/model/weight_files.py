@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from instruct_core.checkpoints.manifest import FileEntry, manifest_in
-from instruct_core.checkpoints.steps import read_verified
+from instruct_core.checkpoints.steps import opened, read_verified
 from instruct_core.errors import ConfigError, CorruptFileError, MissingError
 from instruct_core.model.foreign import load_foreign
 from instruct_core.model.foreign_settings import Said
@@ -69,7 +69,7 @@ def read_weight_files(init: str) -> Found:
         return _read_pickle(Store(folder or "."), name, init)
     if name.endswith((".safetensors", ".bin")):
         return _read_folder(Store(folder or "."), init, name)
-    return _read_folder(Store(init), init)
+    return _read_folder(opened(init), init)
 
 
 def _read_folder(store: Store, init: str, name: str | None = None) -> Found:

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from instruct_core.checkpoints.manifest import FileEntry
-from instruct_core.checkpoints.steps import read_manifest, read_verified, step_name
+from instruct_core.checkpoints.manifest import FileEntry, manifest_in
+from instruct_core.checkpoints.steps import folder_of, read_verified
 from instruct_core.storage.store import Store
 from instruct_core.storage.tensor_file import Place, parse_header
 
@@ -46,8 +46,8 @@ def first_difference(undisturbed: Store, hit: Store, step: int) -> Difference | 
         FileNotFoundError: One of them has not saved this step.
         CorruptFileError: One of them is damaged.
     """
-    folders = [store / step_name(step) for store in (undisturbed, hit)]
-    manifests = [read_manifest(store, step) for store in (undisturbed, hit)]
+    folders = [store / folder_of(store, step) for store in (undisturbed, hit)]
+    manifests = [manifest_in(folder, step) for folder in folders]
     files = [sorted(manifest.files, key=lambda entry: entry.file) for manifest in manifests]
     if len(files[0]) != len(files[1]):
         return Difference("number of files", "", str(len(files[0])), str(len(files[1])))

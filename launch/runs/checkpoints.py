@@ -147,7 +147,10 @@ def _say_trained(manifest: Manifest) -> None:
 
 
 def _sizes(store: Store) -> dict[int, int]:
-    return {step: sum(store.sizes(step_name(step)).values()) for step in steps_of(store)}
+    sizes = dict.fromkeys(steps_of(store), 0)
+    for step in sizes:  # None is a folder's
+        sizes[step] = sum(filter(None, (store / step_name(step)).tree().values()))
+    return sizes
 
 
 def _listed(steps: list[int]) -> str:

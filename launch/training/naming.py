@@ -12,9 +12,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from instruct_core.checkpoints.steps import opened
 from instruct_core.errors import InstructError
 from instruct_core.storage.documents import load_document
-from instruct_core.storage.store import Store
 from launch.flags.finetune import FORK, Finetune, is_fork
 from launch.runs.run import Run
 from launch.training.inputs import find_init
@@ -38,7 +38,7 @@ def _base(init: str | None, checkpoints: str) -> str:
         return begun.model or _base(begun.init, checkpoints)
     try:
         place = find_init(init).place
-        kind = load_document(Store(place), "config.json").get("model_type", GPT2)
+        kind = load_document(opened(place), "config.json").get("model_type", GPT2)
     except (InstructError, OSError):  # no folder, or not there: whoever loads it says so
         return GPT2
     if kind == GPT2:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from instruct_core.checkpoints.loader import load_newest
-from instruct_core.checkpoints.steps import read_manifest, step_name
+from instruct_core.checkpoints.steps import folder_of, read_manifest, step_name
 from instruct_core.checkpoints.writer import Checkpoints
 from instruct_core.storage.store import Store
 from tests.faults import Faults, busy, run_in_child, timeout
@@ -110,8 +110,9 @@ def test_stale_listing_of_s3_does_not_hide_the_newest_step(s3_url: str) -> None:
 def test_manifest_whose_data_is_gone_is_set_aside(s3_url: str, tmp_path: Path) -> None:
     for url in (str(tmp_path / "run"), s3_url):
         make_two(url)
+        folder = folder_of(Store(url), 2)
         for entry in read_manifest(Store(url), 2).files:
-            Store(url).remove(f"{step_name(2)}/{entry.file}")
+            Store(url).remove(f"{folder}/{entry.file}")
 
         damaged: list[str] = []
         loaded = load_newest(begin(url), on_damaged=damaged.append)

@@ -9,6 +9,7 @@ import pytest
 from instruct_core.checkpoints.loader import load_newest
 from instruct_core.checkpoints.retention import Keep
 from instruct_core.checkpoints.steps import step_name
+from instruct_core.checkpoints.writer import Ours
 from instruct_core.storage import disk
 from tests.instruct_core.checkpoints.test_retention import begin, save
 
@@ -65,7 +66,7 @@ def test_step_that_is_written_anew_vouches_for_nothing(tmp_path: Path) -> None:
     load_newest(checkpoints)
     checkpoints.retention.doomed(Keep(last=1), newest=3)
 
-    checkpoints._hashed = (-1, [])
+    checkpoints._hashed = Ours(-1, "", [])
     checkpoints._clear(2)
     (tmp_path / step_name(2)).mkdir()
 

@@ -14,7 +14,7 @@ import pytest
 
 from instruct_core.checkpoints import loader, steps, writer
 from instruct_core.checkpoints.loader import load_newest
-from instruct_core.checkpoints.steps import committed_steps
+from instruct_core.checkpoints.steps import committed_steps, folder_of
 from instruct_core.checkpoints.writer import Checkpoints
 from instruct_core.errors import FencedError
 from instruct_core.storage.store import Store
@@ -113,7 +113,7 @@ def test_attempt_that_finds_damage_and_is_overtaken_leaves_what_a_newer_one_has_
     older, newer = begin(url), Checkpoints(Store(url))
     save(older, 1)
     save(older, 2)
-    Store(url).replace("step-00000002/model.safetensors", b"damaged")
+    Store(url).replace(f"{folder_of(Store(url), 2)}/model.safetensors", b"damaged")
     real = loader.mark_committed
 
     def stall(store: Store, step: int) -> None:

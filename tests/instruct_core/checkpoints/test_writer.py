@@ -13,7 +13,12 @@ import torch
 from instruct_core.checkpoints.background import Background
 from instruct_core.checkpoints.loader import load_newest
 from instruct_core.checkpoints.retention import Keep, Removed
-from instruct_core.checkpoints.steps import committed_steps, newest_committed_step, step_name
+from instruct_core.checkpoints.steps import (
+    committed_steps,
+    folder_of,
+    newest_committed_step,
+    step_name,
+)
 from instruct_core.checkpoints.writer import Checkpoints
 from instruct_core.errors import FencedError, NoCheckpointError
 from instruct_core.storage.documents import load_sealed, seal
@@ -107,7 +112,7 @@ def test_damaged_file_is_named_set_aside_and_the_one_before_is_used(
 ) -> None:
     save(checkpoints, 1)
     save(checkpoints, 2)
-    path = f"{step_name(2)}/{name}"
+    path = f"{folder_of(checkpoints.store, 2)}/{name}"
     if damage == "gone":
         checkpoints.store.remove(path)
     else:
@@ -128,7 +133,7 @@ def test_damaged_file_is_named_set_aside_and_the_one_before_is_used(
 
 def test_run_that_saved_does_not_start_over_when_nothing_loads(checkpoints: Checkpoints) -> None:
     save(checkpoints, 1)
-    change(checkpoints.store, f"{step_name(1)}/model.safetensors", flip_a_bit)
+    change(checkpoints.store, f"{folder_of(checkpoints.store, 1)}/model.safetensors", flip_a_bit)
 
     for _ in range(2):
         with pytest.raises(NoCheckpointError, match="does not start over by itself"):
@@ -146,7 +151,7 @@ def test_run_whose_step_folders_were_deleted_does_not_start_over(checkpoints: Ch
 def test_flipped_digit_in_a_manifest_is_noticed(checkpoints: Checkpoints) -> None:
     save(checkpoints, 1)
     save(checkpoints, 2)
-    name = f"{step_name(2)}/manifest.json"
+    name = f"{folder_of(checkpoints.store, 2)}/manifest.json"
     data = checkpoints.store.read(name).replace(b'"abc"', b'"abd"')
     checkpoints.store.remove(name)
     checkpoints.store.replace(name, data)
@@ -185,7 +190,7 @@ def test_older_attempt_cannot_commit_any_more(checkpoints: Checkpoints) -> None:
 def test_size_that_lies_takes_no_memory(checkpoints: Checkpoints) -> None:
     save(checkpoints, 1)
     save(checkpoints, 2)
-    name = f"{step_name(2)}/manifest.json"
+    name = f"{folder_of(checkpoints.store, 2)}/manifest.json"
     manifest = load_sealed(checkpoints.store, name)
     manifest["files"][0]["bytes"] = 10**15
     checkpoints.store.replace(name, seal(manifest))
