@@ -92,7 +92,7 @@ def train(
         checkpoints = Checkpoints(Store(config.checkpoints, _patience(config)) / config.run)
         with store_may_be_away():
             number = checkpoints.claim_attempt()
-            control, config = _control(checkpoints, config, world, sheet.began_at)
+            control, config = _control(checkpoints, config, world)
             products = choose_products(checkpoints.store, device)
         reporter = Reporter(config, number, world, device, guard, deadline, sheet, control)
         try:
@@ -124,12 +124,12 @@ def _failed(error: Exception) -> Failed:
 
 
 def _control(
-    checkpoints: Checkpoints, config: TrainConfig, world: World, began_at: float
+    checkpoints: Checkpoints, config: TrainConfig, world: World
 ) -> tuple[Control | None, TrainConfig]:
     """Return what looks for requests, on rank 0, and the settings with the end asked for last."""
     control = None
     if world.rank == 0:
-        control = Control(checkpoints.store, checkpoints.attempt, config.max_steps, began_at)
+        control = Control(checkpoints.store, checkpoints.attempt, config.max_steps)
     ends_at = ranks.value_of_rank_0(control.max_steps if control is not None else 0)
     return control, replace(config, max_steps=ends_at)
 

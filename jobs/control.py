@@ -8,22 +8,25 @@ What people ask of a run on its way: small files in its folder, which its rank 0
 
 The name says all that a job needs, so one listing serves, and a file that its reader may not open is
 obeyed as well. Nothing is ever changed or marked as done: a stop or a pause holds, at every start,
-until somebody has the run go on; the end only moves later; and a save is asked of the attempt that
-goes on then.
+until somebody has the run go on; the end only moves later; and a save is asked for until there is
+a newer one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import re
 import threading
 import time
 import uuid
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Literal, NamedTuple, Self, cast
 
-from instruct_core.checkpoints.steps import newest_attempt
+from instruct_core.checkpoints.steps import committed_newest_first, newest_attempt, read_manifest
+from instruct_core.errors import CorruptFileError
 from instruct_core.storage.store import Store
 from instruct_core.train.wishes import Wishes
 from jobs.events import Asked
@@ -116,6 +119,21 @@ def asked_at(store: Store, request: Request) -> float:
         return 0.0
 
 
+def _open_saves(store: Store, requests: Sequence[Request]) -> list[Request]:
+    """Return the saves asked for since the newest one, of an attempt that began or ended just then."""
+    saves = [request for request in requests if request.verb == "save"]
+    saved_at = _saved_at(store) if saves else 0.0
+    return [request for request in saves if asked_at(store, request) > saved_at]
+
+
+def _saved_at(store: Store) -> float:
+    """Return when a run saved last, UTC seconds; -1 where it has not."""
+    for step in committed_newest_first(store):
+        with contextlib.suppress(CorruptFileError, FileNotFoundError):  # loading says what it is
+            return read_manifest(store, step).saved_at
+    return -1.0
+
+
 class Control:
     """
     Looks for requests beside the training; rank 0 alone has one.
@@ -127,17 +145,14 @@ class Control:
         store: The run's folder.
         attempt: Number of this attempt: one that was overtaken takes no requests.
         max_steps: Where the run ends so far.
-        began_at: UTC seconds at which the attempt began to load: a save asked for since is its own.
     """
 
-    def __init__(
-        self, store: Store, attempt: int, max_steps: int, began_at: float = float("inf")
-    ) -> None:
+    def __init__(self, store: Store, attempt: int, max_steps: int) -> None:
         self._store, self._attempt = store, attempt
         self._requests = requests_in(store)
         self._by: dict[str, str] = {}  # who asked, by file
         self._ending = standing(self._requests)
-        saves = [r for r in self._requests if r.verb == "save" and asked_at(store, r) > began_at]
+        saves = _open_saves(store, self._requests)
         news = [r for r in self._requests if r == self._ending or (r.steps or 0) > max_steps]
         news += saves
         self._told = {request.file for request in self._requests if request not in news}

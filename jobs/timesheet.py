@@ -27,7 +27,6 @@ class Timesheet:
 
     def __init__(self) -> None:
         age = _age()
-        self.began_at = time.time() - age  # UTC seconds
         self._since = time.monotonic() - age
         self._cause = "imports"
         self._seconds: dict[str, float] = {}

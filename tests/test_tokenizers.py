@@ -129,7 +129,7 @@ def test_shards_of_another_tokenizer_are_refused_with_the_command_that_makes_the
     assert refused.returncode == 2
     assert refused.stderr.count("\n") == 1
     assert "were made with the tokenizer gpt2-bpe-1ce1664773c5, and --init" in refused.stderr
-    assert "python launch/preprocess.py --source" in refused.stderr
+    assert "launch/preprocess.py --source" in refused.stderr
     assert f"--tokenizer {desk / 'checkpoints_instruct/own'}" in refused.stderr
     assert not (desk / "checkpoints_instruct" / "other").exists()
 

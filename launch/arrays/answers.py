@@ -28,6 +28,7 @@ from launch.arrays.work import Work, here_because, shown_scan
 from launch.cluster.gpus import check_torch_sees, visible_gpus
 from launch.cluster.machine import Choice, choose_cluster
 from launch.cluster.request import request_of
+from launch.console.commands import command
 from launch.console.lines import note
 from launch.flags.array import check_array_flags
 from launch.flags.generate import Generate
@@ -180,7 +181,7 @@ def _work(
         discard=lambda: None,  # answers of another plan were refused
         provide=lambda: None,
         ready=ready,
-        next_step=f"See how many parts are there: python launch/generate.py --follow with the same "
+        next_step=f"See how many parts are there: {command('generate', '--follow')} with the same "
         f"flags; the answers will be in {flags.out}",
         flags=flags,
         words=words,

@@ -49,6 +49,7 @@ from launch.arrays.sources import folder_lines, mixture_lines, plan_of, read_sou
 from launch.arrays.work import Work, here_because, shown_scan
 from launch.cluster.machine import choose_cluster, num_cores
 from launch.cluster.request import request_of
+from launch.console.commands import command, shown_path
 from launch.console.lines import note
 from launch.flags.array import check_array_flags
 from launch.flags.parse import check_counts
@@ -243,8 +244,8 @@ def _work(
         discard=discard,
         provide=lambda: write_tokenizer(tokenizer, store / TOKENIZER_FOLDER),
         ready=ready,
-        next_step="See: python launch/status.py; train as soon as they are there: "
-        f"python launch/finetune.py --shards {store.url}",
+        next_step=f"See: {command('status')}; train as soon as they are there: "
+        f"{command('finetune', '--shards', shown_path(store.url))}",
         flags=flags,
         words=words,
     )

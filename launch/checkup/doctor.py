@@ -31,7 +31,7 @@ from launch.checkup.nodes import check_nodes, check_this_machine
 from launch.checkup.scheduler import Offer, check_slurm, is_here
 from launch.checkup.shared import check_shared
 from launch.checkup.site import check_can_write, write_site
-from launch.cluster.bad_nodes import TRUST, known_bad, trust
+from launch.cluster.bad_nodes import known_bad, to_trust, trust
 from launch.cluster.gpus import ask_torch, visible_gpus
 from launch.cluster.machine import num_cores, use_cluster
 from launch.console.display import show_line
@@ -114,7 +114,7 @@ def look(flags: Doctor) -> Look:
 
 def check_bad_nodes() -> list[Finding]:
     """Return which nodes jobs do without, because they have been at fault again and again."""
-    return [note("bad nodes", bad.line, f"Again: {TRUST} {bad.node}") for bad in known_bad()]
+    return [note("bad nodes", bad.line, f"Again: {to_trust(bad.node)}") for bad in known_bad()]
 
 
 def site() -> list[Finding]:

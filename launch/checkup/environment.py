@@ -21,6 +21,7 @@ from instruct_core.errors import InstructError
 from jobs.open_files import files_for, most_ranks
 from launch.checkup.finding import Finding, fails, note, ok, refused
 from launch.cluster.gpus import Torch
+from launch.console.commands import command
 from launch.console.lines import counted
 
 OLDEST_PYTHON = (3, 11)  # setup.cfg
@@ -79,7 +80,8 @@ def check_data() -> Finding:
         found = "no shards here, and builtin lacks its package chatterbot-corpus"
         return fails("data", found, INSTALL)
     found = "no shards in this folder yet, but builtin needs no network"
-    return note("data", found, "python launch/preprocess.py --source builtin --out shards/builtin")
+    make = command("preprocess", "--source", "builtin", "--out", "shards/builtin")
+    return note("data", found, make)
 
 
 def check_open_files(

@@ -17,10 +17,9 @@ from pathlib import Path
 from instruct_core.errors import ConfigError
 from jobs.bad_nodes import BAD_NODES, BadNode, bad_nodes, cluster_folder, forgive
 from launch.cluster.partition import Node, configuration
+from launch.console.commands import command
 from launch.console.lines import counted, perhaps
 from launch.flags.home import own_folder
-
-TRUST = "python launch/doctor.py --trust"
 
 
 def record() -> Path | None:
@@ -65,10 +64,15 @@ def left_out(fitting: Sequence[Node], wanted: int, partition: str) -> tuple[list
         most = max(sum(name in node.partitions for node in others) for name in partition.split(","))
         if most >= wanted:
             names.append(each.node)
-            notes.append(f"Without {each.line}. Have it back: {TRUST} {each.node}")
+            notes.append(f"Without {each.line}. Have it back: {to_trust(each.node)}")
         else:
             notes.append(f"Note: {each.line}. It is used all the same: too few others are up")
     return names, notes
+
+
+def to_trust(node: str) -> str:
+    """Return the command that has jobs use a node again."""
+    return command("doctor", "--trust", node)
 
 
 def trust(typed: str) -> list[str]:

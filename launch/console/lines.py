@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from instruct_core.errors import InstructError
+from launch.console.commands import as_typed
 
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
@@ -81,7 +82,7 @@ def guarded(main: Callable[[], int]) -> int:
         return EXIT_BROKEN_PIPE
     except (InstructError, OSError) as error:
         line = " ".join(_in_words(error).split())
-        note(f"error: {line}")
+        note(f"error: {as_typed(line)}")
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED

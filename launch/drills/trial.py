@@ -9,7 +9,6 @@ One of a drill's two runs, made with the command that a person would type.
 from __future__ import annotations
 
 import os
-import shlex
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ from jobs.drill import Fault, Hit, read_hits, write_schedule
 from jobs.environment import NOTIFY
 from jobs.ledger import Entry, read_ledger
 from launch.cluster.slurm import SlurmJob
+from launch.console.commands import command
 from launch.console.lines import EXIT_BAD_INPUT, EXIT_INTERRUPTED, say
 from launch.runs.run import Run
 from launch.runs.status import RunStatus
@@ -110,11 +110,11 @@ class Trial:
 def type_command(words: Iterable[str]) -> int:
     """Run one of the commands, show what it prints, and return its exit code."""
     verb, *arguments = words
-    say(f"$ python launch/{verb}.py {shlex.join(arguments)}")
-    command = [sys.executable, str(LAUNCH / f"{verb}.py"), *arguments]
+    say(f"$ {command(verb, *arguments)}")
+    typed = [sys.executable, str(LAUNCH / f"{verb}.py"), *arguments]
     quiet = {name: value for name, value in os.environ.items() if name != NOTIFY}  # nobody is told
     quiet[BAD_NODES] = ""  # and no node is blamed for what the drill does
-    with subprocess.Popen(command, env=quiet, stdout=subprocess.PIPE, encoding="utf-8") as process:
+    with subprocess.Popen(typed, env=quiet, stdout=subprocess.PIPE, encoding="utf-8") as process:
         assert process.stdout is not None
         for line in process.stdout:
             say(f"  {line.rstrip()}")

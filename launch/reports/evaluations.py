@@ -15,6 +15,7 @@ from instruct_core.storage.store import Store
 from launch.evaluation.page import JSON, findings
 from launch.evaluation.result import FORMAT, Report
 from launch.pages.blocks import Block, Heading, Table, Words
+from launch.runs.commands import run_command
 from launch.runs.run import Run
 
 
@@ -29,7 +30,7 @@ def evaluations_of(run: Run) -> Iterator[Block]:
         except CorruptFileError as error:
             yield Words(str(error))
     if not reports:
-        yield Words(f"There is none. Make one: python launch/evaluate.py --run {run.name}")
+        yield Words(f"There is none. Make one: {run_command(run.store, 'evaluate')}")
         return
     reports.sort(key=lambda report: report.step or 0)
     rows = [

@@ -22,6 +22,7 @@ from launch.cluster.lock import RunLock
 from launch.cluster.slurm import SlurmJob
 from launch.console.lines import say
 from launch.flags.control import Control
+from launch.runs.commands import run_command
 from launch.runs.places import absolute
 from launch.runs.run import Run
 from launch.runs.status import RunStatus
@@ -96,8 +97,8 @@ def at_rest(run: Run, verb: str) -> Iterator[None]:
             state = f"job {queued.label}"
         if state:
             raise ConfigError(
-                f"Run {run.name} cannot be {verb}: {state}. First: python launch/control.py {run.name} "
-                "stop"
+                f"Run {run.name} cannot be {verb}: {state}. First: "
+                f"{run_command(run.store, 'control', 'stop')}"
             )
         yield
     finally:
@@ -192,8 +193,8 @@ def _refuse_old_code(status: RunStatus) -> None:
 
 
 def _again(run: Run) -> str:
-    return f"python launch/finetune.py --run {run.name}"
+    return run_command(run.store, "finetune")
 
 
 def _resume(run: Run) -> str:
-    return f"python launch/control.py {run.name} resume"
+    return run_command(run.store, "control", "resume")

@@ -1,7 +1,7 @@
 """
 Follow a job: its events as lines, its steps as a bar; on this machine, Ctrl-C as a stop.
 
-    exit_code = watch(job, "my-run")
+    exit_code = watch(job, run)
 
 The first Ctrl-C (or TERM) asks the job to save and end, the second kills it. USR1 and USR2 are
 passed on, so a warning can be tried: kill -USR2 the launcher, and the run saves, is requeued and
@@ -24,15 +24,18 @@ from jobs.job_folder import read_outcome, read_progress
 from jobs.ledger import read_ledger
 from launch.cluster.local import LocalJob
 from launch.cluster.slurm import NEVER_STARTS_HELP, SlurmJob
+from launch.console.commands import as_typed
 from launch.console.display import console, progress_bar
 from launch.console.lines import EXIT_FAILED, EXIT_INTERRUPTED, note, say
+from launch.runs.commands import run_command
+from launch.runs.run import Run
 
 POLL_SECONDS = 0.2
 SLURM_POLL_SECONDS = 1.0  # the files lie on a shared disk
 LINE_SECONDS = 10.0  # between step lines where there is no terminal to draw a bar on
 
 
-def watch(job: LocalJob, run: str) -> int:
+def watch(job: LocalJob, run: Run) -> int:
     """Follow a job until it ends; return the launcher's exit code."""
     if not job.is_ours:
         return _only_watch(job, run, job.how_to_stop)
@@ -46,12 +49,12 @@ def watch(job: LocalJob, run: str) -> int:
     return _conclude(job, run, follower.stopping)
 
 
-def watch_slurm(job: SlurmJob, run: str) -> int:
+def watch_slurm(job: SlurmJob, run: Run) -> int:
     """Follow a job on Slurm until it ends; Ctrl-C only stops following. Return the exit code."""
     return _only_watch(job, run, job.cancel_command)
 
 
-def _only_watch(job: LocalJob | SlurmJob, run: str, how_to_stop: str) -> int:
+def _only_watch(job: LocalJob | SlurmJob, run: Run, how_to_stop: str) -> int:
     try:
         _Follower(job).follow()
     except KeyboardInterrupt:
@@ -60,19 +63,20 @@ def _only_watch(job: LocalJob | SlurmJob, run: str, how_to_stop: str) -> int:
     return _conclude(job, run, stopping=False)
 
 
-def _conclude(job: LocalJob | SlurmJob, run: str, stopping: bool) -> int:
+def _conclude(job: LocalJob | SlurmJob, run: Run, stopping: bool) -> int:
     progress = on_a_disk(job.folder, lambda: read_progress(job.folder))
     again = "Give the same command again to go on."
     if progress.state == "finished":
-        say(f"Talk to it: python launch/chat.py --run {run}")
+        say(f"Talk to it: {run_command(run.store, 'chat')}")
         return 0
     outcome = on_a_disk(job.folder, lambda: read_outcome(job.folder))
     if progress.state == "paused":
-        say(f"Run {run} is paused. Have it go on: python launch/control.py {run} resume")
+        again = run_command(run.store, "control", "resume")
+        say(f"Run {run.name} is paused. Have it go on: {again}")
         return EXIT_INTERRUPTED
     if progress.state == "stopped" or (stopping and outcome is None):
         at = "" if progress.committed is None else f" at step {progress.committed}"
-        say(f"Run {run} is stopped{at}. {again}")
+        say(f"Run {run.name} is stopped{at}. {again}")
         return EXIT_INTERRUPTED
     reason = "its processes were killed."
     if outcome is not None:
@@ -83,7 +87,7 @@ def _conclude(job: LocalJob | SlurmJob, run: str, stopping: bool) -> int:
         reason = f"job {job.job_id} {NEVER_STARTS_HELP}."
     elif isinstance(job, SlurmJob):
         reason = f"its job has ended ({job.state() or 'Slurm has forgotten it'})."
-    note(f"error: run {run} failed: {reason} Log: {job.log_path()}")
+    note(as_typed(f"error: run {run.name} failed: {reason} Log: {job.log_path()}"))
     return EXIT_FAILED
 
 

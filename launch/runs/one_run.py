@@ -18,6 +18,7 @@ from jobs.receipt import CAUSES, Receipt
 from launch.cluster.slurm import SlurmJob
 from launch.console.display import age, clock, show_table, stretch_bar
 from launch.console.lines import counted, one_line, say
+from launch.runs.commands import filled, run_command
 from launch.runs.pace import left_of, unsaved_of
 from launch.runs.status import RunStatus
 
@@ -47,7 +48,7 @@ def show_run(status: RunStatus) -> None:
     if status.entries:
         _show_attempts(status)
     _show_receipt(status.receipt())
-    say(f"Its log: python launch/logs.py {run.name} -f")
+    say(f"Its log: {run_command(run.store, 'logs', '-f')}")
 
 
 def own_ways(asked: Mapping[str, Any]) -> str:
@@ -83,7 +84,7 @@ def _show_attempts(status: RunStatus) -> None:
     show_table(table)
     *_, last = status.attempts()
     if last.cause not in ("", "finished"):
-        remedy = last.remedy.replace("RUN", status.run.name)
+        remedy = filled(last.remedy, status.run.store)
         say(one_line(f"Cause of the last end: {last.cause}. What to do: {remedy}"))
 
 

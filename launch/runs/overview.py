@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from instruct_core.errors import ConfigError, InstructError
-from launch.cluster.bad_nodes import TRUST, known_bad
+from launch.cluster.bad_nodes import known_bad, to_trust
 from launch.cluster.slurm import Controller
+from launch.console.commands import command
 from launch.console.display import age, clear_screen, share_bar, show_table
 from launch.console.lines import counted, one_line, say
 from launch.runs.difference import document_of_difference, show_difference
@@ -80,9 +81,9 @@ def _show_once(flags: Status) -> None:
     if runs:
         _show_runs(runs, controller)
     else:
-        say(f"No runs in {flags.checkpoints}. Begin one: python launch/finetune.py")
+        say(f"No runs in {flags.checkpoints}. Begin one: {command('finetune')}")
     for bad in known_bad():
-        say(f"Bad node {one_line(bad.line)}. Jobs do without it; again: {TRUST} {bad.node}")
+        say(f"Bad node {one_line(bad.line)}. Jobs do without it; again: {to_trust(bad.node)}")
     shards, answers = sorted(Path(flags.shards).glob(f"*/{NOTE}")), sorted(Path().glob(ANSWERS))
     if shards or answers:
         from launch.runs.arrays import show_arrays  # here: plans of data import much

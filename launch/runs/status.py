@@ -33,6 +33,7 @@ from launch.cluster.lock import RunLock, holder_of
 from launch.cluster.slurm import UNKNOWN, Controller, SlurmJob
 from launch.console.display import age
 from launch.runs.attempts import Attempt, attempts_of
+from launch.runs.commands import run_command
 from launch.runs.run import Run
 from launch.runs.waiting import expected_start, notes_on
 
@@ -189,7 +190,7 @@ class RunStatus:
 
     def _asked_note(self, asked: Request) -> str:
         note = f"{asked.verb} asked for by {self.asked_by()}"
-        again = f": python launch/control.py {self.run.name} resume"
+        again = f": {run_command(self.run.store, 'control', 'resume')}"
         return note + (again if asked.verb == "pause" and not self.is_active() else "")
 
     def note(self) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 from instruct_core.errors import ConfigError
 from instruct_core.storage.documents import dump_document, load_document
 from instruct_core.storage.store import Store
+from launch.runs.commands import run_command
 
 REMOVED, RENAMED = "removed.json", "renamed.json"
 
@@ -43,13 +44,14 @@ def refuse_unfinished(name: str, store: Store) -> None:
     """
     if mark_in(store, REMOVED) is not None:
         raise ConfigError(
-            f"Run {name} is half removed, in {store.url}. Finish that: python launch/control.py {name} "
-            "remove"
+            f"Run {name} is half removed, in {store.url}. Finish that: "
+            f"{run_command(store, 'control', 'remove')}"
         )
     if (facts := mark_in(store, RENAMED)) is not None:
+        before = Store(store.url.rpartition("/")[0]) / str(facts.get("from"))
         raise ConfigError(
-            f"Run {name} is half renamed, in {store.url}. Finish that: python launch/control.py "
-            f"{facts.get('from')} rename {facts.get('to')}"
+            f"Run {name} is half renamed, in {store.url}. Finish that: "
+            f"{run_command(before, 'control', 'rename', str(facts.get('to')))}"
         )
 
 

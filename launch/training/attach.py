@@ -17,6 +17,7 @@ from launch.cluster.slurm import UNKNOWN, SlurmJob
 from launch.console.lines import say
 from launch.flags.finetune import Finetune, is_fork
 from launch.flags.typed import difference, differences, refuse_typed
+from launch.runs.commands import run_command
 from launch.runs.follower import watch, watch_slurm
 from launch.runs.places import absolute
 from launch.runs.run import Run
@@ -43,7 +44,7 @@ def attach(flags: Finetune, run: Run, known: Finetune | None) -> int | None:
         say(f"{what}{'' if flags.dry_run else '; watching it'}.")
         if local.where and not RunLock.works(run.lock):
             say(f"Note: this disk has no locks. If that job has ended, remove {run.lock}.")
-        return 0 if flags.dry_run else watch(local, run.name)
+        return 0 if flags.dry_run else watch(local, run)
     adopt_lost(run.job_parent, run.slurm_note, flags.dry_run, run.ledger.url)
     queued = SlurmJob.found(run.slurm_note)
     if queued is None or not queued.is_running() or queued.never_starts():
@@ -63,8 +64,9 @@ def attach(flags: Finetune, run: Run, known: Finetune | None) -> int | None:
     _refuse_changes(what, flags, run, known, ("auto", "slurm"), queued.cancel_command)
     say(f"{what}.")
     if flags.follow and not flags.dry_run:
-        return watch_slurm(queued, run.name)
-    say(f"Follow it: python launch/logs.py {run.name} -f; end it: {queued.cancel_command}")
+        return watch_slurm(queued, run)
+    follow = run_command(run.store, "logs", "-f")
+    say(f"Follow it: {follow}; end it: {queued.cancel_command}")
     return 0
 
 

@@ -2,7 +2,7 @@
 Where a run tells how it goes, settled before it is queued.
 
     flags = replace(flags, notify=settled(flags.notify, known))
-    hand_on(flags.notify)                       # to the job, through the environment alone
+    hand_on(flags.notify, run)                  # to the job, through the environment alone
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from jobs.environment import NOTIFY
 from jobs.notify import address_of, is_url
 from launch.console.lines import say
 from launch.runs.places import absolute
+from launch.runs.run import Run
+
+HAD_URL = "notify_had_url"  # in run.json: that there was one
 
 
 def settled(word: str | None, remembered: str | None) -> str | None:
@@ -42,7 +45,18 @@ def settled(word: str | None, remembered: str | None) -> str | None:
     return word if is_url(word) else absolute(word)
 
 
-def hand_on(word: str | None) -> None:
-    """Have the job find it: from here on in the environment, and nowhere else."""
+def hand_on(word: str | None, run: Run) -> None:
+    """
+    Have the job find it: from here on in the environment, and nowhere else.
+
+    Args:
+        word: From `settled`.
+        run: That starts; says so where its last start had a URL that nobody has typed this time.
+    """
     if word is not None:
         os.environ[NOTIFY] = word
+    elif not os.environ.get(NOTIFY) and run.exists() and run.document.get("asked", {}).get(HAD_URL):
+        say(
+            "Note: nobody is notified: a URL that is typed is kept nowhere. Type --notify again, set "
+            f"{NOTIFY}, or let --notify name a file of mode 0600, which the run remembers."
+        )

@@ -15,6 +15,7 @@ from launch.console.lines import say
 from launch.flags.control import Control
 from launch.flags.finetune import Finetune
 from launch.flags.parse import parse_flags
+from launch.runs.commands import run_command
 from launch.runs.control import ask_run, is_training, run_of
 from launch.runs.status import RunStatus
 from launch.training.start import finetune
@@ -42,8 +43,8 @@ def resume(flags: Control) -> int:
         return 0
     if state != "paused":
         raise ConfigError(
-            f"Run {run.name} is not paused: {state}. To have it go on: python launch/finetune.py --run "
-            f"{run.name}"
+            f"Run {run.name} is not paused: {state}. To have it go on: "
+            f"{run_command(run.store, 'finetune')}"
         )
     words = [f"--run={run.name}", f"--checkpoints={run.checkpoints}"]
     words += [f"--runs={run.ledger.url.rpartition('/')[0]}", f"--cluster={_cluster(status)}"]

@@ -23,6 +23,7 @@ from launch.cluster.machine import Machine
 from launch.flags.finetune import Finetune, is_fork
 from launch.flags.slurm import SlurmFlags
 from launch.flags.typed import difference
+from launch.training.notification import HAD_URL
 
 
 class Places(NamedTuple):
@@ -135,7 +136,9 @@ def asked_of(flags: Finetune) -> dict[str, Any]:
     Return what a run asks the cluster for, and its micro-batch if typed: all may change later; and the
     run that it begins with, as typed.
     """
-    return ({"init": flags.init} if is_fork(flags.init) else {}) | {
+    rare: dict[str, Any] = {"init": flags.init} if is_fork(flags.init) else {}
+    rare |= {HAD_URL: True} if is_url(flags.notify or "") else {}
+    return rare | {
         "nodes": flags.nodes,
         "gpus": flags.gpus,
         "spare_nodes": flags.spare_nodes,

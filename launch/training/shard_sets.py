@@ -16,6 +16,7 @@ from instruct_core.storage.documents import load_document
 from instruct_core.storage.store import Store
 from jobs.job_folder import read_outcome
 from launch.cluster.slurm import array_job, running_array
+from launch.console.commands import command
 from launch.console.lines import counted, perhaps
 from launch.runs.places import absolute, reachable
 
@@ -33,10 +34,9 @@ def find_shards(typed: str | None, after: str | None = None) -> str:
     if typed is not None:
         store = Store(absolute(typed))
         if store.is_local and store.local_path("").is_file():
-            raise ConfigError(
-                f"--shards {typed} is a file, and no shard set. Prepare it: python launch/preprocess.py "
-                f"--source {typed} --out shards/{Path(typed).name.split('.')[0]}"
-            )
+            out = f"shards/{Path(typed).name.split('.')[0]}"
+            make = command("preprocess", "--source", typed, "--out", out)
+            raise ConfigError(f"--shards {typed} is a file, and no shard set. Prepare it: {make}")
         with reachable("--shards", typed):
             if not store.exists("manifest.json") and not is_being_made(store, after):
                 raise _not_there(typed, store)

@@ -34,6 +34,7 @@ from launch.flags.array import ArrayFlags
 from launch.flags.finetune import Finetune, check_flags
 from launch.flags.preprocess import Preprocess
 from launch.flags.site import parse_on_site, parse_typed
+from launch.runs.commands import run_command
 from launch.runs.control import who
 from launch.runs.places import absolute, check_url
 from launch.runs.run import Run
@@ -139,7 +140,7 @@ def _is_finished(config: TrainConfig, store: Store, steps: Sequence[int]) -> boo
         return False
     say(
         f"Run {config.run} is finished: step {steps[-1]} of {config.max_steps}. Talk to it: "
-        f"python launch/chat.py --run {config.run}; or go on with a larger --max-steps."
+        f"{run_command(store, 'chat')}; or go on with a larger --max-steps."
     )
     return True
 
@@ -176,7 +177,7 @@ def _start(flags: Finetune, plan: Plan, run: Run, watches: bool) -> int:
     if standing(requests_in(run.store)) is not None:
         ask(run.store, "resume", who())  # or the job would end as soon as it starts
     keep_tokenizer(plan.config.shards, run.store)
-    hand_on(flags.notify)
+    hand_on(flags.notify, run)
     run.store.replace("run.json", dump_document(_document(plan.config, flags)))
     folder = new_job_folder(run.job_parent)
     freeze_code(folder)

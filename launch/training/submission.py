@@ -11,6 +11,7 @@ Where a run is sent: into Slurm's queue, or to this machine. Both are asked the 
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +35,7 @@ from launch.cluster.slurm import SlurmJob, running_array, submit_slurm, test_sub
 from launch.console.lines import EXIT_INTERRUPTED, counted
 from launch.flags.finetune import Finetune
 from launch.flags.site import Site
+from launch.runs.commands import run_command
 from launch.runs.follower import watch, watch_slurm
 from launch.runs.run import Run
 
@@ -145,11 +147,11 @@ class OnSlurm:
         settle(folder)
         lock.close()
         next_step = (
-            f"python launch/logs.py {run.name} -f; save and end it: {job.cancel_command}; go on later: "
-            "the same command again"
+            f"{run_command(run.store, 'logs', '-f')}; save and end it: {job.cancel_command}; go on "
+            "later: the same command again"
         )
         follow = self._flags.follow
-        return Submitted(job, next_step, lambda: watch_slurm(job, run.name) if follow else 0)
+        return Submitted(job, next_step, lambda: watch_slurm(job, run) if follow else 0)
 
     def _resources(self, config: TrainConfig) -> Resources:
         flags = self._flags
@@ -221,8 +223,8 @@ class OnThisMachine:
         job.ledger = run.ledger.url
         lock.name_job(job.pid, folder, job.ledger)
         lock.close()  # the job has inherited it
-        next_step = f"Ctrl-C saves and stops; curves: tensorboard --logdir {run.runs}"
-        return Submitted(job, next_step, lambda: watch(job, run.name))
+        next_step = f"Ctrl-C saves and stops; curves: tensorboard --logdir {shlex.quote(run.runs)}"
+        return Submitted(job, next_step, lambda: watch(job, run))
 
 
 class InThisProcess(OnThisMachine):

@@ -9,6 +9,16 @@ from pathlib import Path
 
 import pytest
 
+from instruct_core.checkpoints.manifest import (
+    FileEntry,
+    Manifest,
+    Progress,
+    model_files,
+    state_name,
+)
+from instruct_core.checkpoints.steps import step_name
+from instruct_core.config import PRESETS
+from instruct_core.storage.documents import seal
 from instruct_core.storage.store import Store
 from jobs.control import Control, Request, Verb, ask, asker, last_step, requests_in, standing
 
@@ -22,6 +32,17 @@ def begin(store: Store, attempt: int = 0, max_steps: int = 10) -> Control:
     """Return what an attempt looks with, which looks only when a test says so."""
     store.replace(f"attempts/{attempt:04d}.json", b"{}")
     return Control(store, attempt, max_steps)
+
+
+def save(store: Store, step: int) -> None:
+    folder = store / step_name(step)
+    names = (*model_files(is_adapter=False), state_name(0, 1))
+    files = [FileEntry(name, 10**9, "0" * 32) for name in names]
+    manifest = Manifest(
+        global_step=step, attempt=0, world_size=1, saved_at=time.time(), model=PRESETS["tiny"],
+        progress=Progress(step, step, step), files=files,
+    )  # fmt: skip
+    folder.replace("manifest.json", seal(manifest.document))
 
 
 def asked(store: Store, *verbs: Verb) -> list[Request]:
@@ -97,6 +118,7 @@ def test_save_that_an_attempt_took_is_not_taken_by_the_next(store: Store) -> Non
     asked(store, "save")
     first._look()
     first.take("save", 3)
+    save(store, 3)
 
     second = begin(store, attempt=1)
     second._look()
@@ -104,12 +126,16 @@ def test_save_that_an_attempt_took_is_not_taken_by_the_next(store: Store) -> Non
     assert not second.wishes().save
 
 
-def test_save_asked_for_while_an_attempt_loads_is_taken_by_it(store: Store) -> None:
-    asked(store, "save")
-    began_at = time.time()
+@pytest.mark.parametrize("has_saved", [True, False])
+def test_save_asked_for_before_an_attempt_looks_is_taken_by_it(
+    has_saved: bool, store: Store
+) -> None:
+    if has_saved:
+        asked(store, "save")
+        save(store, 3)
     asked(store, "save", "save")
 
-    control = Control(store, 0, 10, began_at)
+    control = begin(store)
     wanted = control.wishes().save
     events = control.take("save", 7)
 

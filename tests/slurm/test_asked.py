@@ -38,7 +38,7 @@ def test_run_that_is_paused_gives_its_nodes_back_and_goes_on_when_it_is_resumed(
 
     assert asked.stdout.startswith("Run r saves at its next step, and ends.\n")
     assert " paused " in shown
-    assert "python launch/control.py r resume" in shown
+    assert "launch/control.py r resume" in shown
     assert resumed.returncode == 0, resumed.stderr
     assert len(pair.job_ids) == 2
     assert pair.events("resumed")[1]["step"] == pair.events("paused")[0]["step"]

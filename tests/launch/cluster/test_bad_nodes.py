@@ -109,10 +109,11 @@ def test_status_and_doctor_show_it_and_trust_takes_it_off(tmp_path: Path, folder
 
     [line] = [line for line in shown.stdout.splitlines() if line.startswith("Bad node node1")]
     assert "\\u001b[2Jbold[/red] ↵ next" in line
-    assert line.endswith("again: python launch/doctor.py --trust node1")
+    assert line.endswith("launch/doctor.py --trust node1")
     assert [(bad["node"], bad["num_faults"]) for bad in document["bad_nodes"]] == [("node1", 4)]
     [bad] = [check for check in checks if check["name"] == "bad nodes"]
-    assert (bad["state"], bad["fix"]) == ("note", "Again: python launch/doctor.py --trust node1")
+    assert bad["state"] == "note"
+    assert bad["fix"].endswith("launch/doctor.py --trust node1")
     assert (trusted.returncode, trusted.stdout) == (0, "Node node1: 4 faults forgotten\n")
     assert again.returncode == 2
     assert again.stderr.startswith("error: --trust node1 has nothing to forget")

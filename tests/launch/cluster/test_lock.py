@@ -18,6 +18,7 @@ from launch.cluster.local import LocalJob
 from launch.cluster.lock import Holder, RunLock
 from launch.runs import follower
 from launch.runs.follower import watch
+from launch.runs.run import Run
 
 
 @pytest.fixture
@@ -80,7 +81,7 @@ def test_process_of_the_same_number_elsewhere_or_later_takes_no_signal(
         signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(follower, "time", type("Clock", (), {"sleep": ctrl_c, "monotonic": float}))
-    exit_code = watch(job, "r")
+    exit_code = watch(job, Run.named("r", str(tmp_path)))
     for signum in (signal.SIGTERM, signal.SIGKILL):
         job.warn(signum)
 

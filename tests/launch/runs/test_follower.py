@@ -14,7 +14,12 @@ from launch.cluster.slurm import SlurmJob
 from launch.console.lines import EXIT_FAILED
 from launch.runs import follower
 from launch.runs.follower import watch_slurm
+from launch.runs.run import Run
 from tests.launch.played_slurm import PlayedSlurm
+
+
+def a_run(folder: Path) -> Run:
+    return Run.named("r", str(folder))
 
 
 def test_event_that_this_version_does_not_know_is_shown_as_it_is(
@@ -33,7 +38,7 @@ def test_event_that_this_version_does_not_know_is_shown_as_it_is(
 
     monkeypatch.setattr(SlurmJob, "is_running", ends)
 
-    exit_code = watch_slurm(SlurmJob(tmp_path / "job", str(tmp_path / "r")), "r")
+    exit_code = watch_slurm(SlurmJob(tmp_path / "job", str(tmp_path / "r")), a_run(tmp_path))
 
     said = capsys.readouterr().out.splitlines()
     assert said == ["moved: step 3, to node2", "Going on from step 3"]
@@ -84,7 +89,7 @@ def test_late_line_of_a_lost_attempt_is_told_once_and_hides_nothing(
 
     job.turns = [lambda: job.ledger(1, ("resumed", 2)), ghost_speaks]
 
-    watch_slurm(job.job, "r")
+    watch_slurm(job.job, a_run(tmp_path))
 
     assert capsys.readouterr().out.splitlines() == [
         "Going on from step 2",
@@ -108,7 +113,7 @@ def test_steps_are_told_in_order_and_each_once(
         lambda: job.reach(5),
     ]
 
-    watch_slurm(job.job, "r")
+    watch_slurm(job.job, a_run(tmp_path))
 
     said = [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()]
     assert [line for line in said if line.startswith("Step")] == [
@@ -125,7 +130,20 @@ def test_following_a_job_that_never_starts_ends(
     (tmp_path / "slurm/jobs/1").write_text("JobId=1 JobState=PENDING Reason=None\n")
     slurm.change("1", Reason="DependencyNeverSatisfied")
 
-    exit_code = watch_slurm(SlurmJob(folder, str(tmp_path / "r")), "r")
+    exit_code = watch_slurm(SlurmJob(folder, str(tmp_path / "r")), a_run(tmp_path))
 
     assert exit_code == EXIT_FAILED
     assert "job 1 can never start: what it waits for has failed" in capsys.readouterr().err
+
+
+def test_finished_run_is_talked_to_where_it_lies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = Followed(tmp_path, monkeypatch)
+    job.turns = [lambda: write_progress(job.job.folder, Progress(state="finished"))]
+
+    exit_code = watch_slurm(job.job, Run.named("r", str(tmp_path / "my runs")))
+
+    assert exit_code == 0
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said == f"Talk to it: python launch/chat.py --run r --checkpoints '{tmp_path}/my runs'"
