@@ -227,6 +227,7 @@ KINDS: dict[str, type[Event]] = {
 }  # fmt: skip
 
 
+UNREADABLE = "unreadable"  # kind of a line that is none of ours
 OF_EVERY_LINE = ("utc_seconds", "event", "spent")
 
 

@@ -26,7 +26,7 @@ from instruct_core.converter import structure
 from instruct_core.errors import CorruptFileError
 from instruct_core.events import Event, Saved
 from instruct_core.storage.store import Store
-from jobs.events import Crashed, Unknown, event_of
+from jobs.events import UNREADABLE, Crashed, Unknown, event_of
 
 logger = logging.getLogger(__name__)
 
@@ -146,7 +146,7 @@ def _entry_or_unknown(line: str, attempt: int, where: str, before: list[Entry]) 
         return _entry(line, attempt, where)
     except CorruptFileError as error:
         utc_seconds = before[-1].utc_seconds if before else 0.0
-        return Entry(attempt, utc_seconds, Unknown("unreadable", {"line": str(error)}))
+        return Entry(attempt, utc_seconds, Unknown(UNREADABLE, {"line": str(error)}))
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from instruct_core.events import Event, Saved
 from instruct_core.storage.store import Store
-from jobs.events import ENDS, Crashed, Failed, Requeued, Resumed
+from jobs.events import ENDS, UNREADABLE, Crashed, Failed, Requeued, Resumed, Unknown
 from jobs.ledger import Entry, read_ledger
 
 # What each name means, in the order in which they are shown.
@@ -37,8 +37,9 @@ CAUSES = {
     "ending": "deciding who comes back, after the last save",
     "queued": "in Slurm's queue, or between two starts",
     "stopped": "stopped, until somebody gave the command again",
-    "unknown": "by attempts of a version that did not tell",
+    "unknown": "of which nobody has told",
 }
+UNSEEN_SECONDS, UNSEEN_SHARE = 0.05, 0.01  # of a time, by which what is told of it may fall short
 
 
 class Loss(NamedTuple):
@@ -87,50 +88,75 @@ def receipt_of(
         submitted_at: When it was submitted, UTC seconds, oldest first.
         now: UTC seconds while it goes on; None where it has ended.
     """
-    spent: dict[str, float] = defaultdict(float)
     losses = []
     attempts = _attempts(entries)
-    at = submitted_at[0] if submitted_at else attempts[0].begun_at if attempts else now or 0.0
+    begun_at = submitted_at[0] if submitted_at else attempts[0].begun_at if attempts else now or 0.0
+    line = _Timeline(begun_at, submitted_at)
     for number, attempt in enumerate(attempts):
         following = attempts[number + 1] if number + 1 < len(attempts) else None
-        at = _wait(spent, at, attempt.begun_at, submitted_at)
+        line.wait(attempt.begun_at)
         kept = attempt.kept_up_to(_resumed_at(attempts[number + 1 :]))
         if kept is not None:
-            told = kept.spent or {"unknown": max(0.0, kept.utc_seconds - attempt.begun_at)}
-            for cause, seconds in told.items():
-                spent[cause] += seconds
-            at = max(at, kept.utc_seconds)
-        end = now if following is None and now is not None else attempt.ended_at(following)
-        rest = max(0.0, end - at)
-        at += rest
+            line.share(kept.spent, kept.utc_seconds)
+        goes_on = following is None and now is not None
+        end = now if goes_on and now is not None else attempt.ended_at(following, submitted_at)
         if kept is not None and kept is attempt.own_end:
-            began = at - rest
-            comes = isinstance(kept.event, Requeued) or any(began < s for s in submitted_at)
+            comes = isinstance(kept.event, Requeued) or any(line.at < s for s in submitted_at)
             if following is None and comes:
-                _wait(spent, began, at, submitted_at)
+                line.wait(end)
             else:
-                spent["ending"] += rest
-        elif following is None and now is not None:
-            spent["unsaved"] += rest
-        elif rest:
-            spent["redone"] += rest
+                line.spend("ending", end)
+        elif goes_on:
+            line.spend("unsaved", end)
+        elif rest := line.spend("redone", end):
             losses.append(attempt.loss(rest))
     if not attempts and now is not None:
-        spent["queued"] += max(0.0, now - at)
-    ordered = {cause: spent[cause] for cause in CAUSES if spent[cause] > 0}
-    others = {c: s for c, s in sorted(spent.items()) if c not in CAUSES and s > 0}
+        line.spend("queued", now)
+    ordered = {cause: line.spent[cause] for cause in CAUSES if line.spent[cause] > 0}
+    others = {c: s for c, s in sorted(line.spent.items()) if c not in CAUSES and s > 0}
     return Receipt(ordered | others, losses)
 
 
-def _wait(
-    spent: dict[str, float], since: float, until: float, submitted_at: Sequence[float]
-) -> float:
-    """Add what lies between two attempts, and return when the next one begins."""
-    until = max(since, until)
-    again = next((at for at in submitted_at if since < at < until), since)
-    spent["stopped"] += again - since
-    spent["queued"] += until - again
-    return until
+class _Timeline:
+    """
+    The time from a run's first submission on: what is named is what lies behind, no second twice.
+
+    Args:
+        begun_at: UTC seconds.
+        submitted_at: As `receipt_of`.
+    """
+
+    def __init__(self, begun_at: float, submitted_at: Sequence[float]) -> None:
+        self.at = begun_at
+        self.spent: dict[str, float] = defaultdict(float)
+        self._submitted_at = submitted_at
+
+    def spend(self, cause: str, until: float) -> float:
+        """Give what lies up to a moment to a cause; return how many seconds that are."""
+        seconds = max(0.0, until - self.at)
+        self.spent[cause] += seconds
+        self.at += seconds
+        return seconds
+
+    def wait(self, until: float) -> None:
+        """Name what lies between two attempts: nobody wanted the run, then it was in the queue."""
+        again = next((at for at in self._submitted_at if self.at < at <= until), None)
+        if again is not None:
+            self.spend("stopped", again)
+        self.spend("queued", until)
+
+    def share(self, told: Mapping[str, float], until: float) -> None:
+        """Name what lies up to a moment as an attempt has told of itself, by a clock of its own."""
+        span, told_seconds = max(0.0, until - self.at), sum(told.values())
+        # A clock may have been set meanwhile, or the time before is that of another host's.
+        is_whole = bool(told) and told_seconds > span - max(UNSEEN_SECONDS, UNSEEN_SHARE * span)
+        scale = span / told_seconds if is_whole and told_seconds else 1.0
+        for cause, seconds in told.items():
+            self.spend(cause, self.at + seconds * scale)
+        if is_whole:
+            self.at = max(self.at, until)  # but for the last digits
+        else:
+            self.spend("unknown", until)
 
 
 def by_attempt(entries: Iterable[Entry]) -> dict[int, list[Entry]]:
@@ -167,11 +193,19 @@ class _Attempt(NamedTuple):
         kept = [e for e in saves if resumed_at is None or e.event.facts["step"] <= resumed_at]
         return kept[-1] if kept else None
 
-    def ended_at(self, following: _Attempt | None) -> float:
-        """Return when it ended; one that nobody saw end, when the next one began."""
-        last = self.entries[-1]
-        seen = isinstance(last.event, (Crashed, Failed, *ENDS))
-        return last.utc_seconds if seen or following is None else following.begun_at
+    def ended_at(self, following: _Attempt | None, submitted_at: Sequence[float]) -> float:
+        """
+        Return when it ended.
+
+        One that nobody saw end did when somebody submitted the run again, or else when the next began.
+        """
+        last_word = max(entry.utc_seconds for entry in self.entries)
+        if following is None:
+            return last_word
+        if any(isinstance(entry.event, (Crashed, Failed, *ENDS)) for entry in self.entries):
+            return min(last_word, following.begun_at)
+        again = (at for at in submitted_at if last_word < at < following.begun_at)
+        return next(again, following.begun_at)
 
     def loss(self, seconds: float) -> Loss:
         """Return what it lost, and why if somebody saw it."""
@@ -189,7 +223,9 @@ def _resumed_at(attempts: Sequence[_Attempt]) -> int | None:
 def _attempts(entries: Sequence[Entry]) -> list[_Attempt]:
     """Return the attempts, each with the lines that it wrote itself, in the order of their beginnings."""
     # What the next attempt wrote for one that was killed has another clock, and no sheet of its own.
+    # A line that nobody can read has no time.
     own = [e for e in entries if not (isinstance(e.event, Saved) and e.event.seconds is None)]
+    own = [e for e in own if not (isinstance(e.event, Unknown) and e.event.kind == UNREADABLE)]
     return [_Attempt(lines) for lines in by_attempt(own).values()]
 
 
