@@ -55,14 +55,14 @@ def check_disk(place: str, folder: Path) -> list[Finding]:
         folder: What it means, absolute; it need not be there.
     """
     there = nearest_folder(folder)
+    room = _room(there)
+    if room.state == "would fail":
+        return [room]
     try:
-        check_folder("--checkpoints", place, folder, CHECKPOINT_BYTES)
+        check_folder("--checkpoints", place, folder, num_bytes=0)
     except (ConfigError, OSError) as error:
         return [refused("checkpoints", error, ELSEWHERE)]
-    files = _files(there)
-    if files.state == "would fail":
-        return [files]
-    return [ok("checkpoints", f"{place} can be written"), files, *try_out(there)]
+    return [ok("checkpoints", f"{place} can be written"), room, *try_out(there)]
 
 
 def try_out(there: Path) -> list[Finding]:
@@ -70,15 +70,21 @@ def try_out(there: Path) -> list[Finding]:
     return [_links(there), _locks(there), _clock(there)]
 
 
-def _files(there: Path) -> Finding:
-    free = Disk(there).free()
+def _room(there: Path) -> Finding:
+    try:
+        free = Disk(there).free()
+    except OSError:  # whoever tries to write there says more
+        free = None
     if free is None:
         return note("room", f"the disk of {there} does not tell how much is free")
+    left = f"{free.num_bytes / 1e9:,.1f} GB free"
     needed = f"a checkpoint of {MODEL} needs {CHECKPOINT_BYTES / 1e9:.1f} GB"
+    if free.num_bytes < CHECKPOINT_BYTES:
+        return fails("room", f"{left} in {there}, and {needed}", "Make room, or give another place")
     if free.num_files is not None and free.num_files < FILES_OF_A_RUN:
         found = f"{counted(free.num_files, 'file')} can still be made in {there} (inodes)"
         return fails("room", found, f"Make room for {FILES_OF_A_RUN:,}, or give another place")
-    return ok("room", f"{free.num_bytes / 1e9:,.1f} GB free; {needed}")
+    return ok("room", f"{left}; {needed}")
 
 
 def _links(there: Path) -> Finding:

@@ -114,6 +114,9 @@ def _limits(offer: Offer) -> Finding:
     found = f"{offer.partition}: {nodes} of {each}, {limits}"
     if facts.get("State") == "DOWN":
         return note("partition", f"{found}; it is DOWN", "Jobs wait until it is up")
+    if not any(node.is_up for node in offer.nodes):
+        why = "Jobs wait until one is; sinfo -R says why"
+        return note("partition", f"{found}; none of them is up", why)
     return ok("partition", found)
 
 
@@ -174,7 +177,10 @@ def _warning(config: Mapping[str, str]) -> Finding:
     parameters = " ".join(config.get(f"{name}Parameters", "") for name in ("Slurmctld", "Preempt"))
     if "send_user_signal" in parameters:
         return ok("warning", "preempt_send_user_signal is set")
-    return note("warning", "preempt_send_user_signal is not set: TERM serves as the warning")
+    found = "preempt_send_user_signal is not set: TERM serves as the warning"
+    return note(
+        "warning", found, f"{ASK_ADMINISTRATOR} SlurmctldParameters=preempt_send_user_signal"
+    )
 
 
 def check_cluster(config: Mapping[str, str]) -> list[Finding]:

@@ -22,7 +22,7 @@ esac
 """
 NODE = (
     "NodeName=node{number} CPUEfctv=8 CPUTot=8 AvailableFeatures=(null) Gres={gres} RealMemory=64000 "
-    "Partitions=low,high State=IDLE NodeHostName={host}"
+    "Partitions={inside} State={state} NodeHostName={host}"
 )
 
 
@@ -58,6 +58,8 @@ class PlayedSlurm:
         }
         self.gres = "gpu:4"
         self.host = socket.gethostname()
+        self.inside, self.state = "low,high", "IDLE"  # of the nodes
+        self.file_system = "nfs4"  # of all folders, for nodes that are other machines
         self.sbatch = "echo 'sbatch: Job 7 to start at 2026-11-28T05:52:22 using 1 processors' >&2"
         self.scontrol = SCONTROL.format(folder=folder)
 
@@ -69,7 +71,7 @@ class PlayedSlurm:
         words = " ".join(f"{key}={value}" for key, value in self.partition.items())
         other = "PartitionName=high Default=NO PreemptMode=OFF State=UP MaxTime=UNLIMITED"
         (self._folder / "partitions").write_text(f"{words}\n{other}\n")
-        facts = {"gres": self.gres, "host": self.host}
+        facts = {"gres": self.gres, "host": self.host, "inside": self.inside, "state": self.state}
         nodes = [NODE.format(number=number, **facts) for number in range(1, 5)]
         (self._folder / "nodes").write_text("\n".join(nodes) + "\n")
         for name, script in (

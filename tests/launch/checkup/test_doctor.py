@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -68,8 +69,16 @@ class Machine:
     def cannot_read_the_merges(self) -> None:
         self.patch(environment, "merges_path", lambda: Path("gone.bpe"))
 
+    def has_no_data(self) -> None:
+        Path("shards/mine/manifest.json").unlink()
+        self.patch(environment, "find_spec", lambda _: None)
+
 
 BROKEN: dict[str, tuple[str, str, Callable[[Machine], None]]] = {
+    "old Python": (
+        "python", "3.11", lambda m: m.patch(environment, "OLDEST_PYTHON", (9, 9))
+    ),
+    "no data": ("data", "no shards here, and builtin lacks", Machine.has_no_data),
     "torch sees fewer GPUs than the driver": (
         "torch", "torch 2.13.0+cpu, for CPUs only, can use 0 of the 4 GPUs",
         lambda m: m.torch_says(Torch("2.13.0+cpu", None, 0)),
@@ -84,9 +93,9 @@ BROKEN: dict[str, tuple[str, str, Callable[[Machine], None]]] = {
         lambda m: m.patch(environment, "resource", limits(64, 153)),
     ),
     "full disk": (
-        "checkpoints", "a checkpoint needs 1,5", lambda m: m.disk_has(Free(10**6, 10**6))
+        "room", "0.0 GB free in", lambda m: m.disk_has(Free(10**6, 10**6))
     ),
-    "no inodes": ("checkpoints", "no file can be made", lambda m: m.disk_has(Free(10**12, 0))),
+    "no inodes": ("room", "0 files can still be made", lambda m: m.disk_has(Free(10**12, 0))),
     "few inodes": ("room", "12 files can still be made", lambda m: m.disk_has(Free(10**12, 12))),
     "no hard links": (
         "links", "refuses a hard link: Operation not", lambda m: m.disk_refuses("links", errno.EPERM)
@@ -127,6 +136,10 @@ def test_what_is_broken_on_a_machine_is_the_one_red_line(
     assert doctor.doctor(machine.flags) == 1
     [line] = [li for li in capsys.readouterr().out.splitlines() if li.startswith("would fail ")]
     assert red.fix in line
+    assert doctor.doctor(replace(machine.flags, json=True)) == 1
+    document = json.loads(capsys.readouterr().out)
+    assert not document["ok"]
+    assert [c["name"] for c in document["checks"] if c["state"] == "would fail"] == [name]
     assert sorted(path.name for path in desk.iterdir()) == ["shards"]
 
 

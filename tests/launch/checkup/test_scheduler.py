@@ -8,17 +8,19 @@ from pathlib import Path
 import pytest
 
 from instruct_core.errors import ConfigError
-from launch.checkup import doctor, environment, scheduler
+from launch.checkup import doctor, environment, scheduler, shared
 from launch.checkup.finding import Finding
 from launch.cluster.machine import NO_CLUSTER
 from launch.flags.doctor import Doctor
 from launch.flags.slurm import SlurmFlags
 from tests.launch.checkup.conftest import failed, limits
 from tests.launch.checkup.played_slurm import PlayedSlurm
+from tests.launch.checkup.test_doctor import BROKEN
 
 
 def look_at(slurm: PlayedSlurm, monkeypatch: pytest.MonkeyPatch, flags: Doctor) -> list[Finding]:
     monkeypatch.setenv("PATH", f"{slurm.path()}:/usr/bin:/bin")
+    monkeypatch.setattr(shared, "file_system", lambda *_: slurm.file_system)
     return doctor.look(flags).findings
 
 
@@ -50,6 +52,15 @@ def set_client(name: str, script: str) -> Callable[[PlayedSlurm], None]:
 
 REFUSES = "echo 'sbatch: error: Batch job submission failed: Invalid account' >&2; exit 1"
 AWAY = "echo 'slurm_load_ctl_conf error: Unable to contact slurm controller' >&2; exit 1"
+DENIED = "echo 'slurm_load_ctl_conf error: Access/permission denied' >&2; exit 1"
+
+
+def in_memory(slurm: PlayedSlurm) -> None:
+    """Have other machines for nodes, and all folders here in this one's memory."""
+    slurm.host = "elsewhere"
+    slurm.file_system = "tmpfs"
+
+
 RED_ON_SLURM = {
     "controller away": ("slurm", "Unable to contact", set_client("scontrol", AWAY)),
     "no rights": ("sbatch", "Invalid account", set_client("sbatch", REFUSES)),
@@ -60,12 +71,18 @@ RED_ON_SLURM = {
     ),
     "no time before a kill": ("kill wait", "0 s", set_config(KillWait="0 sec")),
     "no arrays": ("arrays", "MaxArraySize is 1", set_config(MaxArraySize="1")),
+    "no rights to ask": ("slurm", "denied", set_client("scontrol", DENIED)),
+    "no node that is up": ("partition", "has no", lambda slurm: setattr(slurm, "inside", "gone")),
+    "code in this machine's memory": ("shared disk", "only this machine has", in_memory),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("what", RED_ON_SLURM)
 def test_what_is_broken_on_a_cluster_is_the_one_red_line(
-    what: str, slurm: PlayedSlurm, monkeypatch: pytest.MonkeyPatch
+    what: str,
+    slurm: PlayedSlurm,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     name, found, breaks = RED_ON_SLURM[what]
     breaks(slurm)
@@ -76,28 +93,53 @@ def test_what_is_broken_on_a_cluster_is_the_one_red_line(
     assert red.name == name
     assert found in red.found
     assert red.fix
+    assert doctor.doctor(Doctor()) == 1
+    [line] = [li for li in capsys.readouterr().out.splitlines() if li.startswith("would fail ")]
+    assert line.split()[2:][: len(name.split())] == name.split()
+    assert red.fix in line
 
 
 NOTED_ON_SLURM = {
-    "job asks for its requeue": ("requeue", set_config(JobRequeue="0")),
-    "TERM is the warning": ("warning", set_config(SlurmctldParameters="(null)")),
-    "no grace time": ("grace time", set_partition(GraceTime="0")),
-    "preempted jobs are cancelled": ("preemption", set_partition(PreemptMode="CANCEL")),
-    "partition down": ("partition", set_partition(State="DOWN")),
-    "too few files for all nodes": ("open files", lambda slurm: setattr(slurm, "gres", "gpu:4000")),
-}
+    "job asks for its requeue": ("requeue", "JobRequeue=1", set_config(JobRequeue="0")),
+    "TERM is the warning": (
+        "warning", "preempt_send_user_signal", set_config(SlurmctldParameters="(null)"),
+    ),
+    "no grace time": ("grace time", "one that a step", set_partition(GraceTime="0")),
+    "preempted jobs are cancelled": (
+        "preemption", "PreemptMode=REQUEUE", set_partition(PreemptMode="CANCEL"),
+    ),
+    "all nodes down": ("partition", "sinfo -R", lambda slurm: setattr(slurm, "state", "IDLE+DRAIN")),
+    "partition down": ("partition", "wait until it is up", set_partition(State="DOWN")),
+    "too few files for all nodes": (
+        "open files", "raise the hard limit", lambda slurm: setattr(slurm, "gres", "gpu:4000"),
+    ),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("what", NOTED_ON_SLURM)
 def test_what_a_run_outlives_is_noted(
     what: str, slurm: PlayedSlurm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    name, breaks = NOTED_ON_SLURM[what]
+    name, fix, breaks = NOTED_ON_SLURM[what]
     breaks(slurm)
 
     findings = look_at(slurm, monkeypatch, Doctor())
 
-    assert [(f.name, f.state) for f in findings if f.state != "ok"] == [(name, "note")]
+    [noted] = [finding for finding in findings if finding.state != "ok"]
+    assert (noted.name, noted.state) == (name, "note")
+    assert fix in noted.fix
+    assert doctor.doctor(Doctor()) == 0
+
+
+def test_every_line_of_a_cluster_is_one_that_a_test_has_seen_change(
+    slurm: PlayedSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = {finding.name for finding in look_at(slurm, monkeypatch, Doctor())}
+
+    seen = {
+        name for name, *_ in (*BROKEN.values(), *RED_ON_SLURM.values(), *NOTED_ON_SLURM.values())
+    }
+    assert lines - {"checkpoints", "job folder"} <= seen, "those two break in tests of their own"
 
 
 def test_limit_of_open_files_counts_where_jobs_take_it_over(
