@@ -128,9 +128,9 @@ def _open_saves(store: Store, requests: Sequence[Request]) -> list[Request]:
 
 def _saved_at(store: Store) -> float:
     """Return when a run saved last, UTC seconds; -1 where it has not."""
-    for step in committed_newest_first(store):
+    for step, folder in committed_newest_first(store):
         with contextlib.suppress(CorruptFileError, FileNotFoundError):  # loading says what it is
-            return read_manifest(store, step).saved_at
+            return read_manifest(store, step, folder).saved_at
     return -1.0
 
 

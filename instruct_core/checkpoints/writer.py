@@ -98,9 +98,7 @@ class Checkpoints:
         self.retention = Retention(self._place)
         self._hashed = Ours(-1, "", [])
         self._num_saves = 0  # that this attempt has begun
-        self._may_count = (
-            False  # the manifest of this save was asked for: somebody may have found it
-        )
+        self._may_count = False  # whether the manifest of this save was asked for: it may be there
         self._staging = Staging()
         self._group: Any = None
 
@@ -245,7 +243,7 @@ class Checkpoints:
         self.retention.forget(step)
         if (
             self._place.is_local
-        ):  # elsewhere nobody is: what others have left goes once ours is committed
+        ):  # elsewhere nobody's is: what others left goes once ours is committed
             clear_step(self._place, step, self.attempt)
         return False
 
