@@ -20,6 +20,7 @@ import submitit
 
 from instruct_core.config import TrainConfig
 from jobs.job_folder import failure_report, job_folder
+from jobs.survival.exclusion import exclude_anew
 from jobs.survival.stop_signal import StopSignal
 
 logger = logging.getLogger(__name__)
@@ -63,6 +64,10 @@ def _hand_over(stop: StopSignal) -> NoReturn:
     """Have submitit requeue the job; where Slurm refuses, the batch script knows what to do."""
     try:
         stop.hand_over()
+    except SystemExit:  # rank 0 has requeued it
+        if submitit.JobEnvironment().cluster == "slurm":
+            exclude_anew()
+        raise
     except (subprocess.SubprocessError, OSError) as error:  # or the disk is full
         logger.warning("Slurm did not requeue the job: %s", error)
         sys.exit(1)

@@ -218,8 +218,9 @@ def _chain_follow_up(job: JobRecord, bad_node: str) -> None:
     options = [f"--dependency=afterany:{own_job_id()}"]
     if task := os.environ.get("SLURM_ARRAY_TASK_ID"):
         options.append(f"--array={task}")
-    if names := nodes_to_exclude(job, bad_node):
-        options.append(f"--exclude={names}")
+    names = nodes_to_exclude(job, bad_node)
+    if names != job.excluded_nodes or names:
+        options.append(f"--exclude={names}")  # counts more than what stands in the script
     job_id = queue(script, *options)
     settle(script.parent)
     logger.warning("This cluster may not requeue the job, so job %s follows it", job_id)

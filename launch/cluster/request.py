@@ -257,6 +257,7 @@ def resources_of(
         gpu_type=flags.gpu_type,
         constraint=flags.constraint,
         exclude=",".join(filter(None, (flags.exclude, *request.left_out))) or None,
+        bad_nodes=request.left_out,
         clusters=os.environ.get(CLUSTERS),
         sbatch=flags.sbatch,
         setup=flags.setup,

@@ -32,6 +32,7 @@ from jobs.job_folder import (
     TOLD_TO_END,
 )
 from jobs.survival.comeback import FOLLOWED, STARTS_HERE
+from jobs.survival.exclusion import BAD_AT_LAUNCH
 from launch.cluster.bad_nodes import record
 from launch.cluster.container import Container
 from launch.cluster.frozen_code import CODE
@@ -43,6 +44,9 @@ TERM_IS_NOTED = (  # a warning ends the ranks at most, not the script
 )
 WITHOUT = (
     "--exclude=left-out"  # stands for the nodes that the ranks do without, known on the node only
+)
+NO_START = (
+    "=== not started: this job has finished, and Slurm or somebody has requeued it"  # in the log
 )
 COMEBACK_PAUSE_SECONDS = 30  # before what brings a job back is tried again
 
@@ -65,6 +69,7 @@ class Resources:
     gpu_type: str | None = None
     constraint: str | None = None
     exclude: str | None = None
+    bad_nodes: tuple[str, ...] = ()  # those of them that are excluded as long as they are bad
     clusters: str | None = None
     sbatch: tuple[str, ...] = ()  # more options, as launch/flags/sbatch.py reads them
     setup: tuple[str, ...] = ()  # lines of shell, before the ranks
@@ -180,9 +185,15 @@ def _before(folder: Path, resources: Resources) -> list[str]:
         f"export PYTHONPATH={place}/{CODE}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONSAFEPATH=1",
         f"export {FOLDER}={place}{task if is_array else ''} {LOG}={place}/{job}_0_log.out",
         f"export {SCRIPT}={place}/{script_name(resources)} {LEAD}={resources.lead_seconds}",
-        f"export {BAD_NODES}={shlex.quote(str(record() or ''))}",
+        f"export {BAD_NODES}={shlex.quote(str(record() or ''))} "
+        f"{BAD_AT_LAUNCH}={','.join(resources.bad_nodes)}",
         *(f"export {name}=${{{name}:-{value}}}" for name, value in THREADS.items()),
         "number=$(printf %010d-%04d $SLURM_JOB_ID ${SLURM_RESTART_COUNT:-0})",
+        # A run that has finished has nothing to do in another start: Slurm 24.11 starts a job that was
+        # preempted in its grace time once more when it ends well.
+        f'if grep -qs \'"state": "finished"\' "${FOLDER}/progress-${{number%-*}}"-*.json; then',
+        f'  echo "{NO_START}"; exit 0',
+        "fi",
         f"export {SPARE_NODES}={resources.spare_nodes} "
         f"{LEFT_OUT}_FILE=${FOLDER}/left-out-$number {LEFT_OUT}=",
         f"job={place}/{pickle_name(resources)} mine={place}/{job}_submitted.pkl",

@@ -136,8 +136,11 @@ class RunStatus:
             return f"{said}, ending{where}" if said in ENDED else f"training{where}"
         if self.slurm is not None and self.slurm.is_running():
             state = self.slurm.state()
-            # A job that has said its last word needs nobody else's.
-            return said if state == UNKNOWN and said in ENDED else state
+            # A job that has said its last word needs nobody else's, and Slurm may start one that has
+            # finished once more, for nothing.
+            if said in ENDED and state == UNKNOWN:
+                return said
+            return said if said == "finished" and state.startswith("PENDING") else state
         return self._state_at_rest(said)
 
     def _state_at_rest(self, said: str | None) -> str:
@@ -213,7 +216,8 @@ class RunStatus:
         """Return what its job's state means, and what to do about it."""
         records = self.records()
         active = [record for record in records if record.is_active]
-        if not active and self.progress().state in ENDED:
+        said = self.progress().state
+        if (said in ENDED and not active) or (said == "finished" and self.state() == said):
             return []  # it has said its last word
         return [note for record in active or records[-1:] for note in notes_on(record)]
 

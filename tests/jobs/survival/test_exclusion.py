@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from jobs.bad_nodes import bad_nodes, blame
+from jobs.bad_nodes import DAY, BadNode, bad_nodes, blame
 from jobs.job_folder import Progress, write_progress
+from jobs.survival import exclusion
 from jobs.survival.comeback import decide_comeback
+from jobs.survival.exclusion import exclude_anew
 from tests.jobs.survival.conftest import Batch
 
 
@@ -86,6 +91,74 @@ def test_bad_node_is_kept_where_too_few_others_are_up(
     decide_comeback()
 
     assert batch.asked()[1:] == ["scontrol update JobId=7 ExcNodeList=node1"]
+
+
+def test_node_whose_day_is_over_comes_back_and_what_a_person_excluded_does_not(
+    batch: Batch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("INSTRUCT_BAD_NODES", str(tmp_path / "bad"))
+    monkeypatch.setenv("INSTRUCT_BAD_AT_LAUNCH", "node1,node3")  # when it was launched
+    blame("node3", "check", "a product is wrong", "other")  # and today again
+    batch.slurm_facts = "ExcNodeList=node1,node3,node9"
+    batch.slurm()
+
+    exclude_anew()
+
+    assert batch.asked() == ["scontrol update JobId=7 ExcNodeList=node3,node9"]
+
+
+def test_node_that_failed_twice_is_given_back_after_a_day(
+    batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crash_twice_on_node2(batch)
+    batch.slurm_facts = "ExcNodeList=node2"
+    batch.slurm()
+    (batch.folder / "asked").unlink()
+
+    exclude_anew()
+    before = batch.asked()
+    days = time.time() + 1.01 * DAY
+    monkeypatch.setattr(exclusion, "time", SimpleNamespace(time=lambda: days))
+    exclude_anew()
+
+    assert before == []
+    assert batch.asked() == ["scontrol update JobId=7 ExcNodeList="]
+
+
+def test_follow_up_gets_back_a_node_that_stands_in_the_script(
+    batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("INSTRUCT_BAD_AT_LAUNCH", "node3")
+    batch.slurm_facts = "Requeue=0 ExcNodeList=node3"
+    batch.slurm()
+    write_progress(batch.folder, Progress(state="requeued", committed=5))
+
+    decide_comeback()
+
+    assert "--exclude= " in batch.asked()[-1]
+
+
+def test_nothing_is_asked_of_slurm_where_no_node_was_ever_bad(batch: Batch) -> None:
+    exclude_anew()
+
+    assert not (batch.folder / "asked").exists()
+
+
+def test_nodes_stay_excluded_where_nobody_can_tell_which_are_bad(
+    batch: Batch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreadable(folder: Path, cluster: str) -> list[BadNode]:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(exclusion, "bad_nodes", unreadable)
+    monkeypatch.setenv("INSTRUCT_BAD_NODES", str(tmp_path))
+    monkeypatch.setenv("INSTRUCT_BAD_AT_LAUNCH", "node1")
+    batch.slurm_facts = "ExcNodeList=node1"
+    batch.slurm()
+
+    exclude_anew()
+
+    assert batch.asked() == []
 
 
 def crash_twice_on_node2(batch: Batch) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from jobs.job_folder import place_of
+from jobs.job_folder import Progress, place_of, write_progress
 from launch.cluster import script as module
 from launch.cluster.container import Container
 from launch.cluster.script import Resources, batch_script
@@ -79,6 +79,24 @@ def test_job_that_ended_well_needs_nobody(node: Node) -> None:
     assert node.starts().wait(timeout=HANGS_SECONDS) == 0
 
     assert node.comebacks() == []
+
+
+@pytest.mark.parametrize(("state", "code"), [("finished", 0), ("running", 3), ("requeued", 3)])
+def test_job_that_has_finished_is_not_started_once_more(
+    node: Node, monkeypatch: pytest.MonkeyPatch, state: str, code: int
+) -> None:
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
+    monkeypatch.setenv("INSTRUCT_JOB", str(node.folder))
+    for start, word in {"0000000007-0001": state, "0000000006-0004": "finished"}.items():
+        monkeypatch.setenv("INSTRUCT_START", start)
+        write_progress(node.folder, Progress(state=word))
+
+    started = node.starts(subprocess.PIPE)
+
+    said = started.communicate(timeout=HANGS_SECONDS)[0].decode()
+    assert started.returncode == code
+    assert said.startswith("=== not started" if code == 0 else "=== start 0000000007-0002")
+    assert (node.folder / "asked").exists() == (code != 0)
 
 
 def test_term_before_the_ranks_listen_does_not_end_the_script(node: Node) -> None:
