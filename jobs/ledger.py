@@ -118,6 +118,11 @@ def read_ledger(store: Store) -> list[Entry]:
     return [entry for name in _files_of(store) for entry in _read_file(store, name)]
 
 
+def has_ledger(store: Store) -> bool:
+    """Return True if an attempt has written anything down there."""
+    return bool(_files_of(store))
+
+
 def read_newest(store: Store) -> list[Entry]:
     """Return the events from the newest attempt back to the one that saved last; as `read_ledger`."""
     entries: list[Entry] = []

@@ -241,7 +241,8 @@ class Checkpoints:
             mark_committed(self._place, step)  # its commit may have been done, and not been told so
             return True
         self.retention.forget(step)
-        if self._place.is_local:  # elsewhere none is, and what others left goes once ours is committed
+        # Elsewhere none is in the way, and what others left goes once ours is committed.
+        if self._place.is_local:
             clear_step(self._place, step, self.attempt)
         return False
 

@@ -17,13 +17,15 @@ from dataclasses import replace
 
 from instruct_core.errors import ConfigError, InstructError, SlurmError
 from jobs.control import Verb, ask, last_step, requests_in
+from jobs.ledger import has_ledger
 from launch.cluster.frozen_code import CODE
+from launch.cluster.job_folder import job_folders
 from launch.cluster.lock import RunLock
 from launch.cluster.slurm import SlurmJob
 from launch.console.lines import say
 from launch.flags.control import Control
 from launch.runs.commands import run_command
-from launch.runs.places import absolute
+from launch.runs.places import absolute, reachable
 from launch.runs.run import Run
 from launch.runs.status import RunStatus
 
@@ -51,9 +53,26 @@ def control(flags: Control) -> int:
 
 
 def run_of(flags: Control) -> Run:
-    """Return the run that was named; raises as `Run.find`."""
+    """
+    Return the run that was named.
+
+    Raises:
+        ConfigError: As `Run.find`; or --runs has nothing of it, so that what lies there under its name is
+            somebody else's.
+        MissingError: As `Run.find`.
+    """
     run = Run.find(flags.run, flags.checkpoints)
-    return run if flags.runs is None else replace(run, runs=absolute(flags.runs))
+    if flags.runs is None:
+        return run
+    run = replace(run, runs=absolute(flags.runs))
+    with reachable("--runs", flags.runs):
+        is_its_own = has_ledger(run.ledger) or bool(job_folders(run.job_parent))
+    if not is_its_own:
+        raise ConfigError(
+            f"--runs {flags.runs} has nothing of run {run.name}: no ledger and no job in "
+            f"{run.ledger.url}. Leave it out, and what the run's own settings say is taken."
+        )
+    return run
 
 
 def who() -> str:

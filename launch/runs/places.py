@@ -10,6 +10,7 @@ not a failed job tomorrow.
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,9 +29,23 @@ CREDENTIALS = (
 )
 
 
+# A URL whose bucket is missing: without its slashes it would be a folder here.
+HALF_URL = re.compile(r"[\w+.-]*:/*|(?!file:|local:|memory:)[\w+.-]*:///.*")
+
+
 def absolute(place: str) -> str:
-    """Return a path as an absolute one, a URL as it is; raises ConfigError for the home of nobody."""
+    """Return a path as an absolute one, a URL as it is; raises ConfigError for what is neither."""
+    refuse_half_url(place)
     return place if "://" in place else str(real_path(place))
+
+
+def refuse_half_url(place: str) -> None:
+    """Refuse a URL that names no bucket, as one with an empty variable in it; raises ConfigError."""
+    if HALF_URL.fullmatch(place):
+        raise ConfigError(
+            f"Place {place} cannot be used: it names no bucket. Write it as in s3://bucket/folder; a "
+            "variable in it may be empty."
+        )
 
 
 @contextmanager
@@ -70,6 +85,7 @@ def try_url(flag: str, place: str, writes: bool) -> bool:
     Raises:
         ConfigError: Names the flag, the place and what the store answered.
     """
+    refuse_half_url(place)
     store = Store(place)
     if store.is_local:
         return True

@@ -101,7 +101,7 @@ FINETUNE = {
     f"{BASE} --checkpoints memory://x": "memory ends with its process",
     f"{BASE} --checkpoints ~nobody-here/x": "nobody knows the home folder that ~ stands for",
     f"{BASE} --checkpoints circle/x": "circle/x/new/removed.json cannot be used: Too many levels",
-    f"{BASE} --runs circle/x": "circle/x: Too many levels of symbolic links. Give another place",
+    f"{BASE} --runs circle/x": "circle/x/new: Too many levels of symbolic links. Give another place",
     f"{BASE} --notify ~nobody-here/x": "nobody knows the home folder that ~ stands for",
     f"{BASE} --dropout 1": "--dropout must be from 0 up to but not including 1, got 1.0",
     f"{BASE} --learning-rate -1": "--learning-rate must be more than 0 and at most 1",
@@ -123,6 +123,8 @@ FINETUNE = {
     f"{BASE} --shards nomanifest": "Shards nomanifest are not there or not finished",
     f"{BASE} --shards gone": "Shards gone are not there or not finished",
     f"{BASE} --checkpoints s4://x": "Place s4://x cannot be used: Protocol not known: s4",
+    f"{BASE} --checkpoints s3://": "Place s3:// cannot be used: it names no bucket",
+    f"{BASE} --runs gs:///runs": "Place gs:///runs cannot be used: it names no bucket",
     f"{BASE} --micro-batch-size 100000000": "need about",
     f"{BASE} --loss-on prompt": "--loss-on takes one of 'auto', 'all', 'response', got prompt",
     f"{BASE} --learning-rte 3": "There is no flag --learning-rte. Perhaps you meant --learning-rate",
@@ -170,10 +172,12 @@ GENERATE = {
     "--run t --source questions.jsonl --out good.jsonl": "--out good.jsonl is there",
     "--run t --source questions.jsonl --out file/a.jsonl": "file",
     "--run t --source questions.jsonl --out s4://x/a.jsonl": "Protocol not known: s4",
+    "--run t --source questions.jsonl --out s3://a.jsonl": "Place s3:/ cannot be used: it names no",
 }
 DOCTOR = {
     "--checkpoints s4://x": "Place s4://x cannot be used: Protocol not known: s4",
     "--checkpoints s3://me:secret@x": "Place s3://... carries a password",
+    "--checkpoints s3://": "Place s3:// cannot be used: it names no bucket",
     "--checkpoint c": "There is no flag --checkpoint. Perhaps you meant --checkpoints",
     "--json=yes": "--json takes no value, got yes",
     "here": "No flag takes the word here",
@@ -186,6 +190,7 @@ REPORT = {
     "t --out circle/page.html": "circle: Too many levels of symbolic links. Give another place",
     "t --out folder/": "--out must name a file, got folder/",
     "t --out file/page.html": "file: Not a directory. Give another place",
+    "t --out s3://page.html": "Place s3: cannot be used: it names no bucket",
     "t --out s4://x/page.html": "Place s4://x cannot be used: Protocol not known: s4",
     "t --output page.html": "There is no flag --output",
 }

@@ -7,6 +7,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -247,3 +248,19 @@ def test_name_that_is_taken_is_refused(run: Run, tmp_path: Path) -> None:
         rename(told(run, "rename", "q"))
 
     assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize("verb", ["remove", "rename"])
+def test_folder_of_the_runs_name_that_is_no_ledger_stays(
+    run: Run, verb: Verb, tmp_path: Path
+) -> None:
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / "thesis.tex").write_text("mine")
+    before = snapshot(tmp_path)
+    flags = replace(told(run, verb, "s" if verb == "rename" else None), runs=str(tmp_path))
+
+    with pytest.raises(ConfigError, match=f"--runs {tmp_path} has nothing of run r: no ledger"):
+        {"remove": remove, "rename": rename}[verb](flags)
+
+    assert snapshot(tmp_path) == before
+    assert remove(replace(told(run, "remove"), runs=str(tmp_path / "runs_instruct"))) == 0
