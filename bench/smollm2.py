@@ -19,6 +19,7 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +76,8 @@ def parse_flags() -> argparse.Namespace:
     flags = parser(__doc__)
     add = flags.add_argument
     add("--place", type=Path, default=PLACE, help="the model, its shards and the runs")
-    add("--val-rows", type=int, default=48, help="rows that nobody trains on")
-    add("--steps", type=int, default=40, help="optimizer steps of each run")
+    add("--val-rows", type=int, default=32, help="rows that nobody trains on")
+    add("--steps", type=int, default=24, help="optimizer steps of each run")
     add("--seq-len", type=int, default=128, help="tokens of a sequence")
     add("--tokens-per-step", type=int, default=256, help="of an optimizer step")
     add("--micro-batch-size", type=int, default=2, help="sequences of a forward")
@@ -94,16 +95,20 @@ def train(kept: Path, own: str, folder: Path, places: str, flags: argparse.Names
     run("evaluate", f"--run {kept.name} {places} --rows 1 --max-new-tokens 16 --out {kept}")
 
 
-def run(verb: str, arguments: str, capture: bool = False) -> str:
-    """Type a command; return what it printed, where that is captured."""
+def run(verb: str, arguments: str, on_line: Callable[[str], None] | None = None) -> None:
+    """Type a command; what it prints is given away line by line, where somebody takes it."""
     print(
         f"\n[{time.monotonic() - STARTED_AT:.0f} s] $ python launch/{verb}.py {arguments}",
         flush=True,
     )
     command = [sys.executable, f"launch/{verb}.py", *shlex.split(arguments)]
-    output = subprocess.PIPE if capture else None
-    done = subprocess.run(command, check=True, stdout=output, env=ON_CPU, encoding="utf-8")
-    return done.stdout or ""
+    output = subprocess.PIPE if on_line else None
+    with subprocess.Popen(command, stdout=output, env=ON_CPU, encoding="utf-8") as started:
+        if on_line and started.stdout:
+            for line in started.stdout:
+                on_line(line)
+    if started.returncode:
+        raise SystemExit(started.returncode)
 
 
 def asked(kept: Path, who: str) -> dict[str, str]:
@@ -111,9 +116,14 @@ def asked(kept: Path, who: str) -> dict[str, str]:
     path = kept.with_suffix(".json")
     if not path.exists():
         prompts = " ".join(f"--prompt {shlex.quote(question)}" for question in QUESTIONS)
-        said = run("chat", f"{who} --max-new-tokens 32 --json {prompts}", capture=True)
-        lines = [json.loads(line) for line in said.splitlines()]
-        answers = {line["prompt"]: line["response"] for line in lines}
+        answers = {}
+
+        def take(line: str) -> None:
+            said = json.loads(line)
+            answers[said["prompt"]] = said["response"]
+            print(f"{said['prompt']} {said['response']!r}", flush=True)
+
+        run("chat", f"{who} --max-new-tokens 32 --json {prompts}", take)
         path.write_text(json.dumps(answers, indent=1), encoding="utf-8")
     return dict(json.loads(path.read_text(encoding="utf-8")))
 

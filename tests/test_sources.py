@@ -104,6 +104,26 @@ def test_sequences_of_sources_with_weights_are_of_one_source_each_and_come_by_we
     assert abs((order < red.sequences).mean() - 0.7) < 0.001
 
 
+@pytest.mark.parametrize("is_made", [True, False])
+def test_rows_of_a_mixture_are_shown_as_a_run_reads_them(
+    make: Make, capsys: pytest.CaptureFixture[str], is_made: bool
+) -> None:
+    sources = ("a.jsonl", "b.jsonl")
+    if is_made:
+        make("mixed", *sources, weights="0.7,0.3")
+        capsys.readouterr()
+
+    make("mixed", *sources, weights="0.7,0.3", inspect=200, json=True)
+
+    shown = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    words: dict[int, set[str]] = {}
+    for row in shown[:150]:  # those behind them validate
+        text = "".join(line["text"] for line in row["lines"])
+        words.setdefault(row["sequence"], set()).add("blue" if "Say blue" in text else "red")
+    assert all(len(of_one) == 1 for of_one in words.values())
+    assert set.union(*words.values()) == {"red", "blue"}
+
+
 def test_weights_are_part_of_the_fingerprint_and_sources_go_on_as_they_were(make: Make) -> None:
     one = load_manifest(Store(make("one", "a.jsonl", "b.jsonl", weights="0.7,0.3")))
     other = load_manifest(Store(make("other", "a.jsonl", "b.jsonl", weights="0.5,0.5")))

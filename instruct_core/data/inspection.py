@@ -18,7 +18,6 @@ from typing import NamedTuple
 import numpy as np
 
 from instruct_core.data.batches import IGNORED, SampleReader
-from instruct_core.data.order import sample_at
 from instruct_core.data.packing import Packing
 from instruct_core.data.shards import ShardSet
 from instruct_core.data.tokenizer import Tokenizer
@@ -53,7 +52,7 @@ def pieces_seen(rows: ShardSet, packing: Packing, seed: int, count: int) -> Iter
 def _all_pieces(rows: ShardSet, packing: Packing, seed: int) -> Iterator[Piece]:
     reader = SampleReader(rows, packing, "response")
     for number in range(packing.num_sequences):
-        [sequence] = sample_at(np.array([number], np.uint64), packing.num_sequences, seed)
+        [sequence] = reader.at(np.array([number], np.uint64), seed)
         batch = reader.micro_batch(np.array([sequence], np.uint64))
         first, last = packing.sequence_starts[int(sequence) : int(sequence) + 2].tolist()
         place = 0

@@ -134,6 +134,12 @@ def pack_groups(
     )
 
 
+def packing_of(rows: ShardSet, seq_len: int, seed: int) -> Packing:
+    """Return the packing of a split, in which rows of sources with weights do not meet."""
+    groups = [count for count, _ in rows.groups]
+    return pack_groups(rows.lengths(), groups, seq_len, seed, rows.long_rows)
+
+
 def shares_of(packing: Packing, groups: Sequence[tuple[int, float]]) -> list[Share]:
     """Return how many sequences each group of rows has, and its weight; see mixture.py."""
     first_rows = packing.rows[packing.sequence_starts[:-1]]
@@ -155,8 +161,7 @@ def load_packing(
     try:
         return _read(store, name, fingerprint, seq_len)
     except (FileNotFoundError, CorruptFileError):
-        groups = [count for count, _ in rows.groups]
-        packing = pack_groups(rows.lengths(), groups, seq_len, seed, rows.long_rows)
+        packing = packing_of(rows, seq_len, seed)
     if len(rows) and not packing.num_sequences:
         raise ConfigError(
             f"--seq-len must be longer: all {len(rows):,} rows of {store.where(split)} have more than "

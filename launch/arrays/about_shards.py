@@ -13,7 +13,7 @@ from launch.console.lines import counted
 
 def about_plan(plan: ShardPlan, old: ShardPlan | None) -> list[str]:
     """Return lines on what the shards are made from, and what of it has changed."""
-    lines = [f"Source: {plan.identity}, {plan.num_rows:,} rows; columns {plan.reading}"]
+    lines = [f"Source: {plan.identity}, {counted(plan.num_rows, 'row')}; columns {plan.reading}"]
     if own := plan.own_tokenizer:
         lines.append(
             f"Tokenizer: {own.name} ({plan.tokenizer}), {own.vocab_size:,} tokens; its files go along "

@@ -29,7 +29,7 @@ from launch.cluster.gpus import check_torch_sees, visible_gpus
 from launch.cluster.machine import Choice, choose_cluster
 from launch.cluster.request import request_of
 from launch.console.commands import command
-from launch.console.lines import note
+from launch.console.lines import counted, note
 from launch.flags.array import check_array_flags
 from launch.flags.generate import Generate
 from launch.flags.parse import check_counts
@@ -162,8 +162,8 @@ def _work(
         manifest = load_sealed(job.store, "manifest.json")
         speed = manifest["new_tokens"] / max(manifest["seconds"], 1e-9)
         return (
-            f"Answers are ready in {flags.out}: {manifest['rows']:,} rows, "
-            f"{manifest['new_tokens']:,} new tokens, {speed:,.0f} tokens/s a task."
+            f"Answers are ready in {flags.out}: {counted(manifest['rows'], 'row')}, "
+            f"{counted(manifest['new_tokens'], 'new token')}, {speed:,.0f} tokens/s a task."
         )
 
     return Work(
@@ -175,7 +175,7 @@ def _work(
         name=f"answers-{out.rpartition('/')[2]}",
         about=[
             *here_because(choice.why),
-            f"Source: {plan.source}, {plan.num_rows:,} rows; columns {plan.reading}",
+            f"Source: {plan.source}, {counted(plan.num_rows, 'row')}; columns {plan.reading}",
             f"Model: {plan.settings.model}{_limit(plan)}",
         ],
         discard=lambda: None,  # answers of another plan were refused

@@ -13,7 +13,7 @@ import json
 from typing import Any
 
 from instruct_core.data.inspection import Piece, lines_of, pieces_seen
-from instruct_core.data.packing import pack
+from instruct_core.data.packing import packing_of
 from instruct_core.data.shards import SPLITS, ShardSet, load_manifest
 from instruct_core.recipe import Recipe
 from instruct_core.storage.store import Store
@@ -29,7 +29,7 @@ def inspect_set(store: Store, flags: Preprocess) -> int:
     manifest, left = load_manifest(store), flags.inspect or 0
     for split in SPLITS:
         rows = ShardSet(store, split, manifest)
-        packing = pack(rows.lengths(), Recipe.seq_len, Recipe.seed, rows.long_rows)
+        packing = packing_of(rows, Recipe.seq_len, Recipe.seed)
         sequence = -1
         for piece in pieces_seen(rows, packing, Recipe.seed, left):
             if flags.json:

@@ -45,12 +45,12 @@ from jobs.preprocess import PreprocessJob
 from launch.arrays.about_shards import about_plan
 from launch.arrays.array import make
 from launch.arrays.inspection import inspect_set
-from launch.arrays.sources import folder_lines, mixture_lines, plan_of, read_sources
+from launch.arrays.sources import Sources, folder_lines, mixture_lines, plan_of, read_sources
 from launch.arrays.work import Work, here_because, shown_scan
 from launch.cluster.machine import choose_cluster, num_cores
 from launch.cluster.request import request_of
 from launch.console.commands import command, shown_path
-from launch.console.lines import note
+from launch.console.lines import counted, note
 from launch.flags.array import check_array_flags
 from launch.flags.parse import check_counts
 from launch.flags.preprocess import Preprocess
@@ -100,7 +100,7 @@ def prepare(flags: Preprocess, words: Sequence[str] = ()) -> int:
             fits = old is not None and _still_fits(flags, store, old, sources[0], choices)
             if fits and store.exists("manifest.json"):
                 return inspect_set(store, flags)
-            return _inspect_source(flags, scratch, sources[0], choices)
+            return _inspect_sources(flags, scratch, asked, sources, choices)
         plan = plan_of(
             asked, old, lambda n, old, texts: _plan(flags, store, old, sources[n], choices, texts)
         )
@@ -135,11 +135,16 @@ def _choices(flags: Preprocess) -> _Choices:
     return _Choices(columns, tokenizer, Encoder.of(tokenizer, found.again), template, long_rows)
 
 
-def _inspect_source(flags: Preprocess, scratch: Store, source: Source, choices: _Choices) -> int:
-    """Show the first rows of a source; what is made for it goes with the scratch folder."""
+def _inspect_sources(
+    flags: Preprocess, scratch: Store, asked: Sources, sources: Sequence[Source], choices: _Choices
+) -> int:
+    """Show the first rows of sources; what is made for it goes with the scratch folder."""
     count = min(flags.inspect or 1, flags.limit_rows or flags.inspect or 1)
-    plan = _plan(replace(flags, limit_rows=count), scratch, None, source, choices)
-    for line in about_plan(plan, None):
+    few = replace(flags, limit_rows=count)
+    plan = plan_of(
+        asked, None, lambda n, _, texts: _plan(few, scratch, None, sources[n], choices, texts)
+    )
+    for line in [*mixture_lines(plan), *about_plan(plan, None)]:
         note(line)
     plan.save(scratch)
     write_tokenizer(choices.tokenizer, scratch / TOKENIZER_FOLDER)
@@ -228,9 +233,9 @@ def _work(
     def ready() -> str:
         manifest = load_manifest(store)
         return (
-            f"Shards are ready in {store.url}: {manifest['train_rows']:,} rows and "
-            f"{manifest['train_tokens']:,} tokens to train on, {manifest['val_rows']:,} rows to "
-            "validate."
+            f"Shards are ready in {store.url}: {counted(manifest['train_rows'], 'row')} and "
+            f"{counted(manifest['train_tokens'], 'token')} to train on, "
+            f"{counted(manifest['val_rows'], 'row')} to validate."
         )
 
     return Work(

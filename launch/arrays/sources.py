@@ -132,7 +132,7 @@ def mixture_lines(plan: ShardPlan) -> list[str]:
         return []
     shares = plan.shares or [0.0] * len(plan.trained)
     lines = [
-        f"Source: {source.identity}, {source.num_rows:,} rows"
+        f"Source: {source.identity}, {counted(source.num_rows, 'row')}"
         + (f", {share:.1%} of what is read" if share else "")
         for source, share in zip(plan.trained, shares, strict=True)
     ]
