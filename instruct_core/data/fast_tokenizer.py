@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import Any, Literal
 
@@ -34,10 +34,16 @@ CHECKED_ROWS = 500
 
 
 class FastTokenizer(Gpt2Tokenizer):
-    """Encodes rows with fastokens as long as it agrees with a reference tokenizer."""
+    """
+    Encodes rows with fastokens as long as it agrees with a reference tokenizer.
 
-    def __init__(self, reference: Gpt2Tokenizer, engine: Any) -> None:
-        self._reference, self._engine = reference, engine
+    Args:
+        reference: The one that is believed.
+        make_engine: Makes fastokens's, at the first rows: a launcher has none.
+    """
+
+    def __init__(self, reference: Gpt2Tokenizer, make_engine: Callable[[], Any]) -> None:
+        self._reference, self._make_engine = reference, make_engine
         self.encoding, self.bytes_of_token = reference.encoding, reference.bytes_of_token
         self._checked = False
 
@@ -52,7 +58,7 @@ class FastTokenizer(Gpt2Tokenizer):
         return self._encode_fast(texts)
 
     def _check(self, texts: Sequence[str]) -> None:
-        self._checked = True
+        self._checked, self._engine = True, self._make_engine()
         (tokens, ends) = self._encode_fast(texts)
         (tokens_, ends_) = self._reference.encode_texts(texts)
         if not (np.array_equal(tokens, tokens_) and np.array_equal(ends, ends_)):
@@ -82,9 +88,13 @@ def choose_tokenizer(name: EncoderName) -> Gpt2Tokenizer:
         )
     if name == "tiktoken" or not installed:
         return load_gpt2_tokenizer()
+    return FastTokenizer(load_gpt2_tokenizer(), _engine)
+
+
+def _engine() -> Any:
     import fastokens
 
-    return FastTokenizer(load_gpt2_tokenizer(), fastokens.Tokenizer.from_json_str(gpt2_as_json()))
+    return fastokens.Tokenizer.from_json_str(gpt2_as_json())
 
 
 def gpt2_as_json() -> str:

@@ -104,15 +104,24 @@ def test_fast_tokenizer_gives_the_same_ids(fast: FastTokenizer, texts: list[str]
     assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
-def test_fast_tokenizer_that_differs_is_not_used(caplog: pytest.LogCaptureFixture) -> None:
+def test_fast_tokenizer_that_differs_is_not_used_and_is_made_at_the_first_rows(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    made = []
+
     class Wrong:
+        def __init__(self) -> None:
+            made.append(self)
+
         def encode_batch_flat(self, texts: list[str], **kwargs: bool) -> tuple[bytes, bytes]:
             ids = np.zeros(len(texts), np.uint32)
             return ids.tobytes(), np.arange(len(texts) + 1, dtype=np.uint64).tobytes()
 
-    tokenizer = FastTokenizer(load_gpt2_tokenizer(), Wrong())
+    tokenizer = FastTokenizer(load_gpt2_tokenizer(), Wrong)
+    was_made = bool(made)
 
     tokens, _ = tokenizer.encode_texts(["hello", "you"])
 
+    assert not was_made
     assert tokens.tolist() == load_gpt2_tokenizer().encode_texts(["hello", "you"])[0].tolist()
     assert "fastokens differs from tiktoken" in caplog.text
