@@ -16,12 +16,15 @@ from typing import Any
 import pytest
 import submitit  # noqa: F401  before absl, see below
 
-from tests.warm_launchers import WarmLaunchers
+from tests.warm_launchers import Launcher, WarmLaunchers
 
 # submitit's set-up of logging closes all handlers there are, and absl's, which comes with rouge-score,
 # then closes the stream that pytest captures with: so it comes first here.
 # One thread a process: workers and ranks share the cores, and more threads only fight.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# All that tests start would compile the project anew.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 os.environ["INSTRUCT_BAD_NODES"] = ""  # what tests do to nodes is nobody's record
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when the client is imported, before any fixture
 # A suite that was started in the background ignores Ctrl-C, and so would all that it starts.
@@ -82,17 +85,12 @@ def launch(
     return LAUNCHERS.run(verb, arguments, cwd, environment(), timeout_seconds)
 
 
-def start(verb: str, *arguments: str, cwd: Path) -> subprocess.Popen[str]:
+def start(verb: str, *arguments: str, cwd: Path) -> Launcher:
     """Start a launcher and return at once."""
-    command = [sys.executable, str(REPO / "launch" / f"{verb}.py"), *arguments]
-    return subprocess.Popen(
-        command,
-        cwd=cwd,
-        env=environment(),
-        stdout=subprocess.PIPE,
+    return LAUNCHERS.start(
+        verb, arguments, environment(), cwd=cwd, encoding="utf-8", stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
-    )
+    )  # fmt: skip
 
 
 def write_rows(path: Path, num_rows: int, words: int = 12) -> Path:
@@ -179,9 +177,9 @@ def hashes_of(checkpoints: Path, step: int) -> dict[str, str]:
 
 
 @pytest.fixture
-def killed_after_test() -> Iterator[list[subprocess.Popen[str]]]:
+def killed_after_test() -> Iterator[list[Launcher]]:
     """Processes in this list are ended when the test is over, whatever happened."""
-    processes: list[subprocess.Popen[str]] = []
+    processes: list[Launcher] = []
     yield processes
     for process in processes:
         if process.poll() is None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
 from itertools import pairwise
 from pathlib import Path
 
 from tests.conftest import events_of, launch, start, wait_for
 from tests.tiny_runs import arguments, count, final_hashes, run_of
+from tests.warm_launchers import Launcher
 
 FAR = ["--max-steps=100000", "--decay-steps=100000", "--save-every=100000", "--eval-every=100000"]
 
@@ -24,7 +24,7 @@ def asked(cwd: Path) -> list[tuple[str, str]]:
 
 
 def test_run_that_is_saved_paused_resumed_and_extended_ends_with_the_bits_of_one_begun_so(
-    tmp_path: Path, shard_set: Path, killed_after_test: list[subprocess.Popen[str]]
+    tmp_path: Path, shard_set: Path, killed_after_test: list[Launcher]
 ) -> None:
     cwd, undisturbed = tmp_path / "asked", tmp_path / "undisturbed"
     cwd.mkdir()

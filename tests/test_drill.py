@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from tests.conftest import HANGS_SECONDS, REPO, environment, events_of, launch
+from tests.warm_processes import ForkServer
 
 ON_THIS_MACHINE = "--cluster=local"
 
@@ -161,12 +162,15 @@ def drill_with(bug: Bug, folder: Path) -> subprocess.CompletedProcess[str]:
     file.write_text(file.read_text().replace(bug.good, bug.bad))
     desk = folder / "desk"
     desk.mkdir()
-    return subprocess.run(
-        [sys.executable, str(tree / "launch" / "drill.py"), ON_THIS_MACHINE, "--json", "--steps=8",
-         f"--faults={bug.faults}", f"--gpus={bug.gpus}"],
-        cwd=desk, env=environment() | {"PYTHONPATH": str(tree)}, capture_output=True, text=True,
-        timeout=HANGS_SECONDS, check=False,
-    )  # fmt: skip
+    env = environment() | {"PYTHONPATH": str(tree)}
+    words = [ON_THIS_MACHINE, "--json", "--steps=8", f"--faults={bug.faults}", f"--gpus={bug.gpus}"]
+    with ForkServer(tree, env) as server:
+        drill = server.start(
+            [sys.executable, str(tree / "launch" / "drill.py"), *words], cwd=desk, env=env,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8",
+        )  # fmt: skip
+        said, errors = drill.communicate(HANGS_SECONDS)
+    return subprocess.CompletedProcess(words, drill.returncode or 0, said, errors)
 
 
 @pytest.mark.parametrize("name", BUGS)

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 from pathlib import Path
 
 from tests.conftest import HANGS_SECONDS, launch, rank_pids, start, wait_for
 from tests.jobs.test_notify import SECRET, Server, server
 from tests.tiny_runs import arguments, count, run_of
+from tests.warm_launchers import Launcher
 
 __all__ = ["server"]  # a fixture
 
 
 def test_run_tells_that_it_was_warned_goes_on_and_ends_and_keeps_the_address_to_itself(
     tmp_path: Path, shard_set: Path, server: Server,
-    killed_after_test: list[subprocess.Popen[str]],
+    killed_after_test: list[Launcher],
 ) -> None:  # fmt: skip
     words = [*arguments(shard_set, 1), f"--notify={server.url}"]
     launcher = start("finetune", *words, cwd=tmp_path)

@@ -22,6 +22,7 @@ from tests.conftest import (
     rank_pids,
     wait_for,
 )
+from tests.warm_launchers import Launcher
 
 STEPS = 36
 Hit = Callable[[Path], None]
@@ -76,7 +77,7 @@ def losses(cwd: Path) -> dict[int, float]:
     return {point.step: point.value for point in points}
 
 
-def hit_at(launcher: subprocess.Popen[str], cwd: Path, step: int, hit: Hit) -> None:
+def hit_at(launcher: Launcher, cwd: Path, step: int, hit: Hit) -> None:
     """Wait until a run is at a step of its present attempt, hit it, and wait for what follows."""
     wait_for(lambda: last_read_step(run_of(cwd)) >= step or launcher.poll() is not None, "the step")
     assert launcher.poll() is None, "the run ended before it was hit"
@@ -100,7 +101,7 @@ def held(run: Path) -> Iterator[None]:
             os.kill(pid, signal.SIGCONT)
 
 
-def line_of(launcher: subprocess.Popen[str], text: str) -> str:
+def line_of(launcher: Launcher, text: str) -> str:
     """Return the line with a text as soon as a launcher prints it; "" where it ends without."""
     assert launcher.stdout is not None
     return next((line for line in launcher.stdout if text in line), "")
