@@ -55,6 +55,10 @@ OUT_OF_MEMORY = re.compile(
     r"(?i)oom[-_. ]kill\w*|out of memory|Exceeded job memory limit|memory limit at some point"
 )
 MEMORY = "SLURM_MEM_PER_NODE"  # MB
+# Lines of ours, of srun's and of Slurm's; those of Python's ranks begin with the time.
+KNOWN = re.compile(r"===|srun:|slurmstepd|submitit|\[?\d{4}-\d\d-\d\d")
+COLOUR = re.compile(r"\x1b\[[\d;]*m")
+LONGEST_WORD = 200  # letters
 ENDED_BY_SRUN = "Terminating StepId"  # srun's word before it ends the ranks that are left
 
 
@@ -109,7 +113,15 @@ def _killed(seen: Sequence[re.Match[str]], said: str) -> Crash:
         memory = f"{int(told) / 1024:.1f} GB of memory" if told.isdigit() else "memory"
         error = f"{who} was killed: the job's {memory} on a node are used up. Raise --mem."
         return Crash(error, "", "", True)  # no fault of the node
-    return Crash(f"{who}: {first['what']}.", "", first["node"], True)
+    before = _last_word(said[: first.start()]) if first["what"].startswith("Exited") else ""
+    return Crash(f"{who}: {first['what']}.{before}", "", first["node"], True)
+
+
+def _last_word(said: str) -> str:
+    """Return a sentence on the last line that nobody we know has said: what starts Python did."""
+    lines = [COLOUR.sub("", line).strip() for line in said.splitlines()]
+    words = [line for line in lines if line and not KNOWN.match(line)]
+    return f" The last that was said before: {words[-1][:LONGEST_WORD]}" if words else ""
 
 
 def _seen_first(said: str) -> list[re.Match[str]]:

@@ -130,6 +130,25 @@ def test_cause_is_the_rank_that_was_killed_not_those_that_lost_it() -> None:
     assert cause == Crash("rank 3 on node2: Killed.", "", "node2", True)
 
 
+def test_what_kept_a_rank_from_beginning_is_told() -> None:
+    said = (
+        "=== start 0000000007-0000 on node1 at 2026-11-28T17:25:46Z\nWARNING: no passwd file\n"
+        "\x1b[91mERROR  : image torch.sif is no image\n\x1b[0msrun: error: node1: task 0: Exited with "
+        "exit code 1\nsrun: Terminating StepId=4.0\nwhat comes after\n"
+    )
+
+    told = cause_of([], said).error
+    of_one_that_trained = cause_of(
+        [], said.replace("ERROR  :", "2026-11-28T17:25:46 rank 0").replace("WARNING:", "===")
+    )
+
+    assert told == (
+        "rank 0 on node1: Exited with exit code 1. The last that was said before: "
+        "ERROR  : image torch.sif is no image"
+    )
+    assert of_one_that_trained.error == "rank 0 on node1: Exited with exit code 1."
+
+
 def test_cause_is_the_first_report_where_ranks_ended_by_themselves() -> None:
     said = "srun: error: node[1-2]: tasks 0-3: Exited with exit code 1\n"
 
