@@ -54,6 +54,11 @@ class Offer(NamedTuple):
         return self.gpus_per_node or max(node.cores for node in self.nodes)
 
     @property
+    def has_a_node_up(self) -> bool:
+        """Return True unless all nodes are down, drained or reserved."""
+        return any(node.is_up for node in self.nodes)
+
+    @property
     def num_nodes(self) -> int:
         """Nodes that one job may have."""
         most = self.facts.get("MaxNodes", "")
@@ -86,11 +91,24 @@ def check_slurm(flags: SlurmFlags) -> tuple[list[Finding], Offer | None]:
     except ConfigError as error:
         if typed is not None and not set(typed.split(",")) <= partitions().keys():
             raise
-        others = f"Give one of {', '.join(partitions())} with --partition"
-        return [answers, refused("partition", error, others)], None
+        return [answers, refused("partition", error, _others(typed))], None
+    # Slurm judges no job where it sees no node, and then refuses it in words that mislead.
+    rights = [_rights(flags, offer)] if offer.has_a_node_up else []
     preemption = check_preemption(offer.facts, config)
-    findings = [answers, _limits(offer), _rights(flags), *preemption, *check_cluster(config)]
+    findings = [answers, _limits(offer), *rights, *preemption, *check_cluster(config)]
     return findings, offer
+
+
+def _others(typed: str | None) -> str:
+    """Return what to type instead of a partition that takes no jobs."""
+    others = [
+        name
+        for name, facts in partitions().items()
+        if name != typed and facts.get("State") not in ("INACTIVE", "DRAIN")
+    ]
+    if not others:
+        return "Ask an administrator: no other partition takes jobs"
+    return f"Give one of {', '.join(others)} with --partition"
 
 
 def _unanswered(said: str, typed: str | None) -> Finding:
@@ -114,13 +132,13 @@ def _limits(offer: Offer) -> Finding:
     found = f"{offer.partition}: {nodes} of {each}, {limits}"
     if facts.get("State") == "DOWN":
         return note("partition", f"{found}; it is DOWN", "Jobs wait until it is up")
-    if not any(node.is_up for node in offer.nodes):
+    if not offer.has_a_node_up:
         why = "Jobs wait until one is; sinfo -R says why"
         return note("partition", f"{found}; none of them is up", why)
     return ok("partition", found)
 
 
-def _rights(flags: SlurmFlags) -> Finding:
+def _rights(flags: SlurmFlags, offer: Offer) -> Finding:
     """Have Slurm judge a job of one rank."""
     try:
         request = request_of(flags)
@@ -128,8 +146,12 @@ def _rights(flags: SlurmFlags) -> Finding:
     except (ConfigError, SlurmError) as error:
         said, _, typed = str(error).partition(" Type: ")
         said = said.partition(" See it: ")[0].rstrip(".")
-        rights = "an account, a QOS or a partition that you may use"
-        fix = f"Give {typed}" if typed else f"Give {rights}: sacctmgr show assoc user=$USER"
+        fix = (
+            "Give an account, a QOS or a partition that you may use: sacctmgr show assoc user=$USER"
+        )
+        if "node" in said:  # what the partition has and allows, and not who asks
+            fix = f"See what it allows: scontrol show partition {offer.partition}"
+        fix = f"Give {typed}" if typed else fix
         return fails("sbatch", said, fix)
     return ok("sbatch", f"takes a job of yours{f', which would start at {start}' if start else ''}")
 
@@ -153,7 +175,9 @@ def check_preemption(facts: Mapping[str, str], config: Mapping[str, str]) -> lis
     if "SUSPEND" in mode:
         return [ok("preemption", f"PreemptMode={mode}: a job is stopped, and goes on later")]
     grace = number_in(facts.get("GraceTime", ""))
-    return [_preemption(mode, grace), _grace(grace), _warning(config)]
+    what = _preemption(mode, grace)
+    about_time = [_grace(grace)] if what.state != "would fail" else []  # it is its own line's fault
+    return [what, *about_time, _warning(config)]
 
 
 def _preemption(mode: str, grace: int) -> Finding:

@@ -63,3 +63,33 @@ def test_settings_that_break_a_promise_are_the_red_lines(
 
     assert red(checks) == ["kill wait", "arrays"]
     assert {check["name"]: check["state"] for check in checks}["requeue"] == "note"
+
+
+UP = "State=UP PreemptMode=REQUEUE GraceTime=30 MaxNodes=UNLIMITED"
+# Of a running cluster: what an administrator types, and the line of it that is another one then.
+BREAKS = {
+    "PartitionName=low State=INACTIVE": ("partition", "would fail"),
+    "PartitionName=low PreemptMode=CANCEL GraceTime=0": ("preemption", "would fail"),
+    "PartitionName=low MaxNodes=0": ("sbatch", "would fail"),
+    "PartitionName=low GraceTime=0": ("grace time", "note"),
+    "PartitionName=low State=DOWN": ("partition", "note"),
+    "NodeName=ALL State=DRAIN Reason=trial": ("partition", "note"),
+}
+
+
+def test_each_setting_that_an_administrator_changes_is_the_one_line_that_changes(
+    other_cluster: Cluster, tmp_path: Path, shard_set: Path
+) -> None:
+    cluster = other_cluster(num_nodes=1, gpus=0)
+    desk = Run(cluster, tmp_path / "desk", shard_set)
+    cluster.run("scontrol", "update", "PartitionName=low", *UP.split())
+    well = {check["name"]: check["state"] for check in checks_of(desk, code=0)}
+
+    for breaks, (name, state) in BREAKS.items():
+        cluster.run("scontrol", "update", *breaks.split())
+        now = checks_of(desk, code=int(state == "would fail"))
+        cluster.run("scontrol", "update", "PartitionName=low", *UP.split())
+
+        changed = [check for check in now if check["state"] != well[check["name"]]]
+        assert [(check["name"], check["state"]) for check in changed] == [(name, state)], breaks
+        assert changed[0]["fix"]

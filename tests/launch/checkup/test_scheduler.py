@@ -51,6 +51,7 @@ def set_client(name: str, script: str) -> Callable[[PlayedSlurm], None]:
 
 
 REFUSES = "echo 'sbatch: error: Batch job submission failed: Invalid account' >&2; exit 1"
+TOO_SMALL = "echo 'allocation failure: Requested node configuration is not available' >&2; exit 1"
 AWAY = "echo 'slurm_load_ctl_conf error: Unable to contact slurm controller' >&2; exit 1"
 DENIED = "echo 'slurm_load_ctl_conf error: Access/permission denied' >&2; exit 1"
 
@@ -65,6 +66,7 @@ RED_ON_SLURM = {
     "controller away": ("slurm", "Unable to contact", set_client("scontrol", AWAY)),
     "no rights": ("sbatch", "Invalid account", set_client("sbatch", REFUSES)),
     "partition inactive": ("partition", "INACTIVE", set_partition(State="INACTIVE")),
+    "partition that is too small": ("sbatch", "node conf", set_client("sbatch", TOO_SMALL)),
     "no default partition": ("partition", "no default", set_partition(Default="NO")),
     "jobs lost at a preemption": (
         "preemption", "does not come back", set_partition(PreemptMode="CANCEL", GraceTime="0"),
@@ -214,3 +216,24 @@ def test_clients_without_a_cluster_are_no_cluster(
 
     assert failed(findings) == []
     assert [finding.name for finding in findings if finding.state == "note"] == ["slurm"]
+
+
+def test_partition_that_takes_no_jobs_is_not_named_as_the_one_to_give(
+    slurm: PlayedSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slurm.partition["State"] = "INACTIVE"
+
+    flags = Doctor(slurm=SlurmFlags(partition="low"))
+    [red] = failed(look_at(slurm, monkeypatch, flags))
+
+    assert red.fix == "Give one of high with --partition"
+
+
+def test_fault_of_a_partition_is_not_laid_to_an_account(
+    slurm: PlayedSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slurm.sbatch = TOO_SMALL
+
+    [red] = failed(look_at(slurm, monkeypatch, Doctor()))
+
+    assert (red.name, red.fix) == ("sbatch", "See what it allows: scontrol show partition low")
