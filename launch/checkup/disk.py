@@ -21,6 +21,7 @@ from time import time as utc_seconds
 from instruct_core.checkpoints.steps import SPARE_BYTES
 from instruct_core.config import PRESETS
 from instruct_core.errors import ConfigError
+from instruct_core.storage.backend import Free
 from instruct_core.storage.disk import Disk
 from instruct_core.storage.store import Store
 from launch.checkup.finding import Finding, fails, note, ok, refused
@@ -31,6 +32,7 @@ from launch.training.fit import SAVED_BYTES_PER_PARAMETER
 
 MODEL = "gpt2"  # finetune's default
 CHECKPOINT_BYTES = SAVED_BYTES_PER_PARAMETER * PRESETS[MODEL].num_parameters + SPARE_BYTES
+BYTES_OF_A_RUN = 50_000_000  # copies of the code, logs and curves: beside its checkpoints
 FILES_OF_A_RUN = 1000  # copies of the code, logs, three checkpoints: with room to spare
 # A job is warned 120 s ahead: clocks that differ by half of that make the warning worth little.
 MOST_SKEW_SECONDS, SEEN_SKEW_SECONDS = 60.0, 2.0
@@ -70,14 +72,18 @@ def try_out(there: Path) -> list[Finding]:
     return [_links(there), _locks(there), _clock(there)]
 
 
-def _room(there: Path) -> Finding:
+def _free(there: Path) -> Free | None:
     try:
-        free = Disk(there).free()
+        return Disk(there).free()
     except OSError:  # whoever tries to write there says more
-        free = None
+        return None
+
+
+def _room(there: Path) -> Finding:
+    free = _free(there)
     if free is None:
         return note("room", f"the disk of {there} does not tell how much is free")
-    left = f"{free.num_bytes / 1e9:,.1f} GB free"
+    left = f"{_size(free.num_bytes)} free"
     needed = f"a checkpoint of {MODEL} needs {CHECKPOINT_BYTES / 1e9:.1f} GB"
     if free.num_bytes < CHECKPOINT_BYTES:
         return fails("room", f"{left} in {there}, and {needed}", "Make room, or give another place")
@@ -135,9 +141,29 @@ def _clock(there: Path) -> Finding:
     return ok("clock", "that of the disk agrees")
 
 
-def check_job_folder(place: Path) -> Finding:
-    """Return whether anybody else could change what a job will run that has its folder in this one."""
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:,.1f} GB" if num_bytes >= 1e8 else f"{num_bytes / 1e6:,.0f} MB"
+
+
+def check_job_folder(place: Path, other: Path | None = None) -> Finding:
+    """
+    Return whether jobs can have their folders in one, and nobody else could change what they run.
+
+    Args:
+        place: Of all of them.
+        other: Folder whose disk has been looked at: one fault is one line.
+    """
     there = nearest_folder(place)
+    free = None
+    if other is None or nearest_folder(other).stat().st_dev != there.stat().st_dev:
+        free = _free(there)
+    if free is not None and (free.num_bytes < BYTES_OF_A_RUN or free.num_files == 0):
+        left = f"{_size(free.num_bytes)} free"
+        found = (
+            f"no room in {there}: {'no file can be made (inodes)' if free.num_files == 0 else left}"
+        )
+        wanted = f"Make room for {_size(BYTES_OF_A_RUN)} of code, logs and curves a run"
+        return fails("job folder", found, wanted)
     folder = there / f".try-{uuid.uuid4().hex}"
     try:
         folder.mkdir()  # as the folder of a job is made

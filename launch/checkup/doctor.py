@@ -169,7 +169,7 @@ def check_places(checkpoints: str, folder: Path | None) -> list[Finding]:
     findings = check_disk(checkpoints, folder)
     if findings[0].state == "would fail" and nearest_folder(folder) == nearest_folder(runs):
         return findings  # one fault is one line
-    return [*findings, check_job_folder(runs)]
+    return [*findings, check_job_folder(runs, folder)]
 
 
 def to_json(findings: Sequence[Finding]) -> dict[str, Any]:

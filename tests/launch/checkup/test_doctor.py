@@ -18,6 +18,7 @@ import pytest
 
 from instruct_core.storage.backend import Free
 from launch.checkup import disk, doctor, environment
+from launch.checkup.disk import check_job_folder
 from launch.checkup.environment import Torch
 from launch.checkup.finding import fails
 from launch.cluster import lock
@@ -93,7 +94,7 @@ BROKEN: dict[str, tuple[str, str, Callable[[Machine], None]]] = {
         lambda m: m.patch(environment, "resource", limits(64, 153)),
     ),
     "full disk": (
-        "room", "0.0 GB free in", lambda m: m.disk_has(Free(10**6, 10**6))
+        "room", "1 MB free in", lambda m: m.disk_has(Free(10**6, 10**6))
     ),
     "no inodes": ("room", "0 files can still be made", lambda m: m.disk_has(Free(10**12, 0))),
     "few inodes": ("room", "12 files can still be made", lambda m: m.disk_has(Free(10**12, 12))),
@@ -177,6 +178,22 @@ def test_job_folder_that_everybody_may_write_is_one_red_line(desk: Path) -> None
         os.umask(before)
 
     assert (red.name, red.fix) == ("job folder", "Type first: umask 022")
+
+
+@pytest.mark.parametrize(
+    ("free", "found"), [(Free(10**6, 10**6), "1 MB free"), (Free(10**12, 0), "no file can be made")]
+)
+def test_disk_of_the_job_folders_without_room_is_one_red_line(
+    free: Free, found: str, desk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disk.Disk, "free", lambda _: free)
+
+    finding = check_job_folder(desk, other=Path("/proc"))
+
+    assert (finding.name, finding.state) == ("job folder", "would fail")
+    assert found in finding.found
+    assert finding.fix.startswith("Make room for 50 MB")
+    assert check_job_folder(desk, other=desk).state == "ok"  # that line has said it
 
 
 def test_folder_that_everybody_may_write_is_named(desk: Path) -> None:
