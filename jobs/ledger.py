@@ -30,6 +30,7 @@ from jobs.events import UNREADABLE, Crashed, Unknown, event_of
 
 logger = logging.getLogger(__name__)
 
+LATEST = 1e11  # seconds since 1970: the year 5138; what is later, or no number, is no time
 ATTEMPT_FILE = re.compile(r"attempt-(\d+)\.jsonl")
 
 
@@ -168,8 +169,10 @@ def _entry(line: str, attempt: int, where: str) -> Entry:
     problem = f"{where} is no line of a ledger"
     try:
         document = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CorruptFileError(f"{problem}: {error}.") from None
     head = structure(document, _Head, problem)
+    if not 0 <= head.utc_seconds < LATEST or not all(0 <= s < LATEST for s in head.spent.values()):
+        raise CorruptFileError(f"{problem}: its seconds are none.")
     named = attempt if head.attempt is None else head.attempt
     return Entry(named, head.utc_seconds, event_of(document), head.spent)

@@ -67,10 +67,10 @@ def settings_of(run: Run) -> Iterator[Block]:
     yield Heading("Settings")
     settings = {name: _shown(value) for name, value in to_json(run.config).items()}
     yield Table(("setting", "value"), list(settings.items()), has_numbers=False)
-    if asked := run.document.get("asked"):
+    if run.document.get("asked"):
         yield Heading("Asked for", is_detail=True)
         yield Table(
-            ("what", "value"), [(k, _shown(v)) for k, v in asked.items()], has_numbers=False
+            ("what", "value"), [(k, _shown(v)) for k, v in run.asked.items()], has_numbers=False
         )
 
 

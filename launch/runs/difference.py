@@ -7,6 +7,7 @@ How two runs differ: settings, versions, data, and what came of them.
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 from rich.table import Table
@@ -62,9 +63,9 @@ def differences(one: RunStatus, other: RunStatus) -> dict[str, dict[str, tuple[A
 
 def _sides(status: RunStatus) -> dict[str, dict[str, Any]]:
     config, document = to_json(status.run.config), status.run.document
-    asked = document.get("asked") or {}
+    asked = status.run.asked
     manifest = _newest_manifest(status.run)
-    asked_of_slurm = {f"slurm {name}": value for name, value in (asked.get("slurm") or {}).items()}
+    asked_of_slurm = {f"slurm {name}": value for name, value in asked["slurm"].items()}
     return {
         "settings": {k: v for k, v in config.items() if k not in (*PLACES, *DATA)}
         | {k: v for k, v in asked.items() if k not in ("slurm", *config)}
@@ -77,7 +78,8 @@ def _sides(status: RunStatus) -> dict[str, dict[str, Any]]:
 
 def _results(status: RunStatus) -> dict[str, Any]:
     losses = [entry.event for entry in status.entries if isinstance(entry.event, Evaluated)]
-    best = min(losses, key=lambda event: event.val_loss, default=None)
+    finite = [event for event in losses if math.isfinite(event.val_loss)]
+    best = min(finite, key=lambda event: event.val_loss, default=None)
     receipt = status.receipt()
     return {
         "state": status.state(),

@@ -7,6 +7,7 @@ What launch/status.py says, as JSON for programs: documented in docs/formats.md,
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable
 from typing import Any
@@ -20,6 +21,11 @@ from launch.runs.run import Run
 from launch.runs.status import RunStatus
 
 SCHEMA = 1
+
+
+def json_of(document: Any) -> str:
+    """Return a document as every reader of JSON takes it: a number that is none is null."""
+    return json.dumps(_finite(document), allow_nan=False)
 
 
 def document_of_run(status: RunStatus) -> dict[str, Any]:
@@ -48,9 +54,13 @@ def _summary_or_error(run: Run, controller: Controller) -> dict[str, Any]:
         return {"run": run.name, "error": str(error)}
 
 
-def _finite(number: float | None) -> float | None:
-    """Return a number that JSON has; None for the others."""
-    return number if number is not None and math.isfinite(number) else None
+def _finite(value: Any) -> Any:
+    """Return a value with None for each number that JSON does not have, as of a run that diverged."""
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _summary(status: RunStatus) -> dict[str, Any]:
@@ -65,12 +75,12 @@ def _summary(status: RunStatus) -> dict[str, Any]:
         "step": status.reached_step(),
         "max_steps": status.run.config.max_steps,
         "saved_step": saves[-1] if saves else None,
-        "loss": _finite(progress.loss),
-        "tokens_per_second": _finite(progress.tokens_per_second),
+        "loss": progress.loss,
+        "tokens_per_second": progress.tokens_per_second,
         "attempt": status.entries[-1].attempt if status.entries else None,
         "unsaved_steps": unsaved.steps if unsaved else None,
         "unsaved_seconds": round(unsaved.seconds, 1) if unsaved else None,
-        "seconds_left": _finite(round(left.seconds, 1)) if left else None,
+        "seconds_left": round(left.seconds, 1) if left else None,
         "starts_left": left.starts if left else None,
         "expected_start": status.expected_start() or None,
         "note": status.note(),

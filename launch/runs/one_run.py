@@ -43,7 +43,7 @@ def show_run(status: RunStatus) -> None:
     for folder in status.job_folders()[-1:]:
         say(f"Job folder: {folder}")
     say(f"Checkpoints: {run.store.url}")
-    if own := own_ways(run.document.get("asked", {}).get("slurm", {})):
+    if own := own_ways(run.asked["slurm"]):
         say(f"Asked of Slurm: {one_line(own)}")
     if status.entries:
         _show_attempts(status)

@@ -6,7 +6,6 @@ All runs and arrays at a glance, or one run: what launch/status.py prints, in wo
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -21,7 +20,7 @@ from launch.console.commands import command
 from launch.console.display import age, clear_screen, share_bar, show_table
 from launch.console.lines import counted, one_line, say
 from launch.runs.difference import document_of_difference, show_difference
-from launch.runs.document import document_of_all, document_of_run
+from launch.runs.document import document_of_all, document_of_run, json_of
 from launch.runs.one_run import show_run
 from launch.runs.pace import left_of, unsaved_of
 from launch.runs.run import Run, runs_in
@@ -70,13 +69,13 @@ def _show_once(flags: Status) -> None:
             other = RunStatus.of(Run.find(flags.diff, flags.checkpoints, flags.runs), controller)
             _show_difference(status, other, flags.json)
         elif flags.json:
-            say(json.dumps(document_of_run(status)))
+            say(json_of(document_of_run(status)))
         else:
             show_run(status)
         return
     runs = runs_in(flags.checkpoints, flags.runs)
     if flags.json:
-        say(json.dumps(document_of_all(runs, controller)))
+        say(json_of(document_of_all(runs, controller)))
         return
     if runs:
         _show_runs(runs, controller)
@@ -93,7 +92,7 @@ def _show_once(flags: Status) -> None:
 
 def _show_difference(one: RunStatus, other: RunStatus, as_json: bool) -> None:
     if as_json:
-        say(json.dumps(document_of_difference(one, other)))
+        say(json_of(document_of_difference(one, other)))
     else:
         show_difference(one, other)
 
@@ -122,7 +121,7 @@ def _cells(status: RunStatus) -> tuple[str, ...]:
         status.state(),
         status.job_id(),
         status.step(),
-        share_bar(status.reached_step() / status.run.config.max_steps),
+        share_bar(status.reached_step() / max(1, status.run.config.max_steps)),
         "" if loss is None else f"{loss:.4f}" if abs(loss) < LONG else f"{loss:.3g}",
         "" if speed is None else f"{speed:,.0f}" if abs(speed) < LONG else f"{speed:.3g}",
         status.attempt(),

@@ -54,7 +54,7 @@ def left_of(status: RunStatus) -> Left | None:
     if not speed or not speed > 0 or steps <= 0:  # or no number
         return None
     seconds = steps * config.tokens_per_step / speed
-    minutes = (status.run.document.get("asked", {}).get("slurm") or {}).get("time")
+    minutes = status.run.asked["slurm"].get("time")
     starts = None
     if status.slurm is not None and isinstance(minutes, int) and minutes > 0 and seconds < LONGEST:
         starts = math.ceil(seconds / (60 * minutes))

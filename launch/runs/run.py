@@ -34,6 +34,7 @@ from jobs.control import last_step, requests_in
 from launch.cluster.job_folder import folder_of_url
 from launch.console.lines import perhaps
 from launch.flags.parse import check_name
+from launch.runs.asked import asked_in
 from launch.runs.places import absolute, reachable
 from launch.runs.unfinished import refuse_unfinished
 
@@ -124,6 +125,11 @@ class Run:
             return load_document(self.store, "run.json")
         except FileNotFoundError:
             raise self._missing() from None
+
+    @cached_property
+    def asked(self) -> dict[str, Any]:
+        """What it asked the cluster for, see asked.py; raises as `document` does."""
+        return asked_in(self.document, self.store.where("run.json"))
 
     @cached_property
     def config(self) -> TrainConfig:

@@ -95,7 +95,7 @@ def _refuse_changes(
         shards=_whole(flags.shards),
         init=_whole(flags.init),
     )
-    after = run.document.get("asked", {}).get("slurm", {}).get("after")
+    after = run.asked["slurm"].get("after")
     known = replace(
         known,
         recipe=replace(known.recipe, micro_batch_size=has.micro_batch_size),

@@ -134,7 +134,7 @@ class Init(NamedTuple):
 def _names_stored(typed: str | None, stored: TrainConfig, run: Run) -> bool:
     """Return True if --init is what the run was begun with, which may have gone on meanwhile."""
     if is_fork(typed):
-        return bool(typed == run.document.get("asked", {}).get("init"))
+        return bool(typed == run.asked.get("init"))
     return absolute(typed or "") == stored.init
 
 

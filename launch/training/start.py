@@ -114,7 +114,7 @@ def _find(flags: Finetune, arguments: Sequence[str]) -> tuple[Finetune, Run, Fin
     check_url("--checkpoints", run.checkpoints, writes=not flags.dry_run)
     known = None
     if run.exists():
-        stored = resumed_flags(run.config, run.document.get("asked", {}))
+        stored = resumed_flags(run.config, run.asked)
         known = parse_on_site(Finetune, [], default=stored)
         flags = parse_typed(Finetune, arguments, default=known)
         flags = replace(flags, recipe=spelled_as_before(flags.recipe, known.recipe))

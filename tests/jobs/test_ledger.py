@@ -193,8 +193,18 @@ def test_field_of_a_newer_version_is_left_out(store: Store) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", [b"{", b"3", b"[]", b'{"event": "resumed", "step": 3}', b"\xff\0\0", b'{"event": "resu']
-)
+    "line",
+    [
+        b"{", b"3", b"[]", b'{"event": "resumed", "step": 3}', b"\xff\0\0", b'{"event": "resu',
+        b'{"utc_seconds": NaN, "event": "resumed", "step": 3}',
+        b'{"utc_seconds": -1e300, "event": "resumed", "step": 3}',
+        b'{"utc_seconds": Infinity, "event": "resumed", "step": 3}',
+        b'{"utc_seconds": 1e18, "event": "resumed", "step": 3}',
+        b'{"utc_seconds": 2.0, "event": "resumed", "step": 3, "spent": {"step": NaN}}',
+        b'{"utc_seconds": 2.0, "event": "resumed", "step": 3, "spent": {"step": -1.0}}',
+        b"[" * 100_000,
+    ],
+)  # fmt: skip
 def test_line_that_is_none_of_ours_is_shown_and_the_rest_is_read(store: Store, line: bytes) -> None:
     good = b'{"utc_seconds": 1.5, "event": "resumed", "step": 3}'
     store.replace("attempt-0001.jsonl", b"\n".join([good, line, b"", good, b""]))
