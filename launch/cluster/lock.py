@@ -116,7 +116,7 @@ def holder_of(path: Path) -> Holder | None:
     """Return who holds a lock, or did last; None where its file names nobody."""
     try:
         return holder_in(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from instruct_core.converter import structure
 from instruct_core.errors import ConfigError, CorruptFileError, SlurmError
 from instruct_core.storage.patience import on_a_disk
 from instruct_core.storage.store import Store
@@ -77,6 +78,15 @@ class Controller:
             raise
 
 
+@dataclass(frozen=True)
+class _Note:
+    """What `write_note` leaves."""
+
+    folder: str
+    ledger: str
+    cluster: str = ""
+
+
 @dataclass
 class SlurmJob:
     """A job, or all arrays of one submission; a chained follow-up belongs to the same one."""
@@ -101,12 +111,12 @@ class SlurmJob:
             CorruptFileError: It is no note.
         """
         try:
-            entry = json.loads(on_a_disk(note, lambda: note.read_text(encoding="utf-8")))
-            cluster = entry.get("cluster", "")
-            return cls(Path(entry["folder"]), entry["ledger"], controller or Controller(), cluster)
+            text = on_a_disk(note, lambda: note.read_text(encoding="utf-8"))
+            word = structure(json.loads(text), _Note, str(note))
+            return cls(Path(word.folder), word.ledger, controller or Controller(), word.cluster)
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, RecursionError):
             raise CorruptFileError(
                 f"{note} is damaged: it should name the job on Slurm. If none runs any more (squeue), "
                 "remove it."

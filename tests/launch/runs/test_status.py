@@ -95,11 +95,15 @@ def test_run_of_a_moved_project_is_found_where_it_lies_now(project: Path) -> Non
     assert status_of(moved).state() == "finished"
 
 
-def test_missing_and_damaged_runs_are_named(project: Path) -> None:
+@pytest.mark.parametrize(
+    "text",
+    ["{", "null", "7", "[]", '{"folder": 3, "ledger": "l"}', '{"folder": "f"}', "[" * 100_000],
+)
+def test_missing_and_damaged_runs_are_named(project: Path, text: str) -> None:
     with pytest.raises(MissingError, match="Run x is not there"):
         Run.find("x", str(project / "checkpoints"))
 
-    (project / "checkpoints" / "r" / "slurm.json").write_text("{")
+    (project / "checkpoints" / "r" / "slurm.json").write_text(text)
     with pytest.raises(CorruptFileError, match=r"slurm\.json is damaged"):
         status_of(project)
 
