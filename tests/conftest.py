@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -61,8 +62,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 LAUNCHERS = WarmLaunchers()
 
 
+@pytest.fixture(scope="session")
+def folder_of_all(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all workers of this session share."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
 @pytest.fixture(scope="session", autouse=True)
-def end_of_launchers() -> Iterator[None]:
+def life_of_launchers(folder_of_all: Path) -> Iterator[None]:
+    LAUNCHERS.notes = folder_of_all
     yield
     LAUNCHERS.close()
 
@@ -103,20 +112,36 @@ def write_rows(path: Path, num_rows: int, words: int = 12) -> Path:
     return path
 
 
+def made_once(folder: Path, make: Callable[[Path], object]) -> Path:
+    """Return a folder that the first worker who asks for it fills for all; nobody may change it."""
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "is-made").exists():
+            make(folder)
+            (folder / "is-made").touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
-def rows_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def rows_file(folder_of_all: Path) -> Path:
     """600 rows: three shards."""
-    return write_rows(tmp_path_factory.mktemp("rows") / "rows.jsonl", 600)
+    folder = made_once(
+        folder_of_all / "rows", lambda folder: write_rows(folder / "rows.jsonl", 600)
+    )
+    return folder / "rows.jsonl"
 
 
 @pytest.fixture(scope="session")
-def shard_set(tmp_path_factory: pytest.TempPathFactory, rows_file: Path) -> Path:
+def shard_set(folder_of_all: Path, rows_file: Path) -> Path:
     """A finished shard set of `rows_file`; nobody may change it."""
-    cwd = tmp_path_factory.mktemp("shards")
-    flags = (f"--source={rows_file}", "--out=small", "--num-tasks=1")
-    result = launch("preprocess", *flags, cwd=cwd)
-    assert result.returncode == 0, result.stderr
-    return cwd / "small"
+
+    def make(cwd: Path) -> None:
+        flags = (f"--source={rows_file}", "--out=small", "--num-tasks=1")
+        result = launch("preprocess", *flags, cwd=cwd)
+        assert result.returncode == 0, result.stderr
+
+    return made_once(folder_of_all / "shards", make) / "small"
 
 
 def events_of(run: Path) -> list[dict[str, Any]]:
@@ -131,11 +156,18 @@ def events_of(run: Path) -> list[dict[str, Any]]:
 def wait_for(
     condition: Callable[[], Any], what: str, timeout_seconds: float = HANGS_SECONDS
 ) -> Any:
-    """Poll until a condition holds and return its value: for what another process will do."""
-    deadline = time.monotonic() + timeout_seconds
+    """
+    Poll until a condition holds and return its value: for what another process will do.
+
+    What takes long to ask, as a Slurm or a store does, is asked less often: the other needs the core.
+    """
+    asked_at = time.monotonic()
+    deadline = asked_at + timeout_seconds
     while not (value := condition()):
-        assert time.monotonic() < deadline, f"{what} did not happen in {timeout_seconds} s"
-        time.sleep(0.02)
+        now = time.monotonic()
+        assert now < deadline, f"{what} did not happen in {timeout_seconds} s"
+        time.sleep(min(0.25, max(0.02, 3 * (now - asked_at))))
+        asked_at = time.monotonic()
     return value
 
 

@@ -19,6 +19,7 @@ import runpy
 import select
 import socket
 import sys
+import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import pairwise
@@ -34,6 +35,11 @@ LOADED = (
     "launch.dialogue.dialogue", "launch.evaluation.measure", "jobs.attempt",
     "instruct_core.answers.writer", "tensorboard.summary.writer.event_file_writer", "fastokens",
     "tyro", "typeguard", "s3fs", "aiobotocore.session",
+)  # fmt: skip
+# What a process makes once.
+MADE = (
+    ("instruct_core.data.gpt2_tokenizer", "load_gpt2_tokenizer"),
+    ("launch.training.fit", "cpu_flops"),
 )  # fmt: skip
 # Those that start a Python.
 STARTERS = (
@@ -120,7 +126,8 @@ def main() -> None:
     sys.path[0] = sys.argv[3]
     for name in LOADED:
         importlib.import_module(name)
-    importlib.import_module("instruct_core.data.gpt2_tokenizer").load_gpt2_tokenizer()
+    for module, function in MADE:
+        getattr(importlib.import_module(module), function)()
     for name in STARTERS:
         importlib.import_module(name).subprocess = knows(listener.getsockname())  # type: ignore[attr-defined]
     gc.collect()
@@ -128,17 +135,17 @@ def main() -> None:
     request = serve(listener, life)
     if request is not None:
         listener.detach()
-        pid = os.getpid()
         try:
             become(request)
         except SystemExit as end:
-            if os.getpid() == pid and isinstance(end.code, int):  # and not a task of a controller
+            if isinstance(end.code, int):
                 _end(end.code)
             raise
 
 
 def _end(code: int) -> None:
-    """End without taking apart all that is loaded, which would take longer than most launchers do."""
+    """End without taking apart all that is loaded, which takes longer than most launchers do."""
+    threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     sys.stdout.flush()
     os._exit(code)

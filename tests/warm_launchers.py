@@ -4,9 +4,9 @@ Launchers for tests, without the seconds that imports take: forks of a process t
     launchers = WarmLaunchers()
     result = launchers.run("status", ["r"], cwd, environment, timeout_seconds=60.0)
 
-The first launch of every command is a cold one, as a person's is, with all that it starts: one that
-leans on what another command has loaded fails there. So is one whose environment Python reads when it
-starts.
+The first launch of every command in a session is a cold one, as a person's is, with all that it starts:
+one that leans on what another command has loaded fails there. So is one whose environment Python reads
+when it starts, and so are all where nobody notes what was launched.
 """
 
 from __future__ import annotations
@@ -27,12 +27,11 @@ READ_AT_START = ("PYTHON", "LC_", "LANG", "OMP_", "LD_", "TZ")
 
 
 class WarmLaunchers:
-    """Launchers of a tree of this project, forked from a process that is started when first needed."""
+    """Launchers, forked from a process that is started when it is first needed."""
 
-    def __init__(self, tree: Path = REPO) -> None:
-        self._tree = tree
+    def __init__(self) -> None:
+        self.notes: Path | None = None  # where all workers of a session note what has been launched
         self._server: ForkServer | None = None
-        self._launched: set[str] = set()
 
     def run(
         self,
@@ -59,13 +58,21 @@ class WarmLaunchers:
         self, verb: str, arguments: Sequence[str], env: Mapping[str, str], **settings: Any
     ) -> Launcher:
         """Start a launcher, with settings as of subprocess.Popen."""
-        command = [sys.executable, str(self._tree / "launch" / f"{verb}.py"), *arguments]
-        if verb not in self._launched or _read_at_start(env) != _read_at_start(os.environ):
-            self._launched.add(verb)
+        command = [sys.executable, str(REPO / "launch" / f"{verb}.py"), *arguments]
+        if _read_at_start(env) != _read_at_start(os.environ) or self._is_first(verb):
             return subprocess.Popen(command, env=env, **settings)
         if self._server is None:
-            self._server = ForkServer(self._tree, os.environ)
+            self._server = ForkServer(REPO, os.environ)
         return self._server.start(command, env=env, **settings)
+
+    def _is_first(self, verb: str) -> bool:
+        if self.notes is None:
+            return True
+        try:
+            (self.notes / f"launched-{verb}").touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        return True
 
     def close(self) -> None:
         """End the process that forks them."""

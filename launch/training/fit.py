@@ -10,6 +10,7 @@ thirty. The machine's speed is measured for a fraction of a second with a matrix
 
 from __future__ import annotations
 
+import functools
 import time
 
 import numpy as np
@@ -30,6 +31,7 @@ GPU_BYTES_PER_NUMBER = {"bf16": 37 / 24, "fp32": 74 / 24}
 GPU_BYTES = 1_800_000_000
 
 
+@functools.cache
 def cpu_flops() -> float:
     """Return floating-point operations per second of all cores in a float32 matrix product."""
     a = np.ones((MATRIX_SIZE, MATRIX_SIZE), np.float32)

@@ -15,10 +15,11 @@ import pytest
 
 from tests.conftest import (
     HANGS_SECONDS,
-    REPO,
+    LAUNCHERS,
     TINY_RUN,
     events_of,
     hashes_of,
+    made_once,
     samples_of,
     wait_for,
 )
@@ -96,7 +97,7 @@ class Run:
     ) -> None:
         self.cluster, self.cwd, self.name = cluster, cwd, name
         cwd.mkdir(exist_ok=True, parents=True)
-        self._launchers = (code or REPO) / "launch"
+        self._code = code
         self.arguments = [
             f"--shards={shards}", "--nodes=2", "--gpus=2", "--cpus-per-task=1", "--time=60",
             f"--max-steps={STEPS}", f"--run={name}", "--record-samples", "--precision=fp32",
@@ -108,10 +109,13 @@ class Run:
         self, verb: str, *arguments: str, timeout_seconds: float = HANGS_SECONDS
     ) -> subprocess.CompletedProcess[str]:
         """Run a launcher on the cluster to its end."""
-        env = self.cluster.env | {"COLUMNS": "200", "PYTHONPATH": str(self._launchers.parent)}
+        env = self.cluster.env | {"COLUMNS": "200"}
         env["INSTRUCT_BAD_NODES"] = str(self.cwd / "bad_nodes")  # nobody else's
+        if self._code is None:
+            return LAUNCHERS.run(verb, arguments, self.cwd, env, timeout_seconds)
+        env["PYTHONPATH"] = str(self._code)
         return subprocess.run(
-            [sys.executable, str(self._launchers / f"{verb}.py"), *arguments],
+            [sys.executable, str(self._code / "launch" / f"{verb}.py"), *arguments],
             cwd=self.cwd, env=env, capture_output=True, text=True, timeout=timeout_seconds,
             check=False,
         )  # fmt: skip
@@ -188,28 +192,29 @@ class Run:
 
 
 def unhit(cluster: SlurmCluster, cwd: Path, shards: Path, *flags: str) -> Run:
-    """Return a run that nobody hit."""
+    """Return a run that nobody hit, made by one worker for all."""
     run = Run(cluster, cwd, shards, *flags)
-    run.submit()
-    run.wait_for_end()
+
+    def make(_: Path) -> None:
+        run.submit()
+        run.wait_for_end()
+        assert cluster.job(run.job_id)["Restarts"] == "0"
+
+    made_once(cwd, make)
     assert len(run.events("started")) == 1
     return run
 
 
 @pytest.fixture(scope="session")
-def undisturbed(
-    cluster: SlurmCluster, tmp_path_factory: pytest.TempPathFactory, shard_set: Path
-) -> Run:
+def undisturbed(cluster: SlurmCluster, folder_of_all: Path, shard_set: Path) -> Run:
     """Two nodes of two ranks, and nobody hit it."""
-    return unhit(cluster, tmp_path_factory.mktemp("undisturbed"), shard_set)
+    return unhit(cluster, folder_of_all / "undisturbed", shard_set)
 
 
 @pytest.fixture(scope="session")
-def undisturbed_pair(
-    cluster: SlurmCluster, tmp_path_factory: pytest.TempPathFactory, shard_set: Path
-) -> Run:
+def undisturbed_pair(cluster: SlurmCluster, folder_of_all: Path, shard_set: Path) -> Run:
     """Two nodes of one rank, and nobody hit it."""
-    return unhit(cluster, tmp_path_factory.mktemp("pair"), shard_set, "--gpus=1")
+    return unhit(cluster, folder_of_all / "undisturbed-pair", shard_set, "--gpus=1")
 
 
 @pytest.fixture
