@@ -14,6 +14,7 @@ Source: submitit/local/local.py (the environment and the requeue code).
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import select
@@ -203,6 +204,7 @@ def main(folder: Path, modules: Sequence[str]) -> int:
     """Be the controller of a job, and in its forks a task; return the exit code of either."""
     controller = LocalController(folder)
     load(modules)
+    gc.freeze()  # a collection in a task would write to, and so copy, every page of what is loaded
     try:
         return controller.run()
     except InTask:

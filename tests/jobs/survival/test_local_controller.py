@@ -56,6 +56,17 @@ def is_alive(pid: int) -> bool:
     return state != "Z"
 
 
+def test_task_does_not_collect_what_its_controller_has_loaded(tmp_path: Path) -> None:
+    """Each collection would copy every page of it."""
+    script = "import gc; note(f'left {len(gc.get_objects())} frozen {gc.get_freeze_count()}')"
+    process = controller(tmp_path, script, modules=["email.message"])
+
+    assert process.wait(timeout=HANGS_SECONDS) == 0
+
+    _, left, _, frozen = starts(tmp_path)[-1]
+    assert int(left) < int(frozen) / 10
+
+
 def test_crash_without_progress_is_tried_three_times(tmp_path: Path) -> None:
     process = controller(tmp_path, "sys.exit(3)")
 
