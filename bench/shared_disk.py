@@ -3,11 +3,12 @@ A disk that fails a thousand times: what a run's store, or a whole training, los
 
     python -m bench.shared_disk                     # the store: 1,000 faults
     python -m bench.shared_disk --faults 100 --seed 7
-    python -m bench.shared_disk --training --faults 200
+    python -m bench.shared_disk --training --faults 200 --minutes 7
 
 The disk is the one of the tests (tests/shared_disk/): a folder mounted through FUSE that answers EIO,
 ESTALE or EDQUOT for a while, or nothing, or does what it was asked and loses the answer, at drawn
-operations and places. Prints one JSON line a kind, and one for the whole.
+operations and places. Prints one JSON line a kind, and one for the whole. `--minutes` ends it after the
+attempt, or the run, in which they are over.
 
 The store: attempts follow one another; each claims the run, loads the newest step, compares its bits
 with those that were saved, and saves step after step until a fault ends it. The training: a run of two
@@ -23,7 +24,7 @@ import json
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -86,10 +87,10 @@ def _num_faults(counts: Mapping[str, Mapping[str, int]]) -> int:
     return sum(kind.get("faults", 0) for kind in counts.values())
 
 
-def through_the_store(disk: SharedDisk, seed: int, num_faults: int) -> dict[str, Any]:
-    """Have attempts follow one another until there were so many faults; return what became of them."""
+def through_the_store(disk: SharedDisk, seed: int, goes_on: Callable[[], bool]) -> dict[str, Any]:
+    """Have attempts follow one another for as long as it goes on; return what became of them."""
     run = Run(str(disk.path / "run"))
-    while _num_faults(disk.counts()) < num_faults:
+    while goes_on():
         if not disk.num_planned():
             disk.plan(drawn(seed, AT_A_TIME, apart=APART, seconds=SECONDS))
             seed += 1
@@ -105,15 +106,17 @@ def through_the_store(disk: SharedDisk, seed: int, num_faults: int) -> dict[str,
     }  # fmt: skip
 
 
-def through_training(disk: SharedDisk, scratch: Path, seed: int, num_faults: int) -> dict[str, Any]:
-    """Have runs follow one another until there were so many faults; return what became of them."""
+def through_training(
+    disk: SharedDisk, scratch: Path, seed: int, goes_on: Callable[[], bool]
+) -> dict[str, Any]:
+    """Have runs follow one another for as long as it goes on; return what became of them."""
     rows = write_rows(scratch / "rows.jsonl", 600)
     flags = (f"--source={rows}", "--out=small", "--num-tasks=1")
     assert launch("preprocess", *flags, cwd=scratch).returncode == 0
     shards, quiet = scratch / "small", scratch / "undisturbed"
     train(quiet, shards, 2, *FLAGS)
     sums: Counter[str] = Counter()
-    while _num_faults(disk.counts()) < num_faults:
+    while goes_on():
         faults = drawn(
             seed, 10 * AT_A_TIME, apart=APART_IN_TRAINING, seconds=SECONDS_IN_TRAINING,
             quota_of=OF_JOBS,
@@ -134,6 +137,7 @@ def main() -> None:
     parser.add_argument("--faults", type=int, default=1000, help="at least so many (default: 1000)")
     parser.add_argument("--seed", type=int, default=1, help="of all that is drawn (default: 1)")
     parser.add_argument("--training", action="store_true", help="whole runs, not a store alone")
+    parser.add_argument("--minutes", type=float, default=60, help="at most so many (default: 60)")
     flags = parser.parse_args()
     if problem := why_not():
         parser.exit(1, f"No such disk can be had here: it {problem}.\n")
@@ -141,11 +145,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch)
         with SharedDisk(place / "folder", place / "mounted") as disk:
+
+            def goes_on() -> bool:
+                is_early = time.monotonic() - began_at < 60 * flags.minutes
+                return is_early and _num_faults(disk.counts()) < flags.faults
+
             if flags.training:
-                found = through_training(disk, place, flags.seed, flags.faults)
+                found = through_training(disk, place, flags.seed, goes_on)
                 LAUNCHERS.close()
             else:
-                found = through_the_store(disk, flags.seed, flags.faults)
+                found = through_the_store(disk, flags.seed, goes_on)
             counts = disk.counts()
     for kind, numbers in sorted(counts.items()):
         print(json.dumps({"kind": kind, **numbers}))

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from instruct_core.errors import SlurmError
-from jobs.environment import NOTIFY, number_in
+from jobs.environment import CACHE, NOTIFY, number_in
 
 CLIENT_TIMEOUT_SECONDS = 30.0
 SUBMIT_TIMEOUT_SECONDS = 300.0  # sbatch itself tries again for minutes where Slurm is busy
@@ -249,7 +249,7 @@ def clean_environment() -> dict[str, str]:
     return {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(ours) or name in ("SLURM_CONF", NOTIFY)
+        if not name.startswith(ours) or name in ("SLURM_CONF", NOTIFY, CACHE)
     }
 
 

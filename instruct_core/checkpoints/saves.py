@@ -13,9 +13,9 @@ training (`--async-save`): forward and backward only read the weights, so the co
 next update, which waits for it if it must. One save is written at a time. A small state is written
 at once all the same: to wait costs less than a step, and a kill then never loses more than a save
 interval. A save that fails is told and tried again with the state of a later step, after 5 seconds,
-10, 20, up to five minutes; the run ends only when it has gone without a good checkpoint for
-`--max-unsaved-minutes`. All ranks do the same at the same step: what depends on a clock is rank 0's
-to decide, in the vote.
+10, 20, up to five minutes, or half a minute where nothing is left to train; the run ends only when it
+has gone without a good checkpoint for `--max-unsaved-minutes`. All ranks do the same at the same step:
+what depends on a clock is rank 0's to decide, in the vote.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from instruct_core.errors import UnsavedError
 from instruct_core.events import Event, MadeRoom, NotRemoved, Saved, SaveFailed
 
 FIRST_RETRY_SECONDS, MAX_RETRY_SECONDS = 5.0, 300.0
+MAX_RETRY_SECONDS_AT_THE_END = 30.0  # all ranks wait for it
 WRITTEN_AT_ONCE_BYTES = 64 << 20
 TRIES_AT_A_STOP = 4  # with 1, 2 and 4 seconds between: the scheduler does not wait long
 TRIES_BEFORE_GIVING_UP = 3
@@ -66,6 +67,7 @@ class Saves:
         self._good_at = self._last_at  # when the state of the newest good checkpoint was taken
         self._retry_at = float("inf")
         self._failures = 0  # in a row
+        self._longest_pause = MAX_RETRY_SECONDS
         self._error: OSError | None = None
         self.saved_step = -1
         self._stall_seconds = 0.0
@@ -124,7 +126,7 @@ class Saves:
         Raises:
             OSError: It cannot be saved in the time there is.
         """
-        tries = 0
+        tries, self._longest_pause = 0, MAX_RETRY_SECONDS_AT_THE_END
         while True:
             self.begin(step)
             if self._background.busy:
@@ -181,4 +183,4 @@ class Saves:
             )
 
     def _pause(self) -> float:
-        return float(min(FIRST_RETRY_SECONDS * 2 ** (self._failures - 1), MAX_RETRY_SECONDS))
+        return float(min(FIRST_RETRY_SECONDS * 2 ** (self._failures - 1), self._longest_pause))

@@ -12,13 +12,16 @@ nobody may do: these are raised at once.
 from __future__ import annotations
 
 import errno
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-LOOK_AGAIN_SECONDS = 10.0  # where nobody says how long
+logger = logging.getLogger(__name__)
+
+LOOK_AGAIN_SECONDS = 10.0  # where nobody says how long; who waits longer says so
 FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.5, 5.0
 T = TypeVar("T")
 
@@ -48,15 +51,23 @@ def patiently(call: Callable[[], T], seconds: float, may_pass: Callable[[OSError
     Raises:
         OSError: The last failure; or one that does not pass, at once.
     """
-    give_up_at, pause = 0.0, FIRST_PAUSE_SECONDS
+    failed_at, pause, has_told = 0.0, FIRST_PAUSE_SECONDS, False
     while True:
         try:
-            return call()
+            answer = call()
         except OSError as error:
             now = time.monotonic()
-            give_up_at = give_up_at or now + seconds  # a call that took long is tried again too
-            if not may_pass(error) or now + pause > give_up_at:
+            failed_at = failed_at or now  # a call that took long is tried again too
+            if not may_pass(error) or now + pause > failed_at + seconds:
                 raise
+            if not has_told and now >= failed_at + LOOK_AGAIN_SECONDS:
+                has_told = True
+                away = now - failed_at
+                logger.warning("No answer for %.0f s, asked for %.0f s: %s", away, seconds, error)
+        else:
+            if has_told:
+                logger.warning("Answered after %.0f s", time.monotonic() - failed_at)
+            return answer
         time.sleep(pause)
         pause = min(2 * pause, MAX_PAUSE_SECONDS)
 

@@ -214,6 +214,20 @@ def test_end_of_a_run_waits_for_a_disk_that_comes_back(
     assert committed_steps(desk.checkpoints.store) == [9]
 
 
+def test_end_of_a_run_asks_every_half_minute(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training is over: nobody has anything from a longer pause."""
+    waits: list[float] = []
+    monkeypatch.setattr(saving, "FIRST_RETRY_SECONDS", 5.0)
+    monkeypatch.setattr(desk.saves, "_wait", lambda seconds, stop: waits.append(seconds))
+    desk.checkpoints.failures = 6
+    desk.checkpoints.go.set()
+    desk.train_to(9)
+
+    desk.saves.finish(9, lambda: False)
+
+    assert waits == [5.0, 10.0, 20.0, 30.0, 30.0, 30.0]
+
+
 def test_attempt_that_was_overtaken_ends_at_its_next_save(desk: Desk) -> None:
     Checkpoints(desk.checkpoints.store).claim_attempt()
     desk.checkpoints.go.set()
