@@ -58,18 +58,25 @@ def patiently(call: Callable[[], T], seconds: float, may_pass: Callable[[OSError
         except OSError as error:
             now = time.monotonic()
             failed_at = failed_at or now  # a call that took long is tried again too
-            if not may_pass(error) or now + pause > failed_at + seconds:
+            if not may_pass(error):
+                _say_over(has_told, failed_at)
+                raise
+            if now + pause > failed_at + seconds:
                 raise
             if not has_told and now >= failed_at + LOOK_AGAIN_SECONDS:
                 has_told = True
                 away = now - failed_at
                 logger.warning("No answer for %.0f s, asked for %.0f s: %s", away, seconds, error)
         else:
-            if has_told:
-                logger.warning("Answered after %.0f s", time.monotonic() - failed_at)
+            _say_over(has_told, failed_at)
             return answer
         time.sleep(pause)
         pause = min(2 * pause, MAX_PAUSE_SECONDS)
+
+
+def _say_over(has_told: bool, failed_at: float) -> None:
+    if has_told:
+        logger.warning("Answered after %.0f s", time.monotonic() - failed_at)
 
 
 def on_a_disk(path: Path, call: Callable[[], T], seconds: float = LOOK_AGAIN_SECONDS) -> T:

@@ -14,6 +14,7 @@ Source: submitit/local/local.py (the environment and the requeue code).
 
 from __future__ import annotations
 
+import errno
 import gc
 import logging
 import os
@@ -23,7 +24,7 @@ import sys
 import time
 from collections.abc import Sequence
 from functools import partial
-from importlib import import_module
+from importlib import import_module, invalidate_caches
 from pathlib import Path
 from types import FrameType
 from typing import Literal
@@ -195,9 +196,18 @@ def load(modules: Sequence[str]) -> None:
     for name in modules:
         try:
             # Once more where the disk that the code lies on fails: what is loaded here is for all starts.
-            patiently(partial(import_module, name), LOAD_SECONDS, passes_on_a_disk)
+            patiently(partial(_load, name), LOAD_SECONDS, passes_on_a_disk)
         except Exception:
             logger.exception("%s could not be loaded before the tasks", name)
+
+
+def _load(name: str) -> None:
+    """Import a module; raises OSError also for one that is not found where a disk failed."""
+    invalidate_caches()  # Python takes a folder that it cannot look at for none, and remembers that
+    try:
+        import_module(name)
+    except ImportError as error:
+        raise OSError(errno.EIO, str(error)) from error
 
 
 def main(folder: Path, modules: Sequence[str]) -> int:

@@ -49,6 +49,21 @@ def test_who_waits_for_minutes_says_so_once_and_when_it_is_over(
     assert {record.levelno for record in caplog.records} == {logging.WARNING}
 
 
+def test_answer_that_nothing_is_there_is_one_too(
+    clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    end = clock.now + 20
+
+    def look() -> None:
+        away_until(clock, end)
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory")
+
+    with pytest.raises(FileNotFoundError):
+        patiently(look, 900, passes_on_a_disk)
+
+    assert caplog.records[-1].getMessage() == "Answered after 22 s"
+
+
 def test_what_passes_in_seconds_is_not_told(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     end = clock.now + 9
 

@@ -229,11 +229,21 @@ def test_tasks_share_one_loading_of_what_they_import_at_every_start(tmp_path: Pa
     assert (tmp_path / "loaded").read_text().split() == [str(process.pid)]
 
 
-def test_code_that_the_disk_refuses_at_first_is_loaded_for_all_tasks(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "if not third: raise OSError(5, 'EIO')\n",
+        "if third: os.mkdir('shared'), pathlib.Path('shared/late_code.py').touch()\nimport late_code\n",
+    ],
+)
+def test_code_that_the_disk_refuses_at_first_is_loaded_for_all_tasks(
+    tmp_path: Path, fault: str
+) -> None:
     (tmp_path / "heavy.py").write_text(
-        "import errno, os, pathlib\n"
+        "import os, pathlib, sys\n"
+        "sys.path.append('shared')\n"
         "with open('loads', 'a') as file: file.write(f'{os.getpid()}\\n')\n"
-        "if len(pathlib.Path('loads').read_text().split()) < 3: raise OSError(errno.EIO, 'EIO')\n"
+        "third = len(pathlib.Path('loads').read_text().split()) == 3\n" + fault
     )
     patches = "from instruct_core.storage import patience\npatience.FIRST_PAUSE_SECONDS = 0.0\n"
     process = controller(tmp_path, "import heavy", num_tasks=2, modules=["heavy"], patches=patches)
