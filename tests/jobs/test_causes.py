@@ -34,6 +34,7 @@ def os_error(number: int) -> str:
         (os_error(errno.EDQUOT), "disk full"),
         (os_error(errno.ESTALE), "store away"),
         ("a disk or a store does not answer: TimeoutError: no answer", "store away"),
+        ("rank 1 on node2: Bus error.", "store away"),
         ("no rank could be started on n7: Communication connection failure.", "node failed"),
         ("RuntimeError: CUDA error: an illegal memory access was encountered", "node failed"),
         ("RuntimeError: Slurm gave this job GPUs on n1, and torch 2.13 finds none there.", "node failed"),
