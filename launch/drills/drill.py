@@ -31,6 +31,7 @@ from launch.drills.schedule import drawn, save_every, schedule_of
 from launch.drills.trial import RefusedError, Trial, type_command
 from launch.drills.verdict import Verdict, judge
 from launch.flags.drill import DEFAULT_FAULTS, Drill
+from launch.runs.one_run import show_receipt
 from launch.runs.places import absolute
 
 
@@ -95,7 +96,7 @@ def _try(flags: Drill, plan: Plan, folder: Path) -> Verdict:
     difference = difference or others
     found = judge(plan.faults, hit.hits(), hit.entries(), plan.save_every, difference)
     recoveries, problems = found
-    return Verdict(recoveries, difference, problems, flags.steps, num_samples)
+    return Verdict(recoveries, difference, problems, flags.steps, num_samples, hit.receipt())
 
 
 def _make_shards(folder: Path) -> str:
@@ -139,6 +140,9 @@ def _tell(verdict: Verdict) -> None:
             cost = (str(lost), f"{seconds} s") if hit is not None else ("never came", "")
             table.add_row(str(fault), rank, *cost)
         show_table(table)
+    if verdict.receipt is not None:
+        say("Where the seconds of the run that was hit went:")
+        show_receipt(verdict.receipt)
     if not verdict.is_equal:
         say(f"Not proven: {'; '.join(verdict.problems).rstrip('.')}.")
         return

@@ -21,6 +21,7 @@ from jobs.bad_nodes import BAD_NODES
 from jobs.drill import Fault, Hit, read_hits, write_schedule
 from jobs.environment import NOTIFY
 from jobs.ledger import Entry, read_ledger
+from jobs.receipt import Receipt
 from launch.cluster.slurm import SlurmJob
 from launch.console.commands import command
 from launch.console.lines import EXIT_BAD_INPUT, EXIT_INTERRUPTED, say
@@ -96,6 +97,10 @@ class Trial:
     def entries(self) -> list[Entry]:
         """Return its ledger."""
         return read_ledger(self.ledger)
+
+    def receipt(self) -> Receipt:
+        """Return where its seconds went."""
+        return RunStatus.of(self._run).receipt()
 
     def _end_job(self) -> None:
         """End a job on Slurm, which does not end with the command that follows it."""

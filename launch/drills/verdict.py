@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from jobs.drill import SUSPENDED_SECONDS, Fault, Hit
 from jobs.events import Damaged, Resumed
 from jobs.ledger import Entry
+from jobs.receipt import Receipt
 from launch.drills.comparison import Difference
 
 SCHEMA = 1  # of the JSON
@@ -48,6 +49,7 @@ class Verdict(NamedTuple):
     problems: list[str]
     num_steps: int
     num_samples: int
+    receipt: Receipt | None = None  # of the run that was hit
 
     @property
     def is_equal(self) -> bool:
@@ -64,6 +66,7 @@ class Verdict(NamedTuple):
             "faults": [recovery.to_json() for recovery in self.recoveries],
             "difference": None if self.difference is None else self.difference._asdict(),
             "problems": self.problems,
+            "receipt": None if self.receipt is None else self.receipt.to_json(),
         }
 
 

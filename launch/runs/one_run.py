@@ -47,7 +47,7 @@ def show_run(status: RunStatus) -> None:
         say(f"Asked of Slurm: {one_line(own)}")
     if status.entries:
         _show_attempts(status)
-    _show_receipt(status.receipt())
+    show_receipt(status.receipt())
     say(f"Its log: {run_command(run.store, 'logs', '-f')}")
 
 
@@ -88,7 +88,8 @@ def _show_attempts(status: RunStatus) -> None:
         say(one_line(f"Cause of the last end: {last.cause}. What to do: {remedy}"))
 
 
-def _show_receipt(receipt: Receipt) -> None:
+def show_receipt(receipt: Receipt) -> None:
+    """Print where a run's seconds went; nothing of one that has none."""
     if not receipt.wall_seconds:
         return
     table = Table("time", "share", "went to", box=None)

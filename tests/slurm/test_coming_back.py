@@ -8,6 +8,8 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import HANGS_SECONDS, wait_for
 from tests.slurm.conftest import Cluster, Run, assert_ended_as_if_undisturbed
 
@@ -62,6 +64,11 @@ def test_ten_faults_in_a_row_leave_no_trace(desk: Run) -> None:
     said = json.loads(result.stdout.splitlines()[-1])
     assert said["equal"]
     assert sum(fault["came"] for fault in said["faults"]) == 10
+    assert all(fault["seconds_to_come_back"] > 0 for fault in said["faults"])
+    receipt = said["receipt"]
+    assert sum(receipt["seconds"].values()) == pytest.approx(receipt["wall_seconds"], rel=0.01)
+    assert receipt["wall_seconds"] > sum(fault["seconds_to_come_back"] for fault in said["faults"])
+    assert "unknown" not in receipt["seconds"]
     assert not list(desk.cwd.glob("drill-*"))
 
 
