@@ -198,6 +198,20 @@ def test_run_whose_machine_died_was_stopped_until_somebody_gave_the_command_agai
     assert receipt.wall_seconds == pytest.approx(later[-1].utc_seconds - BEGUN_AT)
 
 
+def test_crash_that_a_clock_ahead_has_noted_takes_nothing_from_the_next_attempt() -> None:
+    plan = Plan(10.0, 2.0, 1.0, [(20.0, 3.0, 0.5)], 4.0, "killed", 1.0, 0.0)
+    story = Story([plan, plan._replace(end="requeued")])
+    entries = [
+        entry._replace(utc_seconds=entry.utc_seconds + 300 * isinstance(entry.event, Crashed))
+        for entry in story.entries
+    ]
+
+    receipt = receipt_of(entries, story.submitted_at, now=None)
+
+    assert receipt.seconds["step"] == pytest.approx(story.truth["step"])
+    assert receipt.wall_seconds == pytest.approx(story.at - BEGUN_AT)
+
+
 def test_attempt_that_told_nothing_was_waited_for() -> None:
     entries = [
         Entry(0, 101.0, Resumed(0), {"imports": 1.0}),
