@@ -27,6 +27,7 @@ IS_LATER = {"is_later": True}
 
 Precision = Literal["auto", "fp32", "bf16"]
 LossOn = Literal["all", "response"]
+Kept = Literal["fp32", "fp16"]  # numbers of a model's weights while it answers on a CPU
 
 
 class Rule(NamedTuple):

@@ -1,5 +1,5 @@
 """
-Numbers out of the environment, which people and sites fill in as they like.
+Numbers out of the environment, which people and sites fill in as they like, and a word for torch in it.
 
     number_in("OMP_NUM_THREADS", 4)      # 4 where it is empty or no number; 8 where it says "8,2"
 """
@@ -19,3 +19,13 @@ def number_in(name: str, default: int) -> int:
     """Return the first whole number that a variable begins with, or the default where it has none."""
     found = re.match(r"\s*\+?(\d{1,9})(?![\w.])", os.environ.get(name, ""))
     return int(found[1]) if found else default
+
+
+def ask_for_huge_pages() -> None:
+    """
+    Have torch ask for huge pages from its first tensor on, unless the person has said otherwise.
+
+    Weights are read faster from them, which is what a token waits for; a training step gains nothing. See
+    "Huge pages" in docs/performance.md. Source: c10's alloc_cpu.cpp.
+    """
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")

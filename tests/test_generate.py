@@ -10,11 +10,15 @@ from typing import Any
 import pytest
 
 from instruct_core.answers.generation import generate
+from instruct_core.answers.plan import AnswerPlan
+from instruct_core.answers.writer import load_planned_model
 from instruct_core.data.encoding import prompt_tokens
 from instruct_core.data.templates import BY_HEADINGS
 from instruct_core.data.tokenizer import load_tokenizer
 from instruct_core.data.turns import Exchange
+from instruct_core.model.packed import HalvedLinear
 from instruct_core.model.weights import load_model
+from instruct_core.storage.store import Store
 from tests.conftest import HANGS_SECONDS, TINY_RUN, launch, start, wait_for
 from tests.launch.test_errors import snapshot
 
@@ -74,6 +78,17 @@ def test_greedy_answers_are_those_of_one_question_alone(desk: Path) -> None:
         [alone] = generate(model, [prompt], max_new_tokens=16)
         assert row["new_tokens"] == len(alone.tokens)
         assert row["answer"] == tokenizer.decode(alone.tokens).strip()
+
+
+def test_task_keeps_the_weights_as_they_were_asked_for(desk: Path) -> None:
+    asked = ["--out=half.jsonl", "--limit-rows=3", "--weights=fp16", "--num-tasks=1"]
+
+    result = launch("generate", *FLAGS, *asked, cwd=desk)
+
+    assert result.returncode == 0, result.stderr
+    assert ", weights kept as fp16" in result.stdout
+    model = load_planned_model(AnswerPlan.load(Store(desk / "half.jsonl.parts")))
+    assert isinstance(model.answering_head, HalvedLinear)
 
 
 @pytest.mark.parametrize("num_tasks", [2, 7])

@@ -25,6 +25,7 @@ from instruct_core.data.templates import BY_HEADINGS, exchanges_name, name_of_ro
 from instruct_core.data.turns import EmptyQuestionError, Turn
 from instruct_core.data.unread import ColumnCheck, chat_of
 from instruct_core.errors import BadRowError, ConfigError
+from instruct_core.recipe import Kept
 from instruct_core.storage.documents import fingerprint_of
 
 
@@ -45,6 +46,8 @@ class Settings:
     """Which way of choosing tokens made the answers; see Sampling."""
     positions: int | None = None
     """Tokens of a question with its answer, where the model is trained on no more; else None."""
+    weights: Kept = "fp32"
+    """Numbers in which the model keeps them while it answers."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,8 @@ class AnswerPlan(Plan):
             del choices["drawing"]
         if choices["positions"] is None:  # and so of this
             del choices["positions"]
+        if choices["weights"] == "fp32":  # and so of this
+            del choices["weights"]
         return fingerprint_of(choices)
 
     def as_begun(self, old: AnswerPlan) -> AnswerPlan:
@@ -111,6 +116,8 @@ class AnswerPlan(Plan):
             del document["template_text"]
         if self.settings.positions is None:
             del document["settings"]["positions"]
+        if self.settings.weights == "fp32":
+            del document["settings"]["weights"]
         return document
 
     def questions(

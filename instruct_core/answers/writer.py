@@ -45,7 +45,7 @@ def load_planned_model(plan: AnswerPlan) -> Model:
             "the old ones back, or give another --out."
         )
     shape = with_trained(shape, plan.settings.positions)  # as it was begun
-    return answering_model(shape, weights, plan.settings.batch_size)
+    return answering_model(shape, weights, plan.settings.batch_size, plan.settings.weights)
 
 
 def write_part(store: Store, plan: AnswerPlan, part: int, model: Model) -> None:

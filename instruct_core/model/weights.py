@@ -25,8 +25,9 @@ from instruct_core.model.adapters import Adapter, find_adapter
 from instruct_core.model.families import build, read
 from instruct_core.model.family import Model, misfit
 from instruct_core.model.lora import merge
-from instruct_core.model.packed import can_pack, pack
+from instruct_core.model.packed import can_halve, can_pack, halve, pack
 from instruct_core.model.weight_files import read_weight_files
+from instruct_core.recipe import Kept
 from instruct_core.shape import Shape, with_trained, with_vocabulary
 
 
@@ -182,29 +183,55 @@ def first_model(
     return loaded
 
 
-def load_model(init: str, texts: int = 1) -> Model:
+def load_model(init: str, texts: int = 1, kept: Kept = "fp32") -> Model:
     """Return the model of ``init``, ready to answer on this machine; see `ready`."""
-    return answering_model(*load_pretrained(init), texts)
+    check_kept(kept)
+    return answering_model(*load_pretrained(init), texts, kept)
 
 
-def answering_model(shape: Shape, weights: Mapping[str, Tensor], texts: int) -> Model:
+def answering_model(
+    shape: Shape, weights: Mapping[str, Tensor], texts: int, kept: Kept = "fp32"
+) -> Model:
     """Return the model of what `load_pretrained` returned, ready to answer; it takes the very tensors."""
     model = build(shape)
     model.load_state_dict(weights, assign=True)
-    return ready(model, texts)
+    return ready(model, texts, kept)
 
 
-def ready(model: Model, texts: int = 1) -> Model:
+def check_kept(kept: Kept) -> None:
+    """Raise ConfigError where a model that answers here cannot keep its weights in such numbers."""
+    if kept == "fp32":
+        return
+    if torch.cuda.is_available():
+        raise ConfigError(
+            f"--weights {kept} is for processors, and a GPU answers here. Leave it out, or hide the GPU: "
+            "CUDA_VISIBLE_DEVICES= before the command."
+        )
+    if not can_halve():
+        raise ConfigError(
+            f"--weights {kept} needs FBGEMM and a processor with AVX2, and torch {torch.__version__} "
+            "does not find them here. Leave it out."
+        )
+
+
+def ready(model: Model, texts: int = 1, kept: Kept = "fp32") -> Model:
     """
     Return a model that answers and does nothing else: on the GPU, or packed for the CPU.
 
     Args:
         model: With its weights, on the host.
         texts: How many it mostly answers side by side.
+        kept: In which numbers its matrices are kept.
+
+    Raises:
+        ConfigError: They cannot be kept so here.
     """
+    check_kept(kept)
     model.eval()
     if torch.cuda.is_available():
         return model.to("cuda")
-    if can_pack():
+    if kept == "fp16":
+        halve(model)
+    elif can_pack():
         pack(model, texts)
     return model

@@ -20,6 +20,7 @@ from instruct_core.data.model_template import template_of_model
 from instruct_core.data.sources import BUILTIN, Source, resolve_files
 from instruct_core.data.tokenizer import tokenizer_of_model
 from instruct_core.errors import ConfigError
+from instruct_core.recipe import Kept
 from instruct_core.storage.documents import load_sealed
 from instruct_core.storage.store import Store
 from jobs.generate import GenerateJob, place_of
@@ -27,7 +28,7 @@ from launch.arrays.array import make
 from launch.arrays.work import Work, here_because, shown_scan
 from launch.cluster.gpus import check_torch_sees, visible_gpus
 from launch.cluster.machine import Choice, choose_cluster
-from launch.cluster.request import request_of
+from launch.cluster.request import Request, request_of
 from launch.console.commands import command
 from launch.console.lines import counted, note
 from launch.flags.array import check_array_flags
@@ -58,6 +59,7 @@ def answer_file(flags: Generate, words: Sequence[str] = ()) -> int:
     request = request_of(flags.slurm) if choice.cluster == "slurm" else None
     if request is None and (gpus := visible_gpus()).number:
         check_torch_sees(gpus.number)
+    _refuse_on_gpus(flags.model.weights, request)
     old = AnswerPlan.load_if_there(store)
     with tempfile.TemporaryDirectory() as scratch:
         # A dry run writes nothing, not even a source that is unpacked.
@@ -84,6 +86,23 @@ def _check(flags: Generate) -> None:
     check_model_flags(flags.model)
 
 
+def _refuse_on_gpus(kept: Kept, request: Request | None) -> None:
+    """Refuse weights that are kept for processors where tasks have GPUs; see `check_kept`."""
+    if kept == "fp32":
+        return
+    problem = f"--weights {kept} is for processors, and "
+    if request is not None and request.gpus_per_node:
+        raise ConfigError(
+            f"{problem}tasks on partition {request.partition} get a GPU each. Leave it out, or give a "
+            "--partition without GPUs."
+        )
+    if request is None and visible_gpus().number:
+        raise ConfigError(
+            f"{problem}this machine has a GPU. Leave it out, or hide the GPU: CUDA_VISIBLE_DEVICES= "
+            "before the command."
+        )
+
+
 def _plan(flags: Generate, source: Source, old: AnswerPlan | None) -> AnswerPlan:
     columns = parse_columns(flags.columns, is_answered=False) if flags.columns else None
     model = _model(flags, old)
@@ -96,6 +115,7 @@ def _plan(flags: Generate, source: Source, old: AnswerPlan | None) -> AnswerPlan
         batch_size=flags.batch_size,
         answer_column=flags.answer_column,
         positions=weights.shape.trained_positions,
+        weights=flags.model.weights,
     )
     tokenizer = tokenizer_of_model(settings.model)
     template = template_of_model(settings.model, tokenizer)
@@ -134,6 +154,11 @@ def _refuse_other_answers(
             f"--out {flags.out} was made, or begun, in another way ({'; '.join(changes)}). Give "
             f"another name, or remove it and {flags.out}.parts."
         )
+
+
+def _kept(plan: AnswerPlan) -> str:
+    kept = plan.settings.weights
+    return "" if kept == "fp32" else f", weights kept as {kept}"
 
 
 def _limit(plan: AnswerPlan) -> str:
@@ -176,7 +201,7 @@ def _work(
         about=[
             *here_because(choice.why),
             f"Source: {plan.source}, {counted(plan.num_rows, 'row')}; columns {plan.reading}",
-            f"Model: {plan.settings.model}{_limit(plan)}",
+            f"Model: {plan.settings.model}{_kept(plan)}{_limit(plan)}",
         ],
         discard=lambda: None,  # answers of another plan were refused
         provide=lambda: None,

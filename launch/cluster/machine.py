@@ -12,6 +12,7 @@ import shutil
 from typing import Literal, NamedTuple
 
 from instruct_core.errors import ConfigError, SlurmError
+from jobs.environment import ask_for_huge_pages
 from jobs.slurm import run_client
 from launch.cluster.gpus import check_torch_sees, visible_gpus
 from launch.cluster.memory import free_memory
@@ -125,7 +126,8 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def let_threads_sleep() -> None:
-    """Have torch's threads in this process sleep soon, unless the person has said otherwise."""
+def set_up_torch() -> None:
+    """Have the torch of this process answer: threads sleep soon, unless the person has said otherwise."""
     for name, value in THREADS.items():
         os.environ.setdefault(name, value)
+    ask_for_huge_pages()

@@ -176,7 +176,7 @@ class Dialogue:
     def _compare(self, _: str) -> None:
         tuned = self._last()
         if self._base is None:
-            self._base = load_base(self.speaker.place, self._flags.base)
+            self._base = load_base(self.speaker.place, self._flags.base, self.speaker.kept)
         answer = self._answer(self._base, self._before(tuned), tuned, show=False)
         if self._flags.json:
             self._say_json(tuned, answer, tuned_response=tuned.output, base=self._base.place)
@@ -206,7 +206,7 @@ class Dialogue:
             still = "the one of --step" if isinstance(step, int) else f"the {step}"
             note(f"{Path(self.speaker.place).name} is still {still}.")
             return
-        self.speaker = load_step(run, step)
+        self.speaker = load_step(run, step, self.speaker.kept)
         note(f"Talking to {Path(self.speaker.place).name} now.")
 
     def _quit(self, _: str) -> None:

@@ -20,8 +20,9 @@ from instruct_core.data.templates import end_ids
 from instruct_core.data.tokenizer import Tokenizer, tokenizer_of_model
 from instruct_core.data.turns import Exchange, Turn
 from instruct_core.errors import ConfigError, CorruptFileError, MissingError
+from instruct_core.recipe import Kept
 from instruct_core.shape import trained_said, usable_positions
-from launch.cluster.machine import let_threads_sleep
+from launch.cluster.machine import set_up_torch
 from launch.console.lines import note
 from launch.flags.run import ModelFlags
 from launch.runs.run import Run
@@ -56,6 +57,7 @@ class Speaker:
         template: That it was trained with.
         run: That it is a step of, if it was found through one.
         step: Which one was asked for: "newest", "best" or a number.
+        kept: In which numbers its weights are kept.
     """
 
     def __init__(
@@ -66,8 +68,9 @@ class Speaker:
         template: Template,
         run: Run | None = None,
         step: str | int = "newest",
+        kept: Kept = "fp32",
     ) -> None:
-        self.place, self.run, self.step, self._model = place, run, step, model
+        self.place, self.run, self.step, self.kept, self._model = place, run, step, kept, model
         self._tokenizer, self._template = tokenizer, template
         self._end_ids = end_ids(template, tokenizer)
 
@@ -135,39 +138,44 @@ class Speaker:
 
 def load_speaker(flags: ModelFlags) -> Speaker:
     """Return the model that was named; raises MissingError where there is none."""
-    let_threads_sleep()
+    set_up_torch()
     if flags.checkpoint is not None:
-        return _speaker(flags.checkpoint)
-    return load_step(Run.find(flags.run, flags.checkpoints, flags.runs), flags.step)
+        return _speaker(flags.checkpoint, kept=flags.weights)
+    run = Run.find(flags.run, flags.checkpoints, flags.runs)
+    return load_step(run, flags.step, flags.weights)
 
 
-def _speaker(place: str, run: Run | None = None, step: str | int = "newest") -> Speaker:
+def _speaker(
+    place: str, run: Run | None = None, step: str | int = "newest", kept: Kept = "fp32"
+) -> Speaker:
     from instruct_core.model.weights import load_model
 
     tokenizer = tokenizer_of_model(place)
     template = template_of_model(place, tokenizer)
-    return Speaker(place, load_model(place), tokenizer, template, run, step)
+    model = load_model(place, kept=kept)
+    return Speaker(place, model, tokenizer, template, run, step, kept)
 
 
-def load_step(run: Run, step: str | int) -> Speaker:
+def load_step(run: Run, step: str | int, kept: Kept) -> Speaker:
     """Return a step of a run that verifies; see Run.good_step."""
     for attempt in range(LOADS):
         place = run.step_place(run.good_step(step, note))
         try:
-            return _speaker(place, run, step)
+            return _speaker(place, run, step, kept)
         except (CorruptFileError, MissingError, FileNotFoundError):
             if attempt == LOADS - 1:
                 raise
     raise AssertionError("the last attempt returns or raises")
 
 
-def load_base(place: str, base: str | None) -> Speaker:
+def load_base(place: str, base: str | None, kept: Kept) -> Speaker:
     """
     Return the model that another one was trained from.
 
     Args:
         place: Of the trained one.
         base: What was named by hand, if anything.
+        kept: In which numbers its weights are kept.
 
     Raises:
         ConfigError: Nothing was named, and the place is no step of a run that would tell.
@@ -175,7 +183,7 @@ def load_base(place: str, base: str | None) -> Speaker:
     from instruct_core.model.weights import first_model, ready
 
     if base:
-        return _speaker(base)
+        return _speaker(base, kept=kept)
     run = Run.of_step(place)
     if run is None:
         raise ConfigError(
@@ -187,4 +195,5 @@ def load_base(place: str, base: str | None) -> Speaker:
     model = first_model(config.init, config.model, config.seed, vocab_size=vocab_size)
     what = f"random weights of {config.model}" if config.init == "random" else config.init
     # Both are asked in the same words.
-    return Speaker(what, ready(model), tokenizer, template_of_model(place, tokenizer))
+    template = template_of_model(place, tokenizer)
+    return Speaker(what, ready(model, kept=kept), tokenizer, template, kept=kept)

@@ -19,7 +19,7 @@ from instruct_core.data.shards import ShardSet
 from instruct_core.errors import ConfigError, MissingError
 from instruct_core.shape import trained_said, usable_positions, with_vocabulary
 from instruct_core.storage.store import Store
-from launch.cluster.machine import let_threads_sleep
+from launch.cluster.machine import set_up_torch
 from launch.console.display import progress_bar
 from launch.console.lines import note, say
 from launch.evaluation.page import FILES, documents
@@ -59,7 +59,7 @@ class Measured(NamedTuple):
 
 def evaluate(flags: Evaluate) -> int:
     """Compare a model with its base and write the report; return the exit code."""
-    let_threads_sleep()
+    set_up_torch()
     check_counts(flags, "rows", "max_new_tokens")
     check_model_flags(flags.model)
     subject = find_subject(flags)
@@ -83,10 +83,11 @@ def _load_models(flags: Evaluate, subject: Subject, base: str) -> tuple[Model, M
     from instruct_core.evaluation.score import BATCH_SIZE
     from instruct_core.model.weights import first_model, load_model, ready
 
-    after, config = load_model(subject.place, BATCH_SIZE), subject.config
+    kept = flags.model.weights
+    after, config = load_model(subject.place, BATCH_SIZE, kept), subject.config
     if base != "random":
         try:
-            return after, load_model(base, BATCH_SIZE), base
+            return after, load_model(base, BATCH_SIZE, kept), base
         except MissingError as error:
             if flags.base:
                 raise
@@ -103,7 +104,7 @@ def _load_models(flags: Evaluate, subject: Subject, base: str) -> tuple[Model, M
             f"{subject.place} has none of them. Give the weights it was trained from: --base PLACE"
         )
     seed = config.seed if config else TrainConfig.seed
-    before = ready(first_model(base, preset, seed, vocab_size=size), BATCH_SIZE)
+    before = ready(first_model(base, preset, seed, vocab_size=size), BATCH_SIZE, kept)
     return after, before, f"random weights of {preset}, seed {seed}"
 
 
@@ -190,6 +191,7 @@ def _report(
             Sample(example.prompt_text, example.reference, before, after)
             for example, before, after in zip(data.examples, was.answers, now.answers, strict=True)
         ],
+        weights=flags.model.weights,
     )
 
 

@@ -99,11 +99,14 @@ def _facts(report: Report) -> Iterator[Block]:
     facts = {
         "model": report.model,
         "base": report.base,
+        "weights kept as": report.weights,
         "shards": report.shards,
         "fingerprint of the shards": report.data_fingerprint,
         "tokens in a sequence": f"{report.seq_len:,}",
         "versions": ", ".join(f"{name} {number}" for name, number in report.versions.items()),
     }
+    if report.weights == "fp32":
+        del facts["weights kept as"]
     yield Table(("what", "which"), list(facts.items()), has_numbers=False)
 
 

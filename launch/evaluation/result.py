@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
+from instruct_core.recipe import Kept
 from launch.console.display import show_table
 from launch.runs.curves import Curve
 
@@ -62,6 +63,7 @@ class Report:
     versions: dict[str, str]
     curves: dict[str, Curve]
     samples: list[Sample]
+    weights: Kept = "fp32"  # numbers in which both models kept them
 
     @property
     def title(self) -> str:

@@ -12,6 +12,7 @@ from typing import Annotated
 import tyro
 
 from instruct_core.errors import ConfigError
+from instruct_core.recipe import Kept
 from launch.flags.parse import check_name
 from launch.flags.values import PATH, required, step_word
 
@@ -49,6 +50,9 @@ class ModelFlags:
     runs: Runs = None
     checkpoint: Annotated[str | None, PATH] = None
     """Path or URL of a step folder, a Hugging Face folder or a .pt file, instead of a run."""
+    weights: Kept = "fp32"
+    """Numbers in which a model that answers on a CPU keeps its weights: fp16 answers quicker and in less
+    memory, and rounds each to 11 bits; see docs/performance.md for what that costs."""
 
 
 def check_model_flags(flags: ModelFlags) -> None:

@@ -134,6 +134,7 @@ FINETUNE = {
 }  # fmt: skip
 CHAT = {
     "--run gone": "gone/run.json. Runs there: t.",
+    "--weights bf16": "--weights takes one of 'fp32', 'fp16', got bf16",
     "--checkpoint gone": "Model gone is not there",
     "--checkpoint gone.pt": "Model gone.pt is not there",
     "--checkpoint evil.pt": "File evil.pt is not read: only tensors and plain fields are",

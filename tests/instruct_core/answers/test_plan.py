@@ -59,6 +59,17 @@ def test_plan_of_an_older_version_is_read_and_written_as_it_was(source: Source) 
     assert [record["instruction"] for record, _ in plan.questions(1, BY_HEADINGS)] == ["Hi.", "Hi."]
 
 
+def test_numbers_that_weights_are_kept_in_decide_answers(source: Source) -> None:
+    old = AnswerPlan.load(Store("."))
+    plan = replace(old, settings=replace(old.settings, weights="fp16"))
+
+    plan.save(Store("other"))
+
+    assert AnswerPlan.load(Store("other")) == plan
+    assert plan.changes_since(old) == ["weights: fp32 -> fp16"]
+    assert not plan.makes_same_parts(old)
+
+
 @pytest.mark.parametrize(
     ("sampling", "same"),
     [

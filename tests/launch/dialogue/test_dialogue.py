@@ -15,9 +15,11 @@ import pytest
 from instruct_core.answers.sampling import Sampling
 from instruct_core.data.turns import Exchange
 from instruct_core.errors import ConfigError
+from instruct_core.model.packed import HalvedLinear
 from launch.dialogue.dialogue import Dialogue
-from launch.dialogue.speaker import Answer
+from launch.dialogue.speaker import Answer, load_base, load_speaker, load_step
 from launch.flags.chat import Chat
+from launch.flags.run import ModelFlags
 from tests.conftest import HANGS_SECONDS, REPO, TINY_RUN, environment, launch
 from tests.launch.dialogue.terminal import Terminal
 
@@ -27,7 +29,7 @@ ANSWER = ["--max-new-tokens=12"]
 class Echo:
     """A speaker that answers with the number of turns before, its seed and the question."""
 
-    place = "checkpoints_instruct/r/step-00000004"
+    place, kept = "checkpoints_instruct/r/step-00000004", "fp32"
 
     def answer(
         self, turns: Sequence[Exchange], question: Exchange, sampling: Sampling, max_new_tokens: int,
@@ -177,6 +179,19 @@ def test_base_is_what_the_run_started_from(trained: Path) -> None:
     assert compared["tuned_response"] == answered["response"]
     assert compared["base"] == "random weights of tiny"
     assert compared["response"] != answered["response"]
+
+
+def test_all_that_a_chat_loads_keeps_its_weights_as_they_were_asked_for(trained: Path) -> None:
+    checkpoints = str(trained / "checkpoints_instruct")
+
+    speaker = load_speaker(ModelFlags(checkpoints=checkpoints, weights="fp16"))
+
+    assert speaker.run is not None
+    again = load_step(speaker.run, "newest", speaker.kept)
+    base = load_base(speaker.place, None, speaker.kept)
+    for one in (speaker, again, base):
+        assert one.kept == "fp16"
+        assert isinstance(one._model.answering_head, HalvedLinear)
 
 
 def test_damaged_step_is_named_and_the_one_before_answers(trained: Path, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from tests.conftest import HANGS_SECONDS, REPO, environment
 class Scripted:
     """A speaker that says what it was told to, and keeps what it was asked."""
 
-    place = "checkpoints_instruct/r/step-00000004"
+    place, kept = "checkpoints_instruct/r/step-00000004", "fp32"
 
     def __init__(self, *script: str | BaseException, reason: str = "end") -> None:
         self.script, self.reason = list(script), reason

@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from instruct_core.checkpoints.steps import read_manifest, step_name
 from instruct_core.storage.store import Store
 from launch.evaluation.page import FILES, SHOWN_CHARS, as_text, cut
 from tests.conftest import TINY_RUN, launch
+from tests.launch.evaluation.html_tables import Page
 
 NASTY = "a | b\n<script>alert(1)</script>\n\n`c` \\| **d** [e](f) ![g](h) &amp; _i_"
 QUICK = ["--rows=6", "--max-new-tokens=8"]
@@ -76,30 +76,18 @@ def files_of(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-class Page(HTMLParser):
-    """The cells of every table row, and all tags there are."""
+def test_report_says_how_weights_were_kept_and_has_the_losses_of_these(
+    evaluated: Path, desk: Path
+) -> None:
+    evaluate(desk, *QUICK, "--weights=fp16", "--out=half")
 
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.rows: list[list[str]] = []
-        self.tags: set[str] = set()
-        self._in_cell = False
-        self.feed(html)
-
-    def handle_starttag(self, tag: str, attrs: object) -> None:
-        self.tags.add(tag)
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("td", "th"):
-            self.rows[-1].append("")
-            self._in_cell = True
-
-    def handle_endtag(self, tag: str) -> None:
-        self._in_cell = self._in_cell and tag not in ("td", "th")
-
-    def handle_data(self, data: str) -> None:
-        if self._in_cell:
-            self.rows[-1][-1] += data
+    plain, half = report_of(evaluated), report_of(desk / "half")
+    assert (plain["weights"], half["weights"]) == ("fp32", "fp16")
+    assert "| weights kept as | fp16 |" in (desk / "half" / "report.md").read_text()
+    assert "weights kept as" not in (evaluated / "report.md").read_text()
+    for when in ("before", "after"):
+        assert half[when]["loss"] != plain[when]["loss"]
+        assert half[when]["loss"] == pytest.approx(plain[when]["loss"], abs=1e-3)
 
 
 def test_trained_model_is_likelier_to_say_what_the_rows_say(evaluated: Path) -> None:

@@ -84,6 +84,7 @@ def test_name_that_leaves_the_folder_of_the_runs_is_refused_by_every_command(
     script, *words = COMMANDS[command].split()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GOMP_SPINCOUNT", "5000")
+    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "1")
     monkeypatch.setattr(sys, "argv", [script, *(name if w == "NAME" else w for w in words)])
     before = snapshot(tmp_path)
 

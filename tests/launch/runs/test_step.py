@@ -102,6 +102,7 @@ def test_wrong_step_is_one_line_of_every_command(
     script, *words = STEPS[command].split()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GOMP_SPINCOUNT", "5000")
+    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "1")
     monkeypatch.setattr(sys, "argv", [script, *words, "--step", step])
     before = snapshot(tmp_path)
 
