@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -15,6 +14,7 @@ from launch.flags.parse import Cluster, check_counts, check_name
 from launch.flags.slurm import GPUS, SlurmFlags, check_slurm_flags
 from launch.flags.values import PATH, optional
 
+MOST_EPOCHS = 1_000_000  # more is a slip
 FORK = "run:"  # what --init begins with where it names a run
 
 
@@ -88,8 +88,10 @@ def check_flags(flags: Finetune, is_whole: bool = True) -> None:
     check_counts(flags, "nodes", "gpus")
     if flags.spare_nodes < 0:
         raise ConfigError(f"--spare-nodes must be at least 0, got {flags.spare_nodes}.")
-    if flags.epochs is not None and not 0 < flags.epochs < math.inf:
-        raise ConfigError(f"--epochs must be more than 0, got {flags.epochs}.")
+    if flags.epochs is not None and not 0 < flags.epochs <= MOST_EPOCHS:
+        raise ConfigError(
+            f"--epochs must be more than 0 and at most {MOST_EPOCHS:,}, got {flags.epochs}."
+        )
     check_rules(flags.recipe)
     if flags.model is not None and flags.model not in PRESETS:
         raise ConfigError(f"--model must be one of {', '.join(PRESETS)}, got {flags.model}.")

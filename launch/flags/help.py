@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from dataclasses import is_dataclass, replace
+from dataclasses import fields, is_dataclass, replace
 from typing import Annotated, Any, cast, get_type_hints
 
 import tyro
@@ -53,6 +53,20 @@ def fields_of(flags: type[Any]) -> Iterator[tuple[str, Any]]:
             yield from fields_of(cast("type[Any]", kind))
         else:
             yield name, hint
+
+
+def empty_places(flags: Any) -> Iterator[str]:
+    """Yield the names of paths and URLs, of a dataclass and those in it, that are empty words."""
+    hints = get_type_hints(type(flags), include_extras=True)
+    for field in fields(flags):
+        value = getattr(flags, field.name)
+        about = getattr(hints[field.name], "__metadata__", ())
+        if is_dataclass(value):
+            yield from empty_places(value)
+            continue
+        is_place = any(getattr(each, "metavar", None) == "PATH" for each in about)
+        if is_place and (value == "" or (isinstance(value, tuple) and "" in value)):
+            yield field.name
 
 
 def is_rare(hint: Any) -> bool:

@@ -20,11 +20,12 @@ from instruct_core.errors import ConfigError
 from instruct_core.names import PLAIN_NAME
 from instruct_core.recipe import flag_of
 from launch.console.lines import say
-from launch.flags.help import description, fields_of, is_rare, shown
+from launch.flags.help import description, empty_places, fields_of, is_rare, shown
 from launch.flags.refusal import refusal
 
 Cluster = Literal["auto", "slurm", "local", "debug"]  # values of --cluster
 T = TypeVar("T")
+LONGEST_NAME = 200  # letters of a run's name: what is made of it must still be a name to a disk
 
 
 def parse_flags(
@@ -54,7 +55,7 @@ def parse_flags(
     printed = io.StringIO()
     try:
         with contextlib.redirect_stderr(printed):
-            return tyro.cli(
+            parsed = tyro.cli(
                 flags,
                 prog=program,
                 description=description(flags, program, usage),
@@ -63,13 +64,19 @@ def parse_flags(
                 registry=shown(rare=everything or not asks_help),
             )
     except SystemExit as stop:
-        if stop.code in (0, None):
-            if not everything and any(is_rare(hint) for _, hint in fields_of(flags)):
-                say(f"Flags that few need: {program} --help-all")
-            raise
-    raise ConfigError(
-        f"{refusal(printed.getvalue(), flags, arguments)} See {program} --help."
-    ) from None
+        if stop.code not in (0, None):
+            raise ConfigError(
+                f"{refusal(printed.getvalue(), flags, arguments)} See {program} --help."
+            ) from None
+        if not everything and any(is_rare(hint) for _, hint in fields_of(flags)):
+            say(f"Flags that few need: {program} --help-all")
+        raise
+    for name in empty_places(parsed):
+        raise ConfigError(
+            f"{flag_of(name)} must name a place, got nothing: a variable in it may be empty. See "
+            f"{program} --help."
+        )
+    return parsed
 
 
 def check_counts(flags: Any, *names: str) -> None:
@@ -91,3 +98,5 @@ def check_name(run: str, flag: str = "--run") -> None:
             f"{flag} must be a plain name of letters, digits, '.', '_' and '-' that begins with a letter "
             f"or a digit, got {run!r}."
         )
+    if len(run) > LONGEST_NAME:
+        raise ConfigError(f"{flag} must have at most {LONGEST_NAME} letters, got {len(run)}.")

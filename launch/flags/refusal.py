@@ -40,8 +40,8 @@ def refusal(boxed: str, flags: type[Any], arguments: Sequence[str]) -> str:
     lines = [line.strip("│ \n") for line in boxed.splitlines() if not line.startswith(("╭", "╰"))]
     rule = next((at for at, line in enumerate(lines) if line.startswith("──")), len(lines))
     text = " ".join(lines[:rule]).rstrip(".")
-    if text.startswith("Unrecognized options: "):
-        word = text.removeprefix("Unrecognized options: ").split(", ")[0]
+    if text.startswith("Unrecognized options:"):
+        word = text.removeprefix("Unrecognized options:").strip().split(", ")[0]
         return _unknown(word, flags, arguments)
     if text.startswith("Missing from "):
         missing = re.findall(r"(\S+)(?: [A-Z]+)? [A-Z].*?\(required\)", text.partition(": ")[2])
@@ -62,10 +62,10 @@ def _unknown(word: str, flags: type[Any], arguments: Sequence[str]) -> str:
     if not word.startswith("-"):
         flag = next((a.partition("=")[0] for a in arguments if a.endswith(f"={word}")), None)
         if flag:
-            return f"{flag} takes no value, got {word}."
+            return f"{flag} takes no value, got {word or 'an empty one'}."
         is_place = "source" in known and bool(Path(word).suffix or "/" in word)
         hint = " Put a pattern in quotes: --source 'rows-*.jsonl'." if is_place else ""
-        return f"No flag takes the word {word}.{hint}"
+        return f"No flag takes {f'the word {word}' if word else 'an empty word'}.{hint}"
     typed = word.partition("=")[0]
     meant = nearest(typed, list(_flags(flags)))
     suggestion = f" Perhaps you meant {' or '.join(meant)}." if meant else ""

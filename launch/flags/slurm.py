@@ -21,7 +21,7 @@ from instruct_core.errors import ConfigError
 from instruct_core.recipe import RARE, flag_of
 from launch.flags.parse import check_counts
 from launch.flags.sbatch import check_options
-from launch.flags.values import PATH, optional, required
+from launch.flags.values import LONGEST_NUMBER, PATH, optional, required, whole
 
 NAMES = (
     "partition", "account", "qos", "gpu_type", "constraint", "exclude", "container", "container_python",
@@ -40,7 +40,7 @@ def minutes_in(text: str) -> int:
             days-hours:minutes and days-hours:minutes:seconds.
     """
     found = CLOCK.fullmatch(text)
-    if found is None:
+    if found is None or len(text) > LONGEST_NUMBER:
         raise ValueError(text)
     days, *parts = found.groups()
     clock = [int(part) for part in parts if part is not None]
@@ -63,7 +63,7 @@ def gigabytes_in(text: str) -> float:
 
 TIME = optional("TIME", "minutes or [days-]hours:minutes:seconds", minutes_in)
 MEMORY = optional("SIZE", "GB, or a number with K, M, G or T as in 500M", gigabytes_in)
-GPUS = required("N", "a number (of a kind of GPU: --gpus 4 --gpu-type a100)", int)
+GPUS = required("N", "a number (of a kind of GPU: --gpus 4 --gpu-type a100)", whole)
 PARTITIONS = tyro.conf.arg(metavar="NAME[,NAME]")
 OPTION = tyro.conf.arg(metavar="KEY=VALUE")
 LINE = tyro.conf.arg(metavar="LINE")
@@ -140,7 +140,9 @@ def check_slurm_flags(flags: SlurmFlags) -> None:
     for name in NAMES:
         value = getattr(flags, name)
         if value is not None and (not value.strip() or not value.isprintable()):
-            raise ConfigError(f"{flag_of(name)} must not be empty.")
+            raise ConfigError(
+                f"{flag_of(name)} must not be empty, and be one line that can be printed, got {value!r}."
+            )
     check_options(flags.sbatch)
     for line in flags.setup:
         if not line.strip() or not line.isprintable():

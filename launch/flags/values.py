@@ -17,6 +17,8 @@ from typing import Any, NamedTuple, get_args, get_origin
 import tyro
 from tyro.constructors import PrimitiveConstructorSpec, PrimitiveTypeInfo
 
+LONGEST_NUMBER = 30  # characters
+SHOWN = 60  # characters of a word that does not fit
 PATH = tyro.conf.arg(metavar="PATH")
 TEXT = tyro.conf.arg(metavar="TEXT")
 
@@ -27,8 +29,15 @@ class _Kind(NamedTuple):
     read: Callable[[str], Any]
 
 
+def whole(word: str) -> int:
+    """Return a whole number; raises ValueError for none, and for more digits than anything can have."""
+    if len(word) > LONGEST_NUMBER:
+        raise ValueError(word)
+    return int(word)
+
+
 KINDS: dict[Any, _Kind] = {
-    int: _Kind("N", "a whole number", int),
+    int: _Kind("N", "a whole number", whole),
     float: _Kind("X", "a number", float),
     str: _Kind("NAME", "a text", str),
 }
@@ -68,7 +77,8 @@ def required(metavar: str, takes: str, read: Callable[[str], Any]) -> PrimitiveC
         try:
             return read(words[0])
         except ValueError:
-            raise ValueError(f"takes {takes}, got {words[0]}") from None
+            shown = words[0] if len(words[0]) <= SHOWN else f"{words[0][:SHOWN]}…"
+            raise ValueError(f"takes {takes}, got {shown or 'nothing'}") from None
 
     return PrimitiveConstructorSpec(
         nargs=1,

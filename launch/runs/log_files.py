@@ -46,7 +46,8 @@ class RunLog:
     @property
     def what(self) -> str:
         """Whose log it is, for messages."""
-        return f"Run {self.status.run.name}"
+        rank = f"Rank {self.rank} of run" if self.rank else "Run"
+        return f"{rank} {self.status.run.name}"
 
     def files(self) -> list[LogFile]:
         """Return the logs, oldest first."""
@@ -134,8 +135,9 @@ def log_source(flags: Logs) -> RunLog | ArrayLog:
         ConfigError: A flag goes with the other kind alone, or the name is no plain one.
         MissingError: There is nothing of the name.
     """
-    if flags.task is not None and flags.task < 0:
-        raise ConfigError(f"--task must be at least 0, got {flags.task}.")
+    for flag, number in (("--task", flags.task), ("--rank", flags.rank)):
+        if number is not None and number < 0:
+            raise ConfigError(f"{flag} must be at least 0, got {number}.")
     array = _array(flags)
     if array is None:
         run = Run.find(flags.run, flags.checkpoints, flags.runs)

@@ -19,6 +19,7 @@ from launch.cluster.slurm import Controller
 from launch.console.commands import command
 from launch.console.display import age, clear_screen, share_bar, show_table
 from launch.console.lines import counted, one_line, say
+from launch.flags.parse import check_name
 from launch.runs.difference import document_of_difference, show_difference
 from launch.runs.document import document_of_all, document_of_run, json_of
 from launch.runs.one_run import show_run
@@ -46,6 +47,8 @@ def show_status(flags: Status) -> int:
         raise ConfigError(
             f"--diff {flags.diff} needs another run: status.py RUN --diff {flags.diff}."
         )
+    if flags.diff is not None:
+        check_name(flags.diff, "--diff")
     if not flags.watch:
         _show_once(flags)
         return 0

@@ -26,6 +26,7 @@ GPU_MICRO_BATCH_SIZE = 32  # a H200 was 1.55 times as fast as with 8, see docs/p
 # Of a GPU's memory, that a micro-batch beyond the recipe's own may take: what is estimated must not
 # end a run that would have had room.
 SURE_SHARE = 0.75
+MOST_ADVISED = 10_000  # ranks of a node, or nodes, that anybody is told to use
 
 
 class Ranks(NamedTuple):
@@ -118,10 +119,10 @@ def _ranks_that_share(config: TrainConfig, ranks: Ranks) -> list[str]:
     sequences = config.global_batch_size
     if config.tokens_per_step % config.seq_len:
         return []
-    for number in range(ranks.per_node - 1, 0, -1):
+    for number in range(min(ranks.per_node - 1, MOST_ADVISED), 0, -1):
         if sequences % (ranks.nodes * number) == 0:
             return [f"--gpus {number}"]
-    for number in range(ranks.nodes - 1, 0, -1):
+    for number in range(min(ranks.nodes - 1, MOST_ADVISED), 0, -1):
         if sequences % (ranks.per_node * number) == 0:
             return [f"--nodes {number}"]
     return ["--nodes 1 --gpus 1"]

@@ -17,8 +17,20 @@ from launch.flags.logs import Logs
 from launch.flags.parse import parse_flags
 from launch.flags.preprocess import Preprocess
 
+NO_PLACE = "must name a place, got nothing: a variable in it may be empty."
 REFUSED = [
     (Finetune, "--max-steps many", "--max-steps takes a whole number, got many."),
+    (Finetune, f"--max-steps {'9' * 400}",
+     f"--max-steps takes a whole number, got {'9' * 60}…."),
+    (Finetune, f"--gpus {'9' * 31}",
+     f"--gpus takes a number (of a kind of GPU: --gpus 4 --gpu-type a100), got {'9' * 31}."),
+    (Finetune, f"--time {'9' * 31}",
+     f"--time takes minutes or [days-]hours:minutes:seconds, got {'9' * 31}."),
+    (Finetune, "--max-steps=", "--max-steps takes a whole number, got nothing."),
+    (Finetune, "--dry-run=", "--dry-run takes no value, got an empty one."),
+    (Finetune, "--checkpoints=", f"--checkpoints {NO_PLACE}"),
+    (Chat, "--checkpoint=", f"--checkpoint {NO_PLACE}"),
+    (Preprocess, "--source=a --source=", f"--source {NO_PLACE}"),
     (Finetune, "--micro-batch-size 1.5", "--micro-batch-size takes a whole number, got 1.5."),
     (Finetune, "--learning-rate fast", "--learning-rate takes a number, got fast."),
     (Finetune, "--save-every-minutes x", "--save-every-minutes takes a number, got x."),
@@ -78,6 +90,21 @@ def test_what_does_not_fit_is_one_plain_line(flags: type[Any], arguments: str, l
         parse_flags(flags, arguments.split(), program="python launch/x.py")
 
     assert str(refused.value) == f"{line} See python launch/x.py --help."
+
+
+@pytest.mark.parametrize("epochs", ["0", "nan", "inf", "1e308", "-1"])
+def test_passes_that_nobody_can_make_are_refused(epochs: str) -> None:
+    flags = parse_flags(Finetune, [f"--epochs={epochs}"])
+
+    with pytest.raises(
+        ConfigError, match="--epochs must be more than 0 and at most 1,000,000, got"
+    ):
+        check_flags(flags)
+
+
+def test_name_that_no_disk_takes_is_refused_by_its_length() -> None:
+    with pytest.raises(ConfigError, match="--run must have at most 200 letters, got 201"):
+        check_flags(parse_flags(Finetune, ["--run", "r" * 201]))
 
 
 def test_learning_rate_without_its_minus_is_refused() -> None:

@@ -93,6 +93,18 @@ def test_queued_run_that_has_logged_nothing_says_what_it_waits_for(
     )
 
 
+def test_rank_without_a_log_is_named_and_one_below_zero_refused(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = str(project / "checkpoints")
+
+    show_log(Logs("r", rank=7, checkpoints=place))
+
+    assert capsys.readouterr().err == "Rank 7 of run r has logged nothing yet: not started.\n"
+    with pytest.raises(ConfigError, match="--rank must be at least 0, got -1"):
+        show_log(Logs("r", rank=-1, checkpoints=place))
+
+
 @pytest.mark.parametrize("place", ["s", "shards/s"])
 def test_logs_of_an_array_are_those_of_its_tasks_by_their_numbers(
     array: Path,

@@ -163,3 +163,11 @@ def test_micro_batch_fits_the_memory_of_the_cores() -> None:
     with pytest.raises(ConfigError, match=r"Use fewer --gpus\.$"):
         fitted(config, Ranks(1, 1), little, None, 8)
     assert fitted(config, Ranks(1, 1), CORES._replace(memory_bytes=7 * 10**9), None, None) < 8
+
+
+@pytest.mark.parametrize("ranks", [Ranks(1, 10**18), Ranks(10**18, 1), Ranks(10**18, 10**18)])
+def test_more_ranks_than_there_are_anywhere_are_refused_at_once(ranks: Ranks) -> None:
+    config = settings(tokens_per_step=1021 * 64, seq_len=64)  # a prime number of sequences
+
+    with pytest.raises(ConfigError, match=r"must be a multiple of ranks .* Use --"):
+        fit(config, ranks, PRESETS["tiny"], CORES, typed=2, kept=None)
