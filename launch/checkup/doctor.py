@@ -40,7 +40,7 @@ from launch.console.lines import note as tell
 from launch.flags.doctor import Doctor
 from launch.flags.site import Site
 from launch.flags.slurm import check_slurm_flags
-from launch.runs.places import refuse_half_url
+from launch.runs.places import absolute
 
 SCHEMA = 1  # of the JSON
 REPO = Path(__file__).resolve().parents[2]
@@ -91,8 +91,7 @@ def look(flags: Doctor) -> Look:
     Raises:
         ConfigError: A place or a partition that was typed is none.
     """
-    refuse_half_url(flags.checkpoints)
-    store = Store(flags.checkpoints)
+    store = Store(absolute(flags.checkpoints))
     folder = real_path(store.local_path("")) if store.is_local else None
     with ThreadPoolExecutor() as pool:
         torch = pool.submit(ask_torch)

@@ -130,7 +130,7 @@ def check_slurm_flags(flags: SlurmFlags) -> None:
     """
     check_counts(flags, "time", "cpus_per_task", "lead")
     if flags.mem is not None and not 0 < flags.mem < 1e6:
-        raise ConfigError(f"--mem must be more than 0 GB, got {flags.mem}.")
+        raise ConfigError(f"--mem must be more than 0 and less than 1,000,000 GB, got {flags.mem}.")
     if flags.lead is not None and flags.time is not None and flags.lead >= 60 * flags.time:
         raise ConfigError(
             f"--lead must be less than the time limit of {60 * flags.time} s, got {flags.lead}."

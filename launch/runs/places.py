@@ -10,6 +10,7 @@ not a failed job tomorrow.
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
 from collections.abc import Iterator
@@ -34,9 +35,22 @@ HALF_URL = re.compile(r"[\w+.-]*:/*|(?!file:|local:|memory:)[\w+.-]*:///.*")
 
 
 def absolute(place: str) -> str:
-    """Return a path as an absolute one, a URL as it is; raises ConfigError for what is neither."""
+    """
+    Return a path as an absolute one, a URL as it is.
+
+    Raises:
+        ConfigError: It is neither; or it is not written in UTF-8, as settings and manifests are.
+    """
     refuse_half_url(place)
-    return place if "://" in place else str(real_path(place))
+    whole = place if "://" in place else str(real_path(place))
+    try:
+        whole.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(
+            f"Place {place} cannot be used: its whole path, {os.fsencode(whole)!r}, is no UTF-8. Rename "
+            "that folder, or go to another one."
+        ) from None
+    return whole
 
 
 def refuse_half_url(place: str) -> None:

@@ -1,0 +1,55 @@
+"""What a person may type for a place, before anything is asked of a disk or a store."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from instruct_core.errors import ConfigError
+from launch.checkup.doctor import look
+from launch.flags.doctor import Doctor
+from launch.runs.places import absolute
+
+LATIN = os.fsdecode(b"caf\xe9")
+
+
+def test_path_becomes_whole_and_a_url_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "link").symlink_to("there")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+
+    assert absolute("link/x") == str(tmp_path / "there" / "x")
+    assert absolute("~/x") == str(tmp_path / "home" / "x")
+    assert absolute("s3://bucket/x") == "s3://bucket/x"
+
+
+def test_folder_whose_name_is_no_utf8_is_refused_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / LATIN).mkdir()
+    monkeypatch.chdir(tmp_path / LATIN)
+
+    for place in ("runs", f"../{LATIN}"):
+        with pytest.raises(ConfigError, match=r"caf\\xe9.*', is no UTF-8. Rename that folder"):
+            absolute(place)
+    with pytest.raises(ConfigError, match="is no UTF-8"):
+        look(Doctor())
+    assert absolute(str(tmp_path / "other")) == str(tmp_path / "other")
+    assert not list(Path().iterdir())
+
+
+@pytest.mark.parametrize("place", ["s3://", "://", "gs:", "s3:///runs", "az:////x"])
+def test_url_without_a_bucket_is_no_folder_here(place: str) -> None:
+    with pytest.raises(ConfigError, match=f"Place {place} cannot be used: it names no bucket"):
+        absolute(place)
+
+
+@pytest.mark.parametrize(
+    "place", ["file:///tmp/x", "memory:///x", "a:b", "/a:", "s3://b", "a/b:/c"]
+)
+def test_place_that_only_looks_like_one_is_taken(place: str) -> None:
+    assert absolute(place)
