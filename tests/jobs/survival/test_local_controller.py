@@ -57,7 +57,6 @@ def is_alive(pid: int) -> bool:
 
 
 def test_task_does_not_collect_what_its_controller_has_loaded(tmp_path: Path) -> None:
-    """Each collection would copy every page of it."""
     script = "import gc; note(f'left {len(gc.get_objects())} frozen {gc.get_freeze_count()}')"
     process = controller(tmp_path, script, modules=["email.message"])
 
