@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -62,23 +63,28 @@ LONGEST_WORD = 200  # letters
 ENDED_BY_SRUN = "Terminating StepId"  # srun's word before it ends the ranks that are left
 
 
-def cause_of(failures: Sequence[Failure], said: str = "") -> Crash:
+def cause_of(
+    failures: Sequence[Failure], said: str = "", killed: tuple[int, int] | None = None
+) -> Crash:
     """
     Return why the ranks ended: the report of the first that failed, else what srun saw first.
 
     A rank that was killed leaves no report, and its peers report that they have lost it: then
-    srun's word, which comes first, counts more.
+    the word of whoever started it, which comes first, counts more.
 
     Args:
         failures: Those of this start, the first one first.
         said: What the batch script's standard error says about this start.
+        killed: On this machine the first rank that a signal has ended, and the signal.
     """
-    crash = _first_cause(failures, said)
+    crash = _first_cause(failures, said, killed)
     hints = " ".join(match[0] for match in OUT_OF_MEMORY.finditer(said))
     return crash._replace(said=hints) if crash.retry else crash
 
 
-def _first_cause(failures: Sequence[Failure], said: str) -> Crash:
+def _first_cause(
+    failures: Sequence[Failure], said: str, killed_here: tuple[int, int] | None
+) -> Crash:
     final = [failure for failure in failures if not failure.retry]
     seen = _seen_first(said)
     reported = {failure.rank for failure in failures}
@@ -97,6 +103,9 @@ def _first_cause(failures: Sequence[Failure], said: str) -> Crash:
         # no rank has begun, and the next allocation is another one.
         error = f"no rank could be started: Slurm made no step, {refused['what'].rstrip('.')}."
         return Crash(error, "", "", True, away=True)
+    if not final and killed_here is not None and killed_here[0] not in reported:
+        rank, signum = killed_here
+        return Crash(f"rank {rank}: {signal.strsignal(signum)}.", "", "", True)
     if failures:
         first_one = (final or failures)[0]
         away = not final and first_one.away

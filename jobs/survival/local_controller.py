@@ -74,6 +74,7 @@ class LocalController:
         self._num_starts = 0
         self._all_run = False
         self._untold = 0  # a warning that came while not all tasks ran
+        self._killed: tuple[int, int] | None = None  # first task that a signal has ended, and which
         for signum in WARNINGS:
             signal.signal(signum, self._pass_on)
 
@@ -108,7 +109,7 @@ class LocalController:
         folder = self._folder
         progress = or_unknown(lambda: read_progress(folder), Progress())
         if end == "crashed":
-            crash = cause_of(or_unknown(lambda: read_failures(folder), []))
+            crash = cause_of(or_unknown(lambda: read_failures(folder), []), killed=self._killed)
             again, _ = judge_crash(crash, folder, progress)
             if again and crash.away:
                 time.sleep(MAX_PAUSE_SECONDS)  # as Slurm waits before the next start
@@ -141,7 +142,7 @@ class LocalController:
         os.environ |= {FOLDER: str(self._folder), START: f"{self._num_starts:04d}"}
         is_first = self._num_starts == 0
         self._num_starts += 1
-        self._tasks = []
+        self._tasks, self._killed = [], None
         for task in range(self._num_tasks):
             paths = JobPaths(self._folder, job_id, task)
             env = {
@@ -167,8 +168,10 @@ class LocalController:
             ended, _, _ = select.select(list(running), [], [], max(0.0, patience))
             for fd in ended:
                 task = running.pop(fd)
-                if task.wait() != 0 and give_up_at == float("inf"):
+                if (code := task.wait()) != 0 and give_up_at == float("inf"):
                     give_up_at = time.monotonic() + FAILURE_GRACE_SECONDS
+                if code < 0 and self._killed is None:
+                    self._killed = self._tasks.index(task), -code
             if self._tasks[0].returncode == LOCAL_REQUEUE_RETURN_CODE:
                 break  # the other ranks wait to be ended
             if self._stopping and not ended:

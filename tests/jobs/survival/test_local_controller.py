@@ -92,6 +92,25 @@ def test_failure_that_a_person_must_fix_is_not_tried_again(tmp_path: Path) -> No
     assert len(starts(tmp_path)) == 1
 
 
+def test_rank_that_was_killed_is_named_and_not_the_one_that_has_lost_it(tmp_path: Path) -> None:
+    report = {
+        "utc_seconds": 1.0, "rank": 0, "node": "", "error": "RuntimeError: Connection closed by peer",
+        "traceback": "", "retry": True,
+    }  # fmt: skip
+    script = (
+        "if rank == 1: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "name = 'failure-' + os.environ['INSTRUCT_START'] + '-0.json'\n"
+        f"pathlib.Path(name).write_text({json.dumps(json.dumps(report))}); sys.exit(1)"
+    )
+    process = controller(tmp_path, script, num_tasks=2)
+
+    assert process.wait(timeout=HANGS_SECONDS) == 1
+
+    outcome = read_outcome(tmp_path)
+    assert outcome is not None
+    assert outcome.error.startswith("rank 1: Killed.")
+
+
 def test_requeue_ends_the_ranks_that_wait_and_starts_all_again_more_than_six_times(
     tmp_path: Path,
 ) -> None:

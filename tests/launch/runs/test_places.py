@@ -12,7 +12,7 @@ from launch.checkup.doctor import look
 from launch.flags.doctor import Doctor
 from launch.runs.places import absolute
 
-LATIN = os.fsdecode(b"caf\xe9")
+LATIN = os.fsdecode(b"sch\xf6n")
 
 
 def test_path_becomes_whole_and_a_url_stays(
@@ -34,7 +34,7 @@ def test_folder_whose_name_is_no_utf8_is_refused_before_anything_is_written(
     monkeypatch.chdir(tmp_path / LATIN)
 
     for place in ("runs", f"../{LATIN}"):
-        with pytest.raises(ConfigError, match=r"caf\\xe9.*', is no UTF-8. Rename that folder"):
+        with pytest.raises(ConfigError, match=r"sch\\xf6n.*', is no UTF-8. Rename that folder"):
             absolute(place)
     with pytest.raises(ConfigError, match="is no UTF-8"):
         look(Doctor())
