@@ -3,7 +3,7 @@ Jinja's sandbox, with an end to what a template can compute.
 
     environment = BoundedEnvironment(trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string("{% for a in range(9999) %}{% for b in range(9999) %}...")
-    environment.render(template, messages=[...])     # EndlessError: over 1,000,000 steps
+    environment.render(template, messages=[...])     # EndlessError: over 100,000 steps
 
 The sandbox alone bounds a range, and not what loops in loops come to. Here every round of a loop, every
 item that its filter looks at and every call of a macro is a step, and so is each number of a range; what
@@ -22,7 +22,7 @@ from jinja2 import nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
-MAX_STEPS = 1_000_000  # of one text: a chat of a thousand turns takes some thousands
+MAX_STEPS = 100_000  # of one text: a chat of a thousand turns takes some thousands
 MAX_SIZE = 64 << 20  # of a text or a list that is made: a longer row is refused anyway
 MAX_BITS = 4096  # of a number
 

@@ -25,10 +25,11 @@ import jinja2
 from jinja2.ext import Extension, loopcontrols
 from jinja2.meta import find_undeclared_variables
 
-from instruct_core.data.jinja_limits import BoundedEnvironment
+from instruct_core.data.jinja_limits import BoundedEnvironment, EndlessError
 from instruct_core.data.template import NO_TOOLS, Segment
 from instruct_core.data.tokenizer import Tokenizer
 from instruct_core.data.turns import Turn
+from instruct_core.errors import ConfigError
 
 # Part of the fingerprint, before a hash of the text. By the first, line breaks of Windows stayed.
 JINJA_1, JINJA = "jinja-", "jinja-lf-"
@@ -54,6 +55,7 @@ class JinjaTemplate:
         name: See `Template`.
         text: Its source.
         tokenizer: Whose special tokens it may write.
+        what: How messages call it, if not by its name.
 
     Raises:
         ValueError: It is no jinja.
@@ -61,8 +63,8 @@ class JinjaTemplate:
 
     heading = ""
 
-    def __init__(self, name: str, text: str, tokenizer: Tokenizer) -> None:
-        self.name, self.text = name, text
+    def __init__(self, name: str, text: str, tokenizer: Tokenizer, what: str = "") -> None:
+        self.name, self.text, self._what = name, text, what or name
         self._is_lf = name.startswith(JINJA)
         self._knows_tools = False
         environment = BoundedEnvironment(
@@ -120,7 +122,13 @@ class JinjaTemplate:
     def render(
         self, messages: Sequence[dict[str, Any]], asks: bool = False, tools: Sequence[Any] = ()
     ) -> str:
-        """Return the text of messages; raises ValueError with the template's own words."""
+        """
+        Return the text of messages.
+
+        Raises:
+            ConfigError: It would not end: no row is worth waiting for then.
+            ValueError: It refuses these messages; has the template's own words.
+        """
         try:
             return self._environment.render(
                 self._template,
@@ -132,9 +140,14 @@ class JinjaTemplate:
             )
         except Exception as error:  # whatever a stranger's code comes to
             reason = str(error).strip().split("\n")[0] or type(error).__name__
-            raise ValueError(
-                f"it stops at turn {len(messages)} ({messages[-1]['role']}): {reason.rstrip('.')}"
-            ) from None
+            turn = f"turn {len(messages)} ({messages[-1]['role']})"
+            reason = f"it stops at {turn}: {reason.rstrip('.')}"
+            if isinstance(error, EndlessError):
+                raise ConfigError(
+                    f"Template {self._what} cannot be used: {reason}. Change it, or give another, as "
+                    "--template chatml."
+                ) from None
+            raise ValueError(reason) from None
 
     def _message(self, turn: Turn, mark: str) -> dict[str, Any]:
         if not (turn.calls and self._knows_calls):

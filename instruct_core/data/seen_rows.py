@@ -61,6 +61,8 @@ class SeenRows:
         try:
             chat = self.check.chat(record)
             self.texts.add(text_of(self._template.segments(chat.turns)))
+        except ConfigError:  # the template's fault: every row would show it, and take its time
+            raise
         except ValueError as error:
             self.num_bad_rows += 1
             if len(self.bad_rows) < MAX_BAD_ROWS:

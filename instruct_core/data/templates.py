@@ -194,8 +194,10 @@ def checked_template(what: str, text: str, tokenizer: Tokenizer) -> JinjaTemplat
         ConfigError: It cannot be used; names the turn that shows it.
     """
     try:
-        template = JinjaTemplate(_name(text), text, tokenizer)
+        template = JinjaTemplate(_name(text), text, tokenizer, what)
         _check(template)
+    except ConfigError:
+        raise
     except ValueError as error:
         reason = str(error).rstrip(".")
         raise ConfigError(
@@ -217,8 +219,10 @@ def asking_template(what: str, text: str, tokenizer: Tokenizer) -> JinjaTemplate
         ConfigError: It cannot even write a question.
     """
     try:
-        template = JinjaTemplate(_name(text), text, tokenizer)
+        template = JinjaTemplate(_name(text), text, tokenizer, what)
         template.segments(PROBE[:1], asks=True)
+    except ConfigError:
+        raise
     except ValueError as error:
         reason = str(error).rstrip(".")
         raise ConfigError(

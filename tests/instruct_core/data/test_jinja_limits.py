@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from instruct_core.data import jinja_limits
 from instruct_core.data.jinja_limits import BoundedEnvironment, EndlessError
+from instruct_core.data.shard_plan import scan
+from instruct_core.data.sources import Source
 from instruct_core.data.templates import CHATML, choose_template
 from instruct_core.data.tokenizer import load_tokenizer
 from instruct_core.data.turns import Turn
@@ -21,7 +24,7 @@ DOUBLED = (
 
 @pytest.fixture(autouse=True)
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jinja_limits, "MAX_STEPS", 20_000)  # as far as a million, in no time
+    monkeypatch.setattr(jinja_limits, "MAX_STEPS", 20_000)  # as far as ever, in no time
     monkeypatch.setattr(jinja_limits, "MAX_SIZE", 1 << 20)
 
 
@@ -86,7 +89,10 @@ def test_every_text_has_all_steps(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     monkeypatch.setattr(jinja_limits, "MAX_STEPS", len(chat))
 
     assert len(template.segments(chat)) > len(chat)
-    with pytest.raises(ValueError, match=r"stops at turn 41 .user.: .* more than 40 steps"):
+    with pytest.raises(
+        ConfigError,
+        match=r"chatml cannot be used: it stops at turn 41 .*than 40 steps",
+    ):
         template.segments([*chat, Turn("user", "And?")], asks=True)
 
 
@@ -95,9 +101,26 @@ def test_template_that_would_not_end_is_refused_by_its_name(tmp_path: Path) -> N
     path.write_text(NESTED + CHATML.replace("BEGIN\n", "").replace("END", "eos_token"))
 
     with pytest.raises(
-        ConfigError, match=r"long.jinja cannot be used: it stops at .* 20,000 steps\. Ch"
+        ConfigError,
+        match=r"^Template .*long.jinja cannot be used: it stops at .* 20,000 steps\. Ch",
     ):
         choose_template(str(path), load_tokenizer())
+
+
+def test_template_that_would_not_end_on_one_row_stops_the_scan(tmp_path: Path) -> None:
+    loop = "{% for m in messages %}{% for a in range(m.content | length * 99) %}{% endfor %}{% endfor %}"
+    (tmp_path / "long.jinja").write_text(
+        loop + CHATML.replace("BEGIN\n", "").replace("END", "eos_token")
+    )
+    template = choose_template(str(tmp_path / "long.jinja"), load_tokenizer())
+    rows = [{"instruction": "Hi.", "output": "a" * length} for length in (1, 999, 999)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = Source("rows", "rows", [str(tmp_path / "rows.jsonl")])
+
+    with pytest.raises(
+        ConfigError, match=r"^Template .*long.jinja cannot be used: it stops at turn 2"
+    ):
+        scan(source, None, None, skip_bad_rows=True, template=template)
 
 
 @pytest.mark.parametrize("text", ["{{ lipsum() }}", "{{ [1, 2] | random }}"])
