@@ -21,6 +21,7 @@ from instruct_core.data.template import Segment
 from instruct_core.data.token_rows import EncodedRows, Part
 from instruct_core.data.tokenizer import Tokenizer
 
+SPANS_FORMAT = 3  # of shards, from which on they keep spans: rows of one exchange need none
 ENCODE_CHARS = 1 << 20  # text per call of the tokenizer: large enough to fill it, small in memory
 
 

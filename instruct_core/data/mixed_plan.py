@@ -20,9 +20,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from instruct_core.data.encoding import SPANS_FORMAT
 from instruct_core.data.mixture import places_of
 from instruct_core.data.plan import PLAN
-from instruct_core.data.shard_plan import BY_TEXT, SPANS_FORMAT, ShardPlan
+from instruct_core.data.shard_plan import BY_TEXT, ShardPlan
 from instruct_core.data.split import in_validation
 from instruct_core.data.template import Segment, Template, text_of
 from instruct_core.errors import CorruptFileError

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from instruct_core.data.alpaca import ALPACA_1
 from instruct_core.data.columns import Columns, parse_columns
 from instruct_core.data.encoder import GPT2S, Encoder, OwnTokenizer
+from instruct_core.data.encoding import SPANS_FORMAT
 from instruct_core.data.long_rows import LongRows
 from instruct_core.data.order import sample_at
 from instruct_core.data.plan import Plan
@@ -43,7 +44,6 @@ OPTIONAL_KEYS = ("own_tokenizer", "val_rows")  # written where there is somethin
 FORMAT_3_KEYS = {
     "template_typed", "template_text", "long_rows", "num_open_ends", "num_open_starts",
 }  # fmt: skip
-SPANS_FORMAT = 3  # from which on shards keep spans: rows of one exchange need none
 BLOCK_ROWS = 250  # shards are whole blocks; 64 shards or more from 16,000 rows on
 MAX_BLOCKS_PER_SHARD = 40
 

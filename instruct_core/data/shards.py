@@ -17,20 +17,19 @@ Where the tokenizer is not GPT-2's, its files lie in `tokenizer/`.
 from __future__ import annotations
 
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
 from instruct_core.data.alpaca import ALPACA_1
-from instruct_core.data.encoding import Encoded, encode
+from instruct_core.data.encoding import SPANS_FORMAT, Encoded, encode
 from instruct_core.data.gpt2_tokenizer import END_OF_TEXT_ID, VOCAB_SIZE
 from instruct_core.data.long_rows import LongRows
 from instruct_core.data.mapped_file import map_verified
 from instruct_core.data.order import sample_at
 from instruct_core.data.remake import command_that_makes
-from instruct_core.data.shard_plan import SPANS_FORMAT, ShardPlan
 from instruct_core.data.template import Template, text_of
 from instruct_core.data.templates import template_of
 from instruct_core.data.tokenizer import Tokenizer, load_tokenizer
@@ -40,6 +39,9 @@ from instruct_core.storage.cache import local_copy
 from instruct_core.storage.documents import load_sealed, seal
 from instruct_core.storage.store import Store
 from instruct_core.storage.tensor_file import file_views, from_numpy, hash_arrays, parse_header
+
+if TYPE_CHECKING:  # a rank reads shards, and loads nothing that only makes them
+    from instruct_core.data.shard_plan import ShardPlan
 
 SPLITS = ("train", "val")
 DRAW_SEED = 42  # of the rows that samples show
