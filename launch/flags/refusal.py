@@ -38,7 +38,9 @@ def refusal(boxed: str, flags: type[Any], arguments: Sequence[str]) -> str:
         arguments: Words of the command line.
     """
     lines = [line.strip("│ \n") for line in boxed.splitlines() if not line.startswith(("╭", "╰"))]
-    rule = next((at for at, line in enumerate(lines) if line.startswith("──")), len(lines))
+    if "╭" not in boxed:  # drawn without a frame, where the locale has no letters for one
+        lines = lines[2:]
+    rule = next((at for at, line in enumerate(lines) if re.fullmatch("[─-]{3,}", line)), len(lines))
     text = " ".join(lines[:rule]).rstrip(".")
     if text.startswith("Unrecognized options:"):
         word = text.removeprefix("Unrecognized options:").strip().split(", ")[0]

@@ -16,6 +16,7 @@ from launch.flags.generate import Generate
 from launch.flags.logs import Logs
 from launch.flags.parse import parse_flags
 from launch.flags.preprocess import Preprocess
+from launch.flags.refusal import refusal
 
 NO_PLACE = "must name a place, got nothing: a variable in it may be empty."
 REFUSED = [
@@ -137,3 +138,15 @@ def test_typed_values_and_those_of_the_stored_run_are_kept() -> None:
     assert flags == Finetune(
         recipe=Recipe(max_steps=300, seed=3, async_save=False, dropout=0.1), run="mine"
     )
+
+
+def test_message_without_a_frame_is_read_as_well() -> None:
+    """As in a locale of ASCII alone."""
+    rule = "-" * 47
+    unframed = (
+        f" Required options  \n {rule} \n  Missing from python launch/checkpoints.py ls:  \n"
+        f"      RUN  \n          Name of the run. (required)  \n  {rule}\n"
+        "  For full helptext, run:  \n      python launch/checkpoints.py ls --help     \n   \n"
+    )
+
+    assert refusal(unframed, Export, ["ls"]) == "RUN must be given."
