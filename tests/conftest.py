@@ -41,14 +41,17 @@ TINY_RUN = [
 # Each worker takes whole files, in this order: a long one begun last would be waited for by all. Those
 # that wait for Slurm's clocks come before those that compute.
 LONGEST_FIRST = (
-    "slurm/test_coming_back.py", "slurm/test_slow_faults.py", "test_drill.py", "test_resume.py",
-    "slurm/test_faults.py", "slurm/test_queue.py", "slurm/test_arrays.py", "test_object_store.py",
-    "slurm/test_submission.py", "test_generate.py", "shared_disk/test_run.py", "test_readme.py",
-    "test_preprocess.py", "jobs/survival/test_local_controller.py",
-    "stores/test_saves.py", "stores/test_store.py",
-    "instruct_core/checkpoints/test_crash.py", "instruct_core/checkpoints/test_crash_s3.py",
-    "launch/evaluation/test_evaluation.py", "launch/dialogue/test_dialogue.py",
-    "launch/training/test_attach.py", "launch/training/test_debug.py", "launch/test_errors.py",
+    "slurm/test_coming_back.py", "slurm/test_slow_faults.py", "slurm/test_faults.py",
+    "slurm/test_queue.py", "slurm/test_arrays.py", "slurm/test_start_up.py",
+    "slurm/test_submission.py", "slurm/test_doctor.py", "slurm/test_inside.py",
+    "slurm/test_asked.py", "slurm/test_sites.py", "stores/test_saves.py", "test_drill.py",
+    "test_resume.py", "test_object_store.py", "instruct_core/checkpoints/test_crash_s3.py",
+    "stores/test_store.py", "shared_disk/test_run.py", "stores/test_training.py",
+    "instruct_core/train/test_trainer.py", "test_generate.py", "test_lora.py", "test_readme.py",
+    "instruct_core/checkpoints/test_crash.py", "test_preprocess.py",
+    "jobs/survival/test_local_controller.py", "launch/evaluation/test_evaluation.py",
+    "launch/dialogue/test_dialogue.py", "launch/training/test_attach.py",
+    "launch/training/test_debug.py", "launch/test_errors.py",
 )  # fmt: skip
 
 
@@ -88,10 +91,10 @@ def environment() -> dict[str, str]:
 
 
 def launch(
-    verb: str, *arguments: str, cwd: Path, timeout_seconds: float = HANGS_SECONDS
+    verb: str, *arguments: str, cwd: Path, typed: str = "", timeout_seconds: float = HANGS_SECONDS
 ) -> subprocess.CompletedProcess[str]:
-    """Run a launcher to its end, as a person does."""
-    return LAUNCHERS.run(verb, arguments, cwd, environment(), timeout_seconds)
+    """Run a launcher to its end, as a person does who types at it, or a program."""
+    return LAUNCHERS.run(verb, arguments, cwd, environment(), timeout_seconds, typed)
 
 
 def start(verb: str, *arguments: str, cwd: Path) -> Launcher:

@@ -107,11 +107,13 @@ def become(request: Request) -> None:
     words = request.argv
     is_unbuffered = words[0] == "-u"
     words = words[is_unbuffered:]
+    how = {"encoding": sys.stdout.encoding}
+    sys.stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, closefd=False)), **how)
     raw = io.FileIO(1, "w", closefd=False)
     out: Any = raw if is_unbuffered else io.BufferedWriter(raw)
-    sys.stdout = io.TextIOWrapper(out, write_through=is_unbuffered)
+    sys.stdout = io.TextIOWrapper(out, write_through=is_unbuffered, **how)
     err = io.BufferedWriter(io.FileIO(2, "w", closefd=False))
-    sys.stderr = io.TextIOWrapper(err, errors="backslashreplace", line_buffering=True)
+    sys.stderr = io.TextIOWrapper(err, errors="backslashreplace", line_buffering=True, **how)
     if words[0] == "-m":
         sys.argv = words[1:]
         runpy.run_module(words[1], run_name="__main__", alter_sys=True)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tests.conftest import HANGS_SECONDS, REPO, TINY_RUN, environment, launch, write_rows
+from tests.conftest import TINY_RUN, launch, write_rows
 
 TRAINED = 64  # tokens of a sequence of TINY_RUN; the model has 1,024 positions
 LIMIT = "trained on 64 of its 1,024 positions"
@@ -44,11 +42,9 @@ def test_launch_and_export_say_it(desk: Path) -> None:
 
 @pytest.mark.parametrize("model", ["--run=r", "--checkpoint=exported"])
 def test_chat_drops_history_and_says_why(desk: Path, model: str) -> None:
-    done = subprocess.run(
-        [sys.executable, str(REPO / "launch" / "chat.py"), model, "--max-new-tokens=8"], cwd=desk,
-        input="".join("word " * words + "\n" for words in (30, 30, 70)), env=environment(),
-        capture_output=True, text=True, timeout=HANGS_SECONDS, check=False,
-    )  # fmt: skip
+    typed = "".join("word " * words + "\n" for words in (30, 30, 70))
+
+    done = launch("chat", model, "--max-new-tokens=8", cwd=desk, typed=typed)
 
     assert done.returncode == 2
     dropped, refused = done.stderr.splitlines()

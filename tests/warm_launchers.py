@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +41,15 @@ class WarmLaunchers:
         cwd: Path,
         env: Mapping[str, str],
         timeout_seconds: float,
+        typed: str = "",
     ) -> subprocess.CompletedProcess[str]:
-        """Run a launcher to its end, as a person does."""
-        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        """Run a launcher to its end, as a person does who types at it, or a program."""
+        with ExitStack() as stack:
+            keys, out, err = (stack.enter_context(tempfile.TemporaryFile()) for _ in range(3))
+            keys.write(typed.encode())
+            keys.seek(0)
             process = self.start(
-                verb, arguments, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=err
+                verb, arguments, cwd=cwd, env=env, stdin=keys, stdout=out, stderr=err
             )
             try:
                 code = process.wait(timeout_seconds)

@@ -6,7 +6,6 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from launch.dialogue.dialogue import Dialogue
 from launch.dialogue.speaker import Answer, load_base, load_speaker, load_step
 from launch.flags.chat import Chat
 from launch.flags.run import ModelFlags
-from tests.conftest import HANGS_SECONDS, REPO, TINY_RUN, environment, launch
+from tests.conftest import HANGS_SECONDS, TINY_RUN, launch
 from tests.launch.dialogue.terminal import Terminal
 
 ANSWER = ["--max-new-tokens=12"]
@@ -56,12 +55,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory, shard_set: Path) -> Path:
     return cwd
 
 
-def chat(cwd: Path, *arguments: str, typed: str | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(REPO / "launch" / "chat.py"), *ANSWER, *arguments], cwd=cwd,
-        env=environment(), input=typed, capture_output=True, text=True, timeout=HANGS_SECONDS,
-        check=False,
-    )  # fmt: skip
+def chat(cwd: Path, *arguments: str, typed: str = "") -> subprocess.CompletedProcess[str]:
+    return launch("chat", *ANSWER, *arguments, cwd=cwd, typed=typed)
 
 
 def test_questions_are_one_conversation(capsys: pytest.CaptureFixture[str]) -> None:
