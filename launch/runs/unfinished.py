@@ -10,6 +10,7 @@ command, and the same control command finishes it.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,8 @@ from instruct_core.storage.documents import dump_document, load_document
 from instruct_core.storage.store import Store
 from launch.runs.commands import run_command
 
+# What a disk says of a path with a file, a circle of links or too long a name in it.
+NO_FOLDER = (errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 REMOVED, RENAMED = "removed.json", "renamed.json"
 
 
@@ -28,11 +31,18 @@ def begin(store: Store, mark: str, facts: Mapping[str, Any]) -> None:
 
 
 def mark_in(store: Store, mark: str) -> dict[str, Any] | None:
-    """Return what a mark says; None where there is none."""
+    """Return what a mark says; None where there is none. Raises ConfigError where no folder can be."""
     try:
         return load_document(store, mark)
     except FileNotFoundError:
         return None
+    except OSError as error:
+        if error.errno not in NO_FOLDER:
+            raise
+        raise ConfigError(
+            f"Folder {store.url} cannot be used: {error.strerror}. Look at --checkpoints, or give "
+            "another place."
+        ) from None
 
 
 def refuse_unfinished(name: str, store: Store) -> None:
