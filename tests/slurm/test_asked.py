@@ -13,6 +13,7 @@ from jobs.bad_nodes import bad_nodes
 from jobs.job_folder import replace_json
 from tests.jobs.test_notify import SECRET, Server, serving
 from tests.slurm.conftest import Run, assert_ended_as_if_undisturbed
+from tests.tiny_runs import held
 
 
 @pytest.fixture
@@ -30,7 +31,8 @@ def test_run_that_is_paused_gives_its_nodes_back_and_goes_on_when_it_is_resumed(
     pair.submit(f"--notify={address}")
     pair.reach(5)
 
-    asked = pair.launch("control", "r", "pause")
+    with held(pair.folder):  # it must not end before it is asked
+        asked = pair.launch("control", "r", "pause")
     pair.wait_for_end()
     shown = pair.launch("status").stdout
     resumed = pair.launch("control", "r", "resume")

@@ -207,6 +207,7 @@ def test_missing_data_is_not_tried_again(
 WORKERS = """
 
 import multiprocessing
+import time
 
 _train = train
 
@@ -234,6 +235,9 @@ def train(*arguments, **options):
         with open("{notes}", "a") as notes:
             notes.write(answer + "\\n")
         worker.kill()
+    # The first rank to go has the job requeued, and Slurm ends the others then: all wait for all.
+    while len(open("{notes}").read().split()) % 4:
+        time.sleep(0.1)
     return result
 """
 
