@@ -100,7 +100,7 @@ class Work:
         """Return a line for each task that has parts to make: which."""
         shares = {
             task: [part for part in todo if part % self.job.num_tasks == task]
-            for task in range(self.job.num_tasks)
+            for task in range(min(self.job.num_tasks, self.num_parts))  # of more, none has a part
         }
         return [
             f"  task {task}: {self.plan.part}s {array_text(parts).replace(',', ', ')}"

@@ -25,6 +25,7 @@ from launch.flags.refusal import refusal
 
 Cluster = Literal["auto", "slurm", "local", "debug"]  # values of --cluster
 T = TypeVar("T")
+MOST = 10**15  # of anything that is counted
 LONGEST_NAME = 200  # letters of a run's name: what is made of it must still be a name to a disk
 
 
@@ -81,7 +82,7 @@ def parse_flags(
 
 def check_counts(flags: Any, *names: str) -> None:
     """
-    Refuse a count below 1; None is a default that is chosen later.
+    Refuse a count below 1, or beyond all that can be counted; None is a default that is chosen later.
 
     Raises:
         ConfigError: The first such flag.
@@ -89,6 +90,8 @@ def check_counts(flags: Any, *names: str) -> None:
     for name in names:
         if (value := getattr(flags, name)) is not None and value < 1:
             raise ConfigError(f"{flag_of(name)} must be at least 1, got {value}.")
+        if value is not None and value > MOST:
+            raise ConfigError(f"{flag_of(name)} must be at most {MOST:,}, got {value}.")
 
 
 def check_name(run: str, flag: str = "--run") -> None:

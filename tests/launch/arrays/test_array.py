@@ -136,3 +136,12 @@ def made(work: Work) -> None:
     for shard in range(work.plan.num_parts):
         write_shard(work.job.store, work.plan, shard, load_tokenizer())
     write_manifest(work.job.store, work.plan)
+
+
+def test_tasks_that_find_no_part_are_not_counted_one_by_one(tmp_path: Path) -> None:
+    work = work_of(tmp_path)
+    many = replace(work, job=PreprocessJob(str(tmp_path / "s"), num_tasks=10**12))
+
+    shares = many.shares_of([0, 2])
+
+    assert shares == ["  task 0: shards 0", "  task 2: shards 2"]
