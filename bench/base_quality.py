@@ -80,9 +80,9 @@ def parse_flags() -> argparse.Namespace:
     add = flags.add_argument
     add("--place", type=Path, default=PLACE, help="of the model and its shards")
     add("--seeds", type=int, nargs="+", default=[1, 2, 3], help="of adapters and order")
-    add("--steps", type=int, default=8, help="optimizer steps of each run")
+    add("--steps", type=int, default=16, help="optimizer steps of each run")
     add("--seq-len", type=int, default=128, help="tokens of a sequence")
-    add("--batch-size", type=int, default=1, help="sequences of a step")
+    add("--batch-size", type=int, default=2, help="sequences of a step")
     add("--learning-rate", type=float, default=1e-3, help="peak, after a warmup of two steps")
     return flags.parse_args()
 
