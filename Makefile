@@ -15,7 +15,7 @@ demo-smollm2: $(VENV)/installed-smollm2
 	$(VENV)/bin/python -m bench.smollm2
 
 test: $(VENV)/installed-dev slurm fuse
-	$(VENV)/bin/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(PYTEST_FLAGS)
+	$(VENV)/bin/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(PYTEST_FLAGS)
 
 # The tests boot a private Slurm where there is one, or can be one: root on Debian.
 SLURM_PACKAGES := slurm-client slurmctld slurmd munge slurm-wlm-basic-plugins iproute2

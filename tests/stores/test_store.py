@@ -8,7 +8,7 @@ import fsspec
 import numpy as np
 import pytest
 
-from instruct_core.storage.objects import UPLOAD_BYTES
+from instruct_core.storage.objects import UPLOAD_BYTES, Objects
 from instruct_core.storage.store import Store
 from tests.stores.line import Fault, Plan, Request
 from tests.stores.servers import Emulated
@@ -134,7 +134,7 @@ def test_store_that_is_away_for_a_while_is_asked_again(emulated: Emulated) -> No
 
 def test_store_that_does_not_answer_is_no_empty_one(emulated: Emulated) -> None:
     """All at once: gcsfs gives up after half a minute."""
-    store = Store(f"{emulated.url}/silent")
+    store = Store(f"{emulated.url}/silent", patience_seconds=0.0)
     emulated.line.plan(lambda request: Fault.CUT_BEFORE)
     asked = (
         store.names, store.tree, lambda: store.exists("a"), lambda: store.size_bytes("a"),
@@ -148,6 +148,22 @@ def test_store_that_does_not_answer_is_no_empty_one(emulated: Emulated) -> None:
         assert isinstance(error, OSError)
         assert not isinstance(error, FileNotFoundError)
         assert "\n" not in str(error)
+
+
+def test_client_of_azure_waits_seconds_between_its_tries(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("adlfs")
+    monkeypatch.setenv(
+        "AZURE_STORAGE_CONNECTION_STRING",
+        "AccountName=a;AccountKey=YQ==;BlobEndpoint=http://127.0.0.1:9/a",
+    )
+
+    Objects("az://container/place", patience_seconds=0.0)
+
+    files, _ = fsspec.core.url_to_fs("az://container/place")  # the same one again
+    policies = files.service_client._pipeline._impl_policies
+    waits = [p.get_backoff_time({"count": 2}) for p in policies if hasattr(p, "get_backoff_time")]
+    assert len(waits) == 1
+    assert waits[0] <= 6
 
 
 def test_bucket_that_is_not_there_is_one_line_that_will_not_pass(emulated: Emulated) -> None:

@@ -22,7 +22,7 @@ from tests.stores.servers import Emulated
 
 LAST = 12
 DATA_BYTES = 1 << 20  # a request with more is of a save
-LOST = 3  # requests of an outage: Azure's client waits a quarter of a minute and more after each
+LOST = 8  # requests of an outage
 
 
 def command(shards: Path, *more: str) -> list[str]:
