@@ -36,7 +36,8 @@ from instruct_core.storage.store import Store
 from jobs.world import World, process_group
 from tests.fakes import facts_of
 
-REQUESTS = ("_list", "exists", "size_bytes", "_read", "put", "_claim", "remove", "move")
+LISTINGS = ("_list", "names")
+REQUESTS = (*LISTINGS, "exists", "size_bytes", "_read", "put", "claim", "remove", "move")
 PARAMETERS = 300
 asked: Counter[str] = Counter()
 
@@ -63,7 +64,7 @@ def _counted(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
     def call(*args: Any, **options: Any) -> Any:
         value = real(*args, **options)
         asked["requests"] += 1
-        asked["listings"] += name == "_list"
+        asked["listings"] += name in LISTINGS
         asked["bytes read"] += len(value) if name == "_read" else 0
         return value
 
