@@ -10,9 +10,8 @@ import os
 import re
 
 NOTIFY = "INSTRUCT_CLUSTER_NOTIFY"  # where a run tells how it goes: a URL, or a file with one
-CACHE = (
-    "INSTRUCT_CACHE"  # where files of a bucket are kept on a node: instruct_core/storage/cache.py
-)
+# Where files of a bucket are kept on a node: instruct_core/storage/cache.py.
+CACHE = "INSTRUCT_CACHE"
 
 
 def number_in(name: str, default: int) -> int:

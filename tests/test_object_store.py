@@ -28,9 +28,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 
 
 @pytest.fixture
-def s3(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
+def s3(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
+    """The server, which runs again for the next test."""
     server.use(monkeypatch)
-    return server
+    yield server
+    if not server.is_running():
+        server.start()
 
 
 def arguments(shards: object, checkpoints: str, *more: str) -> list[str]:
@@ -83,8 +86,6 @@ def test_server_killed_in_the_middle_of_a_save_loses_nothing(
         said, errors = launcher.communicate(timeout=HANGS_SECONDS)
     finally:
         launcher.kill()
-        if not s3.is_running():
-            s3.start()
 
     assert launcher.returncode == 0, said + errors
     assert "not saved: " in said
@@ -101,10 +102,8 @@ def test_server_away_for_longer_than_a_start_waits_costs_no_start_that_counts(
     """It goes when the ranks have met, and comes back when they have been started again."""
     url = f"{s3.url}/away"
     store, run = Store(url) / "r", tmp_path / "runs_instruct" / "r"
-    words = (
-        "--max-unsaved-minutes=0.25",
-    )  # how long a start waits too, up to a quarter of an hour
-    launcher = start("finetune", *arguments(shard_set, url, *words), cwd=tmp_path)
+    wait = "--max-unsaved-minutes=0.25"  # as long a start waits too
+    launcher = start("finetune", *arguments(shard_set, url, wait), cwd=tmp_path)
     try:
         wait_for(lambda: list(run.glob("job/*/rendezvous/*")), "the ranks")
         s3.kill()
@@ -113,8 +112,6 @@ def test_server_away_for_longer_than_a_start_waits_costs_no_start_that_counts(
         said, errors = launcher.communicate(timeout=HANGS_SECONDS)
     finally:
         launcher.kill()
-        if not s3.is_running():
-            s3.start()
 
     assert launcher.returncode == 0, said + errors
     log = "".join(path.read_text() for path in run.glob("job/*/*_0_log.err"))

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import errno
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from instruct_core.checkpoints.known_steps import Found, KnownSteps
@@ -166,24 +167,26 @@ class Retention:
         for step in filter(may_go, found.unfinished):
             self._remove(step, removed)
         for name in found.left:
-            try:
+            with self._may_stay(name, removed):
                 if not self._store.exists(f"{name}/manifest.json"):  # else it may have to go back
                     self._store.remove(name)
-            except OSError as error:
-                removed.problems.append(f"{self._store.where(name)} stays: {error}")
         for name in found.outdated:
-            try:
+            with self._may_stay(name, removed):
                 remove_save(self._store, name)
-            except OSError as error:
-                removed.problems.append(f"{self._store.where(name)} stays: {error}")
 
     def _remove(self, step: int, removed: Removed) -> None:
         self.forget(step)
-        try:
+        with self._may_stay(step_name(step), removed):
             clear_step(self._store, step, self.attempt)
             removed.steps.append(step)
-        except OSError as error:  # somebody reads it on NFS, or it is not ours; next time then
-            removed.problems.append(f"{self._store.where(step_name(step))} stays: {error}")
+
+    @contextmanager
+    def _may_stay(self, name: str, removed: Removed) -> Iterator[None]:
+        """Note what cannot be removed: somebody reads it on NFS, or it is not ours; next time then."""
+        try:
+            yield
+        except OSError as error:
+            removed.problems.append(f"{self._store.where(name)} stays: {error}")
 
     def _verify(self, step: int) -> None:
         folder = self._known.folder(step)

@@ -219,8 +219,8 @@ def _chain_follow_up(job: JobRecord, bad_node: str) -> None:
     if task := os.environ.get("SLURM_ARRAY_TASK_ID"):
         options.append(f"--array={task}")
     names = nodes_to_exclude(job, bad_node)
-    if names != job.excluded_nodes or names:
-        options.append(f"--exclude={names}")  # counts more than what stands in the script
+    if names or job.excluded_nodes:  # also none: it counts more than what stands in the script
+        options.append(f"--exclude={names}")
     job_id = queue(script, *options)
     settle(script.parent)
     logger.warning("This cluster may not requeue the job, so job %s follows it", job_id)

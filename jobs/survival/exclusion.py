@@ -27,9 +27,8 @@ from jobs.slurm import JobRecord, fields_of, own_job_id, run_client, show_job
 
 logger = logging.getLogger(__name__)
 
-BAD_AT_LAUNCH = (
-    "INSTRUCT_BAD_AT_LAUNCH"  # bad nodes that the launcher has left out; set by the batch script
-)
+# Bad nodes that the launcher has left out; set by the batch script.
+BAD_AT_LAUNCH = "INSTRUCT_BAD_AT_LAUNCH"
 EXCLUDED = "excluded.json"  # nodes that the job has excluded itself, and until when at least
 
 

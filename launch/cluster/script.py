@@ -45,9 +45,8 @@ TERM_IS_NOTED = (  # a warning ends the ranks at most, not the script
 WITHOUT = (
     "--exclude=left-out"  # stands for the nodes that the ranks do without, known on the node only
 )
-NO_START = (
-    "=== not started: this job has finished, and Slurm or somebody has requeued it"  # in the log
-)
+# In the log.
+NO_START = "=== not started: this job has finished, and Slurm or somebody has requeued it"
 COMEBACK_PAUSE_SECONDS = 30  # before what brings a job back is tried again
 
 

@@ -148,8 +148,10 @@ def _say_trained(manifest: Manifest) -> None:
 
 def _sizes(store: Store) -> dict[int, int]:
     sizes = dict.fromkeys(steps_of(store), 0)
-    for step in sizes:  # None is a folder's
-        sizes[step] = sum(filter(None, (store / step_name(step)).tree().values()))
+    names = {step_name(step): step for step in sizes}
+    for file, size in store.tree().items():
+        if (step := names.get(file.partition("/")[0])) is not None:
+            sizes[step] += size or 0  # None is a folder's
     return sizes
 
 

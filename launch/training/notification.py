@@ -55,7 +55,7 @@ def hand_on(word: str | None, run: Run) -> None:
     """
     if word is not None:
         os.environ[NOTIFY] = word
-    elif not os.environ.get(NOTIFY) and run.exists() and run.document.get("asked", {}).get(HAD_URL):
+    elif not os.environ.get(NOTIFY) and run.exists() and run.asked.get(HAD_URL):
         say(
             "Note: nobody is notified: a URL that is typed is kept nowhere. Type --notify again, set "
             f"{NOTIFY}, or let --notify name a file of mode 0600, which the run remembers."
