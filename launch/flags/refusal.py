@@ -45,6 +45,8 @@ def refusal(boxed: str, flags: type[Any], arguments: Sequence[str]) -> str:
     if text.startswith("Unrecognized options:"):
         word = text.removeprefix("Unrecognized options:").strip().split(", ")[0]
         return _unknown(word, flags, arguments)
+    if text.startswith("Missing") and (stranger := _stranger(flags, arguments)):
+        return _unknown(stranger, flags, arguments)  # what was mistyped may be what is missing
     if text.startswith("Missing from "):
         missing = re.findall(r"(\S+)(?: [A-Z]+)? [A-Z].*?\(required\)", text.partition(": ")[2])
         return f"{' and '.join(missing)} must be given."
@@ -72,6 +74,13 @@ def _unknown(word: str, flags: type[Any], arguments: Sequence[str]) -> str:
     meant = nearest(typed, list(_flags(flags)))
     suggestion = f" Perhaps you meant {' or '.join(meant)}." if meant else ""
     return f"There is no flag {typed}.{suggestion}"
+
+
+def _stranger(flags: type[Any], arguments: Sequence[str]) -> str:
+    """Return the first flag among the words that there is not; "" if all are known."""
+    known = {flag_of(name) for name in (*_flags(flags), *(name for name, _ in fields_of(flags)))}
+    typed = (word.partition("=")[0] for word in arguments if word.startswith("--"))
+    return next((flag for flag in typed if flag.replace("_", "-") not in known), "")
 
 
 def _flags(flags: type[Any]) -> Iterator[str]:
