@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import submitit  # noqa: F401  before absl, see below
 
+from tests.small_tokenizers import SENTENCES, write_byte_level
 from tests.warm_launchers import Launcher, WarmLaunchers
 
 # submitit's set-up of logging closes all handlers there are, and absl's, which comes with rouge-score,
@@ -145,6 +146,29 @@ def shard_set(folder_of_all: Path, rows_file: Path) -> Path:
         assert result.returncode == 0, result.stderr
 
     return made_once(folder_of_all / "shards", make) / "small"
+
+
+@pytest.fixture(scope="session")
+def small_base(folder_of_all: Path, rows_file: Path) -> Path:
+    """The tokenizer of a base with few tokens: runs that learn them compute half as much."""
+
+    def make(folder: Path) -> None:
+        texts = [*SENTENCES, *rows_file.read_text().splitlines()]
+        write_byte_level(folder / "base", vocab_size=1000, texts=texts)
+
+    return made_once(folder_of_all / "bases", make) / "base"
+
+
+@pytest.fixture(scope="session")
+def light_shards(folder_of_all: Path, rows_file: Path, small_base: Path) -> Path:
+    """A shard set of `rows_file` for a small base, where GPT-2's tokens are not what is proved."""
+
+    def make(cwd: Path) -> None:
+        flags = (f"--source={rows_file}", "--out=light", "--num-tasks=1", "--val-rows=2")
+        result = launch("preprocess", *flags, f"--tokenizer={small_base}", cwd=cwd)
+        assert result.returncode == 0, result.stderr
+
+    return made_once(folder_of_all / "light-shards", make) / "light"
 
 
 def events_of(run: Path) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ Tokenizers of other bases, made here: trained on a few sentences, written as a b
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,11 @@ END, START = "<|im_end|>", "<|im_start|>"
 
 
 def write_byte_level(
-    folder: Path, end: str | None = END, vocab_size: int = 400, **settings: Any
+    folder: Path,
+    end: str | None = END,
+    vocab_size: int = 400,
+    texts: Iterable[str] = SENTENCES,
+    **settings: Any,
 ) -> Path:
     """Write a tokenizer whose pieces have a character for each byte; settings go into its config."""
     made = tokenizers.Tokenizer(models.BPE())
@@ -35,7 +40,7 @@ def write_byte_level(
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    made.train_from_iterator(SENTENCES, trainer)
+    made.train_from_iterator(texts, trainer)
     return _write(made, folder, end, settings)
 
 

@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -90,7 +90,7 @@ def hit_at(launcher: Launcher, cwd: Path, step: int, hit: Hit) -> None:
 
 @contextmanager
 def held(run: Path) -> Iterator[None]:
-    """Hold a run that has just begun: it cannot end before what a test does meanwhile."""
+    """Hold the ranks of a run: it cannot end before what a test does meanwhile, to them as well."""
     pids = wait_for(lambda: rank_pids(run), "the ranks")
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
@@ -98,7 +98,8 @@ def held(run: Path) -> Iterator[None]:
         yield
     finally:
         for pid in pids:
-            os.kill(pid, signal.SIGCONT)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
 
 
 def line_of(launcher: Launcher, text: str) -> str:

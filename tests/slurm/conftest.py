@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ from tests.conftest import (
 )
 from tests.slurm.cluster import SlurmCluster
 from tests.slurm.configuration import ClusterSettings
+from tests.tiny_runs import held
 
 STEPS = 30
 NEEDED = ("slurmctld", "slurmd", "sbatch", "unshare", "nsenter")
@@ -162,6 +164,13 @@ class Run:
         wait_for(lambda: self._step_of_newest_attempt() >= step, f"step {step}")
         assert not self.events("finished"), "the run ended before it was hit"
 
+    @contextmanager
+    def held_at(self, step: int) -> Iterator[None]:
+        """Wait until the newest attempt trains at a step, and hold it there while it is hit."""
+        self.reach(step)
+        with held(self.folder):
+            yield
+
     def _step_of_newest_attempt(self) -> int:
         resumed = self.events("resumed")
         if not resumed:
@@ -206,21 +215,21 @@ def unhit(cluster: SlurmCluster, cwd: Path, shards: Path, *flags: str) -> Run:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(cluster: SlurmCluster, folder_of_all: Path, shard_set: Path) -> Run:
+def undisturbed(cluster: SlurmCluster, folder_of_all: Path, light_shards: Path) -> Run:
     """Two nodes of two ranks, and nobody hit it."""
-    return unhit(cluster, folder_of_all / "undisturbed", shard_set)
+    return unhit(cluster, folder_of_all / "undisturbed", light_shards)
 
 
 @pytest.fixture(scope="session")
-def undisturbed_pair(cluster: SlurmCluster, folder_of_all: Path, shard_set: Path) -> Run:
+def undisturbed_pair(cluster: SlurmCluster, folder_of_all: Path, light_shards: Path) -> Run:
     """Two nodes of one rank, and nobody hit it."""
-    return unhit(cluster, folder_of_all / "undisturbed-pair", shard_set, "--gpus=1")
+    return unhit(cluster, folder_of_all / "undisturbed-pair", light_shards, "--gpus=1")
 
 
 @pytest.fixture
-def pair(cluster: SlurmCluster, tmp_path: Path, shard_set: Path) -> Run:
+def pair(cluster: SlurmCluster, tmp_path: Path, light_shards: Path) -> Run:
     """Two nodes of one rank that a test will hit; not yet submitted."""
-    return Run(cluster, tmp_path, shard_set, "--gpus=1")
+    return Run(cluster, tmp_path, light_shards, "--gpus=1")
 
 
 def assert_ended_as_if_undisturbed(run: Run, undisturbed: Run) -> None:
@@ -231,6 +240,6 @@ def assert_ended_as_if_undisturbed(run: Run, undisturbed: Run) -> None:
 
 
 @pytest.fixture
-def desk(cluster: SlurmCluster, tmp_path: Path, shard_set: Path) -> Run:
+def desk(cluster: SlurmCluster, tmp_path: Path, light_shards: Path) -> Run:
     """A person's folder on the cluster; its launchers are what a test uses."""
-    return Run(cluster, tmp_path, shard_set)
+    return Run(cluster, tmp_path, light_shards)

@@ -61,10 +61,10 @@ def test_array_makes_the_same_shards_as_one_task_and_a_rerun_only_what_is_missin
 
 
 def test_array_larger_than_the_cluster_allows_becomes_two(
-    other_cluster: Cluster, tmp_path: Path, shard_set: Path
+    other_cluster: Cluster, tmp_path: Path, light_shards: Path
 ) -> None:
     """1,002 tasks where 1,001 are the most; they wait, because starting them takes minutes."""
-    desk = Run(other_cluster(num_nodes=1), tmp_path / "desk", shard_set)
+    desk = Run(other_cluster(num_nodes=1), tmp_path / "desk", light_shards)
     rows = write_rows(tmp_path / "rows.jsonl", 1002 * 250, words=2)
     desk.cluster.run("scontrol", "update", "PartitionName=low", "State=DOWN")
     flags = [f"--source={rows}", "--out=s", "--num-tasks=1002", "--rows-per-shard=250"]

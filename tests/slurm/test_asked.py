@@ -13,7 +13,6 @@ from jobs.bad_nodes import bad_nodes
 from jobs.job_folder import replace_json
 from tests.jobs.test_notify import SECRET, Server, serving
 from tests.slurm.conftest import Run, assert_ended_as_if_undisturbed
-from tests.tiny_runs import held
 
 
 @pytest.fixture
@@ -29,9 +28,8 @@ def test_run_that_is_paused_gives_its_nodes_back_and_goes_on_when_it_is_resumed(
     address.write_text(server.url)
     address.chmod(0o600)
     pair.submit(f"--notify={address}")
-    pair.reach(5)
 
-    with held(pair.folder):  # it must not end before it is asked
+    with pair.held_at(5):  # it must not end before it is asked
         asked = pair.launch("control", "r", "pause")
     pair.wait_for_end()
     shown = pair.launch("status").stdout
@@ -53,7 +51,6 @@ def test_run_that_is_paused_gives_its_nodes_back_and_goes_on_when_it_is_resumed(
 
 def test_node_that_was_at_fault_in_other_runs_too_is_left_out_of_the_next(pair: Run) -> None:
     pair.submit()
-    pair.reach(7)
     record, node = pair.cwd / "bad_nodes", "node2"
     cluster = pair.cluster.run("scontrol", "show", "config").partition("ClusterName")[2].split()[1]
     for job in (1, 2):
@@ -65,7 +62,8 @@ def test_node_that_was_at_fault_in_other_runs_too_is_left_out_of_the_next(pair: 
         }
         replace_json(record / cluster / node / f"{job:010d}-0000-slow.json", fault)
 
-    os.kill(pair.pids()[1], signal.SIGKILL)
+    with pair.held_at(7):
+        os.kill(pair.pids()[1], signal.SIGKILL)
     pair.wait_for_start(2)
     pair.wait_for_end()
 

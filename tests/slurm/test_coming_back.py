@@ -18,10 +18,10 @@ def test_run_that_may_not_be_requeued_is_followed_by_another_job(
     pair: Run, undisturbed_pair: Run
 ) -> None:
     pair.submit()
-    pair.reach(7)
-    pair.cluster.run("scontrol", "update", f"JobId={pair.job_id}", "Requeue=0")
 
-    pair.cluster.run("scancel", "--signal=USR2", pair.job_id)
+    with pair.held_at(7):
+        pair.cluster.run("scontrol", "update", f"JobId={pair.job_id}", "Requeue=0")
+        pair.cluster.run("scancel", "--signal=USR2", pair.job_id)
 
     pair.wait_for_start(2)
     first, second = pair.job_ids
@@ -33,9 +33,9 @@ def test_run_that_may_not_be_requeued_is_followed_by_another_job(
 
 
 def test_fifty_warnings_in_a_second_are_one_where_requeueing_is_off_by_default(
-    other_cluster: Cluster, tmp_path: Path, shard_set: Path, undisturbed_pair: Run
+    other_cluster: Cluster, tmp_path: Path, light_shards: Path, undisturbed_pair: Run
 ) -> None:
-    run = Run(other_cluster(num_nodes=2, requeue=0), tmp_path / "run", shard_set, "--gpus=1")
+    run = Run(other_cluster(num_nodes=2, requeue=0), tmp_path / "run", light_shards, "--gpus=1")
     assert "JobRequeue=0" in run.submit("--dry-run")
     run.submit()
     run.reach(7)

@@ -33,11 +33,11 @@ def test_ranks_train_in_an_image_and_are_warned_and_come_back_in_it(
     pair.submit(f"--container={image}", "--setup=export APPTAINER_BIND=/usr")
     for start in (1, 2):
         pair.wait_for_start(start)
-        pair.reach(7)
-        for pid in pair.pids():
-            assert Path(f"/proc/{pid}/root/this-is-the-image").exists()
-        if start == 1:
-            pair.cluster.run("scancel", "--signal=USR2", pair.job_id)
+        with pair.held_at(7):
+            for pid in pair.pids():
+                assert Path(f"/proc/{pid}/root/this-is-the-image").exists()
+            if start == 1:
+                pair.cluster.run("scancel", "--signal=USR2", pair.job_id)
 
     pair.wait_for_end()
 

@@ -39,10 +39,10 @@ def test_partition_that_takes_no_jobs_is_told_and_no_job_is_tried(desk: Run) -> 
 
 
 def test_node_without_the_shared_folder_is_named(
-    other_cluster: Cluster, tmp_path: Path, shard_set: Path
+    other_cluster: Cluster, tmp_path: Path, light_shards: Path
 ) -> None:
     cluster = other_cluster(num_nodes=3, gpus=0)
-    desk = Run(cluster, tmp_path / "desk", shard_set)
+    desk = Run(cluster, tmp_path / "desk", light_shards)
     slurmd = (cluster.folder / "slurmd.node2.pid").read_text().strip()
     hide = ("mount", "-t", "tmpfs", "none", str(desk.cwd))
     run_command("nsenter", f"--target={slurmd}", "--mount", "--root", *hide)
@@ -55,11 +55,11 @@ def test_node_without_the_shared_folder_is_named(
 
 
 def test_settings_that_break_a_promise_are_the_red_lines(
-    other_cluster: Cluster, tmp_path: Path, shard_set: Path
+    other_cluster: Cluster, tmp_path: Path, light_shards: Path
 ) -> None:
     cluster = other_cluster(num_nodes=1, kill_wait_seconds=1, max_array_size=1, requeue=0)
 
-    checks = checks_of(Run(cluster, tmp_path / "desk", shard_set), code=1)
+    checks = checks_of(Run(cluster, tmp_path / "desk", light_shards), code=1)
 
     assert red(checks) == ["kill wait", "arrays"]
     assert {check["name"]: check["state"] for check in checks}["requeue"] == "note"
@@ -78,10 +78,10 @@ BREAKS = {
 
 
 def test_each_setting_that_an_administrator_changes_is_the_one_line_that_changes(
-    other_cluster: Cluster, tmp_path: Path, shard_set: Path
+    other_cluster: Cluster, tmp_path: Path, light_shards: Path
 ) -> None:
     cluster = other_cluster(num_nodes=1, gpus=0)
-    desk = Run(cluster, tmp_path / "desk", shard_set)
+    desk = Run(cluster, tmp_path / "desk", light_shards)
     cluster.run("scontrol", "update", "PartitionName=low", *UP.split())
     well = {check["name"]: check["state"] for check in checks_of(desk, code=0)}
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import wait_for
 from tests.slurm.conftest import Cluster, Run, assert_ended_as_if_undisturbed
 
 
@@ -22,14 +23,14 @@ def test_run_that_is_warned_and_then_requeued_by_somebody_loses_no_step(
     pair: Run, undisturbed_pair: Run
 ) -> None:
     pair.submit()
-    pair.reach(7)
     # What a kill in the middle of an earlier requeue leaves: submitit stumbles over it.
     (pair.folder / "job" / "0000" / f"{pair.job_id}_submitted.pkl.save_tmp").touch()
 
-    pair.cluster.run("scancel", "--signal=USR2", pair.job_id)
+    with pair.held_at(7):
+        pair.cluster.run("scancel", "--signal=USR2", pair.job_id)
     pair.wait_for_start(2)
-    pair.reach(15)
-    pair.cluster.run("scontrol", "requeue", pair.job_id)
+    with pair.held_at(15):
+        pair.cluster.run("scontrol", "requeue", pair.job_id)
 
     pair.wait_for_start(3)
     pair.wait_for_end()
@@ -44,9 +45,9 @@ def test_cancelled_run_saves_and_stays_away_until_it_is_wanted_again(
     pair: Run, undisturbed_pair: Run
 ) -> None:
     pair.submit()
-    pair.reach(7)
 
-    pair.cluster.run("scancel", pair.job_id)
+    with pair.held_at(7):
+        pair.cluster.run("scancel", pair.job_id)
 
     pair.wait_for_end("CANCELLED")
     assert pair.events("stopped")
@@ -57,12 +58,14 @@ def test_cancelled_run_saves_and_stays_away_until_it_is_wanted_again(
     assert_ended_as_if_undisturbed(pair, undisturbed_pair)
 
 
-def preempt(run: Run) -> None:
+def preempt_at(run: Run, step: int) -> None:
     """Have a job of a better partition take all nodes, for a moment."""
-    run.cluster.run(
-        *("sbatch", "--partition=high", "--nodes=2", "--exclusive", "--output=/dev/null"),
-        "--wrap=true",
-    )
+    with run.held_at(step):
+        run.cluster.run(
+            *("sbatch", "--partition=high", "--nodes=2", "--exclusive", "--output=/dev/null"),
+            "--wrap=true",
+        )
+        wait_for(lambda: run.cluster.job(run.job_id)["PreemptTime"] != "None", "Slurm's preemption")
 
 
 @pytest.mark.parametrize(
@@ -71,7 +74,7 @@ def preempt(run: Run) -> None:
 def test_run_that_is_preempted_and_then_loses_a_rank_comes_back_twice(
     other_cluster: Cluster,
     tmp_path: Path,
-    shard_set: Path,
+    light_shards: Path,
     undisturbed: Run,
     undisturbed_pair: Run,
     send_user_signal: bool,
@@ -81,15 +84,14 @@ def test_run_that_is_preempted_and_then_loses_a_rank_comes_back_twice(
     cluster = other_cluster(
         num_nodes=2, send_user_signal=send_user_signal, kill_on_bad_exit=kill_on_bad_exit
     )
-    run = Run(cluster, tmp_path / "run", shard_set, f"--gpus={ranks_a_node}")
+    run = Run(cluster, tmp_path / "run", light_shards, f"--gpus={ranks_a_node}")
     run.submit()
-    run.reach(6)
 
-    preempt(run)
+    preempt_at(run, 6)
     run.wait_for_start(2)
-    run.reach(14)
     rank = (0, 1)[kill_on_bad_exit]
-    os.kill(run.pids()[rank], signal.SIGKILL)
+    with run.held_at(14):
+        os.kill(run.pids()[rank], signal.SIGKILL)
 
     run.wait_for_start(3)
     run.wait_for_end()
@@ -106,7 +108,7 @@ def test_run_that_is_preempted_and_then_loses_a_rank_comes_back_twice(
 def test_run_of_a_rank_a_node_that_is_preempted_comes_back(
     other_cluster: Cluster,
     tmp_path: Path,
-    shard_set: Path,
+    light_shards: Path,
     undisturbed_pair: Run,
     send_user_signal: bool,
     kill_on_bad_exit: int,
@@ -114,11 +116,10 @@ def test_run_of_a_rank_a_node_that_is_preempted_comes_back(
     cluster = other_cluster(
         num_nodes=2, send_user_signal=send_user_signal, kill_on_bad_exit=kill_on_bad_exit
     )
-    run = Run(cluster, tmp_path / "run", shard_set, "--gpus=1")
+    run = Run(cluster, tmp_path / "run", light_shards, "--gpus=1")
     run.submit()
-    run.reach(6)
 
-    preempt(run)
+    preempt_at(run, 6)
 
     run.wait_for_start(2)
     run.wait_for_end()

@@ -9,6 +9,7 @@ from pathlib import Path
 from tests.conftest import wait_for
 from tests.slurm.cluster import SlurmCluster
 from tests.slurm.conftest import Run, assert_ended_as_if_undisturbed
+from tests.tiny_runs import held
 
 
 def kill_rank(run: Run, rank: int) -> None:
@@ -29,8 +30,8 @@ def test_run_that_loses_a_rank_goes_on_without_the_queue(pair: Run, undisturbed_
     pair.reach(7)
     kill_rank(pair, 1)
     pair.wait_for_start(2)
-    pair.reach(14)
-    pair.cluster.run("scancel", "--signal=USR2", pair.job_id)  # warnings reach the ranks as before
+    with pair.held_at(14):  # warnings reach the ranks as before
+        pair.cluster.run("scancel", "--signal=USR2", pair.job_id)
 
     pair.wait_for_start(3)
     pair.wait_for_end()
@@ -43,18 +44,19 @@ def test_run_that_loses_a_rank_goes_on_without_the_queue(pair: Run, undisturbed_
 
 
 def test_node_that_fails_twice_is_left_out_for_one_to_spare(
-    cluster: SlurmCluster, tmp_path: Path, shard_set: Path, undisturbed_pair: Run
+    cluster: SlurmCluster, tmp_path: Path, light_shards: Path, undisturbed_pair: Run
 ) -> None:
-    run = Run(cluster, tmp_path, shard_set, "--gpus=1", "--spare-nodes=1")
+    run = Run(cluster, tmp_path, light_shards, "--gpus=1", "--spare-nodes=1")
     run.submit()
-    run.reach(3)
-    bad = node_of(run.pids()[0])  # where the batch script runs
+    with run.held_at(3):
+        bad = node_of(run.pids()[0])  # where the batch script runs
     kill_rank(run, 0)
     run.wait_for_start(2)
     kill_rank(run, 0)
 
     run.wait_for_start(3)
-    assert bad not in {node_of(pid) for pid in run.pids()}
+    with held(run.folder):
+        assert bad not in {node_of(pid) for pid in run.pids()}
     run.wait_for_end()
 
     assert run.cluster.job(run.job_id)["Restarts"] == "0"

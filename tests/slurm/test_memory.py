@@ -17,12 +17,12 @@ needs_cgroup_v1 = pytest.mark.skipif(
 
 @needs_cgroup_v1
 def test_rank_that_runs_out_of_memory_is_told_as_that(
-    other_cluster: Cluster, tmp_path: Path, shard_set: Path
+    other_cluster: Cluster, tmp_path: Path, light_shards: Path
 ) -> None:
     cluster = other_cluster(num_nodes=1, gpus=0, cgroups=True)
     # Past the launcher, which would refuse that little.
     words = ("--nodes=1", "--gpus=1", "--mem=3", "--sbatch=mem=200M")
-    run = Run(cluster, tmp_path, shard_set, *words)
+    run = Run(cluster, tmp_path, light_shards, *words)
     run.submit()
 
     run.wait_for_end("FAILED")

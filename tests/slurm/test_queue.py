@@ -64,27 +64,27 @@ def test_run_behind_tasks_that_failed_is_told_and_replaced_by_the_same_command(
 
 
 def test_requeued_run_does_not_see_edited_code(
-    cluster: SlurmCluster, tmp_path: Path, shard_set: Path
+    cluster: SlurmCluster, tmp_path: Path, light_shards: Path
 ) -> None:
     project = tmp_path / "project"
     for package in ("launch", "jobs", "instruct_core"):
         shutil.copytree(REPO / package, project / package)
-    run = Run(cluster, tmp_path / "desk", shard_set, "--gpus=1", code=project)
+    run = Run(cluster, tmp_path / "desk", light_shards, "--gpus=1", code=project)
     run.submit()
-    run.reach(7)
 
     (project / "jobs" / "attempt.py").write_text("raise RuntimeError('half-edited')\n")
     (project / "instruct_core" / "config.py").write_text("raise RuntimeError('half-edited')\n")
-    cluster.run("scancel", "--signal=USR2", run.job_id)
+    with run.held_at(7):
+        cluster.run("scancel", "--signal=USR2", run.job_id)
 
     run.wait_for_start(2)
     run.wait_for_end()
     assert run.events("finished")
 
 
-def test_two_runs_share_a_node(cluster: SlurmCluster, tmp_path: Path, shard_set: Path) -> None:
+def test_two_runs_share_a_node(cluster: SlurmCluster, tmp_path: Path, light_shards: Path) -> None:
     first, second = (
-        Run(cluster, tmp_path, shard_set, "--nodes=1", "--max-steps=10", name=name)
+        Run(cluster, tmp_path, light_shards, "--nodes=1", "--max-steps=10", name=name)
         for name in ("one", "two")
     )
     first.submit("--exclude=node[2-4]")
@@ -101,9 +101,9 @@ def test_two_runs_share_a_node(cluster: SlurmCluster, tmp_path: Path, shard_set:
 
 
 def test_run_submitted_from_inside_a_job_is_its_own(
-    cluster: SlurmCluster, tmp_path: Path, shard_set: Path
+    cluster: SlurmCluster, tmp_path: Path, light_shards: Path
 ) -> None:
-    run = Run(cluster, tmp_path, shard_set, "--gpus=1")
+    run = Run(cluster, tmp_path, light_shards, "--gpus=1")
     command = " ".join([sys.executable, str(REPO / "launch" / "finetune.py"), *run.arguments])
 
     cluster.run(
@@ -118,16 +118,15 @@ def test_run_submitted_from_inside_a_job_is_its_own(
 
 
 def test_log_and_status_tell_of_all_attempts(
-    cluster: SlurmCluster, tmp_path: Path, shard_set: Path
+    cluster: SlurmCluster, tmp_path: Path, light_shards: Path
 ) -> None:
-    run = Run(cluster, tmp_path, shard_set, "--gpus=1")
+    run = Run(cluster, tmp_path, light_shards, "--gpus=1")
     run.submit()
-    run.reach(5)
-    shutil.copytree(run.checkpoints, run.checkpoints.with_name("other"))
-    (run.checkpoints.with_name("other") / "slurm.json").write_text("")
-    with held(run.folder):  # it must not end while somebody looks at it
+    with run.held_at(5):  # it must not end while somebody looks at it
+        shutil.copytree(run.checkpoints, run.checkpoints.with_name("other"))
+        (run.checkpoints.with_name("other") / "slurm.json").write_text("")
         running = run.launch("status")
-    cluster.run("scancel", run.job_id)
+        cluster.run("scancel", run.job_id)
     run.wait_for_end("CANCELLED")
     stopped = run.launch("status")
     run.submit()
@@ -161,11 +160,11 @@ if os.environ.get("SLURM_PROCID") == "1":
 
 
 def test_first_failing_ranks_traceback_is_what_the_person_sees(
-    cluster: SlurmCluster, tmp_path: Path, shard_set: Path
+    cluster: SlurmCluster, tmp_path: Path, light_shards: Path
 ) -> None:
     """Three crashes without progress: a rank that fails as soon as it has read."""
     (tmp_path / "sitecustomize.py").write_text(FAILS_ON_RANK_1)
-    run = Run(cluster, tmp_path, shard_set, "--gpus=1", f"--setup=export PYTHONPATH={tmp_path}")
+    run = Run(cluster, tmp_path, light_shards, "--gpus=1", f"--setup=export PYTHONPATH={tmp_path}")
     run.submit()
 
     run.wait_for_end("FAILED")
@@ -184,9 +183,9 @@ def test_first_failing_ranks_traceback_is_what_the_person_sees(
 
 
 def test_missing_data_is_not_tried_again(
-    cluster: SlurmCluster, tmp_path: Path, shard_set: Path
+    cluster: SlurmCluster, tmp_path: Path, light_shards: Path
 ) -> None:
-    shards = shutil.copytree(shard_set, tmp_path / "s")
+    shards = shutil.copytree(light_shards, tmp_path / "s")
     held = cluster.run(
         "sbatch", "--parsable", "--hold", "--output=/dev/null", "--wrap=true"
     ).strip()
@@ -243,7 +242,7 @@ def train(*arguments, **options):
 
 
 def test_warned_workers_outlive_the_warning(
-    cluster: SlurmCluster, tmp_path: Path, shard_set: Path, undisturbed_pair: Run
+    cluster: SlurmCluster, tmp_path: Path, light_shards: Path, undisturbed_pair: Run
 ) -> None:
     """Processes as a DataLoader has them, forked and spawned, get every signal of the step."""
     project = tmp_path / "project"
@@ -251,11 +250,11 @@ def test_warned_workers_outlive_the_warning(
         shutil.copytree(REPO / package, project / package)
     with (project / "jobs" / "attempt.py").open("a") as file:
         file.write(WORKERS.format(notes=tmp_path / "workers"))
-    run = Run(cluster, tmp_path, shard_set, "--gpus=1", code=project)
+    run = Run(cluster, tmp_path, light_shards, "--gpus=1", code=project)
     run.submit()
-    run.reach(7)
 
-    cluster.run("scancel", "--signal=USR2", run.job_id)
+    with run.held_at(7):
+        cluster.run("scancel", "--signal=USR2", run.job_id)
 
     run.wait_for_start(2)
     run.wait_for_end()

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.slurm.conftest import Cluster, Run
+from tests.tiny_runs import held
 
 PLUGIN = """
 function slurm_job_submit(job, partitions, user)
@@ -43,14 +44,14 @@ exec "$@"
 
 
 @pytest.fixture
-def site(other_cluster: Cluster, tmp_path: Path, shard_set: Path) -> Run:
+def site(other_cluster: Cluster, tmp_path: Path, light_shards: Path) -> Run:
     """A run on a cluster whose plugin refuses what ours ask for, and whose sbatch talks."""
     cluster = other_cluster(num_nodes=2, submit_plugin=PLUGIN)
     sbatch = cluster.folder / "bin" / "sbatch"
     real = sbatch.rename(sbatch.with_name("sbatch-itself"))
     sbatch.write_text(TALKS.format(real=real))
     sbatch.chmod(0o755)
-    return Run(cluster, tmp_path, shard_set, "--setup=export GREETING=hello")
+    return Run(cluster, tmp_path, light_shards, "--setup=export GREETING=hello")
 
 
 def test_run_is_refused_with_what_to_type_and_survives_with_it(site: Run) -> None:
@@ -63,11 +64,12 @@ def test_run_is_refused_with_what_to_type_and_survives_with_it(site: Run) -> Non
     refused = site.launch("finetune", *site.arguments)
     words = refused.stderr.partition("Type: ")[2].split()
     site.submit(*words, f"--container={image}", "--sbatch=comment=mine")
-    site.reach(5)
-    first = Path(f"/proc/{site.pids()[0]}/environ").read_bytes().decode().split("\0")
-    site.cluster.run("scancel", "--signal=USR2", site.job_id)
+    with site.held_at(5):
+        first = Path(f"/proc/{site.pids()[0]}/environ").read_bytes().decode().split("\0")
+        site.cluster.run("scancel", "--signal=USR2", site.job_id)
     site.wait_for_start(2)
-    second = Path(f"/proc/{site.pids()[0]}/environ").read_bytes().decode().split("\0")
+    with held(site.folder):
+        second = Path(f"/proc/{site.pids()[0]}/environ").read_bytes().decode().split("\0")
     site.wait_for_end()
 
     assert refused.returncode == 2
@@ -83,10 +85,10 @@ def test_run_is_refused_with_what_to_type_and_survives_with_it(site: Run) -> Non
 
 
 def test_nodes_without_ipv4_train_together(
-    other_cluster: Cluster, tmp_path: Path, shard_set: Path
+    other_cluster: Cluster, tmp_path: Path, light_shards: Path
 ) -> None:
     cluster = other_cluster(num_nodes=2, network="netns", ip=6)
-    run = Run(cluster, tmp_path, shard_set, "--gpus=1", "--max-steps=3")
+    run = Run(cluster, tmp_path, light_shards, "--gpus=1", "--max-steps=3")
 
     run.submit()
     run.wait_for_end()

@@ -12,6 +12,7 @@ import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 
@@ -30,7 +31,7 @@ def hit(
     undisturbed: Run,
     undisturbed_pair: Run,
     tmp_path_factory: pytest.TempPathFactory,
-    shard_set: Path,
+    light_shards: Path,
 ) -> Iterator[Hit]:
     """All these runs, under way."""
     apart = boot(num_nodes=6, network="netns")
@@ -42,7 +43,7 @@ def hit(
     with apart, beside, ThreadPoolExecutor(len(cases)) as pool:
         yield {
             case.__name__: pool.submit(
-                case, Run(cluster, tmp_path_factory.mktemp(case.__name__), shard_set)
+                case, Run(cluster, tmp_path_factory.mktemp(case.__name__), light_shards)
             )
             for case, cluster in cases.items()
         }
@@ -54,14 +55,16 @@ def node_of(run: Run, cluster: SlurmCluster) -> int:
     return int(names.split()[-1].removeprefix("node"))
 
 
-def get_going(run: Run, *flags: str) -> None:
+@contextmanager
+def held(run: Run, *flags: str) -> Iterator[None]:
+    """Start a run, and hold it while it is hit."""
     run.submit(*flags)
-    run.reach(8)
+    with run.held_at(8):
+        yield
 
 
 def lose_power(run: Run) -> Run:
-    with _one_at_a_time:
-        get_going(run, "--gpus=1", "--exclude=node[4-6]")
+    with _one_at_a_time, held(run, "--gpus=1", "--exclude=node[4-6]"):
         run.cluster.kill_node(node_of(run, run.cluster))
     run.wait_for_start(2)
     run.wait_for_end()
@@ -69,8 +72,7 @@ def lose_power(run: Run) -> Run:
 
 
 def cut_network(run: Run) -> Run:
-    with _one_at_a_time:
-        get_going(run, "--gpus=1", "--exclude=node[1-3]")
+    with _one_at_a_time, held(run, "--gpus=1", "--exclude=node[1-3]"):
         run.cluster.cut(node_of(run, run.cluster))
     run.wait_for_start(2)
     run.wait_for_end()
@@ -79,8 +81,7 @@ def cut_network(run: Run) -> Run:
 
 def lose_daemon(run: Run) -> Run:
     """All ranks live on without their slurmd, half asleep, until the next attempt trains."""
-    with _one_at_a_time:
-        get_going(run, "--nodes=1", "--gpus=2", "--exclude=node[3-8]")
+    with _one_at_a_time, held(run, "--nodes=1", "--gpus=2", "--exclude=node[3-8]"):
         ghosts = run.pids()
         run.cluster.kill_slurmd(node_of(run, run.cluster))
     while len(run.events("resumed")) < 2:
@@ -97,7 +98,8 @@ def lose_daemon(run: Run) -> Run:
 
 def hang(run: Run) -> Run:
     with _one_at_a_time:
-        get_going(run, "--exclude=node[1-2],node[6-8]")
+        run.submit("--exclude=node[1-2],node[6-8]")
+        run.reach(8)
         os.kill(run.pids()[3], signal.SIGSTOP)
     run.wait_for_start(2)
     run.wait_for_end()
@@ -107,7 +109,8 @@ def hang(run: Run) -> Run:
 def reach_time_limit(run: Run) -> Run:
     """Asleep until Slurm's own warning wakes the ranks, which takes less than a minute."""
     with _one_at_a_time:
-        get_going(run, "--time=1", "--gpus=1", "--exclude=node[1-5]")
+        run.submit("--time=1", "--gpus=1", "--exclude=node[1-5]")
+        run.reach(8)
         for pid in run.pids():
             os.kill(pid, signal.SIGSTOP)
     run.wait_for_start(2)

@@ -43,9 +43,9 @@ def run_of(cluster: SlurmCluster, folder: Path, shards: Path, start_up: str) -> 
 
 @pytest.mark.parametrize("signum", ["TERM", "USR1"])
 def test_run_that_is_warned_before_it_listens_comes_back(
-    signum: str, cluster: SlurmCluster, tmp_path: Path, shard_set: Path, undisturbed_pair: Run
+    signum: str, cluster: SlurmCluster, tmp_path: Path, light_shards: Path, undisturbed_pair: Run
 ) -> None:
-    run = run_of(cluster, tmp_path, shard_set, WAITS_AT_THE_FIRST_START)
+    run = run_of(cluster, tmp_path, light_shards, WAITS_AT_THE_FIRST_START)
     run.submit()
     job = run.folder / "job" / "0000"
     wait_for(lambda: len(list(job.glob("waits-*"))) == 2, "both ranks")
@@ -59,13 +59,13 @@ def test_run_that_is_warned_before_it_listens_comes_back(
 
 
 def test_run_comes_back_though_python_could_not_be_read_at_first(
-    cluster: SlurmCluster, tmp_path: Path, shard_set: Path, undisturbed_pair: Run
+    cluster: SlurmCluster, tmp_path: Path, light_shards: Path, undisturbed_pair: Run
 ) -> None:
-    run = run_of(cluster, tmp_path, shard_set, IS_AWAY_TWICE)
+    run = run_of(cluster, tmp_path, light_shards, IS_AWAY_TWICE)
     run.submit()
-    run.reach(7)
 
-    os.kill(run.pids()[1], signal.SIGKILL)
+    with run.held_at(7):
+        os.kill(run.pids()[1], signal.SIGKILL)
 
     run.wait_for_start(2)
     run.wait_for_end()

@@ -72,9 +72,9 @@ def test_dry_run_shows_the_batch_script_and_writes_nothing(desk: Run) -> None:
 
 
 def test_cluster_without_gpus_runs_ranks_on_cores(
-    other_cluster: Cluster, tmp_path: Path, shard_set: Path
+    other_cluster: Cluster, tmp_path: Path, light_shards: Path
 ) -> None:
-    run = Run(other_cluster(num_nodes=2, gpus=0), tmp_path / "run", shard_set, "--max-steps=5")
+    run = Run(other_cluster(num_nodes=2, gpus=0), tmp_path / "run", light_shards, "--max-steps=5")
 
     refused = run.launch("finetune", *run.arguments, "--mem=0.5")
     said = run.submit("--mem=3")
@@ -86,7 +86,7 @@ def test_cluster_without_gpus_runs_ranks_on_cores(
 
 
 def test_real_accounting_is_no_obstacle(
-    other_cluster: Cluster, tmp_path: Path, shard_set: Path, undisturbed_pair: Run
+    other_cluster: Cluster, tmp_path: Path, light_shards: Path, undisturbed_pair: Run
 ) -> None:
     for name in ("mariadbd", "slurmdbd"):
         if shutil.which(name) is None:
@@ -94,11 +94,11 @@ def test_real_accounting_is_no_obstacle(
                 f"needs {name}: apt-get install slurmdbd slurm-wlm-mysql-plugin mariadb-server"
             )
     cluster = other_cluster(num_nodes=2, accounting="dbd")
-    run = Run(cluster, tmp_path / "run", shard_set, "--gpus=1")
+    run = Run(cluster, tmp_path / "run", light_shards, "--gpus=1")
     run.submit()
-    run.reach(7)
 
-    run.cluster.run("scancel", "--signal=USR2", run.job_id)
+    with run.held_at(7):
+        run.cluster.run("scancel", "--signal=USR2", run.job_id)
 
     run.wait_for_start(2)
     run.wait_for_end()
@@ -112,10 +112,10 @@ def test_real_accounting_is_no_obstacle(
 
 
 def test_launcher_that_dies_after_submitting_leaves_a_run_that_goes_on(
-    cluster: SlurmCluster, tmp_path: Path, shard_set: Path
+    cluster: SlurmCluster, tmp_path: Path, light_shards: Path
 ) -> None:
     """Nothing depends on the shell: it is killed as soon as the job has an id."""
-    desk = Run(cluster, tmp_path, shard_set, "--gpus=1")
+    desk = Run(cluster, tmp_path, light_shards, "--gpus=1")
     env = desk.cluster.env | {"HF_HUB_OFFLINE": "1"}
     launcher = subprocess.Popen(
         [sys.executable, str(REPO / "launch" / "finetune.py"), *desk.arguments, "--follow"],
