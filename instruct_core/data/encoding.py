@@ -58,6 +58,20 @@ def encode(rows: Sequence[Sequence[Segment]], tokenizer: Tokenizer) -> Encoded:
     )
 
 
+def joined(parts: Sequence[Encoded]) -> Encoded:
+    """Return the rows of several, one after another."""
+    tokens, offsets, spans, span_offsets = zip(*parts, strict=True)
+    return Encoded(
+        np.concatenate(tokens), _continued(offsets), np.concatenate(spans), _continued(span_offsets)
+    )
+
+
+def _continued(parts: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """Return offsets that begin at 0 each as those of one."""
+    counts = [np.diff(part) for part in parts]
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(np.concatenate(counts))])
+
+
 def prompt_tokens(segments: Sequence[Segment], tokenizer: Tokenizer) -> list[int]:
     """Return the tokens of what leads up to an answer."""
     return tokenizer.encode(*(_part(segment, tokenizer) for segment in segments))

@@ -16,7 +16,15 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from instruct_core.data.record import FIRST, MAX_RECORD_BYTES, READ_BYTES, Cursor, Record
+from instruct_core.data.record import (
+    FIRST,
+    MAX_RECORD_BYTES,
+    READ_BYTES,
+    Cursor,
+    Cut,
+    Record,
+    cut_records,
+)
 from instruct_core.errors import BadRowError
 
 HEAD_BYTES = 64 << 10  # decides how the rows stand
@@ -47,6 +55,26 @@ def read_json(file: Any, url: str, start: Cursor) -> Iterator[Record]:
     if start == FIRST:
         start = Cursor(layout.begin, 1 + head.count(b"\n", 0, layout.begin))
     yield from _Values(file, url, start, layout).records()
+
+
+def cut_json(file: Any, url: str, first: int, every: int) -> Iterator[Cut]:
+    """Yield where rows end; see `read_cuts`. Of rows that stand one a line none is parsed."""
+    head = file.read(HEAD_BYTES)
+    if _layout_of(head) is not None:
+        yield from cut_records(read_json(file, url, FIRST), first, every)
+        return
+    file.seek(0)
+    offset, line, count, wanted = *FIRST, 0, first
+    for raw in file:
+        offset += len(raw)
+        line += 1
+        if not raw.isspace():
+            count += 1
+            if count == wanted:
+                yield Cut(count, Cursor(offset, line))
+                count, wanted = 0, every
+    if count:
+        yield Cut(count, Cursor(offset, line))
 
 
 class _Layout(NamedTuple):

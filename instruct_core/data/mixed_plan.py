@@ -24,7 +24,7 @@ from instruct_core.data.encoding import SPANS_FORMAT
 from instruct_core.data.mixture import places_of
 from instruct_core.data.plan import PLAN
 from instruct_core.data.shard_plan import BY_TEXT, ShardPlan
-from instruct_core.data.split import in_validation
+from instruct_core.data.split import are_between, in_validation
 from instruct_core.data.template import Segment, Template, text_of
 from instruct_core.errors import CorruptFileError
 from instruct_core.storage.documents import fingerprint_of, load_document
@@ -141,6 +141,23 @@ class MixedPlan(ShardPlan):
         if self.held_out:
             return np.full(len(texts), source is self.sources[-1])
         return source.is_val(local, texts)
+
+    def blocks(self, shard: int) -> tuple[int, int, int]:
+        """Return of which source a shard is, which of its blocks is the first, and how many there are."""
+        source, local = self._place(shard)
+        number = next(n for n, one in enumerate(self.sources) if one is source)
+        return number, *source.blocks(local)[1:]
+
+    def chosen(self, shard: int, hashes: NDArray[np.uint64]) -> dict[str, NDArray[np.bool_]]:
+        """Return for each split which good rows of a shard are in it, by the hashes of their texts."""
+        source, local = self._place(shard)
+        if not self.held_out:
+            return source.chosen(local, hashes)
+        is_last, none = source is self.sources[-1], np.zeros(len(hashes), bool)
+        kept = ~none
+        if is_last and source.val_rows is not None:
+            kept = are_between(hashes, source.val_hashes)
+        return {"train": none if is_last else kept, "val": kept if is_last else none}
 
     def rows(self, shard: int, template: Template) -> Iterator[list[Segment] | None]:
         """Yield the rows of one shard, as `ShardPlan.rows`; None for one that is left out."""

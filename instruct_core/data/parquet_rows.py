@@ -7,12 +7,13 @@ Rows of a .parquet file; a cursor's offset counts rows, and reading begins with 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn
 
-from instruct_core.data.record import Cursor, Record
+from instruct_core.data.record import Cursor, Cut, Record
 from instruct_core.errors import BadRowError
 
 BATCH_ROWS = 1024
+ENTRIES_PER_GROUP = 16
 
 
 def read_parquet(file: Any, url: str, start: Cursor) -> Iterator[Record]:
@@ -23,28 +24,59 @@ def read_parquet(file: Any, url: str, start: Cursor) -> Iterator[Record]:
         BadRowError: The file is damaged, or of another kind.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     first_row = 0
     try:
-        parquet = pq.ParquetFile(file, page_checksum_verification=True)
-        sizes = [parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)]
+        parquet, sizes = _opened(file)
         first_group = 0
         while first_group < len(sizes) and first_row + sizes[first_group] <= start.offset:
             first_row += sizes[first_group]
             first_group += 1
         groups = range(first_group, len(sizes))
         for batch in parquet.iter_batches(BATCH_ROWS, groups) if groups else ():
-            for value in batch.to_pylist():
-                if first_row >= start.offset:
-                    cursor = Cursor(first_row + 1, first_row + 2)
-                    yield Record(url, first_row + 1, cursor, value=value)
+            begin = min(batch.num_rows, max(0, start.offset - first_row))
+            first_row += begin
+            for value in batch.slice(begin).to_pylist():
+                yield Record(url, first_row + 1, Cursor(first_row + 1, first_row + 2), value=value)
                 first_row += 1
     except (pa.ArrowException, ValueError, OverflowError, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise  # of the disk or the store, which may pass
-        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-        raise BadRowError(
-            f"Source {url} is damaged behind row {first_row}, or no parquet file: {reason}. "
-            "Make it again, or fetch it again."
-        ) from error
+        _refuse(url, first_row, error)
+
+
+def cut_parquet(file: Any, url: str, first: int, every: int) -> Iterator[Cut]:
+    """Yield where rows end; see `read_cuts`. The file's own count of its rows is all that is read."""
+    import pyarrow as pa
+
+    try:
+        left = sum(_opened(file)[1])
+    except (pa.ArrowException, ValueError, OverflowError, OSError) as error:
+        _refuse(url, 0, error)
+    row, wanted = 0, first
+    while left:
+        count = min(left, wanted)
+        row, left, wanted = row + count, left - count, every
+        yield Cut(count, Cursor(row, row + 1))
+
+
+def rows_at_once(file: Any) -> int:
+    """Return how many rows are worth an entry into a file, which reads those before in their group."""
+    return max(_opened(file)[1], default=0) // ENTRIES_PER_GROUP
+
+
+def _opened(file: Any) -> tuple[Any, list[int]]:
+    """Return an open file, and how many rows each of its groups has."""
+    import pyarrow.parquet as pq
+
+    parquet = pq.ParquetFile(file, page_checksum_verification=True)
+    return parquet, [parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)]
+
+
+def _refuse(url: str, row: int, error: Exception) -> NoReturn:
+    """Raise BadRowError where a file cannot be read on."""
+    if isinstance(error, OSError) and error.errno is not None:
+        raise error  # of the disk or the store, which may pass
+    reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    raise BadRowError(
+        f"Source {url} is damaged behind row {row}, or no parquet file: {reason}. "
+        "Make it again, or fetch it again."
+    ) from error

@@ -18,8 +18,8 @@ from typing import NamedTuple
 import fsspec
 import xxhash
 
-from instruct_core.data.record import Cursor, Record
-from instruct_core.data.records import open_source, read_records
+from instruct_core.data.record import FIRST, Cursor, Record
+from instruct_core.data.records import open_source, read_cuts, read_records
 from instruct_core.data.sources import Source
 from instruct_core.errors import BadRowError
 
@@ -43,6 +43,13 @@ class Ranges(NamedTuple):
     files: list[SourceFile]
     num_rows: int
     starts: list[Start]
+
+
+class Block(NamedTuple):
+    """Rows that stand one after another: where they begin, and how many they are."""
+
+    start: Start
+    num_rows: int
 
 
 def scan_ranges(
@@ -78,10 +85,43 @@ def scan_ranges(
             num_rows += 1
             cursor = record.next
             check(record)
+    return Ranges(hashed_files(source, stats), num_rows, starts)
+
+
+def cut_blocks(
+    files: Sequence[str], block_rows: int, limit_rows: int | None = None
+) -> Iterator[Block]:
+    """Yield where each block of rows begins, and how many they are: as few as can be are parsed."""
+    start, count, left = (0, *FIRST), 0, 1 << 62 if limit_rows is None else limit_rows
+    for file_index, url in enumerate(files):
+        if not count:
+            start = (file_index, *FIRST)
+        for num_rows, cursor in read_cuts(url, block_rows - count, block_rows):
+            count += num_rows
+            if count >= min(block_rows, left):
+                yield Block(start, min(count, left))
+                start, left, count = (file_index, *cursor), left - count, 0
+                if left <= 0:
+                    return
+    if count:
+        yield Block(start, count)
+
+
+def hashed_files(source: Source, stats: Sequence[tuple[str, int, str]]) -> list[SourceFile]:
+    """
+    Return the files of a source with their hashes.
+
+    Args:
+        source: All of it was read.
+        stats: Of its files before that.
+
+    Raises:
+        BadRowError: It changed meanwhile.
+    """
     files = [SourceFile(*stat, _hash_file(stat[0])) for stat in stats]
-    if stat_files(source.files) != stats:
+    if stat_files(source.files) != list(stats):
         raise BadRowError(f"Source {source.name} changed while it was read. Try again.")
-    return Ranges(files, num_rows, starts)
+    return files
 
 
 def records_from(files: Sequence[str], start: Start, count: int) -> Iterator[Record]:

@@ -6,6 +6,7 @@ One row of a source, or what is wrong with it, and where the next one begins.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 READ_BYTES = 4 << 20
@@ -35,3 +36,22 @@ class Record(NamedTuple):
     def where(self) -> str:
         """File and line, for messages."""
         return f"{self.url}:{self.line}"
+
+
+class Cut(NamedTuple):
+    """A place where some rows end: how many since the last one."""
+
+    num_rows: int
+    cursor: Cursor
+
+
+def cut_records(records: Iterator[Record], first: int, every: int) -> Iterator[Cut]:
+    """Yield where the first rows end, then every so many, then the last."""
+    count, wanted, cursor = 0, first, FIRST
+    for record in records:
+        count, cursor = count + 1, record.next
+        if count == wanted:
+            yield Cut(count, cursor)
+            count, wanted = 0, every
+    if count:
+        yield Cut(count, cursor)

@@ -20,13 +20,14 @@ from typing import Any
 import fsspec
 
 from instruct_core.data.csv_rows import read_csv
-from instruct_core.data.json_rows import read_json
-from instruct_core.data.parquet_rows import read_parquet
-from instruct_core.data.record import FIRST, Cursor, Record
+from instruct_core.data.json_rows import cut_json, read_json
+from instruct_core.data.parquet_rows import cut_parquet, read_parquet, rows_at_once
+from instruct_core.data.record import FIRST, Cursor, Cut, Record, cut_records
 from instruct_core.errors import BadRowError, ConfigError
 
 BLOCK_BYTES = 8 << 20  # of an object store, fetched at once
 BUFFER_BYTES = 1 << 20
+ROWS_AT_ONCE = 2000
 
 _READERS: dict[str, Callable[[Any, str, Cursor], Iterator[Record]]] = {
     "jsonl": read_json,
@@ -35,6 +36,12 @@ _READERS: dict[str, Callable[[Any, str, Cursor], Iterator[Record]]] = {
     "csv": partial(read_csv, delimiters=",;\t|"),
     "tsv": partial(read_csv, delimiters="\t"),
     "parquet": read_parquet,
+}
+_CUTTERS: dict[str, Callable[[Any, str, int, int], Iterator[Cut]]] = {
+    "jsonl": cut_json,
+    "ndjson": cut_json,
+    "json": cut_json,
+    "parquet": cut_parquet,
 }
 FORMATS = tuple(_READERS)
 _OTHER_KINDS = {
@@ -88,9 +95,43 @@ def read_records(url: str, start: Cursor = FIRST) -> Iterator[Record]:
         BadRowError: The file is of another kind than its name says, or broken in a way that hides
             where its next row begins.
     """
+    with _opened(url) as file:
+        yield from _READERS[format_of(url)](file, url, start)
+
+
+def read_cuts(url: str, first: int, every: int) -> Iterator[Cut]:
+    """
+    Yield where rows of a file end, for others to read them from there.
+
+    Args:
+        first: How many rows are before the first cut.
+        every: How many are before each of the others; what is left ends with the file.
+
+    Raises:
+        BadRowError: As `read_records` does, where it is seen without parsing rows.
+    """
+    cutter = _CUTTERS.get(format_of(url))
+    if cutter is None:
+        yield from cut_records(read_records(url), first, every)
+        return
+    with _opened(url) as file:
+        yield from cutter(file, url, first, every)
+
+
+def rows_worth_entering(url: str) -> int:
+    """Return for how many rows it is worth to enter a file in its middle."""
+    if format_of(url) != "parquet":
+        return ROWS_AT_ONCE
+    with open_source(url) as file:
+        return max(ROWS_AT_ONCE, rows_at_once(file))
+
+
+@contextmanager
+def _opened(url: str) -> Iterator[io.BufferedReader]:
+    """Open a file that is of the kind that its name says, as far as its first bytes tell."""
     with open_source(url) as file:
         head = file.peek(32).lower()
         for magic, kind in _OTHER_KINDS.items():
             if head.startswith(magic):
                 raise BadRowError(f"Source {url} is {kind}.")
-        yield from _READERS[format_of(url)](file, url, start)
+        yield file

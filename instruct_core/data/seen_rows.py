@@ -1,20 +1,29 @@
 """
 What a scan notes of the rows of a source: their columns and texts, and which of them are bad.
 
-    seen = SeenRows(source, columns=None, template=BY_HEADINGS)
-    seen.take(record)                          # of every record
+    check = ColumnCheck(source, given=None)
+    reader = RowReader(check, template=BY_HEADINGS)
+    reader.take(record)                        # of every record, or of every record of a part
+    seen = SeenRows(source, check, template=BY_HEADINGS)
+    seen.add(reader.notes())                   # of the parts, in the order of the rows
     seen.check_usable(skip_bad_rows=False)     # BadRowError names the first, and counts the others
+
+Parts may be read side by side, each reader in a process of its own: what a row is found to be does not
+depend on the rows before it.
 """
 
 from __future__ import annotations
 
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from instruct_core.data.columns import Columns
+from instruct_core.data.drafts import BLOCK_ROWS, Draft, DraftWriter
 from instruct_core.data.record import Record
 from instruct_core.data.sources import Source
-from instruct_core.data.split import Texts
-from instruct_core.data.template import Template, text_of
+from instruct_core.data.split import Texts, hash_of
+from instruct_core.data.template import Segment, Template, text_of
 from instruct_core.data.templates import name_of_rows
 from instruct_core.data.unread import ColumnCheck
 from instruct_core.errors import BadRowError, ConfigError
@@ -23,56 +32,119 @@ MAX_BAD_ROWS = 1000  # that are listed: a plan is read whole, by every task
 MAX_PROBLEM_CHARS = 500
 
 
-class SeenRows:
-    """What a scan notes of the rows: columns, texts, how many are bad, and the first of these."""
+@dataclass
+class Notes:
+    """What was noted of rows that stand one after another."""
+
+    num_rows: int = 0
+    names: Sequence[str] = ()  # of columns that this reader had not met before
+    bad_rows: list[dict[str, str]] = field(default_factory=list)
+    num_bad_rows: int = 0
+    num_open_ends: int = 0
+    num_open_starts: int = 0
+    is_anew: bool = False  # whether the template of the version before wrote one of them otherwise
+    has_chats: bool = False
+    hashes: array[int] = field(default_factory=lambda: array("Q"))  # of the texts of the good ones
+    drafts: list[Draft] = field(default_factory=list)  # of each block, where tokens were made
+
+
+class RowReader:
+    """
+    Reads rows: each is good or bad, whatever stands before it.
+
+    Args:
+        check: Knows the columns.
+        template: Writes the rows.
+        writer: Keeps their tokens; None where tasks will make them.
+    """
 
     def __init__(
-        self,
-        source: Source,
-        columns: Columns | None,
-        template: Template,
-        texts: Texts | None = None,
+        self, check: ColumnCheck, template: Template, writer: DraftWriter | None = None
     ) -> None:
-        self.check, self.texts = ColumnCheck(source, columns), Texts() if texts is None else texts
-        self._source, self._template, self.num_rows = source, template, 0
+        self._check, self._template, self._writer = check, template, writer
+        self._notes, self._block = Notes(), list[list[Segment]]()
+
+    def take(self, record: Record) -> None:
+        """Take the next row; the first one begins a block."""
+        notes = self._notes
+        notes.num_rows += 1
+        try:
+            chat = self._check.chat(record)
+            segments = self._template.segments(chat.turns)
+            notes.hashes.append(hash_of(text_of(segments)))
+        except ConfigError:  # the template's fault: every row would show it, and take its time
+            raise
+        except ValueError as error:
+            notes.num_bad_rows += 1
+            if len(notes.bad_rows) < MAX_BAD_ROWS:
+                problem = str(error)[:MAX_PROBLEM_CHARS]
+                notes.bad_rows.append({"where": record.where, "problem": problem})
+        else:
+            notes.num_open_ends += chat.has_open_end
+            notes.num_open_starts += chat.has_open_start
+            notes.is_anew = notes.is_anew or self._template.writes_anew(chat.turns)
+            notes.has_chats = notes.has_chats or not chat.is_exchange or chat.has_open_end
+            if self._writer is not None:
+                self._block.append(segments)
+        if self._writer is not None and notes.num_rows % BLOCK_ROWS == 0:
+            self._end_block()
+
+    def _end_block(self) -> None:
+        assert self._writer is not None
+        block, self._block = self._block, []
+        hashes = self._notes.hashes[len(self._notes.hashes) - len(block) :]
+        self._notes.drafts.append(self._writer.write(block, hashes))
+
+    def notes(self) -> Notes:
+        """Return what was noted of the rows since this was asked."""
+        if self._writer is not None and self._notes.num_rows % BLOCK_ROWS:
+            self._end_block()
+        notes, self._notes = self._notes, Notes()
+        notes.names = self._check.news()
+        return notes
+
+
+class SeenRows:
+    """What was noted of all rows of a source."""
+
+    def __init__(
+        self, source: Source, check: ColumnCheck, template: Template, texts: Texts | None = None
+    ) -> None:
+        self._source, self._check, self._template = source, check, template
+        self.texts = Texts() if texts is None else texts
+        self.drafts: list[Draft] = []
         self.bad_rows: list[dict[str, str]] = []
-        self.num_bad_rows = self.num_open_ends = self.num_open_starts = 0
-        self._has_chats, self._is_anew = bool(self.check.columns.messages), False
+        self.num_rows = self.num_bad_rows = self.num_open_ends = self.num_open_starts = 0
+        self._has_chats, self._is_anew = bool(check.columns.messages), False
+
+    def add(self, notes: Notes) -> None:
+        """Add what was noted of the next rows."""
+        self._check.note(notes.names)
+        self.texts.extend(notes.hashes)
+        self.drafts += notes.drafts
+        self.num_rows += notes.num_rows
+        self.num_bad_rows += notes.num_bad_rows
+        self.bad_rows += notes.bad_rows[: MAX_BAD_ROWS - len(self.bad_rows)]
+        self.num_open_ends += notes.num_open_ends
+        self.num_open_starts += notes.num_open_starts
+        self._is_anew = self._is_anew or notes.is_anew
+        self._has_chats = self._has_chats or notes.has_chats
 
     @property
     def facts(self) -> dict[str, Any]:
         """What a plan says of the rows, under the names of its fields."""
-        template = self._template
+        check, template = self._check, self._template
         return {
-            "columns": str(self.check.columns),
+            "columns": str(check.columns),
             "bad_rows": self.bad_rows,
             "more_bad_rows": self.num_bad_rows - len(self.bad_rows),
-            "refused": self.check.refused,
-            "unread": self.check.unread,
+            "refused": check.refused,
+            "unread": check.unread,
             "template": name_of_rows(template, self._is_anew, self._has_chats),
             "template_text": template.text,
             "num_open_ends": self.num_open_ends,
             "num_open_starts": self.num_open_starts,
         }
-
-    def take(self, record: Record) -> None:
-        """Take the next row."""
-        self.num_rows += 1
-        try:
-            chat = self.check.chat(record)
-            self.texts.add(text_of(self._template.segments(chat.turns)))
-        except ConfigError:  # the template's fault: every row would show it, and take its time
-            raise
-        except ValueError as error:
-            self.num_bad_rows += 1
-            if len(self.bad_rows) < MAX_BAD_ROWS:
-                problem = str(error)[:MAX_PROBLEM_CHARS]
-                self.bad_rows.append({"where": record.where, "problem": problem})
-            return
-        self.num_open_ends += chat.has_open_end
-        self.num_open_starts += chat.has_open_start
-        self._is_anew = self._is_anew or self._template.writes_anew(chat.turns)
-        self._has_chats = self._has_chats or not chat.is_exchange or chat.has_open_end
 
     def check_usable(self, skip_bad_rows: bool) -> None:
         """

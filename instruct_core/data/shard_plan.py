@@ -19,16 +19,18 @@ from numpy.typing import NDArray
 
 from instruct_core.data.alpaca import ALPACA_1
 from instruct_core.data.columns import Columns, parse_columns
+from instruct_core.data.drafts import BLOCK_ROWS
 from instruct_core.data.encoder import GPT2S, Encoder, OwnTokenizer
 from instruct_core.data.encoding import SPANS_FORMAT
 from instruct_core.data.long_rows import LongRows
 from instruct_core.data.order import sample_at
 from instruct_core.data.plan import Plan
-from instruct_core.data.ranges import SourceFile, Start, scan_ranges
+from instruct_core.data.ranges import SourceFile, Start
+from instruct_core.data.reading import How, read_rows
 from instruct_core.data.records import format_of
-from instruct_core.data.seen_rows import SeenRows, bad_row
+from instruct_core.data.seen_rows import bad_row
 from instruct_core.data.sources import Source
-from instruct_core.data.split import SPLIT_SEED, VAL_FRACTION, Texts, in_validation
+from instruct_core.data.split import SPLIT_SEED, VAL_FRACTION, Texts, are_between, in_validation
 from instruct_core.data.template import Segment, Template
 from instruct_core.data.templates import BY_HEADINGS, names_of
 from instruct_core.data.unread import chat_of
@@ -44,7 +46,6 @@ OPTIONAL_KEYS = ("own_tokenizer", "val_rows")  # written where there is somethin
 FORMAT_3_KEYS = {
     "template_typed", "template_text", "long_rows", "num_open_ends", "num_open_starts",
 }  # fmt: skip
-BLOCK_ROWS = 250  # shards are whole blocks; 64 shards or more from 16,000 rows on
 MAX_BLOCKS_PER_SHARD = 40
 
 
@@ -193,6 +194,20 @@ class ShardPlan(Plan):
         num_val = max(1, round(VAL_FRACTION * self.num_rows)) if self.num_rows > 1 else 0
         return sample_at(rows, self.num_rows, SPLIT_SEED) < num_val
 
+    def blocks(self, shard: int) -> tuple[int, int, int]:
+        """Return of which source a shard is, which of its blocks is the first, and how many there are."""
+        num_blocks = self.rows_per_shard // BLOCK_ROWS
+        return 0, shard * num_blocks, num_blocks
+
+    def chosen(
+        self,
+        shard: int,  # noqa: ARG002  of a mixture it says which source
+        hashes: NDArray[np.uint64],
+    ) -> dict[str, NDArray[np.bool_]]:
+        """Return for each split which good rows of a shard are in it, by the hashes of their texts."""
+        is_val = are_between(hashes, self.val_hashes)
+        return {"train": ~is_val, "val": is_val}
+
     def rows(self, shard: int, template: Template) -> Iterator[list[Segment] | None]:
         """
         Yield the rows of one shard as segments, in source order; None for a bad row that is skipped.
@@ -232,6 +247,7 @@ def scan(
     encoder: Encoder = GPT2S,
     val_rows: int | None = None,
     texts: Texts | None = None,
+    how: How = How(),  # noqa: B008  a tuple
 ) -> ShardPlan:
     """
     Read a source once and return its plan.
@@ -245,11 +261,11 @@ def scan(
         progress: Called with the rows read so far, every block.
         val_rows: How many validate; None for 5 %.
         texts: Takes what the rows say, for who compares sources.
+        how: In which processes rows are read, and whether tokens are made on the way.
 
-    Raises: See `SeenRows`.
+    Raises: See `read_rows` and `SeenRows`.
     """
-    seen = SeenRows(source, columns, template, texts)
-    ranges = scan_ranges(source, limit_rows, BLOCK_ROWS, seen.take, progress)
+    ranges, seen = read_rows(source, columns, limit_rows, template, texts, progress, how)
     seen.check_usable(skip_bad_rows)
     rows_per_shard = rows_per_shard or default_rows_per_shard(ranges.num_rows)
     drawn = seen.texts.draw(val_rows)

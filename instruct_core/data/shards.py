@@ -16,6 +16,7 @@ Where the tokenizer is not GPT-2's, its files lie in `tokenizer/`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,7 @@ from instruct_core.storage.tensor_file import file_views, from_numpy, hash_array
 if TYPE_CHECKING:  # a rank reads shards, and loads nothing that only makes them
     from instruct_core.data.shard_plan import ShardPlan
 
+Masks = Mapping[str, NDArray[np.bool_]]
 SPLITS = ("train", "val")
 DRAW_SEED = 42  # of the rows that samples show
 MAX_OPEN_MAPS = 4096  # Linux allows 65,530 maps a process
@@ -60,9 +62,13 @@ def write_shard(store: Store, plan: ShardPlan, shard: int, tokenizer: Tokenizer)
     texts = [None if row is None else text_of(row) for row in rows]
     good = [row for row in rows if row is not None]
     is_val = plan.is_val(shard, texts)[[row is not None for row in rows]]
-    encoded = encode(good, tokenizer)
+    write_rows(store, plan, shard, encode(good, tokenizer), {"train": ~is_val, "val": is_val})
+
+
+def write_rows(store: Store, plan: ShardPlan, shard: int, rows: Encoded, chosen: Masks) -> None:
+    """Write both files of a shard, each whole or not at all: for each split, which rows are in it."""
     for split in SPLITS:
-        arrays = _arrays(encoded, is_val == (split == "val"), plan.format)
+        arrays = _arrays(rows, chosen[split], plan.format)
         metadata = _metadata(plan, split, shard) | {"payload_xxh3": hash_arrays(arrays)}
         views = file_views({name: from_numpy(a) for name, a in arrays.items()}, metadata)
         store.replace(shard_name(split, shard), b"".join(views))

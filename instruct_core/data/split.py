@@ -41,7 +41,11 @@ class Texts:
 
     def add(self, text: str) -> None:
         """Take one text."""
-        self._hashes.append(_hash(text))
+        self._hashes.append(hash_of(text))
+
+    def extend(self, hashes: array[int]) -> None:
+        """Take the hashes of some texts."""
+        self._hashes.extend(hashes)
 
     def draw(self, num_rows: int | None = None) -> Drawn:
         """
@@ -67,21 +71,27 @@ class Texts:
             hashes: The first and the last hash of those that count; none for all.
         """
         own, theirs = (np.frombuffer(texts._hashes, np.uint64) for texts in (self, others))
-        if hashes:
-            first, last = (np.uint64(int(text, 16)) for text in hashes)
-            theirs = theirs[(first <= theirs) & (theirs <= last)]
+        theirs = theirs[are_between(theirs, hashes)] if hashes else theirs
         return int(np.isin(own, theirs).sum())
 
 
 def in_validation(texts: Sequence[str | None], hashes: Sequence[str]) -> NDArray[np.bool_]:
     """Return for each text whether it is in the range that was drawn; None is not."""
+    is_text = np.array([text is not None for text in texts], bool)
+    own = np.array([0 if text is None else hash_of(text) for text in texts], np.uint64)
+    return is_text & are_between(own, hashes)
+
+
+def are_between(own: NDArray[np.uint64], hashes: Sequence[str]) -> NDArray[np.bool_]:
+    """Return for the hash of each text whether it is in the range that was drawn."""
     if not hashes:
-        return np.zeros(len(texts), dtype=bool)
-    first, last = (int(text, 16) for text in hashes)
-    return np.array([text is not None and first <= _hash(text) <= last for text in texts], bool)
+        return np.zeros(len(own), dtype=bool)
+    first, last = (np.uint64(int(text, 16)) for text in hashes)
+    return (first <= own) & (own <= last)
 
 
-def _hash(text: str) -> int:
+def hash_of(text: str) -> int:
+    """Return the keyed hash of a text."""
     return xxhash.xxh3_64_intdigest(text.encode(), SPLIT_SEED)
 
 

@@ -13,6 +13,7 @@ hand has seen the others, so these are only listed then.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from instruct_core.data.columns import (
     ANSWERS,
@@ -60,6 +61,7 @@ class ColumnCheck:
         self._columns = given or _detected(source, is_answered)
         self._fields = _fields_beside(self._columns, is_answered) if given is None else set[str]()
         self._seen = dict[str, None]()
+        self._news: list[str] = []
         self.refused: list[str] = []
         """Columns of the source that look like a field and are not read: where filled, the row is bad."""
 
@@ -71,8 +73,25 @@ class ColumnCheck:
             ValueError: What is wrong with the record, without its place.
         """
         if isinstance(record.value, dict) and not record.value.keys() <= self._seen.keys():
-            self._note(name for name in record.value if name not in self._seen)
+            self.note(name for name in record.value if name not in self._seen)
         return chat_of(record, self._columns, self.refused, self._is_answered)
+
+    def note(self, names: Iterable[str]) -> None:
+        """Note columns that were met, in the order in which they were."""
+        for name in list(names):
+            looks_like_field = name.lower() in self._fields and name not in self.refused
+            if looks_like_field:
+                self.refused.append(name)
+            is_kept = len(self._seen) < MAX_NAMES or name == self._columns.input
+            if is_kept:
+                self._seen.setdefault(name)
+            if is_kept or looks_like_field:
+                self._news.append(name)
+
+    def news(self) -> list[str]:
+        """Return the columns that were noted since this was asked, for who reads other rows."""
+        news, self._news = self._news, []
+        return news
 
     @property
     def columns(self) -> Columns:
@@ -99,13 +118,6 @@ class ColumnCheck:
             plain_name(name) for name in self._seen if name not in {n for n in self._columns if n}
         ]
 
-    def _note(self, names: Iterable[str]) -> None:
-        for name in list(names):
-            if name.lower() in self._fields and name not in self.refused:
-                self.refused.append(name)
-            if len(self._seen) < MAX_NAMES or name == self._columns.input:
-                self._seen[name] = None
-
 
 def chat_of(
     record: Record, columns: Columns, refused: Iterable[str], is_answered: bool = True
@@ -122,17 +134,22 @@ def chat_of(
     if record.problem:
         raise ValueError(record.problem)
     chat = columns.to_chat(record.value) if is_answered else columns.to_question(record.value)
-    for name in refused:
-        value = record.value.get(name)
-        if value is False if name.lower() == LABEL else is_filled(value):
-            state = "false" if value is False else "filled"
-            named = columns if columns.messages else f"{columns._replace(input='')}[,input=NAME]"
-            more = "[,system=NAME]" if name.lower() in SYSTEMS and not columns.system else ""
-            raise ValueError(
-                f"column {name} is {state}, and is not read (name the columns to leave it out: "
-                f"--columns {named}{more})"
-            )
+    filled = [name for name in refused if _is_filled(name, record.value.get(name))]
+    if filled:
+        # The first in the row, wherever reading began.
+        name = min(filled, key=list(record.value).index)
+        state = "false" if record.value[name] is False else "filled"
+        named = columns if columns.messages else f"{columns._replace(input='')}[,input=NAME]"
+        more = "[,system=NAME]" if name.lower() in SYSTEMS and not columns.system else ""
+        raise ValueError(
+            f"column {name} is {state}, and is not read (name the columns to leave it out: "
+            f"--columns {named}{more})"
+        )
     return chat
+
+
+def _is_filled(name: str, value: Any) -> bool:
+    return value is False if name.lower() == LABEL else is_filled(value)
 
 
 def _fields_beside(columns: Columns, is_answered: bool) -> set[str]:

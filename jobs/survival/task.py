@@ -84,8 +84,7 @@ def fork(environment: Mapping[str, str], stdout: int, stderr: int) -> Task:
     if pid:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return Task(pid)
-    # The kernel kills it when its controller dies: an orphan would be a second writer.
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent()  # an orphan would be a second writer
     for signum in WARNINGS:
         signal.signal(signum, signal.SIG_DFL)
     os.environ.update(environment)
@@ -93,6 +92,11 @@ def fork(environment: Mapping[str, str], stdout: int, stderr: int) -> Task:
     os.dup2(stderr, 2)
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
     raise InTask
+
+
+def end_with_parent() -> None:
+    """Have the kernel kill this process when the one that forked it dies, however that does."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def become_task() -> None:

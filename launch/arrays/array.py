@@ -11,22 +11,17 @@ jobs, so that a fine-tuning job can wait for shards that are still being made.
 from __future__ import annotations
 
 import os
-import signal
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 from instruct_core.errors import ConfigError
-from jobs.job_folder import read_outcome
 from jobs.queueing import settle
+from launch.arrays.here import AGAIN, run_here, run_in_process, say_failures, write_at_hand
 from launch.arrays.joining import note_asked, refuse_changes
 from launch.arrays.work import Work
 from launch.cluster.frozen_code import freeze_code
-from launch.cluster.in_process import only_task_of
 from launch.cluster.job_folder import new_job_folder
-from launch.cluster.local import LocalJob, submit_local
 from launch.cluster.lost import adopt_lost
 from launch.cluster.machine import CLUSTERS
 from launch.cluster.partition import cluster_limits
@@ -41,15 +36,13 @@ from launch.cluster.slurm import (
     test_submission,
 )
 from launch.console.display import progress_bar
-from launch.console.lines import EXIT_FAILED, counted, note, say
+from launch.console.lines import EXIT_FAILED, note, say
 from launch.flags.array import ArrayFlags
 from launch.flags.site import Site
 from launch.flags.slurm import SlurmFlags
 
 PARALLELISM = 128
 POLL_SECONDS = 2.0
-LOCAL_POLL_SECONDS = 0.05
-AGAIN = "Give the same command again to make what is missing."
 
 
 class TaskArray:
@@ -95,7 +88,7 @@ class TaskArray:
             job.write_note(work.parent / "slurm.json")
             say(f"Job {job_id}: array {resources.array} of partition {self._request.partition}")
         settle(folder)
-        say(f"{work.what}: {_counted_tasks(work, tasks)} for what is missing; logs in {folder}")
+        say(f"{work.what}: {work.counted(tasks)} for what is missing; logs in {folder}")
         say(work.next_step)
         return job
 
@@ -160,12 +153,20 @@ def make(
     work.provide()
     work.plan.save(work.job.store)
     _cancel_what_never_starts(work)
-    if flags.cluster == "debug":
-        return run_in_process(work, tasks)
     if array is None:
-        return run_here(work, tasks, flags.array_parallelism or parallelism_here)
+        return _make_here(work, tasks, todo.parts, flags, parallelism_here)
     job = array.submit(tasks)
     return follow_array(work, job) if flags.follow else 0
+
+
+def _make_here(
+    work: Work, tasks: Sequence[int], todo: Sequence[int], flags: ArrayFlags, parallelism: int
+) -> int:
+    if flags.cluster == "debug":
+        return run_in_process(work, tasks)
+    if work.at_hand is not None:
+        return write_at_hand(work, todo)
+    return run_here(work, tasks, flags.array_parallelism or parallelism)
 
 
 def _cancel_what_never_starts(work: Work) -> None:
@@ -173,13 +174,6 @@ def _cancel_what_never_starts(work: Work) -> None:
     if job is not None and job.never_starts():
         job.cancel()
         say(f"Job {job.job_id} is cancelled, and replaced: what it waited for has failed.")
-
-
-def _counted_tasks(work: Work, tasks: Sequence[int]) -> str:
-    """Return how many tasks there are, and why not as many as were asked for."""
-    idle = work.job.num_tasks - len(tasks)
-    why = f" ({work.job.num_tasks} asked for: {idle} would find no {work.plan.part} to make)"
-    return counted(len(tasks), "task") + (why if idle else "")
 
 
 def _attach(work: Work, flags: ArrayFlags) -> int | None:
@@ -222,7 +216,7 @@ def follow_array(work: Work, job: SlurmJob) -> int:
         return 0
     failed = sorted(path.parent for path in job.folder.glob("task-*/failed.json"))
     if failed:
-        return _say_failures(failed, len(list(job.folder.glob("task-*"))))
+        return say_failures(failed, len(list(job.folder.glob("task-*"))))
     if not work.is_complete():
         why = f"has ended ({job.summary() or 'Slurm has forgotten it'}) before all was made"
         why = NEVER_STARTS_HELP if job.never_starts() else f"{why}. {AGAIN}"
@@ -230,71 +224,3 @@ def follow_array(work: Work, job: SlurmJob) -> int:
         return EXIT_FAILED
     say(work.ready())
     return 0
-
-
-def run_in_process(work: Work, tasks: Sequence[int]) -> int:
-    """Run the tasks one after the other, where a debugger can step through them."""
-    folder = new_job_folder(work.parent)
-    for number in tasks:
-        with only_task_of(folder / f"task-{number:05d}"):
-            work.task(number)()
-    say(work.ready())
-    return 0
-
-
-def run_here(work: Work, tasks: Sequence[int], parallelism: int) -> int:
-    """Run the tasks on this machine, a few at a time; return the exit code."""
-    folder = new_job_folder(work.parent)
-    freeze_code(folder)
-    say(f"Job: {_counted_tasks(work, tasks)}, logs in {folder}")
-    with _term_as_interrupt():
-        failed = _run_all(work, tasks, parallelism, folder)
-    if failed:
-        return _say_failures([job.folder for job in failed], len(tasks))
-    say(work.ready())
-    return 0
-
-
-@contextmanager
-def _term_as_interrupt() -> Iterator[None]:
-    """Let TERM do what Ctrl-C does, for as long as there are tasks that must not be left behind."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _run_all(work: Work, tasks: Sequence[int], parallelism: int, folder: Path) -> list[LocalJob]:
-    """Run the tasks; return those that failed."""
-    waiting, running, failed = list(tasks), list[LocalJob](), list[LocalJob]()
-    with progress_bar(work.what) as bar:
-        shown = bar.add_task("", total=work.num_parts)
-        try:
-            while waiting or running:
-                while waiting and len(running) < parallelism:
-                    number, *waiting = waiting
-                    place = folder / f"task-{number:05d}"
-                    running.append(submit_local(work.task(number), place, num_tasks=1, code=folder))
-                time.sleep(LOCAL_POLL_SECONDS)
-                failed += [job for job in running if not job.is_running() and job.exit_code() != 0]
-                running = [job for job in running if job.is_running()]
-                bar.update(shown, completed=work.num_done)
-        except BaseException:
-            for job in running:
-                job.warn(signal.SIGKILL)  # takes its task along; a part is whole or not there
-            say(f"Stopped. {AGAIN}")
-            raise
-    return failed
-
-
-def _say_failures(folders: Sequence[Path], num_tasks: int) -> int:
-    """Say why tasks failed, on one line; return the exit code."""
-    outcomes = [outcome for folder in folders if (outcome := read_outcome(folder))]
-    reason = outcomes[0].error if outcomes else "they were killed, or cancelled"
-    # What a person has to fix first is not made by the same command.
-    again = f" {AGAIN}" if all(outcome.retry for outcome in outcomes) else ""
-    note(
-        f"error: {len(folders)} of {counted(num_tasks, 'task')} failed: {reason.rstrip('.')}.{again}"
-    )
-    return EXIT_FAILED

@@ -10,18 +10,20 @@ shards are made anew: the manifest goes first, so old and new are never taken fo
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from instruct_core.data.columns import Columns, parse_columns
+from instruct_core.data.drafts import BLOCK_ROWS
 from instruct_core.data.encoder import Encoder
 from instruct_core.data.fast_tokenizer import choose_tokenizer
 from instruct_core.data.long_rows import LongRows
 from instruct_core.data.mixed_plan import shard_plan_if_there
+from instruct_core.data.reading import How
 from instruct_core.data.shard_plan import (
-    BLOCK_ROWS,
     ShardPlan,
     scan,
 )
@@ -44,6 +46,7 @@ from instruct_core.storage.store import Store
 from jobs.preprocess import PreprocessJob
 from launch.arrays.about_shards import about_plan
 from launch.arrays.array import make
+from launch.arrays.drafting import Drafting
 from launch.arrays.inspection import inspect_set
 from launch.arrays.sources import Sources, folder_lines, mixture_lines, plan_of, read_sources
 from launch.arrays.work import Work, here_because, shown_scan
@@ -58,6 +61,8 @@ from launch.flags.slurm import check_slurm_flags
 from launch.runs.places import absolute, check_url
 from launch.runs.tokenizers import find_tokenizer
 
+MAX_CHECKING = 4  # processes on a machine that others log in to
+
 
 def prepare(flags: Preprocess, words: Sequence[str] = ()) -> int:
     """
@@ -67,16 +72,7 @@ def prepare(flags: Preprocess, words: Sequence[str] = ()) -> int:
         flags: What the person typed.
         words: The same as they were typed.
     """
-    check_counts(flags, "limit_rows", "rows_per_shard", "val_rows")
-    check_array_flags(flags.array)
-    if flags.rows_per_shard is not None and flags.rows_per_shard % BLOCK_ROWS:
-        raise ConfigError(
-            f"--rows-per-shard must be a multiple of {BLOCK_ROWS}, got {flags.rows_per_shard}."
-        )
-    check_slurm_flags(flags.slurm)
-    check_counts(flags, "inspect")
-    if flags.json and flags.inspect is None:
-        raise ConfigError("--json goes with --inspect N, which shows rows.")
+    _check(flags)
     asked = read_sources(flags)
     out = flags.out or f"shards/{asked.name}"
     if flags.out is None and not PLAIN_NAME.fullmatch(Path(out).name):
@@ -101,12 +97,40 @@ def prepare(flags: Preprocess, words: Sequence[str] = ()) -> int:
             if fits and store.exists("manifest.json"):
                 return inspect_set(store, flags)
             return _inspect_sources(flags, scratch, asked, sources, choices)
-        plan = plan_of(
-            asked, old, lambda n, old, texts: _plan(flags, store, old, sources[n], choices, texts)
-        )
         about = [*here_because(why), *folder_lines(sources), *_about_template(choices)]
-        work = _work(flags, words, store, plan, old, about, choices.tokenizer)
-        return make(work, flags.array, flags.slurm, request, num_cores())
+        with _drafting(flags, cluster, store, choices.tokenizer) as drafting:
+
+            def plan_one(number: int, old: ShardPlan | None, texts: Texts) -> ShardPlan:
+                how = partial(drafting.how, number, sources[number])
+                return _plan(flags, store, old, sources[number], choices, texts, how)
+
+            plan = plan_of(asked, old, plan_one)
+            work = _work(flags, words, store, plan, old, about, choices.tokenizer)
+            work = replace(work, at_hand=drafting.writer(plan))
+            return make(work, flags.array, flags.slurm, request, num_cores())
+
+
+def _check(flags: Preprocess) -> None:
+    check_counts(flags, "limit_rows", "rows_per_shard", "val_rows")
+    check_array_flags(flags.array)
+    if flags.rows_per_shard is not None and flags.rows_per_shard % BLOCK_ROWS:
+        raise ConfigError(
+            f"--rows-per-shard must be a multiple of {BLOCK_ROWS}, got {flags.rows_per_shard}."
+        )
+    check_slurm_flags(flags.slurm)
+    check_counts(flags, "inspect")
+    if flags.json and flags.inspect is None:
+        raise ConfigError("--json goes with --inspect N, which shows rows.")
+
+
+def _drafting(flags: Preprocess, cluster: str, store: Store, tokenizer: Tokenizer) -> Drafting:
+    """Return how rows are read: a dry run makes no tokens, and with `debug` all is in one process."""
+    array = flags.array
+    if cluster == "debug":
+        return Drafting(store, None, 1)
+    if cluster == "slurm" or array.dry_run:
+        return Drafting(store, None, min(num_cores(), MAX_CHECKING))
+    return Drafting(store, tokenizer, min(array.num_tasks, array.array_parallelism or num_cores()))
 
 
 def _is_typed(flag: str, words: Sequence[str]) -> bool:
@@ -189,6 +213,7 @@ def _plan(
     source: Source,
     choices: _Choices,
     texts: Texts | None = None,
+    how: Callable[[], How] = How,
 ) -> ShardPlan:
     """Return the old plan if it still fits, or read the source for a new one."""
     if old is not None and _still_fits(flags, store, old, source, choices):
@@ -203,6 +228,7 @@ def _plan(
             choices.encoder,
             _val_rows(flags, source),
             texts,
+            how(),
         )
     return replace(
         plan,

@@ -20,6 +20,9 @@ from jobs.array_job import ArrayJob
 from launch.cluster.job_folder import array_parent
 from launch.cluster.script import array_text
 from launch.console.display import progress_bar
+from launch.console.lines import counted
+
+AtHand = Callable[[Sequence[int]], Iterator[None]]  # yields behind each part
 
 
 class Todo(NamedTuple):
@@ -48,6 +51,7 @@ class Work:
     flags: Any  # of the command: a dataclass with `array` and `slurm`
     words: Sequence[str] = ()  # that were typed
     reads: Sequence[str] = ()  # paths and URLs beside the files of the plan
+    at_hand: AtHand | None = None  # writes parts without a task
 
     @property
     def parent(self) -> Path:
@@ -96,6 +100,12 @@ class Work:
         """Return the tasks that have parts to make; one where only the end is missing."""
         return sorted({part % self.job.num_tasks for part in todo}) or [0]
 
+    def counted(self, tasks: Sequence[int]) -> str:
+        """Return how many tasks there are, and why not as many as were asked for."""
+        idle = self.job.num_tasks - len(tasks)
+        why = f" ({self.job.num_tasks} asked for: {idle} would find no {self.plan.part} to make)"
+        return counted(len(tasks), "task") + (why if idle else "")
+
     def shares_of(self, todo: Sequence[int]) -> list[str]:
         """Return a line for each task that has parts to make: which."""
         shares = {
@@ -112,9 +122,24 @@ class Work:
 @contextmanager
 def shown_scan() -> Iterator[Callable[[int], None]]:
     """Show on a bar how many rows of a source have been read: call what comes with their number."""
-    with progress_bar("Checking rows") as bar:
-        task = bar.add_task("", total=None)
-        yield lambda rows: bar.update(task, completed=rows)
+    with shown_count("Checking rows", total=None) as show:
+        yield show
+
+
+@contextmanager
+def shown_count(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """Show a count on a bar: call what comes with it; at the first call, once forks have begun."""
+    bar = progress_bar(what)
+    task = bar.add_task("", total=total)
+
+    def show(count: int) -> None:
+        bar.start()
+        bar.update(task, completed=count)
+
+    try:
+        yield show
+    finally:
+        bar.stop()
 
 
 def here_because(why: str) -> list[str]:

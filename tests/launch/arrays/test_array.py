@@ -16,7 +16,7 @@ from instruct_core.data.shards import write_manifest, write_shard
 from instruct_core.data.sources import Source
 from instruct_core.data.tokenizer import load_tokenizer
 from jobs.preprocess import PreprocessJob
-from launch.arrays import array
+from launch.arrays import here
 from launch.arrays.work import Work
 from launch.flags.preprocess import Preprocess
 from tests.conftest import write_rows
@@ -75,9 +75,9 @@ def test_term_ends_the_tasks_and_is_what_it_was_afterwards(
         jobs.append(EndedJob())
         return jobs[-1]
 
-    monkeypatch.setattr(array, "submit_local", submit)
+    monkeypatch.setattr(here, "submit_local", submit)
 
-    exit_code = array.run_here(work_of(tmp_path), tasks=[0, 1], parallelism=1)
+    exit_code = here.run_here(work_of(tmp_path), tasks=[0, 1], parallelism=1)
 
     assert exit_code == 0
     assert [job.term for job in jobs] == [signal.default_int_handler] * 2
@@ -91,10 +91,10 @@ def test_term_is_what_it_was_after_an_interrupt(
         signal.raise_signal(signal.SIGTERM)
         return EndedJob()
 
-    monkeypatch.setattr(array, "submit_local", submit)
+    monkeypatch.setattr(here, "submit_local", submit)
 
     with pytest.raises(KeyboardInterrupt):
-        array.run_here(work_of(tmp_path), tasks=[0], parallelism=1)
+        here.run_here(work_of(tmp_path), tasks=[0], parallelism=1)
 
     assert signal.getsignal(signal.SIGTERM) is before
 

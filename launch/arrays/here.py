@@ -1,0 +1,111 @@
+"""
+The parts of a work made on this machine: by tasks, a few at a time, or by this process and its forks.
+
+    exit_code = run_here(work, tasks=[0, 1], parallelism=2)
+    exit_code = write_at_hand(work, parts=[0, 1, 2])
+
+Ctrl-C and TERM end what was started, and what is whole by then stays.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from jobs.job_folder import read_outcome
+from launch.arrays.work import Work, shown_count
+from launch.cluster.frozen_code import freeze_code
+from launch.cluster.in_process import only_task_of
+from launch.cluster.job_folder import new_job_folder
+from launch.cluster.local import LocalJob, submit_local
+from launch.console.display import progress_bar
+from launch.console.lines import EXIT_FAILED, counted, note, say
+
+LOCAL_POLL_SECONDS = 0.05
+AGAIN = "Give the same command again to make what is missing."
+
+
+def write_at_hand(work: Work, parts: Sequence[int]) -> int:
+    """Write parts without a task, and what completes them; return the exit code."""
+    assert work.at_hand is not None
+    try:
+        with _term_as_interrupt(), shown_count(work.what, work.num_parts) as show:
+            for number, _ in enumerate(work.at_hand(parts), start=work.num_parts - len(parts) + 1):
+                show(number)
+            work.job.complete(work.plan)
+    except KeyboardInterrupt:
+        say(f"Stopped. {AGAIN}")
+        raise
+    say(work.ready())
+    return 0
+
+
+def run_in_process(work: Work, tasks: Sequence[int]) -> int:
+    """Run the tasks one after the other, where a debugger can step through them."""
+    folder = new_job_folder(work.parent)
+    for number in tasks:
+        with only_task_of(folder / f"task-{number:05d}"):
+            work.task(number)()
+    say(work.ready())
+    return 0
+
+
+def run_here(work: Work, tasks: Sequence[int], parallelism: int) -> int:
+    """Run the tasks on this machine, a few at a time; return the exit code."""
+    folder = new_job_folder(work.parent)
+    freeze_code(folder)
+    say(f"Job: {work.counted(tasks)}, logs in {folder}")
+    with _term_as_interrupt():
+        failed = _run_all(work, tasks, parallelism, folder)
+    if failed:
+        return say_failures([job.folder for job in failed], len(tasks))
+    say(work.ready())
+    return 0
+
+
+@contextmanager
+def _term_as_interrupt() -> Iterator[None]:
+    """Let TERM do what Ctrl-C does, for as long as there are tasks that must not be left behind."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _run_all(work: Work, tasks: Sequence[int], parallelism: int, folder: Path) -> list[LocalJob]:
+    """Run the tasks; return those that failed."""
+    waiting, running, failed = list(tasks), list[LocalJob](), list[LocalJob]()
+    with progress_bar(work.what) as bar:
+        shown = bar.add_task("", total=work.num_parts)
+        try:
+            while waiting or running:
+                while waiting and len(running) < parallelism:
+                    number, *waiting = waiting
+                    place = folder / f"task-{number:05d}"
+                    running.append(submit_local(work.task(number), place, num_tasks=1, code=folder))
+                time.sleep(LOCAL_POLL_SECONDS)
+                failed += [job for job in running if not job.is_running() and job.exit_code() != 0]
+                running = [job for job in running if job.is_running()]
+                bar.update(shown, completed=work.num_done)
+        except BaseException:
+            for job in running:
+                job.warn(signal.SIGKILL)  # takes its task along; a part is whole or not there
+            say(f"Stopped. {AGAIN}")
+            raise
+    return failed
+
+
+def say_failures(folders: Sequence[Path], num_tasks: int) -> int:
+    """Say why tasks failed, on one line; return the exit code."""
+    outcomes = [outcome for folder in folders if (outcome := read_outcome(folder))]
+    reason = outcomes[0].error if outcomes else "they were killed, or cancelled"
+    # What a person has to fix first is not made by the same command.
+    again = f" {AGAIN}" if all(outcome.retry for outcome in outcomes) else ""
+    note(
+        f"error: {len(folders)} of {counted(num_tasks, 'task')} failed: {reason.rstrip('.')}.{again}"
+    )
+    return EXIT_FAILED
