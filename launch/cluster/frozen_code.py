@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import compileall
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 from instruct_core.storage.patience import on_a_disk
@@ -41,13 +43,16 @@ def freeze_code(folder: Path) -> None:
     """
     Copy the code that a job runs into its folder: a requeue must not run edited files.
 
+    What Python has compiled of it goes along: else every rank would compile it at its first start, and
+    write it there.
+
     Raises:
         OSError: A file could not be copied; names the first.
     """
     here = Path(__file__).resolve().parents[2]
     try:
         for package in ("jobs", "instruct_core"):
-            for source in _sources(here / package):
+            for source in [*_sources(here / package), *_compiled(here / package)]:
                 _copy(source, folder / CODE / source.relative_to(here))
     except OSError as error:
         raise OSError(
@@ -57,6 +62,14 @@ def freeze_code(folder: Path) -> None:
 
 def _sources(package: Path) -> list[Path]:
     return on_a_disk(package, lambda: sorted(package.rglob("*.py")))
+
+
+def _compiled(package: Path) -> list[Path]:
+    """Return the compiled modules. One whose source is another by its size or time is read by nobody."""
+    if not sys.dont_write_bytecode:
+        compileall.compile_dir(package, quiet=2)  # what an import would write; nothing on a failure
+    pattern = f"*.{sys.implementation.cache_tag}.pyc"
+    return on_a_disk(package, lambda: sorted(package.rglob(pattern)))
 
 
 def _copy(source: Path, target: Path) -> None:

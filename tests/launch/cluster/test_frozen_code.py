@@ -1,0 +1,51 @@
+"""The copy of the code that a job runs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from launch.cluster.frozen_code import CODE, freeze_code
+
+NAMED = "import jobs.job_folder; print(jobs.job_folder.__file__)"
+
+
+def imported_from(code: Path) -> str:
+    """Import a module of a copy in a Python of its own, and return where that found it."""
+    env = os.environ | {"PYTHONPATH": str(code)}
+    done = subprocess.run(
+        [sys.executable, "-c", NAMED],
+        cwd=code.parent,
+        env=env,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return done.stdout.strip()
+
+
+def compiled(code: Path) -> dict[Path, int]:
+    return {path: path.stat().st_ino for path in code.rglob("*.pyc")}
+
+
+def test_ranks_find_the_code_compiled(tmp_path: Path) -> None:
+    freeze_code(tmp_path)
+    code = tmp_path / CODE
+    before = compiled(code)
+
+    found = imported_from(code)
+
+    assert found == str(code / "jobs" / "job_folder.py")
+    assert len(before) == len(list(code.rglob("*.py")))
+    assert compiled(code) == before
+
+
+def test_copy_that_is_edited_is_what_runs(tmp_path: Path) -> None:
+    freeze_code(tmp_path)
+    code = tmp_path / CODE
+    with (code / "jobs" / "job_folder.py").open("a") as file:
+        file.write("__file__ = 'edited'\n")
+
+    assert imported_from(code) == "edited"
