@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from instruct_core.data.reading import WORTH_BYTES
 from instruct_core.data.shard_plan import BY_PLACE, ShardPlan
 from instruct_core.data.shards import ShardSet, is_written, write_shard
 from instruct_core.data.tokenizer import load_tokenizer
@@ -63,6 +64,40 @@ def test_any_number_of_tasks_makes_the_same_files(
 
     assert files_of(tmp_path / "t3") == files_of(shard_set)
     assert files_of(tmp_path / "t8") == files_of(shard_set)
+
+
+@pytest.fixture(scope="module")
+def long_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Rows that are worth several processes."""
+    path = write_rows(tmp_path_factory.mktemp("long") / "rows.jsonl", 6000, words=40)
+    assert path.stat().st_size > WORTH_BYTES
+    return path
+
+
+def test_forks_make_the_files_that_tasks_make_and_start_none(
+    tmp_path: Path, long_file: Path
+) -> None:
+    preprocess(tmp_path, f"--source={long_file}", "--out=forks", "--num-tasks=3",
+               "--array-parallelism=3")  # fmt: skip
+    preprocess(tmp_path, f"--source={long_file}", "--out=tasks", "--cluster=debug")
+
+    assert files_of(tmp_path / "forks") == files_of(tmp_path / "tasks")
+    assert not (tmp_path / "forks" / "job").exists()
+
+
+def test_bad_row_behind_all_others_leaves_no_shard(tmp_path: Path, long_file: Path) -> None:
+    shutil.copy(long_file, tmp_path / "rows.jsonl")
+    with (tmp_path / "rows.jsonl").open("a") as file:
+        file.write('{"instruction": "Say", "output": 3}\n')
+
+    result = launch("preprocess", "--source=rows.jsonl", "--out=s", cwd=tmp_path)
+
+    assert result.returncode == 2
+    assert result.stderr.strip() == (
+        "error: Row rows.jsonl:6001 cannot be used: column output is a number, expected text. Fix it, or "
+        "pass --skip-bad-rows."
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
 
 
 def test_task_killed_at_any_write_leaves_nothing_that_passes_for_a_shard(

@@ -117,17 +117,21 @@ class Alpaca:
 
     def writes_anew(self, turns: Sequence[Turn]) -> bool:
         """Return True if the version before this one wrote these turns in another way."""
-        return self.name == ALPACA and any(
-            trimmed(text) != text.strip()
-            for turn in turns
-            for text in (turn.text, turn.input)
-            if "\r" in text or text[:1].isspace()
-        )
+        if self.name != ALPACA:
+            return False
+        for turn in turns:
+            for text in (turn.text, turn.input):
+                if ("\r" in text or text[:1].isspace()) and trimmed(text) != text.strip():
+                    return True
+        return False
 
     def _block(self, turn: Turn, system: str) -> str:
         """Return what stands before an answer: the text, blank line included."""
-        said, context = self._trimmed(turn.text), self._trimmed(turn.input)
+        said = self._trimmed(turn.text)
         if turn.role == "tool":
             return f"### Tool:\n{said}\n\n"
+        if system or "\r" in said:
+            said = self._trimmed(system + said)
+        context = self._trimmed(turn.input) if turn.input else ""
         context = f"### Input:\n{context}\n\n" if context else ""
-        return f"{HEADING}\n{self._trimmed(system + said)}\n\n{context}"
+        return f"{HEADING}\n{said}\n\n{context}"

@@ -70,8 +70,9 @@ class Columns(NamedTuple):
         if not isinstance(record, dict):
             raise ValueError(f"the row is {a_type(record)}, expected an object")
         chat = self._said(record, answer, is_answered)
-        tools = record.get(self.tools) if self.tools else None
-        return with_tools(chat, tools_of(tools, f"column {self.tools}"))
+        if not self.tools:
+            return chat
+        return with_tools(chat, tools_of(record.get(self.tools), f"column {self.tools}"))
 
     def _said(self, record: dict[str, Any], answer: str, is_answered: bool) -> Chat:
         system = plain.optional(record, self.system)
@@ -84,7 +85,9 @@ class Columns(NamedTuple):
             turns = prompts.turns_of(record, self.instruction, answer)
         else:
             turns = plain.turns_of(record, self.instruction, self.input, answer)
-            said = record.get(self.history) if self.history else None
+            if not self.history:
+                return Chat((*before, *turns))
+            said = record.get(self.history)
             earlier = history.turns_of(said, f"column {self.history}")
             if not earlier:
                 return Chat((*before, *turns))

@@ -42,7 +42,10 @@ def encode(rows: Sequence[Sequence[Segment]], tokenizer: Tokenizer) -> Encoded:
         ValueError: The tokenizer has no such special token.
     """
     kept = [_up_to_its_end(row) for row in rows]
-    parts = [[_part(segment, tokenizer) for segment in row] for row in kept]
+    parts = [
+        [_part(segment, tokenizer) if segment.is_special else segment.text for segment in row]
+        for row in kept
+    ]
     tokens, ends, starts = _encode_parts(parts, tokenizer)
     offsets = np.concatenate([np.zeros(1, np.int64), ends])
     learnt = np.flatnonzero([segment.is_learnt for row in kept for segment in row])
@@ -101,8 +104,7 @@ def _encode_parts(rows: Sequence[Sequence[Part]], tokenizer: Tokenizer) -> Encod
     num_chars = total = 0
     for index, row in enumerate(rows):
         batch.append(row)
-        for part in row:
-            num_chars += len(part) if isinstance(part, str) else 0
+        num_chars += sum([len(part) for part in row if isinstance(part, str)])
         if num_chars >= ENCODE_CHARS or index == len(rows) - 1:
             tokens, ends, starts = tokenizer.encode_rows(batch)
             found.append(EncodedRows(tokens, ends + total, starts + total))

@@ -121,21 +121,21 @@ class Gpt2Tokenizer:
         self, tokens: NDArray[np.uint16], ends: NDArray[np.int64], stretches: Sequence[Stretch]
     ) -> NDArray[np.int64]:
         """Return the token of each part's first byte, from the lengths in bytes."""
+        texts = [text for texts, _ in stretches for text in texts]
+        sizes = np.array([len(t) if t.isascii() else len(t.encode()) for t in texts], np.int64)
+        num_texts = np.array([len(texts) for texts, _ in stretches], np.int64)
+        has_token = np.array([token is not None for _, token in stretches], bool)
+        # Where each part stands in the answer: the texts of a stretch, then its token.
+        stretch_of_text = np.repeat(np.arange(len(stretches)), num_texts)
+        tokens_before = np.cumsum(has_token) - has_token
+        starts = np.zeros(len(texts) + np.count_nonzero(has_token), np.int64)
+        starts[(np.cumsum(num_texts) + tokens_before)[has_token]] = ends[has_token] - 1
+        # An empty text begins at the end of its stretch at the latest.
         text_bytes = np.cumsum(self.bytes_of_token[tokens], dtype=np.int64)
-        before = [0, *text_bytes[ends - 1].tolist()]
-        wanted: list[int] = []  # the byte of each part
-        latest: list[int] = []  # an empty text begins at the end of its stretch
-        of_token: list[bool] = []
-        for first, end, (texts, token) in zip(before, ends.tolist(), stretches, strict=False):
-            place = first
-            for text in texts:
-                wanted.append(place)
-                place += len(text) if text.isascii() else len(text.encode())
-            latest += [end - 1] * (len(texts) + (token is not None))
-            of_token += [False] * len(texts) + [True] * (token is not None)
-            wanted += [place] * (token is not None)
-        found = np.minimum(np.searchsorted(text_bytes, wanted, side="right"), latest)
-        return np.where(of_token, latest, found).astype(np.int64)
+        found = np.searchsorted(text_bytes, np.cumsum(sizes) - sizes, side="right")
+        places = np.arange(len(texts)) + tokens_before[stretch_of_text]
+        starts[places] = np.minimum(found, ends[stretch_of_text] - 1)
+        return starts
 
     def encode_texts(self, texts: Sequence[str]) -> tuple[NDArray[np.uint16], NDArray[np.int64]]:
         """

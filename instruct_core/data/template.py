@@ -65,4 +65,4 @@ class Template(Protocol):
 
 def text_of(segments: Sequence[Segment]) -> str:
     """Return what the segments say, without special tokens."""
-    return "".join(segment.text for segment in segments if not segment.is_special)
+    return "".join([segment.text for segment in segments if not segment.is_special])

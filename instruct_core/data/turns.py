@@ -17,6 +17,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 
+EXCHANGE = ["user", "assistant"]
+
+
 class EmptyQuestionError(ValueError):
     """The question says nothing; all else may be well."""
 
@@ -38,6 +41,8 @@ class Turn(NamedTuple):
     @property
     def spoken(self) -> str:
         """The text, and after it the input or the calls, for templates that know neither."""
+        if not self.input and not self.calls:  # as most
+            return self.text
         parts = [self.text, self.input] if self.input.strip() else [self.text]
         parts += [
             f"<tool_call>\n{json.dumps(c, ensure_ascii=False)}\n</tool_call>" for c in self.calls
@@ -70,7 +75,8 @@ class Chat(NamedTuple):
     @property
     def is_exchange(self) -> bool:
         """Whether it is one question with one answer, as Alpaca's rows are, and a system turn at most."""
-        return [t.role for t in self.turns if t.role != "system"] == ["user", "assistant"]
+        roles = [turn.role for turn in self.turns]
+        return roles == EXCHANGE or [role for role in roles if role != "system"] == EXCHANGE
 
 
 def with_tools(chat: Chat, tools: tuple[dict[str, Any], ...]) -> Chat:
