@@ -20,9 +20,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pyarrow.json
 import pyarrow.parquet
 import tiktoken
@@ -102,19 +104,17 @@ def run_launcher(source: Path, out: Path, *flags: str) -> int:
     shutil.rmtree(out, ignore_errors=True)
     command = [
         sys.executable, str(REPO / "launch" / "preprocess.py"), f"--source={source}",
-        f"--out={out}", "--num-tasks=2", *flags,
+        f"--out={out}", "--num-tasks=2", "--cluster=local", *flags,
     ]  # fmt: skip
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    peaks = []
+    process = psutil.Popen(command, stdout=subprocess.DEVNULL)
+    peak = 0
     while process.poll() is None:
-        peaks.append(peak_bytes(process.pid))
+        with suppress(psutil.NoSuchProcess):
+            forks = [fork.pid for fork in process.children(recursive=True)]
+            peak = max([peak, *map(peak_bytes, [process.pid, *forks])])
         time.sleep(0.05)
     assert process.returncode == 0
-    tasks = [
-        json.loads(p.read_text(encoding="utf-8"))["peak_bytes"]
-        for p in out.glob("job/0000/*/progress-*.json")
-    ]
-    return max([*peaks, *tasks])
+    return peak
 
 
 def nanogpt_style(texts: list[str], path: Path) -> None:
@@ -178,8 +178,8 @@ def bench_gpt2(desk: Path, texts: list[str]) -> None:
     run_launcher(lines, out, TIKTOKEN)
     contenders: dict[str, Callable[[], object]] = {
         "tiktoken, one thread": lambda: bare.encode_ordinary_batch(texts, num_threads=1),
-        "ours, 2 tasks": lambda: run_launcher(lines, out, TIKTOKEN),
-        "ours with fastokens, 2 tasks": lambda: run_launcher(lines, out, FASTOKENS),
+        "ours, 2 processes": lambda: run_launcher(lines, out, TIKTOKEN),
+        "ours with fastokens, 2 processes": lambda: run_launcher(lines, out, FASTOKENS),
         "ours with fastokens, .jsonl.gz": lambda: run_launcher(
             lines.with_suffix(".jsonl.gz"), out, FASTOKENS
         ),
@@ -200,7 +200,7 @@ def bench_other_tokenizer(desk: Path, texts: list[str]) -> None:
     baseline = "encode_batch_fast, all cores"
     contenders: dict[str, Callable[[], object]] = {
         baseline: lambda: encode_in_batches(engine, texts),
-        "ours, 2 tasks": lambda: run_launcher(lines, out, flag),
+        "ours, 2 processes": lambda: run_launcher(lines, out, flag),
     }
     tokens_per_second("preprocess, tokenizer.json", num_tokens_of(out), contenders, baseline)
 

@@ -220,7 +220,9 @@ def _parse_line(raw: bytes, url: str, line: int, following: Cursor) -> Record:
 
 def _has_float(value: Any) -> bool:
     """Return True if a number with a fraction, or one that was made so, is anywhere in a value."""
-    if type(value) is dict and set(map(type, value.values())) == {str}:  # as most: no more to look at
+    if type(value) is dict and set(map(type, value.values())) == {
+        str
+    }:  # as most: no more to look at
         return False
     waiting = [[value]]  # no recursion: a row may be nested deeper than Python goes
     while waiting:

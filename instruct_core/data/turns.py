@@ -16,7 +16,6 @@ import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-
 EXCHANGE = ["user", "assistant"]
 
 
