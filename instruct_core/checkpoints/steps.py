@@ -22,14 +22,15 @@ import re
 import uuid
 from collections.abc import Iterable, Iterator
 from time import sleep
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from instruct_core.checkpoints.manifest import FileEntry, Manifest, manifest_in
 from instruct_core.errors import ConfigError, CorruptFileError, FencedError
 from instruct_core.storage.store import Store
-from instruct_core.storage.tensor_file import aligned_buffer
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 STEP_FOLDER = re.compile(r"step-(\d{8})")
 SAVE_FOLDER = re.compile(r"attempt-(\d{4,})-save-(\d{4,})")
@@ -169,6 +170,8 @@ def read_verified(folder: Store, entry: FileEntry) -> NDArray[np.uint8]:
         CorruptFileError: It is gone, or is not what was written.
         OSError: Nobody can tell: it cannot be read now.
     """
+    from instruct_core.storage.tensor_file import aligned_buffer  # here: a look needs no numpy
+
     where = f"Checkpoint {folder.where(entry.file)}"
     try:
         size = folder.size_bytes(entry.file)

@@ -12,10 +12,7 @@ import errno
 import fcntl
 import os
 
-import numpy as np
-
-from instruct_core.storage.tensor_file import PAGE_BYTES
-
+PAGE_BYTES = 4096
 # Of a read or a write past the cache, by a file system that could be switched to it all the same.
 REFUSED = {errno.EINVAL, errno.EOPNOTSUPP}
 DIRECT_BYTES = 32 << 20  # smaller files are not worth it
@@ -28,7 +25,11 @@ def goes_straight(descriptor: int, view: memoryview) -> bool:
     To copy a checkpoint into that cache takes two thirds of the processor time that a save costs,
     from a training that runs beside it, and drives out of the cache what training reads.
     """
-    address = np.frombuffer(view, np.uint8).ctypes.data if view.nbytes >= DIRECT_BYTES else 1
+    if view.nbytes < DIRECT_BYTES:
+        return False
+    import numpy as np  # here: who only looks at runs has no use for it
+
+    address = np.frombuffer(view, np.uint8).ctypes.data
     return address % PAGE_BYTES == 0 and set_direct(descriptor, True)
 
 

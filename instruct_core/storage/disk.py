@@ -28,10 +28,15 @@ import xxhash
 
 from instruct_core.errors import CorruptFileError
 from instruct_core.storage.backend import Free, ReadAt
-from instruct_core.storage.direct import REFUSED, goes_straight, set_direct, write_straight
+from instruct_core.storage.direct import (
+    PAGE_BYTES,
+    REFUSED,
+    goes_straight,
+    set_direct,
+    write_straight,
+)
 from instruct_core.storage.names import identity, link, nearest, remove, rename, sync_folder
 from instruct_core.storage.patience import naming, passes_on_a_disk, patiently
-from instruct_core.storage.tensor_file import PAGE_BYTES
 
 T = TypeVar("T")
 

@@ -16,20 +16,23 @@ import re
 import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-import numpy as np
 import xxhash
-from numpy.typing import NDArray
 
 from instruct_core.errors import ConfigError
-from instruct_core.storage.backend import Backend, Free, ReadAt
+from instruct_core.storage.backend import Free, ReadAt
 from instruct_core.storage.disk import Disk
 from instruct_core.storage.hashed_reading import read_pieces
 from instruct_core.storage.names import without_tilde
-from instruct_core.storage.objects import Objects
 from instruct_core.storage.patience import LOOK_AGAIN_SECONDS
-from instruct_core.storage.tensor_file import aligned_buffer
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from instruct_core.storage.objects import Objects
 
 SCRATCH_BYTES = 64 << 20  # held at a time by who only wants a hash
 
@@ -51,10 +54,12 @@ class Store:
         self.url = str(url).rstrip("/") or "/"
         self._patience = patience_seconds
         _refuse_password(self.url)
-        self._files: Backend
+        self._files: Disk | Objects
         if "://" not in self.url or self.url.startswith(("file://", "local://")):
             self._files = Disk(without_tilde(self.url.split("://")[-1]), patience_seconds)
         else:
+            from instruct_core.storage.objects import Objects  # here: on a disk nobody needs fsspec
+
             self._files = Objects(self.url, patience_seconds)
         self.is_local = isinstance(self._files, Disk)
 
@@ -128,6 +133,8 @@ class Store:
         return self._files.patiently(name, read) if isinstance(self._files, Disk) else read()
 
     def _digest(self, name: str) -> str:
+        from instruct_core.storage.tensor_file import aligned_buffer  # here: nor numpy, to look
+
         size, hasher = self.size_bytes(name), xxhash.xxh3_128()
         scratch = memoryview(aligned_buffer(min(size, SCRATCH_BYTES)).data)
         with self._files.reader(name, past_cache=True) as read_at:
@@ -188,7 +195,7 @@ class Store:
         Raises:
             OSError: One of them does not work; says why.
         """
-        if isinstance(self._files, Objects):
+        if not isinstance(self._files, Disk):
             self._files.check_root()
         name = f".try-{uuid.uuid4().hex}"
         mine, other = f"{name} mine".encode(), f"{name} other".encode()

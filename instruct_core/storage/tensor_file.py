@@ -24,6 +24,7 @@ import numpy as np
 import xxhash
 
 from instruct_core.errors import CorruptFileError
+from instruct_core.storage.direct import PAGE_BYTES
 
 # bfloat16 has no numpy type: its bytes pass as 16-bit integers, and torch views them.
 NUMPY_TYPES = {
@@ -32,7 +33,7 @@ NUMPY_TYPES = {
 }  # fmt: skip
 MAX_HEADER_BYTES = 100_000_000  # the limit of the format
 ALIGNMENT_BYTES = 64  # of the first tensor: what was read can be computed with where it lies
-PAGE_BYTES, HUGE_PAGE_BYTES = 4096, 2 << 20
+HUGE_PAGE_BYTES = 2 << 20
 
 
 class Spec(NamedTuple):

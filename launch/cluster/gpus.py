@@ -15,8 +15,6 @@ import subprocess
 import sys
 from typing import Any, NamedTuple
 
-import pynvml
-
 from instruct_core.errors import ConfigError
 from launch.console.lines import counted
 
@@ -39,6 +37,8 @@ class Gpus(NamedTuple):
 
 def visible_gpus() -> Gpus:
     """Return the GPUs that a job here would see; none where there is no driver."""
+    import pynvml  # here: who only asks Slurm needs no driver
+
     try:
         pynvml.nvmlInit()
         handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
@@ -57,6 +57,8 @@ def visible_gpus() -> Gpus:
 
 
 def _described(handles: list[Any]) -> Gpus:
+    import pynvml
+
     try:
         free = min((int(pynvml.nvmlDeviceGetMemoryInfo(h).free) for h in handles), default=None)
         capability = [tuple(pynvml.nvmlDeviceGetCudaComputeCapability(h)) for h in handles]

@@ -20,8 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from submitit.core.utils import DelayedSubmission, JobPaths
-
 from instruct_core.errors import ConfigError
 from instruct_core.storage.names import identity, rename
 from instruct_core.storage.patience import on_a_disk
@@ -121,6 +119,9 @@ def submit_local(
         code: Folder with the frozen code, if not the job's own.
         imports: Modules that every task will load; loaded once for all of them and for later starts.
     """
+    # Here: a look at a job needs neither.
+    from submitit.core.utils import DelayedSubmission, JobPaths
+
     delayed = DelayedSubmission(function)
     delayed.set_timeout(UNLIMITED, UNLIMITED)
     on_a_disk(folder, lambda: folder.mkdir(parents=True, exist_ok=True))

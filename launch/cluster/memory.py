@@ -15,8 +15,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import psutil
-
 ROOT = Path("/")
 
 
@@ -32,6 +30,8 @@ V2 = _Names("memory.max", "memory.current", "inactive_file")
 
 def free_memory() -> int:
     """Return the bytes that this process and its children can still take."""
+    import psutil  # here: as in gpus.py
+
     left = [_left_in(folder, names) for folder, names in _groups()]
     free = int(psutil.virtual_memory().available)
     return min([free, *(bytes_ for bytes_ in left if bytes_ is not None)])

@@ -12,7 +12,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass, replace
-from typing import Annotated, Any, cast, get_type_hints
+from types import UnionType
+from typing import Annotated, Any, Union, cast, get_args, get_origin, get_type_hints
 
 import tyro
 from tyro.constructors import (
@@ -83,7 +84,7 @@ def description(flags: type[Any], program: str, usage: str | None) -> str:
 
 def _shown_field(spec: StructFieldSpec, rare: bool) -> StructFieldSpec:
     text = spec.helptext
-    kind: Any = Annotated[spec.type, tyro.conf.arg(help_behavior_hint=_default_in_words)]
+    kind: Any = Annotated[_older(spec.type), tyro.conf.arg(help_behavior_hint=_default_in_words)]
     if is_rare(kind) and not rare:
         kind = Annotated[kind, tyro.conf.Suppress]
     return replace(
@@ -91,6 +92,14 @@ def _shown_field(spec: StructFieldSpec, rare: bool) -> StructFieldSpec:
         type=kind,
         helptext=lambda: " ".join(((text() if callable(text) else text) or "").split()),
     )
+
+
+def _older(kind: Any) -> Any:
+    """Return a type with Union for |: to judge that one tyro loads typeguard, which loads asyncio."""
+    if get_origin(kind) is Annotated:
+        inner, *about = get_args(kind)
+        return Annotated[(_older(inner), *about)]
+    return Union[get_args(kind)] if isinstance(kind, UnionType) else kind  # noqa: UP007
 
 
 def _default_in_words(default: str) -> str:

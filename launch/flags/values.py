@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import NoneType, UnionType
-from typing import Any, NamedTuple, get_args, get_origin
+from typing import Any, NamedTuple, Union, get_args, get_origin
 
 import tyro
 from tyro.constructors import PrimitiveConstructorSpec, PrimitiveTypeInfo
@@ -56,7 +56,8 @@ def _count(word: str) -> int:
 
 def plain_words(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
     """Return how a number or a text is read; None leaves other types to tyro. A rule of tyro's."""
-    may_be_none = get_origin(info.type) is UnionType and NoneType in get_args(info.type)
+    is_union = get_origin(info.type) in (Union, UnionType)
+    may_be_none = is_union and NoneType in get_args(info.type)
     kind = KINDS.get(get_args(info.type)[0] if may_be_none else info.type)
     if kind is None:
         return None

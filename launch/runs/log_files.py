@@ -71,7 +71,7 @@ class RunLog:
 
     def state(self) -> str:
         """Return its state in a word or two."""
-        return self.status.state()
+        return RunStatus.of(self.status.run).state()  # as it is now
 
 
 @dataclass

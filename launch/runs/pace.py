@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 from instruct_core.events import Saved
 from jobs.events import Resumed
-from launch.cluster.lock import RunLock
 from launch.runs.status import RunStatus
 
 
@@ -36,8 +35,7 @@ class Left(NamedTuple):
 
 def unsaved_of(status: RunStatus) -> Unsaved | None:
     """Return what a kill would lose now; None while the run does not train."""
-    is_here = RunLock.is_held(status.run.lock)
-    if not (is_here or any(record.is_running for record in status.records())):
+    if not (status.is_here or any(record.is_running for record in status.records())):
         return None
     newest = [e for e in status.entries if e.attempt == status.entries[-1].attempt]
     marks = [entry for entry in newest if isinstance(entry.event, Saved | Resumed)]

@@ -77,6 +77,11 @@ class RunStatus:
             self.slurm is not None and self.slurm.is_running()
         )
 
+    @cached_property
+    def is_here(self) -> bool:
+        """Whether a job on this machine holds it, as it was when that was first asked for."""
+        return RunLock.is_held(self.run.lock)
+
     def asked(self) -> Request | None:
         """Return the stop or the pause that somebody has asked for, and that holds."""
         return self._asked
@@ -129,7 +134,7 @@ class RunStatus:
     def state(self) -> str:
         """Return its state in a word or two: Slurm's own while it has one."""
         said = self.progress().state
-        if RunLock.is_held(self.run.lock):
+        if self.is_here:
             holder = holder_of(self.run.lock)
             where = (holder.where if holder else "") or " here"
             # Its processes live some seconds longer than its last word.
@@ -155,7 +160,7 @@ class RunStatus:
 
     def job_id(self) -> str:
         """Return the id of its newest job: Slurm's, or a process id."""
-        if (found := LocalJob.found(self.run.lock)) is not None:
+        if self.is_here and (found := LocalJob.found(self.run.lock)) is not None:
             return str(found.pid)
         return self.slurm.job_id if self.slurm is not None else ""
 
