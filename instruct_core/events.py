@@ -59,12 +59,15 @@ class SaveFailed(Event):
     """A save failed; the next one is made with a later step."""
 
     name = "save_failed"
-    sentence = (
-        "Step {step}: not saved: {error}. Tried again in {retry_seconds:.0f} s; training goes on"
-    )
+    sentence = "Step {step}: not saved: {error}. Tried again in {retry_seconds:.0f} s; {meanwhile}"
     step: int
     error: str
     retry_seconds: float
+    at_end: bool | None = None  # True where no step is made meanwhile
+
+    def __str__(self) -> str:
+        meanwhile = "all ranks wait for it" if self.at_end else "training goes on"
+        return self.sentence.format(**vars(self), meanwhile=meanwhile)
 
 
 @dataclass(frozen=True)

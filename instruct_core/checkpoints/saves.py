@@ -67,7 +67,7 @@ class Saves:
         self._good_at = self._last_at  # when the state of the newest good checkpoint was taken
         self._retry_at = float("inf")
         self._failures = 0  # in a row
-        self._longest_pause = MAX_RETRY_SECONDS
+        self._is_ending = False
         self._error: OSError | None = None
         self.saved_step = -1
         self._stall_seconds = 0.0
@@ -126,7 +126,7 @@ class Saves:
         Raises:
             OSError: It cannot be saved in the time there is.
         """
-        tries, self._longest_pause = 0, MAX_RETRY_SECONDS_AT_THE_END
+        tries, self._is_ending = 0, True
         while True:
             self.begin(step)
             if self._background.busy:
@@ -170,7 +170,7 @@ class Saves:
         self._retry_at = monotonic() + pause
         unsaved_minutes = (monotonic() - self._good_at) / 60
         if ranks.rank() == 0:
-            self._report(SaveFailed(self._step, str(error), pause))
+            self._report(SaveFailed(self._step, str(error), pause, self._is_ending or None))
         gives_up = (
             self._failures >= TRIES_BEFORE_GIVING_UP
             and unsaved_minutes > self._config.max_unsaved_minutes
@@ -183,4 +183,5 @@ class Saves:
             )
 
     def _pause(self) -> float:
-        return float(min(FIRST_RETRY_SECONDS * 2 ** (self._failures - 1), self._longest_pause))
+        longest = MAX_RETRY_SECONDS_AT_THE_END if self._is_ending else MAX_RETRY_SECONDS
+        return float(min(FIRST_RETRY_SECONDS * 2 ** (self._failures - 1), longest))

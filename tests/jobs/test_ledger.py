@@ -71,6 +71,11 @@ ALL = [
         "Step 5: not saved: disk full. Tried again in 10 s; training goes on",
     ),
     (
+        SaveFailed(5, "disk full", 10.0, at_end=True),
+        {"step": 5, "error": "disk full", "retry_seconds": 10.0, "at_end": True},
+        "Step 5: not saved: disk full. Tried again in 10 s; all ranks wait for it",
+    ),
+    (
         MadeRoom([1, 2]),
         {"steps": [1, 2]},
         "The disk is nearly full: older checkpoints were removed, of steps [1, 2]",

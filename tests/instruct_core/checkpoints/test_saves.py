@@ -143,6 +143,7 @@ def test_failed_save_is_reported_and_tried_again_with_a_later_step(desk: Desk) -
 
     assert desk.names() == ["save_failed", "save_failed", "saved"]
     assert "the disk says no" in desk.events[0].facts["error"]
+    assert str(desk.events[0]).endswith("; training goes on")
     assert desk.saved_weight() == (3, 3.0)
     assert desk.saves.votes()[0] == 0.0
 
@@ -211,6 +212,7 @@ def test_end_of_a_run_waits_for_a_disk_that_comes_back(
     desk.saves.finish(9, lambda: False)
 
     assert desk.names() == ["save_failed"] * 6 + ["saved"]
+    assert str(desk.events[0]).endswith("; all ranks wait for it")
     assert committed_steps(desk.checkpoints.store) == [9]
 
 
