@@ -71,7 +71,7 @@ class Ledger:
         except OSError as error:  # a full disk must not end the run; the next event writes all
             logger.warning("The ledger could not be written: %s", error)
         said = ", ".join(f"{key} {value}" for key, value in event.facts.items())
-        logger.info("%s %s", event.name, said)
+        logger.info("%s %s", event.name, " ".join(said.split()))  # one line, whoever is quoted
 
 
 def _line(event: Event, utc_seconds: float, spent: Mapping[str, float] | None = None) -> str:

@@ -113,6 +113,7 @@ class Notifier:
         if not self._word:
             return
         letter = {"text": plain(f"Run {self._run} {text}"), "run": self._run, "event": what}
+        facts = {name: _short(fact) for name, fact in facts.items()}
         more = {"host": socket.gethostname(), "utc_seconds": round(time.time(), 3)}
         self._letters.put(json.dumps(letter | facts | more).encode())
 
@@ -184,6 +185,10 @@ def _post(url: str, letter: bytes) -> None:
     opener = urllib.request.build_opener(_NoRedirect)
     with opener.open(request, timeout=TIMEOUT_SECONDS) as answer:
         answer.read(1 << 16)
+
+
+def _short(fact: Any) -> Any:
+    return fact[:MAX_TEXT_CHARACTERS] if isinstance(fact, str) else fact
 
 
 def plain(text: str) -> str:

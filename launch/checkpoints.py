@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 
 from instruct_core.errors import ConfigError
-from launch.console.lines import guarded, say
+from launch.console.lines import guarded, say, say_whole
 from launch.flags.checkpoints import VERBS, Export, Ls, Prune, Verify
 from launch.flags.parse import parse_flags
 
@@ -26,7 +26,9 @@ PROGRAM = "python launch/checkpoints.py"
 def main(arguments: Sequence[str]) -> int:
     verb = arguments[0] if arguments else ""
     if verb in ("", "-h", "--help", "--help-all"):
-        say(f"usage: {PROGRAM} {{{','.join(VERBS)}}} RUN [flags]; more: {PROGRAM} VERB --help\n")
+        say_whole(
+            f"usage: {PROGRAM} {{{','.join(VERBS)}}} RUN [flags]; more: {PROGRAM} VERB --help\n"
+        )
         for name, flags in VERBS.items():
             say(f"  {name:8}{(flags.__doc__ or '').strip().splitlines()[0]}")
         return 0

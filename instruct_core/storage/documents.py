@@ -29,7 +29,8 @@ def dump_document(document: Mapping[str, Any]) -> bytes:
             items = ",\n  ".join(json.dumps(item, ensure_ascii=False) for item in value)
             text = f"[\n  {items}\n ]"
         lines.append(f"{json.dumps(key)}: {text}")
-    return ("{\n " + ",\n ".join(lines) + "\n}\n").encode()
+    # Half a letter, as of a name that is no UTF-8, becomes its number, which JSON reads back.
+    return ("{\n " + ",\n ".join(lines) + "\n}\n").encode(errors="backslashreplace")
 
 
 def load_document(store: Store, name: str) -> dict[str, Any]:

@@ -36,7 +36,7 @@ from launch.cluster.slurm import (
     test_submission,
 )
 from launch.console.display import progress_bar
-from launch.console.lines import EXIT_FAILED, note, say
+from launch.console.lines import EXIT_FAILED, note, say, say_whole
 from launch.flags.array import ArrayFlags
 from launch.flags.site import Site
 from launch.flags.slurm import SlurmFlags
@@ -143,7 +143,7 @@ def make(
     if flags.dry_run:
         say(f"Would make {len(todo.parts)} of {work.num_parts} {work.plan.part}s of {work.where}:")
         for line in (*work.shares_of(todo.parts), *(array.preview(tasks) if array else [])):
-            say(line)
+            say_whole(line)
         return 0
     if not todo.parts and todo.is_complete:
         say(f"{work.what} {work.where} are complete: nothing to do.")

@@ -18,7 +18,7 @@ from instruct_core.data.shards import SPLITS, ShardSet, load_manifest
 from instruct_core.recipe import Recipe
 from instruct_core.storage.store import Store
 from launch.console.display import show_line
-from launch.console.lines import counted, say
+from launch.console.lines import counted, say, say_whole
 from launch.flags.preprocess import Preprocess
 
 LEARNT = "green"
@@ -33,7 +33,7 @@ def inspect_set(store: Store, flags: Preprocess) -> int:
         sequence = -1
         for piece in pieces_seen(rows, packing, Recipe.seed, left):
             if flags.json:
-                say(json.dumps(_document(split, piece, rows)))
+                say_whole(json.dumps(_document(split, piece, rows)))
                 continue
             if piece.sequence != sequence:
                 sequence = piece.sequence

@@ -35,7 +35,7 @@ from launch.cluster.bad_nodes import known_bad, to_trust, trust
 from launch.cluster.gpus import ask_torch, visible_gpus
 from launch.cluster.machine import num_cores, use_cluster
 from launch.console.display import show_line
-from launch.console.lines import EXIT_FAILED, counted, say
+from launch.console.lines import EXIT_FAILED, counted, say, say_whole
 from launch.console.lines import note as tell
 from launch.flags.doctor import Doctor
 from launch.flags.site import Site
@@ -72,7 +72,7 @@ def doctor(flags: Doctor) -> int:
         findings = [*findings, *look_deeper(first, flags)]
     failed = [finding for finding in findings if finding.state == "would fail"]
     if flags.json:
-        say(json.dumps(to_json(findings)))
+        say_whole(json.dumps(to_json(findings)))
     else:
         for finding in findings:
             show_line(f"{finding.state:11}{finding.name:13}{finding.line}", COLOURS[finding.state])

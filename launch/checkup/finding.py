@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 from instruct_core.errors import InstructError
+from launch.console.lines import one_line
 
 State = Literal["ok", "note", "would fail"]
 
@@ -26,7 +27,7 @@ class Finding(NamedTuple):
     def line(self) -> str:
         """It as one line, whatever a program that was asked has said."""
         text = f"{self.found}. {self.fix}" if self.fix else self.found
-        return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
+        return one_line(" ".join(text.split()))
 
 
 def ok(name: str, found: str) -> Finding:

@@ -24,9 +24,10 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from launch.console.lines import one_line, say
+from launch.console.lines import one_line, say, say_whole
 
 LONGEST_SECONDS = 100 * 365.25 * 86400  # that anybody is told
+LONGEST_CELL = 1000  # characters
 WIDE = 10_000  # columns where there is no terminal: a row is a line for programs then
 
 console = Console(stderr=True)
@@ -70,10 +71,10 @@ def show_table(table: Table) -> None:
 
 
 def _plain(table: Table) -> Table:
-    """Return a table whose cells are each one line without controls."""
+    """Return a table whose cells are each one line of no more than a screen."""
     plain = Table(*(str(column.header) for column in table.columns), box=table.box)
     for cells in zip(*(column.cells for column in table.columns), strict=True):
-        plain.add_row(*(one_line(str(cell)) for cell in cells))
+        plain.add_row(*(one_line(str(cell), LONGEST_CELL) for cell in cells))
     return plain
 
 
@@ -83,13 +84,13 @@ def _show_lines(table: Table) -> None:
         widths = [max(map(cell_len, column)) for column in columns]
         for row in zip(*columns, strict=True):
             cells = (set_cell_size(cell, w) for cell, w in zip(row, widths, strict=True))
-            say(f" {'  '.join(cells)}".rstrip())
+            say_whole(f" {'  '.join(cells)}".rstrip())
         return
     wide = Console(markup=False, highlight=False, width=WIDE)
     with wide.capture() as captured:
         wide.print(table)
     for line in captured.get().splitlines():
-        say(line.rstrip())
+        say_whole(line.rstrip())
 
 
 def _cards(table: Table, width: int) -> Iterator[str]:
@@ -126,12 +127,12 @@ def stretch_bar(start: float, end: float, width: int = 20) -> str:
 
 
 def show_line(text: str, style: str) -> None:
-    """Print one line: in colour on a terminal, as it is where a program reads it."""
-    shown, text = Console(markup=False, highlight=False), one_line(text)
+    """Print one line, all of it: in colour on a terminal, as it is where a program reads it."""
+    shown, text = Console(markup=False, highlight=False), one_line(text, at_most=len(text))
     if shown.is_terminal:
         shown.print(text, style=style, soft_wrap=True)  # so that it can be copied
     else:
-        say(text)
+        say_whole(text)
 
 
 def age(seconds: float) -> str:

@@ -2,7 +2,11 @@
 How launchers talk: one line out, and never a traceback for what a person can fix.
 
     say("Shards are ready: 3,561 rows")
+    say_whole(json.dumps(document))
     sys.exit(guarded(main))
+
+Names, rows, answers and errors are anybody's text: whatever stands in it, it makes no line of its own,
+moves no cursor, turns no direction of writing and fills no screen.
 """
 
 from __future__ import annotations
@@ -22,28 +26,48 @@ EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
 
-# What a terminal or a page obeys instead of showing it: ASCII's and Latin-1's controls, and those that
-# turn the direction of writing. In the words of JSON, so that a document stays one.
+LONGEST_LINE = 4000  # characters of a line: who needs a megabyte has the file that it is from
+
+# What a terminal or a page obeys instead of showing it: ASCII's and Latin-1's controls, those that turn
+# the direction of writing, what nobody sees, and halves of characters, which nothing can write. In the
+# words of JSON, so that a document stays one.
 CONTROLS = {
     code: rf"\u{code:04x}"
     for code in (
-        *range(9), *range(11, 32), *range(127, 160), *range(0x2028, 0x202F), *range(0x2066, 0x206A),
+        *range(9), *range(11, 32), *range(127, 160), 0x61C, 0x200E, 0x200F, *range(0x2028, 0x202F),
+        *range(0x2060, 0x2070), 0xFEFF, *range(0xFFF9, 0xFFFC), *range(0xD800, 0xE000),
     )
 }  # fmt: skip
 
 
 def without_controls(text: str) -> str:
     """Return text with its control characters shown as numbers, but for line breaks and tabs."""
-    return text.replace("\r\n", "\n").translate(CONTROLS)
+    # Most lines and all documents are looked at once, and not rewritten letter by letter.
+    return text if text.isprintable() else text.replace("\r\n", "\n").translate(CONTROLS)
 
 
-def one_line(text: str) -> str:
-    """Return text of any origin as one line that shows all of it."""
+def shortened(text: str, at_most: int) -> str:
+    """Return text without its middle where it is longer; how much that was stands in its place."""
+    if len(text) <= at_most:
+        return text
+    begin, end = at_most - at_most // 4, at_most // 4
+    left_out = counted(len(text) - begin - end, "character")
+    return f"{text[:begin]} … {left_out} left out … {text[-end:]}"
+
+
+def one_line(text: str, at_most: int = LONGEST_LINE) -> str:
+    """Return text of any origin as one line."""
+    text = shortened(text, at_most)
     return without_controls(" ↵ ".join(text.splitlines()).replace("\t", " "))
 
 
 def say(text: str) -> None:
-    """Print one line for the person, at once; what moves the cursor or hides text is shown."""
+    """Print one line for the person, at once, whoever wrote a part of it."""
+    print(one_line(text), flush=True)
+
+
+def say_whole(text: str) -> None:
+    """Print a document or some lines, all of it; what moves the cursor or hides text is shown."""
     print(without_controls(text), flush=True)
 
 
@@ -59,7 +83,12 @@ def perhaps(name: str, known: Iterable[str]) -> str:
 
 
 def note(text: str) -> None:
-    """Print one line for the person beside what a program may read."""
+    """Print one line for the person beside what a program may read; as `say`."""
+    print(one_line(text), file=sys.stderr, flush=True)
+
+
+def note_whole(text: str) -> None:
+    """Print some lines beside what a program may read; as `say_whole`."""
     print(without_controls(text), file=sys.stderr, flush=True)
 
 

@@ -23,7 +23,7 @@ from instruct_core.answers.sampling import Sampling
 from instruct_core.data.turns import Exchange
 from instruct_core.errors import ConfigError
 from launch.console.display import show_table
-from launch.console.lines import counted, note, say, without_controls
+from launch.console.lines import counted, note, say, say_whole, without_controls
 from launch.dialogue.speaker import Answer, Speaker, load_base, load_step
 from launch.flags.chat import Chat
 
@@ -120,7 +120,7 @@ class Dialogue:
         }
         # A program gets every letter back, whatever the locale can write.
         has_all_letters = codecs.lookup(sys.stdout.encoding or "ascii").name == "utf-8"
-        say(json.dumps(document | more, ensure_ascii=not has_all_letters))
+        say_whole(json.dumps(document | more, ensure_ascii=not has_all_letters))
 
     def _last(self) -> Exchange:
         if self._asked is None:
@@ -190,7 +190,7 @@ class Dialogue:
     def _history(self, _: str) -> None:
         for row in self.turns:
             say(f"> {row.instruction}")
-            say(row.output)
+            say_whole(row.output)
 
     def _clear(self, _: str) -> None:
         self.turns.clear()

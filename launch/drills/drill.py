@@ -25,7 +25,7 @@ from jobs.drill import Fault
 from launch.cluster.gpus import visible_gpus
 from launch.cluster.machine import choose_cluster
 from launch.console.display import show_table
-from launch.console.lines import EXIT_BAD_INPUT, EXIT_FAILED, counted, say
+from launch.console.lines import EXIT_BAD_INPUT, EXIT_FAILED, counted, say, say_whole
 from launch.drills.comparison import first_difference, first_other_samples
 from launch.drills.schedule import drawn, save_every, schedule_of
 from launch.drills.trial import RefusedError, Trial, type_command
@@ -66,7 +66,7 @@ def drill(flags: Drill) -> int:
     if keep:
         say(f"Both runs stay in {folder}")
     if flags.json:
-        say(json.dumps(verdict.to_json()))
+        say_whole(json.dumps(verdict.to_json()))
     return 0 if verdict.is_equal else EXIT_FAILED
 
 

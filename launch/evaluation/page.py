@@ -22,6 +22,7 @@ from instruct_core.data.template import text_of
 from instruct_core.data.templates import BY_HEADINGS
 from instruct_core.data.turns import Turn
 from instruct_core.storage.documents import dump_document
+from launch.console.lines import one_line
 from launch.evaluation.result import FORMAT, Report
 from launch.pages.blocks import Block, Heading, Picture, Table, Words
 from launch.pages.chart import line_chart
@@ -31,8 +32,6 @@ JSON = "report.json"
 FILES = ("loss.svg", "report.md", "report.html", JSON)  # in the order they are written
 SHOWN_SAMPLES = 10
 SHOWN_CHARS = 600  # of a text in a table; report.json has all of it
-NEWLINE = " ↵ "
-CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 MARKUP = re.compile(r"([\\`*_\[\]|~$])")  # what counts within a line
 
 
@@ -70,13 +69,12 @@ def cut(text: str) -> str:
 
 def as_text(value: str) -> str:
     """Return Markdown that shows any text as it is, on one line, also inside a table."""
-    lines = value.strip().splitlines()
-    shown = CONTROLS.sub(" ", NEWLINE.join(line.strip() for line in lines))
+    shown = one_line("\n".join(line.strip() for line in value.strip().splitlines()))
     return MARKUP.sub(r"\\\1", html.escape(shown, quote=False))
 
 
 def _markdown(title: str, blocks: Sequence[Block]) -> str:
-    ends = [f"{NEWLINE.strip()} stands for a line break.", ""]
+    ends = ["↵ stands for a line break.", ""]
     return "\n\n".join([f"# {as_text(title)}", *map(_markdown_of, blocks), *ends])
 
 

@@ -14,10 +14,11 @@ import html
 import re
 from collections.abc import Iterable
 
-from launch.console.lines import without_controls
+from launch.console.lines import shortened, without_controls
 from launch.pages.blocks import Block, Heading, Picture, Table, Words
 
 GENERATOR = '<meta name="generator" content="instruct-cluster">'
+LONGEST_TEXT = 20_000  # characters of one paragraph or cell: a template of a chat has as many
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c2430; --paper: #fff; --line: #c9d0da; --faint: #5a6675 }
@@ -67,7 +68,7 @@ def html_of(title: str, blocks: Iterable[Block]) -> str:
 
 def escaped(text: str) -> str:
     """Return text of any origin as HTML that shows it, also inside an attribute."""
-    return html.escape(without_controls(text))
+    return html.escape(without_controls(shortened(text, LONGEST_TEXT)))
 
 
 def _parts(blocks: Iterable[Block]) -> Iterable[str]:

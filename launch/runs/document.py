@@ -2,22 +2,19 @@
 What launch/status.py says, as JSON for programs: documented in docs/formats.md, and versioned.
 
     document_of_run(RunStatus.of(run))["receipt"]["goodput"]
-    document_of_all(runs, Controller())
+    document_of_all(Look(Controller()), "checkpoints_instruct", runs=None)
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
 from typing import Any
 
-from instruct_core.errors import InstructError
 from instruct_core.events import Saved
 from launch.cluster.bad_nodes import known_bad
-from launch.cluster.slurm import Controller
+from launch.runs.away import KnownRun, Look
 from launch.runs.pace import left_of, unsaved_of
-from launch.runs.run import Run
 from launch.runs.status import RunStatus
 
 SCHEMA = 1
@@ -38,20 +35,19 @@ def document_of_run(status: RunStatus) -> dict[str, Any]:
     }
 
 
-def document_of_all(runs: Iterable[Run], controller: Controller) -> dict[str, Any]:
-    """Return a summary of every run; one that cannot be read has its `error` instead."""
+def document_of_part(known: KnownRun) -> dict[str, Any]:
+    """Return what is known of a run of which not all can be read, and why."""
+    return {"schema": SCHEMA, **known.to_json()}
+
+
+def document_of_all(look: Look, checkpoints: str, runs: str | None) -> dict[str, Any]:
+    """Return a summary of every run in a place; arguments as `Look.at_all`."""
     return {
         "schema": SCHEMA,
-        "runs": [_summary_or_error(run, controller) for run in runs],
+        "runs": look.at_all(checkpoints, runs, _summary, KnownRun.to_json),
+        "away": look.away,
         "bad_nodes": [bad._asdict() for bad in known_bad()],
     }
-
-
-def _summary_or_error(run: Run, controller: Controller) -> dict[str, Any]:
-    try:
-        return _summary(RunStatus.at_a_glance(run, controller))
-    except InstructError as error:
-        return {"run": run.name, "error": str(error)}
 
 
 def _finite(value: Any) -> Any:

@@ -26,7 +26,7 @@ from launch.cluster.local import LocalJob
 from launch.cluster.slurm import NEVER_STARTS_HELP, SlurmJob
 from launch.console.commands import as_typed
 from launch.console.display import console, progress_bar
-from launch.console.lines import EXIT_FAILED, EXIT_INTERRUPTED, note, say
+from launch.console.lines import EXIT_FAILED, EXIT_INTERRUPTED, note, note_whole, say
 from launch.runs.commands import run_command
 from launch.runs.run import Run
 
@@ -82,7 +82,7 @@ def _conclude(job: LocalJob | SlurmJob, run: Run, stopping: bool) -> int:
     if outcome is not None:
         reason = outcome.error
         if outcome.retry:
-            note(outcome.traceback.rstrip())
+            note_whole(outcome.traceback.rstrip())
     elif isinstance(job, SlurmJob) and job.never_starts():
         reason = f"job {job.job_id} {NEVER_STARTS_HELP}."
     elif isinstance(job, SlurmJob):

@@ -17,7 +17,7 @@ from instruct_core.recipe import flag_of
 from jobs.receipt import CAUSES, Receipt
 from launch.cluster.slurm import SlurmJob
 from launch.console.display import age, clock, show_table, stretch_bar
-from launch.console.lines import counted, one_line, say
+from launch.console.lines import counted, say
 from launch.runs.commands import filled, run_command
 from launch.runs.pace import left_of, unsaved_of
 from launch.runs.status import RunStatus
@@ -26,9 +26,9 @@ from launch.runs.status import RunStatus
 def show_run(status: RunStatus) -> None:
     """Print all about a run."""
     run = status.run
-    say(one_line(f"Run {run.name}: {status.state()}, step {status.step()}"))
+    say(f"Run {run.name}: {status.state()}, step {status.step()}")
     if note := status.note():
-        say(f"Note: {one_line(note)}")
+        say(f"Note: {note}")
     say(f"Last save: {status.last_save() or 'none yet'}")
     if (unsaved := unsaved_of(status)) is not None:
         lost = f"{counted(unsaved.steps, 'step')}, {age(unsaved.seconds)}"
@@ -44,7 +44,7 @@ def show_run(status: RunStatus) -> None:
         say(f"Job folder: {folder}")
     say(f"Checkpoints: {run.store.url}")
     if own := own_ways(run.asked["slurm"]):
-        say(f"Asked of Slurm: {one_line(own)}")
+        say(f"Asked of Slurm: {own}")
     if status.entries:
         _show_attempts(status)
     show_receipt(status.receipt())
@@ -85,7 +85,7 @@ def _show_attempts(status: RunStatus) -> None:
     *_, last = status.attempts()
     if last.cause not in ("", "finished"):
         remedy = filled(last.remedy, status.run.store)
-        say(one_line(f"Cause of the last end: {last.cause}. What to do: {remedy}"))
+        say(f"Cause of the last end: {last.cause}. What to do: {remedy}")
 
 
 def show_receipt(receipt: Receipt) -> None:

@@ -7,24 +7,26 @@ All runs and arrays at a glance, or one run: what launch/status.py prints, in wo
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from instruct_core.errors import ConfigError, InstructError
+from instruct_core.errors import ConfigError
+from jobs.job_folder import Progress
 from launch.cluster.bad_nodes import known_bad, to_trust
 from launch.cluster.slurm import Controller
 from launch.console.commands import command
 from launch.console.display import age, clear_screen, share_bar, show_table
-from launch.console.lines import counted, one_line, say
+from launch.console.lines import counted, say, say_whole
 from launch.flags.parse import check_name
+from launch.runs.away import KnownRun, Look
 from launch.runs.difference import document_of_difference, show_difference
-from launch.runs.document import document_of_all, document_of_run, json_of
+from launch.runs.document import document_of_all, document_of_part, document_of_run, json_of
 from launch.runs.one_run import show_run
 from launch.runs.pace import left_of, unsaved_of
-from launch.runs.run import Run, runs_in
+from launch.runs.run import Run
 from launch.runs.status import RunStatus
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ WATCH_SECONDS = 5.0
 LONG = 1e12  # a number of more digits is shown in few
 NOTE = "job/slurm.json"  # of array jobs, in the folder that they fill
 ANSWERS = f"*.parts/{NOTE}"  # below the folder that generate was typed in
+SHOWN = "What this machine knows is shown."
 pause = time.sleep  # a test's own
 
 
@@ -64,56 +67,71 @@ def show_status(flags: Status) -> int:
 
 
 def _show_once(flags: Status) -> None:
-    # One for all: it is asked once, whether it answers or not.
-    controller = Controller(for_all=flags.run is None)
+    # One for all: it is asked once, whether it answers or not, and so is each bucket.
+    look = Look(Controller(for_all=flags.run is None))
     if flags.run is not None:
-        status = RunStatus.of(Run.find(flags.run, flags.checkpoints, flags.runs), controller)
-        if flags.diff is not None:
-            other = RunStatus.of(Run.find(flags.diff, flags.checkpoints, flags.runs), controller)
-            _show_difference(status, other, flags.json)
-        elif flags.json:
-            say(json_of(document_of_run(status)))
-        else:
-            show_run(status)
+        _show_one(flags.run, flags, look)
         return
-    runs = runs_in(flags.checkpoints, flags.runs)
     if flags.json:
-        say(json_of(document_of_all(runs, controller)))
+        say_whole(json_of(document_of_all(look, flags.checkpoints, flags.runs)))
         return
-    if runs:
-        _show_runs(runs, controller)
-    else:
+    rows = look.at_all(flags.checkpoints, flags.runs, _cells, _known_cells)
+    if rows:
+        show_table(_table(rows))
+    elif not look.away:
         say(f"No runs in {flags.checkpoints}. Begin one: {command('finetune')}")
+    for problem in look.away:
+        say(f"{problem}. {SHOWN}")
     for bad in known_bad():
-        say(f"Bad node {one_line(bad.line)}. Jobs do without it; again: {to_trust(bad.node)}")
+        say(f"Bad node {bad.line}. Jobs do without it; again: {to_trust(bad.node)}")
     shards, answers = sorted(Path(flags.shards).glob(f"*/{NOTE}")), sorted(Path().glob(ANSWERS))
     if shards or answers:
         from launch.runs.arrays import show_arrays  # here: plans of data import much
 
-        show_arrays(shards, answers, controller)
+        show_arrays(shards, answers, look.controller)
+
+
+def _show_one(name: str, flags: Status, look: Look) -> None:
+    if (known := look.at_part(name, flags.checkpoints, flags.runs)) is not None:
+        _show_part(known, flags)
+        return
+    status = RunStatus.of(Run.find(name, flags.checkpoints, flags.runs), look.controller)
+    if flags.diff is not None:
+        other = RunStatus.of(Run.find(flags.diff, flags.checkpoints, flags.runs), look.controller)
+        _show_difference(status, other, flags.json)
+    elif flags.json:
+        say_whole(json_of(document_of_run(status)))
+    else:
+        show_run(status)
+
+
+def _show_part(known: KnownRun, flags: Status) -> None:
+    """Show a run whose bucket does not answer."""
+    if flags.diff is not None:
+        raise ConfigError(f"--diff {flags.diff} needs all of both runs, and {known.problem}.")
+    if flags.json:
+        say_whole(json_of(document_of_part(known)))
+        return
+    show_table(_table([_known_cells(known)]))
+    say(f"{known.problem}. {SHOWN}")
 
 
 def _show_difference(one: RunStatus, other: RunStatus, as_json: bool) -> None:
     if as_json:
-        say(json_of(document_of_difference(one, other)))
+        say_whole(json_of(document_of_difference(one, other)))
     else:
         show_difference(one, other)
 
 
-def _show_runs(runs: Iterable[Run], controller: Controller) -> None:
+def _table(rows: Iterable[Sequence[str]]) -> Table:
     table = Table(*TITLES, box=None)
-    for run in runs:
-        try:
-            table.add_row(*_cells(RunStatus.at_a_glance(run, controller)))
-        except InstructError as error:
-            nothing = [""] * (len(TITLES) - 3)
-            table.add_row(run.name, "unreadable", *nothing, str(error))
-    show_table(table)
+    for row in rows:
+        table.add_row(*row)
+    return table
 
 
 def _cells(status: RunStatus) -> tuple[str, ...]:
     progress, unsaved, left = status.progress(), unsaved_of(status), left_of(status)
-    loss, speed = progress.loss, progress.tokens_per_second
     to_go = ""
     if left is not None:
         to_go = age(left.seconds)
@@ -125,11 +143,37 @@ def _cells(status: RunStatus) -> tuple[str, ...]:
         status.job_id(),
         status.step(),
         share_bar(status.reached_step() / max(1, status.run.config.max_steps)),
-        "" if loss is None else f"{loss:.4f}" if abs(loss) < LONG else f"{loss:.3g}",
-        "" if speed is None else f"{speed:,.0f}" if abs(speed) < LONG else f"{speed:.3g}",
+        *_pace(progress),
         status.attempt(),
         status.last_save(),
         "" if unsaved is None else f"{counted(unsaved.steps, 'step')}, {age(unsaved.seconds)}",
         to_go,
         status.note(),
+    )
+
+
+def _known_cells(known: KnownRun) -> tuple[str, ...]:
+    told = known.progress
+    step, of = told.global_step, told.max_steps
+    return (
+        known.name,
+        known.state,
+        known.job,
+        "" if step is None else f"{step} of {'?' if of is None else of}",
+        "" if step is None or of is None else share_bar(step / max(1, of)),
+        *_pace(told),
+        "" if told.attempt is None else str(told.attempt),
+        "" if told.committed is None else f"step {told.committed}",
+        "",
+        "",
+        known.problem,
+    )
+
+
+def _pace(progress: Progress) -> tuple[str, str]:
+    """Return loss and tokens per second; of numbers too long for a table some digits."""
+    loss, speed = progress.loss, progress.tokens_per_second
+    return (
+        "" if loss is None else f"{loss:.4f}" if abs(loss) < LONG else f"{loss:.3g}",
+        "" if speed is None else f"{speed:,.0f}" if abs(speed) < LONG else f"{speed:.3g}",
     )

@@ -17,7 +17,7 @@ import sys
 import time
 from pathlib import Path
 
-from launch.console.lines import EXIT_FAILED, note, say
+from launch.console.lines import EXIT_FAILED, note, say, say_whole
 
 RUN = "demo"
 SHARDS = "shards/builtin-100"
@@ -59,7 +59,7 @@ def _tour() -> int:
     right = 0
     for question, answer in zip(QUESTIONS, answers, strict=False):
         right += answer == references[question]
-        say(
+        say_whole(
             f"  asked:     {question}\n  answered:  {answer}\n  reference: {references[question]}\n"
         )
     say(f"{right} of {len(QUESTIONS)} answers are the reference answers.")
@@ -68,7 +68,7 @@ def _tour() -> int:
 
 
 def _run(verb: str, arguments: str, capture: bool = False) -> str:
-    say(f"\n$ python launch/{verb}.py {arguments}")
+    say_whole(f"\n$ python launch/{verb}.py {arguments}")
     command = [sys.executable, f"launch/{verb}.py", *shlex.split(arguments)]
     output = subprocess.PIPE if capture else None
     done = subprocess.run(command, check=True, stdout=output, env=ON_CPU, encoding="utf-8")
@@ -77,14 +77,14 @@ def _run(verb: str, arguments: str, capture: bool = False) -> str:
 
 def _train_with_a_warning(arguments: str) -> None:
     """Train, and send USR2 half way: what a cluster sends before it takes the nodes away."""
-    say(f"\n$ python launch/finetune.py {arguments}")
+    say_whole(f"\n$ python launch/finetune.py {arguments}")
     before = _jobs()
     command = [sys.executable, "launch/finetune.py", *shlex.split(arguments)]
     launcher = subprocess.Popen(command, env=ON_CPU)
     while launcher.poll() is None and _step(_jobs() - before) < WARN_AT_STEP:
         time.sleep(POLL_SECONDS)
     if launcher.poll() is None:
-        say(f"\n$ kill -USR2 {launcher.pid}    # the warning of a time limit")
+        say_whole(f"\n$ kill -USR2 {launcher.pid}    # the warning of a time limit")
         launcher.send_signal(signal.SIGUSR2)
     if launcher.wait() != 0:
         raise subprocess.CalledProcessError(launcher.returncode, command)

@@ -29,7 +29,7 @@ from launch.cluster.job_folder import new_job_folder
 from launch.cluster.lock import RunLock
 from launch.cluster.machine import num_cores
 from launch.cluster.slurm import SlurmJob
-from launch.console.lines import say
+from launch.console.lines import say, say_whole
 from launch.flags.array import ArrayFlags
 from launch.flags.finetune import Finetune, check_flags
 from launch.flags.preprocess import Preprocess
@@ -156,9 +156,9 @@ def _tell(plan: Plan) -> None:
 
 def _show(plan: Plan) -> int:
     say("Submits nothing. Settings:")
-    say(json.dumps(to_json(plan.config), indent=1))
+    say_whole(json.dumps(to_json(plan.config), indent=1))
     if script := plan.submission.script(plan.config):
-        say(f"\n{script}")
+        say_whole(f"\n{script}")
     return 0
 
 

@@ -163,6 +163,18 @@ def test_line_of_now_says_where_the_seconds_of_its_attempt_went(store: Store) ->
     assert other.spent == {}
 
 
+def test_event_is_one_line_of_the_log_whatever_it_quotes(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+
+    Ledger(store, 0).note(Crashed("a row says\nstep 5 of 9\x85saved", "node1"))
+
+    [record] = caplog.records
+    assert record.getMessage().startswith("crashed error a row says step 5 of 9 saved, node node1")
+    assert len(record.getMessage().splitlines()) == 1
+
+
 def test_every_kind_is_tried_above() -> None:
     assert {event.name for event, _, _ in ALL} == set(KINDS)
 

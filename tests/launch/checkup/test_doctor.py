@@ -208,7 +208,7 @@ def test_folder_that_everybody_may_write_is_named(desk: Path) -> None:
 def test_text_of_a_program_stays_one_line() -> None:
     finding = fails("slurm", "down\nfor\x1b[31m ever", "Wait")
 
-    assert finding.line == "down for?[31m ever. Wait"
+    assert finding.line == "down for\\u001b[31m ever. Wait"
 
 
 def test_json_is_one_document(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,29 +4,68 @@ from __future__ import annotations
 
 import json
 import unicodedata
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from instruct_core.errors import ConfigError
-from launch.console.lines import guarded, note, one_line, say, without_controls
+from launch.console.lines import (
+    guarded,
+    note,
+    note_whole,
+    one_line,
+    say,
+    say_whole,
+    without_controls,
+)
+
+EVERYTHING = "".join(map(chr, range(0x10000)))
+
+
+@pytest.mark.parametrize("show", [say, note, say_whole, note_whole])
+def test_no_text_has_a_control_in_it(
+    show: Callable[[str], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for start in range(0, len(EVERYTHING), 1000):
+        show(EVERYTHING[start : start + 1000])
+
+    said = capsys.readouterr()
+    shown = set(said.out + said.err) - {"\n", "\t"}
+    assert not [c for c in shown if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp")]
+    turning = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
+    assert not [c for c in shown if unicodedata.bidirectional(c) in turning]
+    assert not shown & set(
+        "\u200e\u200f\u061c\ufeff"
+    )  # marks of a direction, and one that nobody sees
+    assert "\u200d" in shown  # joins what a person sees as one
+    assert said.out.count("\n") + said.err.count("\n") >= len(EVERYTHING) // 1000
 
 
 @pytest.mark.parametrize("show", [say, note])
-def test_no_line_has_a_control_in_it(show: object, capsys: pytest.CaptureFixture[str]) -> None:
-    everything = "".join(map(chr, range(0x3000)))
-
-    show(everything)  # type: ignore[operator]
+def test_line_is_one_whoever_wrote_it(
+    show: Callable[[str], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    show("a\r\nb\nc\x85d\u2028e\x0bf" + "x" * 3_000_000 + "What to do.")
 
     said = capsys.readouterr()
-    shown = said.out + said.err
-    left = {letter for letter in shown if unicodedata.category(letter) in ("Cc", "Zl", "Zp")}
-    assert left == {"\n", "\t"}
-    assert unicodedata.bidirectional("\u202e") not in map(unicodedata.bidirectional, shown)
+    [line] = (said.out + said.err).splitlines()
+    assert line.startswith("a ↵ b ↵ c ↵ d ↵ e ↵ fxx")
+    assert "characters left out" in line
+    assert line.endswith("xWhat to do.")
+    assert len(line) < 5000
+
+
+def test_document_is_printed_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    document = {"text": "\u2028" + "x" * 10_000}
+
+    say_whole(json.dumps(document, ensure_ascii=False))
+
+    assert json.loads(capsys.readouterr().out) == document
 
 
 def test_document_stays_the_same_document() -> None:
-    text = "".join(chr(code) for code in range(0x3000))
+    text = " ".join(EVERYTHING)  # two halves side by side would be one letter
 
     line = without_controls(json.dumps({"text": text}, ensure_ascii=False))
 

@@ -143,8 +143,10 @@ def test_text_of_rows_stays_in_its_cell(evaluated: Path) -> None:
     assert not any("<script>" in line for line in lines)
 
 
-def test_long_text_is_cut_and_control_characters_are_gone() -> None:
-    assert as_text("a\x1b[31mb\x00c\x85d\u2028e\r\nf") == "a \\[31mb c ↵ d ↵ e ↵ f"
+def test_long_text_is_cut_and_control_characters_are_shown_by_their_numbers() -> None:
+    assert as_text("a\x1b[31mb\u202ec\x85d\u2028e\r\nf") == (
+        "a\\\\u001b\\[31mb\\\\u202ec ↵ d ↵ e ↵ f"
+    )
     assert cut("x" * 2000) == "x" * SHOWN_CHARS + " …"
 
 
