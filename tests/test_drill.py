@@ -37,6 +37,7 @@ def test_drill_is_equal_names_its_faults_and_leaves_nothing(tmp_path: Path) -> N
     lost = {fault["kind"]: fault["steps_lost"] for fault in said["faults"]}
     assert [lost[kind] for kind in ("usr1", "stop", "term")] == [0, 0, 0]
     assert "Equal, bit for bit" in result.stdout
+    assert "Talk to it" not in result.stdout  # of what is removed
     seconds = said["receipt"]["seconds"]
     assert sum(seconds.values()) == pytest.approx(said["receipt"]["wall_seconds"], rel=0.01)
     assert {"step", "redone", "stopped"} <= set(seconds)

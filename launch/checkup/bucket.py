@@ -7,7 +7,7 @@ Whether an object store takes checkpoints, and keeps two writers of one run apar
 from __future__ import annotations
 
 from instruct_core.errors import ConfigError
-from launch.checkup.finding import Finding, note, ok, refused
+from launch.checkup.finding import Finding, fails, ok, refused
 from launch.runs.places import try_url
 
 
@@ -19,5 +19,6 @@ def check_bucket(url: str) -> Finding:
         return refused("checkpoints", error)
     if not apart:
         found = f"{url} does not keep two writers apart: it has no conditional writes"
-        return note("checkpoints", found, "Never let two jobs train one run there")
+        fix = "Give another store (S3, gs:// and az:// have them), or never let two jobs train one run"
+        return fails("checkpoints", found, fix)
     return ok("checkpoints", f"{url} can be written, and of two writers one makes an object")

@@ -25,6 +25,7 @@ from jobs.receipt import Receipt
 from launch.cluster.slurm import SlurmJob
 from launch.console.commands import command
 from launch.console.lines import EXIT_BAD_INPUT, EXIT_INTERRUPTED, say
+from launch.runs.follower import TALK
 from launch.runs.run import Run
 from launch.runs.status import RunStatus
 
@@ -122,5 +123,6 @@ def type_command(words: Iterable[str]) -> int:
     with subprocess.Popen(typed, env=quiet, stdout=subprocess.PIPE, encoding="utf-8") as process:
         assert process.stdout is not None
         for line in process.stdout:
-            say(f"  {line.rstrip()}")
+            if not line.startswith(TALK):  # its run is soon gone
+                say(f"  {line.rstrip()}")
     return process.returncode

@@ -32,6 +32,7 @@ from launch.runs.run import Run
 
 POLL_SECONDS = 0.2
 SLURM_POLL_SECONDS = 1.0  # the files lie on a shared disk
+TALK = "Talk to it: "
 LINE_SECONDS = 10.0  # between step lines where there is no terminal to draw a bar on
 
 
@@ -67,7 +68,7 @@ def _conclude(job: LocalJob | SlurmJob, run: Run, stopping: bool) -> int:
     progress = on_a_disk(job.folder, lambda: read_progress(job.folder))
     again = "Give the same command again to go on."
     if progress.state == "finished":
-        say(f"Talk to it: {run_command(run.store, 'chat')}")
+        say(f"{TALK}{run_command(run.store, 'chat')}")
         return 0
     outcome = on_a_disk(job.folder, lambda: read_outcome(job.folder))
     if progress.state == "paused":

@@ -196,6 +196,11 @@ class RunStatus:
                 return f"step {entry.event.step}, {age(time.time() - entry.utc_seconds)} ago"
         return ""
 
+    def _is_finished(self) -> bool:
+        """Return True where it has made all its steps: what was asked of it came too late."""
+        has_all = self.reached_step() >= self.run.config.max_steps
+        return self.progress().state == "finished" and has_all
+
     def _asked_note(self, asked: Request) -> str:
         note = f"{asked.verb} asked for by {self.asked_by()}"
         again = f": {run_command(self.run.store, 'control', 'resume')}"
@@ -210,7 +215,7 @@ class RunStatus:
         saves = [e.event for e in self.entries if isinstance(e.event, Saved | SaveFailed)]
         if saves and isinstance(saves[-1], SaveFailed):
             notes.append(f"the last save failed: {saves[-1].error}")
-        if (asked := self.asked()) is not None:
+        if (asked := self.asked()) is not None and not self._is_finished():
             notes.append(self._asked_note(asked))
         outcome = self.outcome()
         if outcome is not None and not self.is_active():

@@ -22,8 +22,8 @@ def test_memory_of_one_process_would_fail() -> None:
     assert check_bucket("memory://x").state == "would fail"
 
 
-@pytest.mark.parametrize(("apart", "state"), [(True, "ok"), (False, "note")])
-def test_store_without_conditional_writes_is_noted(
+@pytest.mark.parametrize(("apart", "state"), [(True, "ok"), (False, "would fail")])
+def test_store_without_conditional_writes_would_fail(
     apart: bool, state: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bucket, "try_url", lambda *_, **__: apart)
@@ -31,3 +31,4 @@ def test_store_without_conditional_writes_is_noted(
     finding = check_bucket("s3://bucket/x")
 
     assert (finding.name, finding.state) == ("checkpoints", state)
+    assert apart or "never let two jobs train one run" in finding.fix

@@ -10,6 +10,7 @@ import pytest
 from instruct_core.errors import CorruptFileError, MissingError
 from instruct_core.events import Saved
 from instruct_core.storage.store import Store
+from jobs.control import ask
 from jobs.events import Resumed, ShortLead
 from jobs.job_folder import START, Progress, write_failure, write_progress
 from jobs.ledger import Ledger
@@ -172,6 +173,23 @@ def test_attempt_that_was_lost_is_told_with_the_step_it_reached(
     told = {row[0]: row[3:5] + row[-4:] for row in rows if row and row[0] in ("0", "1")}
     assert told["0"] == ["0", "198", "lost", "without", "a", "word"]
     assert told["1"] == ["10", "190", "lost", "without", "a", "word"]
+
+
+@pytest.mark.parametrize(("max_steps", "noted"), [(4, False), (10, True)])
+def test_pause_that_came_too_late_is_no_note_of_a_run_that_has_made_all_its_steps(
+    project: Path, max_steps: int, noted: bool
+) -> None:
+    store = Store(project / "checkpoints" / "r")
+    document = json.loads(store.read("run.json"))
+    document["config"]["max_steps"] = max_steps
+    store.replace("run.json", json.dumps(document).encode())
+    leave(project, "progress-0000.json", state="finished", global_step=4)
+
+    ask(store, "pause", "anna@login1")
+
+    status = status_of(project)
+    assert status.state() == "finished"
+    assert ("pause asked for by anna@login1" in status.note()) == noted  # an extended run pauses
 
 
 def test_array_whose_tasks_fail_and_start_again_says_why(
