@@ -18,7 +18,7 @@ class Preprocess:
     """
     Turn a dataset into tokenized shards, as an array of tasks.
 
-    Every row is checked first; then the tasks write. Run it again, and only what is missing or
+    Every row is checked first; then shards are written. Run it again, and only what is missing or
     damaged is made.
     """
 

@@ -65,9 +65,64 @@ def test_what_is_made_has_a_size(text: str) -> None:
         rendered(text)
 
 
+LONG = "{% set a = 'a' * 9000 %}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{{ '%9999999d' % 1 }}",
+        "{{ '%.9999999f' % 1 }}",
+        "{{ '%*d' % (9999999, 1) }}",
+        "{{ '%(x)9999999d' % {'x': 1} }}",
+        "{{ '%9999999d' | format(1) }}",
+        "{{ 'a'.ljust(9999999) }}",
+        "{{ 'a'.center(10**10, '-') }}",
+        "{{ 'a' | center(9999999) }}",
+        "{{ 'a' | center(width=9999999) }}",
+        "{{ ['a'] | map('center', 9999999) | list }}",
+        "{{ '1'.zfill(9999999) }}",
+        "{{ '\t'.expandtabs(9999999) }}",
+        "{{ '{:9999999}'.format(1) }}",
+        "{{ '{:>{w}}'.format(1, w=9999999) }}",
+        "{{ '{x:9999999}'.format_map({'x': 1}) }}",
+        "{{ 'a\nb' | indent(9999999) }}",
+        "{{ [1] | batch(9999999, 0) | list }}",
+        "{{ [1] | slice(9999999) | list }}",
+        "{{ 1 | round(9999999) }}",
+        "{{ [1] | tojson(indent=9999999) }}",
+        LONG + "{{ a.replace('a', a) }}",
+        LONG + "{{ a | replace('a', a) }}",
+        LONG + "{{ a.join(a) }}",
+        LONG + "{{ a | join(a) }}",
+        LONG + "{{ a.join(range(900) | map('string')) }}",
+        LONG + "{{ range(900) | map('string') | join(a) }}",
+        LONG + "{{ [a] * 900 }}",
+        LONG + "{{ ([a] * 900) | string | length }}",
+        LONG + "{{ ([a] * 900) ~ '' }}",
+        LONG + "{% for i in range(900) %}{{ a }}{% endfor %}",
+        LONG + "{% macro m() %}{% for i in range(900) %}{{ a }}{% endfor %}{% endmacro %}{{ m() }}",
+        LONG + "{{ a | wordwrap(1, wrapstring=a) }}",
+        LONG + "{{ a.translate({97: a}) }}",
+        LONG + "{% for i in range(900) %}{% set b = 'a'.ljust(9000) %}{% endfor %}",
+    ],
+)
+def test_what_is_filled_up_and_what_is_written_have_a_size(text: str) -> None:
+    with pytest.raises(EndlessError, match="a text, a list or a number that is too large"):
+        rendered(text)
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
+        ("{{ '%5d|%-4s|%.2f|%*d' % (1, 'a', 2, 3, 4) }}{{ '%s' % 'b' }}", "    1|a   |2.00|  4b"),
+        ("{{ '{:>{w}}|{x:04}'.format(1, w=3, x=2) }}", "  1|0002"),
+        ("{{ 'a'.ljust(3) ~ 'b'.center(3) ~ '7'.zfill(3) }}", "a   b 007"),
+        ("{{ 'a,b'.replace(',', ', ') | indent(2, true) }}", "  a, b"),
+        ("{{ '-'.join([1, 2] | map('string')) }}{{ [1, 2] | map('string') | join('+') }}", "1-21+2"),
+        ("{{ [1, 2, 3] | batch(2, 0) | list }}{{ [1, 2] | join(', ') }}", "[[1, 2], [3, 0]]1, 2"),
+        ("{{ 2.345 | round(2) }}{{ '%d' | format(7) }}{{ 'a b' | wordwrap(1) }}", "2.357a\nb"),
+        ("{{ '4915112345678 of 99999999999: {}'.format('me') }}", "4915112345678 of 99999999999: me"),
         ("{% for a in [3, 4, 5] if a > 3 %}{{ loop.index ~ '/' ~ loop.length }}"
          "{{ ', ' if not loop.last }}{% endfor %}", "1/2, 2/2"),
         ("{% for a in [] %}{% else %}none{% endfor %}", "none"),
