@@ -15,7 +15,7 @@ depend on the rows before it.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +25,7 @@ from instruct_core.data.sources import Source
 from instruct_core.data.split import Texts, hash_of
 from instruct_core.data.template import Segment, Template, text_of
 from instruct_core.data.templates import name_of_rows
-from instruct_core.data.unread import ColumnCheck
+from instruct_core.data.unread import ColumnCheck, News
 from instruct_core.errors import BadRowError, ConfigError
 
 MAX_BAD_ROWS = 1000  # that are listed: a plan is read whole, by every task
@@ -37,7 +37,8 @@ class Notes:
     """What was noted of rows that stand one after another."""
 
     num_rows: int = 0
-    names: Sequence[str] = ()  # of columns that this reader had not met before
+    news: News = field(default_factory=lambda: News([], Counter()))
+    """What this reader had not met before."""
     bad_rows: list[dict[str, str]] = field(default_factory=list)
     num_bad_rows: int = 0
     num_open_ends: int = 0
@@ -100,7 +101,7 @@ class RowReader:
         if self._writer is not None and self._notes.num_rows % BLOCK_ROWS:
             self._end_block()
         notes, self._notes = self._notes, Notes()
-        notes.names = self._check.news()
+        notes.news = self._check.news()
         return notes
 
 
@@ -119,7 +120,7 @@ class SeenRows:
 
     def add(self, notes: Notes) -> None:
         """Add what was noted of the next rows."""
-        self._check.note(notes.names)
+        self._check.add(notes.news)
         self.texts.extend(notes.hashes)
         self.drafts += notes.drafts
         self.num_rows += notes.num_rows

@@ -36,6 +36,8 @@ class Turn(NamedTuple):
     """Of an assistant's turn: False for one that is only shown."""
     tools: tuple[dict[str, Any], ...] = ()
     """Of a system turn, which may say nothing else: what the assistant may call, in OpenAI's form."""
+    unread: tuple[str, ...] = ()
+    """Keys of its message that nobody reads; none in a chat, which counts them."""
 
     @property
     def spoken(self) -> str:
@@ -70,6 +72,7 @@ class Chat(NamedTuple):
     turns: tuple[Turn, ...]
     has_open_end: bool = False  # turns after the last answer were left out
     has_open_start: bool = False  # answers before the first question were left out
+    unread: tuple[str, ...] = ()  # keys of messages that nobody reads, once for each message
 
     @property
     def is_exchange(self) -> bool:
@@ -100,6 +103,9 @@ def ordered(turns: Sequence[Turn], is_answered: bool = True) -> Chat:
         EmptyQuestionError: What is to be answered says nothing.
         ValueError: The turns are in no such order, or one of them is empty; said of their column.
     """
+    unread = tuple([name for turn in turns for name in turn.unread])
+    if unread:
+        turns = [turn._replace(unread=()) for turn in turns]
     head = [turn for turn in turns[:1] if turn.role == "system"]
     said = list(turns[len(head) :])
     if any(turn.role == "system" for turn in said):
@@ -120,7 +126,7 @@ def ordered(turns: Sequence[Turn], is_answered: bool = True) -> Chat:
     body_end = body[:end]
     _check_said(body_end, is_answered)
     system = [turn for turn in head if turn.text.strip()]
-    return Chat((*system, *body_end), end < len(body), first > 0)
+    return Chat((*system, *body_end), end < len(body), first > 0, unread)
 
 
 def _joined(turns: Sequence[Turn]) -> list[Turn]:

@@ -12,8 +12,9 @@ hand has seen the others, so these are only listed then.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from instruct_core.data.columns import (
     ANSWERS,
@@ -42,6 +43,13 @@ LABEL = "label"  # false: an answer that was rated as bad (KTO)
 MAX_NAMES = 1000  # that are remembered: a row may have its own
 
 
+class News(NamedTuple):
+    """What a reader has met in its rows, and others may not have."""
+
+    names: list[str]  # of columns
+    keys: Counter[str]  # that nobody reads: in how many messages each is
+
+
 class ColumnCheck:
     """
     Reads the records of a source for the first time, and notes which columns they have.
@@ -61,7 +69,8 @@ class ColumnCheck:
         self._columns = given or _detected(source, is_answered)
         self._fields = _fields_beside(self._columns, is_answered) if given is None else set[str]()
         self._seen = dict[str, None]()
-        self._news: list[str] = []
+        self._keys = Counter[str]()  # of messages
+        self._news = News([], Counter())
         self.refused: list[str] = []
         """Columns of the source that look like a field and are not read: where filled, the row is bad."""
 
@@ -74,7 +83,10 @@ class ColumnCheck:
         """
         if isinstance(record.value, dict) and not record.value.keys() <= self._seen.keys():
             self.note(name for name in record.value if name not in self._seen)
-        return chat_of(record, self._columns, self.refused, self._is_answered)
+        chat = chat_of(record, self._columns, self.refused, self._is_answered)
+        if chat.unread:
+            self._news.keys.update(chat.unread)
+        return chat
 
     def note(self, names: Iterable[str]) -> None:
         """Note columns that were met, in the order in which they were."""
@@ -86,12 +98,19 @@ class ColumnCheck:
             if is_kept:
                 self._seen.setdefault(name)
             if is_kept or looks_like_field:
-                self._news.append(name)
+                self._news.names.append(name)
 
-    def news(self) -> list[str]:
-        """Return the columns that were noted since this was asked, for who reads other rows."""
-        news, self._news = self._news, []
+    def news(self) -> News:
+        """Return what was noted since this was asked, for who reads other rows."""
+        news, self._news = self._news, News([], Counter())
         return news
+
+    def add(self, news: News) -> None:
+        """Note what was met in other rows."""
+        self.note(news.names)
+        for name, number in news.keys.items():
+            if name in self._keys or len(self._keys) < MAX_NAMES:
+                self._keys[name] += number
 
     @property
     def columns(self) -> Columns:
@@ -113,10 +132,15 @@ class ColumnCheck:
 
     @property
     def unread(self) -> list[str]:
-        """The columns that are not read, in the order in which they were met."""
-        return [
-            plain_name(name) for name in self._seen if name not in {n for n in self._columns if n}
+        """The columns that are not read, in the order in which they were met; then keys of messages."""
+        columns = self._columns
+        names = [plain_name(n) for n in self._seen if n not in {read for read in columns if read}]
+        chats = columns.messages or columns.history or columns.instruction
+        keys = [
+            f"{chats}.{plain_name(name)} (in {number:,})"
+            for name, number in (self._keys + self._news.keys).items()
         ]
+        return names + keys
 
 
 def chat_of(

@@ -12,6 +12,9 @@ from instruct_core.data.dialects import openai, sharegpt
 from instruct_core.data.turns import Turn
 from instruct_core.data.values import a_type, is_filled, listed
 
+# That are read in either dialect; what else a message has is counted.
+READ = {"role", "content", "from", "value", "weight", "tool_calls", "function_call"}
+
 
 def turns_of(value: Any, what: str) -> list[Turn]:
     """
@@ -42,4 +45,7 @@ def _turn_of(message: dict[str, Any], where: str) -> Turn:
         raise ValueError(f"{where} has both role and from, and they differ: leave one out")
     if is_filled(said) and said != turn.text:
         raise ValueError(f"{where} has both content and value, and they differ: leave one out")
-    return turn
+    if message.keys() <= READ:
+        return turn
+    others = [name for name in message if name not in READ and is_filled(message[name])]
+    return turn._replace(unread=tuple(others))

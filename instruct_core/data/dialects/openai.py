@@ -26,9 +26,13 @@ ROLES = {
 }  # fmt: skip
 TEXT_PARTS = ("text", "input_text", "output_text")
 # What belongs to what a message says, and no template here shows.
-UNREAD = (
-    "audio", "images", "image", "videos", "reasoning", "reasoning_content", "refusal", "thinking",
-)  # fmt: skip
+UNREAD = {
+    "attachments", "audio", "audios", "context", "contexts", "document", "documents", "file", "files",
+    "functions", "history", "image", "images", "input", "passage", "reasoning", "reasoning_content",
+    "reasoning_details", "refusal", "thinking", "thought", "thoughts", "tool_results", "tools", "video",
+    "videos",
+}  # fmt: skip
+LEARNS = {"loss", "train", "trainable", "training"}  # false: an answer that is not to be learnt
 
 
 def turn_of(message: dict[str, Any], where: str) -> Turn:
@@ -64,9 +68,15 @@ def role_of(message: Mapping[str, Any], key: str, where: str) -> str:
 
 def refuse_unread(message: Mapping[str, Any], where: str) -> None:
     """Raise ValueError where a message says something that no template here shows."""
-    for name in UNREAD:
-        if is_filled(message.get(name)):
+    if UNREAD.isdisjoint(message) and LEARNS.isdisjoint(message):  # as most
+        return
+    for name, value in message.items():
+        if name in UNREAD and is_filled(value):
             raise ValueError(f"{where} has {name}, which is not read")
+        if name in LEARNS and value in (False, 0):
+            raise ValueError(
+                f"{where} has {name} {value!r}, which is not read: say weight 0 for it"
+            )
 
 
 def _text(message: dict[str, Any], where: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from instruct_core.data.dialects.openai import is_learnt, refuse_unread, role_of
 from instruct_core.data.turns import Turn
-from instruct_core.data.values import a_type, checked
+from instruct_core.data.values import a_type, checked, is_filled
 
 
 def turn_of(message: dict[str, Any], where: str) -> Turn:
@@ -26,6 +26,9 @@ def turn_of(message: dict[str, Any], where: str) -> Turn:
     """
     role = role_of(message, "from", where)
     refuse_unread(message, where)
+    for name in ("tool_calls", "function_call"):
+        if is_filled(message.get(name)):
+            raise ValueError(f"{where} has {name} beside from, expected role")
     value = message.get("value")
     if not isinstance(value, str):
         raise ValueError(f"{where}: value is {a_type(value)}, expected text")

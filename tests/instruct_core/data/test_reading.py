@@ -170,7 +170,7 @@ def test_drafts_become_the_shards_that_tasks_make(
 def test_drafts_of_a_mixture_become_the_shards_that_tasks_make(
     tmp_path: Path, held_out: bool, val_rows: int | None
 ) -> None:
-    chats = [{"messages": [{"role": "user", "content": f"Hi {n}."},
+    chats = [{"messages": [{"role": "user", "content": f"Hi {n}.", "name": "Ann"},
               {"role": "assistant", "content": "Hello."}] * (1 + n % 2)} for n in range(700)]  # fmt: skip
     spools = [Spool(tmp_path, 2, load_tokenizer()) for _ in range(2)]
 
@@ -181,6 +181,7 @@ def test_drafts_of_a_mixture_become_the_shards_that_tasks_make(
     plan = MixedPlan.of(plans, [] if held_out else [2.0, 1.0], held_out)
 
     assert drafted(plan, spools, tmp_path / "d") == made(plan, tmp_path / "m")
+    assert plans[1].unread == ["messages.name (in 1,050)"]
     for spool in spools:
         spool.close()
 

@@ -78,7 +78,7 @@ def message(role: str, content: Any, **more: Any) -> dict[str, Any]:
     ],
 )  # fmt: skip
 def test_shape_is_read_as_turns(record: dict[str, Any], turns: list[Turn]) -> None:
-    assert detect_columns([record]).to_chat(record) == Chat(tuple(turns))
+    assert detect_columns([record]).to_chat(record).turns == tuple(turns)
 
 
 @pytest.mark.parametrize(
@@ -165,6 +165,10 @@ def test_chat_without_an_order_is_refused(turns: list[Turn], problem: str) -> No
         ([message("user", [{"type": "image_url", "image_url": {}}])], "a part of type image_url"),
         ([message("user", "Hi", images=["a.png"])], "message 1 has images, which is not read"),
         ([MESSAGES[0], message("assistant", "a", reasoning_content="b")], "has reasoning_content"),
+        ([message("user", "Hi", context="Here.")], "message 1 has context, which is not read"),
+        ([MESSAGES[0], message("assistant", "a", train=False)], "has train False, .*: say weight 0"),
+        ([{"from": "gpt", "value": "a", "loss": 0}], "message 1 has loss 0, .*: say weight 0"),
+        ([{"from": "gpt", "value": "a", "tool_calls": [1]}], "has tool_calls beside from"),
         ([message("user", "\ud800")], "message 1: content is not valid UTF-8"),
         ([message("assistant", None, tool_calls=[{"function": {}}])], "without a function's name"),
         ([MESSAGES[0], message("assistant", "a", weight=0.5)], "has weight 0.5, expected 0 or 1"),
@@ -196,3 +200,22 @@ def test_what_is_left_out_of_chats_is_counted(tmp_path: Path) -> None:
 
     assert (plan.num_open_ends, plan.num_open_starts, plan.bad_rows) == (2, 1, [])
     assert plan.num_duplicates == 3
+
+
+def test_keys_of_messages_that_nobody_reads_are_counted(tmp_path: Path) -> None:
+    user, answer = (
+        message("user", "Hi", name="Ann", id=7, train=True),
+        message("assistant", "Hello."),
+    )
+    chats = [
+        [user, answer],
+        [user, answer | {"name": "", "end": None}, message("user", "?", name="B")],
+    ]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"n": 1, "messages": chat}) + "\n" for chat in chats))
+
+    plan = scan(Source("rows", "rows", [str(path)]), None, None, skip_bad_rows=False)
+
+    assert plan.reading == (
+        "messages=messages; not read: n, messages.name (in 3), messages.id (in 2), messages.train (in 2)"
+    )

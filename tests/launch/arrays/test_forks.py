@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -15,12 +16,12 @@ from launch.arrays.forks import in_forks
 from tests.conftest import environment, wait_for
 
 ORPHANS = """
-import os, sys
+import os, signal
 from launch.arrays.forks import in_forks
 
 def work(part):
-    print(os.getpid(), flush=True)
-    sys.stdin.read()
+    os.write(1, f"{os.getpid()}\\n".encode())
+    signal.pause()
 
 list(in_forks(2, lambda number: work, range(2)))
 """
@@ -85,8 +86,7 @@ def test_environment_is_what_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_forks_end_with_the_process_that_is_killed() -> None:
     process = subprocess.Popen(
-        [sys.executable, "-c", ORPHANS], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        env=environment(), text=True,
+        [sys.executable, "-c", ORPHANS], stdout=subprocess.PIPE, env=environment(), text=True,
     )  # fmt: skip
     assert process.stdout is not None
     forks = [os.pidfd_open(int(process.stdout.readline())) for _ in range(2)]
@@ -98,11 +98,7 @@ def test_forks_end_with_the_process_that_is_killed() -> None:
         wait_for(lambda fork=fork: _has_ended(fork), "a fork to end")  # type: ignore[misc]
         os.close(fork)
     process.stdout.close()
-    assert process.stdin is not None
-    process.stdin.close()
 
 
 def _has_ended(descriptor: int) -> bool:
-    import select
-
     return bool(select.select([descriptor], [], [], 0.05)[0])
