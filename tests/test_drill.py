@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,17 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.conftest import HANGS_SECONDS, REPO, environment, events_of, launch
+from tests.conftest import (
+    HANGS_SECONDS,
+    REPO,
+    environment,
+    events_of,
+    launch,
+    rank_pids,
+    start,
+    wait_for,
+)
+from tests.warm_launchers import Launcher
 from tests.warm_processes import ForkServer
 
 ON_THIS_MACHINE = "--cluster=local"
@@ -66,6 +77,25 @@ def test_receipt_of_a_run_that_was_hit_names_every_second(tmp_path: Path) -> Non
     assert [loss["attempt"] for loss in receipt["lost"]] == [1]
     ends = [attempt["end"].partition(":")[0] for attempt in document["attempts"]]
     assert ends == ["requeued", "crashed", "stopped", "finished"]
+
+
+def test_drill_that_is_ended_leaves_nothing(
+    tmp_path: Path, shard_set: Path, killed_after_test: list[Launcher]
+) -> None:
+    words = (f"--shards={shard_set}", "--gpus=1", "--steps=2000", "--faults=kill@1900")
+    drill = start("drill", ON_THIS_MACHINE, *words, cwd=tmp_path)
+    killed_after_test.append(drill)
+    rank = wait_for(
+        lambda: [pid for run in tmp_path.glob("drill-*/runs/*") for pid in rank_pids(run)],
+        "a rank that trains",
+    )[0]
+
+    drill.send_signal(signal.SIGTERM)
+    drill.communicate(timeout=HANGS_SECONDS)
+
+    assert drill.returncode == 130
+    assert list(tmp_path.iterdir()) == []
+    assert not Path(f"/proc/{rank}").exists()
 
 
 def test_wrong_schedule_is_refused_before_anything_is_written(tmp_path: Path) -> None:

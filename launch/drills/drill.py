@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import tempfile
 from collections.abc import Sequence
 from dataclasses import fields
@@ -50,6 +51,7 @@ def drill(flags: Drill) -> int:
     what = f"{flags.steps} steps of {flags.init or flags.model or 'tiny'}"
     ranks = counted(flags.nodes * plan.gpus, "rank")
     say(f"Drill: {what} on {ranks}, hit by {' '.join(map(str, plan.faults)) or 'nothing'}")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends it as Ctrl-C does
     folder = Path(tempfile.mkdtemp(prefix="drill-", dir=".")).resolve()
     keep = flags.keep
     try:
@@ -79,7 +81,8 @@ def _plan(flags: Drill) -> Plan:
     if flags.random_faults is not None:
         faults = drawn(flags.random_faults, flags.seed, *run)
     else:
-        faults = schedule_of(flags.faults or DEFAULT_FAULTS, *run)
+        typed = DEFAULT_FAULTS if flags.faults is None else flags.faults
+        faults = schedule_of(typed, *run)
     return Plan(faults, cluster, gpus, save_every(faults))
 
 

@@ -122,7 +122,12 @@ def type_command(words: Iterable[str]) -> int:
     quiet[BAD_NODES] = ""  # and no node is blamed for what the drill does
     with subprocess.Popen(typed, env=quiet, stdout=subprocess.PIPE, encoding="utf-8") as process:
         assert process.stdout is not None
-        for line in process.stdout:
-            if not line.startswith(TALK):  # its run is soon gone
-                say(f"  {line.rstrip()}")
+        try:
+            for line in process.stdout:
+                if not line.startswith(TALK):  # its run is soon gone
+                    say(f"  {line.rstrip()}")
+        except KeyboardInterrupt:
+            process.terminate()  # and its job with it, before its folder goes
+            process.wait()
+            raise
     return process.returncode

@@ -113,7 +113,9 @@ class Look:
             return in_part(KnownRun(run.name, str(error)))
         except OSError as error:  # who answered before is asked again
             self._problems = {bucket: said for bucket, said in self._problems.items() if said}
-            return in_part(KnownRun(run.name, str(error)))
+            named = error.filename and error.strerror
+            problem = f"{error.filename}: {error.strerror}" if named else str(error)
+            return in_part(KnownRun(run.name, problem))
 
     def _known_here(self, runs: str | None, problem: str) -> list[KnownRun]:
         """Return what this disk tells of the runs whose checkpoints are in a bucket."""

@@ -72,7 +72,8 @@ def reachable(flag: str, place: str) -> Iterator[None]:
     except OSError as error:
         hint = CREDENTIALS if "://" in place else "Give another place"
         reason = (error.strerror or str(error)).rstrip(".")
-        raise ConfigError(f"{flag} {place} cannot be used: {reason}. {hint}.") from None
+        file = f"{error.filename}: " if error.filename else ""
+        raise ConfigError(f"{flag} {place} cannot be used: {file}{reason}. {hint}.") from None
 
 
 def check_url(flag: str, place: str, writes: bool) -> None:

@@ -12,6 +12,7 @@ where they lie now.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -35,6 +36,7 @@ from launch.cluster.job_folder import folder_of_url
 from launch.console.lines import perhaps
 from launch.flags.parse import check_name
 from launch.runs.asked import asked_in
+from launch.runs.best import best_first
 from launch.runs.places import absolute, reachable
 from launch.runs.unfinished import refuse_unfinished
 
@@ -243,24 +245,16 @@ class Run:
 
     def _best_good_step(self, on_damage: Callable[[str], None], typed: str) -> int:
         with reachable("--checkpoints", self.checkpoints):
-            losses = {step: self._val_loss_of(step) for step in committed_steps(self.store)}
-            # Of equal ones the newest, as retention keeps them.
-            evaluated = sorted((loss, -step) for step, loss in losses.items() if loss is not None)
-            for _, step in evaluated:
-                if not (damage := damage_seen_twice(self.store, -step)):
-                    return -step
+            evaluated = best_first(self.store)
+            for step in evaluated:
+                if not (damage := damage_seen_twice(self.store, step)):
+                    return step
                 on_damage(f"{damage} Taking the next best.")
         what = "that can be loaded" if evaluated else "that was evaluated (--eval-every)"
         raise MissingError(
             f"{typed}best is not there: run {self.name} has no step {what}, in {self.store.url}. Its "
             f"steps: {self._steps()}."
         )
-
-    def _val_loss_of(self, step: int) -> float | None:
-        try:
-            return read_manifest(self.store, step).val_loss
-        except (CorruptFileError, FileNotFoundError):  # damaged, or removed meanwhile
-            return None
 
     def _steps(self) -> str:
         return ", ".join(map(str, committed_steps(self.store))) or "none"
@@ -274,11 +268,10 @@ class Run:
         return self.runs or self.config.runs
 
     def _saved_at(self) -> float:
-        for step in reversed(committed_steps(self.store)):
-            try:
-                return read_manifest(self.store, step).saved_at
-            except (CorruptFileError, FileNotFoundError):  # damaged, or removed meanwhile
-                continue
+        with suppress(PermissionError):  # somebody's own
+            for step in reversed(committed_steps(self.store)):
+                with suppress(CorruptFileError, FileNotFoundError):  # damaged, removed meanwhile
+                    return read_manifest(self.store, step).saved_at
         return 0.0
 
     def _missing(self) -> MissingError:
@@ -296,5 +289,12 @@ def runs_in(checkpoints: str, runs: str | None = None) -> list[Run]:
         return [
             Run(name, place / name, absolute(runs) if runs else "")
             for name in place.names()
-            if PLAIN_NAME.fullmatch(name) and place.exists(f"{name}/run.json")
+            if PLAIN_NAME.fullmatch(name) and _is_run(place, name)
         ]
+
+
+def _is_run(place: Store, name: str) -> bool:
+    try:
+        return place.exists(f"{name}/run.json")
+    except PermissionError:  # somebody's own, which who asks for it is told
+        return True

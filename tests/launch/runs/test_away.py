@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import shutil
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from instruct_core.errors import ConfigError
+from instruct_core.errors import ConfigError, MissingError
+from instruct_core.storage.disk import Disk
 from instruct_core.storage.documents import dump_document
 from instruct_core.storage.store import Store
 from launch.cluster.slurm import Controller
@@ -16,6 +20,7 @@ from launch.flags.status import Status
 from launch.runs import away
 from launch.runs.away import Look
 from launch.runs.overview import show_status
+from launch.runs.run import Run
 from launch.runs.status import RunStatus
 
 TOLD = {
@@ -103,6 +108,33 @@ def test_bucket_that_stops_answering_is_asked_again(
     )
 
     assert told == ["cut off", *["s3://bucket does not answer: no"] * 2]
+
+
+def test_run_that_somebody_keeps_to_himself_hides_no_others(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoints = project / "checkpoints"
+    shutil.copytree(checkpoints / "r", checkpoints / "private")
+    asked = Disk.patiently
+
+    def refused(disk: Disk, name: str, call: Callable[[], object]) -> object:
+        path = disk.root / name
+        if "private" in path.parts:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return asked(disk, name, call)
+
+    monkeypatch.setattr(Disk, "patiently", refused)
+
+    show_status(Status(checkpoints=str(checkpoints), shards=str(project)))
+    with pytest.raises(ConfigError, match=r"/private/run\.json: Permission denied"):
+        show_status(Status("private", checkpoints=str(checkpoints)))
+    with pytest.raises(MissingError, match=r"No run in .* has saved yet"):
+        Run.latest(str(checkpoints))
+
+    _, private, mine = capsys.readouterr().out.splitlines()
+    assert private.split()[:2] == ["private", "unreadable"]
+    assert private.endswith("private/run.json: Permission denied")
+    assert mine.split()[:3] == ["r", "not", "started"]
 
 
 @pytest.mark.usefixtures("nobody_answers", "far")
