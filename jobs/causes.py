@@ -48,7 +48,8 @@ _SAYS = (
         "store away",
         "see whether the disk or the bucket answers, then the same command",
         # SIGBUS: a page of a mapped shard that the disk did not give, though the file is whole.
-        r"a disk or a store does not answer|has not saved for|could not be saved before the end|"
+        r"a disk or a store does not answer|the disk of its folder fails|has not saved for|"
+        r"could not be saved before the end|"
         r"\bBus error\b|"
         r"\bErrno (5|107|110|116)\b|Stale file handle|EndpointConnectionError",
     ),

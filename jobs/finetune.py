@@ -20,6 +20,7 @@ import submitit
 
 from instruct_core.config import TrainConfig
 from jobs.job_folder import failure_report, job_folder
+from jobs.patient import load
 from jobs.survival.exclusion import exclude_anew
 from jobs.survival.stop_signal import StopSignal
 
@@ -45,6 +46,7 @@ class FinetuneJob:
                 datefmt="%Y-%m-%dT%H:%M:%S",
             )
             logging.getLogger("submitit").propagate = False  # it has a handler of its own
+            load("jobs.attempt")
             from jobs.attempt import train
 
             result = train(self.config, self.code_version, stop, self.is_debugged, self.needs_gpu)

@@ -1,7 +1,7 @@
 """
 What a batch script asks when its ranks ended otherwise than well: does the job come back?
 
-    python -m jobs.survival.comeback 19   # tries left; see launch/cluster/script.py
+    python -m jobs.patient jobs.survival.comeback 19   # tries left; see launch/cluster/script.py
 
 The script asks again where this could not run: what ended the ranks, a shared disk that is away, may
 be what Python is read from. What cannot be read here counts as unknown, and a job of which nothing
@@ -49,7 +49,7 @@ from jobs.slurm import (
     run_client,
     show_job,
 )
-from jobs.survival.crash import cause_of, was_warned_too_early
+from jobs.survival.crash import cause_of, nobody_has_a_word, was_warned_too_early
 from jobs.survival.dependents import hand_on_dependents
 from jobs.survival.exclusion import exclude, nodes_to_exclude
 from jobs.survival.inside import starts_inside
@@ -62,6 +62,7 @@ from jobs.survival.requeue import (
 logger = logging.getLogger("comeback")
 
 FOLLOWED = "followed"  # file, by the start, of an array task that ends well: a follow-up goes on
+SRUN = "srun"  # in each of its words
 STARTS_HERE = 85  # exit code that has the batch script start the ranks anew
 TRIES = 240  # to reach Slurm's controller, which may be starting anew: an hour
 RETRY_SECONDS = 15.0
@@ -97,7 +98,7 @@ def _decide_by(folder: Path, progress: Progress) -> bool:
     if was_warned_too_early(said) and all(failure.retry for failure in failures):
         _answer_early_warning(folder, progress)
         return False
-    crash = cause_of(failures, said)
+    crash = cause_of(failures, said) if failures or SRUN in said else nobody_has_a_word(said)
     if setup := _setup_that_failed(said):
         crash = crash._replace(error=f"{crash.error.rstrip('.')}. {setup}")
     again, bad_node = judge_crash(crash, folder, progress)
@@ -251,7 +252,3 @@ def main() -> None:
 def _give_up(problem: Exception) -> None:
     logger.exception("The job could not be started again")
     write_outcome(job_folder(), f"the job could not be started again: {problem}", "")
-
-
-if __name__ == "__main__":
-    main()

@@ -13,6 +13,7 @@ import signal
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from instruct_core.storage.patience import PASSING
 from jobs.causes import Cause, cause_of_text
 from jobs.job_folder import Failure
 
@@ -58,8 +59,14 @@ OUT_OF_MEMORY = re.compile(
 MEMORY = "SLURM_MEM_PER_NODE"  # MB
 # Lines of ours, of srun's and of Slurm's; those of Python's ranks begin with the time.
 KNOWN = re.compile(r"===|srun:|slurmstepd|submitit|\[?\d{4}-\d\d-\d\d")
+# What Python says where the disk fails that its code lies on: a folder that cannot be looked at is none.
+_NUMBERS = "|".join(str(number) for number in sorted(PASSING))
+OF_THE_DISK = re.compile(
+    rf"OSError: \[Errno (?:{_NUMBERS})\]|No module named '?(?:jobs|instruct_core)\b"
+)
 COLOUR = re.compile(r"\x1b\[[\d;]*m")
 LONGEST_WORD = 200  # letters
+NOTHING_WRITTEN = "why could not be written: the disk of its folder fails"
 ENDED_BY_SRUN = "Terminating StepId"  # srun's word before it ends the ranks that are left
 
 
@@ -113,6 +120,19 @@ def _first_cause(
     return Crash("its processes were killed.", "", "", True)
 
 
+def nobody_has_a_word(said: str) -> Crash:
+    """
+    Return why a start ended of which neither its ranks nor srun could leave a word.
+
+    srun says of any rank that fails that it has: the disk does not take what is written.
+
+    Args:
+        said: What the batch script's standard error says about this start.
+    """
+    error = f"its ranks ended, and {NOTHING_WRITTEN}.{_last_word(said)}"
+    return Crash(error, "", "", True, away=True)
+
+
 def _killed(seen: Sequence[re.Match[str]], said: str) -> Crash:
     """Return what a rank died of that could not say it itself."""
     first = seen[0]
@@ -123,6 +143,8 @@ def _killed(seen: Sequence[re.Match[str]], said: str) -> Crash:
         error = f"{who} was killed: the job's {memory} on a node are used up. Raise --mem."
         return Crash(error, "", "", True)  # no fault of the node
     before = _last_word(said[: first.start()]) if first["what"].startswith("Exited") else ""
+    if OF_THE_DISK.search(before):
+        return Crash(f"{who}: {first['what']}.{before}", "", "", True, away=True)
     return Crash(f"{who}: {first['what']}.{before}", "", first["node"], True)
 
 

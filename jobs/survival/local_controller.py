@@ -1,7 +1,7 @@
 """
 The scheduler of a machine without one: starts a job's tasks, warns them, and brings them back.
 
-    python -m jobs.survival.local_controller FOLDER [MODULE ...]    # started by launch/cluster/local.py
+    python -m jobs.patient jobs.survival.local_controller FOLDER [MODULE ...]
 
 submitit's own controller ends a run at the sixth requeue, dies of USR2 and orphans its tasks, and
 waits for ever for ranks that wait for a dead one. This one passes USR1, USR2 and TERM on to the
@@ -14,7 +14,6 @@ Source: submitit/local/local.py (the environment and the requeue code).
 
 from __future__ import annotations
 
-import errno
 import gc
 import logging
 import os
@@ -23,8 +22,6 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from functools import partial
-from importlib import import_module, invalidate_caches
 from pathlib import Path
 from types import FrameType
 from typing import Literal
@@ -33,7 +30,7 @@ from submitit.core.submission import process_job
 from submitit.core.utils import JobPaths
 from submitit.local.local import LOCAL_REQUEUE_RETURN_CODE
 
-from instruct_core.storage.patience import MAX_PAUSE_SECONDS, passes_on_a_disk, patiently
+from instruct_core.storage.patience import MAX_PAUSE_SECONDS, patiently
 from jobs.job_folder import (
     FOLDER,
     START,
@@ -45,6 +42,7 @@ from jobs.job_folder import (
     write_outcome,
 )
 from jobs.notify import tell_failure
+from jobs.patient import load
 from jobs.process import start_ticks
 from jobs.survival.crash import cause_of
 from jobs.survival.requeue import allows_fruitless_start, judge_crash, too_many_warnings
@@ -55,7 +53,6 @@ from jobs.timesheet import LOADED_SINCE
 logger = logging.getLogger(__name__)
 
 FAILURE_GRACE_SECONDS = 5.0  # for the other ranks to notice, and to say what they saw
-LOAD_SECONDS = 60.0  # for the disk to give us the code
 START_SECONDS = 3600.0  # for the disk to let us start the tasks
 REPEAT_SECONDS = 1.0  # a stop is repeated: a task that is still starting up ignores TERM
 WARNING_DEATHS = (-signal.SIGUSR1, -signal.SIGUSR2)  # warned before it could listen
@@ -194,29 +191,19 @@ class LocalController:
             task.wait()
 
 
-def load(modules: Sequence[str]) -> None:
+def load_all(modules: Sequence[str]) -> None:
     """Import what the tasks will need; what cannot be imported is theirs to complain about."""
     for name in modules:
         try:
-            # Once more where the disk that the code lies on fails: what is loaded here is for all starts.
-            patiently(partial(_load, name), LOAD_SECONDS, passes_on_a_disk)
+            load(name)
         except Exception:
             logger.exception("%s could not be loaded before the tasks", name)
 
 
-def _load(name: str) -> None:
-    """Import a module; raises OSError also for one that is not found where a disk failed."""
-    invalidate_caches()  # Python takes a folder that it cannot look at for none, and remembers that
-    try:
-        import_module(name)
-    except ImportError as error:
-        raise OSError(errno.EIO, str(error)) from error
-
-
-def main(folder: Path, modules: Sequence[str]) -> int:
+def run_job(folder: Path, modules: Sequence[str]) -> int:
     """Be the controller of a job, and in its forks a task; return the exit code of either."""
     controller = LocalController(folder)
-    load(modules)
+    load_all(modules)
     gc.freeze()  # a collection in a task would write to, and so copy, every page of what is loaded
     try:
         return controller.run()
@@ -228,6 +215,7 @@ def main(folder: Path, modules: Sequence[str]) -> int:
     return 0
 
 
-if __name__ == "__main__":
+def main() -> int:
+    """Be what the command line says."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    sys.exit(main(Path(sys.argv[1]), sys.argv[2:]))
+    return run_job(Path(sys.argv[1]), sys.argv[2:])

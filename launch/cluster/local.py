@@ -158,7 +158,7 @@ def _start(
             "PYTHONSAFEPATH": "1",
         }
     )
-    controller = [sys.executable, "-u", "-m", "jobs.survival.local_controller"]
+    controller = [sys.executable, "-u", "-m", "jobs.patient", "jobs.survival.local_controller"]
     path = folder / "controller.log"
     with on_a_disk(path, lambda: path.open("ab")) as log:
         return subprocess.Popen(

@@ -47,6 +47,7 @@ WITHOUT = (
 )
 # In the log.
 NO_START = "=== not started: this job has finished, and Slurm or somebody has requeued it"
+PATIENT = "jobs.patient"
 COMEBACK_PAUSE_SECONDS = 30  # before what brings a job back is tried again
 
 
@@ -116,7 +117,8 @@ def batch_script(folder: Path, resources: Resources) -> str:
     )
     if resources.array is not None:
         executor.parameters["map_count"] = 1  # names the logs by array task; `array` says which
-    text = str(executor._make_submission_file_text(executor._submitit_command_str, ""))
+    command = f"{executor.python} -u -m {PATIENT} jobs.survival.rank {shlex.quote(str(folder))}"
+    text = str(executor._make_submission_file_text(command, ""))
     text = text.replace(WITHOUT, f"${{{LEFT_OUT}:+--exclude=${LEFT_OUT}}}")
     return with_options(text, resources.sbatch)
 
@@ -221,7 +223,7 @@ def _after() -> list[str]:
         "answer=0",
         "for left in {19..0}; do",
         "  [ $status -ne 0 ] || break",
-        f"  {shlex.quote(sys.executable)} -m jobs.survival.comeback $left",
+        f"  {shlex.quote(sys.executable)} -m {PATIENT} jobs.survival.comeback $left",
         f"  answer=$?; case $answer in 0|{STARTS_HERE}) break;; esac",
         f"  [ $left -eq 0 ] || sleep {COMEBACK_PAUSE_SECONDS}",
         "done",

@@ -38,7 +38,7 @@ def pids_of_task(folder: Path) -> list[int]:
             continue
         is_python = (entry / "comm").read_text().startswith("python")
         of_task = f"INSTRUCT_JOB={folder}\0".encode() in env
-        if is_python and of_task and b"submitit.core._submit" in command:
+        if is_python and of_task and b"jobs.survival.rank" in command:
             found.append(int(entry.name))
     return found
 

@@ -17,7 +17,7 @@ from tests.slurm.conftest import Run, assert_ended_as_if_undisturbed
 WAITS_AT_THE_FIRST_START = """
 import os, pathlib, signal, sys
 if "SLURM_PROCID" in os.environ and os.environ.get("SLURM_RESTART_COUNT", "0") == "0":
-    if "submitit.core._submit" in " ".join(sys.orig_argv):
+    if "jobs.survival.rank" in " ".join(sys.orig_argv):
         pathlib.Path(os.environ["INSTRUCT_JOB"], "waits-" + os.environ["SLURM_PROCID"]).touch()
         signal.pause()
 """

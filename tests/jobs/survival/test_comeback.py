@@ -120,10 +120,12 @@ def test_warning_of_an_earlier_start_does_not_count_where_the_log_is_full(
 ) -> None:
     batch.said("srun: error: node1: task 0: User defined signal 2")
     monkeypatch.setenv("INSTRUCT_START", "0002")
-    for _ in range(4):
+    for _ in range(10):
         decide_comeback()
 
-    assert batch.asked() == ["scontrol requeue 7"] * 2
+    outcome = read_outcome(batch.folder)
+    assert outcome is not None
+    assert "the disk of its folder fails" in outcome.error
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE])

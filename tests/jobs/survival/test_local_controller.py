@@ -35,7 +35,7 @@ def controller(
         f"module.process_job = lambda folder: exec({head + script!r}, {{}})\n"
         f"{patches}\n"
         "logging.basicConfig(level=logging.INFO)\n"
-        "sys.exit(module.main(pathlib.Path(sys.argv[1]), sys.argv[2:]))"
+        "sys.exit(module.run_job(pathlib.Path(sys.argv[1]), sys.argv[2:]))"
     )
     command = [sys.executable, "-u", "-c", program, str(folder), *modules]
     env = os.environ | {"SUBMITIT_LOCAL_NTASKS": str(num_tasks), "PYTHONPATH": str(folder)}

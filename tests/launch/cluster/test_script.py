@@ -49,7 +49,11 @@ class Node:
     def comebacks(self) -> list[str]:
         """Return what the script asked Python for."""
         lines = (self.folder / "asked").read_text().splitlines()
-        return [line for line in lines if line.startswith("python -m jobs.survival.comeback")]
+        return [
+            line
+            for line in lines
+            if line.startswith("python -m jobs.patient jobs.survival.comeback")
+        ]
 
 
 @pytest.fixture
@@ -155,7 +159,10 @@ def test_ranks_run_in_the_image_and_know_their_job(node: Node, runtime: str) -> 
     assert node.starts(container=container).wait(timeout=HANGS_SECONDS) == 0
 
     words = (node.folder / "started").read_text()
-    assert f"torch.sif {node.clients}/python -u -m submitit.core._submit {node.folder}" in words
+    assert (
+        f"torch.sif {node.clients}/python -u -m jobs.patient jobs.survival.rank {node.folder}"
+        in words
+    )
     assert "/data dir" in words
     if runtime == "enroot":
         assert "--env INSTRUCT_START" in words

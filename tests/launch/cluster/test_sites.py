@@ -273,7 +273,7 @@ def test_pyxis_is_taken_where_srun_has_it(slurm: PlayedSlurm) -> None:
     [srun] = [line for line in script.splitlines() if line.startswith("srun ")]
     assert "'--container-image=nvcr.io#nvidia/pytorch:24.01-py3'" in srun
     assert "--container-mounts=/data:/data,/jobs/1:/jobs/1" in srun
-    assert "python3 -u -m submitit.core._submit /jobs/1" in srun
+    assert "python3 -u -m jobs.patient jobs.survival.rank /jobs/1" in srun
 
 
 def test_apptainer_has_gpus_mounts_and_the_same_folder(tmp_path: Path) -> None:

@@ -1,0 +1,36 @@
+"""
+A task of a job on Slurm: what srun starts.
+
+    python -u -m jobs.patient jobs.survival.rank FOLDER
+
+As submitit's own start, but it is patient with the disk that the job's pickle and code lie on, and leaves
+word of why it could not begin: what srun sees is an exit code, which says nothing of the disk.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+from submitit import JobEnvironment
+from submitit.core.submission import process_job
+from submitit.core.utils import DelayedSubmission
+
+from jobs.job_folder import failure_report, job_folder
+from jobs.patient import read_code
+
+
+def main() -> None:
+    """Run this task of the job whose folder is named."""
+    folder = Path(sys.argv[1])
+    os.environ["SUBMITIT_FOLDER"] = str(folder)  # `paths` asks for it
+    with failure_report(job_folder(), int(os.environ["SLURM_PROCID"])):
+        read_code(_read_job)  # whose modules are loaded then
+        process_job(folder)
+
+
+def _read_job() -> None:
+    with suppress(FileNotFoundError):  # it is waited for later
+        DelayedSubmission.load(JobEnvironment().paths.submitted_pickle)
