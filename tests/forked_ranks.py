@@ -18,7 +18,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-TIMEOUT = timedelta(seconds=60)
+from tests.conftest import HANGS_SECONDS
+
+TIMEOUT = timedelta(seconds=HANGS_SECONDS)
 
 
 def in_ranks(world_size: int, work: Callable[[int], Any]) -> list[Any]:
@@ -41,6 +43,7 @@ def _fork(folder: Path, rank: int, world_size: int, work: Callable[[int], Any]) 
         dist.init_process_group(
             "gloo", store=store, rank=rank, world_size=world_size, timeout=TIMEOUT
         )
+        dist.barrier()  # a work that talks to nobody would end while others still connect to it
         Path(folder, str(rank)).write_text(json.dumps(work(rank)))
         dist.destroy_process_group()
         code = 0
