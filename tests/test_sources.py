@@ -193,6 +193,32 @@ def test_so_many_rows_validate_as_were_asked_for(make: Make) -> None:
     assert len(texts_of(make("usual", "a.jsonl"), "val")) == 15
 
 
+@pytest.mark.parametrize(
+    ("flags", "problem"),
+    [
+        ({"val_rows": 300}, "--val-rows must be fewer than the 300 rows of a.jsonl, got 300."),
+        ({"val_rows": 10**6}, "--val-rows must be fewer than the 300 rows of a.jsonl, got 1,000,000."),
+        ({"val_source": "v.jsonl", "val_rows": 61},
+         "--val-rows must be at most the 60 rows of v.jsonl, got 61."),
+    ],
+)  # fmt: skip
+def test_more_rows_than_there_are_cannot_validate(
+    make: Make, tmp_path: Path, flags: dict[str, object], problem: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"^{problem}$"):
+        make("none", "a.jsonl", **flags)
+    assert not (tmp_path / "none").exists()
+
+
+def test_whole_source_validates_where_so_many_rows_are_asked_for(
+    make: Make, tmp_path: Path
+) -> None:
+    write(tmp_path / "one.jsonl", "green", range(1))
+
+    assert len(texts_of(make("all", "a.jsonl", val_source="v.jsonl", val_rows=60), "val")) == 60
+    assert len(texts_of(make("one", "a.jsonl", val_source="one.jsonl", val_rows=1), "val")) == 1
+
+
 def test_row_that_stands_in_two_sources_is_in_one_split(make: Make, tmp_path: Path) -> None:
     write(tmp_path / "c.jsonl", "red", range(150, 200))
 

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 SPLIT_SEED = 42
 VAL_FRACTION = 0.05
+EVERY_HASH = ["0" * 16, "f" * 16]  # the first and the last of a range that has all
 MAX_RANGES = 1000  # that are tried; the first is as good as any where nothing stands twice
 
 

@@ -35,7 +35,7 @@ from instruct_core.data.shards import (
     write_shard,
 )
 from instruct_core.data.sources import Source, resolve_source
-from instruct_core.data.split import Texts
+from instruct_core.data.split import EVERY_HASH, Texts
 from instruct_core.data.template import Template
 from instruct_core.data.templates import TEMPLATES, base_template, choose_template
 from instruct_core.data.tokenizer import Tokenizer, load_tokenizer, write_tokenizer
@@ -164,7 +164,7 @@ def _inspect_sources(
 ) -> int:
     """Show the first rows of sources; what is made for it goes with the scratch folder."""
     count = min(flags.inspect or 1, flags.limit_rows or flags.inspect or 1)
-    few = replace(flags, limit_rows=count)
+    few = replace(flags, limit_rows=count, val_rows=None)
     plan = plan_of(
         asked, None, lambda n, _, texts: _plan(few, scratch, None, sources[n], choices, texts)
     )
@@ -232,10 +232,24 @@ def _plan(
         )
     return replace(
         plan,
+        val_hashes=_val_hashes(flags, plan),
         files=[replace(f, url=absolute(f.url)) for f in plan.files],
         template_typed=_place(flags.template),
         long_rows=choices.long_rows,
     )
+
+
+def _val_hashes(flags: Preprocess, plan: ShardPlan) -> list[str]:
+    """Return which rows validate; refuse more than there are, or all that is trained on."""
+    number, rows = plan.val_rows, plan.num_rows - plan.num_bad_rows
+    if number is None or number < rows:
+        return plan.val_hashes
+    if flags.val_source is None or number > rows:
+        most = "fewer than" if flags.val_source is None else "at most"
+        raise ConfigError(
+            f"--val-rows must be {most} the {counted(rows, 'row')} of {plan.source}, got {number:,}."
+        )
+    return EVERY_HASH
 
 
 def _place(template: str) -> str:
