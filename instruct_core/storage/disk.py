@@ -233,7 +233,12 @@ class Disk:
     def _write_aside(self, scratch: Path, views: Sequence[memoryview]) -> str:
         # Left by a try of ours, or by a process of the same number that was killed.
         scratch.unlink(missing_ok=True)
-        return self._put(scratch, views)
+        try:
+            return self._put(scratch, views)
+        except OSError:
+            with contextlib.suppress(OSError):  # on a full disk others need the room
+                scratch.unlink(missing_ok=True)
+            raise
 
     def _in_new_folder(self, name: str) -> Path:
         """Return the path of a file whose folders are there and will still be after a power cut."""

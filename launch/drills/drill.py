@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from rich.table import Table
 
-from instruct_core.errors import DrillError
+from instruct_core.errors import ConfigError, DrillError
 from instruct_core.recipe import flag_of
 from jobs.drill import Fault
 from launch.cluster.gpus import visible_gpus
@@ -52,7 +52,7 @@ def drill(flags: Drill) -> int:
     ranks = counted(flags.nodes * plan.gpus, "rank")
     say(f"Drill: {what} on {ranks}, hit by {' '.join(map(str, plan.faults)) or 'nothing'}")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends it as Ctrl-C does
-    folder = Path(tempfile.mkdtemp(prefix="drill-", dir=".")).resolve()
+    folder = _new_folder()
     keep = flags.keep
     try:
         verdict = _try(flags, plan, folder)
@@ -70,6 +70,16 @@ def drill(flags: Drill) -> int:
     if flags.json:
         say_whole(json.dumps(verdict.to_json()))
     return 0 if verdict.is_equal else EXIT_FAILED
+
+
+def _new_folder() -> Path:
+    try:
+        return Path(tempfile.mkdtemp(prefix="drill-", dir=".")).resolve()
+    except OSError as error:
+        raise ConfigError(
+            f"A drill makes its runs where it is typed, and {Path.cwd()} cannot be written: "
+            f"{error.strerror}. Go to another folder: cd"
+        ) from None
 
 
 def _plan(flags: Drill) -> Plan:
@@ -105,7 +115,10 @@ def _try(flags: Drill, plan: Plan, folder: Path) -> Verdict:
 def _make_shards(folder: Path) -> str:
     out = str(folder / "shards")
     words = ("--source=builtin", "--limit-rows=100", "--num-tasks=1", "--cluster=local")
-    if type_command(["preprocess", *words, f"--out={out}"]) != 0:
+    code = type_command(["preprocess", *words, f"--out={out}"])
+    if code == EXIT_BAD_INPUT:
+        raise RefusedError
+    if code != 0:
         raise DrillError("the shards of the drill could not be made")
     return out
 

@@ -72,7 +72,7 @@ def reachable(flag: str, place: str) -> Iterator[None]:
     except OSError as error:
         hint = CREDENTIALS if "://" in place else "Give another place"
         reason = (error.strerror or str(error)).rstrip(".")
-        file = f"{error.filename}: " if error.filename else ""
+        file = f"{error.filename}: " if error.filename not in (None, place) else ""
         raise ConfigError(f"{flag} {place} cannot be used: {file}{reason}. {hint}.") from None
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import resource
 import sys
+from pathlib import Path
 from typing import Any
 
 import fsspec
@@ -101,3 +103,17 @@ def test_secrets_of_the_environment_do_not_reach_a_message(monkeypatch: pytest.M
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "very-secret-value")
 
     assert without_secrets("denied: very-secret-value!") == "denied: $AWS_SECRET_ACCESS_KEY!"
+
+
+@pytest.mark.parametrize("write", ["replace", "claim"])
+def test_disk_that_is_full_keeps_no_half_of_a_file(write: str, tmp_path: Path) -> None:
+    store, limits = Store(tmp_path), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2, limits[1]))
+
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            getattr(store, write)("folder/file", b"longer than that")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    assert store.names("folder") == []
