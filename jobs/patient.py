@@ -6,6 +6,11 @@ Runs a module whose code lies on a disk that may fail for a while: what cannot b
 
 Python reads hundreds of files before a program's first line could be patient with any of them. Of these
 only this one must be read at once. What has been read stays, so each try comes further.
+
+Python takes what it cannot look at for something that is not there, and looks in the next place: where
+the project is installed for editing, that has the code of today instead of the job's own. So a job's own
+modules come from its folder or not at all; and others are not looked for there, as some, torch above
+all, cannot be imported a second time when the first was broken off.
 """
 
 from __future__ import annotations
@@ -15,7 +20,10 @@ import importlib
 import logging
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
 
@@ -23,7 +31,26 @@ CODE_SECONDS = 900.0  # for a disk that says that it fails
 NOT_FOUND_SECONDS = 20.0  # Python takes a folder that it cannot look at for one that is not there
 PAUSE_SECONDS = 0.5
 LASTING = {None, errno.EACCES, errno.EPERM, errno.ENOENT}
+PACKAGES = ("jobs", "instruct_core")  # that a job has a copy of
 T = TypeVar("T")
+
+
+class OnlyFrom(MetaPathFinder):
+    """Finds a job's own modules in one folder, and says of what is not there that it is nowhere."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def find_spec(
+        self, name: str, _path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        *packages, _ = name.split(".")
+        if name.partition(".")[0] not in PACKAGES:
+            return None
+        spec = PathFinder.find_spec(name, [str(self._folder.joinpath(*packages))], target)
+        if spec is None or spec.origin is None:  # or a package without its first file
+            raise ModuleNotFoundError(f"No module named {name!r} in {self._folder}", name=name)
+        return spec
 
 
 def read_code(read: Callable[[], T]) -> T:
@@ -46,6 +73,11 @@ def read_code(read: Callable[[], T]) -> T:
             failed_at = failed_at or now
             if now >= failed_at + _patience_with(error):
                 raise
+        except Exception as error:
+            if not failed_at:
+                raise
+            # Of a package that was read in part and cannot be read once more in this process.
+            raise OSError(errno.EIO, f"the code was read in part: {error}") from error
         time.sleep(PAUSE_SECONDS)
 
 
@@ -62,6 +94,8 @@ def load(name: str) -> ModuleType:
 
 def main() -> None:
     """Call the main of the module that is named first, with the words after it."""
+    if sys.flags.safe_path:  # in a job: its code is the first place
+        sys.meta_path.insert(0, OnlyFrom(Path(sys.path.pop(0))))
     del sys.argv[0]
     sys.exit(load(sys.argv[0]).main())
 

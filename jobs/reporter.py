@@ -28,6 +28,7 @@ from instruct_core.config import TrainConfig, describe
 from instruct_core.events import Evaluated, Event, Saved, SlowRank
 from instruct_core.model.products import USUAL
 from instruct_core.shape import Shape
+from instruct_core.storage.patience import LOOK_AGAIN_SECONDS, on_a_disk
 from instruct_core.storage.store import Store
 from instruct_core.train.metrics import Metrics, flops_per_token, peak_flops, system_metrics
 from instruct_core.train.progress import SampleAnswer, StepReport
@@ -254,8 +255,11 @@ class Reporter:
         if self._world.rank == 0:
             self._reported_at = time.monotonic()
             self._progress = replace(self._progress, state=state, **facts)
+            seconds = 0.0 if state == "running" else LOOK_AGAIN_SECONDS  # the last word stays
             try:
-                write_progress(self._folder, self._progress)
+                on_a_disk(
+                    self._folder, lambda: write_progress(self._folder, self._progress), seconds
+                )
             except OSError as error:  # a full disk must not end the run
                 logger.warning("The progress could not be written: %s", error)
 

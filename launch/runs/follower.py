@@ -79,7 +79,7 @@ def _conclude(job: LocalJob | SlurmJob, run: Run, stopping: bool) -> int:
         at = "" if progress.committed is None else f" at step {progress.committed}"
         say(f"Run {run.name} is stopped{at}. {again}")
         return EXIT_INTERRUPTED
-    reason = "its processes were killed."
+    reason = f"its processes were killed. {again}"
     if outcome is not None:
         reason = outcome.error
         if outcome.retry:

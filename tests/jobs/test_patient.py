@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -91,3 +92,42 @@ def test_words_after_the_module_are_its_own(code: Path) -> None:
 
     assert done.stdout == "program 19 a b\n"
     assert done.stderr == f"The code is read again: [Errno {errno.EIO}] x\n"
+
+
+def test_what_was_broken_off_and_cannot_be_read_once_more_is_put_down_to_the_disk(
+    code: Path,
+) -> None:
+    (code / "torchlike.py").write_text(
+        "import errno, pathlib\n"
+        f"tried = pathlib.Path({str(code / 'tried')!r})\n"
+        "if tried.exists(): raise RuntimeError('already has a docstring')\n"
+        "tried.touch()\n"
+        "raise OSError(errno.ESTALE, 'x')\n"
+    )
+
+    with pytest.raises(OSError, match="read in part: already has") as caught:
+        load("torchlike")
+
+    assert caught.value.errno == errno.EIO
+
+
+@pytest.mark.parametrize(
+    ("missing", "wanted"),
+    [("jobs/finetune.py", "jobs.finetune"), ("jobs/survival/__init__.py", "jobs.survival.rank")],
+)
+def test_job_takes_no_module_from_where_the_project_is_installed(
+    tmp_path: Path, missing: str, wanted: str
+) -> None:
+    for package in ("jobs", "instruct_core"):
+        shutil.copytree(REPO / package, tmp_path / "code" / package)
+    (tmp_path / "code" / missing).unlink()
+    program = "import sys, jobs.patient as patient; patient.NOT_FOUND_SECONDS = 0.0; patient.main()"
+
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", program, wanted],
+        env=os.environ | {"PYTHONPATH": f"{tmp_path / 'code'}:{REPO}"}, capture_output=True,
+        text=True, timeout=HANGS_SECONDS, check=False,
+    )  # fmt: skip
+
+    assert done.returncode == 1
+    assert f"in {tmp_path / 'code'}" in done.stderr.splitlines()[-1]
