@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 import submitit
 
 from instruct_core.config import TrainConfig
+from jobs.environment import loading
 from jobs.job_folder import failure_report, job_folder
 from jobs.patient import load
 from jobs.survival.exclusion import exclude_anew
@@ -46,7 +47,8 @@ class FinetuneJob:
                 datefmt="%Y-%m-%dT%H:%M:%S",
             )
             logging.getLogger("submitit").propagate = False  # it has a handler of its own
-            load("jobs.attempt")
+            with loading():
+                load("jobs.attempt")
             from jobs.attempt import train
 
             result = train(self.config, self.code_version, stop, self.is_debugged, self.needs_gpu)

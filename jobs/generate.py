@@ -16,7 +16,7 @@ from instruct_core.answers.parts import join_parts, joined, missing_parts, read_
 from instruct_core.answers.plan import AnswerPlan
 from instruct_core.storage.store import Store
 from jobs.array_job import ArrayJob
-from jobs.environment import ask_for_huge_pages
+from jobs.environment import ask_for_huge_pages, loading
 
 
 def place_of(out: str) -> tuple[Store, str]:
@@ -50,11 +50,11 @@ class GenerateJob(ArrayJob[AnswerPlan]):
 
     def writer(self, plan: AnswerPlan) -> Callable[[int], None]:
         """Load the model, and return what answers the questions of a part."""
-        from jobs.world import share_cores
-
         ask_for_huge_pages()
+        with loading():
+            from instruct_core.answers.writer import load_planned_model, write_part
+            from jobs.world import share_cores
         share_cores(self.tasks_here)
-        from instruct_core.answers.writer import load_planned_model, write_part
 
         store, model = self.store, load_planned_model(plan)
         return lambda part: write_part(store, plan, part, model)

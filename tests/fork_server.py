@@ -10,7 +10,6 @@ when the other end of LIFE is closed.
 from __future__ import annotations
 
 import atexit
-import gc
 import importlib
 import io
 import json
@@ -126,14 +125,15 @@ def become(request: Request) -> None:
 def main() -> None:
     listener, life = socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2])
     sys.path[0] = sys.argv[3]
-    for name in LOADED:
-        importlib.import_module(name)
-    for module, function in MADE:
-        getattr(importlib.import_module(module), function)()
+    with importlib.import_module(
+        "jobs.environment"
+    ).loading():  # a fork that collects would copy it all
+        for name in LOADED:
+            importlib.import_module(name)
+        for module, function in MADE:
+            getattr(importlib.import_module(module), function)()
     for name in STARTERS:
         importlib.import_module(name).subprocess = knows(listener.getsockname())  # type: ignore[attr-defined]
-    gc.collect()
-    gc.freeze()  # a fork that collects would copy all of it
     request = serve(listener, life)
     if request is not None:
         listener.detach()

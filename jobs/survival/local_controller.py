@@ -14,7 +14,6 @@ Source: submitit/local/local.py (the environment and the requeue code).
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import select
@@ -31,6 +30,7 @@ from submitit.core.utils import JobPaths
 from submitit.local.local import LOCAL_REQUEUE_RETURN_CODE
 
 from instruct_core.storage.patience import MAX_PAUSE_SECONDS, patiently
+from jobs.environment import loading
 from jobs.job_folder import (
     FOLDER,
     START,
@@ -203,8 +203,8 @@ def load_all(modules: Sequence[str]) -> None:
 def run_job(folder: Path, modules: Sequence[str]) -> int:
     """Be the controller of a job, and in its forks a task; return the exit code of either."""
     controller = LocalController(folder)
-    load_all(modules)
-    gc.freeze()  # a collection in a task would write to, and so copy, every page of what is loaded
+    with loading():  # a collection in a task would also write to, and so copy, every page of it
+        load_all(modules)
     try:
         return controller.run()
     except InTask:

@@ -22,6 +22,7 @@ from instruct_core.data.turns import Exchange, Turn
 from instruct_core.errors import ConfigError, CorruptFileError, MissingError
 from instruct_core.recipe import Kept
 from instruct_core.shape import trained_said, usable_positions
+from jobs.environment import loading
 from launch.cluster.machine import set_up_torch
 from launch.console.lines import note
 from launch.flags.run import ModelFlags
@@ -148,7 +149,8 @@ def load_speaker(flags: ModelFlags) -> Speaker:
 def _speaker(
     place: str, run: Run | None = None, step: str | int = "newest", kept: Kept = "fp32"
 ) -> Speaker:
-    from instruct_core.model.weights import load_model
+    with loading():
+        from instruct_core.model.weights import load_model
 
     tokenizer = tokenizer_of_model(place)
     template = template_of_model(place, tokenizer)

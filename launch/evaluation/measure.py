@@ -19,6 +19,7 @@ from instruct_core.data.shards import ShardSet
 from instruct_core.errors import ConfigError, MissingError
 from instruct_core.shape import trained_said, usable_positions, with_vocabulary
 from instruct_core.storage.store import Store
+from jobs.environment import loading
 from launch.cluster.machine import set_up_torch
 from launch.console.display import progress_bar
 from launch.console.lines import note, say
@@ -80,8 +81,9 @@ def evaluate(flags: Evaluate) -> int:
 
 def _load_models(flags: Evaluate, subject: Subject, base: str) -> tuple[Model, Model, str]:
     """Return the model, its base, and the base in words."""
-    from instruct_core.evaluation.score import BATCH_SIZE
-    from instruct_core.model.weights import first_model, load_model, ready
+    with loading():
+        from instruct_core.evaluation.score import BATCH_SIZE
+        from instruct_core.model.weights import first_model, load_model, ready
 
     kept = flags.model.weights
     after, config = load_model(subject.place, BATCH_SIZE, kept), subject.config
