@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import hashlib
 import json
 import os
@@ -22,6 +23,7 @@ from tests.warm_launchers import Launcher, WarmLaunchers
 
 # submitit's set-up of logging closes all handlers there are, and absl's, which comes with rouge-score,
 # then closes the stream that pytest captures with: so it comes first here.
+gc.disable()  # until all tests are imported, see below
 # One thread a process: workers and ranks share the cores, and more threads only fight.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # All that tests start would compile the project anew.
@@ -61,6 +63,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     place = {REPO / "tests" / name: place for place, name in enumerate(LONGEST_FIRST)}
     assert all(path.exists() for path in place), "LONGEST_FIRST names a file that is gone"
     items.sort(key=lambda item: place.get(item.path, len(place)))
+
+
+def pytest_collection_finish() -> None:
+    """From now on look for garbage, in what tests make alone: what they import stays."""
+    gc.freeze()
+    gc.enable()
 
 
 LAUNCHERS = WarmLaunchers()
