@@ -44,25 +44,25 @@ GLOBAL_BATCH_SIZE = 4  # 256 tokens a step, 64 a sample
 
 
 @pytest.fixture(scope="module")
-def shard_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def light_shards(tmp_path_factory: pytest.TempPathFactory, small_base: Path) -> Path:
     """256 rows in two shards: less than a run reads."""
     cwd = tmp_path_factory.mktemp("shards")
     write_rows(cwd / "rows.jsonl", 256)
-    flags = ("--source=rows.jsonl", "--out=small", "--num-tasks=1", "--rows-per-shard=250")
-    result = launch("preprocess", *flags, cwd=cwd)
+    flags = ("--source=rows.jsonl", "--out=light", "--num-tasks=1", "--rows-per-shard=250")
+    result = launch("preprocess", *flags, f"--tokenizer={small_base}", cwd=cwd)
     assert result.returncode == 0, result.stderr
-    return cwd / "small"
+    return cwd / "light"
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, shard_set: Path) -> Path:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, light_shards: Path) -> Path:
     cwd = tmp_path_factory.mktemp("undisturbed")
-    train(cwd, shard_set, 2, "--dropout=0.1")
+    train(cwd, light_shards, 2, "--dropout=0.1")
     return cwd
 
 
 @pytest.fixture(scope="module")
-def interrupted(tmp_path_factory: pytest.TempPathFactory, shard_set: Path) -> Path:
+def interrupted(tmp_path_factory: pytest.TempPathFactory, light_shards: Path) -> Path:
     """The same run, hit by USR2, TERM and SIGKILL at random steps, each on one random rank."""
     cwd = tmp_path_factory.mktemp("interrupted")
     seed = int.from_bytes(os.urandom(4), "little")
@@ -73,12 +73,12 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory, shard_set: Path) -> Pa
         lambda cwd, s=signum: signal_a_rank(cwd, s, draw)
         for signum in (signal.SIGUSR2, signal.SIGTERM, signal.SIGKILL)
     )
-    launcher = start("finetune", *arguments(shard_set, 2, "--dropout=0.1"), cwd=cwd)
+    launcher = start("finetune", *arguments(light_shards, 2, "--dropout=0.1"), cwd=cwd)
     hit_at(launcher, cwd, steps[0], warn)
     hit_at(launcher, cwd, steps[1], stop)
     launcher.communicate(timeout=HANGS_SECONDS)
     assert launcher.returncode == 130, "the run was not stopped"
-    launcher = start("finetune", *arguments(shard_set, 2, "--dropout=0.1"), cwd=cwd)
+    launcher = start("finetune", *arguments(light_shards, 2, "--dropout=0.1"), cwd=cwd)
     wait_for(lambda: count(cwd, "resumed") == 3, "the resume after the stop")
     hit_at(launcher, cwd, steps[2], kill)
     _, errors = launcher.communicate(timeout=HANGS_SECONDS)
@@ -118,12 +118,12 @@ def test_curves_are_those_of_one_run(undisturbed: Path, interrupted: Path) -> No
 
 
 def test_world_sizes_take_the_same_samples_to_the_same_losses(
-    tmp_path_factory: pytest.TempPathFactory, shard_set: Path
+    tmp_path_factory: pytest.TempPathFactory, light_shards: Path
 ) -> None:
     desks = {gpus: tmp_path_factory.mktemp(f"ranks{gpus}") for gpus in (1, 2, 4)}
 
     for gpus, cwd in desks.items():
-        train(cwd, shard_set, gpus, "--max-steps=6", "--eval-every=100")
+        train(cwd, light_shards, gpus, "--max-steps=6", "--eval-every=100")
 
     reference = losses(desks[1])
     for cwd in desks.values():
@@ -132,10 +132,10 @@ def test_world_sizes_take_the_same_samples_to_the_same_losses(
 
 
 def test_samples_are_read_once_an_epoch_over_interruptions_and_world_sizes(
-    tmp_path: Path, shard_set: Path, undisturbed: Path
+    tmp_path: Path, light_shards: Path, undisturbed: Path
 ) -> None:
     for gpus, step, signum in ((4, 6, signal.SIGTERM), (2, 14, signal.SIGINT)):
-        launcher = start("finetune", *arguments(shard_set, gpus, "--dropout=0.1"), cwd=tmp_path)
+        launcher = start("finetune", *arguments(light_shards, gpus, "--dropout=0.1"), cwd=tmp_path)
         if signum == signal.SIGINT:  # Ctrl-C
             hit_at(launcher, tmp_path, step, lambda cwd, p=launcher: p.send_signal(signal.SIGINT))
         else:
@@ -145,7 +145,7 @@ def test_samples_are_read_once_an_epoch_over_interruptions_and_world_sizes(
             )  # fmt: skip
         _, errors = launcher.communicate(timeout=HANGS_SECONDS)
         assert launcher.returncode == 130, errors
-    train(tmp_path, shard_set, 1, "--dropout=0.1")
+    train(tmp_path, light_shards, 1, "--dropout=0.1")
 
     by_step = samples_of(run_of(tmp_path))
     order = [sample for step in range(STEPS) for sample in sorted(by_step[step])]
@@ -158,7 +158,7 @@ def test_samples_are_read_once_an_epoch_over_interruptions_and_world_sizes(
 
 
 def test_damaged_checkpoint_is_named_and_the_one_before_serves(
-    tmp_path: Path, shard_set: Path, undisturbed: Path
+    tmp_path: Path, light_shards: Path, undisturbed: Path
 ) -> None:
     cwd = copy_of(undisturbed, tmp_path)
     shutil.rmtree(checkpoint(cwd, STEPS))
@@ -167,7 +167,7 @@ def test_damaged_checkpoint_is_named_and_the_one_before_serves(
     data[-20] ^= 1
     path.write_bytes(data)
 
-    result = train(cwd, shard_set, 2, "--dropout=0.1")
+    result = train(cwd, light_shards, 2, "--dropout=0.1")
 
     assert "state-00001-of-00002.safetensors is corrupt: xxh3 differs" in result.stdout
     assert "Going on from step 30" in result.stdout
@@ -175,14 +175,14 @@ def test_damaged_checkpoint_is_named_and_the_one_before_serves(
 
 
 def test_run_without_a_loadable_checkpoint_stops_and_says_why(
-    tmp_path: Path, shard_set: Path, undisturbed: Path
+    tmp_path: Path, light_shards: Path, undisturbed: Path
 ) -> None:
     cwd = copy_of(undisturbed, tmp_path)
     for path in (cwd / "checkpoints_instruct" / "r").glob("step-*/model.safetensors"):
         path.write_bytes(path.read_bytes()[:-1])
     flags = ("--dropout=0.1", "--max-steps=40", f"--decay-steps={STEPS}")
 
-    result = launch("finetune", *arguments(shard_set, 1, *flags), cwd=cwd)
+    result = launch("finetune", *arguments(light_shards, 1, *flags), cwd=cwd)
 
     assert result.returncode == 1
     assert "does not start over by itself" in result.stderr
@@ -190,9 +190,9 @@ def test_run_without_a_loadable_checkpoint_stops_and_says_why(
 
 
 def test_second_launcher_attaches_and_finished_run_is_not_run_again(
-    tmp_path: Path, shard_set: Path
+    tmp_path: Path, light_shards: Path
 ) -> None:
-    first = start("finetune", *arguments(shard_set, 1, "--max-steps=12"), cwd=tmp_path)
+    first = start("finetune", *arguments(light_shards, 1, "--max-steps=12"), cwd=tmp_path)
     with held(run_of(tmp_path)):
         second = start("finetune", "--run=r", cwd=tmp_path)
         said = line_of(second, "Run r is training already")
@@ -207,7 +207,7 @@ def test_second_launcher_attaches_and_finished_run_is_not_run_again(
 
 
 def test_save_that_a_killed_attempt_could_not_tell_of_is_told_by_the_next(
-    tmp_path: Path, shard_set: Path, undisturbed: Path
+    tmp_path: Path, light_shards: Path, undisturbed: Path
 ) -> None:
     cwd = copy_of(undisturbed, tmp_path)
     shutil.rmtree(checkpoint(cwd, STEPS))
@@ -215,7 +215,7 @@ def test_save_that_a_killed_attempt_could_not_tell_of_is_told_by_the_next(
     told = ledger.read_text().partition('"event": "saved", "step": 35')[0].rpartition("\n")[0]
     ledger.write_text(told + '\n{"utc_seconds": 1, "event": "crashed", "error": "x"}\n')
 
-    said = train(cwd, shard_set, 1, "--dropout=0.1").stdout
+    said = train(cwd, light_shards, 1, "--dropout=0.1").stdout
 
     assert "Step 35: saved by attempt 0, which was killed before it could say so" in said
     saves = [event for event in events_of(run_of(cwd)) if event["event"] == "saved"]
@@ -225,9 +225,9 @@ def test_save_that_a_killed_attempt_could_not_tell_of_is_told_by_the_next(
     assert re.search(r" 0 +36 +1 step .* crashed: x$", first.rstrip())  # as far as it had come
 
 
-def test_moved_project_goes_on_where_it_lies_now(tmp_path: Path, shard_set: Path) -> None:
+def test_moved_project_goes_on_where_it_lies_now(tmp_path: Path, light_shards: Path) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
-    shutil.copytree(shard_set, here / "shards" / "small")
+    shutil.copytree(light_shards, here / "shards" / "small")
     train(here, Path("shards/small"), 1, "--max-steps=5", "--decay-steps=10")
     shutil.copytree(here, there)
 
@@ -240,9 +240,9 @@ def test_moved_project_goes_on_where_it_lies_now(tmp_path: Path, shard_set: Path
 
 
 def test_launcher_with_another_place_for_its_ledger_is_no_second_writer(
-    tmp_path: Path, shard_set: Path
+    tmp_path: Path, light_shards: Path
 ) -> None:
-    first = start("finetune", *arguments(shard_set, 1, "--max-steps=12"), cwd=tmp_path)
+    first = start("finetune", *arguments(light_shards, 1, "--max-steps=12"), cwd=tmp_path)
     with held(run_of(tmp_path)):
         second = launch("finetune", "--run=r", "--runs=elsewhere", cwd=tmp_path)
     first.communicate(timeout=HANGS_SECONDS)
@@ -256,7 +256,7 @@ def test_launcher_with_another_place_for_its_ledger_is_no_second_writer(
 def test_three_ranks_sum_gradients_in_the_same_order_after_a_resume(
     tmp_path: Path, shard_set: Path
 ) -> None:
-    """Two ranks cannot show it: a + b is b + a. DDP regroups after its first backward."""
+    """Two ranks cannot show it: a + b is b + a. DDP regroups what is large after its first backward."""
     flags = ("--tokens-per-step=192", "--max-steps=10", "--decay-steps=10", "--warmup-steps=1")
     train(tmp_path / "whole", shard_set, 3, *flags)
 
@@ -267,17 +267,17 @@ def test_three_ranks_sum_gradients_in_the_same_order_after_a_resume(
 
 
 def test_run_killed_while_a_save_is_written_beside_training_ends_with_the_same_bits(
-    tmp_path: Path, shard_set: Path
+    tmp_path: Path, light_shards: Path
 ) -> None:
     """A state large enough for it; the undisturbed run waits for each of its saves."""
     flags = ("--model=small-demo", "--max-steps=4", "--decay-steps=4", "--save-every=1",
              "--dropout=0.1", "--eval-every=100", "--seq-len=32", "--tokens-per-step=128")  # fmt: skip
-    train(tmp_path / "whole", shard_set, 2, *flags, "--no-async-save")
+    train(tmp_path / "whole", light_shards, 2, *flags, "--no-async-save")
     cwd = tmp_path / "killed"
     cwd.mkdir()
     folder = cwd / "checkpoints_instruct" / "r" / "step-00000002"
 
-    launcher = start("finetune", *arguments(shard_set, 2, *flags), cwd=cwd)
+    launcher = start("finetune", *arguments(light_shards, 2, *flags), cwd=cwd)
     wait_for(lambda: folder.exists() or launcher.poll() is not None, "the second save")
     was_in_flight = not (folder / "manifest.json").exists()
     signal_a_rank(cwd, signal.SIGKILL, random.Random(1))

@@ -82,7 +82,8 @@ def hit_at(launcher: Launcher, cwd: Path, step: int, hit: Hit) -> None:
     wait_for(lambda: last_read_step(run_of(cwd)) >= step or launcher.poll() is not None, "the step")
     assert launcher.poll() is None, "the run ended before it was hit"
     before = count(cwd, "resumed")  # now, when the present attempt has certainly said so
-    hit(cwd)
+    with held(run_of(cwd)):
+        hit(cwd)
     wait_for(
         lambda: count(cwd, "resumed") > before or launcher.poll() is not None, "an end or a restart"
     )
