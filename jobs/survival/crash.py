@@ -64,6 +64,7 @@ _NUMBERS = "|".join(str(number) for number in sorted(PASSING))
 OF_THE_DISK = re.compile(
     rf"OSError: \[Errno (?:{_NUMBERS})\]|No module named '?(?:jobs|instruct_core)\b"
 )
+BUS_ERROR = "Bus error"  # a page of a mapped shard that the disk did not give
 COLOUR = re.compile(r"\x1b\[[\d;]*m")
 LONGEST_WORD = 200  # letters
 NOTHING_WRITTEN = "why could not be written: the disk of its folder fails"
@@ -112,7 +113,8 @@ def _first_cause(
         return Crash(error, "", "", True, away=True)
     if not final and killed_here is not None and killed_here[0] not in reported:
         rank, signum = killed_here
-        return Crash(f"rank {rank}: {signal.strsignal(signum)}.", "", "", True)
+        error = f"rank {rank}: {signal.strsignal(signum)}."
+        return Crash(error, "", "", True, away=signum == signal.SIGBUS)
     if failures:
         first_one = (final or failures)[0]
         away = not final and first_one.away
@@ -143,7 +145,7 @@ def _killed(seen: Sequence[re.Match[str]], said: str) -> Crash:
         error = f"{who} was killed: the job's {memory} on a node are used up. Raise --mem."
         return Crash(error, "", "", True)  # no fault of the node
     before = _last_word(said[: first.start()]) if first["what"].startswith("Exited") else ""
-    if OF_THE_DISK.search(before):
+    if BUS_ERROR in first["what"] or OF_THE_DISK.search(before):
         return Crash(f"{who}: {first['what']}.{before}", "", "", True, away=True)
     return Crash(f"{who}: {first['what']}.{before}", "", first["node"], True)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import signal
 
 import pytest
 
 from jobs.job_folder import read_outcome
 from jobs.survival.comeback import decide_comeback
+from jobs.survival.crash import cause_of
 from tests.jobs.survival.conftest import Batch
 
 PYTHON_SAYS = (
@@ -50,3 +52,19 @@ def test_start_of_which_nobody_could_leave_a_word_is_no_crash(batch: Batch) -> N
     assert outcome is not None
     assert "the disk of its folder fails" in outcome.error
     assert "store away" in outcome.error
+
+
+def test_page_of_a_shard_that_the_disk_does_not_give_is_no_crash_on_slurm(batch: Batch) -> None:
+    batch.said("srun: error: node2: task 1: Bus error (core dumped)")
+    for _ in range(5):
+        decide_comeback()
+
+    assert batch.asked() == ["scontrol requeue 7"] * 5
+
+
+def test_page_of_a_shard_that_the_disk_does_not_give_is_no_crash_here() -> None:
+    crash = cause_of([], killed=(1, signal.SIGBUS))
+
+    assert crash.away
+    assert crash.cause.name == "store away"
+    assert not cause_of([], killed=(1, signal.SIGSEGV)).away
