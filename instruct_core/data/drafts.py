@@ -48,9 +48,11 @@ class DraftWriter:
         file: Its number among all.
         descriptor: Of the open file.
         tokenizer: What makes the tokens.
+        place: How a disk that takes no more is called.
     """
 
-    def __init__(self, file: int, descriptor: int, tokenizer: Tokenizer) -> None:
+    def __init__(self, file: int, descriptor: int, tokenizer: Tokenizer, place: str) -> None:
+        self._place = place
         self._file, self._descriptor, self._tokenizer = file, descriptor, tokenizer
         self._end = 0
 
@@ -62,7 +64,10 @@ class DraftWriter:
         for data in (*parts, rows.tokens):
             left = memoryview(np.ascontiguousarray(data).reshape(-1).view(np.uint8).data)
             while left:
-                written = os.pwrite(self._descriptor, left, self._end)
+                try:
+                    written = os.pwrite(self._descriptor, left, self._end)
+                except OSError as error:
+                    raise OSError(error.errno, error.strerror, self._place) from None
                 self._end, left = self._end + written, left[written:]
         return draft
 
@@ -80,13 +85,13 @@ class Spool:
     def __init__(self, folder: Path, num_files: int, tokenizer: Tokenizer) -> None:
         # Closed by `close`, or with the process.
         self._files = [tempfile.TemporaryFile(dir=folder) for _ in range(num_files)]  # noqa: SIM115
-        self._tokenizer = tokenizer
+        self._tokenizer, self._place = tokenizer, str(folder)
         self.drafts: list[Draft] = []
         """Of all blocks, in the order of the source."""
 
     def writer(self, number: int) -> DraftWriter:
         """Return what appends to one of the files."""
-        return DraftWriter(number, self._files[number].fileno(), self._tokenizer)
+        return DraftWriter(number, self._files[number].fileno(), self._tokenizer, self._place)
 
     def rows(self, first_block: int, num_blocks: int) -> tuple[Encoded, NDArray[np.uint64]]:
         """Return the good rows of blocks, and the hashes of their texts."""

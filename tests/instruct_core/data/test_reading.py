@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from array import array
 from collections.abc import Callable, Iterable, Iterator
 from itertools import cycle
 from pathlib import Path
@@ -14,7 +15,7 @@ import pyarrow.parquet
 import pytest
 
 from instruct_core.data import reading, records, shard_plan
-from instruct_core.data.drafts import Spool
+from instruct_core.data.drafts import DraftWriter, Spool
 from instruct_core.data.mixed_plan import MixedPlan
 from instruct_core.data.ranges import Block
 from instruct_core.data.reading import How, Read
@@ -22,7 +23,9 @@ from instruct_core.data.seen_rows import Notes
 from instruct_core.data.shard_plan import ShardPlan
 from instruct_core.data.shards import write_rows, write_shard
 from instruct_core.data.sources import Source
+from instruct_core.data.templates import BY_HEADINGS
 from instruct_core.data.tokenizer import load_tokenizer
+from instruct_core.data.turns import Exchange
 from instruct_core.errors import BadRowError
 from instruct_core.storage.store import Store
 from tests.conftest import write_rows as write_alpaca
@@ -195,3 +198,12 @@ def test_drafts_leave_nothing_on_the_disk(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.jsonl"]
     assert len(spool.drafts) == 2
     spool.close()
+
+
+def test_disk_that_takes_no_more_tokens_is_named() -> None:
+    with Path("/dev/full").open("wb") as full, pytest.raises(OSError, match="No space") as refusal:
+        DraftWriter(0, full.fileno(), load_tokenizer(), "shards").write(
+            [BY_HEADINGS.segments(Exchange("Hi.", "", "Hello.").turns)], array("Q", [1])
+        )
+
+    assert refusal.value.filename == "shards"
