@@ -93,8 +93,11 @@ def hit_at(launcher: Launcher, cwd: Path, step: int, hit: Hit) -> None:
 def held(run: Path) -> Iterator[None]:
     """Hold the ranks of a run: it cannot end before what a test does meanwhile, to them as well."""
     pids = wait_for(lambda: rank_pids(run), "the ranks")
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
+    try:
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+    except ProcessLookupError:
+        raise AssertionError("the run ended before it was held") from None
     try:
         yield
     finally:

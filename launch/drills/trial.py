@@ -9,6 +9,7 @@ One of a drill's two runs, made with the command that a person would type.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -22,6 +23,7 @@ from jobs.drill import Fault, Hit, read_hits, write_schedule
 from jobs.environment import NOTIFY
 from jobs.ledger import Entry, read_ledger
 from jobs.receipt import Receipt
+from launch.cluster.local import LocalJob
 from launch.cluster.slurm import SlurmJob
 from launch.console.commands import command
 from launch.console.lines import EXIT_BAD_INPUT, EXIT_INTERRUPTED, say
@@ -104,13 +106,15 @@ class Trial:
         return RunStatus.of(self._run).receipt()
 
     def _end_job(self) -> None:
-        """End a job on Slurm, which does not end with the command that follows it."""
-        job = SlurmJob.found(self._run.slurm_note)
-        if job is None or not job.is_running():
-            return
-        job.cancel()
-        while job.is_running():
-            time.sleep(POLL_SECONDS)  # Slurm tells nobody
+        """End a job that did not end with its command: on Slurm, or where that did not watch it yet."""
+        here = LocalJob.found(self._run.lock)
+        if here is not None:
+            here.warn(signal.SIGKILL)
+        job = here or SlurmJob.found(self._run.slurm_note)
+        if isinstance(job, SlurmJob) and job.is_running():
+            job.cancel()
+        while job is not None and job.is_running():
+            time.sleep(POLL_SECONDS)  # nobody tells
 
 
 def type_command(words: Iterable[str]) -> int:
