@@ -30,7 +30,7 @@ class Drill:
     """Machines to train on; more than one needs Slurm."""
     gpus: Annotated[int, GPUS] = 2
     """Ranks per machine: one a GPU, or that many CPU ranks on a machine without GPUs."""
-    faults: str | None = None
+    faults: Annotated[str | None, tyro.conf.arg(metavar="KIND@STEP[,KIND@STEP]")] = None
     """What happens after which step, with commas: usr1, usr2 (a warning), term (a person's stop, and
     the same command again), kill (of one rank), save (the same, amid the files of a save), stop (one
     rank is suspended for some seconds), and on Slurm requeue (default: usr2@5,kill@11,term@17)."""
