@@ -168,7 +168,7 @@ def train(contender: Contender, config: TrainConfig, shards: Store) -> tuple[GPT
             on_read=lambda step, samples: None,
         )  # fmt: skip
         trainer = Trainer(config, setup, None)
-        trainer._finish_saving = lambda: None  # type: ignore[method-assign]  # nothing to resume
+        trainer._saves.finish = lambda step, stop: None  # type: ignore[method-assign]  # nothing to resume
         trainer.run()
     own_tokens = tokens_of(packing, steps)
     return model, {

@@ -46,7 +46,7 @@ def run_ours(desk: Path) -> None:
     from jobs import attempt as training
 
     stamp(stamps, "imports")
-    load, step = training.load_newest, Trainer._train_step
+    load, step = training.load_newest, Trainer._begin_step
 
     def load_newest(*args: Any, **options: Any) -> Any:
         stamp(stamps, "process group and data")
@@ -54,7 +54,7 @@ def run_ours(desk: Path) -> None:
         stamp(stamps, "load")
         return loaded
 
-    def train_step(self: Any, *args: Any) -> Any:
+    def begin_step(self: Any, *args: Any) -> Any:
         stamp(stamps, "model and seek")
         values = step(self, *args)
         stamp(stamps, "first step")
@@ -63,7 +63,7 @@ def run_ours(desk: Path) -> None:
         return values
 
     training.load_newest = load_newest  # type: ignore[attr-defined]
-    Trainer._train_step = train_step  # type: ignore[method-assign]
+    Trainer._begin_step = begin_step  # type: ignore[method-assign]
     FinetuneJob(config, "bench")()
 
 

@@ -138,10 +138,8 @@ def save_safetensors(state: State, folder: Path) -> None:
 def save_lightning(state: State, folder: Path) -> None:
     from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
-    content = {
-        "state_dict": state.model.state_dict(),
-        "optimizer_states": [state.optimizer.state_dict()],
-    }
+    moments = optimizer_tensors(state.model, state.optimizer)
+    content = {"state_dict": state.model.state_dict(), "optimizer_states": [moments]}
     TorchCheckpointIO().save_checkpoint(content, folder / "last.ckpt")
     flush(folder)
 

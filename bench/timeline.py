@@ -21,15 +21,15 @@ BEFORE, SAVING, WAITING, STARTING, AFTER = "#2563eb", "#d97706", "#9ca3af", "#7c
 
 def moments(entries: list[Entry]) -> list[tuple[float, str, str]]:
     """Return the moments of the first warning: seconds from it, what, and colour of what follows."""
-    attempt, warned_at, warned = next(e for e in entries if isinstance(e.event, Warned))
+    attempt, warned_at, warned = next(e for e in entries if isinstance(e.event, Warned))[:3]
     assert isinstance(warned, Warned)
     at = warned_at - warned.seconds
     later = [entry for entry in entries if entry.utc_seconds > warned_at]
-    _, started_at, _ = next(e for e in later if isinstance(e.event, Started))
-    _, resumed_at, resumed = next(e for e in later if isinstance(e.event, Resumed))
+    started_at = next(e.utc_seconds for e in later if isinstance(e.event, Started))
+    _, resumed_at, resumed = next(e for e in later if isinstance(e.event, Resumed))[:3]
     saves = [e for e in entries if isinstance(e.event, Saved) and e.attempt == attempt]
-    _, saved_at, saved = saves[-1]
-    _, requeued_at, _ = next(e for e in entries if isinstance(e.event, Requeued))
+    _, saved_at, saved = saves[-1][:3]
+    requeued_at = next(e.utc_seconds for e in entries if isinstance(e.event, Requeued))
     begun = saved_at - saved.facts["seconds"]
     return [
         (0.0, f"{warned.signal}: noted, the step goes on", BEFORE),

@@ -22,11 +22,13 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 
 from bench.common import parser, report
 from instruct_core.checkpoints.writer import Checkpoints
 from instruct_core.config import PRESETS, TrainConfig
 from instruct_core.data.batches import MicroBatch
+from instruct_core.data.order import sample_at
 from instruct_core.model.family import row_mask
 from instruct_core.model.gpt2 import GPT2
 from instruct_core.storage.store import Store
@@ -35,6 +37,7 @@ from instruct_core.train.progress import Setup, StepReport
 from instruct_core.train.trainer import Trainer
 from jobs.world import keep_freed_memory
 
+Sequences = NDArray[np.uint64]
 WARMUP_STEPS = 4
 STEPS = 12
 
@@ -48,7 +51,10 @@ class Batches:
     def __len__(self) -> int:
         return 1000
 
-    def micro_batch(self, sequences: np.ndarray[Any, np.dtype[np.uint64]]) -> MicroBatch:
+    def at(self, positions: Sequences, seed: int) -> Sequences:
+        return sample_at(positions, len(self), seed)
+
+    def micro_batch(self, sequences: Sequences) -> MicroBatch:
         shape = (len(sequences), self._config.seq_len)
         draw = np.random.default_rng(int(sequences[0]))
         tokens = draw.integers(0, 50257, shape)
@@ -75,7 +81,7 @@ def run_ours(config: TrainConfig) -> float:
             on_samples=lambda step, samples: None, on_read=lambda step, samples: None,
         )  # fmt: skip
         trainer = Trainer(config, setup, None)
-        trainer._finish_saving = lambda: None  # type: ignore[method-assign]  # see bench/checkpoint.py
+        trainer._saves.finish = lambda step, stop: None  # type: ignore[method-assign]  # see bench/checkpoint.py
         trainer.run()
     return (len(stamps) - WARMUP_STEPS) / (stamps[-1] - stamps[WARMUP_STEPS - 1])
 
