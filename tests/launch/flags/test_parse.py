@@ -47,6 +47,7 @@ REFUSED = [
         "No flag takes the word b.jsonl. Put a pattern in quotes: --source 'rows-*.jsonl'.",
     ),
     (Preprocess, "--cluster moon", "--cluster takes one of 'auto', 'slurm', 'local', 'debug', got moon."),
+    (Preprocess, "--long-rows=", "--long-rows takes one of 'auto', 'cut', 'truncate', 'drop', got nothing."),
     (Preprocess, "--num-tasks", "--num-tasks takes a value, got none."),
     (Preprocess, "--follow=maybe", "--follow takes no value, got maybe."),
     (Preprocess, "--follow maybe", "No flag takes the word maybe."),
