@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from jobs.job_folder import read_outcome
@@ -22,7 +21,7 @@ from launch.cluster.in_process import only_task_of
 from launch.cluster.job_folder import new_job_folder
 from launch.cluster.local import LocalJob, submit_local
 from launch.console.display import progress_bar
-from launch.console.lines import EXIT_FAILED, counted, note, say
+from launch.console.lines import EXIT_FAILED, counted, note, say, term_as_interrupt
 
 LOCAL_POLL_SECONDS = 0.05
 AGAIN = "Give the same command again to make what is missing."
@@ -32,7 +31,7 @@ def write_at_hand(work: Work, parts: Sequence[int]) -> int:
     """Write parts without a task, and what completes them; return the exit code."""
     assert work.at_hand is not None
     try:
-        with _term_as_interrupt(), shown_count(work.what, work.num_parts) as show:
+        with term_as_interrupt(), shown_count(work.what, work.num_parts) as show:
             for number, _ in enumerate(work.at_hand(parts), start=work.num_parts - len(parts) + 1):
                 show(number)
             work.job.complete(work.plan)
@@ -58,22 +57,12 @@ def run_here(work: Work, tasks: Sequence[int], parallelism: int) -> int:
     folder = new_job_folder(work.parent)
     freeze_code(folder)
     say(f"Job: {work.counted(tasks)}, logs in {folder}")
-    with _term_as_interrupt():
+    with term_as_interrupt():
         failed = _run_all(work, tasks, parallelism, folder)
     if failed:
         return say_failures([job.folder for job in failed], len(tasks))
     say(work.ready())
     return 0
-
-
-@contextmanager
-def _term_as_interrupt() -> Iterator[None]:
-    """Let TERM do what Ctrl-C does, for as long as there are tasks that must not be left behind."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _run_all(work: Work, tasks: Sequence[int], parallelism: int, folder: Path) -> list[LocalJob]:

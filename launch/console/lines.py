@@ -14,8 +14,10 @@ from __future__ import annotations
 import difflib
 import io
 import os
+import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from instruct_core.errors import InstructError
@@ -115,6 +117,16 @@ def guarded(main: Callable[[], int]) -> int:
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
+
+
+@contextmanager
+def term_as_interrupt() -> Iterator[None]:
+    """Let TERM do what Ctrl-C does, for as long as there is something that must not be left behind."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _in_words(error: InstructError | OSError) -> str:

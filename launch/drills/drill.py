@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 import tempfile
 from collections.abc import Sequence
 from dataclasses import fields
@@ -26,7 +25,14 @@ from jobs.drill import Fault
 from launch.cluster.gpus import visible_gpus
 from launch.cluster.machine import choose_cluster
 from launch.console.display import show_table
-from launch.console.lines import EXIT_BAD_INPUT, EXIT_FAILED, counted, say, say_whole
+from launch.console.lines import (
+    EXIT_BAD_INPUT,
+    EXIT_FAILED,
+    counted,
+    say,
+    say_whole,
+    term_as_interrupt,
+)
 from launch.drills.comparison import first_difference, first_other_samples
 from launch.drills.schedule import drawn, save_every, schedule_of
 from launch.drills.trial import RefusedError, Trial, type_command
@@ -45,13 +51,13 @@ class Plan(NamedTuple):
     save_every: int
 
 
+@term_as_interrupt()
 def drill(flags: Drill) -> int:
     """Do the drill and say how it ended; return the exit code."""
     plan = _plan(flags)
     what = f"{flags.steps} steps of {flags.init or flags.model or 'tiny'}"
     ranks = counted(flags.nodes * plan.gpus, "rank")
     say(f"Drill: {what} on {ranks}, hit by {' '.join(map(str, plan.faults)) or 'nothing'}")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends it as Ctrl-C does
     folder = _new_folder()
     keep = flags.keep
     try:
