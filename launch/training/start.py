@@ -80,6 +80,10 @@ def finetune(flags: Finetune, arguments: Sequence[str], watches: bool = True) ->
     adapters = inputs.adapters.number
     typed, kept = flags.recipe.micro_batch_size, begun.micro_batch_size if begun else None
     config, why = fit(config, ranks, inputs.shape, submission.machine, typed, kept, adapters)
+    steps = committed_steps(run.store)
+    if begun is not None and _is_finished(config, run.store, steps):
+        return 0
+    check_places(config, inputs.shape, adapters)
     if not inputs.has_shards:  # all that can be wrong has been looked for: now there may be work
         if flags.dry_run:
             say("Would prepare builtin first: no shards are here yet. Nothing is written.")
@@ -87,10 +91,6 @@ def finetune(flags: Finetune, arguments: Sequence[str], watches: bool = True) ->
         if (exit_code := _prepare_builtin(config.shards, inputs.tokenizer)) != 0:
             return exit_code
         config = with_data(config, begun, submission.can_wait, flags)
-    steps = committed_steps(run.store)
-    if begun is not None and _is_finished(config, run.store, steps):
-        return 0
-    check_places(config, inputs.shape, adapters)
     step, is_new = max(steps, default=0), known is None
     plan = Plan(
         config, inputs.shape, submission, ranks, inputs.init, why, step, is_new, adapters,

@@ -120,6 +120,16 @@ def test_place_that_is_a_file_is_one_line_in_our_words(trained: Path, flag: str)
     assert "Errno" not in line
 
 
+@pytest.mark.parametrize("flag", ["checkpoints", "runs"])
+def test_nothing_is_prepared_for_a_run_that_has_no_place(desk: Path, flag: str) -> None:
+    (desk / "file").write_text("")
+
+    line = refused(desk, "finetune", f"--{flag}=file/below", *TINY_RUN)
+
+    assert f"--{flag}" in line
+    assert not (desk / "shards").exists()
+
+
 def test_shards_whose_tasks_failed_are_made_by_their_own_command(
     slurm: PlayedSlurm, desk: Path
 ) -> None:
