@@ -39,7 +39,7 @@ from launch.console.display import progress_bar
 from launch.console.lines import EXIT_FAILED, note, say, say_whole
 from launch.flags.array import ArrayFlags
 from launch.flags.site import Site
-from launch.flags.slurm import SlurmFlags
+from launch.flags.slurm import SlurmFlags, without_slurm
 
 PARALLELISM = 128
 POLL_SECONDS = 2.0
@@ -134,7 +134,8 @@ def make(
     if (exit_code := _attach(work, flags)) is not None:
         return exit_code
     todo = work.todo()
-    for line in (*work.about, *todo.damaged):
+    unused = without_slurm(slurm) if request is None else []
+    for line in (*work.about, *unused, *todo.damaged):
         say(line)
     tasks = work.tasks_of(todo.parts)
     array = None

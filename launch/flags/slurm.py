@@ -71,7 +71,7 @@ LINE = tyro.conf.arg(metavar="LINE")
 
 @dataclass(frozen=True)
 class SlurmFlags:
-    """What the job asks of Slurm; without Slurm these are not used."""
+    """What the job asks of Slurm; without Slurm these are not used, and a line says so."""
 
     partition: Annotated[str | None, PARTITIONS] = None
     """Partition (default: the cluster's); of several with commas, the one that starts the job first."""
@@ -119,6 +119,14 @@ class SlurmFlags:
         known = {field.name for field in fields(cls)} & document.keys()
         values: dict[str, Any] = {name: document[name] for name in known}
         return cls(**values | {name: tuple(values[name]) for name in lists & known})
+
+
+def without_slurm(flags: SlurmFlags) -> list[str]:
+    """Return the line that says which flags mean nothing on this machine; none where none was given."""
+    given = [
+        flag_of(each.name) for each in fields(flags) if getattr(flags, each.name) != each.default
+    ]
+    return [f"Not used without Slurm: {', '.join(given)}"] if given else []
 
 
 def check_slurm_flags(flags: SlurmFlags) -> None:

@@ -189,7 +189,7 @@ def _mixture(
     total = sum(share.weight for share in shares)
     words = [
         f"{share.weight / total:.0%} {part['source']} "
-        f"({read * share.weight / total / max(1, share.sequences):.1f} epochs)"
+        f"({read * share.weight / total / max(1, share.sequences):,.1f} epochs)"
         for share, part in zip(shares, manifest["mixture"], strict=True)
     ]
     return [("Mix", ", ".join(words))]
@@ -234,7 +234,7 @@ def _time(plan: Plan, epochs: float | None) -> str:
         else counted(left, "step")
     )
     if epochs is not None:
-        steps += f" ({epochs:.1f} epochs)" if not plan.step else f" ({epochs:.1f} epochs in all)"
+        steps += f" ({epochs:,.1f} epochs)" if not plan.step else f" ({epochs:,.1f} epochs in all)"
     minutes = plan.submission.minutes
     if plan.submission.machine.num_gpus:
         return steps

@@ -35,6 +35,7 @@ from launch.cluster.slurm import SlurmJob, running_array, submit_slurm, test_sub
 from launch.console.lines import EXIT_INTERRUPTED, counted
 from launch.flags.finetune import Finetune
 from launch.flags.site import Site
+from launch.flags.slurm import without_slurm
 from launch.runs.commands import run_command
 from launch.runs.follower import watch, watch_slurm
 from launch.runs.run import Run
@@ -202,14 +203,14 @@ class OnThisMachine:
             raise ConfigError(
                 f"--spare-nodes needs Slurm, got {flags.spare_nodes} on this machine. Leave it out."
             )
-        self._run, self._num_tasks = run, flags.gpus
+        self._run, self._num_tasks, self._flags = run, flags.gpus, flags.slurm
         self.where = f"this machine ({why})" if why else "this machine"
         self.machine = this_machine()
         self.minutes: int | None = None
 
     def check(self, config: TrainConfig) -> list[str]:  # noqa: ARG002  asked as Slurm is
-        """Return no notes: nobody has to judge the job."""
-        return []
+        """Return what a person should know beforehand: nobody has to judge the job."""
+        return without_slurm(self._flags)
 
     def script(self, config: TrainConfig) -> str:  # noqa: ARG002
         """Return "": there is no batch script."""

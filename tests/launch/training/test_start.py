@@ -91,6 +91,19 @@ def test_rate_that_never_peaks_or_hardly_moves_random_weights_is_said(trained: P
     assert "weights that know a language" not in usual
 
 
+def test_flags_that_mean_nothing_without_slurm_are_named(trained: Path, rows_file: Path) -> None:
+    words = ["--time=2:00:00", "--mem=2G", "--setup=module load cuda", "--cluster=local"]
+
+    said = looked(trained, "--run=first", "--max-steps=4", *words)
+    made = launch(
+        "preprocess", f"--source={rows_file}", "--out=other", *words, "--dry-run", cwd=trained
+    )
+
+    assert "\nNot used without Slurm: --time, --mem, --setup\n" in said
+    assert "\nNot used without Slurm: --time, --mem, --setup\n" in made.stdout
+    assert "Not used" not in looked(trained, "--run=first", "--max-steps=4")
+
+
 def test_missing_shards_are_answered_with_those_that_are_there(trained: Path) -> None:
     line = refused(trained, "finetune", "--shards=shards/smalls", *TINY_RUN)
 
