@@ -7,7 +7,7 @@ import random
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -91,8 +91,14 @@ def hit_at(launcher: Launcher, cwd: Path, step: int, hit: Hit) -> None:
 
 @contextmanager
 def held(run: Path) -> Iterator[None]:
-    """Hold the ranks of a run: it cannot end before what a test does meanwhile, to them as well."""
-    pids = wait_for(lambda: rank_pids(run), "the ranks")
+    """Hold the ranks of a run on this machine; see `stopped`."""
+    with stopped(wait_for(lambda: rank_pids(run), "the ranks")):
+        yield
+
+
+@contextmanager
+def stopped(pids: Sequence[int]) -> Iterator[None]:
+    """Stop ranks: their run cannot end before what a test does meanwhile, to them as well."""
     try:
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)

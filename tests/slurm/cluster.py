@@ -33,9 +33,10 @@ from tests.slurm.processes import (
     descendants,
     free_ports,
     kill,
-    logs_of,
     name_of,
+    number_inside,
     run_command,
+    steps_of,
 )
 
 START_SECONDS = 100.0
@@ -120,6 +121,8 @@ class SlurmCluster:
             done = self._ask("scontrol", "-o", "show", "job", job_id)
             if done.returncode == 0 or "Invalid job id" in done.stderr:
                 break  # else the controller is busy, and has not said that it knows no such job
+        else:
+            raise AssertionError(f"scontrol did not answer for job {job_id}: {done.stderr}")
         words = [word.partition("=") for word in done.stdout.split()]
         return {key: value for key, _, value in reversed(words)}  # the first of a name counts
 
@@ -134,9 +137,17 @@ class SlurmCluster:
     def kill_node(self, node: int) -> None:
         """Take the power from a node: daemon and tasks are gone at once. Needs netns."""
         daemon = self._daemons.pop(f"node{node}")
-        for child in [daemon.pid, *descendants(daemon.pid), *self._steps(node)]:
+        for child in [daemon.pid, *descendants(daemon.pid), *steps_of(self.conf, node)]:
             kill(child)
         daemon.wait(CLIENT_SECONDS)
+
+    def pid_here(self, node: str, pid: int) -> int:
+        """Return the number that a task has here; nodes in spaces of their own count from one."""
+        if not self._in_netns:
+            return pid
+        tasks = steps_of(self.conf, int(node.removeprefix("node")))
+        [here] = [task for task in tasks if number_inside(task) == pid]
+        return here
 
     def start_node(self, node: int) -> None:
         """Start a node, for the first time or again."""
@@ -196,7 +207,7 @@ class SlurmCluster:
     def _end(self) -> None:
         for _ in range(3):  # what was started meanwhile
             pids = [pid for p in self._daemons.values() for pid in [p.pid, *descendants(p.pid)]]
-            for pid in {*pids, *self._steps()}:
+            for pid in {*pids, *steps_of(self.conf)}:
                 kill(pid)
         for process in self._daemons.values():
             process.wait()
@@ -206,30 +217,6 @@ class SlurmCluster:
             for node in [0, *self._nodes()]:
                 command = ["ip", "netns", "del", f"{self._space}-{node}"]
                 subprocess.run(command, check=False, capture_output=True)
-
-    def _steps(self, node: int | None = None) -> list[int]:
-        """Return the processes of this cluster's job steps, on one node or on all."""
-        found = []
-        for entry in Path("/proc").glob("[0-9]*"):
-            try:
-                environment = (entry / "environ").read_bytes().split(b"\0")
-            except OSError:
-                continue
-            if (
-                f"SLURM_CONF={self.conf}".encode() not in environment
-                or int(entry.name) == os.getpid()
-            ):
-                continue
-            nodes = [word for word in environment if word.startswith(b"SLURMD_NODENAME=")]
-            name = name_of(int(entry.name))
-            mine = f"SLURMD_NODENAME=node{node}".encode() in nodes
-            if node is None:
-                ours = bool(nodes) or name in ("slurmstepd", "srun", "slurmd")
-            else:
-                ours = mine or (name == "slurmstepd" and logs_of(entry, node))
-            if ours:
-                found.append(int(entry.name))
-        return found
 
     def _start(self, name: str, command: list[str], env: dict[str, str] | None = None) -> None:
         with (self.folder / "log" / f"{name}.out").open("ab") as log:

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,7 +27,7 @@ from tests.conftest import (
 )
 from tests.slurm.cluster import SlurmCluster
 from tests.slurm.configuration import ClusterSettings
-from tests.tiny_runs import held
+from tests.tiny_runs import stopped
 
 STEPS = 30
 NEEDED = ("slurmctld", "slurmd", "sbatch", "unshare", "nsenter")
@@ -152,8 +153,10 @@ class Run:
         return [event for event in events_of(self.folder) if event["event"] == name]
 
     def pids(self) -> list[int]:
-        """Return the ranks' processes of the newest attempt, rank 0 first."""
-        return list(self.events("started")[-1]["pids"])  # type: ignore[call-overload]
+        """Return the ranks' processes of the newest attempt, rank 0 first, by their numbers here."""
+        started = self.events("started")[-1]
+        ranks: Any = zip(started["hosts"], started["pids"], strict=True)  # type: ignore[call-overload]
+        return [self.cluster.pid_here(host, pid) for host, pid in ranks]
 
     def crashed_on(self) -> list[str]:
         """Return the nodes that crashes were put down to."""
@@ -168,7 +171,14 @@ class Run:
     def held_at(self, step: int) -> Iterator[None]:
         """Wait until the newest attempt trains at a step, and hold it there while it is hit."""
         self.reach(step)
-        with held(self.folder):
+        with self.held():
+            yield
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the newest attempt's ranks as soon as they have started."""
+        wait_for(lambda: self.events("started"), "the ranks")
+        with stopped(self.pids()):
             yield
 
     def _step_of_newest_attempt(self) -> int:

@@ -58,6 +58,23 @@ def name_of(pid: int) -> str:
         return ""
 
 
+def number_inside(pid: int) -> int:
+    """Return the number of a process in the innermost of its process spaces; 0 where it has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next(int(line.split()[-1]) for line in lines if line.startswith("NSpid:"))
+
+
+def environment_of(process: Path) -> list[bytes]:
+    """Return what a process below /proc was started with; nothing where it has ended."""
+    try:
+        return (process / "environ").read_bytes().split(b"\0")
+    except OSError:
+        return []
+
+
 def descendants(pid: int) -> Iterator[int]:
     try:
         threads = list(Path(f"/proc/{pid}/task").iterdir())
@@ -76,3 +93,22 @@ def logs_of(process: Path, node: int) -> bool:
     except OSError:
         return False
     return any(f"slurmd.node{node}.log" in name or f"/spool/node{node}/" in name for name in opened)
+
+
+def steps_of(conf: Path, node: int | None = None) -> list[int]:
+    """Return the processes of a cluster's job steps, on one node or on all."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        environment = environment_of(entry)
+        if f"SLURM_CONF={conf}".encode() not in environment or int(entry.name) == os.getpid():
+            continue
+        nodes = [word for word in environment if word.startswith(b"SLURMD_NODENAME=")]
+        name = name_of(int(entry.name))
+        mine = f"SLURMD_NODENAME=node{node}".encode() in nodes
+        if node is None:
+            ours = bool(nodes) or name in ("slurmstepd", "srun", "slurmd")
+        else:
+            ours = mine or (name == "slurmstepd" and logs_of(entry, node))
+        if ours:
+            found.append(int(entry.name))
+    return found

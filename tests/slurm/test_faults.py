@@ -65,7 +65,13 @@ def preempt_at(run: Run, step: int) -> None:
             *("sbatch", "--partition=high", "--nodes=2", "--exclusive", "--output=/dev/null"),
             "--wrap=true",
         )
-        wait_for(lambda: run.cluster.job(run.job_id)["PreemptTime"] != "None", "Slurm's preemption")
+        wait_for(lambda: is_preempted(run), "Slurm's preemption")
+
+
+def is_preempted(run: Run) -> bool:
+    """Return whether Slurm has begun to take the run's nodes; it may have put it back into the queue."""
+    job = run.cluster.job(run.job_id)
+    return job.get("PreemptTime", "None") != "None" or job.get("Restarts", "0") != "0"
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ from pathlib import Path
 from tests.conftest import wait_for
 from tests.slurm.cluster import SlurmCluster
 from tests.slurm.conftest import Run, assert_ended_as_if_undisturbed
-from tests.tiny_runs import held
 
 
 def kill_rank(run: Run, rank: int) -> None:
@@ -55,7 +54,7 @@ def test_node_that_fails_twice_is_left_out_for_one_to_spare(
     kill_rank(run, 0)
 
     run.wait_for_start(3)
-    with held(run.folder):
+    with run.held():
         assert bad not in {node_of(pid) for pid in run.pids()}
     run.wait_for_end()
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from tests.conftest import HANGS_SECONDS, REPO, wait_for
 from tests.slurm.cluster import SlurmCluster
 from tests.slurm.conftest import Run, assert_ended_as_if_undisturbed
-from tests.tiny_runs import held
 
 
 def test_training_waits_for_shards_that_are_being_made(
@@ -89,7 +88,7 @@ def test_two_runs_share_a_node(cluster: SlurmCluster, tmp_path: Path, light_shar
     )
     first.submit("--exclude=node[2-4]")
 
-    with held(first.folder):  # it cannot have ended when the second one trains
+    with first.held():  # it cannot have ended when the second one trains
         second.submit("--exclude=node[2-4]")
         second.wait_for_start(1)
 

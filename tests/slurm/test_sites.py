@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from tests.slurm.conftest import Cluster, Run
-from tests.tiny_runs import held
 
 PLUGIN = """
 function slurm_job_submit(job, partitions, user)
@@ -68,7 +67,7 @@ def test_run_is_refused_with_what_to_type_and_survives_with_it(site: Run) -> Non
         first = Path(f"/proc/{site.pids()[0]}/environ").read_bytes().decode().split("\0")
         site.cluster.run("scancel", "--signal=USR2", site.job_id)
     site.wait_for_start(2)
-    with held(site.folder):
+    with site.held():
         second = Path(f"/proc/{site.pids()[0]}/environ").read_bytes().decode().split("\0")
     site.wait_for_end()
 
