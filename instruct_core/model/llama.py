@@ -18,8 +18,6 @@ V: vocabulary
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -32,7 +30,8 @@ from instruct_core.model.family import (
     attend,
     empty_embedding,
 )
-from instruct_core.model.rope import rope_frequencies
+from instruct_core.model.rms_norm import RMSNorm
+from instruct_core.model.rope import Turn, rope_frequencies
 
 
 class Llama(Model):
@@ -63,18 +62,6 @@ class Llama(Model):
         own = getattr(self, "lm_head", self.model.embed_tokens)
         weight: Tensor = own.weight
         return weight
-
-
-class Turn(NamedTuple):
-    """Cosines and sines of every position, which turn queries and keys. (B, T, 1, D)"""
-
-    cosines: Tensor
-    sines: Tensor
-
-    def of(self, x: Tensor) -> Tensor:
-        """Return heads turned by their positions, in float32. (B, T, H, D)"""
-        first, second = x.chunk(2, dim=-1)
-        return x * self.cosines + torch.cat((-second, first), dim=-1) * self.sines
 
 
 class Transformer(nn.Module):
@@ -188,20 +175,6 @@ class MLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         mlp: Tensor = self.drop(self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x)))
         return mlp
-
-
-class RMSNorm(nn.Module):
-    """Every token divided by its root mean square, in float32, and scaled."""
-
-    def __init__(self, width: int, epsilon: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(width))
-        self.epsilon = epsilon
-
-    def forward(self, x: Tensor) -> Tensor:
-        exact = x.float()
-        scale = torch.rsqrt(exact.square().mean(-1, keepdim=True) + self.epsilon)
-        return self.weight * (exact * scale).to(x.dtype)
 
 
 class Projection(nn.Module):

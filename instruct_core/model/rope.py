@@ -2,21 +2,59 @@
 By how much positions turn queries and keys, plain and with the scalings that stretch a context.
 
     frequencies, factor = rope_frequencies(config)       # (D / 2,)
+    q = Turn(cosines, sines).of(q)                       # (B, T, H, D)
 
 Sources: Su et al. 2021 (RoPE, arXiv 2104.09864); Peng et al. 2023 (YaRN, arXiv 2309.00071); transformers'
 modeling_rope_utils.py (parity is tested).
 
-D: numbers of a head
+B: batch size, T: tokens, H: heads, D: numbers of a head
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from instruct_core.llama_config import LlamaConfig
+
+
+class Turn(NamedTuple):
+    """Cosines and sines of every position, which turn queries and keys. (B, T, 1, D)"""
+
+    cosines: Tensor
+    sines: Tensor
+
+    def of(self, x: Tensor) -> Tensor:
+        """Return heads turned by their positions, in float32. (B, T, H, D)"""
+        turned: Tensor = _Turned.apply(  # type: ignore[no-untyped-call]  # torch does not type it
+            x.float(), self.cosines, self.sines
+        )
+        return turned
+
+
+class _Turned(torch.autograd.Function):
+    """Torch's own gradient copies halves of heads about; it is the turn back, and needs no copy."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+        ctx.save_for_backward(cosines, sines)
+        return _turn(x, cosines, sines, 1.0)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        cosines, sines = ctx.saved_tensors
+        return _turn(grads[0], cosines, sines, -1.0), None, None
+
+
+def _turn(x: Tensor, cosines: Tensor, sines: Tensor, direction: float) -> Tensor:
+    half = x.shape[-1] // 2
+    turned = x * cosines
+    turned[..., :half].addcmul_(x[..., half:], sines[..., :half], value=-direction)
+    turned[..., half:].addcmul_(x[..., :half], sines[..., half:], value=direction)
+    return turned
 
 
 def rope_frequencies(config: LlamaConfig) -> tuple[Tensor, float]:

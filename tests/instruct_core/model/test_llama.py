@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from instruct_core.answers.generation import generate
 from instruct_core.llama_config import LlamaConfig
+from instruct_core.model.families import build
 from instruct_core.model.family import Cache, Model, RowStarts, row_mask
 from instruct_core.model.llama import Llama
 from instruct_core.model.weights import load_model, load_pretrained
@@ -44,6 +45,27 @@ def test_logits_equal_transformers(pair: tuple[Model, PreTrainedModel]) -> None:
     expected = theirs(TOKENS).logits
     assert expected.std() > 0.1, "too small to compare"
     assert (logits - expected).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_gradients_equal_transformers(kind: str, tmp_path: Path) -> None:
+    theirs = reference(kind)
+    save_folder(tmp_path, theirs)
+    shape, weights = load_pretrained(str(tmp_path))
+    ours = build(shape).train()
+    ours.load_state_dict(weights)
+    towards = torch.randn(2, 90, 260, generator=torch.Generator().manual_seed(2))
+
+    (ours.logits(ours(TOKENS, POSITIONS, None)) * towards).sum().backward()
+    (theirs.train()(TOKENS).logits * towards).sum().backward()
+
+    expected = {name: parameter.grad for name, parameter in theirs.named_parameters()}
+    found = {name: parameter.grad for name, parameter in ours.named_parameters()}
+    assert found.keys() == expected.keys()
+    for name, grad in found.items():
+        assert grad is not None
+        error = (grad - expected[name]).norm() / expected[name].norm()
+        assert error < 1e-5, f"{name}: {error}"
 
 
 def test_greedy_text_equals_transformers(pair: tuple[Model, PreTrainedModel]) -> None:
