@@ -64,7 +64,7 @@ def show(runs: list[dict[str, Any]]) -> None:
     by_seed = {(run["loss_on"], run["seed"]): run for run in runs}
     seeds = [seed for loss_on, seed in by_seed if loss_on == "all"]
     for name in ("loss", "response_loss"):
-        figures = {
+        figures: dict[str, list[float]] = {
             loss_on: [by_seed[loss_on, seed][name] for seed in seeds] for loss_on in CONTENDERS
         }
         figures["all minus response"] = [

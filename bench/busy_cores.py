@@ -15,6 +15,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 
 from bench.common import parser, report, seconds_of
 
@@ -49,13 +50,13 @@ def do(work: str) -> float:
 
     from instruct_core.answers.generation import generate
     from instruct_core.config import PRESETS
-    from instruct_core.model.gpt2 import GPT2
+    from instruct_core.model.families import build
     from instruct_core.train.loss import WithLoss
     from jobs.world import keep_freed_memory
 
     keep_freed_memory()
     torch.set_num_threads(NUM_CORES)
-    model = GPT2(PRESETS["small-demo"])
+    model = build(PRESETS["small-demo"])
     model.initialize(seed=0)
     with_loss = WithLoss(model)
     tokens = torch.arange(4 * 256).view(4, 256)
@@ -84,7 +85,7 @@ def main() -> None:
             with neighbours(count):
                 report(
                     f"busy_cores/{work}/{cores}",
-                    {policy: lambda policy=policy: measure(work, policy) for policy in POLICIES},  # noqa: B023
+                    {policy: partial(measure, work, policy) for policy in POLICIES},
                     baseline="spin",
                     unit="seconds",
                     higher_is_better=False,

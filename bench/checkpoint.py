@@ -14,16 +14,14 @@ Lightning and HF Trainer take part where `lightning` and `accelerate` are instal
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,6 +33,7 @@ import torch.distributed.checkpoint as dcp
 from safetensors.torch import load_file
 from torch.distributed.checkpoint._fsspec_filesystem import FsspecWriter
 
+from bench.checkpoint_memory import bench_memory
 from bench.common import REPEATS, machine, parser, report, seconds_of
 from bench.object_store import bench_s3
 from bench.savers import (
@@ -88,7 +87,7 @@ def bench_save(state: State, desk: Desk, root: Path) -> None:
         contenders["hf trainer"] = save_trainer
     report(
         "checkpoint save",
-        {name: lambda save=save: desk.timed(save) for name, save in contenders.items()},  # type: ignore[misc]
+        {name: partial(desk.timed, save) for name, save in contenders.items()},
         baseline="write + fsync", unit="seconds", higher_is_better=False,
     )  # fmt: skip
 
@@ -129,7 +128,7 @@ def bench_load(state: State, root: Path) -> None:
         load()  # files are in memory for all of them
     report(
         "checkpoint load",
-        {name: lambda load=load: seconds_of(load) for name, load in contenders.items()},  # type: ignore[misc]
+        {name: partial(seconds_of, load) for name, load in contenders.items()},
         baseline="bare read", unit="seconds", higher_is_better=False,
     )  # fmt: skip
 
@@ -139,7 +138,7 @@ class Save(NamedTuple):
 
     stall_seconds: float  # that training waited for it to begin
     is_done: Callable[[], bool]
-    end: Callable[[], None]
+    end: Callable[[], object]
 
 
 class Lost(NamedTuple):
@@ -167,7 +166,12 @@ def bench_async(state: State, root: Path) -> None:
         started_at = time.perf_counter()
         future: Any = dcp.async_save(state.tensors(), checkpoint_id=folder)
         seconds = time.perf_counter() - started_at
-        return Save(seconds, future.done, lambda: (future.result(), shutil.rmtree(folder)))
+
+        def end() -> None:
+            future.result()
+            shutil.rmtree(folder)
+
+        return Save(seconds, future.done, end)
 
     def memcpy() -> Save:
         return Save(seconds_of(lambda: np.copyto(kept, memory)), lambda: True, lambda: None)
@@ -217,68 +221,17 @@ def _report_async(name: str, lost: dict[str, list[Lost]]) -> None:
     print(json.dumps(line), flush=True)
 
 
-def bench_memory() -> None:
-    """Peak memory of a save beyond the state itself, each in a process of its own."""
-    for name in ("ours async", "ours sync", "torch.save", "safetensors", "dcp", "dcp async"):
-        output = subprocess.run(
-            [sys.executable, "-m", "bench.checkpoint", "--memory-of", name], check=True,
-            stdout=subprocess.PIPE, encoding="utf-8",
-        ).stdout  # fmt: skip
-        print(output.splitlines()[-1], flush=True)
-
-
-def memory_of(name: str, root: Path) -> None:
-    state = State()
-    size = sum(tensor.nbytes for tensor in state.tensors().values())
-    checkpoints = checkpoints_in(root)
-    saves = Saves(
-        CONFIG, checkpoints, lambda copied: state.take(checkpoints, copied), lambda event: None
-    )
-    saved: dict[str, Callable[[], object]] = {
-        "ours async": lambda: saves.begin(state.number + 1),
-        "ours sync": lambda: save_ours(state, root),
-        "torch.save": lambda: save_torch(state, root),
-        "safetensors": lambda: save_safetensors(state, root),
-        "dcp": lambda: dcp.save(state.tensors(), checkpoint_id=root / DCP_FILES),
-        "dcp async": lambda: dcp.async_save(
-            state.tensors(), checkpoint_id=root / f"{DCP_FILES}{time.monotonic_ns()}"
-        ).result(),  # type: ignore[union-attr]
-    }
-    Path("/proc/self/clear_refs").write_bytes(b"5")  # the peak begins anew; see proc(5)
-    before = _status("VmRSS")
-    for _ in range(2):
-        saved[name]()
-    saves.finish(state.number, lambda: False) if name == "ours async" else None
-    line = {
-        "bench": "checkpoint memory",
-        "contender": name,
-        "times_state": round((_status("VmHWM") - before) / size, 3),
-        "state_megabytes": round(size / 1e6),
-        "machine": machine(),
-    }
-    print(json.dumps(line), flush=True)
-
-
-def _status(key: str) -> int:
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(key))
-
-
 def main() -> None:
     flags = parser(__doc__)
     flags.add_argument(
         "what", nargs="*", choices=(*WHAT, "all"), default="all", help="what to measure"
     )
-    flags.add_argument("--memory-of", help=argparse.SUPPRESS)
     typed = flags.parse_args()
     asked = WHAT if "all" in typed.what else typed.what
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
     with tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_DIR")) as folder:
         root = Path(folder)
         dist.init_process_group("gloo", init_method=f"file://{root}/meet", rank=0, world_size=1)
-        if typed.memory_of:
-            memory_of(typed.memory_of, root)
-            return
         if "memory" in asked:
             bench_memory()
         state = State() if {"save", "load", "async"} & set(asked) else None

@@ -20,6 +20,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,7 +46,8 @@ Run = Callable[[list[list[int]], Sampling, int], int]  # returns how many tokens
 
 def prompts(batch_size: int) -> list[list[int]]:
     draw = np.random.default_rng(0)
-    return draw.integers(NUM_WORDS, size=(batch_size, PROMPT_TOKENS)).tolist()
+    drawn: list[list[int]] = draw.integers(NUM_WORDS, size=(batch_size, PROMPT_TOKENS)).tolist()
+    return drawn
 
 
 def make_ours(name: str, device: str, batch_size: int, kept: Kept = "fp32") -> Run:
@@ -66,10 +68,10 @@ def make_theirs(name: str, device: str, batch_size: int) -> Run:
 
     def run(batch: list[list[int]], sampling: Sampling, num_tokens: int) -> int:
         tokens = torch.tensor(batch, device=device)
-        how = {"do_sample": False}
+        how: dict[str, Any] = {"do_sample": False}
         if sampling.temperature:
-            how = {"do_sample": True, "temperature": sampling.temperature}  # type: ignore[dict-item]
-            how |= {"top_k": sampling.top_k, "top_p": sampling.top_p}  # type: ignore[dict-item]
+            how = {"do_sample": True, "temperature": sampling.temperature}
+            how |= {"top_k": sampling.top_k, "top_p": sampling.top_p}
         made = theirs.generate(
             tokens, attention_mask=torch.ones_like(tokens), max_new_tokens=num_tokens, **how
         )
@@ -133,7 +135,7 @@ def main() -> None:
         commands = {who: memory_command(who, batch_size, arguments) for who in runs}
         report(
             f"generate/memory/batch-{batch_size}",
-            {who: lambda command=command: memory_of(command) for who, command in commands.items()},
+            {who: functools.partial(memory_of, command) for who, command in commands.items()},
             baseline="transformers",
             unit="megabytes",
             higher_is_better=False,
@@ -168,12 +170,13 @@ def measure_speed(runs: dict[str, Run], batch_size: int, model: Model | None) ->
 def measure_first_token(runs: dict[str, Run], batch_size: int) -> None:
     """Report seconds to one token."""
     batch = prompts(batch_size)
+
+    def seconds_to_token(run: Run) -> float:
+        return seconds_of(lambda: run(batch, Sampling(), 1))
+
     report(
         f"generate/first-token/batch-{batch_size}",
-        {
-            who: lambda run=run: seconds_of(lambda: run(batch, Sampling(), 1))
-            for who, run in runs.items()
-        },
+        {who: functools.partial(seconds_to_token, run) for who, run in runs.items()},
         baseline="transformers",
         unit="seconds",
         higher_is_better=False,

@@ -31,7 +31,7 @@ from bench.common import parser
 from bench.gpu_common import Place
 from bench.gpu_parts import ROW_TOKENS, attention, bitwise_resume, save_stall
 from instruct_core.config import TrainConfig
-from instruct_core.model.gpt2 import GPT2
+from instruct_core.model.families import build
 from instruct_core.train import loss as sliced
 from instruct_core.train.compiler import HOW
 from instruct_core.train.loss import WithLoss
@@ -82,7 +82,7 @@ class Step:
         whole_rows: bool = False,
     ) -> None:
         self._kind = place.device.type
-        self._model = GPT2(place.shape)
+        self._model = build(place.shape)
         self._model.initialize(1)
         self._with_loss = WithLoss(self._model.to(place.device), compiled)
         if compiled:

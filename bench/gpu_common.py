@@ -19,7 +19,7 @@ import torch
 
 from instruct_core.config import PRESETS
 from instruct_core.data.batches import row_starts
-from instruct_core.model.gpt2 import ModelConfig
+from instruct_core.shape import Shape
 
 REPEATS = 5
 
@@ -50,7 +50,7 @@ class Place(NamedTuple):
         return self.device.type == "cuda"
 
     @property
-    def shape(self) -> ModelConfig:
+    def shape(self) -> Shape:
         """Of the model."""
         return PRESETS[self.preset]
 

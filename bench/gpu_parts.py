@@ -13,8 +13,8 @@ import torch.nn.functional as F
 
 from bench.gpu_common import Place
 from instruct_core.config import PRESETS, TrainConfig
-from instruct_core.model.family import row_mask
-from instruct_core.model.gpt2 import GPT2
+from instruct_core.model.families import build
+from instruct_core.model.family import Model, row_mask
 from instruct_core.train.loss import WithLoss
 from instruct_core.train.optimizer import make_optimizer, optimizer_tensors, restore_optimizer
 from instruct_core.train.rng import be_deterministic, restore_rng, rng_state, seed_rng
@@ -39,9 +39,10 @@ def attention(place: Place, batch_size: int) -> None:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
     def by_starts(longest: int) -> torch.Tensor:
-        result: torch.Tensor = varlen_attn(
+        result = varlen_attn(
             flat[0], flat[1], flat[2], starts, starts, longest, longest, window_size=(-1, 0)
         )
+        assert isinstance(result, torch.Tensor)
         return result
 
     expected = by_mask().transpose(1, 2).reshape(-1, HEADS, SIZE)
@@ -88,13 +89,13 @@ def bitwise_resume(place: Place) -> None:
     device, preset = place.device, "small-demo" if place.is_gpu else "tiny"
     config = TrainConfig("bench", "", "", "", "random", preset, "")
 
-    def fresh() -> tuple[GPT2, Any]:
-        model = GPT2(PRESETS[preset], dropout=0.1)
+    def fresh() -> tuple[Model, Any]:
+        model = build(PRESETS[preset], dropout=0.1)
         model.initialize(1)
         model.to(device)
         return model, make_optimizer(model, config)
 
-    def train(model: GPT2, optimizer: Any, steps: range) -> None:
+    def train(model: Model, optimizer: Any, steps: range) -> None:
         with_loss = WithLoss(model)
         for step in steps:
             generator = torch.Generator(device).manual_seed(step)

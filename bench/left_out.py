@@ -15,7 +15,7 @@ import torch
 from bench.common import parser, report
 from instruct_core.config import PRESETS
 from instruct_core.data.batches import IGNORED
-from instruct_core.model.gpt2 import GPT2
+from instruct_core.model.families import build
 from instruct_core.train.loss import Inputs, WithLoss
 from jobs.world import keep_freed_memory
 
@@ -42,7 +42,7 @@ def main() -> None:
     arguments = flags.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()
-    model = GPT2(PRESETS[arguments.model])
+    model = build(PRESETS[arguments.model])
     model.initialize(1)
     core = WithLoss(model)
     batch = inputs(arguments.batch_size, arguments.seq_len)

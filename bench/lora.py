@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -42,7 +43,8 @@ def loss_of_ours(model: Model) -> Loss:
 
     def loss(tokens: Tensor, targets: Tensor) -> Tensor:
         positions = torch.arange(tokens.shape[1]).expand_as(tokens)
-        return core(tokens, targets, positions, torch.zeros_like(tokens)) / targets.numel()
+        total: Tensor = core(tokens, targets, positions, torch.zeros_like(tokens))
+        return total / targets.numel()
 
     return loss
 
@@ -91,7 +93,7 @@ def save_seconds(folder: str, model: Model, optimizer: FusedAdamW) -> tuple[floa
         snapshot = checkpoints.take(
             step, saved_tensors(model), {}, optimizer_tensors(model, optimizer), rng_state(), facts
         )
-        seconds.append(seconds_of(lambda snapshot=snapshot: checkpoints.write(snapshot, Keep(2))))
+        seconds.append(seconds_of(partial(checkpoints.write, snapshot, Keep(2))))
     files = (Path(folder) / f"step-{SAVES - 1:08d}").iterdir()
     return sorted(seconds)[SAVES // 2], sum(path.stat().st_size for path in files)
 
@@ -114,7 +116,7 @@ def main() -> None:
     }
     report(
         f"step/{flags.model}",
-        {name: lambda these=these: seconds_of(these.step) for name, these in steps.items()},
+        {name: partial(seconds_of, these.step) for name, these in steps.items()},
         baseline="all weights",
         unit="seconds",
         higher_is_better=False,

@@ -31,7 +31,7 @@ def bench_s3(root: Path) -> None:
         there = server.url.removeprefix("s3://") + "/theirs"
 
         def put_ours() -> None:
-            store.put("file", [memoryview(data)])
+            store.put("file", [data.data])
 
         def get_ours() -> None:
             store.read_hashed("file", np.empty(S3_BYTES, np.uint8))

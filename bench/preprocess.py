@@ -9,6 +9,7 @@ of the largest process of ours, at two sizes of the source.
 
 from __future__ import annotations
 
+import functools
 import gzip
 import json
 import multiprocessing
@@ -119,18 +120,16 @@ def run_launcher(source: Path, out: Path, *flags: str) -> int:
 
 def nanogpt_style(texts: list[str], path: Path) -> None:
     """A pool of two processes over single rows, Python lists, one array at the end."""
-    with multiprocessing.Pool(2, initializer=_init_worker) as pool:
+    with multiprocessing.Pool(2, initializer=_worker_encoding) as pool:
         rows = pool.map(_encode_row, texts, chunksize=500)
     np.concatenate([np.array(row, np.uint16) for row in rows]).tofile(path)
 
 
-def _init_worker() -> None:
-    global _worker_encoding  # noqa: PLW0603  one a process, as pools want it
-    _worker_encoding = encoding()
+_worker_encoding = functools.cache(encoding)  # one a process
 
 
 def _encode_row(text: str) -> list[int]:
-    return [*_worker_encoding.encode_ordinary(text), END_OF_TEXT_ID]
+    return [*_worker_encoding().encode_ordinary(text), END_OF_TEXT_ID]
 
 
 def datasets_map(source: Path, out: Path) -> None:
@@ -144,24 +143,22 @@ def datasets_map(source: Path, out: Path) -> None:
 
 
 def _map_batch(batch: dict[str, list[str]]) -> dict[str, list[list[int]]]:
-    if "_worker_encoding" not in globals():
-        _init_worker()
     texts = [
         text_of(BY_HEADINGS.segments(Exchange(i, n, o).turns))
         for i, n, o in zip(batch["instruction"], batch["input"], batch["output"], strict=True)
     ]
-    return {"ids": _worker_encoding.encode_ordinary_batch(texts, num_threads=1)}
+    return {"ids": _worker_encoding().encode_ordinary_batch(texts, num_threads=1)}
 
 
 def tokens_per_second(
     name: str, num_tokens: int, contenders: dict[str, Callable[[], object]], baseline: str
 ) -> None:
+    def speed(run: Callable[[], object]) -> float:
+        return num_tokens / seconds_of(run)
+
     report(
         name,
-        {
-            contender: lambda run=run: num_tokens / seconds_of(run)  # type: ignore[misc]
-            for contender, run in contenders.items()
-        },
+        {contender: functools.partial(speed, run) for contender, run in contenders.items()},
         baseline=baseline,
         unit="tokens_per_second",
     )

@@ -42,7 +42,8 @@ from instruct_core.data.batches import MicroBatch, SampleReader
 from instruct_core.data.order import sample_at
 from instruct_core.data.packing import Packing, pack
 from instruct_core.data.shards import ShardSet
-from instruct_core.model.gpt2 import GPT2
+from instruct_core.model.families import build
+from instruct_core.model.family import Model
 from instruct_core.recipe import LossOn
 from instruct_core.storage.store import Store
 from instruct_core.train.loss import WithLoss
@@ -141,7 +142,7 @@ def padded(packing: Packing, steps: Sequence[Integers], seed: int) -> Packing:
     return one_a_sequence(packing, pieces_of_sequences)
 
 
-def train(contender: Contender, config: TrainConfig, shards: Store) -> tuple[GPT2, dict[str, Any]]:
+def train(contender: Contender, config: TrainConfig, shards: Store) -> tuple[Model, dict[str, Any]]:
     """Return a contender's model, trained from random weights, and what it has read."""
     rows = ShardSet(shards, "train")
     packing = pack(rows.lengths(), config.seq_len, config.seed)
@@ -154,7 +155,7 @@ def train(contender: Contender, config: TrainConfig, shards: Store) -> tuple[GPT
         samples = padded(packing, steps, config.seed)
         places = samples.num_sequences // config.max_steps * config.seq_len
         config = replace(config, tokens_per_step=places, micro_batch_size=PADDED_BATCH)
-    model = GPT2(PRESETS[config.model])
+    model = build(PRESETS[config.model])
     model.initialize(config.seed)
     reports: list[StepReport] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -179,7 +180,7 @@ def train(contender: Contender, config: TrainConfig, shards: Store) -> tuple[GPT
     }
 
 
-def judge(model: GPT2, shards: Store, seq_len: int) -> dict[str, float]:
+def judge(model: Model, shards: Store, seq_len: int) -> dict[str, float]:
     """Return losses and perplexities on the validation split, each row alone in its sequence."""
     rows = ShardSet(shards, "val")
     packing = pack(rows.lengths(), seq_len, seed=0)

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +63,8 @@ def run_ours(desk: Path) -> None:
         os._exit(0)
         return values
 
-    training.load_newest = load_newest  # type: ignore[attr-defined]
-    Trainer._begin_step = begin_step  # type: ignore[method-assign]
+    training.load_newest = load_newest
+    Trainer._begin_step = begin_step  # type: ignore[assignment, method-assign]
     FinetuneJob(config, "bench")()
 
 
@@ -73,7 +74,7 @@ def run_bare(desk: Path) -> None:
     import torch
 
     from instruct_core.config import PRESETS
-    from instruct_core.model.gpt2 import GPT2
+    from instruct_core.model.families import build
     from instruct_core.storage.tensor_file import parse_header
 
     stamp(stamps, "imports")
@@ -89,7 +90,7 @@ def run_bare(desk: Path) -> None:
                 part = data[place.start : place.stop].view(torch.float32)
                 tensors[key] = part.view(place.shape)
     stamp(stamps, "load")
-    model = GPT2(PRESETS["gpt2"])
+    model = build(PRESETS["gpt2"])
     names = list(model.state_dict())
     model.load_state_dict({name: tensors[name] for name in names}, assign=True)
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
@@ -183,7 +184,7 @@ def main() -> None:
 
         report(
             "resume",
-            {name: lambda name=name: run(name) for name in ("bare", "ours")},  # type: ignore[misc]
+            {name: partial(run, name) for name in ("bare", "ours")},
             baseline="bare",
             unit="seconds",
             higher_is_better=False,

@@ -18,7 +18,7 @@ from instruct_core.checkpoints.retention import Keep
 from instruct_core.checkpoints.writer import Checkpoints, Snapshot
 from instruct_core.config import PRESETS, TrainConfig
 from instruct_core.events import Event, SaveFailed
-from instruct_core.model.gpt2 import GPT2
+from instruct_core.model.families import build
 from instruct_core.storage.store import Store
 from instruct_core.train.optimizer import make_optimizer, optimizer_tensors
 from instruct_core.train.rng import rng_state
@@ -31,7 +31,7 @@ class State:
     """A model with its optimizer, and one training step of it."""
 
     def __init__(self) -> None:
-        self.model = GPT2(PRESETS["gpt2"])
+        self.model = build(PRESETS["gpt2"])
         self.model.initialize(1)
         self.optimizer = make_optimizer(self.model, CONFIG)
         self._tokens = torch.randint(0, 50257, (1, 64))
@@ -111,7 +111,7 @@ def image_of(state: State) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 def write_bare(data: np.ndarray[Any, Any], folder: Path) -> None:
     descriptor = os.open(folder / "bare", os.O_WRONLY | os.O_CREAT)
-    view = memoryview(data)
+    view = memoryview(data.data)
     while view.nbytes:
         view = view[os.write(descriptor, view) :]
     os.fsync(descriptor)

@@ -147,7 +147,7 @@ def main() -> None:
         with SharedDisk(place / "folder", place / "mounted") as disk:
 
             def goes_on() -> bool:
-                is_early = time.monotonic() - began_at < 60 * flags.minutes
+                is_early: bool = time.monotonic() - began_at < 60 * flags.minutes
                 return is_early and _num_faults(disk.counts()) < flags.faults
 
             if flags.training:

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -29,8 +30,8 @@ from instruct_core.checkpoints.writer import Checkpoints
 from instruct_core.config import PRESETS, TrainConfig
 from instruct_core.data.batches import MicroBatch
 from instruct_core.data.order import sample_at
+from instruct_core.model.families import build
 from instruct_core.model.family import row_mask
-from instruct_core.model.gpt2 import GPT2
 from instruct_core.storage.store import Store
 from instruct_core.train.optimizer import make_optimizer
 from instruct_core.train.progress import Setup, StepReport
@@ -64,7 +65,7 @@ class Batches:
 
 
 def run_ours(config: TrainConfig) -> float:
-    model = GPT2(PRESETS[config.model])
+    model = build(PRESETS[config.model])
     model.initialize(1)
     stamps: list[float] = []
 
@@ -87,7 +88,7 @@ def run_ours(config: TrainConfig) -> float:
 
 
 def run_bare(config: TrainConfig) -> float:
-    model = GPT2(PRESETS[config.model])
+    model = build(PRESETS[config.model])
     model.initialize(1)
     if config.compile:
         model.compile()
@@ -221,7 +222,7 @@ def main() -> None:
     names = list(contenders(arguments))
     report(
         f"train_step {arguments.model}",
-        {name: lambda name=name: run(name) for name in names},  # type: ignore[misc]
+        {name: partial(run, name) for name in names},
         baseline="bare loop",
         unit="tokens_per_second",
     )
