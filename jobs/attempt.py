@@ -29,6 +29,7 @@ from instruct_core.data.packing import load_packing
 from instruct_core.data.shards import ShardSet, load_manifest
 from instruct_core.errors import RunConflictError
 from instruct_core.model.products import USUAL, products_by
+from instruct_core.storage.patience import LOOK_AGAIN_SECONDS
 from instruct_core.storage.store import Store
 from instruct_core.train.beginning import Beginning, begin
 from instruct_core.train.progress import Setup
@@ -106,7 +107,7 @@ def train(
                 return conclude(attempt.run(), stop, world, reporter, control)
         except Exception as error:
             reporter.working("save")  # the ledger may lie in a store that takes its time
-            reporter.note(_failed(error))
+            reporter.note(_failed(error), LOOK_AGAIN_SECONDS)  # the last event of this attempt
             raise
         finally:
             reporter.close()

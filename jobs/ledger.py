@@ -25,6 +25,7 @@ from instruct_core.checkpoints.manifest import Manifest
 from instruct_core.converter import structure
 from instruct_core.errors import CorruptFileError
 from instruct_core.events import Event, Saved
+from instruct_core.storage.patience import patiently
 from instruct_core.storage.store import Store
 from jobs.events import UNREADABLE, Crashed, Unknown, event_of
 
@@ -56,20 +57,37 @@ class Ledger:
     def __init__(
         self, store: Store, attempt: int, spent: Callable[[], dict[str, float]] = dict
     ) -> None:
-        self._store, self._spent = store, spent
+        self._spent = spent
+        self._patient, self._hasty = store, Store(store.url, patience_seconds=0.0)
         self._name = f"attempt-{attempt:04d}.jsonl"
         self._text = ""
+        self._is_behind = False  # of what has happened: training does not wait for it twice
 
-    def note(self, event: Event, utc_seconds: float | None = None) -> None:
-        """Append an event of now. The whole file is written: object stores cannot append."""
+    def note(
+        self, event: Event, utc_seconds: float | None = None, patience_seconds: float = 0.0
+    ) -> None:
+        """
+        Append an event. The whole file is written: object stores cannot append.
+
+        Args:
+            event: What happened.
+            utc_seconds: When, if not now.
+            patience_seconds: How long to go on where it cannot be written, for whatever reason: an
+                attempt's last event, as all others are written with the next one.
+        """
         if utc_seconds is None:
             self._text += _line(event, time.time(), self._spent())
         else:
             self._text += _line(event, utc_seconds)
+        store = self._hasty if self._is_behind or patience_seconds else self._patient
+        data = self._text.encode()
         try:
-            self._store.replace(self._name, self._text.encode())
-        except OSError as error:  # a full disk must not end the run; the next event writes all
+            patiently(lambda: store.replace(self._name, data), patience_seconds, lambda _: True)
+        except OSError as error:  # a full disk must not end the run
+            self._is_behind = True
             logger.warning("The ledger could not be written: %s", error)
+        else:
+            self._is_behind = False
         said = ", ".join(f"{key} {value}" for key, value in event.facts.items())
         logger.info("%s %s", event.name, " ".join(said.split()))  # one line, whoever is quoted
 
@@ -84,6 +102,7 @@ def _line(event: Event, utc_seconds: float, spent: Mapping[str, float] | None = 
 def note_crash(store: Store, attempt: int, crash: Crashed) -> None:
     """Append to the file of an attempt whose ranks have all ended."""
     name = f"attempt-{attempt:04d}.jsonl"
+    store.forget_listings()  # what a rank on another node has written must not be written over
     try:
         before = store.read(name)
     except FileNotFoundError:  # the disk was full when it should have been written

@@ -28,7 +28,7 @@ from instruct_core.config import TrainConfig, describe
 from instruct_core.events import Evaluated, Event, Saved, SlowRank
 from instruct_core.model.products import USUAL
 from instruct_core.shape import Shape
-from instruct_core.storage.patience import LOOK_AGAIN_SECONDS, on_a_disk
+from instruct_core.storage.patience import LOOK_AGAIN_SECONDS, naming, patiently
 from instruct_core.storage.store import Store
 from instruct_core.train.metrics import Metrics, flops_per_token, peak_flops, system_metrics
 from instruct_core.train.progress import SampleAnswer, StepReport
@@ -51,6 +51,9 @@ logger = logging.getLogger(__name__)
 
 PROGRESS_SECONDS = 0.5  # how often the progress file is replaced at most
 SYSTEM_METRICS_SECONDS = 5.0
+# For the last event of an attempt and its last progress, each: nothing comes after them that would write
+# them with it. A run that is warned must be gone soon.
+LAST_EVENT_SECONDS, LAST_EVENT_SECONDS_WHEN_WARNED = 60.0, LOOK_AGAIN_SECONDS
 
 
 class Reporter:
@@ -106,10 +109,10 @@ class Reporter:
         if world.rank == 0:
             logger.info("Settings:\n%s", describe(config))
 
-    def note(self, event: Event) -> None:
-        """Write an event into the ledger, on rank 0."""
+    def note(self, event: Event, patience_seconds: float = 0.0) -> None:
+        """Write an event into the ledger, on rank 0; the last one with patience, as `Ledger.note`."""
         if self._ledger is not None:
-            self._ledger.note(event)
+            self._ledger.note(event, patience_seconds=patience_seconds)
             self._receipt.note(event, self._sheet.spent())
 
     def started(self, places: list[Place], code_version: str, products: str) -> None:
@@ -159,8 +162,10 @@ class Reporter:
 
     def ended(self, event: Requeued | Stopped | Paused | Finished) -> None:
         """Say how the attempt ended, once all ranks agree on it."""
-        self.note(event)
-        self._report_progress(event.name, global_step=event.step)
+        warned = isinstance(event, Requeued | Stopped)
+        seconds = LAST_EVENT_SECONDS_WHEN_WARNED if warned else LAST_EVENT_SECONDS
+        self.note(event, seconds)
+        self._report_progress(event.name, seconds, global_step=event.step)
         if isinstance(event, Requeued):
             text = f"was interrupted at step {event.step}; it has saved, and comes back"
             self.notify("preempted", text, step=event.step)
@@ -251,15 +256,17 @@ class Reporter:
             text = "step %d of %d, loss %.4f, %.0f tokens/s"
             logger.info(text, step, self._progress.max_steps, loss, speed)
 
-    def _report_progress(self, state: str, **facts: Any) -> None:
+    def _report_progress(self, state: str, patience_seconds: float = 0.0, **facts: Any) -> None:
         if self._world.rank == 0:
             self._reported_at = time.monotonic()
             self._progress = replace(self._progress, state=state, **facts)
-            seconds = 0.0 if state == "running" else LOOK_AGAIN_SECONDS  # the last word stays
+
+            def write() -> None:
+                write_progress(self._folder, self._progress)
+
             try:
-                on_a_disk(
-                    self._folder, lambda: write_progress(self._folder, self._progress), seconds
-                )
+                with naming(self._folder):
+                    patiently(write, patience_seconds, lambda _: True)
             except OSError as error:  # a full disk must not end the run
                 logger.warning("The progress could not be written: %s", error)
 

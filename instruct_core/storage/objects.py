@@ -63,7 +63,7 @@ class Objects:
 
     Args:
         url: Of the folder.
-        patience_seconds: How long reading and claiming go on while the store does not answer.
+        patience_seconds: How long all but `put` and removals go on while the store does not answer.
 
     Raises:
         ConfigError: No installed package speaks the protocol.
@@ -209,8 +209,7 @@ class Objects:
 
     def replace(self, name: str, data: bytes | memoryview) -> None:
         """Write a small object over what was there."""
-        with plain_errors(self._where(name)):
-            self._fs.pipe_file(self._path(name), bytes(data))
+        self._patiently(self._fs.pipe_file, self._path(name), bytes(data))
 
     def claim(self, name: str, data: bytes) -> bool:
         """Create an object that nobody else created; False if somebody did."""

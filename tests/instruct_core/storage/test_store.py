@@ -39,6 +39,10 @@ class Away(MemoryFileSystem):
         self._ask()
         return super().info(*args, **options)
 
+    def pipe_file(self, *args: Any, **options: Any) -> Any:
+        self._ask()
+        return super().pipe_file(*args, **options)
+
 
 @pytest.fixture(autouse=True)
 def away(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,6 +64,17 @@ def test_store_that_answers_again_in_time_was_only_waited_for(
     monkeypatch.setattr(Away, "answers_after", 2)
 
     assert Store("away://run", patience_seconds=30).names() == []
+
+
+def test_small_file_is_written_to_a_store_that_answers_again_in_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Away, "answers_after", 2)
+    store = Store("away://run", patience_seconds=30)
+
+    store.replace("attempt-0000.jsonl", b"finished")
+
+    assert store.read("attempt-0000.jsonl") == b"finished"
 
 
 def test_tree_has_every_file_with_its_size() -> None:

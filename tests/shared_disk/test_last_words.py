@@ -1,0 +1,135 @@
+"""
+The end of an attempt on a disk that fails at just that moment: its last event and progress are written.
+
+Nothing comes after them that would write them with it. Every operation of the end is refused in turn,
+and those after it, for as many tries as a disk that is away for half a minute refuses.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from instruct_core.config import TrainConfig
+from instruct_core.events import Saved
+from instruct_core.storage import patience
+from instruct_core.storage.store import Store
+from jobs.events import Crashed, Finished, Requeued, Resumed
+from jobs.job_folder import read_progress
+from jobs.ledger import note_crash
+from jobs.reporter import Reporter
+from jobs.timesheet import Timesheet
+from jobs.world import World
+from tests.conftest import events_of
+from tests.shared_disk.faults import ALL, WRITE, Fault, Kind
+from tests.shared_disk.mount import SharedDisk, needs_fuse
+from tests.slow_clock import Clock
+
+pytestmark = needs_fuse
+
+
+@pytest.fixture(scope="module")
+def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedDisk]:
+    place = tmp_path_factory.mktemp("disk")
+    with SharedDisk(place / "folder", place / "one") as disk:
+        yield disk
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(patience, "time", clock)
+    return clock
+
+
+def reporter_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Reporter:
+    monkeypatch.setenv("INSTRUCT_JOB", str(folder / "job"))
+    monkeypatch.setenv("INSTRUCT_START", "0000000007-0000")
+    config = TrainConfig(
+        "r", "s", "c", str(folder), "random", "tiny", "f", max_steps=4, tokens_per_step=512,
+        seq_len=8, micro_batch_size=8,
+    )  # fmt: skip
+    guard: Any = None
+    world = World(0, 1, 0, 1, "7", "")
+    return Reporter(config, 0, world, torch.device("cpu"), guard, None, Timesheet())
+
+
+# A disk that a warned run has is not waited for as long: four tries.
+@pytest.mark.parametrize(("end", "refusals"), [(Finished(4), 9), (Requeued(4), 3)])
+@pytest.mark.parametrize("kind", ["EIO", "EDQUOT", "lost"])
+def test_end_of_an_attempt_is_told_whichever_of_its_operations_is_refused(
+    disk: SharedDisk,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: Kind,
+    end: Finished | Requeued,
+    refusals: int,
+) -> None:
+    for number in itertools.count():
+        name = f"{kind}-{end.name}-{number}"
+        reporter = reporter_in(disk.path / name, monkeypatch)
+        reporter.note(Resumed(0))
+        before = disk.counts().get(kind, {}).get("refused", 0)
+        operations = WRITE if kind == "EDQUOT" else ALL
+        disk.plan([Fault(kind, operations, f"/{name}/*", skips=number, times=refusals)])
+
+        reporter.ended(end)
+
+        disk.heal()
+        told = [event["event"] for event in events_of(disk.folder / name / "r")]
+        assert told == ["resumed", end.name], number
+        assert read_progress(disk.folder / name / "job").state == end.name
+        if disk.counts().get(kind, {}).get("refused", 0) == before:
+            assert number > 3, "nothing was refused at all"
+            return
+
+
+def test_disk_that_stays_full_ends_a_run_after_a_minute_or_two(
+    disk: SharedDisk, monkeypatch: pytest.MonkeyPatch, clock: Clock
+) -> None:
+    reporter = reporter_in(disk.path / "full", monkeypatch)
+    began_at = clock.now
+    disk.plan([Fault("EDQUOT", WRITE, "/full/*")])
+
+    reporter.ended(Finished(4))
+
+    disk.heal()
+    assert 100 < clock.now - began_at <= 120
+
+
+def test_training_waits_once_for_a_ledger_that_cannot_be_written(
+    disk: SharedDisk, monkeypatch: pytest.MonkeyPatch, clock: Clock
+) -> None:
+    reporter = reporter_in(disk.path / "away", monkeypatch)
+    began_at = clock.now
+    disk.plan([Fault("EIO", WRITE, "/away/*")])
+
+    for step in range(5):
+        reporter.note(Saved(step=step))
+
+    assert clock.now - began_at <= 10
+    disk.heal()
+    reporter.note(Finished(4))
+    text = (disk.folder / "away" / "r" / "attempt-0000.jsonl").read_text()
+    assert [json.loads(line)["step"] for line in text.splitlines()] == [0, 1, 2, 3, 4, 4]
+
+
+def test_crash_told_from_another_node_keeps_what_the_attempt_has_told(
+    disk: SharedDisk, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """That node remembers that there was no such file."""
+    with SharedDisk(disk.folder, tmp_path / "two", late_seconds=60.0) as other:
+        (disk.folder / "crash" / "r").mkdir(parents=True)
+        store = Store(other.path / "crash" / "r")
+        assert not store.exists("attempt-0000.jsonl")
+        reporter_in(disk.path / "crash", monkeypatch).note(Resumed(0))
+
+        note_crash(store, 0, Crashed("killed.", "", True))
+
+        told = [event["event"] for event in events_of(disk.folder / "crash" / "r")]
+        assert told == ["resumed", "crashed"]
