@@ -26,8 +26,10 @@ def main() -> int:
     check_counts(flags, "max_new_tokens")
     check_model_flags(flags.model)
     if not all(prompt.strip() for prompt in flags.prompt):
+        raise ConfigError("--prompt must have some text, got none. Leave it out to type questions.")
+    if flags.base and flags.prompt:
         raise ConfigError(
-            "--prompt must have some text, got none. Leave it away to type questions."
+            f"--base {flags.base} is for /compare, which is typed: leave out --prompt, or --base."
         )
     from launch.dialogue.dialogue import Dialogue
     from launch.dialogue.speaker import load_speaker

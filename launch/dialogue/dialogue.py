@@ -40,6 +40,8 @@ class Dialogue:
     def __init__(self, flags: Chat, speaker: Speaker) -> None:
         self._flags, self.speaker = flags, speaker
         self._base: Speaker | None = None
+        if flags.base:  # now, and not at the first /compare: it may not be there
+            self._base = load_base(speaker.place, flags.base, speaker.kept)
         self.turns: list[Exchange] = []
         self._asked: Exchange | None = None  # last; its output is "" where no answer came
         self._commands: dict[str, tuple[Callable[[str], None], str]] = {

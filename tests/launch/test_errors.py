@@ -150,6 +150,8 @@ CHAT = {
     "--run t --top-p 0": "--top-p must be more than 0 and at most 1, got 0.0",
     "--run t --repetition-penalty 0": "--repetition-penalty must be more than 0, got 0.0",
     "--run t --prompt=": "--prompt must have some text",
+    "--run t --base gone": "Model gone is not there",
+    "--run t --base t --prompt hi": "--base t is for /compare, which is typed: leave out --prompt",
 }
 ASK = "--run t --source questions.jsonl --out a.jsonl"
 GENERATE = {
