@@ -125,7 +125,8 @@ class SeenRows:
         self.drafts += notes.drafts
         self.num_rows += notes.num_rows
         self.num_bad_rows += notes.num_bad_rows
-        self.bad_rows += notes.bad_rows[: MAX_BAD_ROWS - len(self.bad_rows)]
+        for bad in notes.bad_rows[: MAX_BAD_ROWS - len(self.bad_rows)]:
+            self.bad_rows.append(bad | {"where": self._source.shown(bad["where"])})
         self.num_open_ends += notes.num_open_ends
         self.num_open_starts += notes.num_open_starts
         self._is_anew = self._is_anew or notes.is_anew

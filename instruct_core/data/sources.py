@@ -17,7 +17,8 @@ import mmap
 import platform
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from typing import IO, Any, NamedTuple
 
@@ -28,7 +29,7 @@ from instruct_core.data.builtin import builtin_rows
 from instruct_core.data.hub import Dataset, dataset_of, fetch
 from instruct_core.data.records import FORMATS, ending_of, format_of
 from instruct_core.data.unpacking import COMPRESSIONS, unpack
-from instruct_core.errors import ConfigError, MissingError
+from instruct_core.errors import ConfigError, InstructError, MissingError
 from instruct_core.storage.plain_errors import plain_errors
 from instruct_core.storage.store import Store
 
@@ -46,6 +47,21 @@ class Source(NamedTuple):
     identity: str
     files: Sequence[str]
     left: Sequence[str] = ()  # names of files of a folder that are not read
+    packed: Mapping[str, str] = {}  # by file that was unpacked: what a person knows it by
+
+    def shown(self, text: str) -> str:
+        """Return a text in which files that were unpacked have the names of those that were typed."""
+        for file, typed in self.packed.items():
+            text = text.replace(file, typed)
+        return text
+
+    @contextmanager
+    def shown_errors(self) -> Iterator[None]:
+        """Have errors of these files say what was typed; raises InstructError."""
+        try:
+            yield
+        except InstructError as error:
+            raise type(error)(self.shown(str(error))) from error
 
 
 def resolve_source(name: str, out: Store) -> Source:
@@ -87,7 +103,9 @@ def resolve_files(name: str, out: Store) -> Source:
 def _of_files(name: str, files: Sequence[str], left: Sequence[str], out: Store) -> Source:
     for file in files:
         format_of(_unpacked_name(file))
-    return Source(name, name, [_unpacked(file, out) for file in files], left)
+    plain = [_unpacked(file, out) for file in files]
+    packed = {there: file for there, file in zip(plain, files, strict=True) if there != file}
+    return Source(name, name, plain, left, packed)
 
 
 def _matching_files(name: str) -> tuple[list[str], list[str]]:

@@ -120,7 +120,7 @@ def _plan(flags: Generate, source: Source, old: AnswerPlan | None) -> AnswerPlan
     tokenizer = tokenizer_of_model(settings.model)
     template = template_of_model(settings.model, tokenizer)
     asked = (columns, flags.limit_rows, flags.rows_per_part, settings, template)
-    with shown_scan() as progress:
+    with shown_scan() as progress, source.shown_errors():
         plan = scan_prompts(source, *asked, progress, tokenizer.identity)
     plan = plan if old is None else plan.as_begun(old)
     return replace(plan, files=[replace(f, url=absolute(f.url)) for f in plan.files])  # for tasks

@@ -219,7 +219,7 @@ def _plan(
     if old is not None and _still_fits(flags, store, old, source, choices):
         return old
     asked = (choices.columns, flags.limit_rows, flags.skip_bad_rows, flags.rows_per_shard)
-    with shown_scan() as progress:
+    with shown_scan() as progress, source.shown_errors():
         plan = scan(
             source,
             *asked,

@@ -90,7 +90,8 @@ def check_flags(flags: Finetune, is_whole: bool = True) -> None:
         raise ConfigError(f"--spare-nodes must be at least 0, got {flags.spare_nodes}.")
     if flags.epochs is not None and not 0 < flags.epochs <= MOST_EPOCHS:
         raise ConfigError(
-            f"--epochs must be more than 0 and at most {MOST_EPOCHS:,}, got {flags.epochs}."
+            f"--epochs must be more than 0 and at most {MOST_EPOCHS:,}, got "
+            f"{format(flags.epochs, ',').removesuffix('.0')}."
         )
     check_rules(flags.recipe)
     if flags.model is not None and flags.model not in PRESETS:

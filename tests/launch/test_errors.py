@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
 from pathlib import Path
@@ -228,6 +229,39 @@ def test_bad_input_is_one_line_and_changes_nothing(
     assert result.stderr.startswith("error: ")
     assert result.stderr.count("\n") == 1
     assert snapshot(desk) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("preprocess --source notjson.jsonl.gz", "Row notjson.jsonl.gz:2 cannot be used: not JSON"),
+        ("preprocess --source history.jsonl.gz", "Row history.jsonl.gz:1 cannot be used: column history"),
+        ("preprocess --source cut.json.gz", "Row cut.json.gz:1 is not JSON: the array is broken"),
+        ("preprocess --source utf16.csv.gz", "Row utf16.csv.gz:1 is no CSV header"),
+        ("generate --run t --source own.jsonl.gz --out a.jsonl", "Row own.jsonl.gz:1 cannot be used"),
+    ],
+)  # fmt: skip
+def test_compressed_file_is_named_as_it_was_typed(
+    desk: Path, tmp_path: Path, arguments: str, message: str
+) -> None:
+    for name in ("notjson.jsonl", "history.jsonl", "cut.json", "utf16.csv", "own.jsonl"):
+        (tmp_path / f"{name}.gz").write_bytes(gzip.compress((desk / name).read_bytes()))
+    shutil.copytree(desk / "checkpoints_instruct", tmp_path / "checkpoints_instruct")
+
+    result = launch(*arguments.split(), cwd=tmp_path)
+
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert result.stderr.startswith(f"error: {message}")
+    assert result.stderr.count("\n") == 1
+
+
+def test_skipped_row_of_a_compressed_file_is_listed_as_it_was_typed(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl.gz").write_bytes(gzip.compress((GOOD * 40 + "no\n").encode()))
+
+    result = launch("preprocess", "--source=rows.jsonl.gz", "--skip-bad-rows", cwd=tmp_path)
+
+    assert result.returncode == 0, result.stderr
+    assert "skipped rows.jsonl.gz:41: not JSON" in result.stdout
 
 
 def test_run_whose_first_settings_were_wrong_takes_others(desk: Path, tmp_path: Path) -> None:

@@ -99,12 +99,19 @@ def test_what_does_not_fit_is_one_plain_line(flags: type[Any], arguments: str, l
     assert str(refused.value) == f"{line} See python launch/x.py --help."
 
 
-@pytest.mark.parametrize("epochs", ["0", "nan", "inf", "1e308", "-1"])
-def test_passes_that_nobody_can_make_are_refused(epochs: str) -> None:
+@pytest.mark.parametrize(
+    ("epochs", "shown"),
+    [
+        ("0", "0"), ("nan", "nan"), ("inf", "inf"), ("1e308", r"1e\+308"), ("-1", "-1"),
+        ("-0.5", "-0.5"), ("1000000000", "1,000,000,000"),
+    ],
+)  # fmt: skip
+def test_passes_that_nobody_can_make_are_refused(epochs: str, shown: str) -> None:
     flags = parse_flags(Finetune, [f"--epochs={epochs}"])
 
     with pytest.raises(
-        ConfigError, match="--epochs must be more than 0 and at most 1,000,000, got"
+        ConfigError,
+        match=rf"--epochs must be more than 0 and at most 1,000,000, got {shown}\.$",
     ):
         check_flags(flags)
 
