@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import sys
 
+from jobs.environment import loading
 from launch.console.lines import guarded
 from launch.flags.preprocess import Preprocess
 from launch.flags.site import parse_on_site
@@ -19,7 +20,8 @@ from launch.flags.site import parse_on_site
 
 def main() -> int:
     flags = parse_on_site(Preprocess, sys.argv[1:], usage=__doc__)
-    from launch.arrays.shards import prepare
+    with loading():
+        from launch.arrays.shards import prepare
 
     return prepare(flags, sys.argv[1:])
 

@@ -92,7 +92,8 @@ class Alpaca:
     def __init__(self, end: str, begin: Sequence[str] = (), name: str = ALPACA) -> None:
         self.name = name
         self._trimmed = trimmed if name == ALPACA else str.strip
-        self._end, self._begin = end, [Segment(token, is_special=True) for token in begin]
+        self._begin = [Segment(token, is_special=True) for token in begin]
+        self._ends = [Segment(end, is_learnt, is_special=True) for is_learnt in (False, True)]
 
     def segments(self, turns: Sequence[Turn], asks: bool = False) -> list[Segment]:
         """Return the chat in pieces; see `Template`."""
@@ -107,7 +108,7 @@ class Alpaca:
                 segments += [
                     Segment(f"{blocks}### Response:\n"),
                     Segment(self._trimmed(turn.spoken), turn.learnt),
-                    Segment(self._end, turn.learnt, is_special=True),
+                    self._ends[turn.learnt],
                 ]
                 blocks = "\n\n"
             else:
@@ -120,7 +121,7 @@ class Alpaca:
         if self.name != ALPACA:
             return False
         for turn in turns:
-            for text in (turn.text, turn.input):
+            for text in (turn.text, turn.input) if turn.input else (turn.text,):
                 if ("\r" in text or text[:1].isspace()) and trimmed(text) != text.strip():
                     return True
         return False

@@ -99,7 +99,7 @@ def _part(segment: Segment, tokenizer: Tokenizer) -> Part:
 
 def _encode_parts(rows: Sequence[Sequence[Part]], tokenizer: Tokenizer) -> EncodedRows:
     """Encode in calls of about a megabyte: one huge call would hold everything several times."""
-    found = [tokenizer.encode_rows([])]
+    found = [] if rows else [tokenizer.encode_rows([])]
     batch: list[Sequence[Part]] = []
     num_chars = total = 0
     for index, row in enumerate(rows):

@@ -9,13 +9,13 @@ compared with tiktoken's, and if they differ tiktoken does the work, with a warn
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import Any, Literal
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 
 from instruct_core.data.gpt2_tokenizer import (
@@ -103,7 +103,7 @@ def gpt2_as_json() -> str:
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
     model = {
         "type": "BPE",
-        "vocab": json.loads((folder / "encoder.json").read_text(encoding="utf-8")),
+        "vocab": orjson.loads((folder / "encoder.json").read_bytes()),
         "merges": (folder / "vocab.bpe").read_text(encoding="utf-8").split("\n")[1:-1],
     }
     document = {
@@ -113,4 +113,4 @@ def gpt2_as_json() -> str:
         "decoder": byte_level,
         "model": model,
     }
-    return json.dumps(document)
+    return orjson.dumps(document).decode()

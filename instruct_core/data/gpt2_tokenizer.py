@@ -44,6 +44,7 @@ LONG_BLANKS = 100_000
 _LONG_BLANKS = re.compile(
     rf"[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]{{{LONG_BLANKS},}}"
 )
+_BYTES = {ord(char): byte for char, byte in BYTE_OF_CHAR.items()} | {ord(" "): None}
 PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
 
 
@@ -61,10 +62,9 @@ class Gpt2Tokenizer:
 
     def __init__(self, encoding: tiktoken.Encoding) -> None:
         self.encoding = encoding
-        pieces = encoding.token_byte_values()  # sorted by bytes, not by id
+        pieces = encoding.decode_tokens_bytes(range(END_OF_TEXT_ID))
         self.bytes_of_token = np.zeros(VOCAB_SIZE, dtype=np.uint8)  # the longest has 128
-        for piece in pieces:
-            self.bytes_of_token[encoding.encode_single_token(piece)] = len(piece)
+        self.bytes_of_token[:END_OF_TEXT_ID] = list(map(len, pieces))
 
     def special_id(self, text: str) -> int | None:
         """Return the control token that is spelled so; None where there is none."""
@@ -207,7 +207,7 @@ def read_merges(path: Path) -> dict[bytes, int]:
         )
     ranks = {bytes([b]): rank for rank, b in enumerate(BYTE_OF_CHAR.values())}
     for line in data.decode().split("\n")[1:-1]:
-        ranks[bytes(BYTE_OF_CHAR[c] for c in line if c != " ")] = len(ranks)
+        ranks[line.translate(_BYTES).encode("latin-1")] = len(ranks)
     return ranks
 
 

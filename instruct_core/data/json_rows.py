@@ -27,6 +27,7 @@ from instruct_core.data.record import (
 )
 from instruct_core.errors import BadRowError
 
+_TEXTS = {str}
 HEAD_BYTES = 64 << 10  # decides how the rows stand
 MANY_DIGITS = re.compile(rb"\d{19}")  # of a number that may not fit 64 bits
 
@@ -220,9 +221,7 @@ def _parse_line(raw: bytes, url: str, line: int, following: Cursor) -> Record:
 
 def _has_float(value: Any) -> bool:
     """Return True if a number with a fraction, or one that was made so, is anywhere in a value."""
-    if type(value) is dict and set(map(type, value.values())) == {
-        str
-    }:  # as most: no more to look at
+    if type(value) is dict and set(map(type, value.values())) == _TEXTS:  # as most
         return False
     waiting = [[value]]  # no recursion: a row may be nested deeper than Python goes
     while waiting:

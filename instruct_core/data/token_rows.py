@@ -47,7 +47,7 @@ class Stretch(NamedTuple):
 def stretches_of(parts: Sequence[Part]) -> list[Stretch]:
     """Return a row's parts as stretches; only the last one may end without a token."""
     *first, last = parts or ("",)
-    if isinstance(last, int) and set(map(type, first)) == {str}:  # as most: no more to look at
+    if isinstance(last, int) and int not in map(type, first):  # as most: no more to look at
         return [Stretch(first, last)]  # type: ignore[arg-type]
     stretches: list[Stretch] = []
     texts: list[str] = []

@@ -77,8 +77,10 @@ class Chat(NamedTuple):
     @property
     def is_exchange(self) -> bool:
         """Whether it is one question with one answer, as Alpaca's rows are, and a system turn at most."""
+        if len(self.turns) == 2:  # as most
+            return self.turns[0].role == "user" and self.turns[1].role == "assistant"
         roles = [turn.role for turn in self.turns]
-        return roles == EXCHANGE or [role for role in roles if role != "system"] == EXCHANGE
+        return [role for role in roles if role != "system"] == EXCHANGE
 
 
 def with_tools(chat: Chat, tools: tuple[dict[str, Any], ...]) -> Chat:

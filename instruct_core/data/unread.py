@@ -39,6 +39,7 @@ CONTEXTS = {
     "image", "images", "input", "options", "passage", "system", "system_message", "system_prompt",
     "tools", "video", "videos",
 }  # fmt: skip
+_NOTHING = (None, "")
 LABEL = "label"  # false: an answer that was rated as bad (KTO)
 MAX_NAMES = 1000  # that are remembered: a row may have its own
 
@@ -158,7 +159,8 @@ def chat_of(
     if record.problem:
         raise ValueError(record.problem)
     chat = columns.to_chat(record.value) if is_answered else columns.to_question(record.value)
-    filled = [name for name in refused if _is_filled(name, record.value.get(name))]
+    # Most rows have nothing there, so the rule is asked of few.
+    filled = [n for n in refused if (v := record.value.get(n)) not in _NOTHING and _is_filled(n, v)]
     if filled:
         # The first in the row, wherever reading began.
         name = min(filled, key=list(record.value).index)

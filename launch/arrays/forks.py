@@ -9,6 +9,7 @@ ends, and leaves Ctrl-C to it.
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -26,6 +27,9 @@ Part = TypeVar("Part")
 Found = TypeVar("Found")
 
 AHEAD = 3  # parts a fork that are given out: each has the next at hand, and few wait to be taken
+# A row makes a dozen objects that are gone with its block: to look for circles among them each time that
+# 700 are there, as Python does, takes a tenth of all the time.
+YOUNG_OBJECTS = 100_000
 # A library of tokenizers would have threads of this process work, which no fork has.
 NO_THREADS = {"TOKENIZERS_PARALLELISM": "false"}
 
@@ -103,6 +107,7 @@ def _begin(make: Callable[[int], Callable[[Any], Any]], numbers: Any) -> None:
     global _work  # noqa: PLW0603  one a process, as pools want it
     end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    gc.set_threshold(YOUNG_OBJECTS)
     _work = make(numbers.get())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import select
 import signal
@@ -33,6 +34,13 @@ def squared(_number: int) -> Callable[[int], int]:
 
 def test_answers_come_in_the_order_of_the_parts_however_many_forks_there_are() -> None:
     assert list(in_forks(3, squared, range(40))) == [n * n for n in range(40)]
+
+
+def test_forks_look_for_circles_less_often_than_python_does() -> None:
+    def make(_number: int) -> Callable[[int], int]:
+        return lambda part: gc.get_threshold()[0]
+
+    assert max(in_forks(1, make, [0])) > 10 * gc.get_threshold()[0]
 
 
 def test_every_fork_has_a_number_of_its_own() -> None:
