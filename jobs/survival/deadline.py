@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 from datetime import datetime
+from time import monotonic
 from time import time as utc_seconds
 
 from instruct_core.errors import SlurmError
@@ -48,7 +49,8 @@ class Deadline:
         self.short_lead: tuple[float, float] | None = None  # lead and what is needed, in seconds
         self._warned = self._given_up = False
         self._end: float | None = None  # UTC seconds
-        self._ahead = 0.0  # of this node's clock before the controller's, which tells all times
+        # The controller's clock, which tells all times, as one that nobody sets while the job runs.
+        self._booted_at = utc_seconds() - monotonic()
         self._requeue_at: float | None = None  # known once Slurm has answered a warned job
 
     def look(self, stop_noted: bool, step_seconds: float) -> None:
@@ -56,8 +58,9 @@ class Deadline:
         needed = needed_seconds(step_seconds, self.save_seconds)
         if self._end is None:
             self._end = _end_of_job()
-            self._ahead = 0.0 if self._end is None else _seconds_ahead()
-        now = utc_seconds() - self._ahead
+            if self._end is not None:
+                self._booted_at = utc_seconds() - monotonic() - _seconds_ahead()
+        now = self._booted_at + monotonic()
         end = float("inf") if self._end is None else self._end
         if needed > self._lead:
             self.short_lead = (self._lead, needed)

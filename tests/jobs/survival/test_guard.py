@@ -162,9 +162,16 @@ class Scheduler:
         self.now = time.time()
         monkeypatch.setattr(deadline_module, "utc_seconds", lambda: self.now)
         self.ahead = 0.0  # of the node's clock
+        self.was_set = 0.0  # seconds by which somebody set it while the job ran
+        monkeypatch.setattr(deadline_module, "monotonic", lambda: self.now - self.was_set)
         monkeypatch.setattr(
             deadline_module, "controller_seconds", lambda: int(self.now - self.ahead)
         )
+
+    def set_clock(self, seconds: float) -> None:
+        self.now += seconds
+        self.ahead += seconds
+        self.was_set += seconds
 
     def ends_in(self, seconds: float, **facts: object) -> None:
         end = datetime.fromtimestamp(self.now - self.ahead) + timedelta(seconds=seconds)
@@ -295,3 +302,21 @@ def test_clock_of_the_node_decides_nothing(scheduler: Scheduler, ahead: float) -
     deadline.look(stop_noted=True, step_seconds=1.0)
 
     assert scheduler.requeued == [["scontrol", "requeue", "7"]]
+
+
+@pytest.mark.parametrize("seconds", [86400.0, -3600.0])
+def test_clock_that_is_set_while_a_job_runs_neither_ends_it_nor_hides_its_end(
+    scheduler: Scheduler, seconds: float
+) -> None:
+    deadline = Deadline(lead_seconds=120, save_seconds=1.0)
+    scheduler.ends_in(1800)
+    deadline.look(stop_noted=False, step_seconds=1.0)
+
+    scheduler.set_clock(seconds)
+    deadline.look(stop_noted=False, step_seconds=1.0)
+    assert not scheduler.warned
+    scheduler.now += 1795
+    deadline.look(stop_noted=False, step_seconds=1.0)
+
+    wait_for(lambda: scheduler.warned, "the warning")
+    assert scheduler.warned == [signal.SIGUSR1]
