@@ -57,7 +57,8 @@ def refusal(boxed: str, flags: type[Any], arguments: Sequence[str]) -> str:
         return f"{found[1].upper()} must be given{alone}."
     for pattern, sentence in SENTENCES.items():
         if (found := re.fullmatch(pattern, text)) is not None:
-            said = found.expand(sentence)
+            name, _, said = found.expand(sentence).partition(" ")
+            said = f"{name if name.startswith('-') else name.upper()} {said}"
             return f"{said}nothing." if said.endswith(" ") else f"{said}."
     return f"{text}."
 

@@ -10,6 +10,7 @@ from instruct_core.errors import ConfigError
 from instruct_core.recipe import Recipe
 from launch.flags.chat import Chat
 from launch.flags.checkpoints import Export
+from launch.flags.control import Control
 from launch.flags.evaluate import Evaluate
 from launch.flags.finetune import Finetune, check_flags
 from launch.flags.generate import Generate
@@ -88,6 +89,8 @@ REFUSED = [
     (Finetune, "--xyzzy 3", "There is no flag --xyzzy."),
     (Chat, "--temp 1", "There is no flag --temp. Perhaps you meant --temperature."),
     (Logs, "--run r", "RUN must be given as a word alone, without --run."),
+    (Control, "pause r",
+     "VERB takes one of 'save', 'stop', 'pause', 'resume', 'extend', 'rename', 'remove', got r."),
 ]  # fmt: skip
 
 
