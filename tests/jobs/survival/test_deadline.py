@@ -1,4 +1,4 @@
-"""A job warns itself where Slurm would be too late, by the controller's clock, whatever the node's shows."""
+"""A job warns itself where Slurm would be too late, by the controller's clock and not the node's."""
 
 from __future__ import annotations
 
