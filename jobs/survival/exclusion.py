@@ -44,7 +44,8 @@ def nodes_to_exclude(job: JobRecord, bad_node: str) -> str:
     names, ours, bad = job.excluded_nodes, _ours(), _bad_nodes()
     reasons = {bad_node: "it failed twice in a row, or its first check"} if bad_node else {}
     reasons |= {node: why for node, why in (bad or {}).items() if node != bad_node}
-    over = {node for node, until in ours.items() if node not in reasons and until <= time.time()}
+    now = time.time()  # what lasts longer than from tomorrow on was noted by a clock that was ahead
+    over = {n for n, until in ours.items() if n not in reasons and not now < until < now + 2 * DAY}
     try:
         if bad is not None:  # else nobody knows which are bad now
             names = _less(names, over)
@@ -52,7 +53,7 @@ def nodes_to_exclude(job: JobRecord, bad_node: str) -> str:
             if node not in _hostnames(names) and _can_spare(names, node):
                 logger.warning("Node %s is excluded: %s", node, why)
                 names = _with(names, node)
-                ours[node] = time.time() + DAY if node == bad_node else 0.0
+                ours[node] = now + DAY if node == bad_node else 0.0
                 _note(ours)
     except SlurmError as error:  # it comes back all the same
         logger.warning("Bad nodes could not be excluded: %s", error)

@@ -107,8 +107,9 @@ def test_node_whose_day_is_over_comes_back_and_what_a_person_excluded_does_not(
     assert batch.asked() == ["scontrol update JobId=7 ExcNodeList=node3,node9"]
 
 
+@pytest.mark.parametrize("days", [1.01, -1.01])  # before that the clock was a day ahead
 def test_node_that_failed_twice_is_given_back_after_a_day(
-    batch: Batch, monkeypatch: pytest.MonkeyPatch
+    batch: Batch, monkeypatch: pytest.MonkeyPatch, days: float
 ) -> None:
     crash_twice_on_node2(batch)
     batch.slurm_facts = "ExcNodeList=node2"
@@ -117,8 +118,8 @@ def test_node_that_failed_twice_is_given_back_after_a_day(
 
     exclude_anew()
     before = batch.asked()
-    days = time.time() + 1.01 * DAY
-    monkeypatch.setattr(exclusion, "time", SimpleNamespace(time=lambda: days))
+    later = time.time() + days * DAY
+    monkeypatch.setattr(exclusion, "time", SimpleNamespace(time=lambda: later))
     exclude_anew()
 
     assert before == []
