@@ -19,10 +19,12 @@ import os
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from instruct_core.names import PLAIN_NAME
+from instruct_core.storage.patience import on_a_disk, passes_on_a_disk
 from jobs.causes import Cause
 from jobs.job_folder import FAILED_CHECK, read_json, replace_json, this_start
 
@@ -142,12 +144,22 @@ def forgive(folder: Path, node: str) -> int:
 
 
 def _faults_in(place: Path) -> Iterator[tuple[Path, Fault]]:
-    """Yield the faults of a node that can be read; what a newer version says of them is left out."""
-    for path in sorted(place.glob("*.json")):
-        with suppress(OSError, TypeError, ValueError, KeyError):
-            told = read_json(path)
+    """
+    Yield the faults of a node that can be read; what a newer version says of them is left out.
+
+    Raises:
+        OSError: The disk does not answer for a while: whether the node is bad nobody knows.
+    """
+    for path in sorted(on_a_disk(place, lambda: list(place.glob("*.json")))):
+        try:
+            told = on_a_disk(path, partial(read_json, path))
             kind, why, run = (str(told[name]) for name in ("kind", "why", "run"))
             yield path, Fault(kind, why, run, float(told["utc_seconds"]))
+        except (TypeError, ValueError, KeyError):
+            continue
+        except OSError as error:
+            if passes_on_a_disk(error):
+                raise
 
 
 def _judged(cluster: str, node: str, faults: Iterable[Fault], now: float) -> BadNode | None:

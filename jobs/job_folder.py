@@ -28,7 +28,7 @@ from time import time as utc_seconds
 from typing import Any, TypeVar
 
 from instruct_core.converter import structure
-from instruct_core.errors import InstructError, SlurmError
+from instruct_core.errors import InstructError, MissingError, SlurmError
 from instruct_core.storage.patience import on_a_disk, passes_on_a_disk, patiently
 from instruct_core.storage.plain_errors import may_pass
 
@@ -178,16 +178,16 @@ def failure_report(folder: Path, rank: int) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        retry = not isinstance(error, InstructError) or isinstance(error, SlurmError)
+        # What is missing was there when the job was queued: another look, or another node, may see it.
+        retry = not isinstance(error, InstructError) or isinstance(error, SlurmError | MissingError)
         # What a disk refuses for a while is no crash either, wherever it comes in the way.
         away = isinstance(error, OSError) and passes_on_a_disk(error)
         away = away or isinstance(error, AwayError)
+        in_words = isinstance(error, InstructError | AwayError | BadNodeError)
         write_failure(
             folder,
             rank,
-            error=str(error)
-            if isinstance(error, InstructError | AwayError | BadNodeError)
-            else describe_error(error),
+            error=str(error) if in_words else describe_error(error),
             trace=traceback.format_exc(),
             retry=retry,
             # Neither a person's mistake nor a store that is away is the fault of a node.

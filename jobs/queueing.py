@@ -20,7 +20,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from instruct_core.storage.patience import on_a_disk
+from instruct_core.storage.patience import on_a_disk, passes_on_a_disk
 from jobs.job_folder import JOB_IDS
 from jobs.slurm import lines_by_job, submit_script
 
@@ -51,8 +51,9 @@ def _marked(folder: Path) -> Iterator[list[int]]:
     """Mark a folder; sbatch inherits the open file, whose lock ends with whoever lives longer."""
     with contextlib.ExitStack() as stack:
         inherited: list[int] = []
+        mark = folder / MARK
         with contextlib.suppress(OSError):  # a full disk, or one without locks
-            file = stack.enter_context((folder / MARK).open("wb"))
+            file = stack.enter_context(on_a_disk(mark, lambda: mark.open("wb")))
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             inherited.append(file.fileno())
         yield inherited
@@ -87,19 +88,31 @@ def settle(folder: Path) -> None:
 
 def is_unsettled(folder: Path) -> bool:
     """Return True if somebody queues a job of this folder, or died before it was noted."""
-    return (folder / MARK).exists()
+    mark = folder / MARK
+    return on_a_disk(mark, mark.exists)
 
 
 def is_being_queued(folder: Path) -> bool:
-    """Return True if an sbatch for a job of this folder still lives."""
+    """
+    Return True if an sbatch for a job of this folder still lives.
+
+    Raises:
+        OSError: The disk does not say so for a while: to queue a second job would be worse.
+    """
+    mark = folder / MARK
+    return on_a_disk(mark, lambda: _is_locked(mark))
+
+
+def _is_locked(mark: Path) -> bool:
     try:
-        with (folder / MARK).open("rb+") as file:
+        with mark.open("rb+") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    except OSError:  # settled meanwhile, or this disk has no locks
-        return False
-    return False
+    except OSError as error:
+        if passes_on_a_disk(error):
+            raise
+    return False  # also where it is settled meanwhile, or this disk has no locks
 
 
 def lost_jobs(folder: Path, cluster: str, timeout_seconds: float) -> list[str]:

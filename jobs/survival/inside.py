@@ -18,6 +18,7 @@ from datetime import datetime
 from pathlib import Path
 
 from instruct_core.errors import SlurmError
+from instruct_core.storage.patience import on_a_disk
 from jobs.environment import number_in
 from jobs.job_folder import INSIDE, LEAD, LEFT_OUT, SPARE_NODES, TOLD_TO_END
 from jobs.slurm import JobRecord, controller_seconds
@@ -80,7 +81,12 @@ def _leave_out(node: str) -> bool:
     if len(names) > number_in(SPARE_NODES, 0):
         return False
     logger.warning("Node %s is left out, for one that was to spare", node)
-    left_out_file().write_text(",".join(names), encoding="utf-8")
+    path = left_out_file()
+    try:
+        on_a_disk(path, lambda: path.write_text(",".join(names), encoding="utf-8"))
+    except OSError as error:  # the crash is counted: to be asked again would count it twice
+        logger.warning("%s cannot be written: %s. Through the queue, then.", path, error)
+        return False
     return True
 
 

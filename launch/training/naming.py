@@ -15,6 +15,8 @@ from pathlib import Path
 from instruct_core.checkpoints.steps import opened
 from instruct_core.errors import InstructError
 from instruct_core.storage.documents import load_document
+from instruct_core.storage.patience import PASSING
+from instruct_core.storage.plain_errors import may_pass
 from launch.flags.finetune import FORK, Finetune, is_fork
 from launch.runs.run import Run
 from launch.training.inputs import find_init
@@ -33,16 +35,24 @@ def _base(init: str | None, checkpoints: str) -> str:
     if is_fork(init):
         try:
             begun = Run.find(str(init).removeprefix(FORK).partition("@")[0], checkpoints).config
-        except (InstructError, OSError):  # as below
+        except (InstructError, OSError) as error:  # as below
+            _raise_if_it_passes(error)
             return GPT2
         return begun.model or _base(begun.init, checkpoints)
     try:
         place = find_init(init).place
         kind = load_document(opened(place), "config.json").get("model_type", GPT2)
-    except (InstructError, OSError):  # no folder, or not there: whoever loads it says so
+    except (InstructError, OSError) as error:  # no folder, or not there: whoever loads it says so
+        _raise_if_it_passes(error)
         return GPT2
     if kind == GPT2:
         return GPT2
     run = Run.of_step(place)
     name = run.name if run is not None else str(init).rstrip("/").rpartition("/")[2]
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).lstrip("._-") or str(kind)
+
+
+def _raise_if_it_passes(error: Exception) -> None:
+    """Raise what a disk or a store says that does not answer: another name would be another run."""
+    if isinstance(error, OSError) and may_pass(error) and error.errno in {None, *PASSING}:
+        raise error

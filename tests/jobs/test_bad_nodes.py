@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from instruct_core.storage import patience
 from jobs import bad_nodes
 from jobs.bad_nodes import COUNTS_SECONDS, DAY, Kind, blame, blame_crash, forgive
 from jobs.causes import cause_of_text
 from jobs.job_folder import FAILED_CHECK
+from tests.slow_clock import Clock as SlowClock
 
 NOW = 2_000_000_000.0
 
@@ -210,3 +215,25 @@ def test_reason_of_any_length_is_kept_short(record: Path, monkeypatch: pytest.Mo
 
     [path] = record.glob("tux/node2/*.json")
     assert len(json.loads(path.read_text())["why"]) == 300
+
+
+def test_fault_that_a_disk_does_not_tell_of_now_is_read_again_and_not_left_out(
+    record: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fault(monkeypatch, 1, "check")
+    refused = [OSError(errno.ESTALE, os.strerror(errno.ESTALE))] * 2
+    read = bad_nodes.read_json
+    monkeypatch.setattr(patience, "time", SlowClock())
+
+    def refuse_twice(path: Path) -> dict[str, Any]:
+        if refused:
+            raise refused.pop()
+        return read(path)
+
+    monkeypatch.setattr(bad_nodes, "read_json", refuse_twice)
+    seen = names(record)
+    refused.extend([OSError(errno.EIO, os.strerror(errno.EIO))] * 1000)
+
+    assert seen == ["node2"]
+    with pytest.raises(OSError, match="Input/output"):  # nobody knows, and says so
+        names(record)

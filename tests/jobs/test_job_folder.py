@@ -10,7 +10,10 @@ from typing import Any
 
 import pytest
 
+from instruct_core.data.shards import load_manifest
+from instruct_core.errors import MissingError
 from instruct_core.storage import patience
+from instruct_core.storage.store import Store
 from jobs.job_folder import (
     Failure,
     Outcome,
@@ -98,6 +101,19 @@ def test_rank_that_a_passing_fault_ends_is_no_crash_and_blames_no_node(
     [failure] = read_failures(folder)
     assert (failure.away, failure.retry) == (away, True)
     assert failure.node == ("" if away else "node7")
+
+
+def test_what_one_node_does_not_see_is_looked_for_again_as_after_a_crash(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURMD_NODENAME", "node7")  # its mount is gone, or it has an old listing
+
+    with pytest.raises(MissingError), failure_report(folder, 0):
+        load_manifest(Store(str(folder / "shards")))
+
+    [failure] = read_failures(folder)
+    assert (failure.away, failure.retry, failure.node) == (False, True, "node7")
+    assert failure.error.startswith("Shards ")
 
 
 def test_first_word_of_a_rank_in_a_start_counts(folder: Path) -> None:

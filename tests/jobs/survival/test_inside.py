@@ -117,6 +117,19 @@ def test_node_that_fails_twice_in_a_row_is_left_out_where_one_is_to_spare(
     assert left_out_file().read_text() == "node1"
 
 
+def test_node_that_cannot_be_written_down_is_left_to_the_queue_and_its_crash_counted_once(
+    batch: Allocation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("INSTRUCT_SPARE_NODES", "1")
+    batch.crashes(committed=5)
+    left_out_file().mkdir()  # as good as a disk that refuses it
+
+    assert not batch.crashes(committed=6)
+
+    assert "scontrol requeue 7" in batch.asked()
+    assert json.loads((batch.folder / "crashes.json").read_text())["in_a_row"] == 1
+
+
 def test_node_that_fails_twice_in_a_row_is_excluded_by_a_requeue_where_none_is(
     batch: Allocation,
 ) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import re
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from instruct_core.config import TrainConfig, to_json
 from launch.flags.finetune import Finetune
+from launch.training import naming
 from launch.training.naming import default_name
 
 
@@ -37,6 +41,26 @@ def test_base_of_another_family_is_called_by_its_folder(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps({"model_type": "llama"}))
 
     assert named(f"{folder}/") == "My-model-1B--alpaca"
+
+
+@pytest.mark.parametrize(
+    ("error", "is_over"),
+    [
+        (OSError(errno.ESTALE, "Stale file handle"), False),
+        (OSError("s3://b/base: Could not connect"), False),  # as a bucket says it
+        (OSError(errno.ENAMETOOLONG, "File name too long"), True),
+    ],
+)
+def test_base_that_cannot_be_looked_at_now_gives_no_run_another_name(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, error: OSError, is_over: bool
+) -> None:
+    def refuse(place: str) -> None:
+        raise error
+
+    monkeypatch.setattr(naming, "opened", refuse)
+
+    with nullcontext() if is_over else pytest.raises(OSError, match=re.escape(str(error))):
+        assert named(str(folder)) == "gpt2-alpaca"
 
 
 def test_step_of_another_family_is_called_by_its_run(tmp_path: Path) -> None:

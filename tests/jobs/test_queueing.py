@@ -1,0 +1,69 @@
+"""Whether a job is being queued just now, on a disk that does not answer at the first look."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from instruct_core.storage import patience
+from jobs import queueing
+from jobs.queueing import MARK, is_being_queued
+from tests.slow_clock import Clock
+
+
+class Locks:
+    """Stands in for the module's fcntl: refuses so often, and then tells the truth."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.refusals: list[int] = []
+        names = ("LOCK_EX", "LOCK_NB")
+        stand_in = SimpleNamespace(
+            flock=self._flock, **{name: getattr(fcntl, name) for name in names}
+        )
+        monkeypatch.setattr(queueing, "fcntl", stand_in)
+        monkeypatch.setattr(patience, "time", Clock())
+
+    def _flock(self, file: object, kind: int) -> None:
+        if self.refusals:
+            number = self.refusals.pop()
+            raise OSError(number, os.strerror(number))
+        fcntl.flock(file, kind)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def locks(monkeypatch: pytest.MonkeyPatch) -> Locks:
+    return Locks(monkeypatch)
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE])
+def test_job_that_another_launcher_queues_is_seen_though_the_disk_refuses_the_first_looks(
+    tmp_path: Path, locks: Locks, number: int
+) -> None:
+    with (tmp_path / MARK).open("wb") as mark:
+        fcntl.flock(mark, fcntl.LOCK_EX)
+        locks.refusals = [number] * 3
+
+        assert is_being_queued(tmp_path)
+    assert not is_being_queued(tmp_path)
+
+
+def test_disk_that_never_says_whether_a_job_is_being_queued_queues_no_second_one(
+    tmp_path: Path, locks: Locks
+) -> None:
+    (tmp_path / MARK).touch()
+    locks.refusals = [errno.EIO] * 1000
+
+    with pytest.raises(OSError, match="Input/output"):
+        is_being_queued(tmp_path)
+
+
+def test_disk_without_locks_has_nobody_queue(tmp_path: Path, locks: Locks) -> None:
+    (tmp_path / MARK).touch()
+    locks.refusals = [errno.ENOLCK]
+
+    assert not is_being_queued(tmp_path)
