@@ -14,6 +14,7 @@ depend on the rows before it.
 
 from __future__ import annotations
 
+import re
 from array import array
 from collections import Counter
 from dataclasses import dataclass, field
@@ -30,6 +31,8 @@ from instruct_core.errors import BadRowError, ConfigError
 
 MAX_BAD_ROWS = 1000  # that are listed: a plan is read whole, by every task
 MAX_PROBLEM_CHARS = 500
+# What stands in a text where a picture, film or sound goes: <image>, <image_1>, <|video_pad|>...
+MARKER = re.compile(r"<\|?(?:image|video|audio)(?:_pad|_?\d{1,3})?\|?>")
 
 
 @dataclass
@@ -43,6 +46,7 @@ class Notes:
     num_bad_rows: int = 0
     num_open_ends: int = 0
     num_open_starts: int = 0
+    num_markers: int = 0
     is_anew: bool = False  # whether the template of the version before wrote one of them otherwise
     has_chats: bool = False
     hashes: array[int] = field(default_factory=lambda: array("Q"))  # of the texts of the good ones
@@ -72,7 +76,8 @@ class RowReader:
         try:
             chat = self._check.chat(record)
             segments = self._template.segments(chat.turns)
-            notes.hashes.append(hash_of(text_of(segments)))
+            text = text_of(segments)
+            notes.hashes.append(hash_of(text))
         except ConfigError:  # the template's fault: every row would show it, and take its time
             raise
         except ValueError as error:
@@ -83,6 +88,7 @@ class RowReader:
         else:
             notes.num_open_ends += chat.has_open_end
             notes.num_open_starts += chat.has_open_start
+            notes.num_markers += MARKER.search(text) is not None
             notes.is_anew = notes.is_anew or self._template.writes_anew(chat.turns)
             notes.has_chats = notes.has_chats or not chat.is_exchange or chat.has_open_end
             if self._writer is not None:
@@ -116,6 +122,7 @@ class SeenRows:
         self.drafts: list[Draft] = []
         self.bad_rows: list[dict[str, str]] = []
         self.num_rows = self.num_bad_rows = self.num_open_ends = self.num_open_starts = 0
+        self.num_markers = 0
         self._has_chats, self._is_anew = bool(check.columns.messages), False
 
     def add(self, notes: Notes) -> None:
@@ -129,6 +136,7 @@ class SeenRows:
             self.bad_rows.append(bad | {"where": self._source.shown(bad["where"])})
         self.num_open_ends += notes.num_open_ends
         self.num_open_starts += notes.num_open_starts
+        self.num_markers += notes.num_markers
         self._is_anew = self._is_anew or notes.is_anew
         self._has_chats = self._has_chats or notes.has_chats
 
@@ -146,6 +154,7 @@ class SeenRows:
             "template_text": template.text,
             "num_open_ends": self.num_open_ends,
             "num_open_starts": self.num_open_starts,
+            "num_markers": self.num_markers or None,
         }
 
     def check_usable(self, skip_bad_rows: bool) -> None:

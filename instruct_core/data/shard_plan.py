@@ -42,7 +42,11 @@ BY_TEXT = "text-1"
 FORMAT_2_KEYS = {
     "split", "val_hashes", "num_duplicates", "more_bad_rows", "refused", "unread",
 }  # fmt: skip
-OPTIONAL_KEYS = ("own_tokenizer", "val_rows")  # written where there is something to say
+OPTIONAL_KEYS = (
+    "own_tokenizer",
+    "val_rows",
+    "num_markers",
+)  # written where there is something to say
 FORMAT_3_KEYS = {
     "template_typed", "template_text", "long_rows", "num_open_ends", "num_open_starts",
 }  # fmt: skip
@@ -77,6 +81,7 @@ class ShardPlan(Plan):
     unread: list[str] = field(default_factory=list)
     own_tokenizer: OwnTokenizer | None = None  # None for GPT-2's
     val_rows: int | None = None  # to validate with, where that was said
+    num_markers: int | None = None  # rows whose text has a marker of a picture or sound, if any
     # From here on: what format 3 has besides.
     template_typed: str = "alpaca"  # as it was given
     long_rows: LongRows = "cut"  # what becomes of rows that are longer than a sequence

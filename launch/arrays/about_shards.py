@@ -55,6 +55,11 @@ def _how_written(plan: ShardPlan) -> list[str]:
             f"Chats: {counted(plan.num_open_starts, 'row')} without what stands before the first "
             "question: nobody asked for it"
         )
+    if plan.num_markers:
+        lines.append(
+            f"Markers: {counted(plan.num_markers, 'row')} with <image>, <video>, <audio> or the like in "
+            "the text, learnt as text: pictures and sounds are not read"
+        )
     return lines
 
 

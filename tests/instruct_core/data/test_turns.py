@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from instruct_core.data.columns import detect_columns, parse_columns
-from instruct_core.data.shard_plan import scan
+from instruct_core.data.shard_plan import ShardPlan, scan
 from instruct_core.data.sources import Source
 from instruct_core.data.turns import Chat, Turn, ordered
 
@@ -200,6 +200,25 @@ def test_what_is_left_out_of_chats_is_counted(tmp_path: Path) -> None:
 
     assert (plan.num_open_ends, plan.num_open_starts, plan.bad_rows) == (2, 1, [])
     assert plan.num_duplicates == 3
+
+
+def test_rows_with_a_marker_of_a_picture_or_sound_are_counted(tmp_path: Path) -> None:
+    marked = ["<image>\nWhat is it?", "See <image_1> <|video_pad|>", "<|audio_1|>"]
+    plain = ["An image > a video", "<image src='a.png'>", "List<images>", "< image >"]
+    rows = [{"instruction": text, "output": "A cat."} for text in (*marked, *plain)]
+    rows.append({"instruction": "Draw.", "output": "<image>"})
+    paths = [tmp_path / "rows.jsonl", tmp_path / "plain.jsonl"]
+    paths[0].write_text("".join(json.dumps(row) + "\n" for row in rows))
+    paths[1].write_text(json.dumps(rows[3]) + "\n")
+
+    with_some, without = (
+        scan(Source("rows", "rows", [str(path)]), None, None, skip_bad_rows=False) for path in paths
+    )
+
+    assert with_some.num_markers == 4
+    assert "num_markers" not in without.to_document()
+    again = ShardPlan.from_document(with_some.to_document(), "plan.json")
+    assert again.num_markers == 4
 
 
 def test_keys_of_messages_that_nobody_reads_are_counted(tmp_path: Path) -> None:
