@@ -36,6 +36,7 @@ from launch.flags.generate import Generate
 from launch.flags.parse import check_counts
 from launch.flags.run import check_model_flags
 from launch.flags.slurm import check_slurm_flags
+from launch.runs.hub import model_place
 from launch.runs.model import inspect_weights
 from launch.runs.places import absolute, check_url
 from launch.runs.run import Run
@@ -128,7 +129,7 @@ def _plan(flags: Generate, source: Source, old: AnswerPlan | None) -> AnswerPlan
 
 def _model(flags: Generate, old: AnswerPlan | None) -> str:
     if flags.model.checkpoint is not None:
-        return flags.model.checkpoint
+        return model_place("--checkpoint", flags.model.checkpoint)
     run = Run.find(flags.model.run, flags.model.checkpoints, flags.model.runs)
     # A run that went on meanwhile has newer steps; what was begun is finished with the same one.
     begun = old.settings.model if old is not None else ""

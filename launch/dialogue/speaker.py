@@ -26,6 +26,7 @@ from jobs.environment import loading
 from launch.cluster.machine import set_up_torch
 from launch.console.lines import note
 from launch.flags.run import ModelFlags
+from launch.runs.hub import model_place
 from launch.runs.run import Run
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ def load_speaker(flags: ModelFlags) -> Speaker:
     """Return the model that was named; raises MissingError where there is none."""
     set_up_torch()
     if flags.checkpoint is not None:
-        return _speaker(flags.checkpoint, kept=flags.weights)
+        return _speaker(model_place("--checkpoint", flags.checkpoint), kept=flags.weights)
     run = Run.find(flags.run, flags.checkpoints, flags.runs)
     return load_step(run, flags.step, flags.weights)
 
@@ -185,7 +186,7 @@ def load_base(place: str, base: str | None, kept: Kept) -> Speaker:
     from instruct_core.model.weights import first_model, ready
 
     if base:
-        return _speaker(base, kept=kept)
+        return _speaker(model_place("--base", base), kept=kept)
     run = Run.of_step(place)
     if run is None:
         raise ConfigError(

@@ -18,6 +18,7 @@ from instruct_core.storage.store import Store
 from launch.console.lines import note
 from launch.evaluation.page import FILES, JSON
 from launch.flags.evaluate import Evaluate
+from launch.runs.hub import model_place
 from launch.runs.places import absolute, check_folder, check_url, reachable
 from launch.runs.run import Run
 from launch.runs.tokenizers import same_tokenizer
@@ -42,7 +43,7 @@ def find_subject(flags: Evaluate) -> Subject:
         run = Run.find(model.run, model.checkpoints, model.runs)
         step = run.good_step(model.step, note)
         return Subject(run.step_place(step), run, step)
-    place = absolute(model.checkpoint).rstrip("/")
+    place = absolute(model_place("--checkpoint", model.checkpoint)).rstrip("/")
     with reachable("--checkpoint", model.checkpoint):
         of_step = Run.of_step(place)
     if of_step is None:
@@ -60,11 +61,12 @@ def _not_told(flag: str, flags: Evaluate, what: str) -> ConfigError:
 
 def find_base(flags: Evaluate, subject: Subject) -> str:
     if flags.base:
-        return flags.base if flags.base == "random" else absolute(flags.base)
+        is_random = flags.base == "random"
+        return flags.base if is_random else absolute(model_place("--base", flags.base))
     if subject.config is None:
         raise _not_told(
-            "--base", flags, "what it was trained from. Give a Hugging Face folder, a step folder of a "
-            "run, a .pt file, or random.",
+            "--base", flags, "what it was trained from. Give a Hugging Face folder or id, a step folder "
+            "of a run, a .pt file, or random.",
         )  # fmt: skip
     return subject.config.init
 

@@ -49,7 +49,8 @@ class ModelFlags:
     checkpoints: Checkpoints = "checkpoints_instruct"
     runs: Runs = None
     checkpoint: Annotated[str | None, PATH] = None
-    """Path or URL of a step folder, a Hugging Face folder or a .pt file, instead of a run."""
+    """Path or URL of a step folder, a Hugging Face folder or a .pt file, or a Hugging Face id, instead of
+    a run."""
     weights: Kept = "fp32"
     """Numbers in which a model that answers on a CPU keeps its weights: fp16 answers quicker and in less
     memory, and rounds each to 11 bits; see docs/performance.md for what that costs."""

@@ -3,6 +3,7 @@ Models of the Hugging Face Hub, fetched where the command is typed: compute node
 
     folder = model_folder("openai-community/gpt2")     # of its files, in the Hub's cache
     folder = tokenizer_folder("HuggingFaceTB/SmolLM2-135M-Instruct")
+    model_place("--checkpoint", typed)                 # a path as it is, or that folder of an id
 
 What the cache has is taken as it is, so a run that is resumed begins from the same weights.
 """
@@ -44,9 +45,32 @@ class _Wanted(NamedTuple):
     instead: str
 
 
-def model_folder(repo: str) -> Path:
+def model_place(flag: str, typed: str) -> str:
+    """
+    Return the place of a model: what was typed, or the folder of an id that is no path here.
+
+    Args:
+        flag: That names the model.
+        typed: Behind it.
+
+    Raises:
+        MissingError: As `model_folder` does.
+    """
+    if Path(typed).exists() or not (repo := hub_id(typed)):
+        return typed
+    return str(model_folder(repo, flag, "give a path").resolve())
+
+
+def model_folder(
+    repo: str, flag: str = "--init", instead: str = "give a path, or --init random"
+) -> Path:
     """
     Return the folder with a model's config and weights, and with its tokenizer.
+
+    Args:
+        repo: Its id.
+        flag: That names it.
+        instead: What else a person could do.
 
     Raises:
         MissingError: It is neither in the cache nor can it be fetched; says how to fetch it elsewhere.
@@ -56,7 +80,7 @@ def model_folder(repo: str) -> Path:
         has_weights = any(path for pattern in WEIGHTS for path in folder.glob(pattern))
         return has_weights and (folder / "config.json").exists()
 
-    return _folder(repo, _Wanted("--init", FILES, is_whole, "give a path, or --init random"))
+    return _folder(repo, _Wanted(flag, FILES, is_whole, instead))
 
 
 def tokenizer_folder(repo: str) -> Path:

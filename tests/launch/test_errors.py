@@ -142,6 +142,8 @@ CHAT = {
     "--weights bf16": "--weights takes one of 'fp32', 'fp16', got bf16",
     "--checkpoint gone": "Model gone is not there",
     "--checkpoint gone.pt": "Model gone.pt is not there",
+    "--checkpoint someone/model": "--checkpoint someone/model is not here, and the Hugging Face Hub does",
+    "--run t --base someone/model": "--base someone/model is not here, and the Hugging Face Hub does not",
     "--checkpoint evil.pt": "File evil.pt is not read: only tensors and plain fields are",
     "--checkpoint folder": "no config.json in it",
     "--run t --checkpoint folder": "--run and --checkpoint name two models",

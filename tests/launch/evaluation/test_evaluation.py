@@ -251,6 +251,7 @@ BAD = {
     "--checkpoint plain --base random --shards shards/nasty": "--out must be given with --checkpoint",
     "--checkpoint gone --base random --shards shards/nasty --out new": "gone is not there",
     "--base gone": "gone is not there",
+    "--base someone/model": "--base someone/model is not here, and the Hugging Face Hub does not give it",
     "--shards gone": "gone are not there or not finished: no manifest.json",
     "--out shards": "is in use: it is not empty, and there is no report.json",
     "--out rows.jsonl": "rows.jsonl: Not a directory. Give another place",

@@ -62,6 +62,12 @@ def test_cached_model_is_taken_without_a_network(cached: Path, shard_set: Path) 
     assert f'"init": "{cached.resolve()}"' in begins.stdout
 
 
+def test_cached_model_answers_under_its_id(cached: Path) -> None:
+    answered = launch("chat", "--checkpoint=gpt2", "--prompt=x", "--max-new-tokens=2", cwd=cached)
+
+    assert answered.returncode == 0, answered.stderr
+
+
 def test_model_that_nobody_gives_is_one_line_with_the_command_that_fetches_it(
     cached: Path, shard_set: Path
 ) -> None:
