@@ -56,6 +56,9 @@ def main() -> None:
     line = {"bench": "goodput", "warnings": typed.warnings, "every_seconds": typed.every}
     line |= {"steps": document["step"], "steps_redone": steps_lost}
     line |= {"seconds_redone": receipt["seconds"].get("redone", 0.0), **receipt}
+    # Against the ideal: a start that takes no time, once Slurm has given the nodes.
+    held = receipt["wall_seconds"] - receipt["seconds"].get("queued", 0.0)
+    line |= {"goodput_of_time_with_nodes": round(receipt["seconds"]["step"] / held, 4)}
     line |= {"seconds_by_our_clock": round(seconds, 1), "machine": machine()}
     print(json.dumps(line), flush=True)
 

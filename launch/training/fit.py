@@ -24,7 +24,10 @@ CPU_EFFICIENCY = 0.55
 BYTES_PER_PARAMETER = 16  # weight, gradient (which lies in DDP's bucket), two moments, 4 bytes each
 SAVED_BYTES_PER_PARAMETER = 12  # weight and two moments
 SLICE_TOKENS = 512  # of the loss, see instruct_core/train/loss.py
-PROCESS_BYTES = 700 << 20  # Python and torch
+# Python and torch are 0.2 GB of a rank's own and 0.1 GB that ranks share (PSS of two on a CPU). The rest
+# is for memory that is kept when it is freed: `tiny`, 8 x 256 tokens in fp32, peaks at 1.4 GB, and at 0.8
+# where it is not.
+PROCESS_BYTES = 700 << 20
 # Of one GPU, from the table of bench/gpu.py in docs/performance.md: so much of a token is kept for the
 # backward, and the context and the slices of the loss take the rest.
 GPU_BYTES_PER_NUMBER = {"bf16": 37 / 24, "fp32": 74 / 24}
