@@ -75,7 +75,11 @@ def main() -> None:
     flags.add_argument("run", help="folder of the run's ledger")
     flags.add_argument("out", type=Path, help="the picture to write")
     typed = flags.parse_args()
-    typed.out.write_text(draw(moments(read_ledger(Store(typed.run)))), encoding="utf-8")
+    try:
+        points = moments(read_ledger(Store(typed.run)))
+    except StopIteration:
+        flags.error(f"the ledger in {typed.run} must have a warning, a requeue and a resume.")
+    typed.out.write_text(draw(points), encoding="utf-8")
 
 
 if __name__ == "__main__":
