@@ -113,6 +113,7 @@ REFUSED = {
     "--lora=many": "--lora takes a whole number, got many",
     "--lora-alpha=8": "--lora-alpha needs --lora RANK, got 8.0 without",
     "--lora-targets=c_attn": "--lora-targets needs --lora RANK, got c_attn without",
+    "--lora=100000": "--lora must be at most 32, the width of the base, got 100000",
     "--lora=4 --init=random": "--lora 4 adapts what a model knows, and random weights know nothing",
     "--lora=4 --lora-alpha=0": "--lora-alpha must be more than 0, got 0.0",
     "--lora=4 --lora-targets=q_proj": "--lora-targets must be all, or of c_attn, c_fc, c_proj with",

@@ -37,7 +37,8 @@ def new_adapters(recipe: Recipe, weights: Weights) -> Adapters:
     Return the adapters that a new run trains.
 
     Raises:
-        ConfigError: The weights are random, or --lora-targets names no projection of them.
+        ConfigError: The weights are random, --lora-targets names no projection of them, or the rank is
+            above all that their matrices can have.
     """
     if recipe.lora is None:
         return Adapters()
@@ -45,6 +46,11 @@ def new_adapters(recipe: Recipe, weights: Weights) -> Adapters:
         raise ConfigError(
             f"--lora {recipe.lora} adapts what a model knows, and random weights know nothing. Give "
             "--init with weights, or leave --lora out."
+        )
+    if recipe.lora > weights.shape.width:
+        raise ConfigError(
+            f"--lora must be at most {weights.shape.width}, the width of the base, got {recipe.lora}: a "
+            "higher rank changes nothing that this one does not. Leave --lora out to train all weights."
         )
     targets = recipe.lora_targets or usual_targets(weights.projections)
     names = chosen(targets, weights.projections)
