@@ -127,7 +127,7 @@ class OnSlurm:
             notes.append(
                 "Requeue: this cluster does not requeue jobs by itself (JobRequeue=0), so the job asks "
                 "for it (--requeue); should Slurm refuse, a follow-up job is chained "
-                "(--dependency=singleton)"
+                "(--dependency=afterany)"
             )
         return notes
 

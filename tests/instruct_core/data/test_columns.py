@@ -100,5 +100,8 @@ def test_column_without_a_name_is_no_input() -> None:
     assert columns.to_chat({"": "0", "q": "x", "a": "y"}).turns == Exchange("x", "", "y").turns
 
 
-def test_null_input_is_an_empty_one() -> None:
-    assert ALPACA.to_chat({"instruction": "a", "input": None, "output": "b"}).turns[0].input == ""
+@pytest.mark.parametrize("nothing", [None, float("nan")])
+def test_null_input_is_an_empty_one(nothing: float | None) -> None:
+    row = {"instruction": "a", "input": nothing, "output": "b"}
+
+    assert ALPACA.to_chat(row).turns[0].input == ""

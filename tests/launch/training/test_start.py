@@ -207,6 +207,18 @@ def test_start_is_not_foretold_where_nobody_knows_it(
     assert "Expected start" not in looked(desk, *words, "--after=1")
 
 
+def test_follow_up_that_is_foretold_is_the_one_that_a_job_queues(
+    slurm: PlayedSlurm, desk: Path, shard_set: Path
+) -> None:
+    scontrol = (slurm.folder / "scontrol").read_text()
+    (slurm.folder / "scontrol").write_text(scontrol.replace("JobRequeue = 1", "JobRequeue = 0"))
+
+    said = looked(desk, f"--shards={shard_set}", "--run=r", *TINY_RUN)
+
+    assert "(JobRequeue=0)" in said
+    assert "a follow-up job is chained (--dependency=afterany)" in said
+
+
 def test_partition_with_small_old_gpus_gets_a_micro_batch_and_a_precision_that_fit(
     slurm: PlayedSlurm, desk: Path, shard_set: Path
 ) -> None:
