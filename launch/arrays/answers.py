@@ -26,7 +26,7 @@ from instruct_core.storage.store import Store
 from jobs.generate import GenerateJob, place_of
 from launch.arrays.array import make
 from launch.arrays.work import Work, here_because, shown_scan
-from launch.cluster.gpus import check_torch_sees, visible_gpus
+from launch.cluster.gpus import check_torch_sees, gpu_names, visible_gpus
 from launch.cluster.machine import Choice, choose_cluster
 from launch.cluster.request import Request, request_of
 from launch.console.commands import command
@@ -58,8 +58,9 @@ def answer_file(flags: Generate, words: Sequence[str] = ()) -> int:
     check_url("--out", out.rpartition("/")[0], writes=not flags.array.dry_run)
     choice = choose_cluster(flags.array.cluster, flags.slurm.clusters)
     request = request_of(flags.slurm) if choice.cluster == "slurm" else None
-    if request is None and (gpus := visible_gpus()).number:
-        check_torch_sees(gpus.number)
+    num_gpus = visible_gpus().number if request is None else 0
+    if num_gpus:
+        check_torch_sees(num_gpus)
     _refuse_on_gpus(flags.model.weights, request)
     old = AnswerPlan.load_if_there(store)
     with tempfile.TemporaryDirectory() as scratch:
@@ -67,7 +68,7 @@ def answer_file(flags: Generate, words: Sequence[str] = ()) -> int:
         place = Store(scratch) if flags.array.dry_run else store
         plan = _plan(flags, resolve_files(flags.source, place), old)
         _refuse_other_answers(flags, plan, old, out)
-        work = _work(flags, words, plan, old, out, choice)
+        work = _work(flags, words, plan, old, out, choice, gpu_names(num_gpus))
         return make(work, flags.array, flags.slurm, request, parallelism_here=1)
 
 
@@ -180,8 +181,10 @@ def _work(
     old: AnswerPlan | None,
     out: str,
     choice: Choice,
+    gpus: Sequence[str],
 ) -> Work:
-    tasks_here = 1 if choice.cluster == "slurm" else flags.array.array_parallelism or 1
+    at_a_time = flags.array.array_parallelism or max(1, len(gpus))
+    tasks_here = 1 if choice.cluster == "slurm" else at_a_time
     job = GenerateJob(out, flags.array.num_tasks, tasks_here=tasks_here)
 
     def ready() -> str:
@@ -212,4 +215,5 @@ def _work(
         flags=flags,
         words=words,
         reads=[plan.settings.model],
+        gpus=gpus,
     )

@@ -167,7 +167,7 @@ def _make_here(
         return run_in_process(work, tasks)
     if work.at_hand is not None:
         return write_at_hand(work, todo)
-    return run_here(work, tasks, flags.array_parallelism or parallelism)
+    return run_here(work, tasks, flags.array_parallelism or max(parallelism, len(work.gpus)))
 
 
 def _cancel_what_never_starts(work: Work) -> None:

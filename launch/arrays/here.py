@@ -67,7 +67,8 @@ def run_here(work: Work, tasks: Sequence[int], parallelism: int) -> int:
 
 def _run_all(work: Work, tasks: Sequence[int], parallelism: int, folder: Path) -> list[LocalJob]:
     """Run the tasks; return those that failed."""
-    waiting, running, failed = list(tasks), list[LocalJob](), list[LocalJob]()
+    waiting, failed = list(tasks), list[LocalJob]()
+    running: list[tuple[LocalJob, str | None]] = []  # with the GPU of each
     with progress_bar(work.what) as bar:
         shown = bar.add_task("", total=work.num_parts)
         try:
@@ -75,13 +76,16 @@ def _run_all(work: Work, tasks: Sequence[int], parallelism: int, folder: Path) -
                 while waiting and len(running) < parallelism:
                     number, *waiting = waiting
                     place = folder / f"task-{number:05d}"
-                    running.append(submit_local(work.task(number), place, num_tasks=1, code=folder))
+                    gpu = min(work.gpus, key=[gpu for _, gpu in running].count, default=None)
+                    job = submit_local(work.task(number), place, 1, code=folder, gpu=gpu)
+                    running.append((job, gpu))
                 time.sleep(LOCAL_POLL_SECONDS)
-                failed += [job for job in running if not job.is_running() and job.exit_code() != 0]
-                running = [job for job in running if job.is_running()]
+                ended = [job for job, _ in running if not job.is_running()]
+                failed += [job for job in ended if job.exit_code() != 0]
+                running = [(job, gpu) for job, gpu in running if job not in ended]
                 bar.update(shown, completed=work.num_done)
         except BaseException:
-            for job in running:
+            for job, _ in running:
                 job.warn(signal.SIGKILL)  # takes its task along; a part is whole or not there
             say(f"Stopped. {AGAIN}")
             raise

@@ -52,6 +52,7 @@ class Work:
     words: Sequence[str] = ()  # that were typed
     reads: Sequence[str] = ()  # paths and URLs beside the files of the plan
     at_hand: AtHand | None = None  # writes parts without a task
+    gpus: Sequence[str] = ()  # of this machine, for its tasks; see `gpu_names`
 
     @property
     def parent(self) -> Path:

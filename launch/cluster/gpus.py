@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from instruct_core.errors import ConfigError
 from launch.console.lines import counted
 
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 BF16_SINCE = (8, 0)  # compute capability: Ampere
 TORCH_SECONDS = 120.0  # the first import from a cold shared disk takes long
 ASK_TORCH = (
@@ -44,9 +45,9 @@ def visible_gpus() -> Gpus:
         handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
     except pynvml.NVMLError:
         return Gpus(0)
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    visible = os.environ.get(VISIBLE)
     if visible is not None:
-        listed = [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
+        listed = _listed(visible)
         named = [
             handles[int(name)] for name in listed if name.isdigit() and int(name) < len(handles)
         ]
@@ -54,6 +55,16 @@ def visible_gpus() -> Gpus:
             return _described(handles)._replace(number=min(len(handles), len(listed)))
         handles = named
     return _described(handles)
+
+
+def gpu_names(number: int) -> list[str]:
+    """Return what CUDA_VISIBLE_DEVICES calls each of the GPUs that `visible_gpus` counts."""
+    visible = os.environ.get(VISIBLE)
+    return [str(i) for i in range(number)] if visible is None else _listed(visible)[:number]
+
+
+def _listed(visible: str) -> list[str]:
+    return [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
 
 
 def _described(handles: list[Any]) -> Gpus:

@@ -25,6 +25,7 @@ from instruct_core.storage.names import identity, rename
 from instruct_core.storage.patience import on_a_disk
 from jobs.slurm import clean_environment
 from launch.cluster.frozen_code import CODE
+from launch.cluster.gpus import VISIBLE
 from launch.cluster.job_folder import UNLIMITED
 from launch.cluster.lock import Holder, RunLock, holder_in
 from launch.cluster.machine import THREADS
@@ -107,6 +108,7 @@ def submit_local(
     lock: RunLock | None = None,
     code: Path | None = None,
     imports: Sequence[str] = (),
+    gpu: str | None = None,
 ) -> LocalJob:
     """
     Start a job of ``num_tasks`` processes in a fresh folder, and return it.
@@ -118,6 +120,7 @@ def submit_local(
         lock: Held as long as the job lives.
         code: Folder with the frozen code, if not the job's own.
         imports: Modules that every task will load; loaded once for all of them and for later starts.
+        gpu: That the tasks see, if not all; see `gpu_names`.
     """
     # Here: a look at a job needs neither.
     from submitit.core.utils import DelayedSubmission, JobPaths
@@ -127,7 +130,7 @@ def submit_local(
     on_a_disk(folder, lambda: folder.mkdir(parents=True, exist_ok=True))
     pickle = folder / "submitted.pkl"
     on_a_disk(pickle, lambda: delayed.dump(pickle))
-    process = _start(folder, code or folder, num_tasks, lock, imports)
+    process = _start(folder, code or folder, num_tasks, lock, imports, gpu)
     expected = JobPaths(folder, str(process.pid)).submitted_pickle
     try:
         mine = on_a_disk(pickle, lambda: identity(pickle))
@@ -140,7 +143,12 @@ def submit_local(
 
 
 def _start(
-    folder: Path, code: Path, num_tasks: int, lock: RunLock | None, imports: Sequence[str]
+    folder: Path,
+    code: Path,
+    num_tasks: int,
+    lock: RunLock | None,
+    imports: Sequence[str],
+    gpu: str | None,
 ) -> subprocess.Popen[bytes]:
     """Start the controller of a job, which finds what it should call by its own number."""
     env = (
@@ -157,6 +165,7 @@ def _start(
             ),
             "PYTHONSAFEPATH": "1",
         }
+        | ({} if gpu is None else {VISIBLE: gpu})
     )
     controller = [sys.executable, "-u", "-m", "jobs.patient", "jobs.survival.local_controller"]
     path = folder / "controller.log"

@@ -17,8 +17,8 @@ class ArrayFlags:
     """Where the tasks run (auto: Slurm where there is sbatch, else this machine; debug: in the launcher's
     own process, one task after the other, so that breakpoint() works)."""
     array_parallelism: int | None = None
-    """Tasks that run at a time (default: on Slurm 128; on this machine one a core to prepare, and one
-    to answer)."""
+    """Tasks that run at a time (default: on Slurm 128; on this machine one a core to prepare, and one a
+    GPU to answer, or one without)."""
     follow: bool = False
     """On Slurm: wait for the array and show how much is there."""
     dry_run: bool = False

@@ -99,6 +99,30 @@ def test_term_is_what_it_was_after_an_interrupt(
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def test_tasks_have_a_gpu_each_and_share_them_where_they_are_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Job(EndedJob):
+        """Ends once all that may run beside it have been started."""
+
+        def is_running(self) -> bool:
+            return len(jobs) % 3 != 0
+
+    jobs, given = list[EndedJob](), list[str | None]()
+
+    def submit(*_: Any, gpu: str | None, **__: Any) -> EndedJob:
+        given.append(gpu)
+        jobs.append(Job())
+        return jobs[-1]
+
+    monkeypatch.setattr(here, "submit_local", submit)
+
+    here.run_here(replace(work_of(tmp_path), gpus=["2", "0"]), tasks=range(6), parallelism=3)
+    here.run_here(work_of(tmp_path), tasks=range(3), parallelism=3)
+
+    assert given == ["2", "0", "2", "2", "0", "2", None, None, None]
+
+
 def test_what_is_missing_is_to_do_and_says_nothing(tmp_path: Path) -> None:
     work = work_of(tmp_path)
 

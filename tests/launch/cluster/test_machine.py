@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pynvml
 import pytest
 
 from instruct_core.errors import ConfigError
-from launch.cluster import gpus, memory
-from launch.cluster.gpus import Gpus, check_torch_sees, visible_gpus
+from launch.cluster import gpus, local, memory
+from launch.cluster.gpus import Gpus, check_torch_sees, gpu_names, visible_gpus
 from launch.cluster.machine import choose_cluster, this_machine
 from launch.cluster.memory import free_memory
 from tests.conftest import launch
@@ -87,6 +89,38 @@ def test_gpus_are_those_that_a_job_would_see(
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
 
     assert visible_gpus() == expected
+
+
+@pytest.mark.parametrize(
+    ("visible", "expected"),
+    [(None, ["0", "1"]), ("1,0", ["1", "0"]), ("", []), ("GPU-5e1d", ["GPU-5e1d"])],
+)
+def test_gpus_have_the_names_that_a_task_may_be_given(
+    monkeypatch: pytest.MonkeyPatch, visible: str | None, expected: list[str]
+) -> None:
+    Driver(monkeypatch, (9, 0))
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+
+    assert gpu_names(visible_gpus().number) == expected
+
+
+@pytest.mark.parametrize(("gpu", "seen"), [("3", "3"), (None, "1,3")])
+def test_task_sees_the_gpu_that_it_was_given(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, gpu: str | None, seen: str
+) -> None:
+    started = []
+
+    def start(_: Any, env: dict[str, str], **__: Any) -> SimpleNamespace:
+        started.append(env)
+        return SimpleNamespace(pid=os.getpid())
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,3")
+    monkeypatch.setattr(local, "subprocess", SimpleNamespace(Popen=start, DEVNULL=0))
+
+    local.submit_local(len, tmp_path, num_tasks=1, gpu=gpu)
+
+    assert [env["CUDA_VISIBLE_DEVICES"] for env in started] == [seen]
 
 
 @pytest.mark.parametrize(
