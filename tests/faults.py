@@ -1,5 +1,5 @@
 """
-Faults at every operation of a save: killed before it, after it or half way, or refused with an error.
+Faults at every operation of a save: killed before it or half way, or refused with an error.
 
     with Faults(DISK, at=7, error=ENOSPC) as faults: save()
     died = run_in_child(lambda: save_under(Faults(DISK, at=7, kill="before")))
@@ -47,7 +47,7 @@ class Faults:
 
     Args:
         at: Number of the operation, from 1; 0 for none.
-        kill: End this process "before" it, "after" it, or "half" way through a write.
+        kill: End this process "before" it, or "half" way through a write, where writes alone count.
         error: Makes what is raised instead of doing it.
         times: How many operations in a row are refused with the error.
         spoil: Does a write in another way: given its data, returns what is really written.
@@ -92,7 +92,7 @@ class Faults:
             if threading.get_ident() != self._thread:
                 return original(*args, **options)
             counts = name != "write" or self._spoil is None or len(args[1]) > 0
-            if self._spoil is not None and name != "write":
+            if (self._spoil is not None or self._kill == "half") and name != "write":
                 return original(*args, **options)
             if not counts or not self._is_due():
                 return original(*args, **options)
@@ -104,10 +104,8 @@ class Faults:
                 original(args[0], self._spoil(bytes(args[1])))
                 return len(args[1])  # and reports success
             try:
-                if self._kill == "half" and name == "write":
+                if self._kill == "half":
                     original(args[0], bytes(args[1])[: len(args[1]) // 2])
-                elif self._kill == "after":
-                    original(*args, **options)
             finally:
                 os.kill(os.getpid(), signal.SIGKILL)
 
@@ -119,14 +117,9 @@ class Faults:
         async def call_s3(fs: Any, method: str, *args: Any, **options: Any) -> Any:
             if not self._is_due():
                 return await original(fs, method, *args, **options)
-            if self._error is not None:
-                error = self._error()
-                raise s3fs.errors.translate_boto_error(error) from None
-            try:
-                if self._kill == "after":
-                    await original(fs, method, *args, **options)
-            finally:
+            if self._error is None:
                 os.kill(os.getpid(), signal.SIGKILL)
+            raise s3fs.errors.translate_boto_error(self._error()) from None
 
         return call_s3
 

@@ -20,18 +20,18 @@ pytestmark = needs_fuse
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, shard_set: Path) -> dict[str, str]:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, light_shards: Path) -> dict[str, str]:
     cwd = tmp_path_factory.mktemp("undisturbed")
-    train(cwd, shard_set, 2, *FLAGS)
+    train(cwd, light_shards, 2, *FLAGS)
     return final_hashes(cwd)
 
 
 def test_run_of_two_ranks_ends_with_the_same_bits_on_a_disk_that_fails_again_and_again(
-    tmp_path: Path, shard_set: Path, undisturbed: dict[str, str]
+    tmp_path: Path, light_shards: Path, undisturbed: dict[str, str]
 ) -> None:
     with SharedDisk(tmp_path / "folder", tmp_path / "one") as disk:
         faults = drawn(seed=2, count=60, apart=300, seconds=0.3, quota_of=OF_JOBS)
-        cwd, commands = train_through(disk, shard_set, "project", faults)
+        cwd, commands = train_through(disk, light_shards, "project", faults)
         course, counts = Course.of(cwd), disk.counts()
         print(commands, course, counts)
 
@@ -42,9 +42,9 @@ def test_run_of_two_ranks_ends_with_the_same_bits_on_a_disk_that_fails_again_and
 
 
 def test_run_is_launched_and_trained_on_a_disk_without_flock(
-    tmp_path: Path, shard_set: Path
+    tmp_path: Path, light_shards: Path
 ) -> None:
     with SharedDisk(tmp_path / "folder", tmp_path / "one", no_locks=True) as disk:
-        train(disk.path / "project", shard_set, 1, "--max-steps=2", "--decay-steps=2", *FLAGS)
+        train(disk.path / "project", light_shards, 1, "--max-steps=2", "--decay-steps=2", *FLAGS)
 
         assert disk.counts()["no flock"]["refused"] > 0

@@ -21,7 +21,7 @@ from tests.stores.line import Fault, Request
 from tests.stores.servers import Emulated
 
 LAST = 12
-DATA_BYTES = 1 << 20  # a request with more is of a save
+DATA_BYTES = 1 << 16  # a request with more is of a save
 LOST = 8  # requests of an outage
 
 
@@ -82,19 +82,19 @@ class Outages:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, shard_set: Path) -> dict[str, str]:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, light_shards: Path) -> dict[str, str]:
     cwd = tmp_path_factory.mktemp("undisturbed")
-    train(cwd, shard_set)
+    train(cwd, light_shards)
     return hashes(Store(cwd / "checkpoints_instruct" / "r"))
 
 
 def test_run_on_a_store_that_goes_away_ends_with_the_bits_of_one_on_a_disk(
-    emulated: Emulated, tmp_path: Path, shard_set: Path, undisturbed: dict[str, str]
+    emulated: Emulated, tmp_path: Path, light_shards: Path, undisturbed: dict[str, str]
 ) -> None:
     outages = Outages(tmp_path)
     emulated.line.plan(outages.plan)
 
-    said = train(tmp_path, shard_set, f"--checkpoints={emulated.url}/runs")
+    said = train(tmp_path, light_shards, f"--checkpoints={emulated.url}/runs")
 
     emulated.line.clear()
     store, events = Store(f"{emulated.url}/runs/r"), events_of(tmp_path / "runs_instruct" / "r")
