@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import signal
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from instruct_core.storage.patience import PASSING
@@ -68,7 +68,9 @@ BUS_ERROR = "Bus error"  # a page of a mapped shard that the disk did not give
 COLOUR = re.compile(r"\x1b\[[\d;]*m")
 LONGEST_WORD = 200  # letters
 NOTHING_WRITTEN = "why could not be written: the disk of its folder fails"
-ENDED_BY_SRUN = "Terminating StepId"  # srun's word before it ends the ranks that are left
+ENDED_BY_SRUN = "Terminating StepId"  # srun's word before it ends the ranks that are left, by TERM
+FORCED_BY_SRUN = "Force Terminated StepId"  # and once they have ended, or were killed
+NETWORK = "network"  # the cause of ranks that have lost another one
 
 
 def cause_of(
@@ -118,7 +120,9 @@ def _first_cause(
     if failures:
         first_one = (final or failures)[0]
         away = not final and first_one.away
-        return Crash(first_one.error, first_one.traceback, first_one.node, not final, away)
+        crash = Crash(first_one.error, first_one.traceback, first_one.node, not final, away)
+        late = _killed_late(said, reported) if crash.cause.name == NETWORK else []
+        return _killed(late, said) if len(late) == 1 else crash
     return Crash("its processes were killed.", "", "", True)
 
 
@@ -160,6 +164,22 @@ def _last_word(said: str) -> str:
 def _seen_first(said: str) -> list[re.Match[str]]:
     """Return which ranks ended by themselves, or by another hand than srun's."""
     return list(SRUN_SAYS.finditer(said.partition(ENDED_BY_SRUN)[0]))
+
+
+def _killed_late(said: str, reported: Collection[int]) -> list[re.Match[str]]:
+    """
+    Return which ranks were killed and left no report, as srun has heard after it began to end the others.
+
+    A rank that is killed has peers on other nodes who notice at once; their nodes may tell srun first.
+    """
+    words = SRUN_SAYS.finditer(said.partition(FORCED_BY_SRUN)[0])
+    return [
+        match
+        for match in words
+        if match["what"].startswith("Killed")
+        and "tasks" not in match[0]  # several at once are ended by Slurm
+        and int(match["rank"]) not in reported
+    ]
 
 
 def was_warned_too_early(said: str) -> bool:

@@ -106,7 +106,8 @@ def test_run_that_is_preempted_and_then_loses_a_rank_comes_back_twice(
     resumed = [event["step"] for event in run.events("resumed")]
     # Slurm 24.11 requeues such a job once more after its end: that start has no ranks.
     assert resumed == [0, run.events("warned")[0]["step"], saved[-1]]
-    assert f"rank {rank} on node{1 + rank}: Killed" in str(run.events("crashed")[0]["error"])
+    [crashed] = run.events("crashed")
+    assert f"rank {rank} on node{1 + rank}: Killed" in str(crashed["error"]), run.log()[-6000:]
     assert_ended_as_if_undisturbed(run, undisturbed if ranks_a_node == 2 else undisturbed_pair)
 
 

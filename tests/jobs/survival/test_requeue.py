@@ -130,6 +130,28 @@ def test_cause_is_the_rank_that_was_killed_not_those_that_lost_it() -> None:
     assert cause == Crash("rank 3 on node2: Killed.", "", "node2", True)
 
 
+@pytest.mark.parametrize(
+    ("late", "error"),
+    [
+        ("task 3: Killed", "rank 3 on node2: Killed."),  # its peer's node was quicker to tell
+        ("task 3: Terminated", "Connection closed by peer"),  # by srun
+        ("task 0: Killed", "Connection closed by peer"),  # which had reported before
+        ("tasks 2-3: Killed", "Connection closed by peer"),  # at once, by Slurm
+    ],
+)
+def test_rank_whose_peer_was_heard_of_first_is_the_cause_if_somebody_killed_it(
+    late: str, error: str
+) -> None:
+    said = (
+        "srun: error: node1: task 0: Exited with exit code 1\nsrun: Terminating StepId=1.0\n"
+        f"srun: error: node2: {late}\nsrun: Force Terminated StepId=1.0\n"
+        "srun: error: node1: task 1: Killed\n"
+    )
+
+    assert cause_of([report(0, "Connection closed by peer")], said).error == error
+    assert cause_of([report(0, "ValueError: its own")], said).error == "ValueError: its own"
+
+
 def test_what_kept_a_rank_from_beginning_is_told() -> None:
     said = (
         "=== start 0000000007-0000 on node1 at 2026-11-28T17:25:46Z\nWARNING: no passwd file\n"
