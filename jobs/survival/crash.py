@@ -70,7 +70,8 @@ LONGEST_WORD = 200  # letters
 NOTHING_WRITTEN = "why could not be written: the disk of its folder fails"
 ENDED_BY_SRUN = "Terminating StepId"  # srun's word before it ends the ranks that are left, by TERM
 FORCED_BY_SRUN = "Force Terminated StepId"  # and once they have ended, or were killed
-NETWORK = "network"  # the cause of ranks that have lost another one
+# Of ranks that have lost another one; what hangs is ended by Slurm too, and says so itself.
+LOST_PEER = re.compile(r"pair\.cc|NCCL|Connection (?:reset|closed) by")
 
 
 def cause_of(
@@ -121,7 +122,7 @@ def _first_cause(
         first_one = (final or failures)[0]
         away = not final and first_one.away
         crash = Crash(first_one.error, first_one.traceback, first_one.node, not final, away)
-        late = _killed_late(said, reported) if crash.cause.name == NETWORK else []
+        late = _killed_late(said, reported) if LOST_PEER.search(crash.error) else []
         return _killed(late, said) if len(late) == 1 else crash
     return Crash("its processes were killed.", "", "", True)
 

@@ -6,10 +6,11 @@ import errno
 import json
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import s3fs
 
 from instruct_core.errors import ConfigError, MissingError
 from instruct_core.storage.disk import Disk
@@ -31,10 +32,13 @@ CELLS = "4 of 10  ████······ 40%  2.5000  100       1        step 
 
 
 @pytest.fixture
-def nobody_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+def nobody_answers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "user")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret-of-nobody")
+    s3fs.S3FileSystem.clear_instance_cache()  # another test's may know no credentials
+    yield
+    s3fs.S3FileSystem.clear_instance_cache()
 
 
 @pytest.fixture
