@@ -123,7 +123,7 @@ def bad_nodes(folder: Path, cluster: str | None = None) -> list[BadNode]:
         cluster: Of which cluster, if not of all.
     """
     found = []
-    for place in sorted(folder.glob(f"{cluster or '*'}/*")):
+    for place in sorted(on_a_disk(folder, lambda: list(folder.glob(f"{cluster or '*'}/*")))):
         faults = [fault for _, fault in _faults_in(place)]
         if (bad := _judged(place.parent.name, place.name, faults, time.time())) is not None:
             found.append(bad)

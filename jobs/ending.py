@@ -53,6 +53,7 @@ def conclude(
     """
     reporter.working("ending")
     received = [n and signal.Signals(n) for n in ranks.gather_from_ranks(stop.received)]
+    is_warned = any(received)
     asked = control.ending if control is not None else None
     answer: Answer = "stop"
     if ran.outcome == "stopped":
@@ -68,12 +69,12 @@ def conclude(
         if names:
             reporter.note(Warned(ran.ended_at, " and ".join(names), seconds))
     if ran.outcome == "finished":
-        reporter.ended(Finished(ran.ended_at))
+        reporter.ended(Finished(ran.ended_at), is_warned)
     elif asked is not None and asked.verb == "pause":
-        reporter.ended(Paused(ran.ended_at))
+        reporter.ended(Paused(ran.ended_at), is_warned)
     else:
         end, cause = (Stopped, CANCELLED) if answer == "stop" else (Requeued, LIMIT)
-        reporter.ended(end(ran.ended_at, *cause))
+        reporter.ended(end(ran.ended_at, *cause), is_warned)
     return Result(ran.outcome, answer)
 
 

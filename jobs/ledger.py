@@ -27,7 +27,7 @@ from instruct_core.errors import CorruptFileError
 from instruct_core.events import Event, Saved
 from instruct_core.storage.patience import patiently
 from instruct_core.storage.store import Store
-from jobs.events import UNREADABLE, Crashed, Unknown, event_of
+from jobs.events import UNREADABLE, Crashed, Unknown, Warned, event_of
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +79,9 @@ class Ledger:
             self._text += _line(event, time.time(), self._spent())
         else:
             self._text += _line(event, utc_seconds)
-        store = self._hasty if self._is_behind or patience_seconds else self._patient
+        # The attempt's last event comes right behind a warning, whose time is short.
+        is_hasty = self._is_behind or patience_seconds > 0 or isinstance(event, Warned)
+        store = self._hasty if is_hasty else self._patient
         data = self._text.encode()
         try:
             patiently(lambda: store.replace(self._name, data), patience_seconds, lambda _: True)

@@ -5,7 +5,7 @@ What a rank tells of its attempt while it trains: ledger, curves, progress file,
     reporter.note(Damaged("..."))
     reporter.resumed(step, model.config)
     ... on_event, on_step, on_samples, on_read are the trainer's callbacks ...
-    reporter.ended(Finished(step))
+    reporter.ended(Finished(step), is_warned=False)
 
 Rank 0 keeps the ledger, the curves and the progress file; every rank writes down the samples it reads
 if that was asked for.
@@ -51,8 +51,8 @@ logger = logging.getLogger(__name__)
 
 PROGRESS_SECONDS = 0.5  # how often the progress file is replaced at most
 SYSTEM_METRICS_SECONDS = 5.0
-# For the last event of an attempt and its last progress, each: nothing comes after them that would write
-# them with it. A run that is warned must be gone soon.
+# For the last event of an attempt and its last progress together: nothing comes after them that would
+# write them with it. A run that is warned must be gone soon.
 LAST_EVENT_SECONDS, LAST_EVENT_SECONDS_WHEN_WARNED = 60.0, LOOK_AGAIN_SECONDS
 
 
@@ -160,12 +160,19 @@ class Reporter:
         """Tell whoever wants to be told, if anybody does."""
         self._notifier.tell(what, text, attempt=self._number, job_id=self._world.job_id, **facts)
 
-    def ended(self, event: Requeued | Stopped | Paused | Finished) -> None:
-        """Say how the attempt ended, once all ranks agree on it."""
-        warned = isinstance(event, Requeued | Stopped)
-        seconds = LAST_EVENT_SECONDS_WHEN_WARNED if warned else LAST_EVENT_SECONDS
+    def ended(self, event: Requeued | Stopped | Paused | Finished, is_warned: bool) -> None:
+        """
+        Say how the attempt ended, once all ranks agree on it.
+
+        Args:
+            event: How.
+            is_warned: Its time is short, so it does not wait long for a disk or a store to take this.
+        """
+        seconds = LAST_EVENT_SECONDS_WHEN_WARNED if is_warned else LAST_EVENT_SECONDS
+        until = time.monotonic() + seconds
         self.note(event, seconds)
-        self._report_progress(event.name, seconds, global_step=event.step)
+        left = max(0.0, until - time.monotonic())
+        self._report_progress(event.name, left, global_step=event.step)
         if isinstance(event, Requeued):
             text = f"was interrupted at step {event.step}; it has saved, and comes back"
             self.notify("preempted", text, step=event.step)

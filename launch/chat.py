@@ -29,7 +29,8 @@ def main() -> int:
         raise ConfigError("--prompt must have some text, got none. Leave it out to type questions.")
     if flags.base and flags.prompt:
         raise ConfigError(
-            f"--base {flags.base} is for /compare, which is typed: leave out --prompt, or --base."
+            f"--base {flags.base} is used by /compare alone, in a conversation: leave out --base or "
+            "--prompt."
         )
     from launch.dialogue.dialogue import Dialogue
     from launch.dialogue.speaker import load_speaker

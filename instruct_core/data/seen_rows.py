@@ -76,8 +76,7 @@ class RowReader:
         try:
             chat = self._check.chat(record)
             segments = self._template.segments(chat.turns)
-            text = text_of(segments)
-            notes.hashes.append(hash_of(text))
+            notes.hashes.append(hash_of(text_of(segments)))
         except ConfigError:  # the template's fault: every row would show it, and take its time
             raise
         except ValueError as error:
@@ -88,7 +87,9 @@ class RowReader:
         else:
             notes.num_open_ends += chat.has_open_end
             notes.num_open_starts += chat.has_open_start
-            notes.num_markers += MARKER.search(text) is not None
+            # Of the row alone: a template may write some of its own.
+            said = (part for turn in chat.turns for part in (turn.text, turn.input))
+            notes.num_markers += any(map(MARKER.search, said))
             notes.is_anew = notes.is_anew or self._template.writes_anew(chat.turns)
             notes.has_chats = notes.has_chats or not chat.is_exchange or chat.has_open_end
             if self._writer is not None:

@@ -61,7 +61,9 @@ class Source(NamedTuple):
         try:
             yield
         except InstructError as error:
-            raise type(error)(self.shown(str(error))) from error
+            if (said := self.shown(str(error))) == str(error):
+                raise
+            raise type(error)(said) from error
 
 
 def resolve_source(name: str, out: Store) -> Source:

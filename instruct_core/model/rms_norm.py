@@ -50,5 +50,5 @@ class _Normed(torch.autograd.Function):
         weight_grad = each.sum(0) if ctx.needs_input_grad[1] else None
         # What a step along x gains by the longer token: the norm takes it away again.
         along = torch.mv(each, weight.to(each.dtype)).div_(len(weight)).view_as(scale)
-        x_grad = (grad * weight).addcmul_(unit, along, value=-1.0).mul_(scale)
+        x_grad = (grad * weight).to(unit.dtype).addcmul_(unit, along, value=-1.0).mul_(scale)
         return x_grad, weight_grad, None, None

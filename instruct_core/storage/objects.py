@@ -209,7 +209,12 @@ class Objects:
 
     def replace(self, name: str, data: bytes | memoryview) -> None:
         """Write a small object over what was there."""
-        self._patiently(self._fs.pipe_file, self._path(name), bytes(data))
+
+        def write() -> None:
+            with plain_errors(self._where(name)):
+                self._fs.pipe_file(self._path(name), bytes(data))
+
+        patiently(write, self._patience, may_pass)
 
     def claim(self, name: str, data: bytes) -> bool:
         """Create an object that nobody else created; False if somebody did."""

@@ -59,7 +59,9 @@ class Metrics:
 
         self._event, self._summary = event_pb2, summary_pb2
         self._tensor, self._shape = tensor_pb2, tensor_shape_pb2
-        self._store, self._make_writer = store, EventFileWriter
+        # All of a file is sent each time: steps do not wait for a store that is away.
+        self._store = store if store.is_local else Store(store.url, patience_seconds=0.0)
+        self._make_writer = EventFileWriter
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
         self._writer: Any = None
         self._closed_until = 0.0  # time.monotonic()

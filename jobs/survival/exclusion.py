@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from instruct_core.errors import SlurmError
+from instruct_core.storage.patience import on_a_disk
 from jobs.bad_nodes import BAD_NODES, DAY, bad_nodes, own_cluster
 from jobs.environment import number_in
 from jobs.job_folder import job_folder, read_json, replace_json
@@ -105,7 +106,8 @@ def _ours() -> dict[str, float]:
     """Return the nodes that are excluded for their faults, and until when at least (UTC seconds)."""
     left_out = filter(None, os.environ.get(BAD_AT_LAUNCH, "").split(","))
     try:
-        noted: dict[str, float] = read_json(job_folder() / EXCLUDED).get("until", {})
+        path = job_folder() / EXCLUDED
+        noted: dict[str, float] = on_a_disk(path, lambda: read_json(path)).get("until", {})
     except OSError as error:
         logger.warning("Which nodes are excluded for a while could not be read: %s", error)
         return {}

@@ -80,13 +80,13 @@ def _leave_out(node: str) -> bool:
     names = list(dict.fromkeys([*before, node]))
     if len(names) > number_in(SPARE_NODES, 0):
         return False
-    logger.warning("Node %s is left out, for one that was to spare", node)
     path = left_out_file()
     try:
         on_a_disk(path, lambda: path.write_text(",".join(names), encoding="utf-8"))
     except OSError as error:  # the crash is counted: to be asked again would count it twice
-        logger.warning("%s cannot be written: %s. Through the queue, then.", path, error)
+        logger.warning("%s could not be written: %s. The job is requeued instead.", path, error)
         return False
+    logger.warning("Node %s is left out, for one that was to spare", node)
     return True
 
 

@@ -50,7 +50,7 @@ def new_adapters(recipe: Recipe, weights: Weights) -> Adapters:
     if recipe.lora > weights.shape.width:
         raise ConfigError(
             f"--lora must be at most {weights.shape.width}, the width of the base, got {recipe.lora}: a "
-            "higher rank changes nothing that this one does not. Leave --lora out to train all weights."
+            "higher rank adds nothing. Leave --lora out to train all weights."
         )
     targets = recipe.lora_targets or usual_targets(weights.projections)
     names = chosen(targets, weights.projections)

@@ -81,7 +81,9 @@ def finetune(flags: Finetune, arguments: Sequence[str], watches: bool = True) ->
     typed, kept = flags.recipe.micro_batch_size, begun.micro_batch_size if begun else None
     config, why = fit(config, ranks, inputs.shape, submission.machine, typed, kept, adapters)
     steps = committed_steps(run.store)
-    if begun is not None and _is_finished(config, run.store, steps):
+    # What --epochs come to is known with the shards.
+    knows_end = inputs.has_shards or flags.epochs is None
+    if begun is not None and knows_end and _is_finished(config, run.store, steps):
         return 0
     check_places(config, inputs.shape, adapters)
     if not inputs.has_shards:  # all that can be wrong has been looked for: now there may be work

@@ -59,7 +59,7 @@ def test_last_word_of_an_attempt_is_said_again_where_the_disk_fails_for_a_while(
 ) -> None:
     disk.refuses = 3
 
-    reporter.ended(Finished(4))
+    reporter.ended(Finished(4), is_warned=False)
 
     assert read_progress(tmp_path / "job").state == "finished"
 

@@ -154,7 +154,7 @@ CHAT = {
     "--run t --repetition-penalty 0": "--repetition-penalty must be more than 0, got 0.0",
     "--run t --prompt=": "--prompt must have some text",
     "--run t --base gone": "Model gone is not there",
-    "--run t --base t --prompt hi": "--base t is for /compare, which is typed: leave out --prompt",
+    "--run t --base t --prompt hi": "--base t is used by /compare alone, in a conversation",
 }
 ASK = "--run t --source questions.jsonl --out a.jsonl"
 GENERATE = {
