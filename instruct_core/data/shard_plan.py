@@ -42,11 +42,8 @@ BY_TEXT = "text-1"
 FORMAT_2_KEYS = {
     "split", "val_hashes", "num_duplicates", "more_bad_rows", "refused", "unread",
 }  # fmt: skip
-OPTIONAL_KEYS = (
-    "own_tokenizer",
-    "val_rows",
-    "num_markers",
-)  # written where there is something to say
+# Written where there is something to say.
+OPTIONAL_KEYS = ("own_tokenizer", "val_rows", "num_markers")
 FORMAT_3_KEYS = {
     "template_typed", "template_text", "long_rows", "num_open_ends", "num_open_starts",
 }  # fmt: skip

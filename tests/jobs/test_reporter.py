@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import errno
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 
-from instruct_core.config import TrainConfig
 from instruct_core.storage import patience
 from jobs import job_folder
 from jobs import reporter as module
 from jobs.events import Finished
 from jobs.job_folder import Progress, read_progress
 from jobs.reporter import Reporter
-from jobs.timesheet import Timesheet
-from jobs.world import World
+from tests.jobs.reporters import reporter_in
 from tests.slow_clock import Clock
 
 
@@ -43,15 +39,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
 
 @pytest.fixture
 def reporter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Reporter:
-    monkeypatch.setenv("INSTRUCT_JOB", str(tmp_path / "job"))
-    monkeypatch.setenv("INSTRUCT_START", "0001")
-    config = TrainConfig(
-        "r", "s", "c", str(tmp_path), "random", "tiny", "f", max_steps=4, tokens_per_step=512,
-        seq_len=8, micro_batch_size=8,
-    )  # fmt: skip
-    world = World(0, 1, 0, 1, "7", "")
-    guard: Any = None
-    return Reporter(config, 0, world, torch.device("cpu"), guard, None, Timesheet())
+    return reporter_in(tmp_path, monkeypatch)
 
 
 def test_last_word_of_an_attempt_is_said_again_where_the_disk_fails_for_a_while(

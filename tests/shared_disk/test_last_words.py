@@ -9,36 +9,23 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 
-from instruct_core.config import TrainConfig
 from instruct_core.events import Saved
 from instruct_core.storage import patience
 from instruct_core.storage.store import Store
 from jobs.events import Crashed, Finished, Requeued, Resumed
 from jobs.job_folder import read_progress
 from jobs.ledger import note_crash
-from jobs.reporter import Reporter
-from jobs.timesheet import Timesheet
-from jobs.world import World
 from tests.conftest import events_of
+from tests.jobs.reporters import reporter_in
 from tests.shared_disk.faults import ALL, WRITE, Fault, Kind
 from tests.shared_disk.mount import SharedDisk, needs_fuse
 from tests.slow_clock import Clock
 
 pytestmark = needs_fuse
-
-
-@pytest.fixture(scope="module")
-def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedDisk]:
-    place = tmp_path_factory.mktemp("disk")
-    with SharedDisk(place / "folder", place / "one") as disk:
-        yield disk
 
 
 @pytest.fixture(autouse=True)
@@ -47,18 +34,6 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     monkeypatch.setattr(patience, "time", clock)
     monkeypatch.setattr("jobs.reporter.time", clock)
     return clock
-
-
-def reporter_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Reporter:
-    monkeypatch.setenv("INSTRUCT_JOB", str(folder / "job"))
-    monkeypatch.setenv("INSTRUCT_START", "0000000007-0000")
-    config = TrainConfig(
-        "r", "s", "c", str(folder), "random", "tiny", "f", max_steps=4, tokens_per_step=512,
-        seq_len=8, micro_batch_size=8,
-    )  # fmt: skip
-    guard: Any = None
-    world = World(0, 1, 0, 1, "7", "")
-    return Reporter(config, 0, world, torch.device("cpu"), guard, None, Timesheet())
 
 
 # A disk that a warned run has is not waited for as long: four tries.

@@ -31,13 +31,6 @@ from tests.shared_disk.test_store import load
 pytestmark = needs_fuse
 
 
-@pytest.fixture(scope="module")
-def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedDisk]:
-    place = tmp_path_factory.mktemp("disk")
-    with SharedDisk(place / "folder", place / "one") as disk:
-        yield disk
-
-
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patience, "FIRST_PAUSE_SECONDS", 0.001)
