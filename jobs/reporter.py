@@ -51,8 +51,8 @@ logger = logging.getLogger(__name__)
 
 PROGRESS_SECONDS = 0.5  # how often the progress file is replaced at most
 SYSTEM_METRICS_SECONDS = 5.0
-# For the last event of an attempt and its last progress together: nothing comes after them that would
-# write them with it. A run that is warned must be gone soon.
+# For the last event of an attempt, its last progress and samples together: nothing comes after them
+# that would write them with it. A run that is warned must be gone soon.
 LAST_EVENT_SECONDS, LAST_EVENT_SECONDS_WHEN_WARNED = 60.0, LOOK_AGAIN_SECONDS
 
 
@@ -92,7 +92,7 @@ class Reporter:
         self._receipt = RunningReceipt(self._runs, number, self._folder.parent)
         self._metrics: Metrics | None = None
         self._samples_at: Path | None = None
-        self._untold = ""  # of samples
+        self._told, self._untold = 0, b""  # of samples: bytes in their file, and those to come
         self._places: list[Place] = []  # of all ranks
         self._resumed_at = 0
         self._has_finished = False
@@ -173,6 +173,7 @@ class Reporter:
         self.note(event, seconds)
         left = max(0.0, until - time.monotonic())
         self._report_progress(event.name, left, global_step=event.step)
+        self._tell_samples(max(0.0, until - time.monotonic()))
         if isinstance(event, Requeued):
             text = f"was interrupted at step {event.step}; it has saved, and comes back"
             self.notify("preempted", text, step=event.step)
@@ -233,14 +234,25 @@ class Reporter:
         """Take the numbers of the samples that this rank reads for a step."""
         if self._samples_at is None:
             return
-        self._untold += json.dumps({"step": step, "samples": samples}) + "\n"
-        try:
-            with self._samples_at.open("a", encoding="utf-8") as file:
+        self._untold += json.dumps({"step": step, "samples": samples}).encode() + b"\n"
+        self._tell_samples()
+
+    def _tell_samples(self, patience_seconds: float = 0.0) -> None:
+        path = self._samples_at
+        if path is None or not self._untold:
+            return
+
+        def write() -> None:
+            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT, 0o666), "wb") as file:
+                file.seek(self._told)  # what a refused write left there is written over
                 file.write(self._untold)
+
+        try:
+            patiently(write, patience_seconds, lambda _: True)
         except OSError as error:  # must not end the run: they are written with the next ones
             logger.warning("The samples that were read could not be written down: %s", error)
         else:
-            self._untold = ""
+            self._told, self._untold = self._told + len(self._untold), b""
 
     def on_step(self, report: StepReport) -> None:
         """Take what a step did."""

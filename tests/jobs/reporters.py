@@ -14,13 +14,13 @@ from jobs.timesheet import Timesheet
 from jobs.world import World
 
 
-def reporter_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Reporter:
+def reporter_in(folder: Path, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> Reporter:
     """Return the reporter of rank 0 of the run `r`, whose ledger and job lie in a folder."""
     monkeypatch.setenv("INSTRUCT_JOB", str(folder / "job"))
     monkeypatch.setenv("INSTRUCT_START", "0000000007-0000")
     config = TrainConfig(
         "r", "s", "c", str(folder), "random", "tiny", "f", max_steps=4, tokens_per_step=512,
-        seq_len=8, micro_batch_size=8,
+        seq_len=8, micro_batch_size=8, **settings,
     )  # fmt: skip
     world = World(0, 1, 0, 1, "7", "")
     guard: Any = None

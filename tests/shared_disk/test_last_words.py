@@ -1,5 +1,6 @@
 """
-The end of an attempt on a disk that fails at just that moment: its last event and progress are written.
+The end of an attempt on a disk that fails at just that moment: its last event, progress and samples are
+written.
 
 Nothing comes after them that would write them with it. Every operation of the end is refused in turn,
 and those after it, for as many tries as a disk that is away for half a minute refuses.
@@ -13,13 +14,14 @@ from pathlib import Path
 
 import pytest
 
+from instruct_core.config import PRESETS
 from instruct_core.events import Saved
 from instruct_core.storage import patience
 from instruct_core.storage.store import Store
 from jobs.events import Crashed, Finished, Requeued, Resumed
 from jobs.job_folder import read_progress
 from jobs.ledger import note_crash
-from tests.conftest import events_of
+from tests.conftest import events_of, samples_of
 from tests.jobs.reporters import reporter_in
 from tests.shared_disk.faults import ALL, WRITE, Fault, Kind
 from tests.shared_disk.mount import SharedDisk, needs_fuse
@@ -48,17 +50,20 @@ def test_end_of_an_attempt_is_told_whichever_of_its_operations_is_refused(
 ) -> None:
     for number in itertools.count():
         name = f"{kind}-{end.name}-{number}"
-        reporter = reporter_in(disk.path / name, monkeypatch)
-        reporter.note(Resumed(0))
+        reporter = reporter_in(disk.path / name, monkeypatch, record_samples=True)
+        reporter.resumed(0, PRESETS["tiny"])
+        reporter.on_read(0, [1, 2])
         before = disk.counts().get(kind, {}).get("refused", 0)
         operations = WRITE if kind == "EDQUOT" else ALL
         disk.plan([Fault(kind, operations, f"/{name}/*", skips=number, times=refusals)])
 
+        reporter.on_read(1, [3, 4])
         reporter.ended(end, is_warned=isinstance(end, Requeued))
 
         disk.heal()
         told = [event["event"] for event in events_of(disk.folder / name / "r")]
         assert told == ["resumed", end.name], number
+        assert samples_of(disk.folder / name / "r") == {0: {1, 2}, 1: {3, 4}}, number
         assert read_progress(disk.folder / name / "job").state == end.name
         if disk.counts().get(kind, {}).get("refused", 0) == before:
             assert number > 3, "nothing was refused at all"
