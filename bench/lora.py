@@ -14,6 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -24,11 +25,12 @@ from instruct_core.checkpoints.manifest import WITH_BASE, Progress
 from instruct_core.checkpoints.retention import Keep
 from instruct_core.checkpoints.writer import Checkpoints
 from instruct_core.config import TrainConfig
+from instruct_core.data.batches import MicroBatch
 from instruct_core.lora_settings import Base, Lora, usual_targets
 from instruct_core.model.family import Model
 from instruct_core.model.lora import adapt, draw, projections, saved_tensors
 from instruct_core.storage.store import Store
-from instruct_core.train.loss import WithLoss
+from instruct_core.train.loss import WithLoss, on_device
 from instruct_core.train.optimizer import FusedAdamW, make_optimizer, optimizer_tensors
 from instruct_core.train.rng import rng_state
 from jobs.world import keep_freed_memory
@@ -42,8 +44,10 @@ def loss_of_ours(model: Model) -> Loss:
     core = WithLoss(model)
 
     def loss(tokens: Tensor, targets: Tensor) -> Tensor:
-        positions = torch.arange(tokens.shape[1]).expand_as(tokens)
-        total: Tensor = core(tokens, targets, positions, torch.zeros_like(tokens))
+        arrays = tokens.numpy(), targets.numpy()
+        positions = np.broadcast_to(np.arange(tokens.shape[1]), tokens.shape).copy()
+        batch = MicroBatch(*arrays, positions, np.zeros(tokens.shape, np.int32))
+        total: Tensor = core(*on_device(batch, torch.device("cpu")))
         return total / targets.numel()
 
     return loss

@@ -26,8 +26,8 @@ from instruct_core.data.batches import IGNORED, SampleReader
 from instruct_core.data.packing import Packing
 from instruct_core.data.shards import ShardSet
 from instruct_core.errors import NonFiniteError
-from instruct_core.model.family import Model, row_mask
-from instruct_core.train.loss import on_device, summed_loss
+from instruct_core.model.family import Model
+from instruct_core.train.loss import on_device, summed_loss, where_to_look
 
 BATCH_TOKENS = 4096  # of one forward: few enough that a progress bar moves on a CPU
 MAX_MEAN_LOSS = 700.0  # exp of more overflows; chance is 10.8
@@ -80,11 +80,14 @@ def split_losses(
         batch = everything.micro_batch(sequences)
         is_response = responses.micro_batch(sequences).targets != IGNORED
         is_prompt = (batch.targets != IGNORED) & ~is_response
-        tokens, targets, positions, row_ids, *_ = on_device(batch, model.head_weight.device)
-        hidden = model(tokens, positions, row_mask(row_ids))
+        inputs = on_device(batch, model.head_weight.device)
+        where = where_to_look(model, inputs.row_ids, inputs.row_starts)
+        hidden = model(inputs.tokens, inputs.positions, where)
         # Apart, and padding left out: every target meets the head once, the largest matrix.
         for kind, chosen in enumerate((is_prompt, is_response)):
-            sums[kind] += _loss_at(hidden, model.head_weight, targets, torch.from_numpy(chosen))
+            sums[kind] += _loss_at(
+                hidden, model.head_weight, inputs.targets, torch.from_numpy(chosen)
+            )
             counts[kind] += int(chosen.sum())
         on_sequences(len(sequences))
     return SplitLosses(_mean(sum(sums), sum(counts)), _mean(sums[1], counts[1]))

@@ -20,6 +20,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -67,14 +68,14 @@ class Cache:
 
 
 class RowStarts(NamedTuple):
-    """Which rows attention stays in, for a GPU's kernels that take lengths: they skip the rest."""
+    """Which rows attention stays in, by where they start: nothing is computed outside of them."""
 
     starts: Tensor  # of each row in the B x T tokens, and the end; int32. (rows + 1,)
     longest: int  # no row is longer
 
     @staticmethod
     def suit(config: Shape) -> bool:
-        """Return True for heads that the kernels can take."""
+        """Return True for heads that a GPU's kernels can take."""
         return config.head_dim % 8 == 0 and config.head_dim <= 256
 
 
@@ -115,7 +116,7 @@ class Model(nn.Module, ABC):
             tokens: Ids. (B, T)
             positions: Place of each token in its row. (B, T)
             mask: Where attention may look, (B, 1, T, P + T), or the rows it stays in, which takes
-                half precision, no dropout and no cache; or None for plain causal order.
+                no dropout, no cache and, on a GPU, half precision; or None for plain causal order.
             cache: Keys and values of earlier tokens; this call's are appended to it.
         """
         hidden: Tensor = self.trunk(tokens, positions, mask, cache)
@@ -185,10 +186,9 @@ def attend(
         mask: See Model.
         dropout: Probability on the weights of attention.
     """
-    is_grouped = q.shape[1] != k.shape[1]
     if isinstance(mask, RowStarts):
         assert not dropout, "dropout takes a mask"
-        return _attend_in_rows(q, k, v, mask, is_grouped)
+        return (_attend_in_rows if q.is_cuda else _attend_row_by_row)(q, k, v, mask)
     return F.scaled_dot_product_attention(
         q,
         k,
@@ -196,21 +196,37 @@ def attend(
         attn_mask=mask,
         dropout_p=dropout,
         is_causal=mask is None and q.shape[2] > 1,
-        enable_gqa=is_grouped,
+        enable_gqa=q.shape[1] != k.shape[1],
     ).transpose(1, 2)
 
 
-def _attend_in_rows(q: Tensor, k: Tensor, v: Tensor, rows: RowStarts, is_grouped: bool) -> Tensor:
+def _attend_row_by_row(q: Tensor, k: Tensor, v: Tensor, rows: RowStarts) -> Tensor:
+    lengths = np.diff(rows.starts.numpy()).tolist()
+    if len(lengths) == len(q):
+        return attend(q, k, v, None)  # every sequence is one row
+    in_rows = (torch.split(_in_turn(x)[None], lengths, dim=1) for x in (q, k, v))
+    y = []
+    for row in zip(*in_rows, strict=True):
+        queries, keys, values = (x.transpose(1, 2) for x in row)
+        y.append(attend(queries, keys, values, None))
+    return torch.cat(y, dim=1).view(*q.transpose(1, 2).shape)
+
+
+def _in_turn(x: Tensor) -> Tensor:
+    """Return all tokens of a micro-batch one after the other. (B, H, T, D) -> (B x T, H, D)"""
+    return x.transpose(1, 2).flatten(0, 1)
+
+
+def _attend_in_rows(q: Tensor, k: Tensor, v: Tensor, rows: RowStarts) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn  # takes a second, and is for GPUs
 
     starts, longest = rows
-    b, t = q.shape[0], q.shape[2]
-    q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (q, k, v))  # (B x T, H or G, D)
-    grouped: Any = {"enable_gqa": True} if is_grouped else {}
-    causal = (-1, 0)
+    grouped: Any = {"enable_gqa": True} if q.shape[1] != k.shape[1] else {}
+    shape, causal = q.transpose(1, 2).shape, (-1, 0)
+    q, k, v = _in_turn(q), _in_turn(k), _in_turn(v)
     y = varlen_attn(q, k, v, starts, starts, longest, longest, window_size=causal, **grouped)
     assert isinstance(y, Tensor)
-    return y.view(b, t, *y.shape[1:])
+    return y.view(*shape)
 
 
 def empty_embedding(rows: int, width: int) -> nn.Embedding:

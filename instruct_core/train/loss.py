@@ -47,7 +47,7 @@ class Inputs(NamedTuple):
     targets: Tensor  # ids, or IGNORED. (B, T)
     positions: Tensor  # place of each token in its row. (B, T)
     row_ids: Tensor  # equal where attention may look. (B, T)
-    row_starts: Tensor | None = None  # for kernels that go by them, see RowStarts
+    row_starts: Tensor | None = None  # for attention that goes by them, see RowStarts
     learnt: Tensor | None = None  # which of the B x T targets count, where that is worth knowing
 
 
@@ -63,7 +63,6 @@ class WithLoss(nn.Module):
     def __init__(self, model: Model, compiled: bool = False) -> None:
         super().__init__()
         self.model, self._compiled = model, compiled
-        self._suits = RowStarts.suit(model.config)
 
     def forward(
         self,
@@ -75,18 +74,27 @@ class WithLoss(nn.Module):
         learnt: Tensor | None = None,
     ) -> Tensor:
         """Return the summed loss of all targets that count; for what it takes, see Inputs."""
-        where: Tensor | RowStarts
-        dropout = self.model.dropout if self.training else 0.0
-        is_half = _product_dtype(tokens.device.type, torch.float32).itemsize == 2
-        if row_starts is not None and is_half and not dropout and self._suits:
-            from torch._dynamo import mark_dynamic  # takes a second, and is for GPUs
-
-            mark_dynamic(row_starts, 0)  # no step compiles anew because it has other rows
-            where = RowStarts(row_starts, tokens.shape[1])
-        else:
-            where = row_mask(row_ids)
+        where = where_to_look(self.model, row_ids, row_starts, self._compiled)
         hidden = self.model(tokens, positions, where)
         return summed_loss(hidden, self.model.head_weight, targets, learnt, self._compiled)
+
+
+def where_to_look(
+    model: Model, row_ids: Tensor, row_starts: Tensor | None, compiled: bool = False
+) -> Tensor | RowStarts:
+    """Return what attention stays in: rows by their starts where it can go by them, else a mask."""
+    if row_starts is None or (model.training and model.dropout):
+        return row_mask(row_ids)
+    longest = row_ids.shape[1]
+    if not row_ids.is_cuda:
+        # Compiled, every step's rows would be another graph.
+        return row_mask(row_ids) if compiled else RowStarts(row_starts, longest)
+    if _product_dtype("cuda", torch.float32).itemsize > 2 or not RowStarts.suit(model.config):
+        return row_mask(row_ids)
+    from torch._dynamo import mark_dynamic  # takes a second, and is for GPUs
+
+    mark_dynamic(row_starts, 0)  # no step compiles anew because it has other rows
+    return RowStarts(row_starts, longest)
 
 
 def _product_dtype(kind: str, dtype: torch.dtype) -> torch.dtype:
@@ -236,5 +244,5 @@ def _sent(array: NDArray[Any], device: torch.device) -> Tensor:
 
 @functools.cache
 def _goes_by_rows(device: torch.device) -> bool:
-    """Return True on GPUs since Ampere: flash attention is not there for older ones."""
-    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+    """Return False on GPUs before Ampere: flash attention is not there for them."""
+    return device.type != "cuda" or torch.cuda.get_device_capability(device) >= (8, 0)
