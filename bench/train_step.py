@@ -2,9 +2,10 @@
     python -m bench.train_step          # on a CPU: the demo's model; --model gpt2 for 124M
 
 Tokens per second of our training loop against a bare loop of the same model: no logging, no
-loader, no votes, all logits at once. Each figure comes from a fresh process, because the setting
-of malloc lasts for a process's life; contenders take turns. HF Trainer and TRL stand beside it
-where `accelerate` and `trl` are installed, with Hugging Face's own GPT-2 of the same shape.
+loader, no votes, all logits at once, products as torch makes them. Each figure comes from a fresh
+process, because the setting of malloc lasts for a process's life; contenders take turns. HF Trainer and
+TRL stand beside it where `accelerate` and `trl` are installed, with Hugging Face's own GPT-2 of the same
+shape.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from instruct_core.data.batches import MicroBatch
 from instruct_core.data.order import sample_at
 from instruct_core.model.families import build
 from instruct_core.model.family import row_mask
+from instruct_core.model.products import ONEDNN, USUAL, is_exact, is_quicker, products_by
 from instruct_core.storage.store import Store
 from instruct_core.train.optimizer import make_optimizer
 from instruct_core.train.progress import Setup, StepReport
@@ -83,7 +85,8 @@ def run_ours(config: TrainConfig) -> float:
         )  # fmt: skip
         trainer = Trainer(config, setup, None)
         trainer._saves.finish = lambda step, stop: None  # type: ignore[method-assign]  # see bench/checkpoint.py
-        trainer.run()
+        with products_by(ONEDNN if is_quicker() and is_exact() else USUAL):
+            trainer.run()
     return (len(stamps) - WARMUP_STEPS) / (stamps[-1] - stamps[WARMUP_STEPS - 1])
 
 
