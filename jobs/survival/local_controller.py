@@ -74,6 +74,8 @@ class LocalController:
         self._killed: tuple[int, int] | None = None  # first task that a signal has ended, and which
         for signum in WARNINGS:
             signal.signal(signum, self._pass_on)
+        # The launcher has started us with these blocked: what came before now is passed on.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, WARNINGS)
 
     def _pass_on(self, signum: int, _frame: FrameType | None) -> None:
         self._stopping |= signum == signal.SIGTERM

@@ -24,6 +24,7 @@ from instruct_core.errors import ConfigError
 from instruct_core.storage.names import identity, rename
 from instruct_core.storage.patience import on_a_disk
 from jobs.slurm import clean_environment
+from jobs.survival.stop_signal import WARNINGS
 from launch.cluster.frozen_code import CODE
 from launch.cluster.gpus import VISIBLE
 from launch.cluster.job_folder import UNLIMITED
@@ -170,12 +171,17 @@ def _start(
     controller = [sys.executable, "-u", "-m", "jobs.patient", "jobs.survival.local_controller"]
     path = folder / "controller.log"
     with on_a_disk(path, lambda: path.open("ab")) as log:
-        return subprocess.Popen(
-            [*controller, str(folder), *imports],
-            env=env,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            pass_fds=[lock.fd] if lock else [],
-        )
+        # It inherits them blocked: a warning waits until it can listen, and does not end it.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, WARNINGS)
+        try:
+            return subprocess.Popen(
+                [*controller, str(folder), *imports],
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                pass_fds=[lock.fd] if lock else [],
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
