@@ -30,8 +30,10 @@ CREDENTIALS = (
 )
 
 
-# A URL whose bucket is missing: without its slashes it would be a folder here.
-HALF_URL = re.compile(r"[\w+.-]*:/*|(?!file:|local:|memory:)[\w+.-]*:///.*")
+# A URL whose bucket is missing, or one of its slashes: it would be a folder here.
+HALF_URL = re.compile(
+    r"[\w+.-]*:/*|(?!file:|local:|memory:)[\w+.-]*:///.*|(s3a?|gc?s|az|abfss?):(?!//).*"
+)
 
 
 def absolute(place: str) -> str:
@@ -54,7 +56,7 @@ def absolute(place: str) -> str:
 
 
 def refuse_half_url(place: str) -> None:
-    """Refuse a URL that names no bucket, as one with an empty variable in it; raises ConfigError."""
+    """Refuse a URL without a bucket, or with a slash too few; raises ConfigError."""
     if HALF_URL.fullmatch(place):
         raise ConfigError(
             f"Place {place} cannot be used: it names no bucket. Write it as in s3://bucket/folder; a "

@@ -49,12 +49,13 @@ def forked_step(typed: str, run: Run) -> ForkedStep:
         MissingError: There is no such run or step; names those that are there.
         CorruptFileError: The step is damaged.
     """
-    name, _, word = typed.removeprefix(FORK).partition("@")
+    name, at, word = typed.removeprefix(FORK).partition("@")
     try:
-        wanted = step_word(word or "newest")
+        wanted = step_word(word if at else "newest")
     except ValueError:
         raise ConfigError(
-            f"--init {typed} must end in @newest, @best or @ and the number of a step, got @{word}."
+            f"--init {typed} must end in @newest, @best or @ and the number of a step, got @{word}"
+            f"{'' if word else ': a variable in it may be empty'}."
         ) from None
     if not PLAIN_NAME.fullmatch(name):
         raise ConfigError(

@@ -110,8 +110,8 @@ def _find(flags: Finetune, arguments: Sequence[str]) -> tuple[Finetune, Run, Fin
     """
     check_flags(flags, is_whole=False)
     refuse_both(flags, arguments)
-    shards = find_shards(flags.shards, flags.slurm.after)
-    name = flags.run or default_name(flags, shards)
+    # A run that is named knows its shards itself, or they are looked for with all that it begins with.
+    name = flags.run or default_name(flags, find_shards(flags.shards, flags.slurm.after))
     run = Run.named(name, flags.checkpoints)
     check_url("--checkpoints", run.checkpoints, writes=not flags.dry_run)
     known = None

@@ -42,14 +42,16 @@ def test_folder_whose_name_is_no_utf8_is_refused_before_anything_is_written(
     assert not list(Path().iterdir())
 
 
-@pytest.mark.parametrize("place", ["s3://", "://", "gs:", "s3:///runs", "az:////x"])
+@pytest.mark.parametrize(
+    "place", ["s3://", "://", "gs:", "s3:///runs", "az:////x", "s3:/b/x", "gs:b"]
+)
 def test_url_without_a_bucket_is_no_folder_here(place: str) -> None:
     with pytest.raises(ConfigError, match=f"Place {place} cannot be used: it names no bucket"):
         absolute(place)
 
 
 @pytest.mark.parametrize(
-    "place", ["file:///tmp/x", "memory:///x", "a:b", "/a:", "s3://b", "a/b:/c"]
+    "place", ["file:///tmp/x", "memory:///x", "a:b", "/a:", "s3://b", "a/b:/c", "./s3:b"]
 )
 def test_place_that_only_looks_like_one_is_taken(place: str) -> None:
     assert absolute(place)

@@ -157,6 +157,8 @@ REFUSED = {
     "run:nobody": "Run nobody is not there: no ",
     "run:first@7": "--init run:first@7 is not there in ",
     "run:first@last": "--init run:first@last must end in @newest, @best or @ and the number",
+    "run:first@": "--init run:first@ must end in @newest, @best or @ and the number of a step, got @: a "
+    "variable in it may be empty.",
     "run:first@-1": "--init run:first@-1 must end in @newest, @best or @ and the number",
     "run:": "--init run: must name a run of ",
     "run:@best": "--init run:@best must name a run of ",

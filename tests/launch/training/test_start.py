@@ -53,6 +53,18 @@ def test_more_ranks_on_a_resume_take_another_micro_batch_than_was_chosen(trained
     )
 
 
+def test_named_run_goes_on_with_its_own_shards_among_others(trained: Path, desk: Path) -> None:
+    copy = Path(shutil.copytree(trained, desk / "copy"))
+    shutil.copytree(copy / "shards" / "small", copy / "shards" / "other")
+
+    said = looked(copy, "--run=first", "--max-steps=4")
+
+    assert f"rows of {copy}/shards/small" in said
+    assert "--shards must name one of shards/other, shards/small" in refused(
+        copy, "finetune", "--run=second", *TINY_RUN
+    )
+
+
 def test_settings_that_a_run_keeps_are_named_before_anything_is_advised(trained: Path) -> None:
     line = refused(trained, "finetune", "--run=first", "--tokens-per-step=100", "--max-steps=4")
 
