@@ -232,6 +232,10 @@ def test_row_that_stands_in_two_sources_is_in_one_split(make: Make, tmp_path: Pa
 WRONG = {
     "one weight for two": ({"weights": "0.7"}, "--weights must be numbers above 0, one for each"),
     "no number": ({"weights": "0.7,x"}, "got '0.7,x' for 2"),
+    "next to nothing": (
+        {"weights": "1,0.0004"},
+        "would never be read. Give it more, or leave it out",
+    ),
     "below zero": ({"weights": "0.7,-1"}, "--weights must be numbers above 0"),
     "columns": ({"columns": "instruction=q,output=a"}, "--columns does not go with several"),
     "rows to validate": ({"val_rows": 5}, "--val-rows with several sources needs --val-source"),

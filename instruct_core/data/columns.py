@@ -236,4 +236,9 @@ def parse_columns(text: str, is_answered: bool = True) -> Columns:
             f"--columns must be {pair}[,input=NAME][,history=NAME] or messages=NAME, each with "
             f"[,system=NAME][,tools=NAME], got {text!r}"
         )
+    names = list(given.values())
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ConfigError(
+            f"--columns must name each column once, got {twice[0]} twice in {text!r}."
+        )
     return Columns(**given)

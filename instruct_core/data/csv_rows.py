@@ -187,6 +187,8 @@ def _problem_of(error: str, lines: _Lines, delimiter: str) -> str:
             f"a quote opened in line {quote.first_line} is closed in line {quote.last_line}, with "
             "more text behind it"
         )
+    if error.startswith("new-line character"):
+        return "lines end with \\r alone, as on an old Mac: save the file with \\n or \\r\\n"
     return f"not CSV: {error}"
 
 

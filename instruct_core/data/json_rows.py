@@ -243,5 +243,9 @@ def _parse_patiently(raw: bytes, url: str, line: int, following: Cursor) -> Reco
         hint = " (it looks like UTF-16)" if raw.startswith((b"\xff\xfe", b"\xfe\xff")) else ""
         problem = f"not valid UTF-8 at byte {error.start} of the line{hint}"
         return Record(url, line, following, problem=problem)
-    except (ValueError, RecursionError) as error:
+    except json.JSONDecodeError as error:
         return Record(url, line, following, problem=f"not JSON: {error}")
+    except RecursionError:
+        return Record(url, line, following, problem="not JSON: nested too deeply")
+    except ValueError:  # Python's limit, which keeps a number from taking minutes
+        return Record(url, line, following, problem="a number has too many digits")

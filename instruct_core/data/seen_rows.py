@@ -168,7 +168,11 @@ class SeenRows:
         """
         if self.num_bad_rows and not skip_bad_rows:
             first, others = self.bad_rows[0], self.num_bad_rows - 1
-            more = f" ({others:,} more bad rows follow)" if others else ""
+            more = (
+                f" ({others:,} more bad {'row follows' if others == 1 else 'rows follow'})"
+                if others
+                else ""
+            )
             raise BadRowError(bad_row(first["where"], first["problem"], more))
         if not self.num_rows:
             raise ConfigError(f"Source {self._source.name} has no rows.")

@@ -19,6 +19,7 @@ import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from importlib.metadata import version
 from typing import IO, Any, NamedTuple
 
@@ -123,7 +124,14 @@ def _matching_files(name: str) -> tuple[list[str], list[str]]:
         return [name], []  # also a file whose name looks like a glob
     if not GLOB.search(name):
         return [], []
-    return [_url(fs, found) for found in sorted(fs.glob(path))], []
+    return [_url(fs, found) for found in sorted(fs.glob(path)) if _is_meant(found, path)], []
+
+
+def _is_meant(found: str, pattern: str) -> bool:
+    """Return False for what a shell leaves out of a pattern's matches: hidden, and not typed so."""
+    typed = [part for part in pattern.split("/") if part.startswith(".")]
+    hidden = [part for part in found.split("/") if part.startswith(".")]
+    return all(any(fnmatchcase(part, word) for word in typed) for part in hidden)
 
 
 def _url(fs: Any, path: str) -> str:

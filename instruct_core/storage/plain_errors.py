@@ -30,6 +30,8 @@ def plain_errors(where: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if _is_no_answer(error):
+            raise OSError(_one_line(str(error.__cause__))) from None
         # The same kind and number, so that a caller can tell them apart.
         told = [_one_line(a) if isinstance(a, str) else a for a in error.args]
         kind = _lasting_kind(error) if type(error) is OSError and error.errno is None else None
@@ -39,6 +41,13 @@ def plain_errors(where: str) -> Iterator[None]:
         refused = "redential" in type(error).__name__ + line
         kind = PermissionError if refused else _lasting_kind(error) or OSError
         raise kind(f"{where}: {line}") from None
+
+
+def _is_no_answer(error: OSError) -> bool:
+    """Return True for a server that fails or does not answer, where a client says "not found" (HTTP)."""
+    cause = error.__cause__
+    failed = isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError)
+    return isinstance(error, FileNotFoundError) and (failed or getattr(cause, "status", 404) >= 500)
 
 
 def _lasting_kind(error: BaseException | None) -> type[OSError] | None:

@@ -15,6 +15,7 @@ from typing import Any
 from instruct_core.data.inspection import Piece, lines_of, pieces_seen
 from instruct_core.data.packing import packing_of
 from instruct_core.data.shards import SPLITS, ShardSet, load_manifest
+from instruct_core.errors import MissingError
 from instruct_core.recipe import Recipe
 from instruct_core.storage.store import Store
 from launch.console.display import show_line
@@ -25,7 +26,17 @@ LEARNT = "green"
 
 
 def inspect_set(store: Store, flags: Preprocess) -> int:
-    """Show the first rows that a run on a finished shard set reads; return the exit code."""
+    """
+    Show the first rows that a run on a finished shard set reads; return the exit code.
+
+    Raises:
+        MissingError: There is none.
+    """
+    if not store.exists("manifest.json"):
+        raise MissingError(
+            f"Shards {store.url} are not there or not finished: no manifest.json in it. Give --source to "
+            "look at rows that no set has yet."
+        )
     manifest, left = load_manifest(store), flags.inspect or 0
     for split in SPLITS:
         rows = ShardSet(store, split, manifest)

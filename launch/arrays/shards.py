@@ -58,7 +58,7 @@ from launch.flags.array import check_array_flags
 from launch.flags.parse import check_counts
 from launch.flags.preprocess import Preprocess
 from launch.flags.slurm import check_slurm_flags
-from launch.runs.places import absolute, check_url
+from launch.runs.places import absolute, check_folder, check_url
 from launch.runs.tokenizers import find_tokenizer
 
 MAX_CHECKING = 4  # processes on a machine that others log in to
@@ -80,9 +80,12 @@ def prepare(flags: Preprocess, words: Sequence[str] = ()) -> int:
             f"--out must be given with --source {asked.trained[-1]}: it names no folder."
         )
     store, looks = Store(absolute(out)), flags.inspect is not None
-    if looks and not _is_typed("--source", words) and store.exists("manifest.json"):
+    only_out = flags.out is not None and not flags.source
+    if looks and not _is_typed("--source", words) and (only_out or store.exists("manifest.json")):
         return inspect_set(store, flags)
     choices = _choices(flags)
+    if store.is_local and not looks:
+        check_folder("--out", out, store.local_path(""), num_bytes=0)
     check_url("--out", store.url, writes=not (flags.array.dry_run or looks))
     cluster, why = choose_cluster(flags.array.cluster, flags.slurm.clusters)
     request = request_of(flags.slurm, wants_gpus=False) if cluster == "slurm" else None

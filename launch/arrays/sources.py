@@ -16,6 +16,7 @@ from typing import NamedTuple
 from instruct_core.data.columns import shown_names
 from instruct_core.data.hub import dataset_of
 from instruct_core.data.mixed_plan import MixedPlan
+from instruct_core.data.mixture import places_of
 from instruct_core.data.shard_plan import ShardPlan
 from instruct_core.data.sources import BUILTIN, Source
 from instruct_core.data.split import Texts
@@ -80,6 +81,12 @@ def _weights(flags: Preprocess) -> list[float]:
         raise ConfigError(
             f"--weights must be numbers above 0, one for each of several --source, got "
             f"{flags.weights!r} for {max(1, number)}."
+        )
+    if 0 in (places := places_of(weights)):
+        raise ConfigError(
+            f"--weights must give each --source a thousandth of what is read at least, got "
+            f"{flags.weights!r}: {flags.source[places.index(0)]} would never be read. Give it more, or "
+            "leave it out."
         )
     return weights
 

@@ -180,6 +180,7 @@ def test_blank_lines_are_passed_over_also_before_the_header() -> None:
         (table([*PLAIN, '5"'], 'instruction,input,"output'), "1 is .*closed only in line 1002"),
         (b"a,b,a\n1,2,3\n", r"1 is .*a name of its own, got 'a' twice"),
         (b"a,\xff\n1,2\n", "1 is .*not valid UTF-8"),
+        (b"a,b\r1,2\r", r"1 is .*lines end with \\r alone"),
     ],
 )
 def test_header_that_is_none_is_refused_with_the_reason(data: bytes, reason: str) -> None:

@@ -45,7 +45,8 @@ def test_rows_are_found_however_they_stand_and_from_each_of_them_on(content: str
     [
         (b'{"a": 1}\n{"a": \n', ":2", "not JSON"),
         (b'{"a": 1}\n\n{"a": "\xff"}\n', ":3", "not valid UTF-8 at byte 7"),
-        (b"{}\n" + b"[" * 100_000 + b"\n", ":2", "not JSON"),
+        (b"{}\n" + b"[" * 100_000 + b"\n", ":2", "not JSON: nested too deeply"),
+        (b'{"a": ' + b"9" * 5000 + b"}\n", ":1", "a number has too many digits"),
         ('{"a": 1}\n'.encode("utf-16"), ":1", "not valid UTF-8 at byte 0 .*UTF-16"),
     ],
 )

@@ -33,6 +33,27 @@ def test_glob_takes_files_in_sorted_order(tmp_path: Path) -> None:
     assert [Path(file).name for file in source.files] == ["a.jsonl", "b.jsonl"]
 
 
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        ("*.jsonl", ["a.jsonl"]),
+        ("*/*.jsonl", ["d.jsonl"]),
+        (".?*.jsonl", ["._a.jsonl"]),
+        (".cache/*.jsonl", ["b.jsonl"]),
+    ],
+)
+def test_glob_leaves_out_what_is_hidden_and_not_typed_so(
+    tmp_path: Path, pattern: str, names: list[str]
+) -> None:
+    for name in ("a.jsonl", "._a.jsonl", ".cache/b.jsonl", "c/d.jsonl"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write_rows(tmp_path / name, 1)
+
+    source = resolve_source(f"{tmp_path}/{pattern}", Store(tmp_path / "out"))
+
+    assert [Path(file).name for file in source.files] == names
+
+
 @pytest.mark.parametrize("name", ["missing.jsonl", "no/such/file.csv", "nothing-*.jsonl", "name"])
 def test_source_that_is_not_there_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(MissingError, match="is not there: no file or dataset"):
@@ -199,3 +220,12 @@ def test_store_that_does_not_answer_is_not_taken_for_a_missing_file(
 
     with pytest.raises(ConfigError, match=r"memory://rows.jsonl cannot be read: no answer"):
         resolve_source("memory://rows.jsonl", Store(tmp_path))
+
+
+def test_server_that_does_not_answer_is_not_taken_for_one_without_the_file(tmp_path: Path) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{nobody.getsockname()[1]}/rows.jsonl"
+
+        with pytest.raises(ConfigError, match=f"{url} cannot be read: Cannot connect"):
+            resolve_source(url, Store(tmp_path))
