@@ -19,7 +19,7 @@ from pathlib import Path
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 
-from bench.common import machine, parser
+from bench.common import machine, parser, status_of
 from bench.savers import (
     CONFIG,
     DCP_FILES,
@@ -62,23 +62,18 @@ def memory_of(name: str, root: Path) -> None:
         ).result(),  # type: ignore[union-attr]
     }
     Path("/proc/self/clear_refs").write_bytes(b"5")  # the peak begins anew; see proc(5)
-    before = _status("VmRSS")
+    before = status_of("VmRSS")
     for _ in range(2):
         saved[name]()
     saves.finish(state.number, lambda: False) if name == "ours async" else None
     line = {
         "bench": "checkpoint memory",
         "contender": name,
-        "times_state": round((_status("VmHWM") - before) / size, 3),
+        "times_state": round((status_of("VmHWM") - before) / size, 3),
         "state_megabytes": round(size / 1e6),
         "machine": machine(),
     }
     print(json.dumps(line), flush=True)
-
-
-def _status(key: str) -> int:
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(key))
 
 
 def main() -> None:

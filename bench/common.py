@@ -89,3 +89,9 @@ def report(
         }
         print(json.dumps(line), flush=True)
     return ratios
+
+
+def status_of(key: str) -> int:
+    """Return a number of bytes that the kernel keeps of this process, as VmRSS or VmHWM; see proc(5)."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(key))

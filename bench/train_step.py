@@ -67,7 +67,7 @@ class Batches:
 
 
 def run_ours(config: TrainConfig) -> float:
-    model = build(PRESETS[config.model])
+    model = build(PRESETS[config.model], config.dropout)
     model.initialize(1)
     stamps: list[float] = []
 

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from instruct_core.data.batches import IGNORED, MicroBatch, row_starts
 from instruct_core.model.family import Model, RowStarts, row_mask
-from instruct_core.train.softmax import as_written, one_pass
+from instruct_core.train.softmax import Room, as_written, in_room, one_pass
 
 # A GPU is quicker with longer ones. Compiled, a slice holds its logits once and not four times.
 SLICE_TOKENS = {"cpu": 512, "cuda": 2048}
@@ -63,6 +63,7 @@ class WithLoss(nn.Module):
     def __init__(self, model: Model, compiled: bool = False) -> None:
         super().__init__()
         self.model, self._compiled = model, compiled
+        self._room = Room()
 
     def forward(
         self,
@@ -76,7 +77,8 @@ class WithLoss(nn.Module):
         """Return the summed loss of all targets that count; for what it takes, see Inputs."""
         where = where_to_look(self.model, row_ids, row_starts, self._compiled)
         hidden = self.model(tokens, positions, where)
-        return summed_loss(hidden, self.model.head_weight, targets, learnt, self._compiled)
+        head = self.model.head_weight
+        return summed_loss(hidden, head, targets, learnt, self._compiled, self._room)
 
 
 def where_to_look(
@@ -108,6 +110,7 @@ def summed_loss(
     targets: Tensor,
     learnt: Tensor | None = None,
     compiled: bool = False,
+    room: Room | None = None,
 ) -> Tensor:
     """
     Return the sum of the cross-entropies of all targets that count, in float32.
@@ -118,9 +121,10 @@ def summed_loss(
         targets: Ids, or IGNORED. (B, T)
         learnt: Places of those that count among the B x T, if the others are to be left out.
         compiled: See softmax.py.
+        room: Where a CPU puts the logits, if it does so again and again.
     """
     loss: Tensor = _SlicedLoss.apply(  # type: ignore[no-untyped-call]  # torch does not type it
-        hidden.flatten(0, 1), head, targets.flatten(), learnt, compiled
+        hidden.flatten(0, 1), head, targets.flatten(), learnt, compiled, room
     )
     return loss
 
@@ -134,9 +138,10 @@ class _SlicedLoss(torch.autograd.Function):
         targets: Tensor,
         learnt: Tensor | None,
         compiled: bool,
+        room: Room | None,
     ) -> Tensor:
         needs_grad, needs_head_grad = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
-        slices = _Slices(hidden, head, compiled and needs_grad)
+        slices = _Slices(hidden, head, compiled and needs_grad, room)
         chosen = hidden
         if learnt is not None:
             chosen, targets = hidden.index_select(0, learnt), targets.index_select(0, learnt)
@@ -164,7 +169,7 @@ class _SlicedLoss(torch.autograd.Function):
         hidden_grad, head_grad = ctx.saved_tensors
         # In place: these buffers are nobody else's, and the head's is 150 MB.
         of_head = None if head_grad is None else head_grad.mul_(grads[0])
-        return hidden_grad.mul_(grads[0]), of_head, None, None, None
+        return hidden_grad.mul_(grads[0]), of_head, None, None, None, None
 
 
 class _Slices:
@@ -175,14 +180,16 @@ class _Slices:
         hidden: All hidden states. (N, C)
         head: See `summed_loss`.
         compiled: Whether loss and gradient are made in one pass, in memory that all slices share.
+        room: See `summed_loss`.
     """
 
-    def __init__(self, hidden: Tensor, head: Tensor, compiled: bool) -> None:
+    def __init__(self, hidden: Tensor, head: Tensor, compiled: bool, room: Room | None) -> None:
         self.weight, self._bias = _for_products(head)
         of_kind = COMPILED_SLICE_TOKENS if compiled else SLICE_TOKENS
         # Not fewer for a micro-batch of which little is learnt: what is compiled has one shape.
         self.num_tokens = min(of_kind[hidden.device.type], len(hidden))
         self._logits: Tensor | None = None
+        self._room = room if hidden.device.type == "cpu" else None
         if compiled:
             self._logits = self.weight.new_empty((self.num_tokens, len(self.weight)))
 
@@ -190,6 +197,8 @@ class _Slices:
         """Return a slice's summed loss and, if it is needed, the gradient by its logits."""
         if self._logits is not None:
             return self._in_one_pass(self._logits, h, targets)
+        if self._room is not None:
+            return self._in_room(self._room, h, targets, needs_grad)
         scores = F.linear(h, self.weight, self._bias).float()
         if not needs_grad:
             loss = F.cross_entropy(scores, targets, ignore_index=IGNORED, reduction="sum")
@@ -197,11 +206,26 @@ class _Slices:
         loss, gradient = as_written(scores, targets)
         return loss, gradient.to(self.weight.dtype)
 
-    def _in_one_pass(self, logits: Tensor, h: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        if self._bias is None:
-            torch.mm(h, self.weight.t(), out=logits[: len(h)])
+    def _in_room(
+        self, room: Room, h: Tensor, targets: Tensor, needs_grad: bool
+    ) -> tuple[Tensor, Tensor]:
+        scores, log_probabilities = room.of(len(h), len(self.weight))
+        if h.dtype == scores.dtype:
+            self._product(h, scores)
         else:
-            torch.addmm(self._bias, h, self.weight.t(), out=logits[: len(h)])
+            scores.copy_(F.linear(h, self.weight, self._bias))
+        loss = in_room(scores, targets, log_probabilities, needs_grad)
+        return loss, scores.to(self.weight.dtype) if needs_grad else scores
+
+    def _product(self, h: Tensor, logits: Tensor) -> None:
+        """Put what `F.linear` returns into a tensor."""
+        if self._bias is None:
+            torch.mm(h, self.weight.t(), out=logits)
+        else:
+            torch.addmm(self._bias, h, self.weight.t(), out=logits)
+
+    def _in_one_pass(self, logits: Tensor, h: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        self._product(h, logits[: len(h)])
         # Rows behind the last one hold what was there before; their targets are ignored.
         filled = F.pad(targets, (0, len(logits) - len(targets)), value=IGNORED)
         loss = one_pass()(logits, filled)

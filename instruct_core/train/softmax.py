@@ -2,6 +2,7 @@
 Cross-entropy of logits and its gradient by them, a slice of tokens at a time.
 
     loss, gradient = as_written(logits.float(), targets)
+    loss = in_room(scores, targets, memory, True)      # the same bits, the gradient in the scores' place
     loss = one_pass()(logits, targets)       # compiled; the gradient takes the logits' place
 
 torch's own log-softmax, loss and the backwards of both read and write a matrix as wide as the vocabulary
@@ -23,6 +24,8 @@ from torch import Tensor
 from instruct_core.data.batches import IGNORED
 from instruct_core.train.compiler import HOW
 
+SUM = 2  # how torch's own functions reduce a loss: Reduction.h
+
 
 def as_written(scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """
@@ -37,6 +40,50 @@ def as_written(scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         loss = F.cross_entropy(leaf, targets, ignore_index=IGNORED, reduction="sum")
         [gradient] = torch.autograd.grad(loss, leaf)
     return loss.detach(), gradient
+
+
+class Room:
+    """
+    Memory for a slice's logits and what is made of them on a CPU, taken once and kept.
+
+    malloc puts small things where such a buffer was, and takes the next one from the system: a rank held
+    the room of ten of them, and no estimate of its memory held.
+    """
+
+    def __init__(self) -> None:
+        self._kept = torch.empty(0)
+
+    def of(self, rows: int, words: int) -> tuple[Tensor, Tensor]:
+        """Return two buffers in float32 whose content may be anything. (N, V) each"""
+        size = 2 * rows * words
+        if len(self._kept) < size:
+            self._kept = torch.empty(0)  # freed before the new one is taken
+            self._kept = torch.empty(size)
+        first, second = self._kept[:size].view(2, rows, words)
+        return first, second
+
+
+def in_room(scores: Tensor, targets: Tensor, log_probabilities: Tensor, needs_grad: bool) -> Tensor:
+    """
+    Return the loss of `as_written` and put its gradient in the place of the scores, both to the bit.
+
+    Args:
+        scores: Logits in float32. (N, V)
+        targets: Ids, or IGNORED. (N,)
+        log_probabilities: Memory of the scores' shape.
+        needs_grad: Else the scores stay.
+    """
+    aten = torch.ops.aten
+    aten._log_softmax.out(scores, 1, False, out=log_probabilities)
+    given = (log_probabilities, targets, None, SUM, IGNORED)
+    loss: Tensor
+    loss, weight = aten.nll_loss_forward(*given)
+    if needs_grad:
+        one = torch.ones_like(loss)
+        aten.nll_loss_backward.grad_input(one, *given, weight, grad_input=scores)
+        kept = (scores, log_probabilities, 1, scores.dtype)
+        aten._log_softmax_backward_data.out(*kept, out=scores)
+    return loss
 
 
 @functools.cache

@@ -1,7 +1,7 @@
 """
 What a rank needs of a machine, and what a step will take on one without GPUs: said before a run starts.
 
-    rank_bytes(shape, micro_tokens=8192, staged_share=0.5), gpu_bytes(shape, 8192, "bf16")
+    rank_bytes(shape, config, staged_share=0.5), gpu_bytes(shape, 8192, "bf16")
     seconds = step_seconds(shape, tokens_per_step)
 
 Estimates, not measurements: good enough to tell a minute from an hour, and eight gigabytes from
@@ -15,6 +15,7 @@ import time
 
 import numpy as np
 
+from instruct_core.config import TrainConfig
 from instruct_core.shape import Shape
 
 MATRIX_SIZE = 1536
@@ -23,15 +24,23 @@ MATRIX_SIZE = 1536
 CPU_EFFICIENCY = 0.55
 BYTES_PER_PARAMETER = 16  # weight, gradient (which lies in DDP's bucket), two moments, 4 bytes each
 SAVED_BYTES_PER_PARAMETER = 12  # weight and two moments
-SLICE_TOKENS = 512  # of the loss, see instruct_core/train/loss.py
-# Python and torch are 0.2 GB of a rank's own and 0.1 GB that ranks share (PSS of two on a CPU). The rest
-# is for memory that is kept when it is freed: `tiny`, 8 x 256 tokens in fp32, peaks at 1.4 GB, and at 0.8
-# where it is not.
-PROCESS_BYTES = 700 << 20
+SLICE_TOKENS, GPU_SLICE_TOKENS = 512, 2048  # of the loss, see instruct_core/train/loss.py
+# Measured with bench/rank_memory.py: what Python and torch take, of which ranks share 0.1 GB.
+PROCESS_BYTES = 300_000_000
+SLICES = 2  # logits of a slice and what is made of them, see instruct_core/train/softmax.py
+HALF_SLICES = 2.5  # beside them where products are in bfloat16: memory that is taken anew each time
+HEADS = 4  # gradients of head and embedding beside the state's own, and holes that they leave
+PASSING = 16  # numbers of the model's width that a token has for a moment, in a backward
+MASKS = 6  # of a micro-batch, beside the one that every layer keeps: holes are as large as they are
+# With dropout torch has no kernel for a CPU that spares the weights of attention: so often a layer keeps
+# them, and so often they are there for a moment.
+KEPT_WEIGHTS, PASSING_WEIGHTS = 7, 8
 # Of one GPU, from the table of bench/gpu.py in docs/performance.md: so much of a token is kept for the
-# backward, and the context and the slices of the loss take the rest.
+# backward. CUDA's own context and NCCL's buffers are not in that table.
 GPU_BYTES_PER_NUMBER = {"bf16": 37 / 24, "fp32": 74 / 24}
-GPU_BYTES = 1_800_000_000
+# By reading, for one vocabulary confirmed by that table: logits, their probabilities and two gradients
+# in float32, and the slice's before in the precision of the products.
+GPU_BYTES_PER_LOGIT = {"bf16": 18, "fp32": 20}
 
 
 @functools.cache
@@ -67,22 +76,27 @@ def state_bytes(num_parameters: int, adapters: int, staged_share: float, frozen:
     return still + int((BYTES_PER_PARAMETER + SAVED_BYTES_PER_PARAMETER * staged_share) * trained)
 
 
-def rank_bytes(shape: Shape, micro_tokens: int, staged_share: float, adapters: int = 0) -> int:
+def rank_bytes(shape: Shape, config: TrainConfig, staged_share: float, adapters: int = 0) -> int:
     """
-    Return about how much memory one CPU rank needs at its peak, in float32.
+    Return about how much memory one CPU rank needs at its peak.
 
     Args:
         shape: Of the model.
-        micro_tokens: Tokens of a forward.
+        config: How it is trained: the size of a micro-batch, precision, dropout.
         staged_share: Of the state that the rank copies for an asynchronous save, 0..1.
         adapters: See `state_bytes`.
     """
-    head = shape.vocab_size * shape.width
-    activations = micro_tokens * shape.kept_numbers
-    logits = 4 * min(micro_tokens, SLICE_TOKENS) * shape.vocab_size
-    numbers = 2 * head + activations + logits
+    seq_len, tokens = config.seq_len, config.micro_batch_size * config.seq_len
+    heads = (0 if adapters else HEADS) * shape.vocab_size * shape.width
+    looks = (shape.num_layers + MASKS) * seq_len
+    if config.dropout:
+        weights = KEPT_WEIGHTS * shape.num_layers + PASSING_WEIGHTS
+        looks += weights * shape.num_heads * seq_len
+    activations = tokens * (shape.kept_numbers + PASSING * shape.width + looks)
+    slices = SLICES + (HALF_SLICES if config.precision == "bf16" else 0)
+    logits = slices * min(tokens, SLICE_TOKENS) * shape.vocab_size
     state = state_bytes(shape.num_parameters, adapters, staged_share)
-    return PROCESS_BYTES + state + 4 * numbers
+    return PROCESS_BYTES + state + int(4 * (heads + activations + logits))
 
 
 def gpu_bytes(shape: Shape, micro_tokens: int, precision: str, adapters: int = 0) -> int:
@@ -97,7 +111,9 @@ def gpu_bytes(shape: Shape, micro_tokens: int, precision: str, adapters: int = 0
     """
     kept = GPU_BYTES_PER_NUMBER[precision] * micro_tokens * shape.kept_numbers
     frozen = 2 if precision == "bf16" else 4
-    return GPU_BYTES + state_bytes(shape.num_parameters, adapters, 0.0, frozen) + int(kept)
+    logits = min(micro_tokens, GPU_SLICE_TOKENS) * shape.vocab_size
+    slices = GPU_BYTES_PER_LOGIT[precision] * logits
+    return state_bytes(shape.num_parameters, adapters, 0.0, frozen) + int(kept) + slices
 
 
 def duration(seconds: float) -> str:

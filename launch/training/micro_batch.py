@@ -152,11 +152,13 @@ class _Room(NamedTuple):
         return machine.gpu_bytes if machine.num_gpus else machine.memory_bytes
 
     def _needed(self, size: int) -> int:
-        config, tokens = self.config, size * self.config.seq_len
+        config = self.config
         if self.machine.num_gpus:
+            tokens = size * config.seq_len
             return gpu_bytes(self.shape, tokens, config.precision, self.adapters)
         staged = 1 / self.ranks.world_size if config.async_save else 0.0
-        return self.ranks.per_node * rank_bytes(self.shape, tokens, staged, self.adapters)
+        sized = replace(config, micro_batch_size=size)
+        return self.ranks.per_node * rank_bytes(self.shape, sized, staged, self.adapters)
 
     def refusal(self, size: int, fitting: list[int], has_begun: bool) -> str:
         """Return what is said of a size that does not fit, and which change would."""

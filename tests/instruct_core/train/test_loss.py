@@ -10,8 +10,10 @@ import torch
 import torch.nn.functional as F
 
 from instruct_core.data.batches import IGNORED, MicroBatch
+from instruct_core.model.products import ONEDNN, USUAL, products_by
 from instruct_core.train import loss as module
 from instruct_core.train.loss import on_device, summed_loss
+from instruct_core.train.softmax import Room
 
 
 @pytest.mark.parametrize(("slice_tokens", "multiple"), [(7, 1), (64, 1), (1000, 1), (24, 64)])
@@ -81,10 +83,19 @@ def drawn(seed: int, shape: tuple[int, int], ignored: int) -> tuple[torch.Tensor
     return hidden, head, targets
 
 
-def test_bits_in_fp32_are_those_of_torchs_own_backward(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("room", [None, Room()], ids=["", "kept memory"])
+@pytest.mark.parametrize("library", [USUAL, ONEDNN])
+def test_bits_in_fp32_are_those_of_torchs_own_backward(
+    room: Room | None, library: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with products_by(library):
+        check_bits(room, monkeypatch)
+
+
+def check_bits(room: Room | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(module.SLICE_TOKENS, "cpu", 24)
     hidden, head, targets = drawn(seed=2, shape=(4, 17), ignored=5)
-    summed_loss(hidden, head, targets).backward()
+    summed_loss(hidden, head, targets, room=room).backward()
     ours = hidden.grad, head.grad
 
     rows, total, expected = hidden.detach().flatten(0, 1), torch.zeros(()), torch.zeros_like(head)
@@ -99,7 +110,9 @@ def test_bits_in_fp32_are_those_of_torchs_own_backward(monkeypatch: pytest.Monke
         expected += head_grad
         total += loss.detach()
 
-    assert torch.equal(summed_loss(hidden, head, targets).detach(), total)
+    assert torch.equal(summed_loss(hidden, head, targets, room=room).detach(), total)
+    with torch.no_grad():
+        assert torch.equal(summed_loss(hidden, head, targets, room=room), total)
     assert ours[0] is not None
     assert torch.equal(ours[0].flatten(0, 1), torch.cat(row_grads))
     assert ours[1] is not None

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from instruct_core.data.batches import IGNORED
-from instruct_core.train.softmax import as_written, in_place
+from instruct_core.train.softmax import Room, as_written, in_place, in_room
 
 
 def drawn(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
@@ -29,6 +29,36 @@ def test_one_pass_comes_to_what_torch_does(dtype: torch.dtype) -> None:
 
     assert torch.allclose(ours, loss)
     assert torch.allclose(logits, gradient.to(dtype), atol=1e-6 if dtype == torch.float32 else 4e-3)
+
+
+@pytest.mark.parametrize("broken", [None, float("nan"), float("inf")])
+@pytest.mark.parametrize("needs_grad", [True, False])
+def test_loss_in_kept_memory_has_the_bits_of_torchs(broken: float | None, needs_grad: bool) -> None:
+    logits, targets = drawn(torch.float32)
+    if broken is not None:
+        logits[7, 3] = broken
+    loss, gradient = as_written(logits, targets)
+    scores, memory = Room().of(*logits.shape)
+    scores.copy_(logits)
+    memory.fill_(float("nan"))
+
+    ours = in_room(scores, targets, memory, needs_grad)
+
+    expected = gradient if needs_grad else logits
+    assert torch.equal(ours.view(torch.int32), loss.view(torch.int32))
+    assert torch.equal(scores.view(torch.int32), expected.view(torch.int32))
+
+
+def test_room_of_logits_is_taken_once() -> None:
+    room = Room()
+    first, second = room.of(7, 100)
+    first.fill_(1.0)
+    second.fill_(2.0)
+
+    again = room.of(5, 100)
+
+    assert again[0].data_ptr() == first.data_ptr()
+    assert (first == 1.0).all()
 
 
 def test_rows_whose_target_is_ignored_may_hold_anything() -> None:

@@ -1,0 +1,43 @@
+"""What a rank is said to need is what it takes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from instruct_core.config import PRESETS, TrainConfig
+from instruct_core.shape import Shape, with_vocabulary
+from launch.training.fit import gpu_bytes, rank_bytes
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.mark.parametrize("shape", ["tiny 4 256", "tiny 8 256 --precision bf16"])
+def test_estimate_of_a_ranks_memory_is_what_a_process_takes(shape: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.rank_memory", *shape.split()],
+        cwd=ROOT, check=True, stdout=subprocess.PIPE, encoding="utf-8",
+    )  # fmt: skip
+
+    assert 1.0 <= json.loads(done.stdout)["estimate_of_peak"] <= 1.25
+
+
+def test_estimates_know_of_the_vocabulary_and_of_what_attention_keeps() -> None:
+    small, tiny = with_vocabulary(PRESETS["tiny"], 512), PRESETS["tiny"]
+
+    assert gpu_bytes(small, 8192, "bf16") < gpu_bytes(tiny, 8192, "bf16") - 18 * 2048 * 49_000
+    assert cpu(tiny, 32, 256) < cpu(tiny, 8, 1024) < cpu(tiny, 8, 1024, dropout=0.1)
+    assert cpu(tiny, 8, 256) < cpu(tiny, 8, 256, precision="bf16")
+
+
+def cpu(shape: Shape, micro_batch_size: int, seq_len: int, **changes: Any) -> int:
+    config = TrainConfig(
+        "run", "", "", "", "random", "tiny", "", micro_batch_size=micro_batch_size, seq_len=seq_len,
+        tokens_per_step=micro_batch_size * seq_len, **changes,
+    )  # fmt: skip
+    return rank_bytes(shape, config, 0.0)
