@@ -15,10 +15,16 @@ from instruct_core.storage.documents import load_document
 from instruct_core.storage.store import Store
 
 BUILTIN = "builtin"
+BASE = "base"  # the template among a tokenizer's files
 GPT2 = "gpt2"  # the tokenizer where none is named
 
 
-def command_that_makes(store: Store, out: str | None = None, tokenizer: str | None = None) -> str:
+def command_that_makes(
+    store: Store,
+    out: str | None = None,
+    tokenizer: str | None = None,
+    has_template: bool = True,
+) -> str:
     """
     Return the command that makes a shard set again, from the plan that lies in it.
 
@@ -26,6 +32,7 @@ def command_that_makes(store: Store, out: str | None = None, tokenizer: str | No
         store: The set; where it has no plan, the source is left for the person to fill in.
         out: The set as the person names it, if not by its whole place.
         tokenizer: Another one than it was made with.
+        has_template: Whether that one brings a chat template; chatml stands for a missing one.
     """
     try:
         plan = load_document(store, "plan.json")
@@ -37,12 +44,15 @@ def command_that_makes(store: Store, out: str | None = None, tokenizer: str | No
     for source in sources[:-1] if held_out else sources:
         words += ["--source", str(source.get("source", "SOURCE"))]
     if plan.get("weights"):
-        words += ["--weights", ",".join(f"{weight:g}" for weight in plan["weights"])]
+        words += [
+            "--weights",
+            ",".join(str(weight).removesuffix(".0") for weight in plan["weights"]),
+        ]
     if held_out:
         words += ["--val-source", str(held_out["source"])]
     if len(sources) > 1:  # whose columns are always detected
         plan = sources[0] | {"columns": None}
-    words += ["--out", store.url if out is None else out, *_choices(plan)]
+    words += ["--out", store.url if out is None else out, *_choices(plan, has_template)]
     if (val_rows := (held_out or plan).get("val_rows")) is not None:
         words += ["--val-rows", str(val_rows)]
     own = (plan.get("own_tokenizer") or {}).get("place", GPT2)
@@ -51,7 +61,7 @@ def command_that_makes(store: Store, out: str | None = None, tokenizer: str | No
     return shlex.join(words)
 
 
-def _choices(plan: dict[str, Any]) -> list[str]:
+def _choices(plan: dict[str, Any], has_template: bool) -> list[str]:
     words: list[str] = []
     # Columns that are named by hand would let rows pass that the detected ones have refused.
     if plan.get("columns") and plan["source"] != BUILTIN and not plan.get("refused"):
@@ -59,7 +69,8 @@ def _choices(plan: dict[str, Any]) -> list[str]:
     if plan.get("limit_rows") is not None:
         words += ["--limit-rows", str(plan["limit_rows"])]
     if plan.get("template_text"):
-        words += ["--template", str(plan["template_typed"])]
+        typed = str(plan["template_typed"])
+        words += ["--template", "chatml" if typed == BASE and not has_template else typed]
     if "long_rows" in plan:
         words += ["--long-rows", str(plan["long_rows"])]
     return [*words, "--skip-bad-rows"] if plan.get("skip_bad_rows") else words

@@ -38,7 +38,7 @@ from launch.flags.run import check_model_flags
 from launch.flags.slurm import check_slurm_flags
 from launch.runs.hub import model_place
 from launch.runs.model import inspect_weights
-from launch.runs.places import absolute, check_url
+from launch.runs.places import absolute, check_folder, check_url
 from launch.runs.run import Run
 
 
@@ -55,6 +55,8 @@ def answer_file(flags: Generate, words: Sequence[str] = ()) -> int:
         raise ConfigError(f"--out must name a file, got {flags.out}. Use {flags.out}answers.jsonl")
     out = absolute(flags.out)
     store = Store(f"{out}.parts")
+    if store.is_local:
+        check_folder("--out", flags.out, store.local_path(""), num_bytes=0)
     check_url("--out", out.rpartition("/")[0], writes=not flags.array.dry_run)
     choice = choose_cluster(flags.array.cluster, flags.slurm.clusters)
     request = request_of(flags.slurm) if choice.cluster == "slurm" else None

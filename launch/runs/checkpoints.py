@@ -28,7 +28,7 @@ from instruct_core.storage.store import Store
 from launch.console.display import age, progress_bar, show_table
 from launch.console.lines import EXIT_FAILED, note, say
 from launch.flags.checkpoints import Export, Ls, Prune, Verify
-from launch.runs.places import absolute, check_url
+from launch.runs.places import absolute, check_folder, check_url
 from launch.runs.run import Run
 
 NOTHING = "No step is removed: {} stay"
@@ -108,9 +108,12 @@ def export(flags: Export) -> int:
     """Write a Hugging Face folder, or PEFT's of a run with adapters; return the exit code."""
     run = Run.find(flags.run, flags.checkpoints, flags.runs)
     check_url("--out", flags.out, writes=True)
+    target = Store(absolute(flags.out))
+    if target.is_local:
+        check_folder("--out", flags.out, target.local_path(""), num_bytes=0)
     step = run.good_step(flags.step, note)
     manifest = read_manifest(run.store, step)
-    target, base = Store(absolute(flags.out)), manifest.base
+    base = manifest.base
     what = f"Step {step} of run {flags.run} is in {target.url}"
     if base is not None and not flags.merge:
         from instruct_core.model.adapter_export import export_adapter

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from instruct_core.data.remake import command_that_makes
+from instruct_core.data.templates import base_template
 from instruct_core.data.tokenizer import Tokenizer, load_tokenizer, place_of_tokenizer
 from instruct_core.data.tokenizer_files import GPT2
 from instruct_core.errors import ConfigError
@@ -66,8 +67,9 @@ def same_tokenizer(model: str, words: str, shards: str, document: Mapping[str, A
     made_with = document.get("tokenizer", tokenizer.identity)
     if made_with == tokenizer.identity:
         return tokenizer
+    has_template = base_template(tokenizer) is not None
+    make = command_that_makes(Store(shards), f"{shards}-{tokenizer.name}", place, has_template)
     raise ConfigError(
         f"Shards {shards} were made with the tokenizer {made_with}, and {words} has {tokenizer.name} "
-        f"({tokenizer.identity}). Make those it needs: "
-        + command_that_makes(Store(shards), f"{shards}-{tokenizer.name}", place)
+        f"({tokenizer.identity}). Make those it needs: {make}"
     )

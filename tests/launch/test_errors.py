@@ -181,7 +181,7 @@ GENERATE = {
     "--run t --source questions.jsonl --out folder/": "--out must name a file, got folder/",
     "--run t --source questions.jsonl --out folder": "--out folder is there",
     "--run t --source questions.jsonl --out good.jsonl": "--out good.jsonl is there",
-    "--run t --source questions.jsonl --out file/a.jsonl": "file",
+    "--run t --source questions.jsonl --out file/a.jsonl": "--out file/a.jsonl cannot be written: ",
     "--run t --source questions.jsonl --out s4://x/a.jsonl": "Protocol not known: s4",
     "--run t --source questions.jsonl --out s3://a.jsonl": "Place s3:/ cannot be used: it names no",
 }

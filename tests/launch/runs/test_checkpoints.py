@@ -130,6 +130,7 @@ BAD = {
     "prune r --keep-every -1": "--keep-every must be at least 0, got -1",
     "export r": "--out",
     "export r --out checkpoints_instruct": "is not empty. Give a new folder: nothing is overwritten",
+    "export r --out checkpoints_instruct/r/run.json": "--out checkpoints_instruct/r/run.json cannot be",
     "export r --out s3://nobody/x": "--out s3://nobody/x cannot be used",
     "ls r --checkpoints s3://nobody/x": "--checkpoints s3://nobody/x cannot be used",
 }

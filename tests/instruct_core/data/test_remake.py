@@ -1,0 +1,42 @@
+"""The command that makes a shard set again can be typed as it stands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from instruct_core.data.remake import command_that_makes
+from instruct_core.storage.documents import dump_document
+from instruct_core.storage.store import Store
+
+PLAN = {
+    "sources": [{"source": "a.jsonl"}, {"source": "b.jsonl"}],
+    "weights": [0.123456789, 70.0],
+    "template_typed": "base",
+    "template_text": "{{ messages }}",
+    "own_tokenizer": {"place": "models/own"},
+}
+
+
+@pytest.mark.parametrize(
+    ("asked", "template", "tokenizer"),
+    [
+        ({}, "base", "--tokenizer models/own"),
+        ({"tokenizer": "models/other"}, "base", "--tokenizer models/other"),
+        ({"tokenizer": "gpt2", "has_template": False}, "chatml", "chatml"),
+    ],
+)
+def test_command_has_the_weights_to_the_digit_and_a_template_that_the_tokenizer_has(
+    tmp_path: Path, asked: dict[str, Any], template: str, tokenizer: str
+) -> None:
+    store = Store(tmp_path)
+    first = PLAN | {"sources": [PLAN | {"source": "a.jsonl"}, {"source": "b.jsonl"}]}
+    store.replace("plan.json", dump_document(first))
+
+    command = command_that_makes(store, "out", **asked)
+
+    assert "--source a.jsonl --source b.jsonl --weights 0.123456789,70 --out out" in command
+    assert f"--template {template}" in command
+    assert command.endswith(tokenizer)
