@@ -2,7 +2,7 @@
 The drill on this machine: it proves a run that keeps the promises, and finds one that does not.
 
 Bugs are planted in a copy of the code, each where a promise would be broken, and the drill is typed
-there as a person would.
+there as a person would, who names one of them in the environment.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from textwrap import indent
 from typing import Any, NamedTuple
 
 import pytest
@@ -34,16 +36,16 @@ ON_THIS_MACHINE = "--cluster=local"
 
 
 def test_drill_is_equal_names_its_faults_and_leaves_nothing(tmp_path: Path) -> None:
-    faults = "--faults=usr1@3,kill@7,stop@11,term@14,save@18"
+    faults = "--faults=usr1@2,kill@4,stop@6,term@8,save@10"
 
-    result = launch("drill", ON_THIS_MACHINE, faults, "--steps=24", "--json", cwd=tmp_path)
+    result = launch("drill", ON_THIS_MACHINE, faults, "--steps=12", "--json", cwd=tmp_path)
 
     assert result.returncode == 0, result.stdout + result.stderr
     said = json.loads(result.stdout.splitlines()[-1])
     assert said["equal"]
     assert [(f["kind"], f["step"], f["came"]) for f in said["faults"]] == [
-        ("usr1", 3, True), ("kill", 7, True), ("stop", 11, True), ("term", 14, True),
-        ("save", 18, True),
+        ("usr1", 2, True), ("kill", 4, True), ("stop", 6, True), ("term", 8, True),
+        ("save", 10, True),
     ]  # fmt: skip
     lost = {fault["kind"]: fault["steps_lost"] for fault in said["faults"]}
     assert [lost[kind] for kind in ("usr1", "stop", "term")] == [0, 0, 0]
@@ -116,7 +118,7 @@ def test_run_that_cannot_be_begun_is_refused_and_leaves_nothing(tmp_path: Path) 
 
 
 class Bug(NamedTuple):
-    """Code, what stands there instead, and what the drill says."""
+    """Code, what stands there instead, and what the drill says; HERE holds where the bug is wanted."""
 
     file: str
     good: str
@@ -126,6 +128,7 @@ class Bug(NamedTuple):
     gpus: int = 1
 
 
+HERE = "(__import__('os').environ.get('PLANTED') == {name!r})"
 WRITES_DATA_FIRST = """\
             written = together(self._group, lambda: list(self._put(folder, snapshot.step, images)))
             files = [FileEntry(*entry) for part in written for entry in part]
@@ -151,21 +154,21 @@ BUGS = {
         "instruct_core/train/trainer.py",
         "self.progress = loaded.manifest.progress",
         "self.progress = replace(loaded.manifest.progress, "
-        "samples_seen=loaded.manifest.progress.samples_seen + 1)",
+        "samples_seen=loaded.manifest.progress.samples_seen + HERE)",
         "usr2@4",
         "not equal: ",
     ),
     "moment of the optimizer not restored": Bug(
         "instruct_core/train/optimizer.py",
         "state[kind] = value.to(parameter.device)",
-        'state[kind] = value.to(parameter.device) * (0 if kind == "exp_avg_sq" else 1)',
+        'state[kind] = value.to(parameter.device) * (0 if HERE and kind == "exp_avg_sq" else 1)',
         "term@4",
         "not equal: ",
     ),
     "generator of rank 1 not restored": Bug(
         "instruct_core/train/trainer.py",
         "if loaded is None or loaded.rng is None:",
-        "if loaded is None or loaded.rng is None or ranks.rank() == 1:",
+        "if loaded is None or loaded.rng is None or (HERE and ranks.rank() == 1):",
         "kill@6",
         "not equal: ",
         gpus=2,
@@ -173,49 +176,55 @@ BUGS = {
     "requeue that starts over": Bug(
         "jobs/attempt.py",
         "self._check_identity(loaded)",
-        "self._check_identity(loaded); loaded = None",
+        "self._check_identity(loaded); loaded = None if HERE else loaded",
         "usr2@4",
         "usr2@4 lost 4 steps",
     ),
     "manifest before its data": Bug(
         "instruct_core/checkpoints/writer.py",
         WRITES_DATA_FIRST,
-        WRITES_DATA_LAST,
+        f"{' ' * 12}if HERE:\n{indent(WRITES_DATA_LAST, ' ' * 4)}"
+        f"{' ' * 12}else:\n{indent(WRITES_DATA_FIRST, ' ' * 4)}",
         "save@6",
         "Checkpoint ",
     ),
 }
 
 
-def drill_with(bug: Bug, folder: Path) -> subprocess.CompletedProcess[str]:
-    tree = folder / "tree"
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, ForkServer]]:
+    """A project with all the bugs, and processes of it."""
+    tree = tmp_path_factory.mktemp("planted") / "tree"
     for package in ("launch", "jobs", "instruct_core"):
         shutil.copytree(REPO / package, tree / package)
-    file = tree / bug.file
-    assert file.read_text().count(bug.good) == 1, f"{bug.file} has another line now"
-    file.write_text(file.read_text().replace(bug.good, bug.bad))
-    desk = folder / "desk"
-    desk.mkdir()
-    env = environment() | {"PYTHONPATH": str(tree)}
-    words = [ON_THIS_MACHINE, "--json", "--steps=8", f"--faults={bug.faults}", f"--gpus={bug.gpus}"]
-    with ForkServer(tree, env) as server:
-        drill = server.start(
-            [sys.executable, str(tree / "launch" / "drill.py"), *words], cwd=desk, env=env,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8",
-        )  # fmt: skip
-        said, errors = drill.communicate(HANGS_SECONDS)
-    return subprocess.CompletedProcess(words, drill.returncode or 0, said, errors)
+    for name, bug in BUGS.items():
+        file = tree / bug.file
+        assert file.read_text().count(bug.good) == 1, f"{bug.file} has another line now"
+        bad = bug.bad.replace("HERE", HERE.format(name=name))
+        file.write_text(file.read_text().replace(bug.good, bad))
+    with ForkServer(tree, environment() | {"PYTHONPATH": str(tree)}) as server:
+        yield tree, server
 
 
 @pytest.mark.parametrize("name", BUGS)
-def test_planted_bug_is_found(name: str, tmp_path: Path) -> None:
-    bug = BUGS[name]
+def test_planted_bug_is_found(
+    name: str, planted: tuple[Path, ForkServer], light_shards: Path, tmp_path: Path
+) -> None:
+    bug, (tree, server) = BUGS[name], planted
+    words = [
+        str(tree / "launch" / "drill.py"), ON_THIS_MACHINE, f"--shards={light_shards}", "--json",
+        "--steps=8", f"--faults={bug.faults}", f"--gpus={bug.gpus}",
+    ]  # fmt: skip
+    drill = server.start(
+        [sys.executable, *words], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env=environment() | {"PYTHONPATH": str(tree), "PLANTED": name}, encoding="utf-8",
+    )  # fmt: skip
 
-    result = drill_with(bug, tmp_path)
+    out, errors = drill.communicate(HANGS_SECONDS)
 
-    said: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
-    assert result.returncode == 1, result.stdout + result.stderr
+    said: dict[str, Any] = json.loads(out.splitlines()[-1])
+    assert drill.returncode == 1, out + errors
     assert not said["equal"]
     assert any(problem.startswith(bug.complaint) for problem in said["problems"]), said["problems"]
-    folder = next((tmp_path / "desk").iterdir())  # both runs stay, to be looked at
+    folder = next(tmp_path.iterdir())  # both runs stay, to be looked at
     assert {path.name for path in (folder / "checkpoints").iterdir()} == {"hit", "undisturbed"}
