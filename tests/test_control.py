@@ -6,14 +6,16 @@ from itertools import pairwise
 from pathlib import Path
 
 from tests.conftest import events_of, launch, start, wait_for
-from tests.tiny_runs import arguments, count, final_hashes, run_of
+from tests.tiny_runs import arguments, count, final_hashes, held, run_of
 from tests.warm_launchers import Launcher
 
 FAR = ["--max-steps=100000", "--decay-steps=100000", "--save-every=100000", "--eval-every=100000"]
 
 
 def told(cwd: Path, *words: str) -> None:
-    result = launch("control", "r", *words, cwd=cwd)
+    """Ask the run, which takes no step meanwhile: all that it takes is trained once more."""
+    with held(run_of(cwd)):
+        result = launch("control", "r", *words, cwd=cwd)
     assert result.returncode == 0, result.stderr
 
 
@@ -24,12 +26,12 @@ def asked(cwd: Path) -> list[tuple[str, str]]:
 
 
 def test_run_that_is_saved_paused_resumed_and_extended_ends_with_the_bits_of_one_begun_so(
-    tmp_path: Path, shard_set: Path, killed_after_test: list[Launcher]
+    tmp_path: Path, light_shards: Path, killed_after_test: list[Launcher]
 ) -> None:
     cwd, undisturbed = tmp_path / "asked", tmp_path / "undisturbed"
     cwd.mkdir()
     undisturbed.mkdir()
-    launcher = start("finetune", *arguments(shard_set, 2, *FAR), cwd=cwd)
+    launcher = start("finetune", *arguments(light_shards, 2, *FAR), cwd=cwd)
     killed_after_test.append(launcher)
     wait_for(lambda: count(cwd, "resumed"), "the first attempt")
 
@@ -37,7 +39,7 @@ def test_run_that_is_saved_paused_resumed_and_extended_ends_with_the_bits_of_one
     wait_for(lambda: count(cwd, "saved"), "the save")
     told(cwd, "pause")
     assert launcher.wait(240) == 130
-    told(cwd, "resume")
+    assert launch("control", "r", "resume", cwd=cwd).returncode == 0
     wait_for(lambda: count(cwd, "resumed") == 2, "the second attempt")
     told(cwd, "extend", "200000")
     wait_for(lambda: count(cwd, "asked") == 3, "the later end")
@@ -47,6 +49,6 @@ def test_run_that_is_saved_paused_resumed_and_extended_ends_with_the_bits_of_one
     assert asked(cwd)[:2] == [("save", "saved"), ("pause", "paused")]
     assert asked(cwd)[-1] == ("stop", "stopped")
     last = events_of(run_of(cwd))[-1]["step"]
-    begun_so = [*arguments(shard_set, 2, *FAR), f"--max-steps={last}"]
+    begun_so = [*arguments(light_shards, 2, *FAR), f"--max-steps={last}"]
     assert launch("finetune", *begun_so, cwd=undisturbed).returncode == 0
     assert final_hashes(cwd, last) == final_hashes(undisturbed, last)

@@ -15,10 +15,10 @@ __all__ = ["server"]  # a fixture
 
 
 def test_run_tells_that_it_was_warned_goes_on_and_ends_and_keeps_the_address_to_itself(
-    tmp_path: Path, shard_set: Path, server: Server,
+    tmp_path: Path, light_shards: Path, server: Server,
     killed_after_test: list[Launcher],
 ) -> None:  # fmt: skip
-    words = [*arguments(shard_set, 1), f"--notify={server.url}"]
+    words = [*arguments(light_shards, 1), f"--notify={server.url}"]
     launcher = start("finetune", *words, cwd=tmp_path)
     killed_after_test.append(launcher)
     wait_for(lambda: count(tmp_path, "resumed") or launcher.poll() is not None, "the first step")
