@@ -25,11 +25,25 @@ from instruct_core.train import gradients
 from instruct_core.train.progress import Setup, StepReport
 from instruct_core.train.trainer import Trainer
 from instruct_core.train.wishes import Wishes
+from tests.conftest import launch
 
 CONFIG = TrainConfig(
     "r", "s", "c", "t", "random", "tiny", "f", max_steps=4, seq_len=64, micro_batch_size=2,
     tokens_per_step=256, learning_rate=1e-3, warmup_steps=0, eval_every=2, save_every=2,
 )  # fmt: skip
+
+
+TINY = replace(PRESETS["tiny"], vocab_size=1000)
+
+
+@pytest.fixture(scope="module")
+def shard_set(tmp_path_factory: pytest.TempPathFactory, rows_file: Path, small_base: Path) -> Path:
+    """With as many rows of validation as usual, and few tokens to learn."""
+    cwd = tmp_path_factory.mktemp("shards")
+    flags = (f"--source={rows_file}", "--out=small", "--num-tasks=1", f"--tokenizer={small_base}")
+    result = launch("preprocess", *flags, cwd=cwd)
+    assert result.returncode == 0, result.stderr
+    return cwd / "small"
 
 
 class Desk:
@@ -38,7 +52,7 @@ class Desk:
     def __init__(self, folder: Path, shard_set: Path) -> None:
         self.events: list[Event] = []
         self.reports: list[StepReport] = []
-        self.model = GPT2(PRESETS["tiny"])
+        self.model = GPT2(TINY)
         self.model.initialize(1)
         self.stop: Callable[[], bool] = lambda: False
         self.wishes: Callable[[], Wishes] = Wishes
@@ -176,11 +190,11 @@ def test_long_step_is_given_up_when_warned_and_made_again_with_the_same_bits(
     desk: Desk, tmp_path_factory: pytest.TempPathFactory, shard_set: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    desk.model = GPT2(PRESETS["tiny"], dropout=0.1)
+    desk.model = GPT2(TINY, dropout=0.1)
     desk.model.initialize(1)
     config = replace(CONFIG, dropout=0.1)
     other = Desk(tmp_path_factory.mktemp("undisturbed"), shard_set)
-    other.model = GPT2(PRESETS["tiny"], dropout=0.1)
+    other.model = GPT2(TINY, dropout=0.1)
     other.model.initialize(1)
     other.trainer(config).run()
     monkeypatch.setattr(gradients, "STOP_PATIENCE_SECONDS", 0.0)
