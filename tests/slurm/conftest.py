@@ -30,6 +30,7 @@ from tests.slurm.configuration import ClusterSettings
 from tests.tiny_runs import stopped
 
 STEPS = 30
+ONE_RANK = ("--nodes=1", "--gpus=1")  # where it is the queue that is looked at
 NEEDED = ("slurmctld", "slurmd", "sbatch", "unshare", "nsenter")
 Cluster = Callable[..., SlurmCluster]
 

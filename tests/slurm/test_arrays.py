@@ -15,7 +15,7 @@ from instruct_core.config import PRESETS
 from instruct_core.model.gpt2 import GPT2
 from tests.conftest import wait_for, write_rows
 from tests.slurm.cluster import SlurmCluster
-from tests.slurm.conftest import Cluster, Run
+from tests.slurm.conftest import ONE_RANK, Cluster, Run
 
 
 def files_of(shards: Path) -> dict[str, bytes]:
@@ -122,7 +122,7 @@ def test_training_waits_for_the_follow_up_of_a_task_that_may_not_be_requeued(
     assert done.returncode == 0, done.stderr
     ids = desk.cwd / "s" / "job" / "0000" / "job_ids"
     [array] = ids.read_text().split()
-    desk.submit("--shards=s", "--max-steps=5")
+    desk.submit("--shards=s", "--max-steps=5", *ONE_RANK)
     run("scontrol", "update", f"JobId={array}", "Requeue=0")
     run("scontrol", "release", held)
     wait_for(lambda: len(list((desk.cwd / "s" / "train").glob("*"))) > 2, "some shards")
@@ -154,7 +154,7 @@ def test_questions_are_answered_by_an_array_and_a_killed_task_comes_back(
         "".join(json.dumps({"id": n, "prompt": f"Say {n}."}) + "\n" for n in range(60))
     )
     flags = [
-        "--checkpoint=tiny.pt", "--source=q.jsonl", "--rows-per-part=10", "--max-new-tokens=200",
+        "--checkpoint=tiny.pt", "--source=q.jsonl", "--rows-per-part=10", "--max-new-tokens=40",
         "--temperature=1",
     ]  # fmt: skip
     alone = desk.launch("generate", *flags, "--out=one.jsonl", "--cluster=local", "--num-tasks=1")

@@ -52,12 +52,13 @@ def test_fifty_warnings_in_a_second_are_one_where_requeueing_is_off_by_default(
     assert_ended_as_if_undisturbed(run, undisturbed_pair)
 
 
-def test_ten_faults_in_a_row_leave_no_trace(desk: Run) -> None:
+def test_ten_faults_in_a_row_leave_no_trace(desk: Run, light_shards: Path) -> None:
     seed = int.from_bytes(os.urandom(2), "little")
 
     result = desk.launch(
         "drill", "--nodes=2", "--gpus=1", "--cpus-per-task=1", "--time=60", "--random-faults=10",
-        f"--seed={seed}", "--steps=40", "--json", timeout_seconds=HANGS_SECONDS,
+        f"--seed={seed}", "--steps=40", "--json", f"--shards={light_shards}",
+        timeout_seconds=HANGS_SECONDS,
     )  # fmt: skip
 
     assert result.returncode == 0, result.stdout + result.stderr

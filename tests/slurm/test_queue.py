@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.conftest import HANGS_SECONDS, REPO, wait_for
 from tests.slurm.cluster import SlurmCluster
-from tests.slurm.conftest import Run, assert_ended_as_if_undisturbed
+from tests.slurm.conftest import ONE_RANK, Run, assert_ended_as_if_undisturbed
 
 
 def test_training_waits_for_shards_that_are_being_made(
@@ -24,7 +24,7 @@ def test_training_waits_for_shards_that_are_being_made(
     )
     assert made.returncode == 0, made.stderr
 
-    said = desk.submit("--shards=later", "--max-steps=5")
+    said = desk.submit("--shards=later", "--max-steps=5", *ONE_RANK)
 
     assert "still being made" in said
     array = (desk.cwd / "later" / "job" / "0000" / "job_ids").read_text().strip()
@@ -44,7 +44,7 @@ def test_run_behind_tasks_that_failed_is_told_and_replaced_by_the_same_command(
     words = [f"--source={rows_file}", "--out=later", "--num-tasks=2"]
     made = desk.launch("preprocess", *words, f"--after={held}")
     assert made.returncode == 0, made.stderr
-    desk.submit("--shards=later", "--max-steps=5")
+    desk.submit("--shards=later", "--max-steps=5", *ONE_RANK)
     waiting = desk.job_id
     array = (desk.cwd / "later" / "job" / "0000" / "job_ids").read_text().strip()
 
@@ -52,7 +52,7 @@ def test_run_behind_tasks_that_failed_is_told_and_replaced_by_the_same_command(
     wait_for(lambda: cluster.job(waiting)["Reason"] == "DependencyNeverSatisfied", "the wait's end")
     told = desk.launch("logs", "r", "-f")
     assert desk.launch("preprocess", *words, "--follow").returncode == 0
-    said = desk.submit("--shards=later", "--max-steps=5")
+    said = desk.submit("--shards=later", "--max-steps=5", *ONE_RANK)
 
     assert told.returncode == 1
     assert "run r can never start: what it waits for has failed" in told.stderr
@@ -68,7 +68,7 @@ def test_requeued_run_does_not_see_edited_code(
     project = tmp_path / "project"
     for package in ("launch", "jobs", "instruct_core"):
         shutil.copytree(REPO / package, project / package)
-    run = Run(cluster, tmp_path / "desk", light_shards, "--gpus=1", code=project)
+    run = Run(cluster, tmp_path / "desk", light_shards, *ONE_RANK, code=project)
     run.submit()
 
     (project / "jobs" / "attempt.py").write_text("raise RuntimeError('half-edited')\n")

@@ -50,7 +50,7 @@ def site(other_cluster: Cluster, tmp_path: Path, light_shards: Path) -> Run:
     real = sbatch.rename(sbatch.with_name("sbatch-itself"))
     sbatch.write_text(TALKS.format(real=real))
     sbatch.chmod(0o755)
-    return Run(cluster, tmp_path, light_shards, "--setup=export GREETING=hello")
+    return Run(cluster, tmp_path, light_shards, "--gpus=1", "--setup=export GREETING=hello")
 
 
 def test_run_is_refused_with_what_to_type_and_survives_with_it(site: Run) -> None:

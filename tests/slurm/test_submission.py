@@ -13,7 +13,7 @@ import pytest
 
 from tests.conftest import HANGS_SECONDS, REPO, wait_for
 from tests.slurm.cluster import SlurmCluster
-from tests.slurm.conftest import Cluster, Run, assert_ended_as_if_undisturbed
+from tests.slurm.conftest import ONE_RANK, Cluster, Run, assert_ended_as_if_undisturbed
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_launcher_that_dies_after_submitting_leaves_a_run_that_goes_on(
     cluster: SlurmCluster, tmp_path: Path, light_shards: Path
 ) -> None:
     """Nothing depends on the shell: it is killed as soon as the job has an id."""
-    desk = Run(cluster, tmp_path, light_shards, "--gpus=1")
+    desk = Run(cluster, tmp_path, light_shards, *ONE_RANK)
     env = desk.cluster.env | {"HF_HUB_OFFLINE": "1"}
     launcher = subprocess.Popen(
         [sys.executable, str(REPO / "launch" / "finetune.py"), *desk.arguments, "--follow"],
