@@ -26,12 +26,13 @@ BYTES_PER_PARAMETER = 16  # weight, gradient (which lies in DDP's bucket), two m
 SAVED_BYTES_PER_PARAMETER = 12  # weight and two moments
 SLICE_TOKENS, GPU_SLICE_TOKENS = 512, 2048  # of the loss, see instruct_core/train/loss.py
 # Measured with bench/rank_memory.py: what Python and torch take, of which ranks share 0.1 GB.
-PROCESS_BYTES = 300_000_000
+PROCESS_BYTES = 310_000_000
 SLICES = 2  # logits of a slice and what is made of them, see instruct_core/train/softmax.py
 HALF_SLICES = 2.5  # beside them where products are in bfloat16: memory that is taken anew each time
 HEADS = 4  # gradients of head and embedding beside the state's own, and holes that they leave
 PASSING = 16  # numbers of the model's width that a token has for a moment, in a backward
-MASKS = 6  # of a micro-batch, beside the one that every layer keeps: holes are as large as they are
+# With dropout or what is compiled, beside the mask that every layer keeps: holes are as large as they are.
+MASKS = 6
 # With dropout torch has no kernel for a CPU that spares the weights of attention: so often a layer keeps
 # them, and so often they are there for a moment.
 KEPT_WEIGHTS, PASSING_WEIGHTS = 7, 8
@@ -88,7 +89,8 @@ def rank_bytes(shape: Shape, config: TrainConfig, staged_share: float, adapters:
     """
     seq_len, tokens = config.seq_len, config.micro_batch_size * config.seq_len
     heads = (0 if adapters else HEADS) * shape.vocab_size * shape.width
-    looks = (shape.num_layers + MASKS) * seq_len
+    # Row by row attention needs no mask, see instruct_core/train/loss.py.
+    looks = (shape.num_layers + MASKS) * seq_len if config.dropout or config.compile else 0
     if config.dropout:
         weights = KEPT_WEIGHTS * shape.num_layers + PASSING_WEIGHTS
         looks += weights * shape.num_heads * seq_len
