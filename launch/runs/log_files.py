@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from instruct_core.errors import ConfigError, SlurmError
+from instruct_core.errors import ConfigError, MissingError, SlurmError
 from instruct_core.names import PLAIN_NAME
 from instruct_core.storage.store import Store
 from jobs.slurm import JobRecord
@@ -56,6 +56,11 @@ class RunLog:
             for folder in self.status.job_folders()
             for path in sorted(folder.glob(f"*_{self.rank}_log.out"), key=_job_of)
         ]
+
+    def last_rank(self) -> int | None:
+        """Return the highest rank that has logged; None where none has."""
+        names = [p.name for f in self.status.job_folders() for p in f.glob("*_*_log.out")]
+        return max((int(name.split("_")[1]) for name in names), default=None)
 
     def records(self) -> list[JobRecord]:
         """Return what Slurm knows about its job; [] where nobody can tell."""
@@ -133,7 +138,7 @@ def log_source(flags: Logs) -> RunLog | ArrayLog:
 
     Raises:
         ConfigError: A flag goes with the other kind alone, or the name is no plain one.
-        MissingError: There is nothing of the name.
+        MissingError: There is nothing of the name, or no such rank in a run that has ended.
     """
     for flag, number in (("--task", flags.task), ("--rank", flags.rank)):
         if number is not None and number < 0:
@@ -143,7 +148,14 @@ def log_source(flags: Logs) -> RunLog | ArrayLog:
         run = Run.find(flags.run, flags.checkpoints, flags.runs)
         if flags.task is not None:
             raise ConfigError(f"--task is of an array, and {flags.run} is a run. Use --rank.")
-        return RunLog(RunStatus.of(run), flags.rank)
+        log = RunLog(RunStatus.of(run), flags.rank)
+        last = log.last_rank()
+        if last is not None and flags.rank > last and not log.goes_on():
+            raise MissingError(
+                f"--rank must be at most {last}, got {flags.rank}: no other rank of run {flags.run} has "
+                "logged anything."
+            )
+        return log
     if flags.rank:
         raise ConfigError(f"--rank is of a run, and {array.what} is an array. Use --task.")
     return array

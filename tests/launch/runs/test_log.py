@@ -103,6 +103,12 @@ def test_rank_without_a_log_is_named_and_one_below_zero_refused(
     assert capsys.readouterr().err == "Rank 7 of run r has logged nothing yet: not started.\n"
     with pytest.raises(ConfigError, match="--rank must be at least 0, got -1"):
         show_log(Logs("r", rank=-1, checkpoints=place))
+    (project / "runs/r/job/0000").mkdir(parents=True, exist_ok=True)
+    (project / "runs/r/job/0000/1_1_log.out").touch()
+    with pytest.raises(
+        MissingError, match=r"--rank must be at most 1, got 7: no other rank of run r"
+    ):
+        show_log(Logs("r", rank=7, checkpoints=place))
 
 
 @pytest.mark.parametrize("place", ["s", "shards/s"])
