@@ -7,8 +7,7 @@ What a rank tells of its attempt while it trains: ledger, curves, progress file,
     ... on_event, on_step, on_samples, on_read are the trainer's callbacks ...
     reporter.ended(Finished(step), is_warned=False)
 
-Rank 0 keeps the ledger, the curves and the progress file; every rank writes down the samples it reads
-if that was asked for.
+Rank 0 keeps ledger, curves and progress file; every rank the samples it reads, if that was asked for.
 """
 
 from __future__ import annotations
@@ -51,8 +50,7 @@ logger = logging.getLogger(__name__)
 
 PROGRESS_SECONDS = 0.5  # how often the progress file is replaced at most
 SYSTEM_METRICS_SECONDS = 5.0
-# For the last event of an attempt, its last progress and samples together: nothing comes after them
-# that would write them with it. A run that is warned must be gone soon.
+# For the last event, progress and samples of an attempt together. One that is warned must be gone soon.
 LAST_EVENT_SECONDS, LAST_EVENT_SECONDS_WHEN_WARNED = 60.0, LOOK_AGAIN_SECONDS
 
 
