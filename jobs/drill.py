@@ -19,15 +19,16 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from instruct_core import ranks
 from instruct_core.converter import structure
 from instruct_core.errors import DrillError
 from instruct_core.storage.documents import dump_document, load_document
 from instruct_core.storage.store import Store
 from jobs.slurm import clean_environment, own_job_id, run_client
-from jobs.world import World
+
+if TYPE_CHECKING:
+    from jobs.world import World
 
 SCHEDULE = "drill.json"
 SUSPENDED_SECONDS = 5
@@ -73,6 +74,8 @@ def write_schedule(runs: Store, faults: Sequence[Fault]) -> None:
 
 def read_schedule(runs: Store) -> list[Fault]:
     """Return the faults that hit a run, on all ranks; one of them asks, for most runs have none."""
+    from instruct_core import ranks  # here: with it comes torch, which who starts a drill needs not
+
     document: dict[str, Any] = {"faults": []}
     if ranks.rank() == 0:
         with contextlib.suppress(FileNotFoundError):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from instruct_core.errors import ConfigError
 from jobs.drill import Fault
 from launch.drills.schedule import drawn, save_every, schedule_of
+from tests.conftest import REPO
 
 
 def test_faults_come_in_the_order_of_their_steps_and_kills_take_turns() -> None:
@@ -64,3 +68,9 @@ def test_run_saves_so_often_that_its_own_kills_cannot_end_it(steps: list[int], e
     assert save_every([Fault("save", fault.step + 1) for fault in faults]) == every
     for low in range(0, 30, every):
         assert sum(low <= fault.step < low + every for fault in faults) <= 2
+
+
+def test_drill_is_begun_without_torch() -> None:
+    script = "import sys, launch.drills.drill; sys.exit('torch' in sys.modules)"
+
+    assert subprocess.run([sys.executable, "-c", script], cwd=REPO, check=False).returncode == 0
