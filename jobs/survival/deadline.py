@@ -31,6 +31,7 @@ MARGIN_SECONDS = 3.0  # between our requeue and Slurm's kill
 # ... where a follow-up is chained instead: all ranks must end, and Python and sbatch start.
 CHAIN_MARGIN_SECONDS = 30.0
 DEFAULT_LEAD_SECONDS = 120
+ASK_AGAIN_SECONDS = 10.0  # a controller that did not tell its clock
 SAME_CLOCK_SECONDS = 2.0  # the controller tells whole seconds, some time after it was asked
 
 
@@ -51,6 +52,7 @@ class Deadline:
         self._end: float | None = None  # UTC seconds
         # The controller's clock, which tells all times, as one that nobody sets while the job runs.
         self._booted_at = utc_seconds() - monotonic()
+        self._ask_clock_at: float | None = monotonic()  # None once the controller has told its own
         self._requeue_at: float | None = None  # known once Slurm has answered a warned job
 
     def look(self, stop_noted: bool, step_seconds: float) -> None:
@@ -58,8 +60,8 @@ class Deadline:
         needed = needed_seconds(step_seconds, self.save_seconds)
         if self._end is None:
             self._end = _end_of_job()
-            if self._end is not None:
-                self._booted_at = utc_seconds() - monotonic() - _seconds_ahead()
+        if self._end is not None:
+            self._ask_clock()
         now = self._booted_at + monotonic()
         end = float("inf") if self._end is None else self._end
         if needed > self._lead:
@@ -72,6 +74,17 @@ class Deadline:
                 os.kill(os.getpid(), signal.SIGUSR1)
         if stop_noted and not self._given_up and now > self._time_to_requeue(now, end):
             self._given_up = self._requeue()
+
+    def _ask_clock(self) -> None:
+        """Go by the controller's clock once it is told; until then by the node's."""
+        if self._ask_clock_at is None or monotonic() < self._ask_clock_at:
+            return
+        ahead = _seconds_ahead()
+        if ahead is None:
+            self._ask_clock_at = monotonic() + ASK_AGAIN_SECONDS
+            return
+        self._ask_clock_at = None
+        self._booted_at = utc_seconds() - monotonic() - ahead
 
     def _time_to_requeue(self, now: float, end: float) -> float:
         """Return when a warned job is given up; where Slurm does not answer, by what was known."""
@@ -119,13 +132,16 @@ def _before_the_kill(job: JobRecord | None, now: float) -> float:
     return end - (MARGIN_SECONDS if job.may_requeue else max(MARGIN_SECONDS, chain_margin))
 
 
-def _seconds_ahead() -> float:
-    """Return by how much this node's clock differs from the controller's; 0 where it is about right."""
+def _seconds_ahead() -> float | None:
+    """
+    Return by how much this node's clock differs from the controller's; 0 where it is about right, None
+    where that is not told.
+    """
     before = utc_seconds()
     try:
         ahead = before - controller_seconds()
     except SlurmError:
-        return 0.0
+        return None
     if abs(ahead) < SAME_CLOCK_SECONDS:
         return 0.0
     logger.warning("This node's clock is %+.0f s away from that of Slurm's controller", ahead)

@@ -190,3 +190,31 @@ def test_clock_that_is_set_while_a_job_runs_neither_ends_it_nor_hides_its_end(
 
     wait_for(lambda: scheduler.warned, "the warning")
     assert scheduler.warned == [signal.SIGUSR1]
+
+
+def test_controller_that_does_not_tell_its_clock_at_first_is_asked_again(
+    scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scheduler.ahead = -120.0
+    told = deadline_module.controller_seconds
+    asked: list[float] = []
+
+    def silent() -> int:
+        asked.append(scheduler.now)
+        raise SlurmError("no answer")
+
+    monkeypatch.setattr(deadline_module, "controller_seconds", silent)
+    deadline = Deadline(lead_seconds=120, save_seconds=1.0)
+    scheduler.ends_in(1000)
+    for _ in range(3):
+        deadline.look(stop_noted=False, step_seconds=1.0)
+    assert len(asked) == 1  # and not several times a second
+
+    monkeypatch.setattr(deadline_module, "controller_seconds", told)
+    scheduler.now += 20
+    deadline.look(stop_noted=False, step_seconds=1.0)
+    assert not scheduler.warned
+    scheduler.now += 976
+    deadline.look(stop_noted=False, step_seconds=1.0)
+
+    wait_for(lambda: scheduler.warned, "the warning")
