@@ -63,7 +63,7 @@ def answer_file(flags: Generate, words: Sequence[str] = ()) -> int:
     num_gpus = visible_gpus().number if request is None else 0
     if num_gpus:
         check_torch_sees(num_gpus)
-    _refuse_on_gpus(flags.model.weights, request)
+    _refuse_on_gpus(flags.model.weights, request, num_gpus)
     old = AnswerPlan.load_if_there(store)
     with tempfile.TemporaryDirectory() as scratch:
         # A dry run writes nothing, not even a source that is unpacked.
@@ -90,7 +90,7 @@ def _check(flags: Generate) -> None:
     check_model_flags(flags.model)
 
 
-def _refuse_on_gpus(kept: Kept, request: Request | None) -> None:
+def _refuse_on_gpus(kept: Kept, request: Request | None, num_gpus: int) -> None:
     """Refuse weights that are kept for processors where tasks have GPUs; see `check_kept`."""
     if kept == "fp32":
         return
@@ -100,7 +100,7 @@ def _refuse_on_gpus(kept: Kept, request: Request | None) -> None:
             f"{problem}tasks on partition {request.partition} get a GPU each. Leave it out, or give a "
             "--partition without GPUs."
         )
-    if request is None and visible_gpus().number:
+    if num_gpus:
         raise ConfigError(
             f"{problem}this machine has a GPU. Leave it out, or hide the GPU: CUDA_VISIBLE_DEVICES= "
             "before the command."

@@ -7,7 +7,6 @@ import pytest
 from instruct_core.errors import ConfigError
 from instruct_core.recipe import Kept
 from launch.arrays import answers
-from launch.cluster.gpus import Gpus
 from launch.cluster.request import Request
 
 NOTHING = Request("debug", 60, 0, 2, None, "partition debug", ())
@@ -24,21 +23,15 @@ NOTHING = Request("debug", 60, 0, 2, None, "partition debug", ())
     ],
 )  # fmt: skip
 def test_gpus_that_would_answer_are_named(
-    request_: Request | None, gpus: int, message: str, monkeypatch: pytest.MonkeyPatch
+    request_: Request | None, gpus: int, message: str
 ) -> None:
-    monkeypatch.setattr(answers, "visible_gpus", lambda: Gpus(gpus))
-
     with pytest.raises(ConfigError, match=f"--weights fp16 is for processors, and {message}"):
-        answers._refuse_on_gpus("fp16", request_)
+        answers._refuse_on_gpus("fp16", request_, gpus)
 
 
 @pytest.mark.parametrize(
     ("kept", "request_", "gpus"),
-    [("fp16", None, 0), ("fp16", NOTHING, 8), ("fp32", NOTHING._replace(gpus_per_node=1), 8)],
+    [("fp16", None, 0), ("fp16", NOTHING, 0), ("fp32", NOTHING._replace(gpus_per_node=1), 0)],
 )
-def test_processors_that_answer_are_not(
-    kept: Kept, request_: Request | None, gpus: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(answers, "visible_gpus", lambda: Gpus(gpus))
-
-    answers._refuse_on_gpus(kept, request_)
+def test_processors_that_answer_are_not(kept: Kept, request_: Request | None, gpus: int) -> None:
+    answers._refuse_on_gpus(kept, request_, gpus)
