@@ -31,7 +31,7 @@ SLICES = 2  # logits of a slice and what is made of them, see instruct_core/trai
 HALF_SLICES = 2.5  # beside them where products are in bfloat16: memory that is taken anew each time
 HEADS = 4  # gradients of head and embedding beside the state's own, and holes that they leave
 PASSING = 16  # numbers of the model's width that a token has for a moment, in a backward
-# With dropout or what is compiled, beside the mask that every layer keeps: holes are as large as they are.
+# Of a run with dropout or what is compiled, beside the mask that every layer keeps: holes of their size.
 MASKS = 6
 # With dropout torch has no kernel for a CPU that spares the weights of attention: so often a layer keeps
 # them, and so often they are there for a moment.
