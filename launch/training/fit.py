@@ -26,7 +26,7 @@ BYTES_PER_PARAMETER = 16  # weight, gradient (which lies in DDP's bucket), two m
 SAVED_BYTES_PER_PARAMETER = 12  # weight and two moments
 SLICE_TOKENS, GPU_SLICE_TOKENS = 512, 2048  # of the loss, see instruct_core/train/loss.py
 # Measured with bench/rank_memory.py: what Python and torch take, of which ranks share 0.1 GB.
-PROCESS_BYTES = 310_000_000
+PROCESS_BYTES = 320_000_000
 SLICES = 2  # logits of a slice and what is made of them, see instruct_core/train/softmax.py
 HALF_SLICES = 2.5  # beside them where products are in bfloat16: memory that is taken anew each time
 HEADS = 4  # gradients of head and embedding beside the state's own, and holes that they leave
