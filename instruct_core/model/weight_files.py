@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from instruct_core.checkpoints.manifest import FileEntry, manifest_in
-from instruct_core.checkpoints.steps import opened, read_verified
+from instruct_core.checkpoints.steps import STEP_FOLDER, opened, read_verified
 from instruct_core.errors import ConfigError, CorruptFileError, MissingError
 from instruct_core.model.foreign import load_foreign
 from instruct_core.model.foreign_settings import Said
@@ -42,6 +42,7 @@ STATE_DICTS = ("model", "state_dict", "model_state_dict", "module")  # nanoGPT, 
 SETTINGS = ("model_args", "config", "args", "hyper_parameters")  # what describes the model, first
 # What DDP, torch.compile, FSDP and activation checkpointing put into names, wherever they wrap.
 WRAPPERS = re.compile(r"(?:^module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+CHOICES = "Give a Hugging Face folder or id, a step folder of a run, or a .pt file."
 MAX_NAMES = 5  # that a message shows
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
@@ -76,13 +77,9 @@ def _read_folder(store: Store, init: str, name: str | None = None) -> Found:
     """Return the weights of a folder, or those in one file of it."""
     names = store.names()
     if name is not None and name not in names:
-        raise MissingError(f"Model {init} is not there. Give another path, or random.")
+        raise MissingError(f"Model {init} is not there. {CHOICES}")
     if "config.json" not in names:
-        beside = "beside it: its shape is not known. Give a" if name else "in it. Give random, a"
-        raise MissingError(
-            f"Model {init} is not there, or no model: no config.json {beside} Hugging Face folder, a "
-            "step folder of a run, or a .pt file."
-        )
+        raise MissingError(f"Model {init} {_lacking(init, names, name)}")
     entries: dict[str, FileEntry] = {}
     if "manifest.json" in names:  # a step folder of ours: its bytes are checked
         entries = {entry.file: entry for entry in manifest_in(store).files}
@@ -98,6 +95,17 @@ def _read_folder(store: Store, init: str, name: str | None = None) -> Found:
     for file in _indexed_files(store, chosen, names):
         tensors.update(_tensors_in(store, file, entries))
     return Found(tensors, said, generation)
+
+
+def _lacking(init: str, names: list[str], name: str | None) -> str:
+    """Return what is said of a place without a config.json, and what could be given in its stead."""
+    if name is not None:
+        return f"cannot be read alone: no config.json beside it tells its shape. {CHOICES}"
+    if not names:
+        return f"is not there, or empty. {CHOICES}"
+    if steps := [each for each in names if STEP_FOLDER.fullmatch(each)]:
+        return f"is no model but a run's folder. Give a step of it: {init.rstrip('/')}/{steps[-1]}"
+    return f"is no model: no config.json in it. {CHOICES}"
 
 
 def _generation_in(store: Store, names: list[str]) -> Mapping[str, Any]:
@@ -135,7 +143,7 @@ def _tensors_in(store: Store, name: str, entries: Mapping[str, FileEntry]) -> Ma
 
 def _read_pickle(store: Store, name: str, init: str) -> Found:
     if not store.exists(name):
-        raise MissingError(f"Model {init} is not there. Give another path, or random.")
+        raise MissingError(f"Model {init} is not there. {CHOICES}")
     data = store.read(name)
     _refuse_pointer(data, init)
     content = load_foreign(data, init)

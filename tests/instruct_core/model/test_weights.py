@@ -167,7 +167,10 @@ def test_head_of_its_own_is_refused(model: GPT2, tmp_path: Path) -> None:
 
 
 def test_folder_without_a_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(MissingError, match=r"no config\.json in it"):
+    with pytest.raises(MissingError, match="is not there, or empty"):
+        load_pretrained(str(tmp_path))
+    (tmp_path / "notes.txt").write_text("hello", encoding="utf-8")
+    with pytest.raises(MissingError, match=r"is no model: no config\.json in it"):
         load_pretrained(str(tmp_path))
 
 
