@@ -21,6 +21,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from threading import Thread
 from typing import Literal, NamedTuple
 
 from instruct_core.names import PLAIN_NAME
@@ -102,6 +103,13 @@ def blame(node: str, kind: Kind, why: str, run: str) -> None:
                 path.unlink(missing_ok=True)
     except OSError as error:  # a job must not end of what it wants to say
         logger.warning("What node %s has done could not be noted: %s", node, error)
+
+
+def blame_aside(node: str, kind: Kind, why: str, run: str) -> Thread:
+    """Do as `blame` in a thread of its own: training does not wait for a disk that is asked again."""
+    thread = Thread(target=blame, args=(node, kind, why, run), name="blame", daemon=True)
+    thread.start()
+    return thread
 
 
 def own_cluster() -> str:

@@ -32,7 +32,7 @@ from instruct_core.storage.store import Store
 from instruct_core.train.metrics import Metrics, flops_per_token, peak_flops, system_metrics
 from instruct_core.train.progress import SampleAnswer, StepReport
 from instruct_core.train.wishes import Wishes
-from jobs.bad_nodes import blame
+from jobs.bad_nodes import blame_aside
 from jobs.control import Control, Request, Verb
 from jobs.events import Finished, Paused, Requeued, Resumed, ShortLead, Started, Stopped
 from jobs.job_folder import Progress, job_folder, write_progress
@@ -204,7 +204,7 @@ class Reporter:
             place = self._places[event.rank]
             event = replace(event, node=place.node or place.host, gpu=place.gpu)
             if self._ledger is not None:
-                blame(place.node, "slow", str(event), self._config.run)
+                blame_aside(place.node, "slow", str(event), self._config.run)
         self.note(event)
         if isinstance(event, Saved):
             if self._deadline is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,11 +13,14 @@ from typing import Any
 
 import pytest
 
+from instruct_core.events import SlowRank
 from instruct_core.storage import patience
 from jobs import bad_nodes
 from jobs.bad_nodes import COUNTS_SECONDS, DAY, Kind, blame, blame_crash, forgive
 from jobs.causes import cause_of_text
 from jobs.job_folder import FAILED_CHECK
+from jobs.surroundings import Place
+from tests.jobs.reporters import reporter_in
 from tests.slow_clock import Clock as SlowClock
 
 NOW = 2_000_000_000.0
@@ -237,3 +241,25 @@ def test_fault_that_a_disk_does_not_tell_of_now_is_read_again_and_not_left_out(
     assert seen == ["node2"]
     with pytest.raises(OSError, match="Input/output"):  # nobody knows, and says so
         names(record)
+
+
+def test_training_does_not_wait_for_a_disk_that_fails(
+    record: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reporter = reporter_in(tmp_path, monkeypatch)
+    reporter._places = [Place(1, "host1", "", "node1"), Place(2, "host2", "", "node2")]
+    is_back, write = threading.Event(), bad_nodes.replace_json
+
+    def late(path: Path, document: dict[str, Any]) -> None:
+        assert is_back.wait(60), "nobody went on meanwhile"
+        write(path, document)
+
+    monkeypatch.setattr(bad_nodes, "replace_json", late)
+
+    reporter.on_event(SlowRank(step=20, rank=1, seconds=2.0, usual_seconds=1.0))
+
+    assert not names(record)
+    [noting] = [thread for thread in threading.enumerate() if thread.name == "blame"]
+    is_back.set()
+    noting.join(60)
+    assert [path.parent.name for path in record.rglob("*-slow.json")] == ["node2"]
