@@ -25,7 +25,6 @@ from instruct_core.train import gradients
 from instruct_core.train.progress import Setup, StepReport
 from instruct_core.train.trainer import Trainer
 from instruct_core.train.wishes import Wishes
-from tests.conftest import launch
 
 CONFIG = TrainConfig(
     "r", "s", "c", "t", "random", "tiny", "f", max_steps=4, seq_len=64, micro_batch_size=2,
@@ -34,16 +33,6 @@ CONFIG = TrainConfig(
 
 
 TINY = replace(PRESETS["tiny"], vocab_size=1000)
-
-
-@pytest.fixture(scope="module")
-def shard_set(tmp_path_factory: pytest.TempPathFactory, rows_file: Path, small_base: Path) -> Path:
-    """With as many rows of validation as usual, and few tokens to learn."""
-    cwd = tmp_path_factory.mktemp("shards")
-    flags = (f"--source={rows_file}", "--out=small", "--num-tasks=1", f"--tokenizer={small_base}")
-    result = launch("preprocess", *flags, cwd=cwd)
-    assert result.returncode == 0, result.stderr
-    return cwd / "small"
 
 
 class Desk:
