@@ -50,9 +50,8 @@ def desk(tmp_path_factory: pytest.TempPathFactory, shard_set: Path) -> Path:
     (desk / "nomanifest").mkdir()
     (desk / "file").write_text("")
     (desk / "circle").symlink_to("circle")
-    trained = launch(
-        "finetune", "--run=t", "--shards=shards/small", "--max-steps=2", *TINY_RUN, cwd=desk
-    )
+    words = ("--run=t", "--shards=shards/small", "--max-steps=2", *TINY_RUN)
+    trained = launch("finetune", *words, cwd=desk)
     assert trained.returncode == 0, trained.stderr
     return desk
 

@@ -31,7 +31,8 @@ def test_estimates_know_of_the_vocabulary_and_of_what_attention_keeps() -> None:
     small, tiny = with_vocabulary(PRESETS["tiny"], 512), PRESETS["tiny"]
 
     assert gpu_bytes(small, 8192, "bf16") < gpu_bytes(tiny, 8192, "bf16") - 18 * 2048 * 49_000
-    assert cpu(tiny, 32, 256) < cpu(tiny, 8, 1024) < cpu(tiny, 8, 1024, dropout=0.1)
+    by_rows, by_mask = cpu(tiny, 8, 1024), cpu(tiny, 8, 1024, compile=True)
+    assert cpu(tiny, 32, 256) == by_rows < by_mask < cpu(tiny, 8, 1024, dropout=0.1)
     assert cpu(tiny, 8, 256) < cpu(tiny, 8, 256, precision="bf16")
 
 
