@@ -122,7 +122,7 @@ FINETUNE = {
     f"{BASE} --seed 99999999999999999999": "--seed must be at least 0 and less than 2**63",
     f"{BASE} --learning-rate inf": "at most 1 (2e-5 is 0.00002), got inf",
     f"{BASE} --init evil.pt": "evil.pt is not read: only tensors and plain fields are",
-    f"{BASE} --init folder": "no config.json in it",
+    f"{BASE} --init folder": "folder is not there, or empty. Give a Hugging Face folder or id",
     f"{BASE} --model small-demo --init checkpoints_instruct/t/step-00000002": "is no small-demo",
     f"{BASE} --init gone.pt": "--init gone.pt is not there",
     f"{BASE} --shards nomanifest": "Shards nomanifest are not there or not finished",
