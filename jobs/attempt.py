@@ -106,7 +106,7 @@ def train(
             with control or nullcontext(), products_by(products):
                 return conclude(attempt.run(), stop, world, reporter, control)
         except Exception as error:
-            reporter.working("save")  # the ledger may lie in a store that takes its time
+            reporter.working("ending")  # the ledger may lie in a store that takes its time
             reporter.note(_failed(error), LOOK_AGAIN_SECONDS)  # the last event of this attempt
             raise
         finally:

@@ -81,7 +81,17 @@ class Ledger:
             self._text += _line(event, utc_seconds)
         # The attempt's last event comes right behind a warning, whose time is short.
         is_hasty = self._is_behind or patience_seconds > 0 or isinstance(event, Warned)
-        store = self._hasty if is_hasty else self._patient
+        self._write(self._hasty if is_hasty else self._patient, patience_seconds)
+        said = ", ".join(f"{key} {value}" for key, value in event.facts.items())
+        logger.info("%s %s", event.name, " ".join(said.split()))  # one line, whoever is quoted
+
+    def catch_up(self, patience_seconds: float) -> bool:
+        """Write what the disk has refused to take, if there is such; False where it refuses it still."""
+        if self._is_behind:
+            self._write(self._hasty, patience_seconds)
+        return not self._is_behind
+
+    def _write(self, store: Store, patience_seconds: float = 0.0) -> None:
         data = self._text.encode()
         try:
             patiently(lambda: store.replace(self._name, data), patience_seconds, lambda _: True)
@@ -90,8 +100,6 @@ class Ledger:
             logger.warning("The ledger could not be written: %s", error)
         else:
             self._is_behind = False
-        said = ", ".join(f"{key} {value}" for key, value in event.facts.items())
-        logger.info("%s %s", event.name, " ".join(said.split()))  # one line, whoever is quoted
 
 
 def _line(event: Event, utc_seconds: float, spent: Mapping[str, float] | None = None) -> str:

@@ -17,7 +17,6 @@ import logging
 import os
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,6 +26,7 @@ from instruct_core.config import TrainConfig, describe
 from instruct_core.events import Evaluated, Event, Saved, SlowRank
 from instruct_core.model.products import USUAL
 from instruct_core.shape import Shape
+from instruct_core.storage.growing_file import GrowingFile
 from instruct_core.storage.patience import LOOK_AGAIN_SECONDS, naming, patiently
 from instruct_core.storage.store import Store
 from instruct_core.train.metrics import Metrics, flops_per_token, peak_flops, system_metrics
@@ -50,7 +50,7 @@ logger = logging.getLogger(__name__)
 
 PROGRESS_SECONDS = 0.5  # how often the progress file is replaced at most
 SYSTEM_METRICS_SECONDS = 5.0
-# For the last event, progress and samples of an attempt together. One that is warned must be gone soon.
+# For the last event, progress, samples and curves of an attempt together. A warned one must be gone soon.
 LAST_EVENT_SECONDS, LAST_EVENT_SECONDS_WHEN_WARNED = 60.0, LOOK_AGAIN_SECONDS
 
 
@@ -89,10 +89,10 @@ class Reporter:
         self._ledger = Ledger(self._runs, number, sheet.spent) if world.rank == 0 else None
         self._receipt = RunningReceipt(self._runs, number, self._folder.parent)
         self._metrics: Metrics | None = None
-        self._samples_at: Path | None = None
-        self._told, self._untold = 0, b""  # of samples: bytes in their file, and those to come
+        self._samples: GrowingFile | None = None
         self._places: list[Place] = []  # of all ranks
         self._resumed_at = 0
+        self._has_waited = False  # before a save, for a disk that still refuses what is told
         self._has_finished = False
         self._flops_per_token = 0.0
         self._reported_at = self._measured_at = 0.0
@@ -128,6 +128,19 @@ class Reporter:
         """Take what begins now: "first step", "step", "evaluation", "save"."""
         self._guard.working(phase)
         self._sheet.begins(phase)
+        if phase == "save":
+            self._write_before_a_save()
+
+    def _write_before_a_save(self) -> None:
+        """Write what is told of the steps that it saves: nobody makes them again to tell it."""
+        waits = not (self._has_waited or self._guard.asked())  # training does not wait twice
+        until = time.monotonic() + (LOOK_AGAIN_SECONDS if waits else 0.0)
+        written = [self._ledger.catch_up(until - time.monotonic())] if self._ledger else []
+        written += [file.write(until - time.monotonic()) for file in self._files()]
+        self._has_waited = not all(written) and (waits or self._has_waited)
+
+    def _files(self) -> list[GrowingFile | Metrics]:
+        return [file for file in (self._samples, self._metrics) if file is not None]
 
     def loaded(self, manifest: Manifest) -> None:
         """Tell of a save whose own attempt could not, on rank 0."""
@@ -151,7 +164,7 @@ class Reporter:
             )
         if self._config.record_samples:
             name = f"samples-{self._number:04d}-{self._world.rank:05d}.jsonl"
-            self._samples_at = self._runs.local_path(name)
+            self._samples = GrowingFile(self._runs.local_path(name), "samples that were read")
         self._report_progress("running", global_step=step, committed=step)
 
     def notify(self, what: What, text: str, **facts: Any) -> None:
@@ -169,9 +182,11 @@ class Reporter:
         seconds = LAST_EVENT_SECONDS_WHEN_WARNED if is_warned else LAST_EVENT_SECONDS
         until = time.monotonic() + seconds
         self.note(event, seconds)
-        left = max(0.0, until - time.monotonic())
-        self._report_progress(event.name, left, global_step=event.step)
-        self._tell_samples(max(0.0, until - time.monotonic()))
+        self._report_progress(event.name, until - time.monotonic(), global_step=event.step)
+        for file in self._files():
+            file.write(until - time.monotonic())
+        if self._metrics is not None:
+            self._metrics.publish(until - time.monotonic())
         if isinstance(event, Requeued):
             text = f"was interrupted at step {event.step}; it has saved, and comes back"
             self.notify("preempted", text, step=event.step)
@@ -230,27 +245,9 @@ class Reporter:
 
     def on_read(self, step: int, samples: list[int]) -> None:
         """Take the numbers of the samples that this rank reads for a step."""
-        if self._samples_at is None:
-            return
-        self._untold += json.dumps({"step": step, "samples": samples}).encode() + b"\n"
-        self._tell_samples()
-
-    def _tell_samples(self, patience_seconds: float = 0.0) -> None:
-        path = self._samples_at
-        if path is None or not self._untold:
-            return
-
-        def write() -> None:
-            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT, 0o666), "wb") as file:
-                file.seek(self._told)  # what a refused write left there is written over
-                file.write(self._untold)
-
-        try:
-            patiently(write, patience_seconds, lambda _: True)
-        except OSError as error:  # must not end the run: they are written with the next ones
-            logger.warning("The samples that were read could not be written down: %s", error)
-        else:
-            self._told, self._untold = self._told + len(self._untold), b""
+        if self._samples is not None:
+            self._samples.add(json.dumps({"step": step, "samples": samples}).encode() + b"\n")
+            self._samples.write()
 
     def on_step(self, report: StepReport) -> None:
         """Take what a step did."""

@@ -3,24 +3,33 @@ One continuous run in TensorBoard, whatever happened to the job that trained it.
 
     metrics = Metrics(Store("runs_instruct/my-run"), attempt=1, resumed_at_step=100)
     metrics.log(101, {"train/loss": 2.9})
+    metrics.write()                     # before a save: what it holds is not told again
 
 On resume TensorBoard is told to forget what an earlier attempt logged after the step that was
-resumed at, so no curve overlaps itself. The writer is tensorboard's own: torch's wraps it, and
-takes longer to import than a small model takes for a step. An object store cannot append: events for
-one are written on this machine and sent there with every checkpoint.
+resumed at, so no curve overlaps itself. A thread writes, and steps wait for nothing; what the disk
+refuses is kept until it takes it, where tensorboard's own writer would give it up. An object store
+cannot append: events for one are written on this machine and sent there with every checkpoint.
 
-Sources: tensorboard/plugins/event_processing (a SessionLog START purges later steps); GPU peaks
-are dense bf16 figures of NVIDIA's data sheets; MFU as in PaLM, arXiv 2204.02311, appendix B.
+Sources: tensorboard/plugins/event_processing (a SessionLog START purges later steps);
+tensorboard/summary/writer (names and records of its files); GPU peaks are dense bf16 figures of
+NVIDIA's data sheets; MFU as in PaLM, arXiv 2204.02311, appendix B.
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
+import os
 import re
+import shutil
+import socket
 import tempfile
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+import uuid
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +38,13 @@ import pynvml
 import torch
 
 from instruct_core.shape import Shape
+from instruct_core.storage.growing_file import GrowingFile
+from instruct_core.storage.patience import patiently
 from instruct_core.storage.store import Store
 
 logger = logging.getLogger(__name__)
 
-CLOSED_SECONDS = 30.0  # before curves are tried again after the disk has refused them
+WRITE_SECONDS = 5.0  # between two writes, where nobody asks for one
 PEAK_FLOPS = {
     "GB200": 2500e12, "B200": 2250e12, "H200 NVL": 835e12, "H200": 989e12, "H100 NVL": 835e12,
     "H100 PCIe": 756e12, "H100": 989e12, "GH200": 989e12, "A100": 312e12, "L40S": 362e12,
@@ -55,21 +66,26 @@ class Metrics:
 
     def __init__(self, store: Store, attempt: int, resumed_at_step: int) -> None:
         from tensorboard.compat.proto import event_pb2, summary_pb2, tensor_pb2, tensor_shape_pb2
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+        from tensorboard.summary.writer.record_writer import RecordWriter
 
         self._event, self._summary = event_pb2, summary_pb2
         self._tensor, self._shape = tensor_pb2, tensor_shape_pb2
+        self._record_writer = RecordWriter
         # All of a file is sent each time: steps do not wait for a store that is away.
         self._store = store if store.is_local else Store(store.url, patience_seconds=0.0)
-        self._make_writer = EventFileWriter
-        self._scratch: tempfile.TemporaryDirectory[str] | None = None
-        self._writer: Any = None
-        self._closed_until = 0.0  # time.monotonic()
+        self._scratch = None if store.is_local else Path(tempfile.gettempdir(), uuid.uuid4().hex)
+        seconds, host, process = int(time.time()), socket.gethostname(), os.getpid()
+        name = f"events.out.tfevents.{seconds:010d}.{host}.{process}.{attempt}"
+        self._file = GrowingFile((self._scratch or store.local_path("")) / name, "curves")
+        self._sent_bytes = 0
+        self._is_over = threading.Event()
+        self._add(0, event_pb2.Event(file_version="brain.Event:2"))
         if attempt:
             start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
             # Points at the step itself stay: they were logged before it was saved.
             first = resumed_at_step + 1 if resumed_at_step else 0
             self._add(first, event_pb2.Event(session_log=start))
+        threading.Thread(target=self._write_on, name="curves", daemon=True).start()
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Write one point of each curve."""
@@ -89,50 +105,44 @@ class Metrics:
         value = self._summary.Summary.Value(tag=tag, metadata=metadata, tensor=tensor)
         self._add(step, self._event.Event(summary=self._summary.Summary(value=[value])))
 
-    def _add(self, step: int, event: object) -> None:
-        event.step, event.wall_time = step, time.time()  # type: ignore[attr-defined]
-        if time.monotonic() < self._closed_until:
-            return
-        with self._or_without_curves():
-            if self._writer is None:
-                self._writer = self._make_writer(
-                    str(self._folder()), max_queue_size=1000, flush_secs=5
-                )
-            self._writer.add_event(event)
+    def _add(self, step: int, event: Any) -> None:
+        event.step, event.wall_time = step, time.time()
+        record = io.BytesIO()
+        self._record_writer(record).write(event.SerializeToString())
+        self._file.add(record.getvalue())
 
-    def _folder(self) -> Path:
-        if self._store.is_local:
-            return self._store.local_path("")
-        self._scratch = self._scratch or tempfile.TemporaryDirectory(prefix="events-")
-        return Path(self._scratch.name)
+    def _write_on(self) -> None:
+        while True:
+            self._file.write()
+            if self._is_over.wait(WRITE_SECONDS):
+                return
 
-    @contextlib.contextmanager
-    def _or_without_curves(self) -> Iterator[None]:
-        """Have a full disk cost points of the curves, and not the run."""
-        try:
-            yield
-        except OSError as error:
-            logger.warning("No curves for %.0f s: %s", CLOSED_SECONDS, error)
-            self._writer, self._closed_until = None, time.monotonic() + CLOSED_SECONDS
+    def write(self, patience_seconds: float = 0.0) -> bool:
+        """Write what was logged so far, as `GrowingFile.write`; nothing is sent to an object store."""
+        return self._file.write(patience_seconds, durably=True)
 
-    def publish(self) -> None:
+    def publish(self, patience_seconds: float = 0.0) -> None:
         """Send an object store what was logged so far; on a disk it is there already."""
         if self._scratch is None:
             return
-        with self._or_without_curves():
-            if self._writer is not None:
-                self._writer.flush()
-            for path in sorted(self._folder().iterdir()):
-                self._store.replace(path.name, path.read_bytes())
+        self._file.write()
+        path = self._file.path
+        try:
+            data = path.read_bytes()
+            if len(data) > self._sent_bytes:
+                send = partial(self._store.replace, path.name, data)
+                patiently(send, patience_seconds, lambda _: True)
+                self._sent_bytes = len(data)
+        except OSError as error:  # must not end the run: all of it is sent with the next save
+            logger.warning("The curves could not be sent: %s", error)
 
     def close(self) -> None:
-        """Flush everything to the store."""
+        """Write and send what was not yet, and end."""
+        self._is_over.set()
+        self._file.write()
         self.publish()
-        with self._or_without_curves():
-            if self._writer is not None:
-                self._writer.close()
         if self._scratch is not None:
-            self._scratch.cleanup()
+            shutil.rmtree(self._scratch, ignore_errors=True)
 
 
 def system_metrics(device: torch.device) -> dict[str, float]:

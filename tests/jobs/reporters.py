@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,5 +24,5 @@ def reporter_in(folder: Path, monkeypatch: pytest.MonkeyPatch, **settings: Any) 
         seq_len=8, micro_batch_size=8, **settings,
     )  # fmt: skip
     world = World(0, 1, 0, 1, "7", "")
-    guard: Any = None
+    guard: Any = SimpleNamespace(working=lambda phase: None, asked=lambda: False)
     return Reporter(config, 0, world, torch.device("cpu"), guard, None, Timesheet())

@@ -15,12 +15,13 @@ from pathlib import Path
 import pytest
 
 from instruct_core.config import PRESETS
-from instruct_core.events import Saved
+from instruct_core.events import Evaluated, Saved
 from instruct_core.storage import patience
 from instruct_core.storage.store import Store
 from jobs.events import Crashed, Finished, Requeued, Resumed
 from jobs.job_folder import read_progress
 from jobs.ledger import note_crash
+from launch.runs.curves import read_curves
 from tests.conftest import events_of, samples_of
 from tests.jobs.reporters import reporter_in
 from tests.shared_disk.faults import ALL, WRITE, Fault, Kind
@@ -36,6 +37,11 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     monkeypatch.setattr(patience, "time", clock)
     monkeypatch.setattr("jobs.reporter.time", clock)
     return clock
+
+
+def curve_in(folder: Path) -> list[tuple[int, float]]:
+    """Return the validation loss as TensorBoard shows it."""
+    return read_curves(Store(folder / "r"), ["val/loss"]).curves.get("val/loss", [])
 
 
 # A disk that a warned run has is not waited for as long: four tries.
@@ -58,16 +64,65 @@ def test_end_of_an_attempt_is_told_whichever_of_its_operations_is_refused(
         disk.plan([Fault(kind, operations, f"/{name}/*", skips=number, times=refusals)])
 
         reporter.on_read(1, [3, 4])
+        reporter.on_event(Evaluated(4, 2.0))
         reporter.ended(end, is_warned=isinstance(end, Requeued))
 
         disk.heal()
         told = [event["event"] for event in events_of(disk.folder / name / "r")]
-        assert told == ["resumed", end.name], number
+        assert told == ["resumed", "evaluated", end.name], number
+        assert curve_in(disk.folder / name) == [(4, 2.0)], number
         assert samples_of(disk.folder / name / "r") == {0: {1, 2}, 1: {3, 4}}, number
         assert read_progress(disk.folder / name / "job").state == end.name
+        reporter.close()
         if disk.counts().get(kind, {}).get("refused", 0) == before:
             assert number > 3, "nothing was refused at all"
             return
+
+
+@pytest.mark.parametrize("kind", ["EIO", "EDQUOT", "lost"])
+def test_steps_are_told_before_they_are_saved_whichever_operation_is_refused(
+    disk: SharedDisk, monkeypatch: pytest.MonkeyPatch, kind: Kind
+) -> None:
+    """Once they are saved nobody makes them again, and the rank may be killed at any moment."""
+    for number in itertools.count():
+        name = f"{kind}-save-{number}"
+        reporter = reporter_in(disk.path / name, monkeypatch, record_samples=True)
+        reporter.resumed(0, PRESETS["tiny"])
+        before = disk.counts().get(kind, {}).get("refused", 0)
+        operations = WRITE if kind == "EDQUOT" else ALL
+        disk.plan([Fault(kind, operations, f"/{name}/r/*", skips=number, times=4)])
+        reporter.on_read(0, [1, 2])
+        reporter.on_event(Evaluated(1, 2.0))
+
+        reporter.working("save")
+
+        disk.heal()
+        told = [event["event"] for event in events_of(disk.folder / name / "r")]
+        assert told == ["resumed", "evaluated"], number
+        assert samples_of(disk.folder / name / "r") == {0: {1, 2}}, number
+        assert curve_in(disk.folder / name) == [(1, 2.0)], number
+        reporter.close()
+        if disk.counts().get(kind, {}).get("refused", 0) == before:
+            assert number > 3, "nothing was refused at all"
+            return
+
+
+def test_save_waits_once_for_a_disk_that_takes_no_samples(
+    disk: SharedDisk, monkeypatch: pytest.MonkeyPatch, clock: Clock
+) -> None:
+    reporter = reporter_in(disk.path / "samples", monkeypatch, record_samples=True)
+    reporter.resumed(0, PRESETS["tiny"])
+    disk.plan([Fault("EDQUOT", WRITE, "/samples/*")])
+    began_at = clock.now
+
+    for step in range(5):
+        reporter.on_read(step, [step])
+        reporter.working("save")
+
+    assert clock.now - began_at <= 10
+    disk.heal()
+    reporter.working("save")
+    assert samples_of(disk.folder / "samples" / "r") == {step: {step} for step in range(5)}
 
 
 def test_disk_that_stays_full_ends_a_run_after_a_minute(
