@@ -133,7 +133,9 @@ class Reporter:
 
     def _write_before_a_save(self) -> None:
         """Write what is told of the steps that it saves: nobody makes them again to tell it."""
-        waits = not (self._has_waited or self._guard.asked())  # training does not wait twice
+        if self._guard.asked():
+            return  # its time is short, and `ended` tells it behind the save
+        waits = not self._has_waited  # training does not wait twice
         until = time.monotonic() + (LOOK_AGAIN_SECONDS if waits else 0.0)
         written = [self._ledger.catch_up(until - time.monotonic())] if self._ledger else []
         written += [file.write(until - time.monotonic()) for file in self._files()]

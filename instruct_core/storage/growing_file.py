@@ -26,11 +26,11 @@ MOST_BYTES = 64 << 20  # that wait in memory
 
 class GrowingFile:
     """
-    One file, of which nobody else writes; records are added by one thread, and written by any.
+    One file that nobody else writes to; records are added by one thread, and written by any.
 
     Args:
         path: Its folder need not be there yet.
-        what: It holds, for messages.
+        what: What it holds, for messages.
     """
 
     def __init__(self, path: Path, what: str) -> None:
@@ -80,7 +80,8 @@ class GrowingFile:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         data = b"".join(records)
         with naming(self.path):
-            descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT, 0o666)
+            anew = 0 if self._written else os.O_TRUNC  # an older run of the name may have left one
+            descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | anew, 0o666)
             with os.fdopen(descriptor, "wb") as file:
                 file.seek(self._written)
                 file.write(data)

@@ -112,10 +112,8 @@ class Metrics:
         self._file.add(record.getvalue())
 
     def _write_on(self) -> None:
-        while True:
+        while not self._is_over.wait(WRITE_SECONDS):
             self._file.write()
-            if self._is_over.wait(WRITE_SECONDS):
-                return
 
     def write(self, patience_seconds: float = 0.0) -> bool:
         """Write what was logged so far, as `GrowingFile.write`; nothing is sent to an object store."""

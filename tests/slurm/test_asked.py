@@ -10,7 +10,9 @@ from collections.abc import Iterator
 import pytest
 
 from jobs.bad_nodes import bad_nodes
+from jobs.control import LOOK_SECONDS
 from jobs.job_folder import replace_json
+from tests.conftest import wait_for
 from tests.jobs.test_notify import SECRET, Server, serving
 from tests.slurm.conftest import Run, assert_ended_as_if_undisturbed
 
@@ -29,8 +31,10 @@ def test_run_that_is_paused_gives_its_nodes_back_and_goes_on_when_it_is_resumed(
     address.chmod(0o600)
     pair.submit(f"--notify={address}")
 
-    with pair.held_at(5):  # it must not end before it is asked
+    with pair.held_at(5):  # it must not end before it is asked, and looks as soon as it goes on
+        held_at = time.monotonic()
         asked = pair.launch("control", "r", "pause")
+        wait_for(lambda: time.monotonic() - held_at > LOOK_SECONDS, "its next look")
     pair.wait_for_end()
     shown = pair.launch("status").stdout
     resumed = pair.launch("control", "r", "resume")

@@ -193,7 +193,7 @@ def test_first_bad_row_is_named_and_the_others_counted(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "a.jsonl", 3)
     path.write_text(path.read_text() + '{"instruction": "x", "output": ""}\nnot json\n')
 
-    with pytest.raises(BadRowError, match=r"a\.jsonl:4 .*empty.*\(1 more bad rows follow\)"):
+    with pytest.raises(BadRowError, match=r"a\.jsonl:4 .*empty.*\(1 more bad row follows\)"):
         plan_of(path)
 
 

@@ -98,7 +98,7 @@ def test_first_bad_row_is_named_with_its_line_wherever_it_stands(tmp_path: Path)
         scan(tmp_path / "a.jsonl", how=How(by_turns))
 
     assert str(refusal.value) == (
-        f"Row {tmp_path}/a.jsonl:702 cannot be used: column output is missing (1 more bad rows follow). "
+        f"Row {tmp_path}/a.jsonl:702 cannot be used: column output is missing (1 more bad row follows). "
         "Fix it, or pass --skip-bad-rows."
     )
 
