@@ -32,7 +32,7 @@ LOADED = (
     "launch.training.start", "launch.arrays.shards", "launch.arrays.answers", "launch.runs.overview",
     "launch.runs.checkpoints", "launch.checkup.doctor", "launch.drills.drill",
     "launch.dialogue.dialogue", "launch.evaluation.measure", "jobs.attempt",
-    "instruct_core.answers.writer", "tensorboard.summary.writer.event_file_writer", "fastokens",
+    "instruct_core.answers.writer", "tensorboard.summary.writer.record_writer", "fastokens",
     "tyro", "typeguard", "s3fs", "aiobotocore.session",
 )  # fmt: skip
 # What a process makes once.

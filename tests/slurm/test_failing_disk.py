@@ -59,7 +59,7 @@ def test_run_that_is_warned_and_killed_while_its_disk_fails_loses_nothing(
         shards = Path(shutil.copytree(light_shards, desk / "shards"))
         run = RunOnDisk(cluster, desk, shards, "--gpus=1")
         run.seen = disk.folder / "desk"
-        faults = drawn(seed=11, count=400, apart=900, seconds=1.0, quota_of=OF_JOBS)
+        faults = drawn(seed=11, count=400, apart=150, seconds=1.0, quota_of=OF_JOBS)
         run.submit()
         run.wait_for_start(1)
         disk.plan(faults)
