@@ -74,7 +74,7 @@ def test_run_that_is_warned_and_killed_while_its_disk_fails_loses_nothing(
         wait_for(lambda: run.events("crashed"), "the word on the killed rank")
         disk.heal()
         run.wait_for_start(3)
-        disk.plan(faults)
+        disk.plan(drawn(seed=12, count=400, apart=900, seconds=1.0, quota_of=OF_JOBS))
 
         wait_for(lambda: run.events("finished"), "the last step")
         disk.heal()
