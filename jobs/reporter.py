@@ -125,7 +125,7 @@ class Reporter:
                 self.note(changed)
 
     def working(self, phase: str) -> None:
-        """Take what begins now: "first step", "step", "evaluation", "save"."""
+        """Take what begins now: "first step", "step", "evaluation", "save", "ending"."""
         self._guard.working(phase)
         self._sheet.begins(phase)
         if phase == "save":
@@ -135,11 +135,11 @@ class Reporter:
         """Write what is told of the steps that it saves: nobody makes them again to tell it."""
         if self._guard.asked():
             return  # its time is short, and `ended` tells it behind the save
-        waits = not self._has_waited  # training does not wait twice
-        until = time.monotonic() + (LOOK_AGAIN_SECONDS if waits else 0.0)
+        # Training does not wait twice.
+        until = time.monotonic() + (0.0 if self._has_waited else LOOK_AGAIN_SECONDS)
         written = [self._ledger.catch_up(until - time.monotonic())] if self._ledger else []
         written += [file.write(until - time.monotonic()) for file in self._files()]
-        self._has_waited = not all(written) and (waits or self._has_waited)
+        self._has_waited = not all(written)
 
     def _files(self) -> list[GrowingFile | Metrics]:
         return [file for file in (self._samples, self._metrics) if file is not None]

@@ -1,6 +1,6 @@
 """
-The end of an attempt on a disk that fails at just that moment: its last event, progress and samples are
-written.
+The end of an attempt on a disk that fails at just that moment: its last event, progress, samples and
+curves are written.
 
 Nothing comes after them that would write them with it. Every operation of the end is refused in turn,
 and those after it, for as many tries as a disk that is away for half a minute refuses.

@@ -21,7 +21,7 @@ PLAN = {
 
 
 @pytest.mark.parametrize(
-    ("asked", "template", "tokenizer"),
+    ("asked", "template", "end"),
     [
         ({}, "base", "--tokenizer models/own"),
         ({"tokenizer": "models/other"}, "base", "--tokenizer models/other"),
@@ -29,7 +29,7 @@ PLAN = {
     ],
 )
 def test_command_has_the_weights_to_the_digit_and_a_template_that_the_tokenizer_has(
-    tmp_path: Path, asked: dict[str, Any], template: str, tokenizer: str
+    tmp_path: Path, asked: dict[str, Any], template: str, end: str
 ) -> None:
     store = Store(tmp_path)
     first = PLAN | {"sources": [PLAN | {"source": "a.jsonl"}, {"source": "b.jsonl"}]}
@@ -39,4 +39,4 @@ def test_command_has_the_weights_to_the_digit_and_a_template_that_the_tokenizer_
 
     assert "--source a.jsonl --source b.jsonl --weights 0.123456789,70 --out out" in command
     assert f"--template {template}" in command
-    assert command.endswith(tokenizer)
+    assert command.endswith(end)
