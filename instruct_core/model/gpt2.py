@@ -127,14 +127,17 @@ class Attention(nn.Module):
 class MLP(nn.Module):
     """Four times wider, with the tanh form of GELU."""
 
+    activated = "c_fc"
+
     def __init__(self, config: ModelConfig, dropout: float) -> None:
         super().__init__()
         self.c_fc = Projection(config.width, 4 * config.width)
+        self.act = nn.GELU(approximate="tanh")
         self.c_proj = Projection(4 * config.width, config.width)
         self.drop = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        mlp: Tensor = self.drop(self.c_proj(F.gelu(self.c_fc(x), approximate="tanh")))
+        mlp: Tensor = self.drop(self.c_proj(self.act(self.c_fc(x))))
         return mlp
 
 

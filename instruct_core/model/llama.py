@@ -165,15 +165,18 @@ class Attention(nn.Module):
 class MLP(nn.Module):
     """A gate of SiLU times a second projection, projected back."""
 
+    activated = "gate_proj"
+
     def __init__(self, config: LlamaConfig, dropout: float) -> None:
         super().__init__()
         self.gate_proj = Projection(config.width, config.mlp_width, config.mlp_bias)
+        self.act = nn.SiLU()
         self.up_proj = Projection(config.width, config.mlp_width, config.mlp_bias)
         self.down_proj = Projection(config.mlp_width, config.width, config.mlp_bias)
         self.drop = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        mlp: Tensor = self.drop(self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x)))
+        mlp: Tensor = self.drop(self.down_proj(self.act(self.gate_proj(x)) * self.up_proj(x)))
         return mlp
 
 

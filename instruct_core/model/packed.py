@@ -8,7 +8,7 @@ A step of generation is a few rows that meet every matrix, so it should take as 
 does. MKL takes one row through a matrix on one thread, and is far from that speed with sixteen. Weights
 that oneDNN has packed beforehand are read once, in order, by every thread; long prompts gain too. They
 stay float32 and take the place of the plain ones; only an output head lies there twice, since tokens are
-looked up in it.
+looked up in it. GELU and SiLU are computed where oneDNN writes the product that they are of.
 
 The operators are those that torch's compiler calls where weights are constant; none is compiled here.
 
@@ -47,6 +47,20 @@ def pack(model: Model, texts: int) -> None:
         texts: How many it mostly goes on with side by side; any other number is answered too.
     """
     _replace(model, lambda weight, bias: PackedLinear(weight, bias, texts))
+    for module in model.modules():
+        if isinstance(name := getattr(module, "activated", None), str):
+            layer, activation = module.get_submodule(name), module.get_submodule("act")
+            assert isinstance(layer, PackedLinear)
+            layer.activation = _in_onednn(activation)
+            module.register_module("act", nn.Identity())
+
+
+def _in_onednn(activation: nn.Module) -> tuple[str, str]:
+    """Return the name that oneDNN's operators have for an activation, and its form."""
+    if isinstance(activation, nn.GELU):
+        return "gelu", activation.approximate
+    assert isinstance(activation, nn.SiLU)
+    return "swish", ""
 
 
 def can_halve() -> bool:
@@ -94,7 +108,7 @@ def _bias(module: nn.Module) -> Tensor | None:
 
 class PackedLinear(nn.Module):
     """
-    F.linear with a packed weight.
+    F.linear with a packed weight, and an activation of what it gives.
 
     Args:
         weight: As F.linear takes it. (outputs, inputs)
@@ -108,9 +122,11 @@ class PackedLinear(nn.Module):
         reorder = torch.ops.mkldnn._reorder_linear_weight
         self._packed: Tensor = reorder(weight.detach().contiguous(), rows)
         self._bias = bias
+        self.activation = ("none", "")
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._packed, self._bias, "none", [], "")
+        name, form = self.activation
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._packed, self._bias, name, [], form)
         return y
 
 

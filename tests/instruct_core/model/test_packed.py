@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from instruct_core.answers.generation import generate
 from instruct_core.config import PRESETS, ModelConfig
@@ -54,6 +55,20 @@ def test_scores_are_those_of_the_plain_model(
     found = packed.last_logits(packed(words, places, None))
     assert found.dtype == torch.float32
     assert (found - expected).abs().max() < 1e-5 * expected.abs().max()
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+@torch.inference_mode()
+def test_activations_are_computed_with_the_product_that_they_are_of(kind: str) -> None:
+    _, packed = models(kind, 1)
+    places = torch.arange(9)[None]
+
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        packed(places + 1, places, None)
+
+    called = {event.key for event in profiler.key_averages()}
+    assert "mkldnn::_linear_pointwise" in called
+    assert not {"aten::gelu", "aten::silu"} & called
 
 
 @pytest.mark.parametrize("kind", SHAPES)
