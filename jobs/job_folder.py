@@ -18,7 +18,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import socket
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -29,6 +28,7 @@ from typing import Any, TypeVar
 
 from instruct_core.converter import structure
 from instruct_core.errors import InstructError, MissingError, SlurmError
+from instruct_core.storage.names import scratch_of
 from instruct_core.storage.patience import on_a_disk, passes_on_a_disk, patiently
 from instruct_core.storage.plain_errors import may_pass
 
@@ -154,7 +154,7 @@ def read_json(path: Path) -> dict[str, Any]:
 def replace_json(path: Path, document: dict[str, Any]) -> None:
     """Write a document so that a reader sees the old one or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
+    scratch = scratch_of(path)
     try:
         scratch.write_text(json.dumps(document), encoding="utf-8")
         scratch.replace(path)

@@ -17,7 +17,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import socket
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -35,7 +34,15 @@ from instruct_core.storage.direct import (
     set_direct,
     write_straight,
 )
-from instruct_core.storage.names import identity, link, nearest, remove, rename, sync_folder
+from instruct_core.storage.names import (
+    identity,
+    link,
+    nearest,
+    remove,
+    rename,
+    scratch_of,
+    sync_folder,
+)
 from instruct_core.storage.patience import naming, passes_on_a_disk, patiently
 
 T = TypeVar("T")
@@ -102,7 +109,7 @@ class Disk:
 
     def forget_listings(self) -> None:
         """Have NFS look at the folder anew: it remembers a listing until this node changes it."""
-        scratch = self.root / f".look.{socket.gethostname()}.{os.getpid()}"
+        scratch = scratch_of(self.root / "look")
         # Where nothing can be written the listing may be an old one; that must not keep us from reading.
         with contextlib.suppress(OSError):
             if self.patiently("", self.root.is_dir):
@@ -194,7 +201,7 @@ class Disk:
     def _put_whole(self, name: str, views: Sequence[memoryview]) -> str | None:
         """Write a file that is there whole or not at all; None where somebody else's is."""
         path = self.patiently(name, lambda: self._in_new_folder(name))
-        scratch = self._scratch_of(path)
+        scratch = scratch_of(path)
         digest = self.patiently(name, lambda: self._write_aside(scratch, views))
         try:
             is_ours = self.patiently(name, lambda: link(scratch, path))
@@ -210,7 +217,7 @@ class Disk:
 
     def _replace(self, name: str, data: memoryview) -> None:
         path = self._in_new_folder(name)
-        scratch = self._scratch_of(path)
+        scratch = scratch_of(path)
         self._write_aside(scratch, [data])
         rename(scratch, path, identity(scratch))
 
@@ -226,9 +233,6 @@ class Disk:
             return self._read(name, len(data) + 1) == data
         except FileNotFoundError:  # removed meanwhile
             return False
-
-    def _scratch_of(self, path: Path) -> Path:
-        return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
 
     def _write_aside(self, scratch: Path, views: Sequence[memoryview]) -> str:
         # Left by a try of ours, or by a process of the same number that was killed.

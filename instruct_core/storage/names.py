@@ -8,7 +8,7 @@ Names on a disk, given and taken so that a lost answer does no harm.
 What a server was asked may have been done though its answer was lost. So before anything is asked
 again, or believed to have failed, what is found there is looked at, and tells whose it is: a link shows
 in the link count of what it was made from, and a renamed file has kept its inode. Beside that, a claim
-has bytes like nobody else's, a scratch file's name is of one process alone, and a folder that nobody
+has bytes like nobody else's, a scratch file's name is of one thread alone, and a folder that nobody
 knows the maker of is left for the next number (launch/cluster/job_folder.py).
 
 Sources: open(2), link(2), rename(2), fsync(2).
@@ -18,6 +18,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
+import threading
 from contextlib import suppress
 from pathlib import Path
 
@@ -102,6 +104,12 @@ def remove(path: Path) -> None:
 def _unless_gone(_function: object, _path: str, caught: tuple[type, BaseException, object]) -> None:
     if not isinstance(caught[1], FileNotFoundError):
         raise caught[1]
+
+
+def scratch_of(path: Path) -> Path:
+    """Return where a thread writes what will have another name: nobody else writes there."""
+    who = f"{socket.gethostname()}.{os.getpid()}.{threading.get_native_id()}"
+    return path.with_name(f".{path.name}.{who}.tmp")
 
 
 def sync_folder(path: Path) -> None:

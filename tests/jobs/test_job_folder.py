@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from jobs.job_folder import (
     read_failures,
     read_outcome,
     read_progress,
+    replace_json,
     write_failure,
     write_outcome,
     write_progress,
@@ -139,3 +141,24 @@ def test_word_of_a_rank_is_left_behind_where_the_disk_refuses_it_at_first(
     write_failure(folder, 0, "the cause", "", retry=True)
 
     assert [failure.error for failure in read_failures(folder)] == ["the cause"]
+
+
+def test_two_threads_that_write_one_document_at_once_do_not_meet(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As two slow ranks of one node are noted."""
+    real, place = Path.replace, folder / "slow.json"
+    other = threading.Thread(target=replace_json, args=(place, {"rank": 1}))
+
+    def replace(path: Path, target: Path) -> Path:
+        if threading.current_thread() is not other:
+            other.start()
+            other.join(60)
+        return real(path, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+
+    replace_json(place, {"rank": 0})
+
+    assert document(place) == [("rank", 0)]
+    assert [path.name for path in folder.iterdir()] == ["slow.json"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from fsspec.registry import _registry
 from fsspec.spec import AbstractFileSystem
 
 from instruct_core.errors import ConfigError
+from instruct_core.storage import disk
 from instruct_core.storage.plain_errors import without_secrets
 from instruct_core.storage.store import Store
 
@@ -132,3 +134,23 @@ def test_disk_that_is_full_keeps_no_half_of_a_file(write: str, tmp_path: Path) -
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
     assert store.names("folder") == []
+
+
+def test_two_threads_that_write_one_file_at_once_do_not_meet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, real = Store(tmp_path, patience_seconds=0), disk.rename
+    other = threading.Thread(target=store.replace, args=("file", b"other"))
+
+    def rename(*arguments: Any) -> None:
+        if threading.current_thread() is not other:
+            other.start()
+            other.join(60)
+        real(*arguments)
+
+    monkeypatch.setattr(disk, "rename", rename)
+
+    store.replace("file", b"ours")
+
+    assert store.read("file") == b"ours"
+    assert store.names() == ["file"]
