@@ -31,7 +31,7 @@ from instruct_core.data.hub import Dataset, dataset_of, fetch
 from instruct_core.data.records import FORMATS, ending_of, format_of
 from instruct_core.data.unpacking import COMPRESSIONS, unpack
 from instruct_core.errors import ConfigError, InstructError, MissingError
-from instruct_core.storage.plain_errors import plain_errors
+from instruct_core.storage.plain_errors import may_pass, plain_errors
 from instruct_core.storage.store import Store
 
 BUILTIN = "builtin"
@@ -170,8 +170,9 @@ def _info(fs: Any, path: str, name: str) -> dict[str, Any] | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        reason = (error.strerror or str(error)).rstrip(".")
-        raise ConfigError(f"Source {name} cannot be read: {reason}.") from None
+        reason = (error.strerror or str(error)).removeprefix(f"{name}: ").rstrip(".")
+        later = " Try again in some minutes." if "://" in name and may_pass(error) else ""
+        raise ConfigError(f"Source {name} cannot be read: {reason}.{later}") from None
 
 
 def _has_known_ending(name: str) -> bool:

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+BUSY = (408, 425, 429)  # HTTP: ask again later
 SECRETS = re.compile(r"KEY|SECRET|TOKEN|PASSWORD|CREDENTIAL|CONNECTION_STRING|SAS")
 
 
@@ -31,13 +32,14 @@ def plain_errors(where: str) -> Iterator[None]:
         yield
     except OSError as error:
         if _is_no_answer(error):
-            raise OSError(_one_line(str(error.__cause__))) from None
+            raise OSError(f"{where}: {_in_words(error.__cause__)}") from None
         # The same kind and number, so that a caller can tell them apart.
         told = [_one_line(a) if isinstance(a, str) else a for a in error.args]
         kind = _lasting_kind(error) if type(error) is OSError and error.errno is None else None
-        raise (kind or type(error))(*(told or ["no answer in time"])) from None
+        told = told if any(told) else [f"{where}: {_in_words(error)}"]
+        raise (kind or type(error))(*told) from None
     except Exception as error:  # botocore's, aiohttp's, azure's and google's own
-        line = _one_line(str(error).strip().split("\n")[0]) or type(error).__name__
+        line = _in_words(error)
         refused = "redential" in type(error).__name__ + line
         kind = PermissionError if refused else _lasting_kind(error) or OSError
         raise kind(f"{where}: {line}") from None
@@ -47,7 +49,8 @@ def _is_no_answer(error: OSError) -> bool:
     """Return True for a server that fails or does not answer, where a client says "not found" (HTTP)."""
     cause = error.__cause__
     failed = isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError)
-    return isinstance(error, FileNotFoundError) and (failed or getattr(cause, "status", 404) >= 500)
+    status = _status(cause)
+    return isinstance(error, FileNotFoundError) and (failed or status in BUSY or status >= 500)
 
 
 def _lasting_kind(error: BaseException | None) -> type[OSError] | None:
@@ -55,13 +58,27 @@ def _lasting_kind(error: BaseException | None) -> type[OSError] | None:
     while error is not None:
         # gcsfs says it in words alone.
         forbidden = str(error).startswith("Forbidden")
-        status = getattr(error, "status_code", None) or getattr(error, "code", None)
-        if forbidden or str(status) in ("401", "403"):
+        if forbidden or _status(error) in (401, 403):
             return PermissionError
-        if str(status) == "404":
+        if _status(error) == 404:
             return FileNotFoundError
         error = error.__cause__ or error.__context__
     return None
+
+
+def _status(error: BaseException | None) -> int:
+    """Return the HTTP status that a client's error tells of; 0 for one that tells of none."""
+    told = (str(getattr(error, name, "")) for name in ("status_code", "status", "code"))
+    return next((int(status) for status in told if status.isdigit()), 0)
+
+
+def _in_words(error: BaseException | None) -> str:
+    """Return the first line of what an error says, or what it means where it says little."""
+    if _status(error) == 429:
+        return "the server takes no more requests for now (HTTP 429)"
+    if line := _one_line(str(error).strip().split("\n")[0]):
+        return line
+    return "no answer in time" if isinstance(error, TimeoutError) else type(error).__name__
 
 
 def _one_line(text: str) -> str:
