@@ -21,7 +21,13 @@ import torch
 from torch import Tensor
 
 from instruct_core.checkpoints.manifest import FileEntry, manifest_in
-from instruct_core.checkpoints.steps import STEP_FOLDER, opened, read_verified
+from instruct_core.checkpoints.steps import (
+    newest_committed_step,
+    opened,
+    read_verified,
+    step_folders,
+    step_name,
+)
 from instruct_core.errors import ConfigError, CorruptFileError, MissingError
 from instruct_core.model.foreign import load_foreign
 from instruct_core.model.foreign_settings import Said
@@ -79,7 +85,7 @@ def _read_folder(store: Store, init: str, name: str | None = None) -> Found:
     if name is not None and name not in names:
         raise MissingError(f"Model {init} is not there. {CHOICES}")
     if "config.json" not in names:
-        raise MissingError(f"Model {init} {_lacking(init, names, name)}")
+        raise MissingError(f"Model {init} {_lacking(store, init, names, name)}")
     entries: dict[str, FileEntry] = {}
     if "manifest.json" in names:  # a step folder of ours: its bytes are checked
         entries = {entry.file: entry for entry in manifest_in(store).files}
@@ -97,14 +103,19 @@ def _read_folder(store: Store, init: str, name: str | None = None) -> Found:
     return Found(tensors, said, generation)
 
 
-def _lacking(init: str, names: list[str], name: str | None) -> str:
+def _lacking(store: Store, init: str, names: list[str], name: str | None) -> str:
     """Return what is said of a place without a config.json, and what could be given in its stead."""
     if name is not None:
         return f"cannot be read alone: no config.json beside it tells its shape. {CHOICES}"
     if not names:
         return f"is not there, or empty. {CHOICES}"
-    if steps := [each for each in names if STEP_FOLDER.fullmatch(each)]:
-        return f"is no model but a run's folder. Give a step of it: {init.rstrip('/')}/{steps[-1]}"
+    if (step := newest_committed_step(store)) is not None:
+        place = f"{init.rstrip('/')}/{step_name(step)}"
+        return f"is no model but a run's folder. Give a step of it: {place}"
+    if step_folders(store):
+        return (
+            "is a run's folder, and no step in it is saved as a whole yet. Wait for its first save."
+        )
     return f"is no model: no config.json in it. {CHOICES}"
 
 

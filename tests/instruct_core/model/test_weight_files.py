@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import GPT2LMHeadModel
 
+from instruct_core.checkpoints.steps import step_name
 from instruct_core.errors import (
     ConfigError,
     CorruptFileError,
@@ -190,3 +191,15 @@ def test_numbers_of_a_kind_that_is_not_read_are_named(
         f"{tmp_path}/model.safetensors has wte.weight as {name}, which is not read. Give weights in "
         "bf16, fp16 or fp32."
     )
+
+
+def test_step_that_is_not_whole_yet_is_not_advised(tmp_path: Path) -> None:
+    for step in (10, 20):
+        (tmp_path / step_name(step)).mkdir()
+    with pytest.raises(MissingError, match=r"no step in it is saved as a whole yet\. Wait for"):
+        load_pretrained(f"{tmp_path}/")
+
+    (tmp_path / step_name(10) / "manifest.json").touch()
+
+    with pytest.raises(MissingError, match=f"Give a step of it: {tmp_path / step_name(10)}$"):
+        load_pretrained(f"{tmp_path}/")
