@@ -25,6 +25,7 @@ from launch.runs.places import absolute
 from launch.runs.run import Run
 from launch.runs.status import RunStatus
 
+LOG = re.compile(r"(\d+)_(\d+)_log\.out")  # job and rank
 ARRAY_LOG = re.compile(r"(\d+)_(\d+)_0_log\.out")
 TASK_FOLDER = re.compile(r"task-(\d+)")
 
@@ -54,13 +55,13 @@ class RunLog:
         return [
             LogFile(path, None)
             for folder in self.status.job_folders()
-            for path in sorted(folder.glob(f"*_{self.rank}_log.out"), key=_job_of)
+            for path in _logs_in(folder, self.rank)
         ]
 
     def last_rank(self) -> int | None:
         """Return the highest rank that has logged; None where none has."""
         names = [p.name for f in self.status.job_folders() for p in f.glob("*_*_log.out")]
-        return max((int(name.split("_")[1]) for name in names), default=None)
+        return max((int(log[2]) for log in map(LOG.fullmatch, names) if log), default=None)
 
     def records(self) -> list[JobRecord]:
         """Return what Slurm knows about its job; [] where nobody can tell."""
@@ -94,7 +95,7 @@ class ArrayLog:
             LogFile(path, int(found[1]))
             for folder in self.folder.glob("task-*")
             if (found := TASK_FOLDER.fullmatch(folder.name))
-            for path in sorted(folder.glob("*_0_log.out"), key=_job_of)
+            for path in _logs_in(folder, rank=0)
         ]
         ids = self.job.job_ids if self.job is not None else []
         firsts = sorted(
@@ -174,6 +175,12 @@ def _array(flags: Logs) -> ArrayLog | None:
             what = flags.run if flags.task is None else f"Task {flags.task} of {flags.run}"
             return ArrayLog(what, job.folder if job else folders[-1], job, flags.task)
     return None
+
+
+def _logs_in(folder: Path, rank: int) -> list[Path]:
+    """Return the logs of a rank, oldest first: a folder may hold others' files of such names."""
+    found = [path for path in folder.glob(f"*_{rank}_log.out") if LOG.fullmatch(path.name)]
+    return sorted(found, key=_job_of)
 
 
 def _job_of(path: Path) -> int:

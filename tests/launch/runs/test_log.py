@@ -111,6 +111,28 @@ def test_rank_without_a_log_is_named_and_one_below_zero_refused(
         show_log(Logs("r", rank=7, checkpoints=place))
 
 
+def test_files_with_names_like_those_of_logs_are_no_logs(
+    project: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run, task = project / "runs/r/job/0000", tmp_path / "a.jsonl.parts/job/0000/task-00002"
+    for folder in (run, task):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "1_0_log.out").write_text("ours\n")
+        for name in ("old_0_log.out", "my_own_log.out", "1__log.out", "1_0_0_log.out"):
+            (folder / name).write_text("somebody's\n")
+    monkeypatch.chdir(tmp_path)
+
+    show_log(Logs("r", checkpoints=str(project / "checkpoints")))
+    show_log(Logs("a.jsonl"))
+
+    assert capsys.readouterr().out == "ours\n=== task 2\nours\n"
+    with pytest.raises(MissingError, match="--rank must be at most 0, got 7"):
+        show_log(Logs("r", rank=7, checkpoints=str(project / "checkpoints")))
+
+
 @pytest.mark.parametrize("place", ["s", "shards/s"])
 def test_logs_of_an_array_are_those_of_its_tasks_by_their_numbers(
     array: Path,
