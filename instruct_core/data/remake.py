@@ -10,12 +10,12 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
+from instruct_core.data.template import BASE
 from instruct_core.errors import CorruptFileError
 from instruct_core.storage.documents import load_document
 from instruct_core.storage.store import Store
 
 BUILTIN = "builtin"
-BASE = "base"  # the template among a tokenizer's files
 GPT2 = "gpt2"  # the tokenizer where none is named
 
 

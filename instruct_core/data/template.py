@@ -17,6 +17,7 @@ from typing import NamedTuple, Protocol
 
 from instruct_core.data.turns import Turn
 
+BASE = "base"  # as it is typed: the template among a tokenizer's files
 # Said of a row; where it is, and that it can be left out, others add.
 NO_TOOLS = (
     "tools are filled, and are not read by this template (take one that writes them, as --template base "

@@ -26,12 +26,12 @@ from instruct_core.data.alpaca import (
 )
 from instruct_core.data.gpt2_tokenizer import END_OF_TEXT
 from instruct_core.data.jinja_template import JINJA, JinjaTemplate, name_before
-from instruct_core.data.template import Template, text_of
+from instruct_core.data.template import BASE, Template, text_of
 from instruct_core.data.tokenizer import Tokenizer
 from instruct_core.data.turns import Exchange
 from instruct_core.errors import ConfigError
 
-TEMPLATES = ("alpaca", "chatml", "base")  # as they are typed, beside files
+TEMPLATES = ("alpaca", "chatml", BASE)  # as they are typed, beside files
 BY_HEADINGS = Alpaca(END_OF_TEXT)  # what is taken where nothing is asked for
 CHATML = """\
 BEGIN
@@ -60,7 +60,7 @@ def choose_template(typed: str, tokenizer: Tokenizer) -> Template:
         return template_of(ALPACA, "", tokenizer)
     if typed == "chatml":
         return checked_template("chatml", _with_tokens(CHATML, tokenizer), tokenizer)
-    if typed == "base":
+    if typed == BASE:
         text = base_template(tokenizer)
         if text is None:
             raise ConfigError(
