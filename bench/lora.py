@@ -29,7 +29,7 @@ from instruct_core.data.batches import MicroBatch
 from instruct_core.lora_settings import Base, Lora, usual_targets
 from instruct_core.model.family import Model
 from instruct_core.model.lora import adapt, draw, projections, saved_tensors
-from instruct_core.model.products import ONEDNN, USUAL, is_exact, is_quicker, products_by
+from instruct_core.model.products import best_library, products_by
 from instruct_core.storage.store import Store
 from instruct_core.train.loss import WithLoss, on_device
 from instruct_core.train.optimizer import FusedAdamW, make_optimizer, optimizer_tensors
@@ -119,7 +119,7 @@ def main() -> None:
         "adapters": Steps(adapted, loss_of_ours(adapted), tokens),
         "transformers' module": Steps(theirs, loss_of_theirs(theirs), tokens),
     }
-    with products_by(ONEDNN if is_quicker() and is_exact() else USUAL):  # as in a run
+    with products_by(best_library()):  # as in a run
         report(
             f"step/{flags.model}",
             {name: partial(seconds_of, these.step) for name, these in steps.items()},

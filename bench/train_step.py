@@ -33,7 +33,7 @@ from instruct_core.data.batches import MicroBatch
 from instruct_core.data.order import sample_at
 from instruct_core.model.families import build
 from instruct_core.model.family import row_mask
-from instruct_core.model.products import ONEDNN, USUAL, is_exact, is_quicker, products_by
+from instruct_core.model.products import best_library, products_by
 from instruct_core.storage.store import Store
 from instruct_core.train.optimizer import make_optimizer
 from instruct_core.train.progress import Setup, StepReport
@@ -85,7 +85,7 @@ def run_ours(config: TrainConfig) -> float:
         )  # fmt: skip
         trainer = Trainer(config, setup, None)
         trainer._saves.finish = lambda step, stop: None  # type: ignore[method-assign]  # see bench/checkpoint.py
-        with products_by(ONEDNN if is_quicker() and is_exact() else USUAL):
+        with products_by(best_library()):
             trainer.run()
     return (len(stamps) - WARMUP_STEPS) / (stamps[-1] - stamps[WARMUP_STEPS - 1])
 

@@ -1,7 +1,7 @@
 """
 Which library multiplies float32 matrices on a CPU: torch's usual one, or oneDNN.
 
-    with products_by(ONEDNN if is_quicker() and is_exact() else USUAL): ...
+    with products_by(best_library()): ...
 
 MKL, which torch takes, is slower than oneDNN on processors of AMD's. torch hands float32 products to
 oneDNN where these may be rounded to bfloat16. oneDNN makes no use of that but on processors with AMX.
@@ -57,6 +57,11 @@ def is_exact() -> bool:
         found = _one_of_each_kind(torch.float32)
     exact = _one_of_each_kind(torch.float64)
     return all(_error(*pair) < MAX_ERROR for pair in zip(found, exact, strict=True))
+
+
+def best_library() -> str:
+    """Return what a run that begins on this CPU alone multiplies by."""
+    return ONEDNN if is_quicker() and is_exact() else USUAL
 
 
 def _has_onednn() -> bool:
