@@ -61,10 +61,14 @@ class Ledger:
         self._patient, self._hasty = store, Store(store.url, patience_seconds=0.0)
         self._name = f"attempt-{attempt:04d}.jsonl"
         self._text = ""
-        self._is_behind = False  # of what has happened: training does not wait for it twice
+        self.is_behind = False  # of what has happened: training does not wait for it twice
 
     def note(
-        self, event: Event, utc_seconds: float | None = None, patience_seconds: float = 0.0
+        self,
+        event: Event,
+        utc_seconds: float | None = None,
+        patience_seconds: float = 0.0,
+        is_hasty: bool = False,
     ) -> None:
         """
         Append an event. The whole file is written: object stores cannot append.
@@ -74,32 +78,33 @@ class Ledger:
             utc_seconds: When, if not now.
             patience_seconds: How long to go on where it cannot be written, for whatever reason: an
                 attempt's last event, as all others are written with the next one.
+            is_hasty: Try once: there was a wait for this disk already.
         """
         if utc_seconds is None:
             self._text += _line(event, time.time(), self._spent())
         else:
             self._text += _line(event, utc_seconds)
         # The attempt's last event comes right behind a warning, whose time is short.
-        is_hasty = self._is_behind or patience_seconds > 0 or isinstance(event, Warned)
+        is_hasty = is_hasty or self.is_behind or patience_seconds > 0 or isinstance(event, Warned)
         self._write(self._hasty if is_hasty else self._patient, patience_seconds)
         said = ", ".join(f"{key} {value}" for key, value in event.facts.items())
         logger.info("%s %s", event.name, " ".join(said.split()))  # one line, whoever is quoted
 
     def catch_up(self, patience_seconds: float) -> bool:
         """Write what the disk has refused to take, if there is such; False where it refuses it still."""
-        if self._is_behind:
+        if self.is_behind:
             self._write(self._hasty, patience_seconds)
-        return not self._is_behind
+        return not self.is_behind
 
     def _write(self, store: Store, patience_seconds: float = 0.0) -> None:
         data = self._text.encode()
         try:
             patiently(lambda: store.replace(self._name, data), patience_seconds, lambda _: True)
         except OSError as error:  # a full disk must not end the run
-            self._is_behind = True
+            self.is_behind = True
             logger.warning("The ledger could not be written: %s", error)
         else:
-            self._is_behind = False
+            self.is_behind = False
 
 
 def _line(event: Event, utc_seconds: float, spent: Mapping[str, float] | None = None) -> str:

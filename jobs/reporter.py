@@ -12,7 +12,6 @@ Rank 0 keeps ledger, curves and progress file; every rank the samples it reads, 
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import time
@@ -26,19 +25,19 @@ from instruct_core.config import TrainConfig, describe
 from instruct_core.events import Evaluated, Event, Saved, SlowRank
 from instruct_core.model.products import USUAL
 from instruct_core.shape import Shape
-from instruct_core.storage.growing_file import GrowingFile
 from instruct_core.storage.patience import LOOK_AGAIN_SECONDS, naming, patiently
 from instruct_core.storage.store import Store
-from instruct_core.train.metrics import Metrics, flops_per_token, peak_flops, system_metrics
+from instruct_core.train.metrics import flops_per_token, peak_flops, system_metrics
 from instruct_core.train.progress import SampleAnswer, StepReport
 from instruct_core.train.wishes import Wishes
 from jobs.bad_nodes import blame_aside
 from jobs.control import Control, Request, Verb
 from jobs.events import Finished, Paused, Requeued, Resumed, ShortLead, Started, Stopped
 from jobs.job_folder import Progress, job_folder, write_progress
-from jobs.ledger import Ledger, note_untold_save
+from jobs.ledger import note_untold_save
 from jobs.notify import LAST_WORD_SECONDS, PATIENT_SECONDS, Notifier, What
 from jobs.receipt import RunningReceipt
+from jobs.records import Records
 from jobs.slurm import own_restarts
 from jobs.surroundings import Place, note_surroundings, surroundings
 from jobs.survival.deadline import Deadline
@@ -86,13 +85,9 @@ class Reporter:
         self._guard, self._deadline = guard, deadline
         self._runs = Store(config.runs) / config.run
         self._folder = job_folder()
-        self._ledger = Ledger(self._runs, number, sheet.spent) if world.rank == 0 else None
+        self._records = Records(self._runs, number, world.rank, sheet.spent)
         self._receipt = RunningReceipt(self._runs, number, self._folder.parent)
-        self._metrics: Metrics | None = None
-        self._samples: GrowingFile | None = None
         self._places: list[Place] = []  # of all ranks
-        self._resumed_at = 0
-        self._has_waited = False  # before a save, for a disk that still refuses what is told
         self._has_finished = False
         self._flops_per_token = 0.0
         self._reported_at = self._measured_at = 0.0
@@ -109,8 +104,8 @@ class Reporter:
 
     def note(self, event: Event, patience_seconds: float = 0.0) -> None:
         """Write an event into the ledger, on rank 0; the last one with patience, as `Ledger.note`."""
-        if self._ledger is not None:
-            self._ledger.note(event, patience_seconds=patience_seconds)
+        self._records.note(event, patience_seconds)
+        if self._world.rank == 0:
             self._receipt.note(event, self._sheet.spent())
 
     def started(self, places: list[Place], code_version: str, products: str) -> None:
@@ -119,7 +114,7 @@ class Reporter:
         pids, hosts = [place.pid for place in places], [place.host for place in places]
         facts = (self._number, world.job_id, len(places), str(self._device), pids, hosts)
         self.note(Started(*facts, own_restarts(), None if products == USUAL else products))
-        if self._ledger is not None:
+        if world.rank == 0:
             around = surroundings(len(places), places, code_version, products)
             if (changed := note_surroundings(self._runs, self._number, around)) is not None:
                 self.note(changed)
@@ -128,33 +123,20 @@ class Reporter:
         """Take what begins now: "first step", "step", "evaluation", "save", "ending"."""
         self._guard.working(phase)
         self._sheet.begins(phase)
-        if phase == "save":
-            self._write_before_a_save()
-
-    def _write_before_a_save(self) -> None:
-        """Write what is told of the steps that it saves: nobody makes them again to tell it."""
-        if self._guard.asked():
-            return  # its time is short, and `ended` tells it behind the save
-        # Training does not wait twice.
-        until = time.monotonic() + (0.0 if self._has_waited else LOOK_AGAIN_SECONDS)
-        written = [self._ledger.catch_up(until - time.monotonic())] if self._ledger else []
-        written += [file.write(until - time.monotonic()) for file in self._files()]
-        self._has_waited = not all(written)
-
-    def _files(self) -> list[GrowingFile | Metrics]:
-        return [file for file in (self._samples, self._metrics) if file is not None]
+        # A warned rank's time is short, and `ended` tells it behind the save.
+        if phase == "save" and not self._guard.asked():
+            self._records.write_before_a_save()
 
     def loaded(self, manifest: Manifest) -> None:
         """Tell of a save whose own attempt could not, on rank 0."""
-        if self._ledger is not None:
+        if self._records.ledger is not None:
             try:
-                note_untold_save(self._ledger, self._runs, manifest)
+                note_untold_save(self._records.ledger, self._runs, manifest)
             except OSError as error:  # a store that is away must not end the run
                 logger.warning("The ledger could not be read: %s", error)
 
     def resumed(self, step: int, shape: Shape) -> None:
         """Say where the attempt begins; called before the first step."""
-        self._resumed_at = step
         self._flops_per_token = flops_per_token(
             shape, self._config.seq_len, is_frozen=self._config.adapter is not None
         )
@@ -164,9 +146,7 @@ class Reporter:
             self.notify(
                 "resumed", f"goes on from step {step} of {self._config.max_steps}", step=step
             )
-        if self._config.record_samples:
-            name = f"samples-{self._number:04d}-{self._world.rank:05d}.jsonl"
-            self._samples = GrowingFile(self._runs.local_path(name), "samples that were read")
+        self._records.begin(step, self._config.record_samples)
         self._report_progress("running", global_step=step, committed=step)
 
     def notify(self, what: What, text: str, **facts: Any) -> None:
@@ -185,10 +165,7 @@ class Reporter:
         until = time.monotonic() + seconds
         self.note(event, seconds)
         self._report_progress(event.name, until - time.monotonic(), global_step=event.step)
-        for file in self._files():
-            file.write(until - time.monotonic())
-        if self._metrics is not None:
-            self._metrics.publish(until - time.monotonic())
+        self._records.write_last(until - time.monotonic())
         if isinstance(event, Requeued):
             text = f"was interrupted at step {event.step}; it has saved, and comes back"
             self.notify("preempted", text, step=event.step)
@@ -220,36 +197,33 @@ class Reporter:
         if isinstance(event, SlowRank):
             place = self._places[event.rank]
             event = replace(event, node=place.node or place.host, gpu=place.gpu)
-            if self._ledger is not None:
+            if self._world.rank == 0:
                 blame_aside(place.node, "slow", str(event), self._config.run)
         self.note(event)
         if isinstance(event, Saved):
             if self._deadline is not None:
                 self._deadline.save_seconds = event.seconds or 0.0
             self._report_progress("running", committed=event.step)
-            if self._metrics is not None:
-                self._log_receipt(self._metrics, event.step)
-                self._metrics.publish()
+            if self._records.has_curves:
+                self._log_receipt(event.step)
         if isinstance(event, Evaluated):
             self._progress = replace(self._progress, val_loss=event.val_loss)
-            self._curves().log(event.step, {"val/loss": event.val_loss})
+            self._records.curves.log(event.step, {"val/loss": event.val_loss})
 
-    def _log_receipt(self, curves: Metrics, step: int) -> None:
+    def _log_receipt(self, step: int) -> None:
         """Draw where the run's hours went, all attempts together."""
         try:
-            curves.log(step, self._receipt.values())
+            self._records.curves.log(step, self._receipt.values())
         except OSError as error:  # a store that is away must not end the run
             logger.warning("The ledger could not be read: %s", error)
 
     def on_samples(self, step: int, samples: list[SampleAnswer]) -> None:
         """Take answers of the model as it is."""
-        self._curves().log_table(step, "samples", [SampleAnswer._fields, *samples])
+        self._records.curves.log_table(step, "samples", [SampleAnswer._fields, *samples])
 
     def on_read(self, step: int, samples: list[int]) -> None:
         """Take the numbers of the samples that this rank reads for a step."""
-        if self._samples is not None:
-            self._samples.add(json.dumps({"step": step, "samples": samples}).encode() + b"\n")
-            self._samples.write()
+        self._records.read(step, samples)
 
     def on_step(self, report: StepReport) -> None:
         """Take what a step did."""
@@ -261,7 +235,7 @@ class Reporter:
         if now - self._measured_at > SYSTEM_METRICS_SECONDS:
             self._measured_at = now
             values |= system_metrics(self._device)
-        self._curves().log(step, values)
+        self._records.curves.log(step, values)
         if self._deadline is not None and self._deadline.short_lead and not self._told_lead:
             self._told_lead = True
             lead, needed = self._deadline.short_lead
@@ -286,14 +260,7 @@ class Reporter:
             except OSError as error:  # a full disk must not end the run
                 logger.warning("The progress could not be written: %s", error)
 
-    def _curves(self) -> Metrics:
-        # Opened with the first point: tensorboard's import must not delay the first step.
-        if self._metrics is None:
-            self._metrics = Metrics(self._runs, self._number, self._resumed_at)
-        return self._metrics
-
     def close(self) -> None:
         """Flush and close what was opened."""
         self._notifier.close(PATIENT_SECONDS if self._has_finished else LAST_WORD_SECONDS)
-        if self._metrics is not None:
-            self._metrics.close()
+        self._records.close()

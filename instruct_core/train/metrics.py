@@ -3,12 +3,13 @@ One continuous run in TensorBoard, whatever happened to the job that trained it.
 
     metrics = Metrics(Store("runs_instruct/my-run"), attempt=1, resumed_at_step=100)
     metrics.log(101, {"train/loss": 2.9})
-    metrics.write()                     # before a save: what it holds is not told again
+    metrics.file.write(10.0, durably=True)      # before a save: what it holds is not told again
+    metrics.publish(10.0)
 
 On resume TensorBoard is told to forget what an earlier attempt logged after the step that was
 resumed at, so no curve overlaps itself. A thread writes, and steps wait for nothing; what the disk
 refuses is kept until it takes it, where tensorboard's own writer would give it up. An object store
-cannot append: events for one are written on this machine and sent there with every checkpoint.
+cannot append: events for one are written on this machine and sent there before every checkpoint.
 
 Sources: tensorboard/plugins/event_processing (a SessionLog START purges later steps);
 tensorboard/summary/writer (names and records of its files); GPU peaks are dense bf16 figures of
@@ -76,7 +77,8 @@ class Metrics:
         self._scratch = None if store.is_local else Path(tempfile.gettempdir(), uuid.uuid4().hex)
         seconds, host, process = int(time.time()), socket.gethostname(), os.getpid()
         name = f"events.out.tfevents.{seconds:010d}.{host}.{process}.{attempt}"
-        self._file = GrowingFile((self._scratch or store.local_path("")) / name, "curves")
+        path = (self._scratch or store.local_path("")) / name
+        self.file = GrowingFile(path, "curves", is_scratch=self._scratch is not None)
         self._sent_bytes = 0
         self._is_over = threading.Event()
         self._add(0, event_pb2.Event(file_version="brain.Event:2"))
@@ -109,35 +111,33 @@ class Metrics:
         event.step, event.wall_time = step, time.time()
         record = io.BytesIO()
         self._record_writer(record).write(event.SerializeToString())
-        self._file.add(record.getvalue())
+        self.file.add(record.getvalue())
 
     def _write_on(self) -> None:
         while not self._is_over.wait(WRITE_SECONDS):
-            self._file.write()
+            self.file.write()
 
-    def write(self, patience_seconds: float = 0.0) -> bool:
-        """Write what was logged so far, as `GrowingFile.write`; nothing is sent to an object store."""
-        return self._file.write(patience_seconds, durably=True)
-
-    def publish(self, patience_seconds: float = 0.0) -> None:
-        """Send an object store what was logged so far; on a disk it is there already."""
+    def publish(self, patience_seconds: float = 0.0) -> bool:
+        """Send an object store what was logged so far; False where it does not take it now."""
         if self._scratch is None:
-            return
-        self._file.write()
-        path = self._file.path
+            return True
+        self.file.write()
+        path = self.file.path
         try:
             data = path.read_bytes()
             if len(data) > self._sent_bytes:
                 send = partial(self._store.replace, path.name, data)
                 patiently(send, patience_seconds, lambda _: True)
                 self._sent_bytes = len(data)
-        except OSError as error:  # must not end the run: all of it is sent with the next save
+        except OSError as error:  # must not end the run: all of it is sent before the next save
             logger.warning("The curves could not be sent: %s", error)
+            return False
+        return True
 
     def close(self) -> None:
         """Write and send what was not yet, and end."""
         self._is_over.set()
-        self._file.write()
+        self.file.write()
         self.publish()
         if self._scratch is not None:
             shutil.rmtree(self._scratch, ignore_errors=True)

@@ -52,9 +52,9 @@ def test_each_point_is_there_once_whichever_operation_is_refused(
         before = disk.counts().get(kind, {}).get("refused", 0)
         operations = WRITE if kind == "EDQUOT" else ALL
         disk.plan([Fault(kind, operations, f"/{name}/*", skips=number, times=2)])
-        metrics.write()
+        metrics.file.write(durably=True)
         log(metrics, 3)
-        metrics.write()
+        metrics.file.write(durably=True)
         was_refused = disk.counts().get(kind, {}).get("refused", 0) > before
         disk.heal()
 
@@ -76,7 +76,7 @@ def test_resumed_run_forgets_what_is_made_again_though_its_disk_refused_at_first
     disk.plan([Fault("EIO", ALL, "/again/*")])
     second = Metrics(Store(disk.path / "again"), 1, 5)
     log(second, 6)
-    second.write()
+    second.file.write(durably=True)
     disk.heal()
     log(second, 7, 8)
 

@@ -36,6 +36,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(patience, "time", clock)
     monkeypatch.setattr("jobs.reporter.time", clock)
+    monkeypatch.setattr("jobs.records.time", clock)
     return clock
 
 
@@ -123,6 +124,67 @@ def test_save_waits_once_for_a_disk_that_takes_no_samples(
     disk.heal()
     reporter.working("save")
     assert samples_of(disk.folder / "samples" / "r") == {step: {step} for step in range(5)}
+
+
+def test_ledger_and_save_wait_once_for_a_disk_that_is_away(
+    disk: SharedDisk, monkeypatch: pytest.MonkeyPatch, clock: Clock
+) -> None:
+    reporter = reporter_in(disk.path / "once", monkeypatch, record_samples=True)
+    reporter.resumed(0, PRESETS["tiny"])
+    for number in range(2):  # a second time away is waited for again
+        began_at = clock.now
+        disk.plan([Fault("EIO", WRITE, "/once/r/*")])
+
+        reporter.on_read(number, [number])
+        reporter.on_event(Evaluated(number, 2.0))
+        reporter.working("save")
+
+        assert 5 < clock.now - began_at <= 10, number
+        disk.heal()
+        reporter.working("save")
+    told = [event["event"] for event in events_of(disk.folder / "once" / "r")]
+    assert told == ["resumed", "evaluated", "evaluated"]
+    reporter.close()
+
+
+def test_ledger_does_not_wait_for_a_disk_that_a_save_has_waited_for(
+    disk: SharedDisk, monkeypatch: pytest.MonkeyPatch, clock: Clock
+) -> None:
+    reporter = reporter_in(disk.path / "behind", monkeypatch, record_samples=True)
+    reporter.resumed(0, PRESETS["tiny"])
+    began_at = clock.now
+    disk.plan([Fault("EIO", WRITE, "/behind/r/*")])
+
+    reporter.on_read(0, [0])
+    reporter.working("save")
+    reporter.note(Saved(step=1))
+
+    assert clock.now - began_at <= 10
+    disk.heal()
+    reporter.working("save")
+    told = [event["event"] for event in events_of(disk.folder / "behind" / "r")]
+    assert told == ["resumed", "saved"]
+
+
+def test_warned_rank_saves_before_it_tells(
+    disk: SharedDisk, monkeypatch: pytest.MonkeyPatch, clock: Clock
+) -> None:
+    """Its time is short: a disk that takes no words for a while must not cost it the save."""
+    reporter = reporter_in(disk.path / "warned", monkeypatch, record_samples=True)
+    reporter.resumed(0, PRESETS["tiny"])
+    monkeypatch.setattr(reporter._guard, "asked", lambda: True)
+    disk.plan([Fault("EIO", WRITE, "/warned/r/*")])
+    reporter.on_read(0, [1, 2])
+    began_at = clock.now
+
+    reporter.working("save")
+
+    assert clock.now == began_at
+    disk.heal()
+    reporter.ended(Requeued(1), is_warned=True)
+    told = [event["event"] for event in events_of(disk.folder / "warned" / "r")]
+    assert told == ["resumed", "requeued"]
+    assert samples_of(disk.folder / "warned" / "r") == {0: {1, 2}}
 
 
 def test_disk_that_stays_full_ends_a_run_after_a_minute(
