@@ -53,6 +53,7 @@ PEAK_FLOPS = {
     "RTX 3090": 71e12,
 }  # fmt: skip
 SLOWER_KINDS = {"Laptop", "D", "Ti"}  # of the same name, with another peak
+FILE = re.compile(r"events\.out\.tfevents\.(\d{10})\..*")  # TensorBoard reads them by name
 
 
 class Metrics:
@@ -75,7 +76,7 @@ class Metrics:
         # All of a file is sent each time: steps do not wait for a store that is away.
         self._store = store if store.is_local else Store(store.url, patience_seconds=0.0)
         self._scratch = None if store.is_local else Path(tempfile.gettempdir(), uuid.uuid4().hex)
-        seconds, host, process = int(time.time()), socket.gethostname(), os.getpid()
+        seconds, host, process = self._seconds(attempt), socket.gethostname(), os.getpid()
         name = f"events.out.tfevents.{seconds:010d}.{host}.{process}.{attempt}"
         path = (self._scratch or store.local_path("")) / name
         self.file = GrowingFile(path, "curves", is_scratch=self._scratch is not None)
@@ -88,6 +89,16 @@ class Metrics:
             first = resumed_at_step + 1 if resumed_at_step else 0
             self._add(first, event_pb2.Event(session_log=start))
         threading.Thread(target=self._write_on, name="curves", daemon=True).start()
+
+    def _seconds(self, attempt: int) -> int:
+        """Return the time for a name: after those of earlier attempts, whose clocks may be ahead."""
+        names: list[str] = []
+        try:
+            names = self._store.names() if attempt else []
+        except OSError as error:  # must not end the run: clocks mostly agree
+            logger.warning("The curves of earlier attempts could not be looked for: %s", error)
+        newest = max((int(found[1]) for found in map(FILE.fullmatch, names) if found), default=0)
+        return max(int(time.time()), newest + 1)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Write one point of each curve."""
