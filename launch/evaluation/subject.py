@@ -7,7 +7,6 @@ What is evaluated, what it is compared with, on which rows, and where the report
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 from instruct_core.checkpoints.steps import step_name
@@ -48,8 +47,7 @@ def find_subject(flags: Evaluate) -> Subject:
         of_step = Run.of_step(place)
     if of_step is None:
         return Subject(place)
-    run = replace(of_step, runs=absolute(model.runs) if model.runs else "")
-    return Subject(place, run, int(place.rpartition("-")[2]))
+    return Subject(place, of_step.kept_in(model.runs), int(place.rpartition("-")[2]))
 
 
 def _not_told(flag: str, flags: Evaluate, what: str) -> ConfigError:
@@ -105,7 +103,7 @@ def find_out(flags: Evaluate, subject: Subject) -> Store:
         check_folder("--out", place, out.local_path(""), num_bytes=0)
     check_url("--out", place, writes=True)
     # Without report.json, but nothing foreign in it: a report that was killed while it was written.
-    names = {name for name in out.names() if not name.startswith(".")}
+    names = set(out.contents())
     if JSON not in names and names - set(FILES):
         raise ConfigError(
             f"--out {place} is in use: it is not empty, and there is no {JSON} of this command in it. "

@@ -48,7 +48,7 @@ def check_control(flags: Control) -> None:
     Raises:
         ConfigError: Names the word, and what it must be.
     """
-    check_name(flags.run)
+    check_name(flags.run, "RUN")
     verb, value = flags.verb, flags.value
     if verb in TAKES and value is None:
         raise ConfigError(f"{verb} takes {TAKES[verb]}, got nothing.")

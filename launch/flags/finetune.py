@@ -97,7 +97,7 @@ def check_flags(flags: Finetune, is_whole: bool = True) -> None:
     if flags.model is not None and flags.model not in PRESETS:
         raise ConfigError(f"--model must be one of {', '.join(PRESETS)}, got {flags.model}.")
     if flags.run is not None:
-        check_name(flags.run)
+        check_name(flags.run, "--run")
     if not is_whole:
         return
     flags.recipe.check()

@@ -94,12 +94,21 @@ def check_counts(flags: Any, *names: str) -> None:
             raise ConfigError(f"{flag_of(name)} must be at most {MOST:,}, got {value}.")
 
 
-def check_name(run: str, flag: str = "--run") -> None:
-    """Refuse a run's name that leaves the folder of the runs, or hides in it; raises ConfigError."""
+def check_name(run: str, typed: str) -> None:
+    """
+    Refuse a run's name that leaves the folder of the runs, or hides in it.
+
+    Args:
+        run: The name.
+        typed: As what it was typed: a flag, or RUN for a word alone.
+
+    Raises:
+        ConfigError: Says what is wrong with the name, and where it was typed.
+    """
     if not PLAIN_NAME.fullmatch(run):
         raise ConfigError(
-            f"{flag} must be a plain name of letters, digits, '.', '_' and '-' that begins with a letter "
-            f"or a digit, got {run!r}."
+            f"{typed} must be a plain name of letters, digits, '.', '_' and '-' that begins with a "
+            f"letter or a digit, got {run!r}."
         )
     if len(run) > LONGEST_NAME:
-        raise ConfigError(f"{flag} must have at most {LONGEST_NAME} letters, got {len(run)}.")
+        raise ConfigError(f"{typed} must have at most {LONGEST_NAME} letters, got {len(run)}.")

@@ -64,7 +64,7 @@ def check_model_flags(flags: ModelFlags) -> None:
         ConfigError: Names the flag, the value and what it must be.
     """
     if flags.run is not None:
-        check_name(flags.run)
+        check_name(flags.run, "--run")
     if flags.run is not None and flags.checkpoint is not None:
         raise ConfigError("--run and --checkpoint name two models. Give one of them.")
     if flags.step != "newest" and flags.checkpoint is not None:

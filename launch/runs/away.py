@@ -14,7 +14,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -100,7 +100,8 @@ class Look:
                 if known.name == name:
                     return known
             raise ConfigError(f"Run {name} is not known here, and {problem}. Ask again later.")
-        run = Run.find(name, checkpoints, runs)
+        run = Run.find(name, checkpoints)
+        run = replace(run, runs=absolute(runs) if runs else "")  # looked at once its bucket answers
         problem = self._problem_of(run.ledger.url)
         return self._known(run.name, run.job_parent, run.lock, problem) if problem else None
 
@@ -108,6 +109,7 @@ class Look:
         try:
             if problem := self._problem_of(run.store.url) or self._problem_of(run.ledger.url):
                 return in_part(self._known(run.name, run.job_parent, run.lock, problem))
+            run.refuse_foreign()
             return fully(RunStatus.at_a_glance(run, self.controller))
         except InstructError as error:
             return in_part(KnownRun(run.name, str(error)))

@@ -13,19 +13,15 @@ import getpass
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 
 from instruct_core.errors import ConfigError, InstructError, SlurmError
 from jobs.control import Verb, ask, last_step, requests_in
-from jobs.ledger import has_ledger
 from launch.cluster.frozen_code import CODE
-from launch.cluster.job_folder import job_folders
 from launch.cluster.lock import RunLock
 from launch.cluster.slurm import SlurmJob
 from launch.console.lines import say
 from launch.flags.control import Control
 from launch.runs.commands import run_command
-from launch.runs.places import absolute, reachable
 from launch.runs.run import Run
 from launch.runs.status import RunStatus
 
@@ -38,7 +34,7 @@ def control(flags: Control) -> int:
         ConfigError: It cannot do that as it stands, or its folder is not ours to write.
         MissingError: There is no such run.
     """
-    run = run_of(flags)
+    run = Run.find(flags.run, flags.checkpoints, flags.runs)
     status = RunStatus.of(run)
     match flags.verb:
         case "extend":
@@ -50,29 +46,6 @@ def control(flags: Control) -> int:
         case "pause":
             _end(run, status, "pause")
     return 0
-
-
-def run_of(flags: Control) -> Run:
-    """
-    Return the run that was named.
-
-    Raises:
-        ConfigError: As `Run.find`; or --runs has nothing of it, so that what lies there under its name is
-            somebody else's.
-        MissingError: As `Run.find`.
-    """
-    run = Run.find(flags.run, flags.checkpoints)
-    if flags.runs is None:
-        return run
-    run = replace(run, runs=absolute(flags.runs))
-    with reachable("--runs", flags.runs):
-        is_its_own = has_ledger(run.ledger) or bool(job_folders(run.job_parent))
-    if not is_its_own:
-        raise ConfigError(
-            f"--runs {flags.runs} has nothing of run {run.name}: no ledger and no job in "
-            f"{run.ledger.url}. Leave it out, and what the run's own settings say is taken."
-        )
-    return run
 
 
 def who() -> str:

@@ -21,7 +21,7 @@ from jobs.slurm import JobRecord
 from launch.cluster.job_folder import array_parent, job_folders
 from launch.cluster.slurm import SlurmJob, array_job
 from launch.flags.logs import Logs
-from launch.runs.places import absolute
+from launch.runs.places import absolute, check_looked_in
 from launch.runs.run import Run
 from launch.runs.status import RunStatus
 
@@ -144,8 +144,14 @@ def log_source(flags: Logs) -> RunLog | ArrayLog:
     for flag, number in (("--task", flags.task), ("--rank", flags.rank)):
         if number is not None and number < 0:
             raise ConfigError(f"{flag} must be at least 0, got {number}.")
+    check_looked_in("--shards", flags.shards, may_be_missing=flags.shards == Logs.shards)
     array = _array(flags)
     if array is None:
+        if not PLAIN_NAME.fullmatch(flags.run):
+            raise ConfigError(
+                "RUN must be a run's plain name, or name or place of a shard set or of answers that an "
+                f"array makes, got {flags.run!r}: no tasks have logged anything there."
+            )
         run = Run.find(flags.run, flags.checkpoints, flags.runs)
         if flags.task is not None:
             raise ConfigError(f"--task is of an array, and {flags.run} is a run. Use --rank.")

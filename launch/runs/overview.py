@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from instruct_core.errors import ConfigError
+from instruct_core.recipe import flag_of
 from jobs.job_folder import Progress
 from launch.cluster.bad_nodes import known_bad, to_trust
 from launch.cluster.slurm import Controller
@@ -26,6 +27,7 @@ from launch.runs.difference import document_of_difference, show_difference
 from launch.runs.document import document_of_all, document_of_part, document_of_run, json_of
 from launch.runs.one_run import show_run
 from launch.runs.pace import left_of, unsaved_of
+from launch.runs.places import check_looked_in
 from launch.runs.run import Run
 from launch.runs.status import RunStatus
 
@@ -52,6 +54,8 @@ def show_status(flags: Status) -> int:
         )
     if flags.diff is not None:
         check_name(flags.diff, "--diff")
+    if flags.run is None:
+        _check_places(flags)
     if not flags.watch:
         _show_once(flags)
         return 0
@@ -64,6 +68,15 @@ def show_status(flags: Status) -> int:
             pause(WATCH_SECONDS)
     except KeyboardInterrupt:
         return 0
+
+
+def _check_places(flags: Status) -> None:
+    """Refuse places to look in that are no folders, or were typed and are not there."""
+    for name in ("checkpoints", "shards"):
+        place, usual = getattr(flags, name), getattr(type(flags), name)
+        check_looked_in(flag_of(name), place, may_be_missing=place == usual)
+    if flags.runs is not None:
+        check_looked_in("--runs", flags.runs, may_be_missing=False)
 
 
 def _show_once(flags: Status) -> None:

@@ -10,8 +10,10 @@ not a failed job tomorrow.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -76,6 +78,33 @@ def reachable(flag: str, place: str) -> Iterator[None]:
         reason = (error.strerror or str(error)).rstrip(".")
         file = f"{error.filename}: " if error.filename not in (None, place) else ""
         raise ConfigError(f"{flag} {place} cannot be used: {file}{reason}. {hint}.") from None
+
+
+def check_looked_in(flag: str, place: str, may_be_missing: bool) -> None:
+    """
+    Refuse a place to look in that is no folder: what is not found in a file would be told as not begun.
+
+    Args:
+        flag: As typed, for the message.
+        place: What it says; of a URL its store tells.
+        may_be_missing: Whether it need not be there yet.
+
+    Raises:
+        ConfigError: Names the flag, the place and what is wrong with it.
+    """
+    with reachable(flag, place):
+        store = Store(absolute(place))
+        if not store.is_local:
+            return
+        folder = store.local_path("")
+        try:
+            mode = on_a_disk(folder, folder.stat).st_mode
+        except FileNotFoundError:
+            if not may_be_missing:
+                raise
+            return
+        if not stat.S_ISDIR(mode):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
 
 
 def check_url(flag: str, place: str, writes: bool) -> None:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from instruct_core.storage.store import Store
 from launch.console.lines import say
 from launch.flags.control import Control
-from launch.runs.control import allowed, at_rest, run_of
+from launch.runs.control import allowed, at_rest
 from launch.runs.places import absolute
 from launch.runs.run import Run
 from launch.runs.unfinished import REMOVED, begin, empty, mark_in
@@ -42,7 +42,7 @@ def remove(flags: Control) -> int:
     if begun is not None:
         run = Run(run.name, run.store, str(begun.get("runs", "")))
     else:
-        run = run_of(flags)
+        run = Run.find(flags.run, flags.checkpoints, flags.runs)
         run = Run(run.name, run.store, run.ledger.url.rpartition("/")[0])
     folders = _folders(run)
     if flags.dry_run:

@@ -16,7 +16,7 @@ from instruct_core.storage.documents import dump_document
 from instruct_core.storage.store import Store
 from launch.console.lines import say
 from launch.flags.control import Control
-from launch.runs.control import allowed, at_rest, run_of
+from launch.runs.control import allowed, at_rest
 from launch.runs.run import Run
 from launch.runs.unfinished import RENAMED, begin, empty, mark_in
 
@@ -35,7 +35,7 @@ def rename(flags: Control) -> int:
     new = Run.named(flags.value or "", flags.checkpoints)
     begun = _begun(old, new)
     if begun is None:
-        old = run_of(flags)
+        old = Run.find(flags.run, flags.checkpoints, flags.runs)
         runs = old.ledger.url.rpartition("/")[0]
         old, new = Run(old.name, old.store, runs), Run(new.name, new.store, runs)
         _refuse_taken(new)

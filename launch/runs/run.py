@@ -4,9 +4,6 @@ A run: found by its name, it knows its settings, its ledger, its jobs and its ne
     run = Run.find("my-run", "checkpoints_instruct")
     run.config.max_steps, run.newest_good_step(on_damage=note)
     run.good_step("best", on_damage=note)             # or "newest", or the number of one
-
-A project may be moved: places below the folder that held the checkpoints are looked for beside
-where they lie now.
 """
 
 from __future__ import annotations
@@ -37,7 +34,9 @@ from launch.console.lines import perhaps
 from launch.flags.parse import check_name
 from launch.runs.asked import asked_in
 from launch.runs.best import best_first
-from launch.runs.places import absolute, reachable
+from launch.runs.moved import moved
+from launch.runs.places import absolute, check_looked_in, reachable
+from launch.runs.typed_runs import refuse_foreign
 from launch.runs.unfinished import refuse_unfinished
 
 
@@ -59,7 +58,7 @@ class Run:
     @classmethod
     def named(cls, name: str, checkpoints: str) -> Run:
         """Return the run of a name, which need not be there; raises ConfigError for no plain name."""
-        check_name(name)
+        check_name(name, "RUN")
         return cls(name, Store(absolute(checkpoints)) / name)
 
     @classmethod
@@ -73,16 +72,29 @@ class Run:
             runs: Where they keep their ledgers, if not where their settings say.
 
         Raises:
-            ConfigError: The name is no plain one, or the place cannot be reached.
+            ConfigError: The name is no plain one, or a place cannot be reached or has nothing of it.
             MissingError: There is no such run; names those that are there.
         """
         if name is None:
-            return replace(cls.latest(checkpoints), runs=absolute(runs) if runs else "")
-        run = replace(cls.named(name, checkpoints), runs=absolute(runs) if runs else "")
+            return cls.latest(checkpoints).kept_in(runs)
+        run = cls.named(name, checkpoints)
         with reachable("--checkpoints", checkpoints):
             if not run.exists():
                 raise run._missing()
+        return run.kept_in(runs)
+
+    def kept_in(self, runs: str | None) -> Run:
+        """Return it with its ledger where somebody says; raises ConfigError for a place without it."""
+        if runs is None:
+            return self
+        run = replace(self, runs=absolute(runs))
+        run.refuse_foreign()
         return run
+
+    def refuse_foreign(self) -> None:
+        """Refuse a typed place of its ledger that has nothing of it; raises ConfigError."""
+        if self.runs:
+            refuse_foreign(self.name, self.runs, self.ledger, self.job_parent)
 
     @classmethod
     def latest(cls, checkpoints: str) -> Run:
@@ -138,20 +150,7 @@ class Run:
         """The settings it was begun with, where it lies now; raises as `document` does."""
         stored = from_json(self.document.get("config"), self.store.where("run.json"))
         stored = replace(stored, max_steps=last_step(requests_in(self.store), stored.max_steps))
-        before, now = (str(Path(p).parent) for p in (stored.checkpoints, self.checkpoints))
-        if before == now or "://" in stored.checkpoints + self.checkpoints:
-            return replace(stored, checkpoints=self.checkpoints)
-
-        def moved(place: str) -> str:
-            return now + place.removeprefix(before) if place.startswith(f"{before}/") else place
-
-        return replace(
-            stored,
-            checkpoints=self.checkpoints,
-            shards=moved(stored.shards),
-            init=moved(stored.init),
-            runs=moved(stored.runs),
-        )
+        return moved(stored, self.checkpoints)
 
     @property
     def checkpoints(self) -> str:
@@ -284,6 +283,7 @@ class Run:
 
 def runs_in(checkpoints: str, runs: str | None = None) -> list[Run]:
     """Return the runs that keep their checkpoints in a place, by name; arguments as `Run.find`."""
+    check_looked_in("--checkpoints", checkpoints, may_be_missing=True)
     place = Store(absolute(checkpoints))
     with reachable("--checkpoints", checkpoints):
         return [

@@ -16,7 +16,8 @@ from launch.flags.control import Control
 from launch.flags.finetune import Finetune
 from launch.flags.parse import parse_flags
 from launch.runs.commands import run_command
-from launch.runs.control import ask_run, is_training, run_of
+from launch.runs.control import ask_run, is_training
+from launch.runs.run import Run
 from launch.runs.status import RunStatus
 from launch.training.start import finetune
 
@@ -29,7 +30,7 @@ def resume(flags: Control) -> int:
         ConfigError: It is not paused.
         MissingError: There is no such run.
     """
-    run = run_of(flags)
+    run = Run.find(flags.run, flags.checkpoints, flags.runs)
     status = RunStatus.of(run)
     state, asked = status.state(), status.asked()
     pauses = asked is not None and asked.verb == "pause"

@@ -195,7 +195,7 @@ DOCTOR = {
 }
 REPORT = {
     "gone": "Run gone is not there",
-    "../t": "--run must be a plain name",
+    "../t": "RUN must be a plain name",
     "t --out good.jsonl": "good.jsonl is in use: it is no page of this command",
     "t --out folder": "folder is a folder. Name a file in it",
     "t --out circle/page.html": "circle: Too many levels of symbolic links. Give another place",

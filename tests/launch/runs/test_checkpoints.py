@@ -124,7 +124,7 @@ BAD = {
     "list r": "The first word must be one of ls, verify, prune, export, got 'list'",
     "ls": "RUN must be given",
     "ls nobody": "Run nobody is not there: no ",
-    "ls ../r": "--run must be a plain name",
+    "ls ../r": "RUN must be a plain name",
     "verify r --step 4": "--step 4 is not there in ",
     "prune r --keep 0": "--keep must be at least 1, got 0",
     "prune r --keep-every -1": "--keep-every must be at least 0, got -1",

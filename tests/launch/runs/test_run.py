@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import runpy
-import sys
+import re
 from pathlib import Path
 
 import pytest
@@ -15,9 +14,8 @@ from instruct_core.errors import ConfigError, MissingError
 from instruct_core.storage.documents import dump_document, seal
 from instruct_core.storage.store import Store
 from launch.runs.run import Run, runs_in
-from tests.conftest import REPO
 from tests.fakes import facts_of
-from tests.launch.test_errors import snapshot
+from tests.launch.runs.conftest import Refusal
 
 CONTENT = b"abc" * 40
 
@@ -71,33 +69,18 @@ COMMANDS = {
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "", ".hidden"])
 @pytest.mark.parametrize("command", COMMANDS)
-def test_name_that_leaves_the_folder_of_the_runs_is_refused_by_every_command(
-    command: str,
-    name: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+def test_name_that_leaves_the_folder_of_the_runs_is_refused_by_every_command_as_it_was_typed(
+    command: str, name: str, tmp_path: Path, refusal: Refusal
 ) -> None:
     run = begin(tmp_path, name)  # it is there, so nothing but its name is wrong
     save(run, 1)
-    (tmp_path / "questions.jsonl").write_text('{"prompt": "Hi."}\n')
-    script, *words = COMMANDS[command].split()
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("GOMP_SPINCOUNT", "5000")
-    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "1")
-    monkeypatch.setattr(sys, "argv", [script, *(name if w == "NAME" else w for w in words)])
-    before = snapshot(tmp_path)
+    words = COMMANDS[command].split()
 
-    with pytest.raises(SystemExit) as stop:
-        runpy.run_path(str(REPO / "launch" / script), run_name="__main__")
+    line = refusal(*(name if word == "NAME" else word for word in words))
 
-    said = capsys.readouterr()
-    assert stop.value.code == 2
-    assert said.err.startswith("error: --run must be a plain name")
-    assert said.err.count("\n") == 1
-    assert repr(name) in said.err
-    assert not said.out
-    assert snapshot(tmp_path) == before
+    typed = "--run" if "--run" in words else "RUN"
+    assert re.match(f"{typed} must be a (run's )?plain name", line)
+    assert repr(name) in line
 
 
 def test_missing_run_is_told_with_those_that_are_there(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from instruct_core.config import TrainConfig, to_json
+from instruct_core.errors import ConfigError
 from launch.flags.finetune import Finetune
 from launch.training import naming
 from launch.training.naming import default_name
@@ -98,3 +99,9 @@ def test_base_that_cannot_be_read_is_left_to_who_loads_it(
 
     assert named(str(folder)) == "gpt2-alpaca"
     assert named(str(folder / "missing")) == "gpt2-alpaca"
+
+
+@pytest.mark.parametrize("shards", ["/data/my shards", f"/data/{'x' * 250}"])
+def test_name_that_shards_do_not_make_must_be_given(shards: str) -> None:
+    with pytest.raises(ConfigError, match=r"--run must be given: 'gpt2-.* of --shards /data/"):
+        default_name(Finetune(), shards)
