@@ -26,6 +26,7 @@ from instruct_core.data.record import (
     cut_records,
 )
 from instruct_core.errors import BadRowError
+from instruct_core.storage.documents import RepeatedKeyError, parse_json
 
 _TEXTS = {str}
 HEAD_BYTES = 64 << 10  # decides how the rows stand
@@ -212,33 +213,49 @@ def _parse_line(raw: bytes, url: str, line: int, following: Cursor) -> Record:
         value = orjson.loads(raw)
     except orjson.JSONDecodeError:
         return _parse_patiently(raw, url, line, following)
-    # orjson makes a float of a number with more than 64 bits; to look for one in all text takes
-    # longer than to parse it.
-    if _has_float(value) and MANY_DIGITS.search(raw):
+    # orjson makes a float of a number with more than 64 bits, and takes the last of two keys that are
+    # the same; to look for either in all text takes longer than to parse it.
+    has_float, num_texts = _look_at(value)
+    is_rounded = has_float and MANY_DIGITS.search(raw)
+    if is_rounded or _has_more_texts(raw, num_texts):
         return _parse_patiently(raw, url, line, following)
     return Record(url, line, following, value)
 
 
-def _has_float(value: Any) -> bool:
-    """Return True if a number with a fraction, or one that was made so, is anywhere in a value."""
+def _look_at(value: Any) -> tuple[bool, int]:
+    """Return whether a float is anywhere in a value, and how many texts it has, keys among them."""
     if type(value) is dict and set(map(type, value.values())) == _TEXTS:  # as most
-        return False
+        return False, 2 * len(value)
+    has_float, num_texts = False, 0
     waiting = [[value]]  # no recursion: a row may be nested deeper than Python goes
     while waiting:
         inside = waiting.pop()
-        kinds = set(map(type, inside))
-        if float in kinds:
-            return True
-        if dict in kinds or list in kinds:
+        kinds = list(map(type, inside))
+        num_texts += kinds.count(str)
+        has_float = has_float or float in kinds
+        if list in kinds:
             waiting += [v for v in inside if type(v) is list]
-            waiting += [list(v.values()) for v in inside if type(v) is dict]
-    return False
+        if dict in kinds:
+            objects = [v for v in inside if type(v) is dict]
+            num_texts += sum(map(len, objects))
+            waiting += [list(v.values()) for v in objects]
+    return has_float, num_texts
+
+
+def _has_more_texts(raw: bytes, num_texts: int) -> bool:
+    """Return True if the JSON of a value has more texts than the value, as a key that is dropped."""
+    num_others = raw.count(b'"') - 2 * num_texts
+    if not num_others:  # no quote in a text: as most
+        return False
+    if b'\\\\"' in raw:  # two of them are one letter, which escapes no quote
+        raw = raw.replace(b"\\\\", b"")
+    return num_others != raw.count(b'\\"')
 
 
 def _parse_patiently(raw: bytes, url: str, line: int, following: Cursor) -> Record:
-    """Parse what the fast parser refuses or rounds, or find out what is wrong with it."""
+    """Parse what the fast parser refuses, rounds or drops, or find out what is wrong with it."""
     try:
-        return Record(url, line, following, value=json.loads(raw.decode("utf-8-sig")))
+        return Record(url, line, following, value=parse_json(raw.decode("utf-8-sig")))
     except UnicodeDecodeError as error:
         hint = " (it looks like UTF-16)" if raw.startswith((b"\xff\xfe", b"\xfe\xff")) else ""
         problem = f"not valid UTF-8 at byte {error.start} of the line{hint}"
@@ -247,5 +264,7 @@ def _parse_patiently(raw: bytes, url: str, line: int, following: Cursor) -> Reco
         return Record(url, line, following, problem=f"not JSON: {error}")
     except RecursionError:
         return Record(url, line, following, problem="not JSON: nested too deeply")
+    except RepeatedKeyError as error:
+        return Record(url, line, following, problem=str(error))
     except ValueError:  # Python's limit, which keeps a number from taking minutes
         return Record(url, line, following, problem="a number has too many digits")

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from instruct_core.errors import ConfigError, CorruptFileError, MissingError
+from instruct_core.storage.documents import RepeatedKeyError, parse_json
 from instruct_core.storage.store import Store
 
 GPT2 = "gpt2"  # as it is typed: the one that needs no files
@@ -116,7 +117,7 @@ def read_tokenizer_files(place: str) -> TokenizerFiles:
 
     Raises:
         MissingError: There is neither a tokenizer.json nor a merges.txt.
-        CorruptFileError: One of them is no JSON object.
+        CorruptFileError: One of them is no JSON object, or has a key twice.
         ConfigError: The store does not answer to that URL.
     """
     store = Store(place)
@@ -136,6 +137,12 @@ def read_tokenizer_files(place: str) -> TokenizerFiles:
 def _object(data: bytes, where: str) -> dict[str, Any]:
     try:
         document = orjson.loads(data)
+        if not where.endswith(
+            f"/{TOKENIZER}"
+        ):  # whose vocabulary is long, and written by no person
+            parse_json(data)
+    except RepeatedKeyError as error:
+        raise CorruptFileError(f"{where} says two things: {error}. Leave one of them.") from None
     except orjson.JSONDecodeError as error:
         raise CorruptFileError(f"{where} is no JSON: {error}. Fetch it again.") from None
     if not isinstance(document, dict):

@@ -6,9 +6,10 @@ What a source writes into a field: text, nothing, or something else that is name
 
 from __future__ import annotations
 
-import json
 import math
 from typing import Any
+
+from instruct_core.storage.documents import RepeatedKeyError, parse_json
 
 
 def text_in(record: dict[str, Any], column: str) -> str:
@@ -51,7 +52,9 @@ def listed(value: Any, what: str, expected: str) -> list[Any]:
     """
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
-            value = json.loads(value)
+            value = parse_json(value)
+        except RepeatedKeyError as error:
+            raise ValueError(f"{what}: {error}") from None
         except (ValueError, RecursionError):  # the latter of a thousand brackets
             raise ValueError(
                 f"{what} is a text, and no JSON: expected a list of {expected}"
@@ -78,7 +81,7 @@ def json_type(value: Any) -> str:
 def a_type(value: Any) -> str:
     """Return what a value is, for a sentence: an object, a list, null."""
     name = json_type(value)
-    return name if name in ("null", "NaN") else with_article(name)
+    return name if name in ("null", "NaN", "bytes") else with_article(name)
 
 
 def with_article(word: str) -> str:

@@ -3,12 +3,13 @@ JSON documents: manifests, plans and run files, with one line an entry so that a
 
     store.claim("manifest.json", seal({"format": 1, "files": [{...}, {...}]}))
 
-Reading refuses what nobody of us wrote: too large, not JSON, not an object.
+Reading refuses what nobody of us wrote: too large, not JSON, not an object, a key that stands twice.
 """
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,13 +34,30 @@ def dump_document(document: Mapping[str, Any]) -> bytes:
     return ("{\n " + ",\n ".join(lines) + "\n}\n").encode(errors="backslashreplace")
 
 
+class RepeatedKeyError(ValueError):
+    """JSON in which a key stands twice in one object: nobody can tell which of them is meant."""
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Return what JSON says; raises ValueError for none, and RepeatedKeyError."""
+    return json.loads(text, object_pairs_hook=_each_once)
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    document = dict(pairs)
+    if len(document) < len(pairs):
+        [(key, _)] = Counter(key for key, _ in pairs).most_common(1)
+        raise RepeatedKeyError(f"the key {key!r} stands twice in one object")
+    return document
+
+
 def load_document(store: Store, name: str) -> dict[str, Any]:
     """
     Return a document of a store.
 
     Raises:
         FileNotFoundError: It is not there.
-        CorruptFileError: It is too large, or no JSON object.
+        CorruptFileError: It is too large, no JSON object, or has a key twice.
     """
     where = store.where(name)
     data = store.read(name, at_most=MAX_DOCUMENT_BYTES + 1)  # whatever its size claims to be
@@ -48,7 +66,9 @@ def load_document(store: Store, name: str) -> dict[str, Any]:
             f"{where} has more than {MAX_DOCUMENT_BYTES:,} bytes: no document of ours."
         )
     try:
-        document = json.loads(data)
+        document = parse_json(data)
+    except RepeatedKeyError as error:
+        raise CorruptFileError(f"{where} says two things: {error}. Leave one of them.") from None
     except (ValueError, RecursionError) as error:
         raise CorruptFileError(f"{where} is no JSON: {error}.") from error
     if not isinstance(document, dict):

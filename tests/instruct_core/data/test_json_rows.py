@@ -90,3 +90,32 @@ def test_array_is_read_in_small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     found = read(json.dumps(rows, ensure_ascii=False))
 
     assert [record.value for record in found] == rows
+
+
+TWICE = {
+    '{"a": "x", "b": "y", "a": "z"}': "a",
+    '{"a": 1, "a": 1}': "a",
+    '{"a": "x\\\\", "a": "y\\\\"}': "a",
+    '{"messages": [{"role": "user", "content": "\\"", "role": "tool"}]}': "role",
+    '{"c": [[{"a": {"b": null, "\\u0062": [2.5]}}]]}': "b",
+    '{"a": 12345678901234567890123, "a": "x"}': "a",
+}
+
+
+@pytest.mark.parametrize("row", TWICE)
+def test_key_that_stands_twice_makes_a_bad_row_and_hides_no_other(row: str) -> None:
+    bad, good = read(f'{row}\n{{"a": 1}}\n')
+
+    assert bad.problem == f"the key {TWICE[row]!r} stands twice in one object"
+    assert bad.where == "rows.json:1"
+    assert good.value == {"a": 1}
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+def test_no_text_is_taken_for_a_key_that_stands_twice(indent: int | None) -> None:
+    texts = ['"', "\\", '\\"', '\\\\"', '": "', '{"a": 1, "a": 2}', "ä\u2028\x00\x7f", ""]
+    rows = [{"a": texts, "b": {one: other}, other: [one]} for one in texts for other in texts]
+
+    found = read("[" + ",".join(json.dumps(row, indent=indent) for row in rows) + "]")
+
+    assert [record.value for record in found] == rows

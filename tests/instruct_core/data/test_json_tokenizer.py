@@ -227,6 +227,11 @@ def test_file_that_is_missing_or_broken_is_named(tmp_path: Path) -> None:
     with pytest.raises(MissingError, match=r"gone is not there. Give gpt2, or a folder"):
         load_tokenizer(str(tmp_path / "gone"))
     folder = write_byte_level(tmp_path / "base")
+    (folder / "tokenizer_config.json").write_text('{"eos_token": "a", "eos_token": "b"}')
+    with pytest.raises(
+        CorruptFileError, match=r"_config.json says two things: the key 'eos_token'"
+    ):
+        load_tokenizer(str(folder))
     (folder / "tokenizer.json").write_text('{"model": ')
     with pytest.raises(CorruptFileError, match=r"base/tokenizer.json is no JSON"):
         load_tokenizer(str(folder))

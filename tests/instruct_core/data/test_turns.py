@@ -181,6 +181,9 @@ def test_chat_without_an_order_is_refused(turns: list[Turn], problem: str) -> No
         ([{"from": "gpt", "value": "Hi", "weight": 2}], "message 1 has weight 2, expected 0 or 1"),
         ([{"from": "human", "value": None}], "message 1: value is null, expected text"),
         ("[1", "is a text, and no JSON"),
+        ('[{"role": "user", "content": "Hi", "role": "tool"}]', "the key 'role' stands twice"),
+        ([message("assistant", "", tool_calls=[{"name": "add", "arguments": '{"a": 1, "a": 2}'}])],
+         "message 1: arguments of add: the key 'a' stands twice in one object"),
         ([1], "message 1 is a number, expected an object"),
     ],
 )  # fmt: skip
