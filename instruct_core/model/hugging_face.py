@@ -56,7 +56,7 @@ def export_folder(store: Store, step: int, target: Store) -> None:
 
 def refuse_filled(target: Store) -> None:
     """Refuse a folder that has something in it; raises ConfigError."""
-    if target.names():
+    if target.contents():
         raise ConfigError(
             f"--out {target.url} is not empty. Give a new folder: nothing is overwritten."
         )

@@ -82,6 +82,10 @@ class Store:
             return sorted(self._files.names(folder))
         return sorted(self._files.entries(folder))
 
+    def contents(self) -> list[str]:
+        """Return what somebody has put directly inside: no hidden file, nor a disk's own lost+found."""
+        return [name for name in self.names() if name[:1] != "." and name != "lost+found"]
+
     def sizes(self, folder: str = "") -> dict[str, int]:
         """Return the sizes in bytes of the files directly inside."""
         entries = sorted(self._files.entries(folder).items())

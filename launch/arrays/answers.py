@@ -25,6 +25,7 @@ from instruct_core.storage.documents import load_sealed
 from instruct_core.storage.store import Store
 from jobs.generate import GenerateJob, place_of
 from launch.arrays.array import make
+from launch.arrays.other_things import OF_ANSWERS, refuse_other_things
 from launch.arrays.work import Work, here_because, shown_scan
 from launch.cluster.gpus import check_torch_sees, gpu_names, visible_gpus
 from launch.cluster.machine import Choice, choose_cluster
@@ -65,6 +66,8 @@ def answer_file(flags: Generate, words: Sequence[str] = ()) -> int:
         check_torch_sees(num_gpus)
     _refuse_on_gpus(flags.model.weights, request, num_gpus)
     old = AnswerPlan.load_if_there(store)
+    if old is None:
+        refuse_other_things(flags.out, store, OF_ANSWERS)
     with tempfile.TemporaryDirectory() as scratch:
         # A dry run writes nothing, not even a source that is unpacked.
         place = Store(scratch) if flags.array.dry_run else store

@@ -23,10 +23,7 @@ from instruct_core.data.fast_tokenizer import choose_tokenizer
 from instruct_core.data.long_rows import LongRows
 from instruct_core.data.mixed_plan import shard_plan_if_there
 from instruct_core.data.reading import How
-from instruct_core.data.shard_plan import (
-    ShardPlan,
-    scan,
-)
+from instruct_core.data.shard_plan import ShardPlan, scan
 from instruct_core.data.shards import (
     SPLITS,
     is_complete,
@@ -48,6 +45,7 @@ from launch.arrays.about_shards import about_plan
 from launch.arrays.array import make
 from launch.arrays.drafting import Drafting
 from launch.arrays.inspection import inspect_set
+from launch.arrays.other_things import OF_SHARDS, refuse_other_things
 from launch.arrays.sources import Sources, folder_lines, mixture_lines, plan_of, read_sources
 from launch.arrays.work import Work, here_because, shown_scan
 from launch.cluster.machine import choose_cluster, num_cores
@@ -87,6 +85,9 @@ def prepare(flags: Preprocess, words: Sequence[str] = ()) -> int:
     if store.is_local and not looks:
         check_folder("--out", out, store.local_path(""), num_bytes=0)
     check_url("--out", store.url, writes=not (flags.array.dry_run or looks))
+    old = shard_plan_if_there(store)
+    if old is None and not looks:
+        refuse_other_things(out, store, OF_SHARDS)
     cluster, why = choose_cluster(flags.array.cluster, flags.slurm.clusters)
     request = request_of(flags.slurm, wants_gpus=False) if cluster == "slurm" else None
     with tempfile.TemporaryDirectory() as folder:
@@ -94,7 +95,6 @@ def prepare(flags: Preprocess, words: Sequence[str] = ()) -> int:
         scratch = Store(folder)
         place = scratch if flags.array.dry_run or looks else store
         sources = [resolve_source(name, place) for name in asked.names]
-        old = shard_plan_if_there(store)
         if looks:
             fits = old is not None and _still_fits(flags, store, old, sources[0], choices)
             if fits and store.exists("manifest.json"):
