@@ -31,11 +31,9 @@ def rewrite(project: Path, name: str, **changes: Any) -> Path:
 
 
 def status(project: Path, *flags: str, **more: Any) -> int:
-    return guarded(
-        lambda: show_status(
-            Status(*flags, checkpoints=str(project / "checkpoints"), shards="none", **more)
-        )
-    )
+    places = {"checkpoints": str(project / "checkpoints"), "shards": str(project / "no_sets")}
+    (project / "no_sets").mkdir(exist_ok=True)
+    return guarded(lambda: show_status(Status(*flags, **places, **more)))
 
 
 @pytest.mark.parametrize(
