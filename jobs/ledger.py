@@ -25,7 +25,7 @@ from instruct_core.checkpoints.manifest import Manifest
 from instruct_core.converter import structure
 from instruct_core.errors import CorruptFileError
 from instruct_core.events import Event, Saved
-from instruct_core.storage.patience import patiently
+from instruct_core.storage.patience import LOOK_AGAIN_SECONDS, patiently
 from instruct_core.storage.store import Store
 from jobs.events import UNREADABLE, Crashed, Unknown, Warned, event_of
 
@@ -115,15 +115,17 @@ def _line(event: Event, utc_seconds: float, spent: Mapping[str, float] | None = 
 
 
 def note_crash(store: Store, attempt: int, crash: Crashed) -> None:
-    """Append to the file of an attempt whose ranks have all ended."""
+    """Append to the file of an attempt whose ranks have all ended; a full disk is waited for too."""
     name = f"attempt-{attempt:04d}.jsonl"
     store.forget_listings()  # what a rank on another node has written must not be written over
     try:
         before = store.read(name)
     except FileNotFoundError:  # the disk was full when it should have been written
         before = b""
+    data = before + _line(crash, time.time()).encode()
+    hasty = Store(store.url, patience_seconds=0.0)
     try:
-        store.replace(name, before + _line(crash, time.time()).encode())
+        patiently(lambda: hasty.replace(name, data), LOOK_AGAIN_SECONDS, lambda _: True)
     except OSError as error:
         logger.warning("The ledger could not be written: %s", error)
 

@@ -231,3 +231,17 @@ def test_crash_told_from_another_node_keeps_what_the_attempt_has_told(
 
         told = [event["event"] for event in events_of(disk.folder / "crash" / "r")]
         assert told == ["resumed", "crashed"]
+
+
+@pytest.mark.parametrize("kind", ["EIO", "EDQUOT"])
+def test_crash_is_told_by_a_disk_that_refuses_it_for_a_while_for_whatever_reason(
+    disk: SharedDisk, monkeypatch: pytest.MonkeyPatch, kind: Kind
+) -> None:
+    reporter_in(disk.path / "refused", monkeypatch).note(Resumed(0))
+    disk.plan([Fault(kind, WRITE, times=4)])
+
+    note_crash(Store(disk.path / "refused" / "r"), 0, Crashed("killed.", "", True))
+
+    disk.heal()
+    told = [event["event"] for event in events_of(disk.folder / "refused" / "r")]
+    assert told == ["resumed", "crashed"]
