@@ -119,7 +119,17 @@ def _samples(runs: Path) -> dict[int, dict[int, list[int]]]:
 
 
 def _lines(runs: Path) -> Iterator[tuple[int, int, dict[str, Any]]]:
+    """Yield what each attempt's ranks have read, but for a line that a kill or the disk has torn."""
     for path in sorted(runs.glob("samples-*.jsonl")):
         _, attempt, rank = path.stem.split("-")
-        for line in path.read_text(encoding="utf-8").splitlines():
-            yield int(attempt), int(rank), json.loads(line)
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            if entry := _entry(line):
+                yield int(attempt), int(rank), entry
+
+
+def _entry(line: str) -> dict[str, Any]:
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return {}
+    return entry if isinstance(entry, dict) and {"step", "samples"} <= entry.keys() else {}

@@ -108,3 +108,23 @@ def test_samples_of_another_rank_are_a_difference(tmp_path: Path) -> None:
     difference, _ = first_other_samples(a, b)
 
     assert "samples of step 0" in str(difference)
+
+
+def test_line_that_a_kill_or_the_disk_has_torn_is_as_good_as_none(tmp_path: Path) -> None:
+    """The step is read once more by the next attempt, or the difference is told."""
+    whole = '{"step": 0, "samples": [4]}\n{"step": 1, "samples": [7]}\n'
+    for place in ("a", "b", "c"):
+        (tmp_path / place).mkdir()
+    (tmp_path / "a" / "samples-0000-00000.jsonl").write_text(whole)
+    (tmp_path / "b" / "samples-0000-00000.jsonl").write_text(
+        '\0\0\n{"step": 0, "samples": [4]}\n{"step": 1, "sam'
+    )
+    (tmp_path / "c" / "samples-0000-00000.jsonl").write_text(
+        '{"step": 0, "samples": [4]}\n{"step": 1, "sam'
+    )
+    (tmp_path / "b" / "samples-0001-00000.jsonl").write_text('{"step": 1, "samples": [7]}\n')
+
+    assert first_other_samples(tmp_path / "a", tmp_path / "b") == (None, 2)
+    difference, _ = first_other_samples(tmp_path / "a", tmp_path / "c")
+    assert difference is not None
+    assert difference.what == "samples of step 1, by rank"
