@@ -24,6 +24,7 @@ import submitit
 
 from instruct_core.data.plan import Plan
 from instruct_core.errors import ConfigError
+from instruct_core.storage.patience import patiently
 from instruct_core.storage.store import Store
 from jobs.job_folder import (
     Progress,
@@ -40,6 +41,8 @@ from jobs.survival.requeue import allows_fruitless_start, too_many_warnings
 logger = logging.getLogger(__name__)
 
 P = TypeVar("P", bound=Plan)
+# With a disk that does not take it: a task of which there is no word counts as not begun.
+LAST_WORD_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ class ArrayJob(ABC, Generic[P]):
                 write(part)
         if not self.missing(plan):
             self.complete(plan)
-        _report(len(mine))
+        _report(len(mine), LAST_WORD_SECONDS)
         return len(todo)
 
     def checkpoint(self, *args: Any, **kwargs: Any) -> submitit.helpers.DelayedSubmission:
@@ -112,10 +115,9 @@ class ArrayJob(ABC, Generic[P]):
         return submitit.helpers.DelayedSubmission(self, *args, **kwargs)
 
 
-def _report(num_done: int) -> None:
+def _report(num_done: int, patience_seconds: float = 0.0) -> None:
+    progress = Progress(committed=num_done, peak_bytes=peak_bytes(os.getpid()))
     try:
-        write_progress(
-            job_folder(), Progress(committed=num_done, peak_bytes=peak_bytes(os.getpid()))
-        )
+        patiently(lambda: write_progress(job_folder(), progress), patience_seconds, lambda _: True)
     except OSError as error:  # a full disk must not end the task: its parts may lie elsewhere
         logger.warning("The progress could not be written: %s", error)

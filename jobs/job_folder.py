@@ -31,6 +31,7 @@ from instruct_core.errors import InstructError, MissingError, SlurmError
 from instruct_core.storage.names import scratch_of
 from instruct_core.storage.patience import on_a_disk, passes_on_a_disk, patiently
 from instruct_core.storage.plain_errors import may_pass
+from jobs.patient import was_reading_code
 
 logger = logging.getLogger(__name__)
 
@@ -47,13 +48,11 @@ TOLD_TO_END = "INSTRUCT_TOLD_TO_END"  # set where the batch script was sent TERM
 READ_SECONDS = 60.0  # with a disk that does not answer, before what it has counts as unknown
 
 START = "INSTRUCT_START"  # number of this start, set by the batch script or the local controller
+SRUN_SAID = "INSTRUCT_SRUN_SAID"  # exit code of srun, for what is asked after it
 INSIDE = "INSTRUCT_INSIDE"  # starts of this allocation so far, where it can start again in it
 SPARE_NODES = "INSTRUCT_SPARE_NODES"  # nodes of the allocation that no rank runs on
-LEFT_OUT = (
-    "INSTRUCT_LEFT_OUT"  # which nodes these are, where one was at fault; _FILE: where it stands
-)
+LEFT_OUT = "INSTRUCT_LEFT_OUT"  # which these are, where one was at fault; _FILE: where it stands
 FOLDER = "INSTRUCT_JOB"  # folder of the job, or of one task of an array
-
 
 FAILED_CHECK = "failed the check of its first seconds"  # what a BadNodeError says
 
@@ -182,7 +181,7 @@ def failure_report(folder: Path, rank: int) -> Iterator[None]:
         retry = not isinstance(error, InstructError) or isinstance(error, SlurmError | MissingError)
         # What a disk refuses for a while is no crash either, wherever it comes in the way.
         away = isinstance(error, OSError) and passes_on_a_disk(error)
-        away = away or isinstance(error, AwayError)
+        away = away or isinstance(error, AwayError) or was_reading_code(error)
         in_words = isinstance(error, InstructError | AwayError | BadNodeError)
         write_failure(
             folder,

@@ -24,6 +24,7 @@ from collections.abc import Callable, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
+from traceback import walk_tb
 from types import ModuleType
 from typing import TypeVar
 
@@ -85,6 +86,21 @@ def _patience_with(error: OSError | ImportError) -> float:
     if isinstance(error, ImportError):
         return NOT_FOUND_SECONDS
     return 0.0 if error.errno in LASTING else CODE_SECONDS
+
+
+def was_reading_code(error: BaseException) -> bool:
+    """
+    Return True for what Python says where a disk has not shown it all of its code, as far as can be told.
+
+    Modules are also imported where they are first needed, beyond any patience. A name is then missing in
+    another module, or a file, or the folder that the job is in; of a package that is missing as a whole a
+    person should know soon.
+    """
+    if isinstance(error, ImportError):
+        return str(error).startswith("cannot import name")
+    if not isinstance(error, OSError | AttributeError) or getattr(error, "errno", 0) is None:
+        return False  # None: a library that is not for this machine
+    return any(frame.f_code.co_name == "<module>" for frame, _ in walk_tb(error.__traceback__))
 
 
 def load(name: str) -> ModuleType:

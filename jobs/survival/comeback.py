@@ -3,6 +3,8 @@ What a batch script asks when its ranks ended otherwise than well: does the job 
 
     python -m jobs.patient jobs.survival.comeback 19   # tries left; see launch/cluster/script.py
 
+It is also asked where srun says that they ended well, and the script sees no word of any that has begun.
+
 The script asks again where this could not run: what ended the ranks, a shared disk that is away, may
 be what Python is read from. What cannot be read here counts as unknown, and a job of which nothing
 is known comes back.
@@ -29,6 +31,7 @@ from jobs.job_folder import (
     LOG,
     SCRIPT,
     SETUP_ENDED,
+    SRUN_SAID,
     TOLD_TO_END,
     Failure,
     Progress,
@@ -64,54 +67,56 @@ logger = logging.getLogger("comeback")
 FOLLOWED = "followed"  # file, by the start, of an array task that ends well: a follow-up goes on
 SRUN = "srun"  # in each of its words
 STARTS_HERE = 85  # exit code that has the batch script start the ranks anew
+ENDED_WELL = 86  # and that says that they have come to their end
 TRIES = 240  # to reach Slurm's controller, which may be starting anew: an hour
 RETRY_SECONDS = 15.0
 MAX_REFUSALS = 4  # of both a requeue and a follow-up, before it is believed
 
 
-def decide_comeback() -> bool:
-    """Decide and act; see the module's page. Return True if the ranks start anew right here."""
+def decide_comeback() -> int:
+    """Decide and act; see the module's page. Return STARTS_HERE, ENDED_WELL, or 0 for all else."""
     folder = job_folder()
     if _ours() is None:
-        return False
+        return 0
     progress = or_unknown(lambda: read_progress(folder), None)
     if progress is None:
         logger.warning("Nothing is known of this start")
         _bring_back("")
-        return False
+        return 0
     if progress.start != this_start():
         progress = Progress(committed=progress.committed)
     return _decide_by(folder, progress)
 
 
-def _decide_by(folder: Path, progress: Progress) -> bool:
+def _decide_by(folder: Path, progress: Progress) -> int:
     """Decide by how far this start has come; as `decide_comeback`."""
-    if progress.state in ("finished", "stopped", "paused"):
-        return False
+    ended_well = bool(progress.start) and os.environ.get(SRUN_SAID) == "0"
+    if ended_well or progress.state in ("finished", "stopped", "paused"):
+        return ENDED_WELL
     if progress.state == "requeued":
         logger.info("All ranks saved, and could not requeue the job themselves")
         _bring_back("")
-        return False
+        return 0
     nothing: list[Failure] = []
     failures = or_unknown(lambda: read_failures(folder), nothing)
     said = or_unknown(_said_in_this_start, "")
     if was_warned_too_early(said) and all(failure.retry for failure in failures):
         _answer_early_warning(folder, progress)
-        return False
+        return 0
     crash = cause_of(failures, said) if failures or SRUN in said else nobody_has_a_word(said)
     if setup := _setup_that_failed(said):
         crash = crash._replace(error=f"{crash.error.rstrip('.')}. {setup}")
     again, bad_node = judge_crash(crash, folder, progress)
     if not again:
         logger.error("Failed, and not started again: %s", crash.error)
-        return False
+        return 0
     logger.warning("Crashed: %s Starting again.", crash.error)
     job = _ours()  # someone may have cancelled it meanwhile
     if job is not None and starts_inside(job, crash, said, bad_node):
         logger.info("On the nodes that the job has, without the queue")
-        return True
+        return STARTS_HERE
     _bring_back(bad_node)
-    return False
+    return 0
 
 
 def _setup_that_failed(said: str) -> str:
@@ -238,8 +243,8 @@ def main() -> None:
     # A requeue ends the batch script, and with it this process, before the job's nodes are changed.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
-        if decide_comeback():
-            sys.exit(STARTS_HERE)
+        if answer := decide_comeback():
+            sys.exit(answer)
     except SlurmError as problem:  # it was asked long enough
         _give_up(problem)
     except Exception as problem:

@@ -45,6 +45,9 @@ SRUN_SAYS = re.compile(r"srun: error: (?P<node>\S+): tasks? (?P<rank>\d+)[\d,-]*
 NOT_LAUNCHED = re.compile(
     r"srun: error: Task launch for \S+ failed on node (?P<node>[^\s:]+): (?P<what>.+)"
 )
+# srun: error: task 0 launch failed: Slurmd could not connect IO
+NOT_BEGUN = re.compile(r"srun: error: task (?P<rank>\d+) launch failed: (?P<what>.+)")
+NO_LOG = re.compile(r"\bI/?O\b")  # in that: the disk did not let Slurm open it
 # srun: error: Unable to create step for job 2: Invalid generic resource (gres) specification
 NO_STEP = re.compile(
     r"srun: error: Unable to (?:create step|confirm allocation|allocate resources)[^:\n]*: (?P<what>.+)"
@@ -104,16 +107,10 @@ def _first_cause(
         for match in seen
         if "Exited with" not in match["what"] and int(match["rank"]) not in reported
     ]
+    if not final and (unbegun := _rank_that_never_began(failures, said)):
+        return unbegun  # the others have waited for it
     if not final and (killed or (seen and not failures)):
         return _killed(killed or seen, said)
-    if not final and (lost := NOT_LAUNCHED.search(said)):
-        error = f"no rank could be started on {lost['node']}: {lost['what']}."
-        return Crash(error, "", lost["node"], True)
-    if not failures and (refused := NO_STEP.search(said)):
-        # Slurm can give a job nodes while one of them fails, and then know nothing of what it gave:
-        # no rank has begun, and the next allocation is another one.
-        error = f"no rank could be started: Slurm made no step, {refused['what'].rstrip('.')}."
-        return Crash(error, "", "", True, away=True)
     if not final and killed_here is not None and killed_here[0] not in reported:
         rank, signum = killed_here
         error = f"rank {rank}: {signal.strsignal(signum)}."
@@ -125,6 +122,21 @@ def _first_cause(
         late = _killed_late(said, reported) if LOST_PEER.search(crash.error) else []
         return _killed(late, said) if len(late) == 1 else crash
     return Crash("its processes were killed.", "", "", True)
+
+
+def _rank_that_never_began(failures: Sequence[Failure], said: str) -> Crash | None:
+    if lost := NOT_LAUNCHED.search(said):
+        error = f"no rank could be started on {lost['node']}: {lost['what']}."
+        return Crash(error, "", lost["node"], True)
+    if unbegun := NOT_BEGUN.search(said):
+        error = f"rank {unbegun['rank']} could not be started: {unbegun['what'].rstrip('.')}."
+        return Crash(error, "", "", True, away=bool(NO_LOG.search(error)))
+    if not failures and (refused := NO_STEP.search(said)):
+        # Slurm can give a job nodes while one of them fails, and then know nothing of what it gave:
+        # no rank has begun, and the next allocation is another one.
+        error = f"no rank could be started: Slurm made no step, {refused['what'].rstrip('.')}."
+        return Crash(error, "", "", True, away=True)
+    return None
 
 
 def nobody_has_a_word(said: str) -> Crash:
@@ -174,13 +186,18 @@ def _killed_late(said: str, reported: Collection[int]) -> list[re.Match[str]]:
     A rank that is killed has peers on other nodes who notice at once; their nodes may tell srun first.
     """
     words = SRUN_SAYS.finditer(said.partition(FORCED_BY_SRUN)[0])
-    return [
+    late = [
         match
         for match in words
-        if match["what"].startswith("Killed")
-        and "tasks" not in match[0]  # several at once are ended by Slurm
+        # Several at once are ended by Slurm.
+        if (
+            BUS_ERROR in match["what"]
+            or (match["what"].startswith("Killed") and "tasks" not in match[0])
+        )
         and int(match["rank"]) not in reported
     ]
+    # A bus error is no way to end the others.
+    return [match for match in late if BUS_ERROR in match["what"]][:1] or late
 
 
 def was_warned_too_early(said: str) -> bool:

@@ -28,10 +28,11 @@ from jobs.job_folder import (
     SCRIPT,
     SETUP_ENDED,
     SPARE_NODES,
+    SRUN_SAID,
     START,
     TOLD_TO_END,
 )
-from jobs.survival.comeback import FOLLOWED, STARTS_HERE
+from jobs.survival.comeback import ENDED_WELL, FOLLOWED, STARTS_HERE
 from jobs.survival.exclusion import BAD_AT_LAUNCH
 from launch.cluster.bad_nodes import record
 from launch.cluster.container import Container
@@ -49,6 +50,7 @@ WITHOUT = (
 NO_START = "=== not started: this job has finished, and Slurm or somebody has requeued it"
 PATIENT = "jobs.patient"
 COMEBACK_PAUSE_SECONDS = 30  # before what brings a job back is tried again
+LOG_PAUSE_SECONDS = 5  # before a log that cannot be opened is opened again
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,8 @@ def batch_script(folder: Path, resources: Resources) -> str:
     container = resources.container
     python = container.command(sys.executable, folder) if container else None
     executor = submitit.SlurmExecutor(folder, python=python)
-    more = {"requeue": True, "chdir": str(folder)}
+    # A job whose log Slurm cannot open has failed before its first line: the script opens it itself.
+    more = {"requeue": True, "chdir": str(folder), "output": "/dev/null"}
     for name in ("account", "qos", "constraint", "exclude", "array", "clusters"):
         if (value := getattr(resources, name)) is not None:
             more[name] = value
@@ -181,6 +184,8 @@ def _before(folder: Path, resources: Resources) -> list[str]:
     task = f"/task-$(printf %05d $(({resources.first_task} + SLURM_ARRAY_TASK_ID)))"
     return [
         TERM_IS_NOTED,
+        f"for left in {{59..0}}; do exec >> {place}/{job}_0_log.out 2>&1 && break",
+        f"[ $left = 0 ] || sleep {LOG_PAUSE_SECONDS}; done",
         *_setup_lines(resources.setup),
         # Not the folder it was typed in; modules of the cluster stay behind ours.
         f"export PYTHONPATH={place}/{CODE}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONSAFEPATH=1",
@@ -217,18 +222,22 @@ def _before(folder: Path, resources: Resources) -> list[str]:
 def _after() -> list[str]:
     """Return what a start does when its tasks have ended: it asks whether they begin again here."""
     return [
-        "status=$?",
+        "ended=$?",
         "trap '' TERM  # a requeue ends the script; what follows must come to its end",
         # Python may lie on the very disk whose failure has ended the ranks.
-        "answer=0",
+        "answer=0 status=$ended",
+        f"export {SRUN_SAID}=$ended",
+        # srun says 0 too where no rank has begun: Slurm could not open their log.
+        f'[ -s "${FOLDER}/progress-${START}.json" ] || [ $ended -ne 0 ] || status=1',
         "for left in {19..0}; do",
         "  [ $status -ne 0 ] || break",
         f"  {shlex.quote(sys.executable)} -m {PATIENT} jobs.survival.comeback $left",
-        f"  answer=$?; case $answer in 0|{STARTS_HERE}) break;; esac",
+        f"  answer=$?; case $answer in 0|{STARTS_HERE}|{ENDED_WELL}) break;; esac",
         f"  [ $left -eq 0 ] || sleep {COMEBACK_PAUSE_SECONDS}",
         "done",
         f"[ $answer = {STARTS_HERE} ] || break",
         "done",
+        f"[ $answer != {ENDED_WELL} ] || status=$ended",
         f'[ ! -e "${FOLDER}/{FOLLOWED}-${START}" ] || status=0',
         "exit $status",
     ]

@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 from instruct_core.errors import ConfigError
+from instruct_core.storage import patience
 from instruct_core.storage.store import Store
 from jobs.array_job import ArrayJob
 from jobs.job_folder import AwayError, read_failures, read_progress
+from tests.slow_clock import Clock
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(patience, "time", clock)
+    return clock
+
+
 def test_task_that_is_warned_again_and_again_before_it_finished_a_part_ends_with_advice(
     folder: Path,
 ) -> None:
@@ -75,10 +84,23 @@ def test_task_that_finishes_parts_is_warned_as_often_as_it_likes(folder: Path) -
     assert read_progress(folder / "task").committed == 4
 
 
-def test_full_disk_below_the_job_does_not_end_a_task(folder: Path) -> None:
+def test_full_disk_below_the_job_does_not_end_a_task(folder: Path, clock: Clock) -> None:
     (folder / "task" / "progress-0000000007-0000.json").mkdir(parents=True)
 
     assert Files(str(folder / "out"), num_tasks=1)() == 4
+
+
+def test_task_whose_disk_is_full_for_a_while_leaves_word_of_its_end(
+    folder: Path, clock: Clock
+) -> None:
+    """Without one it would count as not begun."""
+    in_the_way = folder / "task" / "progress-0000000007-0000.json"
+    in_the_way.mkdir(parents=True)
+    clock.after(30, in_the_way.rmdir)
+
+    Files(str(folder / "out"), num_tasks=1)()
+
+    assert read_progress(folder / "task").committed == 4
 
 
 def test_store_that_is_away_is_told_as_that(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

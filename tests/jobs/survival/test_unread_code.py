@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import signal
+import sys
+from pathlib import Path
 
 import pytest
 
-from jobs.job_folder import read_outcome
+from jobs.job_folder import Failure, failure_report, read_failures, read_outcome
 from jobs.survival.comeback import decide_comeback
 from jobs.survival.crash import cause_of
 from tests.jobs.survival.conftest import Batch
@@ -68,3 +71,66 @@ def test_page_of_a_shard_that_the_disk_does_not_give_is_no_crash_here() -> None:
     assert crash.away
     assert crash.cause.name == "store away"
     assert not cause_of([], killed=(1, signal.SIGSEGV)).away
+
+
+def test_log_that_slurm_could_not_open_is_no_crash(batch: Batch) -> None:
+    batch.said("srun: error: task 0 launch failed: Slurmd could not connect IO")
+    for _ in range(5):
+        decide_comeback()
+
+    assert batch.asked() == ["scontrol requeue 7"] * 5
+
+
+def test_rank_that_cannot_be_started_for_another_reason_is_a_crash(batch: Batch) -> None:
+    batch.said("srun: error: task 0 launch failed: Slurmd could not execve job")
+    for _ in range(4):
+        decide_comeback()
+
+    assert batch.asked().count("scontrol requeue 7") == 2
+
+
+def test_peers_of_a_rank_that_was_given_no_page_do_not_make_it_a_crash() -> None:
+    """Their node was quicker to tell srun that they have lost it."""
+    lost = Failure(0.0, 0, "node1", "Connection closed by peer", "T", retry=True)
+
+    crash = cause_of(
+        [lost],
+        "srun: error: node1: task 0: Exited with exit code 1\nsrun: Terminating StepId=1.0\n"
+        "srun: error: node2: task 1: Bus error (core dumped)\n",
+    )
+
+    assert crash.away
+    assert crash.error.startswith("rank 1 on node2: Bus error")
+
+
+# What Python has said on such a disk, and what a person has to mend.
+UNREAD = {
+    "from unread import name": True,
+    "raise FileNotFoundError(2, 'No such file or directory')": True,
+    "import unread; unread.name": True,
+    "import nowhere": False,
+    "import ctypes; ctypes.CDLL('libnowhere.so')": False,
+    "None + 1": False,
+}
+
+
+@pytest.mark.parametrize(("line", "away"), UNREAD.items())
+def test_module_that_was_not_read_whole_is_no_crash(
+    batch: Batch, monkeypatch: pytest.MonkeyPatch, line: str, away: bool
+) -> None:
+    monkeypatch.syspath_prepend(str(batch.folder))
+    (batch.folder / "unread.py").touch()
+    (batch.folder / "begins_here.py").write_text(f"{line}\n")
+    monkeypatch.delitem(sys.modules, "unread", raising=False)
+
+    with pytest.raises(Exception), failure_report(batch.folder, 0):  # noqa: B017, PT011
+        importlib.import_module("begins_here")
+
+    assert cause_of(read_failures(batch.folder)).away == away
+
+
+def test_file_that_training_lacks_is_a_crash(batch: Batch) -> None:
+    with pytest.raises(FileNotFoundError), failure_report(batch.folder, 0):
+        Path("nowhere").read_text()
+
+    assert not cause_of(read_failures(batch.folder)).away

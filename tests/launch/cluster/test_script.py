@@ -11,11 +11,15 @@ from typing import Any
 import pytest
 
 from jobs.job_folder import Progress, place_of, write_progress
+from jobs.survival.comeback import ENDED_WELL
 from launch.cluster import script as module
 from launch.cluster.container import Container
 from launch.cluster.script import Resources, batch_script
 from tests.conftest import HANGS_SECONDS, wait_for
 from tests.jobs.test_slurm import fake
+
+# As `write_progress` does.
+LEAVES_WORD = 'echo {} > "$INSTRUCT_JOB/progress-$INSTRUCT_START.json"'
 
 
 class Node:
@@ -29,6 +33,7 @@ class Node:
         monkeypatch.setenv("SLURM_JOB_ID", "7")
         monkeypatch.setattr(module, "COMEBACK_PAUSE_SECONDS", 0)
         monkeypatch.setattr(module.sys, "executable", str(self.clients / "python"))
+        monkeypatch.setattr(module, "LOG_PAUSE_SECONDS", 0)
         self.client("srun", "exit 3")
         self.client("python", "exit 0")
 
@@ -41,10 +46,14 @@ class Node:
             f'echo "{name} $*" >> {self.folder}/asked\n{script}',
         )
 
-    def starts(self, stdout: int | None = None, **more: Any) -> subprocess.Popen[bytes]:
+    def starts(self, **more: Any) -> subprocess.Popen[bytes]:
         """Start the script of a job that asks for more."""
         script = batch_script(self.folder, Resources("r", 60, "p", **more))
-        return subprocess.Popen(["bash", "-c", script], stdout=stdout, cwd=self.folder)
+        return subprocess.Popen(["bash", "-c", script], cwd=self.folder)
+
+    def log(self) -> str:
+        """Return what the script has said."""
+        return (self.folder / "7_0_log.out").read_text()
 
     def comebacks(self) -> list[str]:
         """Return what the script asked Python for."""
@@ -78,11 +87,51 @@ def test_what_brings_a_job_back_is_given_up_in_the_end(node: Node) -> None:
 
 
 def test_job_that_ended_well_needs_nobody(node: Node) -> None:
-    node.client("srun", "exit 0")
+    node.client("srun", LEAVES_WORD)
 
     assert node.starts().wait(timeout=HANGS_SECONDS) == 0
 
     assert node.comebacks() == []
+
+
+def test_job_whose_ranks_never_began_is_brought_back_though_srun_says_that_they_ended_well(
+    node: Node,
+) -> None:
+    """Slurm could not open their log."""
+    node.client("srun", f"[ $INSTRUCT_INSIDE = 0 ] || {LEAVES_WORD}")
+    node.client("python", "exit 85")
+
+    assert node.starts().wait(timeout=HANGS_SECONDS) == 0
+
+    assert len(node.comebacks()) == 1
+    assert "=== start 0000000007-0000x001" in node.log()
+
+
+@pytest.mark.parametrize(("answer", "status"), [(0, 1), (ENDED_WELL, 0)])
+def test_job_whose_word_the_script_cannot_read_has_ended_well_if_what_asks_patiently_says_so(
+    node: Node, answer: int, status: int
+) -> None:
+    node.client("srun", "exit 0")
+    node.client("python", f"exit {answer}")
+
+    assert node.starts().wait(timeout=HANGS_SECONDS) == status
+
+    assert len(node.comebacks()) == 1
+
+
+def test_job_whose_log_cannot_be_opened_begins_when_it_can_be(node: Node) -> None:
+    log = node.folder / "7_0_log.out"
+    log.mkdir()  # as good as a disk that refuses it
+    node.client("srun", LEAVES_WORD)
+    node.client("sleep", f"[ $(grep -c sleep {node.folder}/asked) -lt 3 ] || rmdir {log}")
+
+    assert node.starts().wait(timeout=HANGS_SECONDS) == 0
+
+    assert node.log().startswith("=== start 0000000007-0000")
+
+
+def test_slurm_opens_no_file_of_the_job_before_its_first_line() -> None:
+    assert "#SBATCH --output=/dev/null\n" in batch_script(Path("/jobs"), Resources("r", 60, "p"))
 
 
 @pytest.mark.parametrize(("state", "code"), [("finished", 0), ("running", 3), ("requeued", 3)])
@@ -95,11 +144,9 @@ def test_job_that_has_finished_is_not_started_once_more(
         monkeypatch.setenv("INSTRUCT_START", start)
         write_progress(node.folder, Progress(state=word))
 
-    started = node.starts(subprocess.PIPE)
+    assert node.starts().wait(timeout=HANGS_SECONDS) == code
 
-    said = started.communicate(timeout=HANGS_SECONDS)[0].decode()
-    assert started.returncode == code
-    assert said.startswith("=== not started" if code == 0 else "=== start 0000000007-0002")
+    assert node.log().startswith("=== not started" if code == 0 else "=== start 0000000007-0002")
     assert (node.folder / "asked").exists() == (code != 0)
 
 
@@ -136,13 +183,12 @@ def test_pickle_of_an_earlier_start_stays_where_the_disk_is_full(node: Node) -> 
 
 
 def test_lines_of_setup_run_before_the_ranks_and_say_when_they_fail(node: Node) -> None:
-    node.client("srun", 'echo "$GREETING $PYTHONPATH" > said; exit 0')
+    node.client("srun", f'echo "$GREETING $PYTHONPATH" > said; {LEAVES_WORD}')
     lines = ("export GREETING='hello there' PYTHONPATH=/theirs", "false 'a b'", "[ 1 = 1 ]")
 
-    started = node.starts(setup=lines, stdout=subprocess.PIPE)
-    log = started.communicate(timeout=HANGS_SECONDS)[0].decode()
+    assert node.starts(setup=lines).wait(timeout=HANGS_SECONDS) == 0
 
-    assert started.returncode == 0
+    log = node.log()
     assert (node.folder / "said").read_text() == f"hello there {node.folder}/code:/theirs\n"
     assert log.count("=== setup") == 1
     assert "=== setup: a line ended with 1: false 'a b'\n" in log
@@ -152,7 +198,7 @@ def test_lines_of_setup_run_before_the_ranks_and_say_when_they_fail(node: Node) 
 def test_ranks_run_in_the_image_and_know_their_job(node: Node, runtime: str) -> None:
     drop_own = 'while [ "${1#-}" != "$1" ]; do [ "$1" = --output ] && shift; shift; done'
     node.client("srun", f'{drop_own}; exec "$@"')
-    node.client(runtime, f'echo "$@" > {node.folder}/started')
+    node.client(runtime, f'echo "$@" > {node.folder}/started; {LEAVES_WORD}')
     node.client("python", "exit 0")
 
     container = Container("torch.sif", runtime, ("/data dir",))  # type: ignore[arg-type]
