@@ -51,6 +51,7 @@ NO_START = "=== not started: this job has finished, and Slurm or somebody has re
 PATIENT = "jobs.patient"
 COMEBACK_PAUSE_SECONDS = 30  # before what brings a job back is tried again
 LOG_PAUSE_SECONDS = 5  # before a log that cannot be opened is opened again
+OF_A_RANK = f'"${{{LOG}%_0_log.out}}_${{SLURM_PROCID}}_log.out"'
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,6 @@ def batch_script(folder: Path, resources: Resources) -> str:
     container = resources.container
     python = container.command(sys.executable, folder) if container else None
     executor = submitit.SlurmExecutor(folder, python=python)
-    # A job whose log Slurm cannot open has failed before its first line: the script opens it itself.
     more = {"requeue": True, "chdir": str(folder), "output": "/dev/null"}
     for name in ("account", "qos", "constraint", "exclude", "array", "clusters"):
         if (value := getattr(resources, name)) is not None:
@@ -120,7 +120,9 @@ def batch_script(folder: Path, resources: Resources) -> str:
     )
     if resources.array is not None:
         executor.parameters["map_count"] = 1  # names the logs by array task; `array` says which
-    command = f"{executor.python} -u -m {PATIENT} jobs.survival.rank {shlex.quote(str(folder))}"
+    rank = f"{executor.python} -u -m {PATIENT} jobs.survival.rank {shlex.quote(str(folder))}"
+    opened = shlex.quote(_opens_its_log(OF_A_RANK) + '; exec "$@"')
+    command = f"bash -c {opened} rank {rank}"
     text = str(executor._make_submission_file_text(command, ""))
     text = text.replace(WITHOUT, f"${{{LEFT_OUT}:+--exclude=${LEFT_OUT}}}")
     return with_options(text, resources.sbatch)
@@ -168,7 +170,7 @@ def notes_on(resources: Resources) -> list[str]:
 
 def _srun_arguments(folder: Path, resources: Resources) -> list[str]:
     # One rank that fails ends the others: they would wait for it in a collective.
-    arguments = ["--kill-on-bad-exit=1"]
+    arguments = ["--output=all", "--kill-on-bad-exit=1"]  # what is said before a rank has its log
     if "cpus-per-task" not in left_out(resources.sbatch):
         arguments.append(f"--cpus-per-task={resources.cpus_per_task}")
     if resources.spare_nodes:
@@ -184,8 +186,7 @@ def _before(folder: Path, resources: Resources) -> list[str]:
     task = f"/task-$(printf %05d $(({resources.first_task} + SLURM_ARRAY_TASK_ID)))"
     return [
         TERM_IS_NOTED,
-        f"for left in {{59..0}}; do exec >> {place}/{job}_0_log.out 2>&1 && break",
-        f"[ $left = 0 ] || sleep {LOG_PAUSE_SECONDS}; done",
+        _opens_its_log(f"{place}/{job}_0_log.out"),
         *_setup_lines(resources.setup),
         # Not the folder it was typed in; modules of the cluster stay behind ours.
         f"export PYTHONPATH={place}/{CODE}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONSAFEPATH=1",
@@ -217,6 +218,17 @@ def _before(folder: Path, resources: Resources) -> list[str]:
         '|| [ -s "$mine" ] || ln -f "$job" "$mine"',
         f'echo "=== start ${START} on $SLURM_JOB_NODELIST at $(date -u +%FT%TZ)"',
     ]
+
+
+def _opens_its_log(log: str) -> str:
+    """
+    Return a line that has what comes after it written into a file, as soon as the disk lets us open it.
+
+    Where Slurm is to open it and cannot, a script fails before its first line; of ranks srun says that
+    they have ended well, or one that has begun waits for the others.
+    """
+    wait = f"[ $left = 0 ] || sleep {LOG_PAUSE_SECONDS}"
+    return f"for left in {{59..0}}; do exec >> {log} 2>&1 && break; {wait}; done"
 
 
 def _after() -> list[str]:

@@ -20,6 +20,8 @@ from tests.jobs.test_slurm import fake
 
 # As `write_progress` does.
 LEAVES_WORD = 'echo {} > "$INSTRUCT_JOB/progress-$INSTRUCT_START.json"'
+# What srun does with what comes after its own options.
+RUNS_A_RANK = 'while [ "${1#-}" != "$1" ]; do [ "$1" = --output ] && shift; shift; done; exec "$@"'
 
 
 class Node:
@@ -31,6 +33,7 @@ class Node:
         self.clients.mkdir()
         (folder / "job.pkl").write_text("the job")
         monkeypatch.setenv("SLURM_JOB_ID", "7")
+        monkeypatch.setenv("SLURM_PROCID", "0")
         monkeypatch.setattr(module, "COMEBACK_PAUSE_SECONDS", 0)
         monkeypatch.setattr(module.sys, "executable", str(self.clients / "python"))
         monkeypatch.setattr(module, "LOG_PAUSE_SECONDS", 0)
@@ -130,8 +133,27 @@ def test_job_whose_log_cannot_be_opened_begins_when_it_can_be(node: Node) -> Non
     assert node.log().startswith("=== start 0000000007-0000")
 
 
-def test_slurm_opens_no_file_of_the_job_before_its_first_line() -> None:
-    assert "#SBATCH --output=/dev/null\n" in batch_script(Path("/jobs"), Resources("r", 60, "p"))
+def test_rank_whose_log_cannot_be_opened_begins_when_it_can_be(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_PROCID", "3")
+    log = node.folder / "7_3_log.out"
+    log.mkdir()
+    node.client("srun", RUNS_A_RANK)
+    node.client("python", f"{LEAVES_WORD}; echo said by $*")
+    node.client("sleep", f"[ $(grep -c sleep {node.folder}/asked) -lt 3 ] || rmdir {log}")
+
+    assert node.starts().wait(timeout=HANGS_SECONDS) == 0
+
+    assert log.read_text() == f"said by -u -m jobs.patient jobs.survival.rank {node.folder}\n"
+
+
+def test_slurm_opens_no_file_of_a_job() -> None:
+    script = batch_script(Path("/jobs"), Resources("r", 60, "p"))
+
+    [srun] = [line for line in script.splitlines() if line.startswith("srun ")]
+    assert "#SBATCH --output=/dev/null\n" in script
+    assert srun.index("--output=all") > srun.index("--output /jobs")  # the last one counts
 
 
 @pytest.mark.parametrize(("state", "code"), [("finished", 0), ("running", 3), ("requeued", 3)])
@@ -196,8 +218,7 @@ def test_lines_of_setup_run_before_the_ranks_and_say_when_they_fail(node: Node) 
 
 @pytest.mark.parametrize("runtime", ["apptainer", "enroot"])
 def test_ranks_run_in_the_image_and_know_their_job(node: Node, runtime: str) -> None:
-    drop_own = 'while [ "${1#-}" != "$1" ]; do [ "$1" = --output ] && shift; shift; done'
-    node.client("srun", f'{drop_own}; exec "$@"')
+    node.client("srun", RUNS_A_RANK)
     node.client(runtime, f'echo "$@" > {node.folder}/started; {LEAVES_WORD}')
     node.client("python", "exit 0")
 
