@@ -195,9 +195,13 @@ def records_in(lines: Sequence[str]) -> list[JobRecord]:
         raise SlurmError(f"scontrol told of a job in a way that cannot be read: {lines}") from None
 
 
-def show_job(job_id: str) -> JobRecord | None:
-    """Return the record of a job that is no array, or of one task; None where Slurm knows none."""
-    records = show_jobs(job_id)
+def show_job(job_id: str, timeout_seconds: float | None = None) -> JobRecord | None:
+    """
+    Return the record of a job that is no array, or of one task; None where Slurm knows none.
+
+    Arguments and errors as `show_jobs`.
+    """
+    records = show_jobs(job_id, timeout_seconds)
     return records[0] if records else None
 
 
@@ -253,14 +257,18 @@ def clean_environment() -> dict[str, str]:
     }
 
 
-def controller_seconds() -> float:
+def controller_seconds(timeout_seconds: float | None = None) -> float:
     """
     Return the time on the controller's clock, in UTC seconds: a node's may be minutes away.
+
+    Args:
+        timeout_seconds: How long it may take to tell.
 
     Raises:
         SlurmError: It does not answer, or in another form.
     """
-    said = run_client(["scontrol", "show", "config"]).partition("\n")[0]
+    command = ["scontrol", "show", "config"]
+    said = run_client(command, timeout_seconds=timeout_seconds).partition("\n")[0]
     try:  # Configuration data as of 2026-11-28T06:07:14
         return datetime.fromisoformat(said.rpartition(" ")[2]).timestamp()
     except ValueError:

@@ -1,8 +1,10 @@
-"""A batch script's world, with clients of Slurm's that are shell scripts."""
+"""A batch script's world, with clients that are shell scripts; and a scheduler with a clock."""
 
 from __future__ import annotations
 
 import shutil
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from instruct_core.storage import patience
 from jobs import job_folder
 from jobs.survival import comeback
+from tests.jobs.survival.scheduler import Scheduler
 from tests.jobs.test_slurm import fake
 
 JOB = "JobId=7 JobState={state} Restarts={restarts} Requeue={requeue} Partition=low ExcNodeList=(null)"
@@ -78,3 +81,11 @@ class Batch:
 @pytest.fixture
 def batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Batch:
     return Batch(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def scheduler(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scheduler]:
+    scheduler = Scheduler(monkeypatch)
+    before = signal.signal(signal.SIGUSR1, lambda signum, frame: scheduler.warned.append(signum))
+    yield scheduler
+    signal.signal(signal.SIGUSR1, before)
