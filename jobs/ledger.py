@@ -115,13 +115,19 @@ def _line(event: Event, utc_seconds: float, spent: Mapping[str, float] | None = 
 
 
 def note_crash(store: Store, attempt: int, crash: Crashed) -> None:
-    """Append to the file of an attempt whose ranks have all ended; a full disk is waited for too."""
+    """
+    Append to the file of an attempt whose ranks have all ended; once, however often it is told.
+
+    A full disk is waited for too.
+    """
     name = f"attempt-{attempt:04d}.jsonl"
     store.forget_listings()  # what a rank on another node has written must not be written over
     try:
         before = store.read(name)
     except FileNotFoundError:  # the disk was full when it should have been written
         before = b""
+    if any(isinstance(entry.event, Crashed) for entry in _entries_in(before, name)):
+        return  # by who was killed before the job came back
     data = before + _line(crash, time.time()).encode()
     hasty = Store(store.url, patience_seconds=0.0)
     try:
@@ -175,9 +181,13 @@ def _files_of(store: Store) -> list[str]:
 
 
 def _read_file(store: Store, name: str) -> list[Entry]:
+    return _entries_in(store.read(name), name)
+
+
+def _entries_in(text: bytes, name: str) -> list[Entry]:
     number = int(name.removeprefix("attempt-").partition(".")[0])
     entries: list[Entry] = []
-    for at, line in enumerate(store.read(name).decode(errors="replace").split("\n"), 1):
+    for at, line in enumerate(text.decode(errors="replace").split("\n"), 1):
         if line.strip():
             entries.append(_entry_or_unknown(line, number, f"{name}:{at}", entries))
     return entries

@@ -7,7 +7,8 @@ something first; `CrashBudget` counts, over all starts of the job. What is no fa
 warning or a store that is away, is counted by `allows_fruitless_start`: so often does nothing come of
 a start before a person should look.
 
-Counts are files in the job's folder. Where the disk does not let them be kept, the numbers of starts
+Counts are files in the job's folder, and a start counts once: who counts may be killed before it acts,
+and is asked again. Where the disk does not let them be kept, the numbers of starts
 since the last one that committed something take their place.
 
 What Slurm's own record says right after a warning (all seen on Slurm 22.05):
@@ -85,7 +86,7 @@ def _answer_of_slurm() -> Answer:
 
 def allows_fruitless_start(folder: Path, committed: int) -> bool:
     """
-    Note one more start that was warned, or had no store; False if too many came to nothing.
+    Note that this start was warned, or had no store; False if too many came to nothing.
 
     Args:
         folder: Of the job; the count is kept there.
@@ -94,9 +95,11 @@ def allows_fruitless_start(folder: Path, committed: int) -> bool:
     path = folder / "warnings.json"
     try:
         counts = {"committed": 0, "in_a_row": 0} | on_a_disk(path, lambda: read_json(path))
-        counts["in_a_row"] = 0 if committed > counts["committed"] else counts["in_a_row"] + 1
-        counts["committed"] = max(committed, counts["committed"])
-        on_a_disk(path, lambda: replace_json(path, counts))
+        if counts.get("start") != this_start():
+            counts["in_a_row"] = 0 if committed > counts["committed"] else counts["in_a_row"] + 1
+            counts["committed"] = max(committed, counts["committed"])
+            counts["start"] = this_start()
+            on_a_disk(path, lambda: replace_json(path, counts))
     except OSError as error:  # a full disk must not be the end of the run
         return _allows_uncounted(folder, error)
     return bool(counts["in_a_row"] < MAX_FRUITLESS_STARTS)
@@ -148,18 +151,22 @@ class CrashBudget:
         self._counts = NO_CRASHES
 
     def allows_restart(self, committed: int, node: str = "") -> bool:
-        """Note one more crash, at which ``committed`` had been reached; True to start again."""
+        """Note this start's crash, at which ``committed`` had been reached; True to start again."""
         try:
             counts = NO_CRASHES | on_a_disk(self._path, lambda: read_json(self._path))
-            counts["in_a_row"] = counts["in_a_row"] + 1 if committed <= counts["committed"] else 1
-            counts["committed"] = max(committed, counts["committed"])
-            counts["node_in_a_row"] = counts["node_in_a_row"] + 1 if node == counts["node"] else 1
-            counts["node"] = node
-            on_a_disk(self._path, lambda: replace_json(self._path, counts))
+            if counts.get("start") != this_start():
+                self._count(counts, committed, node)
         except OSError as error:  # a full disk must not be the end of the run
             return _allows_uncounted(self._folder, error)
         self._counts = counts
         return bool(counts["in_a_row"] < MAX_CRASHES_WITHOUT_PROGRESS)
+
+    def _count(self, counts: dict[str, Any], committed: int, node: str) -> None:
+        counts["in_a_row"] = counts["in_a_row"] + 1 if committed <= counts["committed"] else 1
+        counts["committed"] = max(committed, counts["committed"])
+        counts["node_in_a_row"] = counts["node_in_a_row"] + 1 if node == counts["node"] else 1
+        counts |= {"node": node, "start": this_start()}
+        on_a_disk(self._path, lambda: replace_json(self._path, counts))
 
     @property
     def bad_node(self) -> str:

@@ -62,23 +62,29 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def test_task_that_is_warned_again_and_again_before_it_finished_a_part_ends_with_advice(
-    folder: Path,
+    folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = Files(str(folder / "out"), num_tasks=1)
-    for _ in range(9):
+    for number in range(9):
+        monkeypatch.setenv("INSTRUCT_START", f"0000000007-{number:04d}")
         job.checkpoint()
 
+    monkeypatch.setenv("INSTRUCT_START", "0000000007-0009")
     with pytest.raises(ConfigError, match=r"before a part was made\. Raise --time"):
         job.checkpoint()
 
 
-def test_task_that_finishes_parts_is_warned_as_often_as_it_likes(folder: Path) -> None:
+def test_task_that_finishes_parts_is_warned_as_often_as_it_likes(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     job = Files(str(folder / "out"), num_tasks=1)
-    for _ in range(9):
+    for number in range(9):
+        monkeypatch.setenv("INSTRUCT_START", f"0000000007-{number:04d}")
         job.checkpoint()
     job()
 
-    for _ in range(10):
+    for number in range(9, 19):
+        monkeypatch.setenv("INSTRUCT_START", f"0000000007-{number:04d}")
         job.checkpoint()
 
     assert read_progress(folder / "task").committed == 4

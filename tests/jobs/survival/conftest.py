@@ -66,6 +66,11 @@ class Batch:
             (tools / name).symlink_to(str(shutil.which(name)))
         self._monkeypatch.setenv("PATH", f"{self._clients}:{tools}")
 
+    def start(self, number: int) -> None:
+        """Begin another start of the job."""
+        self._monkeypatch.setenv("INSTRUCT_START", f"{number:04d}")
+        self.said(f"=== start {number:04d} on node[1-2]")
+
     def said(self, line: str) -> None:
         """Have srun say something in this start."""
         with (self.folder / "log").open("a") as log:

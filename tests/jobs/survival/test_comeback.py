@@ -94,8 +94,9 @@ def test_rank_that_died_of_a_warning_before_it_listened_is_no_crash(
 
 
 def test_warnings_before_anything_was_done_come_to_an_end_with_advice(batch: Batch) -> None:
-    batch.said("srun: error: node1: task 0: User defined signal 2")
-    for _ in range(12):
+    for number in range(10):
+        batch.start(number)
+        batch.said("srun: error: node1: task 0: User defined signal 2")
         decide_comeback()
 
     assert batch.asked() == ["scontrol requeue 7"] * 9
@@ -105,10 +106,11 @@ def test_warnings_before_anything_was_done_come_to_an_end_with_advice(batch: Bat
 
 
 def test_rank_that_srun_ended_was_not_warned(batch: Batch) -> None:
-    batch.said("srun: error: node1: task 0: Exited with exit code 1")
-    batch.said("srun: launch/slurm: _step_signal: Terminating StepId=7.0")
-    batch.said("srun: error: node2: task 3: Terminated")
-    for _ in range(4):
+    for number in range(3):
+        batch.start(number)
+        batch.said("srun: error: node1: task 0: Exited with exit code 1")
+        batch.said("srun: launch/slurm: _step_signal: Terminating StepId=7.0")
+        batch.said("srun: error: node2: task 3: Terminated")
         decide_comeback()
 
     assert batch.asked().count("scontrol requeue 7") == 2
@@ -119,8 +121,8 @@ def test_warning_of_an_earlier_start_does_not_count_where_the_log_is_full(
     batch: Batch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch.said("srun: error: node1: task 0: User defined signal 2")
-    monkeypatch.setenv("INSTRUCT_START", "0002")
-    for _ in range(10):
+    for number in range(2, 12):
+        monkeypatch.setenv("INSTRUCT_START", f"{number:04d}")
         decide_comeback()
 
     outcome = read_outcome(batch.folder)
@@ -256,9 +258,9 @@ def test_allocation_in_which_slurm_makes_no_step_is_no_crash_and_is_given_back(
 
 
 def test_step_that_slurm_never_makes_comes_to_an_end_and_says_why(batch: Batch) -> None:
-    batch.said(NO_STEP)
-
-    for _ in range(MAX_FRUITLESS_STARTS):
+    for number in range(MAX_FRUITLESS_STARTS):
+        batch.start(number)
+        batch.said(NO_STEP)
         decide_comeback()
 
     assert len(batch.asked()) == MAX_FRUITLESS_STARTS - 1

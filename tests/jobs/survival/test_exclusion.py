@@ -27,6 +27,7 @@ from tests.jobs.survival.conftest import Batch
 def test_node_that_failed_twice_in_a_row_is_excluded(batch: Batch, death: str) -> None:
     for step in (5, 6):
         (batch.folder / "asked").unlink(missing_ok=True)
+        batch.start(step)
         write_progress(batch.folder, Progress(state="running", committed=step))
         batch.said(death)
         decide_comeback()
@@ -165,6 +166,7 @@ def test_nodes_stay_excluded_where_nobody_can_tell_which_are_bad(
 def crash_twice_on_node2(batch: Batch) -> None:
     for step in (5, 6):
         (batch.folder / "asked").unlink(missing_ok=True)
+        batch.start(step)
         write_progress(batch.folder, Progress(state="running", committed=step))
         batch.said("srun: error: node2: task 3: Killed")
         decide_comeback()

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from signal import SIGTERM, SIGUSR1, SIGUSR2, Signals
+from typing import TypeVar
 
 import pytest
 
 from instruct_core.errors import ConfigError, SlurmError
+from instruct_core.storage.store import Store
 from jobs.job_folder import (
     AwayError,
-    Failure,
     Progress,
     failure_report,
     read_failures,
     read_outcome,
     store_may_be_away,
 )
+from jobs.ledger import read_ledger
 from jobs.slurm import JobRecord
 from jobs.survival.crash import Crash, cause_of
 from jobs.survival.requeue import CrashBudget, allows_fruitless_start, answer_to, judge_crash
 from tests.fakes import record
+from tests.jobs.survival.test_crash import report
 
 SLURM = "jobs.survival.requeue.show_job"
+T = TypeVar("T")
 
 
 @pytest.fixture
@@ -85,99 +90,69 @@ def test_slurm_that_does_not_answer_leaves_the_decision_to_the_batch_script(
     assert answer_to([SIGTERM]) == "unsure"
 
 
-def test_warnings_that_let_no_step_be_made_come_to_an_end(tmp_path: Path) -> None:
-    steps = [0] * 9 + [1] * 11
+def in_starts(monkeypatch: pytest.MonkeyPatch, values: Iterable[T]) -> Iterator[T]:
+    """Yield values, each in a start of its own."""
+    for number, value in enumerate(values):
+        monkeypatch.setenv("INSTRUCT_START", f"0000000007-{number:04d}")
+        yield value
+
+
+def test_warnings_that_let_no_step_be_made_come_to_an_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = in_starts(monkeypatch, [0] * 9 + [1] * 11)
 
     allowed = [allows_fruitless_start(tmp_path, step) for step in steps]
 
     assert allowed == [True] * 19 + [False]
 
 
-def test_budget_that_a_full_disk_has_cut_is_a_fresh_one(tmp_path: Path) -> None:
+def test_budget_that_a_full_disk_has_cut_is_a_fresh_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("INSTRUCT_START", "0000000007-0001")
     (tmp_path / "crashes.json").write_text("")
 
     assert CrashBudget(tmp_path).allows_restart(5)
 
 
-def test_budget_counts_crashes_in_a_row_that_committed_nothing(tmp_path: Path) -> None:
-    allowed = [CrashBudget(tmp_path).allows_restart(step) for step in (0, 0, 5, 5, 7, 7, 7)]
+def test_budget_counts_crashes_in_a_row_that_committed_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = in_starts(monkeypatch, (0, 0, 5, 5, 7, 7, 7))
+
+    allowed = [CrashBudget(tmp_path).allows_restart(step) for step in steps]
 
     assert allowed == [True, True, True, True, True, True, False]
 
 
-def test_node_that_fails_twice_in_a_row_is_named(tmp_path: Path) -> None:
+def test_start_that_is_judged_again_counts_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("INSTRUCT_START", "0000000007-0001")
+    store = Store(tmp_path / "runs" / "r")
+    progress = Progress(committed=5, ledger=store.url, attempt=0)
+    crash = Crash("CUDA error: x", "T", "node1", True)
+
+    judged = [judge_crash(crash, tmp_path, progress) for _ in range(4)]
+    warned = [allows_fruitless_start(tmp_path, 5) for _ in range(20)]
+
+    assert judged == [(True, "")] * 4
+    assert all(warned)
+    assert [entry.event.name for entry in read_ledger(store)] == ["crashed"]
+
+
+def test_node_that_fails_twice_in_a_row_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     named = []
-    for step, node in enumerate(("node1", "node2", "node1", "node1", "node3", "", "")):
+    nodes = ("node1", "node2", "node1", "node1", "node3", "", "")
+    for step, node in enumerate(in_starts(monkeypatch, nodes)):
         budget = CrashBudget(tmp_path)
         budget.allows_restart(step, node)
         named.append(budget.bad_node)
 
     assert named == ["", "", "", "node1", "", "", ""]
-
-
-def report(rank: int, error: str, retry: bool = True) -> Failure:
-    return Failure(0.0, rank, f"node{rank}", error, "T", retry)
-
-
-def test_cause_is_the_rank_that_was_killed_not_those_that_lost_it() -> None:
-    said = (
-        "srun: error: node2: task 3: Killed\nsrun: Terminating StepId=1.0\n"
-        "srun: error: node1: tasks 0-1: Exited with exit code 1\n"
-    )
-
-    cause = cause_of([report(0, "Connection closed by peer")], said)
-
-    assert cause == Crash("rank 3 on node2: Killed.", "", "node2", True)
-
-
-@pytest.mark.parametrize(
-    ("late", "error"),
-    [
-        ("task 3: Killed", "rank 3 on node2: Killed."),  # its peer's node was quicker to tell
-        ("task 3: Terminated", "Connection closed by peer"),  # by srun
-        ("task 0: Killed", "Connection closed by peer"),  # which had reported before
-        ("tasks 2-3: Killed", "Connection closed by peer"),  # at once, by Slurm
-    ],
-)
-def test_rank_whose_peer_was_heard_of_first_is_the_cause_if_somebody_killed_it(
-    late: str, error: str
-) -> None:
-    said = (
-        "srun: error: node1: task 0: Exited with exit code 1\nsrun: Terminating StepId=1.0\n"
-        f"srun: error: node2: {late}\nsrun: Force Terminated StepId=1.0\n"
-        "srun: error: node1: task 1: Killed\n"
-    )
-
-    assert cause_of([report(0, "Connection closed by peer")], said).error == error
-    for own in ("ValueError: its own", "rank 3 hangs: its step takes longer than 600 s"):
-        assert cause_of([report(0, own)], said).error == own
-
-
-def test_what_kept_a_rank_from_beginning_is_told() -> None:
-    said = (
-        "=== start 0000000007-0000 on node1 at 2026-11-28T17:25:46Z\nWARNING: no passwd file\n"
-        "\x1b[91mERROR  : image torch.sif is no image\n\x1b[0msrun: error: node1: task 0: Exited with "
-        "exit code 1\nsrun: Terminating StepId=4.0\nwhat comes after\n"
-    )
-
-    told = cause_of([], said).error
-    of_one_that_trained = cause_of(
-        [], said.replace("ERROR  :", "2026-11-28T17:25:46 rank 0").replace("WARNING:", "===")
-    )
-
-    assert told == (
-        "rank 0 on node1: Exited with exit code 1. The last that was said before: "
-        "ERROR  : image torch.sif is no image"
-    )
-    assert of_one_that_trained.error == "rank 0 on node1: Exited with exit code 1."
-
-
-def test_cause_is_the_first_report_where_ranks_ended_by_themselves() -> None:
-    said = "srun: error: node[1-2]: tasks 0-3: Exited with exit code 1\n"
-
-    cause = cause_of([report(2, "disk on fire"), report(0, "lost rank 2")], said)
-
-    assert (cause.error, cause.node) == ("disk on fire", "node2")
 
 
 def test_what_a_person_must_mend_is_not_tried_again(
@@ -200,12 +175,15 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_store_that_is_away_is_no_crash_and_blames_no_node(folder: Path) -> None:
+def test_store_that_is_away_is_no_crash_and_blames_no_node(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(AwayError), failure_report(folder, 0), store_may_be_away():
         raise OSError("no answer in time")
     crash = cause_of(read_failures(folder))
 
-    judged = [judge_crash(crash, folder, Progress(committed=5)) for _ in range(11)]
+    steps = in_starts(monkeypatch, [5] * 11)
+    judged = [judge_crash(crash, folder, Progress(committed=step)) for step in steps]
 
     # The first comes after progress.
     assert judged == [(True, "")] * 10 + [(False, "")]
@@ -244,39 +222,3 @@ def test_last_word_that_cannot_be_written_is_at_least_logged(
     judge_crash(Crash("no such shards", "", "", False), folder, Progress())
 
     assert "no such shards" in caplog.text
-
-
-def test_node_on_which_nothing_could_be_launched_is_named() -> None:
-    said = (
-        "srun: error: Task launch for StepId=1.0 failed on node n7: Communication connection failure\n"
-        "srun: error: Application launch failed: Communication connection failure\n"
-        "srun: Job step aborted: Waiting up to 32 seconds for job step to finish.\n"
-    )
-
-    assert cause_of([], said).node == "n7"
-
-
-@pytest.mark.parametrize(
-    ("said", "memory", "told"),
-    [
-        ("srun: error: node1: task 0: Out Of Memory", "2048", "the job's 2.0 GB of memory on"),
-        ("srun: error: node1: task 0: Out Of Memory", "", "the job's memory on"),
-        (
-            "srun: error: node1: task 0: Killed\n"
-            "slurmstepd: error: Detected 1 oom_kill event in StepId=7.0. Some of the step tasks",
-            "512", "the job's 0.5 GB of memory on",
-        ),
-        ("slurmstepd: error: Exceeded job memory limit\nsrun: error: node1: task 0: Killed", "512",
-         "the job's 0.5 GB"),
-    ],
-)  # fmt: skip
-def test_rank_that_runs_out_of_memory_is_told_with_the_flag_and_no_node_is_blamed(
-    monkeypatch: pytest.MonkeyPatch, said: str, memory: str, told: str
-) -> None:
-    monkeypatch.setenv("SLURM_MEM_PER_NODE", memory)
-
-    crash = cause_of([], said)
-
-    assert crash.error.startswith(f"rank 0 on node1 was killed: {told}")
-    assert crash.error.endswith("Raise --mem.")
-    assert (crash.node, crash.retry) == ("", True)

@@ -37,9 +37,10 @@ def test_rank_whose_code_could_not_be_read_is_no_crash_and_no_fault_of_its_node(
 
 
 def test_rank_whose_python_lacks_a_package_is_a_crash(batch: Batch) -> None:
-    batch.said("ModuleNotFoundError: No module named 'torch'")
-    batch.said("srun: error: node1: task 0: Exited with exit code 1")
-    for _ in range(4):
+    for number in range(4):
+        batch.start(number)
+        batch.said("ModuleNotFoundError: No module named 'torch'")
+        batch.said("srun: error: node1: task 0: Exited with exit code 1")
         decide_comeback()
 
     assert batch.asked().count("scontrol requeue 7") == 2
@@ -47,7 +48,8 @@ def test_rank_whose_python_lacks_a_package_is_a_crash(batch: Batch) -> None:
 
 def test_start_of_which_nobody_could_leave_a_word_is_no_crash(batch: Batch) -> None:
     """The log has the script's own first line, and the disk took nothing after it."""
-    for _ in range(12):
+    for number in range(12):
+        batch.start(number)
         decide_comeback()
 
     assert batch.asked() == ["scontrol requeue 7"] * 9
@@ -58,8 +60,9 @@ def test_start_of_which_nobody_could_leave_a_word_is_no_crash(batch: Batch) -> N
 
 
 def test_page_of_a_shard_that_the_disk_does_not_give_is_no_crash_on_slurm(batch: Batch) -> None:
-    batch.said("srun: error: node2: task 1: Bus error (core dumped)")
-    for _ in range(5):
+    for number in range(5):
+        batch.start(number)
+        batch.said("srun: error: node2: task 1: Bus error (core dumped)")
         decide_comeback()
 
     assert batch.asked() == ["scontrol requeue 7"] * 5
