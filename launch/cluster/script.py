@@ -234,13 +234,12 @@ def _opens_its_log(log: str) -> str:
 def _after() -> list[str]:
     """Return what a start does when its tasks have ended: it asks whether they begin again here."""
     return [
-        "ended=$?",
+        "status=$?",
         "trap '' TERM  # a requeue ends the script; what follows must come to its end",
         # Python may lie on the very disk whose failure has ended the ranks.
-        "answer=0 status=$ended",
-        f"export {SRUN_SAID}=$ended",
+        f"answer=0; export {SRUN_SAID}=$status",
         # srun says 0 too where no rank has begun: Slurm could not open their log.
-        f'[ -s "${FOLDER}/progress-${START}.json" ] || [ $ended -ne 0 ] || status=1',
+        f'[ -s "${FOLDER}/progress-${START}.json" ] || [ $status -ne 0 ] || status=1',
         "for left in {19..0}; do",
         "  [ $status -ne 0 ] || break",
         f"  {shlex.quote(sys.executable)} -m {PATIENT} jobs.survival.comeback $left",
@@ -249,7 +248,7 @@ def _after() -> list[str]:
         "done",
         f"[ $answer = {STARTS_HERE} ] || break",
         "done",
-        f"[ $answer != {ENDED_WELL} ] || status=$ended",
+        f"[ $answer != {ENDED_WELL} ] || status=0  # also where a rank has failed after the end",
         f'[ ! -e "${FOLDER}/{FOLLOWED}-${START}" ] || status=0',
         "exit $status",
     ]

@@ -110,11 +110,14 @@ def test_job_whose_ranks_never_began_is_brought_back_though_srun_says_that_they_
     assert "=== start 0000000007-0000x001" in node.log()
 
 
-@pytest.mark.parametrize(("answer", "status"), [(0, 1), (ENDED_WELL, 0)])
-def test_job_whose_word_the_script_cannot_read_has_ended_well_if_what_asks_patiently_says_so(
-    node: Node, answer: int, status: int
+@pytest.mark.parametrize(
+    ("code", "answer", "status"), [(0, 0, 1), (0, ENDED_WELL, 0), (3, 0, 3), (3, ENDED_WELL, 0)]
+)
+def test_job_has_ended_well_if_what_asks_its_ranks_words_patiently_says_so(
+    node: Node, code: int, answer: int, status: int
 ) -> None:
-    node.client("srun", "exit 0")
+    """The script itself may not see them, and a rank may fail to write what submitit has it write last."""
+    node.client("srun", f"exit {code}")
     node.client("python", f"exit {answer}")
 
     assert node.starts().wait(timeout=HANGS_SECONDS) == status
