@@ -14,7 +14,6 @@ a newer one.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import re
@@ -25,8 +24,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Literal, NamedTuple, Self, cast
 
-from instruct_core.checkpoints.steps import committed_newest_first, newest_attempt, read_manifest
-from instruct_core.errors import CorruptFileError
+from instruct_core.checkpoints.steps import newest_attempt, newest_committed_step
 from instruct_core.storage.store import Store
 from instruct_core.train.wishes import Wishes
 from jobs.events import Asked
@@ -65,6 +63,8 @@ def ask(store: Store, verb: Verb, by: str, steps: int | None = None) -> Request:
         OSError: The folder cannot be written.
     """
     asked = {"format": 1, "verb": verb, "steps": steps, "by": by, "utc_seconds": time.time()}
+    if verb == "save":  # which saves are newer: the asker's clock and the job's are two
+        asked["saved"] = _newest_saved(store)
     while True:
         number = max((request.number for request in requests_in(store)), default=0) + 1
         end = "" if steps is None else f"-{steps}"
@@ -111,27 +111,25 @@ def asker(store: Store, request: Request) -> str:
     return "".join(c for c in by if c.isprintable())[:LONGEST_NAME] or "somebody"
 
 
-def asked_at(store: Store, request: Request) -> float:
-    """Return when somebody asked, UTC seconds; 0 where nobody can tell."""
-    try:
-        return float(json.loads(store.read(request.file, 1 << 16))["utc_seconds"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0.0
-
-
 def _open_saves(store: Store, requests: Sequence[Request]) -> list[Request]:
     """Return the saves asked for since the newest one, of an attempt that began or ended just then."""
     saves = [request for request in requests if request.verb == "save"]
-    saved_at = _saved_at(store) if saves else 0.0
-    return [request for request in saves if asked_at(store, request) > saved_at]
+    newest = _newest_saved(store) if saves else -1
+    return [request for request in saves if _saved_before(store, request) >= newest]
 
 
-def _saved_at(store: Store) -> float:
-    """Return when a run saved last, UTC seconds; -1 where it has not."""
-    for step, folder in committed_newest_first(store):
-        with contextlib.suppress(CorruptFileError, FileNotFoundError):  # loading says what it is
-            return read_manifest(store, step, folder).saved_at
-    return -1.0
+def _saved_before(store: Store, request: Request) -> int:
+    """Return the newest step when somebody asked for a save; -1 where nobody can tell."""
+    try:
+        return int(json.loads(store.read(request.file, 1 << 16))["saved"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return -1
+
+
+def _newest_saved(store: Store) -> int:
+    """Return the newest step that a run has saved; -1 where it has none."""
+    step = newest_committed_step(store)
+    return -1 if step is None else step
 
 
 class Control:

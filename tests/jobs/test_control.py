@@ -6,6 +6,7 @@ import multiprocessing
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -142,6 +143,21 @@ def test_save_asked_for_before_an_attempt_looks_is_taken_by_it(
     assert wanted
     assert len(events) == 2
     assert not control.wishes().save
+
+
+@pytest.mark.parametrize("ahead", [-3600.0, 3600.0])
+def test_clock_of_who_asks_for_a_save_decides_nothing(
+    store: Store, monkeypatch: pytest.MonkeyPatch, ahead: float
+) -> None:
+    wrong = time.time() + ahead
+    save(store, 3)
+    with monkeypatch.context() as now:
+        now.setattr("jobs.control.time", SimpleNamespace(time=lambda: wrong))
+        asked(store, "save")
+
+    assert begin(store).wishes().save
+    save(store, 4)
+    assert not begin(store, attempt=1).wishes().save
 
 
 def test_overtaken_attempt_takes_no_requests(store: Store) -> None:
