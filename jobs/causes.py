@@ -105,6 +105,10 @@ LIMIT = Cause(
 )
 PAUSED = Cause("paused", "python launch/control.py RUN resume")
 UNKNOWN = Cause("unknown", "read its log: python launch/logs.py RUN")
+# Of ranks that have lost another one; what hangs is ended by Slurm too, and says so itself.
+LOST_PEER = re.compile(
+    r"pair\.cc|unbound_buffer\.cc|NCCL|DistNetworkError|Connection (?:reset|closed) by"
+)
 LAST_CHARACTERS = 4000  # of a traceback that say why
 
 

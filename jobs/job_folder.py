@@ -6,8 +6,8 @@ What a job leaves in its folder for those who wait for it: how far it is, and wh
     with failure_report(folder, rank): ...
 
 `committed` counts what a restart would not have to do again: it decides whether a crashed job
-made progress. A failure file is written before the exception goes on its way; the one with the
-earliest time is the cause, the others are ranks that lost their peer.
+made progress. A failure file is written before the exception goes on its way; the first one is the
+cause, the others are ranks that lost their peer. Which is the first no clock says: nodes have one each.
 
 Every start of a job has files of its own (`INSTRUCT_START`, which grows): processes of an earlier
 start that still live on a lost node cannot be taken for the present one.
@@ -31,6 +31,7 @@ from instruct_core.errors import InstructError, MissingError, SlurmError
 from instruct_core.storage.names import scratch_of
 from instruct_core.storage.patience import on_a_disk, passes_on_a_disk, patiently
 from instruct_core.storage.plain_errors import may_pass
+from jobs.causes import LOST_PEER
 from jobs.patient import was_reading_code
 
 logger = logging.getLogger(__name__)
@@ -42,18 +43,15 @@ LOG = "INSTRUCT_LOG"  # what the batch script and rank 0 write
 SCRIPT = "INSTRUCT_SCRIPT"  # the batch script itself
 SETUP_ENDED = "=== setup: a line ended with"  # in the log, before a code and the line of --setup
 JOB_IDS = "job_ids"  # ids of this script's jobs, in the order of their submission
-
 TOLD_TO_END = "INSTRUCT_TOLD_TO_END"  # set where the batch script was sent TERM
 
 READ_SECONDS = 60.0  # with a disk that does not answer, before what it has counts as unknown
-
 START = "INSTRUCT_START"  # number of this start, set by the batch script or the local controller
 SRUN_SAID = "INSTRUCT_SRUN_SAID"  # exit code of srun, for what is asked after it
 INSIDE = "INSTRUCT_INSIDE"  # starts of this allocation so far, where it can start again in it
 SPARE_NODES = "INSTRUCT_SPARE_NODES"  # nodes of the allocation that no rank runs on
 LEFT_OUT = "INSTRUCT_LEFT_OUT"  # which these are, where one was at fault; _FILE: where it stands
 FOLDER = "INSTRUCT_JOB"  # folder of the job, or of one task of an array
-
 FAILED_CHECK = "failed the check of its first seconds"  # what a BadNodeError says
 
 
@@ -227,6 +225,12 @@ class Failure:
     traceback: str
     retry: bool  # False for what a person has to fix first
     away: bool = False  # a store did not answer: no crash of the job
+    after: int = 0  # reports of this start that lay there before
+
+    @property
+    def order(self) -> tuple[bool, int, float]:
+        """Sorts first what is the cause: nodes' clocks decide only what nothing else does."""
+        return bool(LOST_PEER.search(self.error)), self.after, self.utc_seconds
 
 
 def write_failure(
@@ -242,30 +246,29 @@ def write_failure(
     Write down why a rank fails; its first word of this start counts.
 
     Args:
-        folder: Of the job.
-        rank: Who fails.
-        error: One line.
-        trace: Where it was.
+        folder, rank: Of the job; who fails.
+        error, trace: One line; where it was.
         retry: False for what a person has to fix first.
         node: What is to blame, if not this node.
         away: A store did not answer.
     """
     node = os.environ.get("SLURMD_NODENAME", "") if node is None else node
-    document = asdict(Failure(utc_seconds(), rank, node, error, trace, retry, away))
-    if not away:
-        del document["away"]
-    path = folder / f"failure-{this_start()}-{rank}.json"
+    path, after = folder / f"failure-{this_start()}-{rank}.json", 0
     with suppress(OSError):
         if path.exists():
             return
-    _leave_word(path, document)
+        after = len(list(folder.glob(f"failure-{this_start()}-*.json")))
+    failure = Failure(utc_seconds(), rank, node, error, trace, retry, away, after)
+    unsaid = ("away", "after")  # where they are nothing
+    said = {name: value for name, value in vars(failure).items() if value or name not in unsaid}
+    _leave_word(path, said)
 
 
 def read_failures(folder: Path) -> list[Failure]:
     """Return the failures of this start, the first one first."""
     paths = sorted(folder.glob(f"failure-{this_start()}-*.json"))
     failures = [failure for path in paths if (failure := _read(path, Failure))]
-    return sorted(failures, key=lambda failure: failure.utc_seconds)
+    return sorted(failures, key=lambda failure: failure.order)
 
 
 def newest_failure(folder: Path) -> Failure | None:
@@ -276,7 +279,7 @@ def newest_failure(folder: Path) -> Failure | None:
         starts.setdefault(start, []).append(path)
     newest = starts[max(starts)] if starts else []
     failures = [_read(path, Failure) for path in newest if path.name.startswith("failure-")]
-    return min(filter(None, failures), key=lambda failure: failure.utc_seconds, default=None)
+    return min(filter(None, failures), key=lambda failure: failure.order, default=None)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from instruct_core.storage.patience import PASSING
-from jobs.causes import Cause, cause_of_text
+from jobs.causes import LOST_PEER, Cause, cause_of_text
 from jobs.job_folder import Failure
 
 
@@ -73,8 +73,6 @@ LONGEST_WORD = 200  # letters
 NOTHING_WRITTEN = "why could not be written: the disk of its folder fails"
 ENDED_BY_SRUN = "Terminating StepId"  # srun's word before it ends the ranks that are left, by TERM
 FORCED_BY_SRUN = "Force Terminated StepId"  # and once they have ended, or were killed
-# Of ranks that have lost another one; what hangs is ended by Slurm too, and says so itself.
-LOST_PEER = re.compile(r"pair\.cc|NCCL|Connection (?:reset|closed) by")
 
 
 def cause_of(

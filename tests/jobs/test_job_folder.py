@@ -20,6 +20,7 @@ from jobs.job_folder import (
     Outcome,
     Progress,
     failure_report,
+    newest_failure,
     read_failures,
     read_outcome,
     read_progress,
@@ -123,6 +124,40 @@ def test_first_word_of_a_rank_in_a_start_counts(folder: Path) -> None:
         write_failure(folder, 0, error, "", retry=True)
 
     assert [failure.error for failure in read_failures(folder)] == ["the cause"]
+
+
+def test_cause_is_named_first_whatever_the_nodes_clocks_say(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = (
+        "RuntimeError: [gloo/transport/tcp/pair.cc:553] Connection closed by peer [10.0.0.2]:4711"
+    )
+    # Rank 3 fails first, on the node whose clock is ahead; rank 2 sees its word, and rank 0 no more.
+    for rank, at, error in (
+        (3, 90.0, "CUDA error: x"),
+        (2, 30.0, "ValueError: y"),
+        (0, 20.0, lost),
+    ):
+        monkeypatch.setattr("jobs.job_folder.utc_seconds", lambda at=at: at)
+        write_failure(folder, rank, error, "", retry=True)
+
+    assert [failure.rank for failure in read_failures(folder)] == [3, 2, 0]
+    newest = newest_failure(folder)
+    assert newest is not None
+    assert newest.rank == 3
+
+
+def test_rank_that_lost_its_peer_is_no_cause_though_nobody_told_before_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for rank, at, error in (
+        (0, 20.0, "NCCL error: remote process exited"),
+        (3, 90.0, "IndexError: x"),
+    ):
+        monkeypatch.setattr("jobs.job_folder.utc_seconds", lambda at=at: at)
+        write_failure(folder, rank, error, "", retry=True)
+
+    assert [failure.rank for failure in read_failures(folder)] == [3, 0]
 
 
 def test_word_of_a_rank_is_left_behind_where_the_disk_refuses_it_at_first(
