@@ -76,8 +76,14 @@ def blame_crash(node: str, error: str, trace: str, cause: Cause, run: str) -> No
     """Note a crash that was put down to a node, if it may be its fault; arguments as of a Crash."""
     if FAILED_CHECK in error:
         blame(node, "check", error, run)
-    elif cause.name in OF_A_NODE and not (cause.name == "unknown" and trace):
+    elif may_be_of_a_node(error, trace, cause):
         blame(node, "failed", error, run)
+
+
+def may_be_of_a_node(error: str, trace: str, cause: Cause) -> bool:
+    """Return True for an end that a node may be at fault for, as far as its words tell."""
+    known = cause.name in OF_A_NODE and not (cause.name == "unknown" and trace)
+    return known or FAILED_CHECK in error
 
 
 def blame(node: str, kind: Kind, why: str, run: str) -> None:

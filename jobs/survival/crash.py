@@ -116,7 +116,10 @@ def _first_cause(
     if failures:
         first_one = (final or failures)[0]
         away = not final and first_one.away
-        crash = Crash(first_one.error, first_one.traceback, first_one.node, not final, away)
+        # What befalls several nodes at once is nobody's.
+        nodes = {failure.node for failure in failures if failure.error == first_one.error}
+        node = first_one.node if len(nodes) == 1 else ""
+        crash = Crash(first_one.error, first_one.traceback, node, not final, away)
         late = _killed_late(said, reported) if LOST_PEER.search(crash.error) else []
         return _killed(late, said) if len(late) == 1 else crash
     return Crash("its processes were killed.", "", "", True)

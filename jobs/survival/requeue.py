@@ -32,7 +32,7 @@ import submitit
 from instruct_core.errors import InstructError, SlurmError
 from instruct_core.storage.patience import on_a_disk
 from instruct_core.storage.store import Store
-from jobs.bad_nodes import blame_crash
+from jobs.bad_nodes import blame_crash, may_be_of_a_node
 from jobs.events import Crashed
 from jobs.job_folder import (
     FAILED_CHECK,
@@ -150,11 +150,22 @@ class CrashBudget:
         self._folder, self._path = folder, folder / "crashes.json"
         self._counts = NO_CRASHES
 
-    def allows_restart(self, committed: int, node: str = "") -> bool:
-        """Note this start's crash, at which ``committed`` had been reached; True to start again."""
+    def allows_restart(self, committed: int, node: str = "", everywhere: str = "") -> bool:
+        """
+        Note this start's crash; return True to start again.
+
+        Args:
+            committed: What had been reached.
+            node: Where it was; "" for nowhere.
+            everywhere: The error, if a second node that tells it too shows that no node is at fault: one
+                that cannot see a file is, unless no other sees it either.
+        """
         try:
             counts = NO_CRASHES | on_a_disk(self._path, lambda: read_json(self._path))
             if counts.get("start") != this_start():
+                if everywhere and everywhere == counts.get("error") and node != counts["node"]:
+                    node = ""
+                counts["error"] = everywhere
                 self._count(counts, committed, node)
         except OSError as error:  # a full disk must not be the end of the run
             return _allows_uncounted(self._folder, error)
@@ -167,6 +178,11 @@ class CrashBudget:
         counts["node_in_a_row"] = counts["node_in_a_row"] + 1 if node == counts["node"] else 1
         counts |= {"node": node, "start": this_start()}
         on_a_disk(self._path, lambda: replace_json(self._path, counts))
+
+    @property
+    def is_everywhere(self) -> bool:
+        """Return True if another node told the same before: what is counted blames none."""
+        return bool(self._counts.get("error")) and not self._counts["node"]
 
     @property
     def bad_node(self) -> str:
@@ -191,12 +207,14 @@ def judge_crash(crash: Crash, folder: Path, progress: Progress) -> tuple[bool, s
     if crash.away:
         again = allows_fruitless_start(folder, committed)
     else:
-        again = crash.retry and budget.allows_restart(committed, crash.node)
+        everywhere = "" if may_be_of_a_node(*crash[:2], crash.cause) else crash.error
+        again = crash.retry and budget.allows_restart(committed, crash.node, everywhere)
     if crash.retry:
         run = (progress.ledger or "").rpartition("/")[2]
         blame_crash(crash.node, crash.error, crash.traceback, crash.cause, run)
     if progress.ledger is not None and progress.attempt is not None:
-        told = Crashed(crash.error, crash.node, again, *crash.cause)
+        node = "" if budget.is_everywhere else crash.node
+        told = Crashed(crash.error, node, again, *crash.cause)
         try:
             note_crash(Store(progress.ledger), progress.attempt, told)
         except (OSError, InstructError) as error:  # its store may be what is away

@@ -107,3 +107,13 @@ def test_rank_that_runs_out_of_memory_is_told_with_the_flag_and_no_node_is_blame
     assert crash.error.startswith(f"rank 0 on node1 was killed: {told}")
     assert crash.error.endswith("Raise --mem.")
     assert (crash.node, crash.retry) == ("", True)
+
+
+def test_what_befalls_two_nodes_at_once_is_neithers_fault() -> None:
+    missing = "Shards x are not finished: no manifest.json."
+
+    cause = cause_of(
+        [report(2, missing), report(0, missing), report(1, "Connection closed by peer")]
+    )
+
+    assert (cause.error, cause.node) == (missing, "")

@@ -110,8 +110,10 @@ def test_node_that_fails_twice_in_a_row_is_left_out_where_one_is_to_spare(
     assert batch.crashes(committed=6)
     assert left_out_file().read_text() == "node1"
     monkeypatch.setenv("INSTRUCT_LEFT_OUT", "node1")
-    assert batch.crashes(committed=7, node="node3")
-    assert not batch.crashes(committed=8, node="node3")  # no second one is to spare
+    assert batch.crashes(committed=7, error="IndexError: x", node="node3")
+    assert not batch.crashes(
+        committed=8, error="IndexError: x", node="node3"
+    )  # no second one to spare
 
     assert batch.asked()[0] == "scontrol requeue 7"
     assert left_out_file().read_text() == "node1"

@@ -11,6 +11,7 @@ import pytest
 
 from instruct_core.errors import ConfigError, SlurmError
 from instruct_core.storage.store import Store
+from jobs.events import Crashed
 from jobs.job_folder import (
     AwayError,
     Progress,
@@ -153,6 +154,35 @@ def test_node_that_fails_twice_in_a_row_is_named(
         named.append(budget.bad_node)
 
     assert named == ["", "", "", "node1", "", "", ""]
+
+
+MISSING = Crash("Shards x are not finished: no manifest.json.", "T\nMissingError: x", "", True)
+
+
+def test_file_that_no_node_sees_is_no_nodes_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path / "runs" / "r")
+    judged = []
+    nodes = ("node1", "node2", "node2", "node2")
+    for step, node in enumerate(in_starts(monkeypatch, nodes)):
+        progress = Progress(committed=step, ledger=store.url, attempt=step)
+        judged.append(judge_crash(MISSING._replace(node=node), tmp_path, progress))
+
+    assert judged == [(True, "")] * 4
+    crashes = [e.event.node for e in read_ledger(store) if isinstance(e.event, Crashed)]
+    assert crashes == ["node1", "", "", ""]
+
+
+def test_node_that_alone_does_not_see_a_file_is_done_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged = [
+        judge_crash(MISSING._replace(node=node), tmp_path, Progress())
+        for node in in_starts(monkeypatch, ("node1", "node1"))
+    ]
+
+    assert judged == [(True, ""), (True, "node1")]
 
 
 def test_what_a_person_must_mend_is_not_tried_again(
