@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import shutil
+from io import FileIO
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
-import xxhash
 from safetensors.numpy import load_file
 
 from instruct_core.data import mapped_file
@@ -154,13 +152,13 @@ def test_shard_of_a_scan_with_skipped_rows_has_the_good_ones(tmp_path: Path) -> 
 
 
 def test_bad_page_of_one_look_is_no_verdict(copied: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, looks = xxhash.xxh3_128_hexdigest, []
+    real, looks = mapped_file._digest, []
 
-    def once_wrong(data: Any) -> str:
+    def once_wrong(file: FileIO) -> str:
         looks.append(1)
-        return "0" * 32 if len(looks) == 1 else real(data)
+        return "0" * 32 if len(looks) == 1 else real(file)
 
-    monkeypatch.setattr(mapped_file, "xxhash", SimpleNamespace(xxh3_128_hexdigest=once_wrong))
+    monkeypatch.setattr(mapped_file, "_digest", once_wrong)
     monkeypatch.setattr(mapped_file, "sleep", lambda seconds: looks.append(int(seconds)))
 
     assert len(ShardSet(copied, "val").tokens(0, 0, 10**6)) > 0
