@@ -16,21 +16,25 @@ import json
 import mmap
 import platform
 import re
+import stat
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from importlib.metadata import version
+from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import fsspec
 import xxhash
+from fsspec.implementations.local import LocalFileSystem
 
 from instruct_core.data.builtin import builtin_rows
 from instruct_core.data.hub import Dataset, dataset_of, fetch
 from instruct_core.data.records import FORMATS, ending_of, format_of
 from instruct_core.data.unpacking import COMPRESSIONS, unpack
 from instruct_core.errors import ConfigError, InstructError, MissingError
+from instruct_core.storage.patience import on_a_disk
 from instruct_core.storage.plain_errors import may_pass, plain_errors
 from instruct_core.storage.store import Store
 
@@ -106,6 +110,7 @@ def resolve_files(name: str, out: Store) -> Source:
 def _of_files(name: str, files: Sequence[str], left: Sequence[str], out: Store) -> Source:
     for file in files:
         format_of(_unpacked_name(file))
+        _refuse_special(file)
     plain = [_unpacked(file, out) for file in files]
     packed = {there: file for there, file in zip(plain, files, strict=True) if there != file}
     return Source(name, name, plain, left, packed)
@@ -125,6 +130,20 @@ def _matching_files(name: str) -> tuple[list[str], list[str]]:
     if not GLOB.search(name):
         return [], []
     return [_url(fs, found) for found in sorted(fs.glob(path)) if _is_meant(found, path)], []
+
+
+def _refuse_special(file: str) -> None:
+    """Refuse what is no plain file: a pipe is read once, and a source many times, from any row on."""
+    fs, path = fsspec.core.url_to_fs(file)
+    if not isinstance(fs, LocalFileSystem):
+        return
+    try:
+        mode = on_a_disk(Path(path), Path(path).stat).st_mode
+    except FileNotFoundError:
+        raise MissingError(f"Source {file} is a link to what is not there.") from None
+    if not stat.S_ISREG(mode):
+        what = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
+        raise ConfigError(f"Source {file} is no file but {what}. Give a file with the rows.")
 
 
 def _is_meant(found: str, pattern: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
+import os
 import socket
 import subprocess
 import sys
@@ -103,6 +104,33 @@ def test_folder_is_its_own_files_with_rows_in_the_order_of_their_names(tmp_path:
     ]  # fmt: skip
     assert source.left == ["README.md", "dataset_info.json"]
     assert resolve_files(str(folder), Store(tmp_path / "out")).files == source.files
+
+
+@pytest.mark.parametrize("typed", ["rows.jsonl", "ro*.jsonl", "."])
+def test_pipe_is_refused_and_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, typed: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("rows.jsonl")
+
+    with pytest.raises(ConfigError, match=r"rows\.jsonl is no file but a pipe or a device"):
+        resolve_source(typed, Store(tmp_path / "out"))
+
+
+def test_glob_that_matches_what_is_no_file_is_refused_by_its_name(tmp_path: Path) -> None:
+    write_rows(tmp_path / "a.jsonl", 1)
+    (tmp_path / "b.jsonl").mkdir()
+    with pytest.raises(ConfigError, match=r"/b\.jsonl is no file but a folder"):
+        resolve_source(f"{tmp_path}/*.jsonl", Store(tmp_path / "out"))
+
+    (tmp_path / "b.jsonl").rmdir()
+    (tmp_path / "b.jsonl").symlink_to("nowhere")
+    with pytest.raises(MissingError, match=r"/b\.jsonl is a link to what is not there"):
+        resolve_source(f"{tmp_path}/*.jsonl", Store(tmp_path / "out"))
+
+    (tmp_path / "b.jsonl").unlink()
+    (tmp_path / "b.jsonl").symlink_to("a.jsonl")
+    assert len(resolve_source(f"{tmp_path}/*.jsonl", Store(tmp_path / "out")).files) == 2
 
 
 @pytest.mark.parametrize(
