@@ -23,7 +23,8 @@ from launch.training.fit import rank_bytes
 
 SHAPES = (
     "tiny 1 256", "tiny 4 256", "tiny 8 256", "tiny 16 256", "tiny 32 256", "tiny 8 1024", "tiny 32 1024",
-    "tiny 8 1024 --dropout 0.1", "tiny 8 256 --precision bf16", "tiny-llama 8 256", "tiny-llama 8 1024",
+    "tiny 8 1024 --dropout 0.1", "tiny-llama 4 1024 --dropout 0.1", "small-demo 4 1024 --dropout 0.1",
+    "gpt2 1 1024 --dropout 0.1", "tiny 8 256 --precision bf16", "tiny-llama 8 256", "tiny-llama 8 1024",
     "small-demo 4 256", "small-demo 4 1024", "gpt2 1 256", "gpt2 4 256", "gpt2 1 1024",
 )  # fmt: skip
 
