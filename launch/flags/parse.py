@@ -21,7 +21,7 @@ from instruct_core.names import PLAIN_NAME
 from instruct_core.recipe import flag_of
 from launch.console.lines import say
 from launch.flags.help import description, empty_places, fields_of, is_rare, shown
-from launch.flags.refusal import refusal
+from launch.flags.refusal import refusal, valued_switch
 
 Cluster = Literal["auto", "slurm", "local", "debug"]  # values of --cluster
 T = TypeVar("T")
@@ -44,8 +44,7 @@ def parse_flags(
         arguments: Words of the command line.
         default: Values of what is not typed; None takes the dataclass's own.
         program: What a person types before the flags (default: the launcher named as the dataclass).
-        usage: The launcher's docstring; its lines that start with `program` are shown by --help. None
-            where Python has left docstrings out (PYTHONOPTIMIZE=2).
+        usage: The launcher's docstring, of which --help shows the examples; None under PYTHONOPTIMIZE=2.
 
     Raises:
         ConfigError: A flag that is not known, or a value that does not fit; one line.
@@ -53,6 +52,8 @@ def parse_flags(
     program = program or f"python launch/{flags.__name__.lower()}.py"
     everything = "--help-all" in arguments
     asks_help = bool({"-h", "--help"} & set(arguments))
+    if said := valued_switch(flags, arguments):
+        raise ConfigError(f"{said} See {program} --help.")
     printed = io.StringIO()
     try:
         with contextlib.redirect_stderr(printed):

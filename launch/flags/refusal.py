@@ -44,9 +44,9 @@ def refusal(boxed: str, flags: type[Any], arguments: Sequence[str]) -> str:
     text = " ".join(lines[:rule]).rstrip(".")
     if text.startswith("Unrecognized options:"):
         word = text.removeprefix("Unrecognized options:").strip().split(", ")[0]
-        return _unknown(word, flags, arguments)
+        return _unknown(word, flags)
     if text.startswith("Missing") and (stranger := _stranger(flags, arguments)):
-        return _unknown(stranger, flags, arguments)  # what was mistyped may be what is missing
+        return _unknown(stranger, flags)  # what was mistyped may be what is missing
     if text.startswith("Missing from "):
         missing = re.findall(r"(\S+)(?: [A-Z]+)? [A-Z].*?\(required\)", text.partition(": ")[2])
         return f"{' and '.join(missing)} must be given."
@@ -63,12 +63,19 @@ def refusal(boxed: str, flags: type[Any], arguments: Sequence[str]) -> str:
     return f"{text}."
 
 
-def _unknown(word: str, flags: type[Any], arguments: Sequence[str]) -> str:
+def valued_switch(flags: type[Any], arguments: Sequence[str]) -> str:
+    """Return what is said of a switch with a value, which tyro takes for a word alone; "" for none."""
+    switches = {flag_of(name) for name in _flags(flags, only_switches=True)}
+    for word in arguments:
+        flag, equals, value = word.partition("=")
+        if equals and flag.replace("_", "-") in switches:
+            return f"{flag} takes no value, got {value or 'an empty one'}."
+    return ""
+
+
+def _unknown(word: str, flags: type[Any]) -> str:
     known = [name for name, _ in fields_of(flags)]
     if not word.startswith("-"):
-        flag = next((a.partition("=")[0] for a in arguments if a.endswith(f"={word}")), None)
-        if flag:
-            return f"{flag} takes no value, got {word or 'an empty one'}."
         is_place = "source" in known and bool(Path(word).suffix or "/" in word)
         hint = " Put a pattern in quotes: --source 'rows-*.jsonl'." if is_place else ""
         return f"No flag takes {f'the word {word}' if word else 'an empty word'}.{hint}"
@@ -85,10 +92,13 @@ def _stranger(flags: type[Any], arguments: Sequence[str]) -> str:
     return next((flag for flag in typed if flag.replace("_", "-") not in known), "")
 
 
-def _flags(flags: type[Any]) -> Iterator[str]:
-    """Yield the fields that are typed as flags, and what turns them off."""
+def _flags(flags: type[Any], only_switches: bool = False) -> Iterator[str]:
+    """Yield the fields that are typed as flags, and what turns them off; or those without a value."""
     for name, hint in fields_of(flags):
-        if tyro.conf.Positional not in getattr(hint, "__metadata__", ()):
+        is_switch = hint is bool or getattr(hint, "__origin__", None) is bool
+        if tyro.conf.Positional in getattr(hint, "__metadata__", ()):
+            continue
+        if is_switch or not only_switches:
             yield name
-            if hint is bool or getattr(hint, "__origin__", None) is bool:
-                yield f"no_{name}"
+        if is_switch:
+            yield f"no_{name}"

@@ -9,7 +9,7 @@ import pytest
 from instruct_core.errors import ConfigError
 from instruct_core.recipe import Recipe
 from launch.flags.chat import Chat
-from launch.flags.checkpoints import Export
+from launch.flags.checkpoints import Export, Prune
 from launch.flags.control import Control
 from launch.flags.evaluate import Evaluate
 from launch.flags.finetune import Finetune, check_flags
@@ -18,6 +18,7 @@ from launch.flags.logs import Logs
 from launch.flags.parse import parse_flags
 from launch.flags.preprocess import Preprocess
 from launch.flags.refusal import refusal
+from launch.flags.status import Status
 
 NO_PLACE = "must name a place, got nothing: a variable in it may be empty."
 REFUSED = [
@@ -51,6 +52,10 @@ REFUSED = [
     (Preprocess, "--long-rows=",
      "--long-rows takes one of 'auto', 'cut', 'truncate', 'drop', got nothing."),
     (Preprocess, "--num-tasks", "--num-tasks takes a value, got none."),
+    (Status, "--json=my-run", "--json takes no value, got my-run."),
+    (Logs, "--follow=my-run", "--follow takes no value, got my-run."),
+    (Prune, "--dry_run=my-run", "--dry_run takes no value, got my-run."),
+    (Finetune, "--no-deterministic=1", "--no-deterministic takes no value, got 1."),
     (Preprocess, "--follow=maybe", "--follow takes no value, got maybe."),
     (Preprocess, "--follow maybe", "No flag takes the word maybe."),
     (Generate, "--source q --out a --top-p high", "--top-p takes a number, got high."),
