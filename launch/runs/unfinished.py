@@ -11,17 +11,25 @@ command, and the same control command finishes it.
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from instruct_core.errors import ConfigError
 from instruct_core.storage.documents import dump_document, load_document
 from instruct_core.storage.store import Store
+from launch.console.lines import one_line
 from launch.runs.commands import run_command
 
 # What a disk says of a path with a file, a circle of links or too long a name in it.
 NO_FOLDER = (errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 REMOVED, RENAMED = "removed.json", "renamed.json"
+# What may be there without settings: of a launcher that was killed, or a run whose run.json is gone.
+OF_A_RUN = re.compile(
+    r"lock|slurm\.json|tokenizer|chat_template\.jinja|attempts|committed\.json|control-.*\.json"
+    r"|(step|attempt|damaged-step|left-step)-\d.*"
+)
+MOST_NAMED = 5
 
 
 def begin(store: Store, mark: str, facts: Mapping[str, Any]) -> None:
@@ -62,6 +70,23 @@ def refuse_unfinished(name: str, store: Store) -> None:
         raise ConfigError(
             f"Run {name} is half renamed, in {store.url}. Finish that: "
             f"{run_command(before, 'control', 'rename', str(facts.get('to')))}"
+        )
+
+
+def refuse_taken(name: str, store: Store) -> None:
+    """
+    Refuse a folder for a new run that has things of others in it: they would go when the run is removed.
+
+    Raises:
+        ConfigError: Names some of them.
+    """
+    others = [each for each in store.contents() if not OF_A_RUN.fullmatch(each)]
+    if others:
+        more = f" and {len(others) - MOST_NAMED} more" if len(others) > MOST_NAMED else ""
+        raise ConfigError(
+            f"Run {name} cannot begin: its folder {store.url} is in use, with "
+            f"{one_line(', '.join(others[:MOST_NAMED]))}{more}. Give another --run, or other "
+            "--checkpoints."
         )
 
 

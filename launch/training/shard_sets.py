@@ -99,4 +99,9 @@ def _not_there(typed: str, store: Store) -> MissingError:
 
 
 def _sets_in(folder: Store) -> list[str]:
-    return [name for name in folder.names() if folder.exists(f"{name}/manifest.json")]
+    """Return the names of shard sets; checkpoints and answers have a manifest too."""
+    return [
+        name
+        for name in folder.names()
+        if all(folder.exists(f"{name}/{part}") for part in ("manifest.json", "train"))
+    ]

@@ -38,6 +38,7 @@ from launch.runs.commands import run_command
 from launch.runs.control import who
 from launch.runs.places import absolute, check_url
 from launch.runs.run import Run
+from launch.runs.unfinished import refuse_taken
 from launch.training.adapters import check_moments, filled, spelled_as_before
 from launch.training.attach import attach
 from launch.training.epochs import refuse_both
@@ -120,6 +121,8 @@ def _find(flags: Finetune, arguments: Sequence[str]) -> tuple[Finetune, Run, Fin
         known = parse_on_site(Finetune, [], default=stored)
         flags = parse_typed(Finetune, arguments, default=known)
         flags = replace(flags, recipe=spelled_as_before(flags.recipe, known.recipe))
+    else:
+        refuse_taken(run.name, run.store)
     check_flags(flags)
     notify = settled(flags.notify, known.notify if known is not None else None)
     runs = absolute(flags.runs)

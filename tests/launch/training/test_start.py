@@ -117,6 +117,10 @@ def test_flags_that_mean_nothing_without_slurm_are_named(trained: Path, rows_fil
 
 
 def test_missing_shards_are_answered_with_those_that_are_there(trained: Path) -> None:
+    parts = trained / "shards" / "answers.jsonl.parts"  # which have a manifest too
+    parts.mkdir()
+    (parts / "manifest.json").write_text("{}")
+
     line = refused(trained, "finetune", "--shards=shards/smalls", *TINY_RUN)
 
     assert "Shards shards/smalls are not there or not finished" in line
@@ -125,6 +129,22 @@ def test_missing_shards_are_answered_with_those_that_are_there(trained: Path) ->
         "/launch/preprocess.py --source SOURCE --out shards/smalls"
         in line.partition("Make them: ")[2]
     )
+
+
+def test_new_run_takes_no_folder_with_things_of_others(trained: Path) -> None:
+    (trained / "home" / "mine").mkdir(parents=True)
+    (trained / "home" / "mine" / "thesis.tex").touch()
+    words = ["--run=mine", "--checkpoints=home", "--shards=shards/small", "--dry-run", *TINY_RUN]
+
+    line = refused(trained, "finetune", *words)
+
+    assert (
+        f"Run mine cannot begin: its folder {trained}/home/mine is in use, with thesis.tex." in line
+    )
+    (trained / "home" / "mine" / "thesis.tex").unlink()
+    for name in ("lock", "control-000001-stop.json", ".nfs1"):  # of a launcher that was killed
+        (trained / "home" / "mine" / name).touch()
+    assert looked(trained, *words[: -len(TINY_RUN) - 1], *TINY_RUN)
 
 
 def test_file_of_rows_is_told_from_a_shard_set(trained: Path, rows_file: Path) -> None:
