@@ -17,8 +17,10 @@ from instruct_core.answers.line import FACTS, TOO_LONG
 from instruct_core.answers.plan import AnswerPlan, Settings, scan_prompts
 from instruct_core.data.columns import parse_columns
 from instruct_core.data.model_template import template_of_model
+from instruct_core.data.records import ending_of
 from instruct_core.data.sources import BUILTIN, Source, resolve_files
 from instruct_core.data.tokenizer import tokenizer_of_model
+from instruct_core.data.unpacking import COMPRESSIONS
 from instruct_core.errors import ConfigError
 from instruct_core.recipe import Kept
 from instruct_core.storage.documents import load_sealed
@@ -41,6 +43,8 @@ from launch.runs.hub import model_place
 from launch.runs.model import inspect_weights
 from launch.runs.places import absolute, check_folder, check_url
 from launch.runs.run import Run
+
+NOT_ANSWERS = ("csv", "tsv", "parquet", *COMPRESSIONS)  # endings that say another kind of file
 
 
 def answer_file(flags: Generate, words: Sequence[str] = ()) -> int:
@@ -83,6 +87,11 @@ def _check(flags: Generate) -> None:
     if not flags.answer_column.strip() or flags.answer_column in FACTS:
         raise ConfigError(
             f"--answer-column must be a name of its own, got {flags.answer_column!r}."
+        )
+    if (ending := ending_of(flags.out)) in NOT_ANSWERS:
+        raise ConfigError(
+            f"--out {flags.out} ends in .{ending}, and answers are JSON lines. Name it as in "
+            "answers.jsonl."
         )
     if flags.source == BUILTIN:
         raise ConfigError(

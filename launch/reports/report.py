@@ -8,6 +8,7 @@ The run, and the place of the page, are looked at before anything is written.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 
@@ -29,6 +30,7 @@ from launch.runs.status import RunStatus
 
 CURVES = ("train/loss", "val/loss", "train/learning_rate", "train/tokens_per_second")
 HEAD_BYTES = 4096  # of a page that is there, to see whose it is
+TITLE = re.compile(rb"<title>Run [\w.-]+</title>")
 
 
 def write_report(flags: Report) -> int:
@@ -57,12 +59,17 @@ def _find_out(flags: Report, run: Run) -> tuple[str, Store]:
             raise ConfigError(f"--out {place} is a folder. Name a file in it: --out page.html")
     check_url("--out", out.url, writes=True)
     with reachable("--out", place):
-        if out.exists(name) and GENERATOR.encode() not in out.read(name, at_most=HEAD_BYTES):
+        if out.exists(name) and not _is_page(out.read(name, at_most=HEAD_BYTES)):
             raise ConfigError(
                 f"--out {place} is in use: it is no page of this command. Give another file: nothing "
                 "else is overwritten."
             )
     return place, out
+
+
+def _is_page(head: bytes) -> bool:
+    """Return True for the head of a page about a run; an evaluation's has a title of another kind."""
+    return GENERATOR.encode() in head and TITLE.search(head) is not None
 
 
 def _blocks(status: RunStatus) -> Iterator[Block]:

@@ -10,7 +10,9 @@ from instruct_core.answers.parts import part_name
 from instruct_core.errors import ConfigError
 from instruct_core.model.hugging_face import refuse_filled
 from instruct_core.storage.store import Store
+from launch.arrays.answers import answer_file
 from launch.arrays.other_things import OF_ANSWERS, OF_SHARDS, refuse_other_things
+from launch.flags.generate import Generate
 from tests.conftest import launch, write_rows
 from tests.launch.test_errors import snapshot
 
@@ -60,6 +62,18 @@ def test_parts_of_answers_whose_plan_was_damaged_are_made_again(tmp_path: Path) 
         refuse_other_things(
             "a.jsonl", filled(tmp_path / "foreign", part_name(0, "jsonl")), OF_ANSWERS
         )
+
+
+@pytest.mark.parametrize("out", ["a.csv", "a.jsonl.gz", "s3://bucket/a.PARQUET"])
+def test_answers_are_not_written_under_the_ending_of_another_kind_of_file(
+    out: str, tmp_path: Path
+) -> None:
+    ending = out.rpartition(".")[2].lower()
+
+    with pytest.raises(
+        ConfigError, match=f"--out {out} ends in .{ending}, and answers are JSON lines"
+    ):
+        answer_file(Generate(source=str(tmp_path / "questions.jsonl"), out=out))
 
 
 def test_export_takes_a_folder_with_nothing_but_what_a_disk_leaves(tmp_path: Path) -> None:

@@ -194,9 +194,14 @@ def test_page_is_replaced_and_nothing_else_is(project: Path, page: Path, tmp_pat
 
     with pytest.raises(ConfigError, match=r"notes\.html is in use: it is no page of this command"):
         write_report(Report("r", str(tmp_path / "notes.html"), checkpoints=checkpoints))
+    evaluation = project / "runs_instruct/r/evaluation-step-00000010/report.html"
+    before = evaluation.read_bytes()
+    with pytest.raises(ConfigError, match=r"report\.html is in use: it is no page of this command"):
+        write_report(Report("r", str(evaluation), checkpoints=checkpoints))
     assert write_report(Report("r", str(page), checkpoints=checkpoints)) == 0
 
     assert (tmp_path / "notes.html").read_text() == "<html>mine</html>"
+    assert evaluation.read_bytes() == before
 
 
 @pytest.mark.skipif(not CHROMIUM, reason=NEEDED)
