@@ -10,7 +10,9 @@ A process of its own, because launchers do not import torch.
 from __future__ import annotations
 
 import json
+import os
 import sys
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -37,4 +39,5 @@ if __name__ == "__main__":
         answer: dict[str, Any] = inspected(init, model, int(seq_len))
     except (InstructError, OSError) as error:
         answer = {"error": str(error)}
-    print(json.dumps(answer))
+    with suppress(BrokenPipeError):  # who asked has been killed
+        os.write(sys.stdout.fileno(), json.dumps(answer).encode())

@@ -9,6 +9,7 @@ torch, so another process loads the weights.
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -37,10 +38,19 @@ def inspect_weights(place: str, model: str = "", seq_len: int = 0) -> Weights:
         seq_len: Positions that it must have at least.
 
     Raises:
-        ConfigError: It cannot be loaded, or does not fit.
+        ConfigError: It cannot be loaded, or does not fit, or memory does not suffice to see.
     """
     command = [sys.executable, "-m", "jobs.inspect_weights", place, model, str(seq_len)]
-    answer = json.loads(subprocess.check_output(command))
+    # A group of its own: Ctrl-C ends the launcher, which ends it, and says nothing.
+    done = subprocess.run(command, stdout=subprocess.PIPE, process_group=0, check=False)
+    if done.returncode != 0:
+        is_killed = done.returncode == -signal.SIGKILL
+        how = "was killed, as for want of memory" if is_killed else f"ended with {done.returncode}"
+        raise ConfigError(
+            f"Model {place} cannot be looked at: the process that loads it {how}. Free some memory, or "
+            "type this on a larger machine."
+        )
+    answer = json.loads(done.stdout)
     if "error" in answer:
         raise ConfigError(answer["error"])
     return Weights(
