@@ -32,13 +32,13 @@ from tests.fakes import facts_of
 from tests.s3_server import BUCKET, SECRET, S3Server
 from tests.slow_clock import Clock
 from tests.stores.line import Fault, Line, Request
-from tests.stores.servers import Emulated, google
+from tests.stores.servers import Emulated, azure, google
 
 # aiohttp's, to Google's client; here a warning is an error.
 pytestmark = pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
 
-LARGE_BYTES = {"s3": 12 << 20, "gs": 52 << 20}  # more than one request takes
-PART = re.compile(r"[?&](partNumber|upload_id)")
+LARGE_BYTES = {"s3": 12 << 20, "gs": 52 << 20, "az": 68 << 20}  # more than one request takes
+PART = re.compile(r"[?&](partNumber|upload_id|blockid)")
 CONFIG = TrainConfig(
     "r", "s", "c", "t", "random", "tiny", "f", async_save=False, max_unsaved_minutes=30.0
 )
@@ -51,11 +51,11 @@ def amazon(folder: Path) -> Iterator[Emulated]:
         yield Emulated(f"s3://{BUCKET}", env, line, SECRET)
 
 
-@pytest.fixture(scope="module", params=["s3", "gs"])
+@pytest.fixture(scope="module", params=["s3", "gs", "az"])
 def server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Emulated]:
-    made = {"s3": amazon, "gs": google}[request.param]
+    made = {"s3": amazon, "gs": google, "az": azure}[request.param]
     with made(tmp_path_factory.mktemp(request.param)) as emulated:
         yield emulated
 
@@ -75,6 +75,10 @@ def clock(server: Emulated, monkeypatch: pytest.MonkeyPatch) -> Clock:
         from gcsfs import retry
 
         monkeypatch.setattr(retry, "asyncio", SimpleNamespace(sleep=sleep))
+    if server.url.startswith("az"):
+        from azure.core.pipeline.transport import AsyncHttpTransport
+
+        monkeypatch.setattr(AsyncHttpTransport, "sleep", sleep)
     monkeypatch.setattr(objects, "UPLOAD_BYTES", 5 << 20)  # the least that S3 takes
     return clock
 
