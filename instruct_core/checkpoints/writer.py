@@ -23,7 +23,6 @@ number generators.
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import socket
@@ -48,6 +47,7 @@ from instruct_core.checkpoints.steps import (
 from instruct_core.checkpoints.together import on_rank_0, together
 from instruct_core.errors import FencedError
 from instruct_core.storage.documents import dump_document, seal
+from instruct_core.storage.patience import NO_ROOM
 from instruct_core.storage.store import Store
 from instruct_core.storage.torch_tensors import Tensors
 
@@ -275,7 +275,7 @@ class Checkpoints:
 
     def _clean_up(self, step: int, folder: str, error: OSError) -> None:
         """Remove what a failed save has left, unless it has become somebody else's."""
-        self.retention.no_space = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        self.retention.no_space = error.errno in NO_ROOM
         with contextlib.suppress(OSError, FencedError):  # the next save removes it
             if self._place.is_local:
                 self._clear(step)

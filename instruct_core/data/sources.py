@@ -34,7 +34,7 @@ from instruct_core.data.hub import Dataset, dataset_of, fetch
 from instruct_core.data.records import FORMATS, ending_of, format_of
 from instruct_core.data.unpacking import COMPRESSIONS, unpack
 from instruct_core.errors import ConfigError, InstructError, MissingError
-from instruct_core.storage.patience import on_a_disk
+from instruct_core.storage.patience import NO_ROOM, on_a_disk
 from instruct_core.storage.plain_errors import may_pass, plain_errors
 from instruct_core.storage.store import Store
 
@@ -216,10 +216,25 @@ def _unpacked(url: str, out: Store) -> str:
     plain = _unpacked_name(url).rsplit("/", 1)[-1]
     name = f"source/{xxhash.xxh3_64_hexdigest(facts.encode())}-{plain}"
     if not out.exists(name):
-        with tempfile.TemporaryFile() as scratch:
+        with _scratch() as scratch:
             unpack(url, ending, scratch)
             _put(out, name, scratch)
     return out.where(name)
+
+
+@contextmanager
+def _scratch() -> Iterator[IO[bytes]]:
+    """Yield a file without a name; raises ConfigError where there is no room for what it is to hold."""
+    try:
+        with tempfile.TemporaryFile() as file:
+            yield file
+    except OSError as error:
+        if error.errno not in NO_ROOM or error.filename is not None:
+            raise
+        raise ConfigError(
+            f"Folder {tempfile.gettempdir()} has no room for a source that is unpacked or fetched: "
+            f"{error.strerror}. Make room, or name another folder: TMPDIR=FOLDER before the command."
+        ) from None
 
 
 def _put(out: Store, name: str, scratch: IO[bytes]) -> None:
@@ -248,7 +263,7 @@ def _downloaded(dataset: Dataset, out: Store) -> Source:
     if any(dataset[1:]):
         name = f"source/{xxhash.xxh3_64_hexdigest(str(dataset).encode())}-{dataset.name}.parquet"
     if not out.exists(name):
-        with tempfile.TemporaryFile() as scratch:
+        with _scratch() as scratch:
             fetch(dataset, scratch)
             _put(out, name, scratch)
     return Source(str(dataset), f"Hugging Face dataset {dataset}", [out.where(name)])

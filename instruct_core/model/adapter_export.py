@@ -15,7 +15,7 @@ from instruct_core.checkpoints.staging import direct_image
 from instruct_core.checkpoints.steps import folder_of, read_manifest, read_verified, step_name
 from instruct_core.lora_settings import CONFIG_FILE, WEIGHTS_FILE
 from instruct_core.model.adapters import BASE_FILE, base_file
-from instruct_core.model.hugging_face import refuse_filled, tokenizer_files
+from instruct_core.model.hugging_face import refuse_filled, tokenizer_files, whole_or_nothing
 from instruct_core.model.weights import load_pretrained
 from instruct_core.shape import config_file
 from instruct_core.storage.documents import dump_document
@@ -47,8 +47,9 @@ def export_adapter(store: Store, step: int, target: Store) -> None:
     views = {name: memoryview(data) for name, data in files.items()}
     for name in (WEIGHTS_FILE, CONFIG_FILE):
         views[name] = memoryview(read_verified(folder, entries[name]).data)
-    for name, view in views.items():
-        target.put(name, [view])
+    with whole_or_nothing(target) as put:
+        for name, view in views.items():
+            put(name, [view])
 
 
 def export_merged(store: Store, step: int, target: Store) -> None:
@@ -56,9 +57,10 @@ def export_merged(store: Store, step: int, target: Store) -> None:
     refuse_filled(target)
     place = (store / step_name(step)).url
     shape, weights = load_pretrained(place)
-    for name, data in tokenizer_files(place, shape).items():
-        target.put(name, [memoryview(data)])
     image = direct_image("model.safetensors", weights, {"format": "pt"})
-    target.put(image.name, image.views)
     config = dump_document(config_file(shape))
-    target.put("config.json", [memoryview(config)])
+    with whole_or_nothing(target) as put:
+        for name, data in tokenizer_files(place, shape).items():
+            put(name, [memoryview(data)])
+        put(image.name, image.views)
+        put("config.json", [memoryview(config)])

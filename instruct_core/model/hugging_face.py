@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from instruct_core.checkpoints.steps import folder_of, read_manifest, read_verified, step_name
 from instruct_core.data.gpt2_tokenizer import END_OF_TEXT, merges_path
@@ -50,8 +51,26 @@ def export_folder(store: Store, step: int, target: Store) -> None:
     names = ("model.safetensors", "config.json")
     files = {name: memoryview(read_verified(folder, entries[name]).data) for name in names}
     views = {k: memoryview(data) for k, data in tokenizer_files(place, manifest.model).items()}
-    for name, view in {**views, **files}.items():
-        target.put(name, [view])
+    with whole_or_nothing(target) as put:
+        for name, view in {**views, **files}.items():
+            put(name, [view])
+
+
+@contextmanager
+def whole_or_nothing(target: Store) -> Iterator[Callable[[str, Sequence[memoryview]], None]]:
+    """Yield what writes a file, and remove all that it wrote where it fails: a full disk, Ctrl-C."""
+    written: list[str] = []
+
+    def put(name: str, views: Sequence[memoryview]) -> None:
+        target.put(name, views)
+        written.append(name)
+
+    try:
+        yield put
+    except BaseException:
+        for name in written:
+            target.remove(name)
+        raise
 
 
 def refuse_filled(target: Store) -> None:

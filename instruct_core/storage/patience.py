@@ -32,6 +32,7 @@ PASSING = {
     errno.ENETUNREACH, errno.ECONNRESET, errno.ECONNREFUSED, errno.ECONNABORTED, errno.ESHUTDOWN,
     errno.ENOLINK, errno.EPROTO, errno.EPIPE,
 }  # fmt: skip
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 
 
 def passes_on_a_disk(error: OSError) -> bool:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from instruct_core.storage.patience import on_a_disk
+from instruct_core.storage.patience import NO_ROOM, on_a_disk
 
 CODE = "code"  # folder of a job with the code it runs
 
@@ -55,8 +55,10 @@ def freeze_code(folder: Path) -> None:
             for source in [*_sources(here / package), *_compiled(here / package)]:
                 _copy(source, folder / CODE / source.relative_to(here))
     except OSError as error:
+        make_room = "Make room, and give" if error.errno in NO_ROOM else "Give"
         raise OSError(
-            f"the code could not be copied: {error.filename}: {error.strerror}. Give the command again."
+            f"the code could not be copied: {error.filename2 or error.filename}: {error.strerror}. "
+            f"{make_room} the command again."
         ) from None
 
 

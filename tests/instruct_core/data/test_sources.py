@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import errno
 import gzip
 import lzma
 import os
@@ -17,7 +18,7 @@ from typing import Any
 import fsspec
 import pytest
 
-from instruct_core.data import unpacking
+from instruct_core.data import sources, unpacking
 from instruct_core.data.records import read_records
 from instruct_core.data.sources import resolve_files, resolve_source
 from instruct_core.errors import ConfigError, MissingError
@@ -211,6 +212,20 @@ def test_damaged_compressed_file_is_refused_and_leaves_nothing(
     with pytest.raises(ConfigError, match=f"Source {packed} is damaged, or no .{ending}: "):
         resolve_source(str(packed), Store(tmp_path / "out"))
 
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_room_to_unpack_is_told_with_the_folder_and_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unpack(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(sources, "unpack", unpack)
+    (tmp_path / "rows.jsonl.gz").touch()
+
+    with pytest.raises(ConfigError, match=r"^Folder /.* has no room for a source .*TMPDIR=FOLDER"):
+        resolve_files(str(tmp_path / "rows.jsonl.gz"), Store(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
 

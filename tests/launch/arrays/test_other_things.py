@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from instruct_core.answers.parts import part_name
 from instruct_core.errors import ConfigError
-from instruct_core.model.hugging_face import refuse_filled
+from instruct_core.model.hugging_face import refuse_filled, whole_or_nothing
 from instruct_core.storage.store import Store
 from launch.arrays.answers import answer_file
 from launch.arrays.other_things import OF_ANSWERS, OF_SHARDS, refuse_other_things
@@ -81,6 +82,17 @@ def test_export_takes_a_folder_with_nothing_but_what_a_disk_leaves(tmp_path: Pat
 
     with pytest.raises(ConfigError, match="is not empty"):
         refuse_filled(filled(tmp_path / "model", "config.json"))
+
+
+def test_export_that_fails_half_way_leaves_nothing_of_its_own(tmp_path: Path) -> None:
+    target = filled(tmp_path / "model", ".hidden")
+
+    with suppress(KeyboardInterrupt), whole_or_nothing(target) as put:
+        put("vocab.json", [memoryview(b"{}")])
+        target.put("config.json", [memoryview(b"mine")])  # somebody else's, meanwhile
+        raise KeyboardInterrupt
+
+    assert target.names() == [".hidden", "config.json"]
 
 
 @pytest.mark.parametrize("more", [(), ("--dry-run",)])

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from launch.cluster import frozen_code
 from launch.cluster.frozen_code import CODE, freeze_code
 
 NAMED = "import jobs.job_folder; print(jobs.job_folder.__file__)"
@@ -49,3 +53,18 @@ def test_copy_that_is_edited_is_what_runs(tmp_path: Path) -> None:
         file.write("__file__ = 'edited'\n")
 
     assert imported_from(code) == "edited"
+
+
+def test_code_for_which_there_is_no_room_is_told_with_the_place_and_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def copy(source: Path, target: Path) -> None:
+        why = errno.ENOSPC, "No space left on device"
+        raise OSError(*why, str(source), None, str(target))  # as shutil does
+
+    monkeypatch.setattr(frozen_code, "_copy", copy)
+
+    with pytest.raises(
+        OSError, match=rf": {tmp_path}/code/jobs/.*: No space.*\. Make room, and give"
+    ):
+        freeze_code(tmp_path)
