@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -240,13 +240,19 @@ def rank_pids(run: Path) -> list[int]:
     return list(started[-1]["pids"]) if started else []
 
 
+def whole_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield what the lines of a growing file say, but for one that a kill has torn."""
+    for line in path.read_text(errors="replace").splitlines():
+        with suppress(ValueError):
+            yield json.loads(line)
+
+
 def samples_of(run: Path) -> dict[int, set[int]]:
     """Return which samples all ranks together read at each step; a later attempt's word counts."""
     samples: dict[int, dict[str, list[int]]] = {}
     for path in sorted(run.glob("samples-*.jsonl")):
         attempt, rank = path.stem.split("-")[1:]
-        for line in path.read_text().splitlines():
-            entry = json.loads(line)
+        for entry in whole_lines(path):
             step = samples.setdefault(entry["step"], {})
             if step and next(iter(step)).split("/")[0] != attempt:
                 step.clear()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -24,6 +23,7 @@ from tests.conftest import (
     made_once,
     samples_of,
     wait_for,
+    whole_lines,
 )
 from tests.slurm.cluster import SlurmCluster
 from tests.slurm.configuration import ClusterSettings
@@ -187,8 +187,8 @@ class Run:
         if not resumed:
             return -1
         path = self.folder / f"samples-{resumed[-1]['attempt']:04d}-00000.jsonl"
-        lines = path.read_text().splitlines() if path.exists() else []
-        return json.loads(lines[-1])["step"] - 1 if lines else -1  # it reads one step ahead
+        lines = list(whole_lines(path)) if path.exists() else []
+        return lines[-1]["step"] - 1 if lines else -1  # it reads one step ahead
 
     def wait_for_start(self, number: int) -> None:
         """Wait until the run has been started so many times."""
