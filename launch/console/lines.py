@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from instruct_core.errors import InstructError
+from instruct_core.storage.patience import NO_ROOM
 from launch.console.commands import as_typed
 
 EXIT_FAILED = 1
@@ -96,9 +97,7 @@ def note_whole(text: str) -> None:
 
 def guarded(main: Callable[[], int]) -> int:
     """Run a launcher and return its exit code; what a person can fix becomes one line, code 2."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # `?` for a letter that the locale cannot write
-            stream.reconfigure(errors="replace")
+    _prepare_streams()
     try:
         Path.cwd()
     except FileNotFoundError:
@@ -119,6 +118,16 @@ def guarded(main: Callable[[], int]) -> int:
         return EXIT_INTERRUPTED
 
 
+def _prepare_streams() -> None:
+    """Have all three there, nothing in those that are closed, and `?` for what a locale cannot write."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # closed by who started us, as `<&-` does
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115  to stay
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
 @contextmanager
 def term_as_interrupt() -> Iterator[None]:
     """Let TERM do what Ctrl-C does, for as long as there is something that must not be left behind."""
@@ -130,6 +139,10 @@ def term_as_interrupt() -> Iterator[None]:
 
 
 def _in_words(error: InstructError | OSError) -> str:
-    if isinstance(error, InstructError) or not error.strerror or not error.filename:
+    if isinstance(error, InstructError) or not error.strerror:
+        return str(error)
+    if not error.filename and error.errno in NO_ROOM:  # of an open file: as `> FILE` makes it
+        return f"What this command prints, or a file without a name, has no room: {error.strerror}."
+    if not error.filename:
         return str(error)
     return f"{error.filename} cannot be used: {error.strerror}."

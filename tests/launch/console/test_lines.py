@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from instruct_core.errors import ConfigError
 from launch.console.lines import (
+    EXIT_BAD_INPUT,
     guarded,
     note,
     note_whole,
@@ -95,4 +97,33 @@ def test_folder_that_was_removed_meanwhile_is_one_line(
     assert guarded(lambda: 0) == 2
     assert capsys.readouterr().err == (
         "error: The folder that you type in is gone: somebody has removed it. Go to another one: cd\n"
+    )
+
+
+def test_streams_that_are_closed_are_empty_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("stdin", "stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)
+
+    def main() -> int:
+        say("nobody reads this")
+        note("nor this")
+        return len(sys.stdin.read()) + sys.stdin.isatty() + sys.stdout.isatty()
+
+    assert guarded(main) == 0
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        stream.close()
+
+
+def test_output_for_which_there_is_no_room_is_one_line_that_says_so(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def main() -> int:
+        with Path("/dev/full").open("w") as full:
+            full.write("a line")
+        return 0
+
+    assert guarded(main) == EXIT_BAD_INPUT
+    said = capsys.readouterr().err
+    assert said.startswith(
+        "error: What this command prints, or a file without a name, has no room: No"
     )
