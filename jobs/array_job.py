@@ -26,9 +26,9 @@ from instruct_core.data.plan import Plan
 from instruct_core.errors import ConfigError
 from instruct_core.storage.patience import patiently
 from instruct_core.storage.store import Store
+from jobs.failures import failure_report
 from jobs.job_folder import (
     Progress,
-    failure_report,
     job_folder,
     or_unknown,
     read_progress,

@@ -17,7 +17,8 @@ from instruct_core.train.progress import Outcome
 from jobs.causes import CANCELLED, LIMIT, cause_of_text
 from jobs.control import Control
 from jobs.events import Failed, Finished, Paused, Requeued, Stopped, Warned
-from jobs.job_folder import job_folder, write_outcome
+from jobs.failures import write_outcome
+from jobs.job_folder import job_folder
 from jobs.reporter import Reporter
 from jobs.survival.requeue import Answer, allows_fruitless_start, answer_to, too_many_warnings
 from jobs.survival.stop_signal import StopSignal

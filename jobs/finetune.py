@@ -20,7 +20,8 @@ import submitit
 
 from instruct_core.config import TrainConfig
 from jobs.environment import loading
-from jobs.job_folder import failure_report, job_folder
+from jobs.failures import failure_report
+from jobs.job_folder import job_folder
 from jobs.patient import load
 from jobs.survival.exclusion import exclude_anew
 from jobs.survival.stop_signal import StopSignal

@@ -1,13 +1,11 @@
 """
-What a job leaves in its folder for those who wait for it: how far it is, and why it failed.
+What a job leaves in its folder for those who wait for it: how far it is.
 
     write_progress(folder, Progress(state="running", global_step=12, committed=10))
     read_progress(folder).committed             # 10, also where a newer version has written more
-    with failure_report(folder, rank): ...
 
 `committed` counts what a restart would not have to do again: it decides whether a crashed job
-made progress. A failure file is written before the exception goes on its way; the first one is the
-cause, the others are ranks that lost their peer. Which is the first no clock says: nodes have one each.
+made progress. Why one failed stands in jobs/failures.py.
 
 Every start of a job has files of its own (`INSTRUCT_START`, which grows): processes of an earlier
 start that still live on a lost node cannot be taken for the present one.
@@ -18,21 +16,18 @@ from __future__ import annotations
 import json
 import logging
 import os
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import time as utc_seconds
 from typing import Any, TypeVar
 
 from instruct_core.converter import structure
-from instruct_core.errors import InstructError, MissingError, SlurmError
+from instruct_core.errors import InstructError
 from instruct_core.storage.names import scratch_of
-from instruct_core.storage.patience import on_a_disk, passes_on_a_disk, patiently
+from instruct_core.storage.patience import on_a_disk, patiently
 from instruct_core.storage.plain_errors import may_pass
-from jobs.causes import LOST_PEER
-from jobs.patient import was_reading_code
 
 logger = logging.getLogger(__name__)
 
@@ -112,17 +107,17 @@ def write_progress(folder: Path, progress: Progress) -> None:
 def read_progress(folder: Path) -> Progress:
     """Return the progress of the newest start of a job; all is None before the first report."""
     for path in sorted(folder.glob("progress-*.json"), reverse=True):
-        return _read(path, Progress) or Progress()
+        return read_record(path, Progress) or Progress()
     return Progress()
 
 
 def read_all_progress(folder: Path) -> list[Progress]:
     """Return the progress of every start of a job, oldest first."""
     paths = sorted(folder.glob("progress-*.json"))
-    return [progress for path in paths if (progress := _read(path, Progress))]
+    return [progress for path in paths if (progress := read_record(path, Progress))]
 
 
-def _read(path: Path, kind: type[T]) -> T | None:
+def read_record(path: Path, kind: type[T]) -> T | None:
     """Return a record; None where there is nothing, or a lost node left half of it."""
     try:
         return structure(json.loads(path.read_text(encoding="utf-8")), kind, str(path))
@@ -161,37 +156,12 @@ def replace_json(path: Path, document: dict[str, Any]) -> None:
         raise
 
 
-def _leave_word(path: Path, document: dict[str, Any]) -> None:
+def leave_word(path: Path, document: dict[str, Any]) -> None:
     """Write a document if the disk lets us: a job must not end of what it wants to say."""
     try:
         on_a_disk(path, lambda: replace_json(path, document))
     except OSError as error:
         logger.warning("%s could not be written: %s. It says: %s", path, error, document)
-
-
-@contextmanager
-def failure_report(folder: Path, rank: int) -> Iterator[None]:
-    """Write down an exception that passes, and let it pass."""
-    try:
-        yield
-    except Exception as error:
-        # What is missing was there when the job was queued: another look, or another node, may see it.
-        retry = not isinstance(error, InstructError) or isinstance(error, SlurmError | MissingError)
-        # What a disk refuses for a while is no crash either, wherever it comes in the way.
-        away = isinstance(error, OSError) and passes_on_a_disk(error)
-        away = away or isinstance(error, AwayError) or was_reading_code(error)
-        in_words = isinstance(error, InstructError | AwayError | BadNodeError)
-        write_failure(
-            folder,
-            rank,
-            error=str(error) if in_words else describe_error(error),
-            trace=traceback.format_exc(),
-            retry=retry,
-            # Neither a person's mistake nor a store that is away is the fault of a node.
-            node=getattr(error, "node", None) if retry and not away else "",
-            away=away,
-        )
-        raise
 
 
 @contextmanager
@@ -212,91 +182,3 @@ def store_may_be_away() -> Iterator[None]:
 def describe_error(error: BaseException) -> str:
     """Return an exception as one line."""
     return f"{type(error).__name__}: {error}"
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why a rank fails."""
-
-    utc_seconds: float
-    rank: int
-    node: str  # what is to blame; "" where nobody knows
-    error: str  # one line
-    traceback: str
-    retry: bool  # False for what a person has to fix first
-    away: bool = False  # a store did not answer: no crash of the job
-    after: int = 0  # reports of this start that lay there before
-
-    @property
-    def order(self) -> tuple[bool, int, float]:
-        """Sorts first what is the cause: nodes' clocks decide only what nothing else does."""
-        return bool(LOST_PEER.search(self.error)), self.after, self.utc_seconds
-
-
-def write_failure(
-    folder: Path,
-    rank: int,
-    error: str,
-    trace: str,
-    retry: bool,
-    node: str | None = None,
-    away: bool = False,
-) -> None:
-    """
-    Write down why a rank fails; its first word of this start counts.
-
-    Args:
-        folder, rank: Of the job; who fails.
-        error, trace: One line; where it was.
-        retry: False for what a person has to fix first.
-        node: What is to blame, if not this node.
-        away: A store did not answer.
-    """
-    node = os.environ.get("SLURMD_NODENAME", "") if node is None else node
-    path, after = folder / f"failure-{this_start()}-{rank}.json", 0
-    with suppress(OSError):
-        if path.exists():
-            return
-        after = len(list(folder.glob(f"failure-{this_start()}-*.json")))
-    failure = Failure(utc_seconds(), rank, node, error, trace, retry, away, after)
-    unsaid = ("away", "after")  # where they are nothing
-    said = {name: value for name, value in vars(failure).items() if value or name not in unsaid}
-    _leave_word(path, said)
-
-
-def read_failures(folder: Path) -> list[Failure]:
-    """Return the failures of this start, the first one first."""
-    paths = sorted(folder.glob(f"failure-{this_start()}-*.json"))
-    failures = [failure for path in paths if (failure := _read(path, Failure))]
-    return sorted(failures, key=lambda failure: failure.order)
-
-
-def newest_failure(folder: Path) -> Failure | None:
-    """Return why the newest start of a job fails; None where it has not, or has not said so."""
-    starts: dict[str, list[Path]] = {}
-    for path in [*folder.glob("progress-*.json"), *folder.glob("failure-*.json")]:
-        start = "-".join(path.stem.split("-")[1:3])
-        starts.setdefault(start, []).append(path)
-    newest = starts[max(starts)] if starts else []
-    failures = [_read(path, Failure) for path in newest if path.name.startswith("failure-")]
-    return min(filter(None, failures), key=lambda failure: failure.order, default=None)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """Why a job has failed for good."""
-
-    start: str
-    error: str
-    traceback: str
-    retry: bool  # as in a failure
-
-
-def write_outcome(folder: Path, error: str, trace: str, retry: bool = True) -> None:
-    """Write down that the job has failed for good, and why; ``retry`` as in a failure."""
-    _leave_word(folder / "failed.json", asdict(Outcome(this_start(), error, trace, retry)))
-
-
-def read_outcome(folder: Path) -> Outcome | None:
-    """Return why the job has failed for good; None where it has not."""
-    return _read(folder / "failed.json", Outcome)

@@ -30,7 +30,8 @@ from urllib.parse import urlsplit
 from instruct_core.errors import ConfigError
 from instruct_core.storage.names import without_tilde
 from jobs.environment import NOTIFY
-from jobs.job_folder import read_outcome, read_progress, this_start
+from jobs.failures import read_outcome
+from jobs.job_folder import read_progress, this_start
 
 logger = logging.getLogger(__name__)
 

@@ -27,20 +27,18 @@ from pathlib import Path
 from time import sleep
 
 from instruct_core.errors import SlurmError
+from jobs.failures import Failure, read_failures, write_outcome
 from jobs.job_folder import (
     LOG,
     SCRIPT,
     SETUP_ENDED,
     SRUN_SAID,
     TOLD_TO_END,
-    Failure,
     Progress,
     job_folder,
     or_unknown,
-    read_failures,
     read_progress,
     this_start,
-    write_outcome,
 )
 from jobs.notify import tell_failure
 from jobs.queueing import queue, settle

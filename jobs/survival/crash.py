@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from instruct_core.storage.patience import PASSING
 from jobs.causes import LOST_PEER, Cause, cause_of_text
-from jobs.job_folder import Failure
+from jobs.failures import Failure
 
 
 class Crash(NamedTuple):

@@ -30,7 +30,8 @@ from time import monotonic, sleep
 from types import TracebackType
 from typing import Self
 
-from jobs.job_folder import describe_error, this_start, write_failure
+from jobs.failures import write_failure
+from jobs.job_folder import describe_error, this_start
 from jobs.survival.deadline import HANG_EXIT_CODE, Deadline
 
 logger = logging.getLogger(__name__)

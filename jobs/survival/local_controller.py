@@ -31,16 +31,8 @@ from submitit.local.local import LOCAL_REQUEUE_RETURN_CODE
 
 from instruct_core.storage.patience import MAX_PAUSE_SECONDS, patiently
 from jobs.environment import loading
-from jobs.job_folder import (
-    FOLDER,
-    START,
-    Progress,
-    failure_report,
-    or_unknown,
-    read_failures,
-    read_progress,
-    write_outcome,
-)
+from jobs.failures import failure_report, read_failures, write_outcome
+from jobs.job_folder import FOLDER, START, Progress, or_unknown, read_progress
 from jobs.notify import tell_failure
 from jobs.patient import load
 from jobs.process import start_ticks

@@ -18,7 +18,8 @@ from submitit import JobEnvironment
 from submitit.core.submission import process_job
 from submitit.core.utils import DelayedSubmission
 
-from jobs.job_folder import failure_report, job_folder
+from jobs.failures import failure_report
+from jobs.job_folder import job_folder
 from jobs.patient import read_code
 
 

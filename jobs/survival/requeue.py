@@ -34,15 +34,8 @@ from instruct_core.storage.patience import on_a_disk
 from instruct_core.storage.store import Store
 from jobs.bad_nodes import blame_crash, may_be_of_a_node
 from jobs.events import Crashed
-from jobs.job_folder import (
-    FAILED_CHECK,
-    Progress,
-    place_of,
-    read_json,
-    replace_json,
-    this_start,
-    write_outcome,
-)
+from jobs.failures import write_outcome
+from jobs.job_folder import FAILED_CHECK, Progress, place_of, read_json, replace_json, this_start
 from jobs.ledger import note_crash
 from jobs.slurm import own_job_id, own_restarts, show_job
 from jobs.survival.crash import Crash

@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from jobs.job_folder import read_outcome
+from jobs.failures import read_outcome
 from launch.arrays.work import Work, shown_count
 from launch.cluster.frozen_code import freeze_code
 from launch.cluster.in_process import only_task_of

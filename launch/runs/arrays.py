@@ -19,7 +19,7 @@ from instruct_core.data.plan import Plan
 from instruct_core.data.shards import missing_shards
 from instruct_core.errors import CorruptFileError
 from instruct_core.storage.store import Store
-from jobs.job_folder import newest_failure, read_outcome
+from jobs.failures import newest_failure, read_outcome
 from launch.cluster.slurm import NEVER_STARTS_HELP, Controller, SlurmJob, array_job
 from launch.console.display import show_table
 from launch.console.lines import counted

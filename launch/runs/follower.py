@@ -20,7 +20,8 @@ from instruct_core.events import Event
 from instruct_core.storage.patience import on_a_disk
 from instruct_core.storage.store import Store
 from jobs.events import Resumed
-from jobs.job_folder import read_outcome, read_progress
+from jobs.failures import read_outcome
+from jobs.job_folder import read_progress
 from jobs.ledger import read_ledger
 from launch.cluster.local import LocalJob
 from launch.cluster.slurm import NEVER_STARTS_HELP, SlurmJob

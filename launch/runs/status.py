@@ -17,13 +17,8 @@ from instruct_core.errors import SlurmError
 from instruct_core.events import Event, Saved, SaveFailed, SlowRank
 from jobs.control import Request, asker, requests_in, standing
 from jobs.events import Changed, ShortLead
-from jobs.job_folder import (
-    Outcome,
-    Progress,
-    read_all_progress,
-    read_outcome,
-    read_progress,
-)
+from jobs.failures import Outcome, read_outcome
+from jobs.job_folder import Progress, read_all_progress, read_progress
 from jobs.ledger import Entry, read_ledger, read_newest
 from jobs.receipt import Receipt, receipt_of, submissions
 from jobs.slurm import JobRecord

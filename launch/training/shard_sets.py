@@ -14,7 +14,7 @@ from instruct_core.data.shards import load_manifest
 from instruct_core.errors import ConfigError, MissingError
 from instruct_core.storage.documents import load_document
 from instruct_core.storage.store import Store
-from jobs.job_folder import read_outcome
+from jobs.failures import read_outcome
 from launch.cluster.slurm import array_job, running_array
 from launch.console.commands import command
 from launch.console.lines import counted, perhaps

@@ -14,7 +14,8 @@ from instruct_core.errors import ConfigError
 from instruct_core.storage import patience
 from instruct_core.storage.store import Store
 from jobs.array_job import ArrayJob
-from jobs.job_folder import AwayError, read_failures, read_progress
+from jobs.failures import read_failures
+from jobs.job_folder import AwayError, read_progress
 from tests.slow_clock import Clock
 
 

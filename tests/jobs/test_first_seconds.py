@@ -10,8 +10,9 @@ import torch
 
 from instruct_core.storage.store import Store
 from jobs import first_seconds as module
+from jobs.failures import failure_report, read_failures
 from jobs.first_seconds import try_out
-from jobs.job_folder import BadNodeError, Progress, failure_report, read_failures
+from jobs.job_folder import BadNodeError, Progress
 from jobs.survival.crash import cause_of
 from jobs.survival.requeue import judge_crash
 from tests.forked_ranks import in_ranks

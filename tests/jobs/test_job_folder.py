@@ -15,26 +15,24 @@ from instruct_core.data.shards import load_manifest
 from instruct_core.errors import MissingError
 from instruct_core.storage import patience
 from instruct_core.storage.store import Store
-from jobs.job_folder import (
+from jobs.failures import (
     Failure,
     Outcome,
-    Progress,
     failure_report,
     newest_failure,
     read_failures,
     read_outcome,
-    read_progress,
-    replace_json,
     write_failure,
     write_outcome,
-    write_progress,
 )
+from jobs.job_folder import Progress, read_progress, replace_json, write_progress
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("INSTRUCT_START", "0001")
-    monkeypatch.setattr("jobs.job_folder.utc_seconds", lambda: 12.5)
+    for module in ("failures", "job_folder"):
+        monkeypatch.setattr(f"jobs.{module}.utc_seconds", lambda: 12.5)
     return tmp_path
 
 
@@ -138,7 +136,7 @@ def test_cause_is_named_first_whatever_the_nodes_clocks_say(
         (2, 30.0, "ValueError: y"),
         (0, 20.0, lost),
     ):
-        monkeypatch.setattr("jobs.job_folder.utc_seconds", lambda at=at: at)
+        monkeypatch.setattr("jobs.failures.utc_seconds", lambda at=at: at)
         write_failure(folder, rank, error, "", retry=True)
 
     assert [failure.rank for failure in read_failures(folder)] == [3, 2, 0]
@@ -154,7 +152,7 @@ def test_rank_that_lost_its_peer_is_no_cause_though_nobody_told_before_it(
         (0, 20.0, "NCCL error: remote process exited"),
         (3, 90.0, "IndexError: x"),
     ):
-        monkeypatch.setattr("jobs.job_folder.utc_seconds", lambda at=at: at)
+        monkeypatch.setattr("jobs.failures.utc_seconds", lambda at=at: at)
         write_failure(folder, rank, error, "", retry=True)
 
     assert [failure.rank for failure in read_failures(folder)] == [3, 0]

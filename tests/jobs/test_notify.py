@@ -16,7 +16,8 @@ import pytest
 from instruct_core.errors import ConfigError
 from jobs import notify
 from jobs.environment import NOTIFY
-from jobs.job_folder import FOLDER, START, Progress, write_outcome, write_progress
+from jobs.failures import write_outcome
+from jobs.job_folder import FOLDER, START, Progress, write_progress
 from jobs.notify import Notifier, address_of, tell_failure
 
 SECRET = "T0psecret"

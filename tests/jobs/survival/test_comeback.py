@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from jobs.job_folder import Progress, read_outcome, read_progress, write_failure, write_progress
+from jobs.failures import read_outcome, write_failure
+from jobs.job_folder import Progress, read_progress, write_progress
 from jobs.survival import comeback as module
 from jobs.survival.comeback import ENDED_WELL, decide_comeback
 from jobs.survival.requeue import MAX_FRUITLESS_STARTS

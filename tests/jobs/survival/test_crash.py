@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from jobs.job_folder import Failure
+from jobs.failures import Failure
 from jobs.survival.crash import Crash, cause_of
 
 

@@ -8,7 +8,8 @@ from datetime import datetime
 
 import pytest
 
-from jobs.job_folder import Progress, read_outcome, write_failure, write_progress
+from jobs.failures import read_outcome, write_failure
+from jobs.job_folder import Progress, write_progress
 from jobs.survival.comeback import decide_comeback
 from jobs.survival.inside import left_out_file
 from jobs.survival.requeue import starts_without_progress

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.job_folder import read_outcome
+from jobs.failures import read_outcome
 from tests.conftest import HANGS_SECONDS, wait_for
 
 

@@ -12,14 +12,8 @@ import pytest
 from instruct_core.errors import ConfigError, SlurmError
 from instruct_core.storage.store import Store
 from jobs.events import Crashed
-from jobs.job_folder import (
-    AwayError,
-    Progress,
-    failure_report,
-    read_failures,
-    read_outcome,
-    store_may_be_away,
-)
+from jobs.failures import failure_report, read_failures, read_outcome
+from jobs.job_folder import AwayError, Progress, store_may_be_away
 from jobs.ledger import read_ledger
 from jobs.slurm import JobRecord
 from jobs.survival.crash import Crash, cause_of

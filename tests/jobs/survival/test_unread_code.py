@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.job_folder import Failure, failure_report, read_failures, read_outcome
+from jobs.failures import Failure, failure_report, read_failures, read_outcome
 from jobs.survival.comeback import decide_comeback
 from jobs.survival.crash import cause_of
 from tests.jobs.survival.conftest import Batch
@@ -77,16 +77,18 @@ def test_page_of_a_shard_that_the_disk_does_not_give_is_no_crash_here() -> None:
 
 
 def test_log_that_slurm_could_not_open_is_no_crash(batch: Batch) -> None:
-    batch.said("srun: error: task 0 launch failed: Slurmd could not connect IO")
-    for _ in range(5):
+    for number in range(5):
+        batch.start(number)
+        batch.said("srun: error: task 0 launch failed: Slurmd could not connect IO")
         decide_comeback()
 
     assert batch.asked() == ["scontrol requeue 7"] * 5
 
 
 def test_rank_that_cannot_be_started_for_another_reason_is_a_crash(batch: Batch) -> None:
-    batch.said("srun: error: task 0 launch failed: Slurmd could not execve job")
-    for _ in range(4):
+    for number in range(4):
+        batch.start(number)
+        batch.said("srun: error: task 0 launch failed: Slurmd could not execve job")
         decide_comeback()
 
     assert batch.asked().count("scontrol requeue 7") == 2

@@ -116,7 +116,7 @@ def test_job_whose_ranks_never_began_is_brought_back_though_srun_says_that_they_
 def test_job_has_ended_well_if_what_asks_its_ranks_words_patiently_says_so(
     node: Node, code: int, answer: int, status: int
 ) -> None:
-    """The script itself may not see them, and a rank may fail to write what submitit has it write last."""
+    """The script itself may not see them; a rank may fail to write what submitit writes last."""
     node.client("srun", f"exit {code}")
     node.client("python", f"exit {answer}")
 

@@ -12,7 +12,8 @@ from instruct_core.events import Saved
 from instruct_core.storage.store import Store
 from jobs.control import ask
 from jobs.events import Resumed, ShortLead
-from jobs.job_folder import START, Progress, write_failure, write_progress
+from jobs.failures import write_failure
+from jobs.job_folder import START, Progress, write_progress
 from jobs.ledger import Ledger
 from launch.cluster.lock import RunLock
 from launch.cluster.slurm import SlurmJob
