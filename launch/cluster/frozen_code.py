@@ -6,6 +6,7 @@ import compileall
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from instruct_core.storage.patience import NO_ROOM, on_a_disk
@@ -46,8 +47,12 @@ def freeze_code(folder: Path) -> None:
     What Python has compiled of it goes along: else every rank would compile it at its first start, and
     write it there.
 
+    Args:
+        folder: Of the job, and empty.
+
     Raises:
-        OSError: A file could not be copied; names the first.
+        OSError: A file could not be copied; names the first. The folder goes again: on a full disk too,
+            where the newest job is what others look at.
     """
     here = Path(__file__).resolve().parents[2]
     try:
@@ -56,6 +61,9 @@ def freeze_code(folder: Path) -> None:
                 _copy(source, folder / CODE / source.relative_to(here))
     except OSError as error:
         make_room = "Make room, and give" if error.errno in NO_ROOM else "Give"
+        shutil.rmtree(folder / CODE, ignore_errors=True)
+        with suppress(OSError):
+            folder.rmdir()
         raise OSError(
             f"the code could not be copied: {error.filename2 or error.filename}: {error.strerror}. "
             f"{make_room} the command again."

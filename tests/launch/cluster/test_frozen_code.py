@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from launch.cluster import frozen_code
 from launch.cluster.frozen_code import CODE, freeze_code
+from launch.cluster.job_folder import job_folders, new_job_folder
 
 NAMED = "import jobs.job_folder; print(jobs.job_folder.__file__)"
 
@@ -68,3 +71,22 @@ def test_code_for_which_there_is_no_room_is_told_with_the_place_and_what_to_do(
         OSError, match=rf": {tmp_path}/code/jobs/.*: No space.*\. Make room, and give"
     ):
         freeze_code(tmp_path)
+
+
+def test_full_disk_leaves_no_job_folder_without_its_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied: list[Path] = []
+
+    def fill(source: Path, target: Path) -> None:
+        if len(copied) == 5:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+        copied.append(shutil.copyfile(source, target))
+
+    monkeypatch.setattr(frozen_code, "shutil", SimpleNamespace(copy2=fill, rmtree=shutil.rmtree))
+
+    with pytest.raises(OSError, match=r"could not be copied: .*No space left on device"):
+        freeze_code(new_job_folder(tmp_path / "job"))
+
+    assert len(copied) == 5
+    assert job_folders(tmp_path / "job") == []
