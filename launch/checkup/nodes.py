@@ -74,7 +74,7 @@ def _folders(checkpoints: str) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # where nobody can write there is nothing
             store.remove(f".{folder.name}")
-        shutil.rmtree(folder)
+        shutil.rmtree(folder, ignore_errors=True)  # a full disk may have left none of it
         for empty in made:
             with suppress(OSError):
                 empty.rmdir()
