@@ -97,7 +97,8 @@ def was_reading_code(error: BaseException) -> bool:
     person should know soon.
     """
     if isinstance(error, ImportError):
-        return str(error).startswith("cannot import name")
+        is_ours = (error.name or "").partition(".")[0] in PACKAGES  # the job has a copy of them all
+        return is_ours or str(error).startswith("cannot import name")
     if not isinstance(error, OSError | AttributeError) or getattr(error, "errno", 0) is None:
         return False  # None: a library that is not for this machine
     return any(frame.f_code.co_name == "<module>" for frame, _ in walk_tb(error.__traceback__))

@@ -113,6 +113,7 @@ UNREAD = {
     "from unread import name": True,
     "raise FileNotFoundError(2, 'No such file or directory')": True,
     "import unread; unread.name": True,
+    "import instruct_core.nowhere": True,
     "import nowhere": False,
     "import ctypes; ctypes.CDLL('libnowhere.so')": False,
     "None + 1": False,
