@@ -23,6 +23,7 @@ TYPED = re.compile(r"([a-z0-9]+)@(\d+)")
 KILLS: tuple[Kind, ...] = ("kill", "save")
 KILLS_IN_A_ROW = 2  # that a run outlives without a save between them
 SAVE_EVERY = (5, 4, 3, 2, 1)  # steps between saves, the first that suits
+STEPS_OF_A_SAVE = 2  # during which it may still be written: a kill then finds it unfinished
 
 
 def schedule_of(typed: str, num_steps: int, world_size: int, on_slurm: bool) -> list[Fault]:
@@ -109,6 +110,11 @@ def save_every(faults: Sequence[Fault]) -> int:
     kills = [fault for fault in faults if fault.kind in KILLS]
     for every in SAVE_EVERY:
         saves = Counter(_progress_at(fault, every) for fault in kills)
+        saves.update(
+            _progress_at(fault, every) - 1
+            for fault in kills
+            if fault.kind == "kill" and fault.step % every < STEPS_OF_A_SAVE
+        )
         if max(saves.values(), default=0) <= KILLS_IN_A_ROW:
             return every
     return SAVE_EVERY[-1]
