@@ -90,18 +90,24 @@ def _patience_with(error: OSError | ImportError) -> float:
 
 def was_reading_code(error: BaseException) -> bool:
     """
-    Return True for what Python says where a disk has not shown it all of its code, as far as can be told.
+    Return True for what Python says where a disk has not shown it all of the job's own copy of its code.
 
-    Modules are also imported where they are first needed, beyond any patience. A name is then missing in
-    another module, or a file, or the folder that the job is in; of a package that is missing as a whole a
-    person should know soon.
+    Modules are also imported where they are first needed, beyond any patience. A module or a name of it
+    is then missing, or a file, or the folder that the job is in. What other packages lack, a node may
+    lack.
     """
     if isinstance(error, ImportError):
-        is_ours = (error.name or "").partition(".")[0] in PACKAGES  # the job has a copy of them all
-        return is_ours or str(error).startswith("cannot import name")
-    if not isinstance(error, OSError | AttributeError) or getattr(error, "errno", 0) is None:
-        return False  # None: a library that is not for this machine
-    return any(frame.f_code.co_name == "<module>" for frame, _ in walk_tb(error.__traceback__))
+        return (error.name or "").partition(".")[0] in PACKAGES
+    modules = [
+        frame for frame, _ in walk_tb(error.__traceback__) if frame.f_code.co_name == "<module>"
+    ]
+    if not modules or not isinstance(error, OSError | AttributeError):
+        return False
+    has_no_folder = isinstance(error, FileNotFoundError) and error.filename is None
+    code = Path(__file__).resolve().parents[1]
+    own = [code / package for package in PACKAGES]
+    place = Path(modules[-1].f_code.co_filename).resolve()
+    return has_no_folder or any(place.is_relative_to(folder) for folder in own)
 
 
 def load(name: str) -> ModuleType:

@@ -106,5 +106,6 @@ class Records:
 
     def close(self) -> None:
         """Write and send what was not yet, and end."""
+        self._write_files(time.monotonic())
         if self._curves is not None:
             self._curves.close()

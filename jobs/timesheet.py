@@ -17,7 +17,7 @@ from jobs.environment import number_in
 from jobs.process import start_ticks
 
 # What the guard is told of a phase, in the receipt's words.
-PHASES = {"start": "load", "first step": "first_step"}
+PHASES = {"start": "load", "first step": "first_step", "settling": "save"}
 # Clock ticks at which a controller began that has loaded all for its first tasks; see jobs/process.py.
 LOADED_SINCE = "INSTRUCT_LOADED_SINCE"
 

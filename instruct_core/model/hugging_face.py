@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from instruct_core.checkpoints.steps import folder_of, read_manifest, read_verified, step_name
 from instruct_core.data.gpt2_tokenizer import END_OF_TEXT, merges_path
@@ -69,7 +69,10 @@ def whole_or_nothing(target: Store) -> Iterator[Callable[[str, Sequence[memoryvi
         yield put
     except BaseException:
         for name in written:
-            target.remove(name)
+            with suppress(
+                OSError
+            ):  # what could not be written is told, not what could not be removed
+                target.remove(name)
         raise
 
 

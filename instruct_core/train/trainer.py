@@ -104,7 +104,7 @@ class Trainer:
             mine = sum(batch.num_loss_tokens for batch in micro_batches)
             vote = hold_vote(self._setup, mine, self._landed, self._saves)
             if vote.save_is_settled:
-                self._setup.working("save")  # reports may go to a store that takes its time
+                self._setup.working("settling")  # reports may go to a store that takes its time
                 self._saves.look()
             self._report(vote.loss_sum, vote.busy_seconds)
             if self._ends_later(vote.max_steps):

@@ -27,6 +27,7 @@ from pathlib import Path
 from time import sleep
 
 from instruct_core.errors import SlurmError
+from instruct_core.storage.patience import NO_ROOM
 from jobs.failures import Failure, read_failures, write_outcome
 from jobs.job_folder import (
     LOG,
@@ -38,6 +39,7 @@ from jobs.job_folder import (
     job_folder,
     or_unknown,
     read_progress,
+    replace_json,
     this_start,
 )
 from jobs.notify import tell_failure
@@ -88,8 +90,8 @@ def decide_comeback() -> int:
 
 def _decide_by(folder: Path, progress: Progress) -> int:
     """Decide by how far this start has come; as `decide_comeback`."""
-    ended_well = bool(progress.start) and os.environ.get(SRUN_SAID) == "0"
-    if ended_well or progress.state in ("finished", "stopped", "paused"):
+    said = or_unknown(_said_in_this_start, "")
+    if _has_ended_well(folder, progress, said):
         return ENDED_WELL
     if progress.state == "requeued":
         logger.info("All ranks saved, and could not requeue the job themselves")
@@ -97,7 +99,6 @@ def _decide_by(folder: Path, progress: Progress) -> int:
         return 0
     nothing: list[Failure] = []
     failures = or_unknown(lambda: read_failures(folder), nothing)
-    said = or_unknown(_said_in_this_start, "")
     if was_warned_too_early(said) and all(failure.retry for failure in failures):
         _answer_early_warning(folder, progress)
         return 0
@@ -115,6 +116,26 @@ def _decide_by(folder: Path, progress: Progress) -> int:
         return STARTS_HERE
     _bring_back(bad_node)
     return 0
+
+
+def _has_ended_well(folder: Path, progress: Progress, said: str) -> bool:
+    """Return True where the work is done, or srun says that ranks which have begun ended well."""
+    if progress.state in ("finished", "stopped", "paused"):
+        return True
+    if os.environ.get(SRUN_SAID) != "0":
+        return False
+    return bool(progress.start) or (SRUN not in said and _has_no_room(folder))
+
+
+def _has_no_room(folder: Path) -> bool:
+    """Return True where ranks that have begun could leave no word of it: their disk is full."""
+    probe = folder / f"room-{this_start()}"
+    try:
+        replace_json(probe, {})
+        probe.unlink()
+    except OSError as error:
+        return error.errno in NO_ROOM
+    return False
 
 
 def _setup_that_failed(said: str) -> str:

@@ -41,7 +41,7 @@ HANG_SECONDS = 60.0  # least time without a step that counts as a hang
 HANG_STEPS = 10  # ... and least number of steps' durations
 # Before the rhythm of steps is known, and where compiling or a slow disk may take their time.
 PATIENCE_SECONDS = 1800.0
-PATIENT_PHASES = ("start", "first step", "evaluation", "save", "ending")
+PATIENT_PHASES = ("start", "first step", "evaluation", "save", "settling", "ending")
 # For the other ranks, whose steps took a little longer or whose node is busy, to write theirs: the first
 # to end ends them all.
 STACKS_GRACE_SECONDS = 15.0

@@ -246,8 +246,8 @@ def test_submission(folder: Path, resources: Resources) -> str:
     """
     if "%" in str(folder):
         raise ConfigError(
-            f"The folder of the job must have no % in its path, which Slurm would read as a number of "
-            f"the job, got {folder}. Rename the folder, or give another place."
+            f"The folder of the job must have no % in its path, which submitit would read as a number "
+            f"of the job, got {folder}. Rename the folder, or give another place."
         )
     from launch.cluster.refusal import judged, remedy  # here: who only asks needs neither
     from launch.cluster.script import batch_script

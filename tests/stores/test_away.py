@@ -193,7 +193,10 @@ def test_bucket_away_for_minutes_amid_a_save_costs_nothing_but_that_save(
         server.line.clear()
         assert outage.refused > 0
         failed = training.told.count("save_failed")
-        assert 4 <= failed <= 9 if moment != "after the manifest" else failed == 0, moment
+        # The parts that Azure's client sends side by side wait for one played clock in turn.
+        least_failed = 1 if server.url.startswith("az") else 4
+        tries = range(least_failed, 10) if moment != "after the manifest" else range(1)
+        assert failed in tries, moment
         assert training.told[-1] == "saved", moment
         assert training.step == tried + 700
         step, least, most = training.newest()

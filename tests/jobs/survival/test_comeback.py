@@ -270,6 +270,21 @@ def test_step_that_slurm_never_makes_comes_to_an_end_and_says_why(batch: Batch) 
     assert "Slurm made no step, Invalid generic resource" in outcome.error
 
 
+@pytest.mark.parametrize(("said", "answer"), [("", ENDED_WELL), ("srun: error: launch failed", 0)])
+def test_ranks_whose_disk_was_full_until_their_end_have_ended_well_if_srun_says_nothing_else(
+    batch: Batch, monkeypatch: pytest.MonkeyPatch, said: str, answer: int
+) -> None:
+    def refuse(path: Path, document: dict[str, Any]) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setenv("INSTRUCT_SRUN_SAID", "0")
+    monkeypatch.setattr(module, "replace_json", refuse)
+    batch.said(said)
+
+    assert decide_comeback() == answer
+    assert batch.asked() == ([] if answer else ["scontrol requeue 7"])
+
+
 @pytest.mark.parametrize("start", ["0001", "0000"])
 def test_ranks_that_srun_says_ended_well_are_believed_if_they_have_begun(
     batch: Batch, monkeypatch: pytest.MonkeyPatch, start: str

@@ -5,11 +5,11 @@ from __future__ import annotations
 import errno
 import importlib
 import signal
-import sys
 from pathlib import Path
 
 import pytest
 
+from jobs import patient
 from jobs.failures import Failure, failure_report, read_failures, read_outcome
 from jobs.survival.comeback import decide_comeback
 from jobs.survival.crash import cause_of
@@ -108,31 +108,40 @@ def test_peers_of_a_rank_that_was_given_no_page_do_not_make_it_a_crash() -> None
     assert crash.error.startswith("rank 1 on node2: Bus error")
 
 
-# What Python has said on such a disk, and what a person has to mend.
+# What Python has said on such a disk, in the job's copy of its code and in other packages; what those
+# lack, the node may lack, and a person has to mend.
 UNREAD = {
-    "from unread import name": True,
-    "raise FileNotFoundError(2, 'No such file or directory')": True,
-    "import unread; unread.name": True,
-    "import instruct_core.nowhere": True,
-    "import nowhere": False,
-    "import ctypes; ctypes.CDLL('libnowhere.so')": False,
-    "None + 1": False,
+    "from instruct_core.errors import nothing": (True, True),
+    "import instruct_core.nowhere": (True, True),
+    "import os; os.getcwd()": (True, True),
+    "open('nowhere')": (True, False),
+    "import json; json.nothing": (True, False),
+    "from json import nothing": (False, False),
+    "import nowhere": (False, False),
+    "None + 1": (False, False),
 }
 
 
-@pytest.mark.parametrize(("line", "away"), UNREAD.items())
-def test_module_that_was_not_read_whole_is_no_crash(
-    batch: Batch, monkeypatch: pytest.MonkeyPatch, line: str, away: bool
+@pytest.mark.parametrize("is_ours", [True, False])
+@pytest.mark.parametrize("line", UNREAD)
+def test_module_of_the_job_that_was_not_read_whole_is_no_crash(
+    batch: Batch, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, line: str, is_ours: bool
 ) -> None:
-    monkeypatch.syspath_prepend(str(batch.folder))
-    (batch.folder / "unread.py").touch()
-    (batch.folder / "begins_here.py").write_text(f"{line}\n")
-    monkeypatch.delitem(sys.modules, "unread", raising=False)
+    code = tmp_path / "code"
+    place = code / "jobs" if is_ours else tmp_path / "site"
+    place.mkdir(parents=True)
+    (place / "begins_here.py").write_text(f"{line}\n")
+    monkeypatch.syspath_prepend(str(place))
+    monkeypatch.setattr(patient, "__file__", str(code / "jobs" / "patient.py"))
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
 
     with pytest.raises(Exception), failure_report(batch.folder, 0):  # noqa: B017, PT011
         importlib.import_module("begins_here")
 
-    assert cause_of(read_failures(batch.folder)).away == away
+    assert cause_of(read_failures(batch.folder)).away == UNREAD[line][not is_ours]
 
 
 def test_file_that_training_lacks_is_a_crash(batch: Batch) -> None:
