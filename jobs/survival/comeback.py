@@ -52,7 +52,7 @@ from jobs.slurm import (
     run_client,
     show_job,
 )
-from jobs.survival.crash import cause_of, nobody_has_a_word, was_warned_too_early
+from jobs.survival.crash import EXITED, cause_of, nobody_has_a_word, was_warned_too_early
 from jobs.survival.dependents import hand_on_dependents
 from jobs.survival.exclusion import exclude, nodes_to_exclude
 from jobs.survival.inside import starts_inside
@@ -66,6 +66,7 @@ logger = logging.getLogger("comeback")
 
 FOLLOWED = "followed"  # file, by the start, of an array task that ends well: a follow-up goes on
 SRUN = "srun"  # in each of its words
+LOG_OF_RANK_0 = "_0_log.out"  # where the script writes too; a rank's last word stands in its own
 STARTS_HERE = 85  # exit code that has the batch script start the ranks anew
 ENDED_WELL = 86  # and that says that they have come to their end, whatever failed after it
 TRIES = 240  # to reach Slurm's controller, which may be starting anew: an hour
@@ -197,9 +198,21 @@ def _presumed() -> JobRecord | None:
 
 def _said_in_this_start() -> str:
     """Return what the log has of this start: the batch script writes a line at each."""
-    text = Path(os.environ[LOG]).read_text(encoding="utf-8", errors="replace")
+    log = os.environ[LOG]
+    said = _after_this_start(Path(log))
+    ended = EXITED.search(said)
+    if ended is None or ended["rank"] == "0":
+        return said
+    own = Path(f"{log.removesuffix(LOG_OF_RANK_0)}_{ended['rank']}_log.out")
+    words = or_unknown(lambda: _after_this_start(own), "").splitlines()
+    return f"{said[: ended.start()]}{''.join(words[-1:])}\n{said[ended.start() :]}"
+
+
+def _after_this_start(log: Path) -> str:
+    text = log.read_text(encoding="utf-8", errors="replace")
     _, found, said = text.rpartition(f"start {this_start()}")
-    return said if found else ""  # the disk may have been full; earlier starts do not count
+    # The disk may have been full; earlier starts do not count.
+    return said.partition("\n")[2] if found else ""
 
 
 def _bring_back(bad_node: str) -> None:

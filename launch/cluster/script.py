@@ -121,7 +121,9 @@ def batch_script(folder: Path, resources: Resources) -> str:
     if resources.array is not None:
         executor.parameters["map_count"] = 1  # names the logs by array task; `array` says which
     rank = f"{executor.python} -u -m {PATIENT} jobs.survival.rank {shlex.quote(str(folder))}"
-    opened = shlex.quote(_opens_its_log(OF_A_RANK) + '; exec "$@"')
+    # The script writes such a line into the log of rank 0.
+    marked = f'[ "$SLURM_PROCID" = 0 ] || echo "=== start ${START}"'
+    opened = shlex.quote(f'{_opens_its_log(OF_A_RANK)}; {marked}; exec "$@"')
     command = f"bash -c {opened} rank {rank}"
     text = str(executor._make_submission_file_text(command, ""))
     text = text.replace(WITHOUT, f"${{{LEFT_OUT}:+--exclude=${LEFT_OUT}}}")

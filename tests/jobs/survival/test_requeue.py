@@ -179,7 +179,7 @@ def test_node_that_alone_does_not_see_a_file_is_done_without(
     assert judged == [(True, ""), (True, "node1")]
 
 
-def test_what_a_person_must_mend_is_not_tried_again(
+def test_what_a_person_must_fix_is_not_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("INSTRUCT_START", "0000")

@@ -36,6 +36,34 @@ def test_rank_whose_code_could_not_be_read_is_no_crash_and_no_fault_of_its_node(
     assert batch.asked() == ["scontrol requeue 7"] * 5
 
 
+@pytest.mark.parametrize(
+    ("word", "in_a_row"), [(PYTHON_SAYS[0], 5), ("ModuleNotFoundError: No module named 'x'", 2)]
+)
+def test_last_word_of_another_rank_stands_in_its_own_log(
+    batch: Batch, word: str, in_a_row: int
+) -> None:
+    own = batch.folder / "log_3_log.out"
+    for number in range(5):
+        batch.start(number)
+        with own.open("a") as log:
+            log.write(f"=== start {number:04d}\n{word}\n")
+        batch.said("srun: error: node2: task 3: Exited with exit code 1")
+        decide_comeback()
+
+    assert batch.asked().count("scontrol requeue 7") == in_a_row
+
+
+def test_word_of_an_earlier_start_does_not_count(batch: Batch) -> None:
+    own = batch.folder / "log_3_log.out"
+    own.write_text(f"=== start 0000\n{PYTHON_SAYS[0]}\n")
+    for number in range(1, 5):
+        batch.start(number)
+        batch.said("srun: error: node2: task 3: Exited with exit code 1")
+        decide_comeback()
+
+    assert batch.asked().count("scontrol requeue 7") == 2
+
+
 def test_rank_whose_python_lacks_a_package_is_a_crash(batch: Batch) -> None:
     for number in range(4):
         batch.start(number)
@@ -109,7 +137,7 @@ def test_peers_of_a_rank_that_was_given_no_page_do_not_make_it_a_crash() -> None
 
 
 # What Python has said on such a disk, in the job's copy of its code and in other packages; what those
-# lack, the node may lack, and a person has to mend.
+# lack, the node may lack, and a person has to fix.
 UNREAD = {
     "from instruct_core.errors import nothing": (True, True),
     "import instruct_core.nowhere": (True, True),

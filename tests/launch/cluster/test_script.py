@@ -148,7 +148,10 @@ def test_rank_whose_log_cannot_be_opened_begins_when_it_can_be(
 
     assert node.starts().wait(timeout=HANGS_SECONDS) == 0
 
-    assert log.read_text() == f"said by -u -m jobs.patient jobs.survival.rank {node.folder}\n"
+    begins = "=== start 0000000007-0000\n"
+    assert log.read_text() == (
+        f"{begins}said by -u -m jobs.patient jobs.survival.rank {node.folder}\n"
+    )
 
 
 def test_slurm_opens_no_file_of_a_job() -> None:
