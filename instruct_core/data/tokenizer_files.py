@@ -137,9 +137,8 @@ def read_tokenizer_files(place: str) -> TokenizerFiles:
 def _object(data: bytes, where: str) -> dict[str, Any]:
     try:
         document = orjson.loads(data)
-        if not where.endswith(
-            f"/{TOKENIZER}"
-        ):  # whose vocabulary is long, and written by no person
+        # The vocabulary of tokenizer.json is long, and written by no person.
+        if not where.endswith(f"/{TOKENIZER}"):
             parse_json(data)
     except RepeatedKeyError as error:
         raise CorruptFileError(f"{where} says two things: {error}. Leave one of them.") from None

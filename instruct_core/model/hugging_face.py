@@ -69,9 +69,8 @@ def whole_or_nothing(target: Store) -> Iterator[Callable[[str, Sequence[memoryvi
         yield put
     except BaseException:
         for name in written:
-            with suppress(
-                OSError
-            ):  # what could not be written is told, not what could not be removed
+            # What could not be written is told, not what could not be removed.
+            with suppress(OSError):
                 target.remove(name)
         raise
 

@@ -52,7 +52,7 @@ from jobs.slurm import (
     run_client,
     show_job,
 )
-from jobs.survival.crash import EXITED, cause_of, nobody_has_a_word, was_warned_too_early
+from jobs.survival.crash import SRUN_SAYS, cause_of, nobody_has_a_word, was_warned_too_early
 from jobs.survival.dependents import hand_on_dependents
 from jobs.survival.exclusion import exclude, nodes_to_exclude
 from jobs.survival.inside import starts_inside
@@ -200,8 +200,8 @@ def _said_in_this_start() -> str:
     """Return what the log has of this start: the batch script writes a line at each."""
     log = os.environ[LOG]
     said = _after_this_start(Path(log))
-    ended = EXITED.search(said)
-    if ended is None or ended["rank"] == "0":
+    ended = SRUN_SAYS.search(said)
+    if ended is None or ended["rank"] == "0" or not ended["what"].startswith("Exited"):
         return said
     own = Path(f"{log.removesuffix(LOG_OF_RANK_0)}_{ended['rank']}_log.out")
     words = or_unknown(lambda: _after_this_start(own), "").splitlines()

@@ -45,7 +45,6 @@ SRUN_SAYS = re.compile(r"srun: error: (?P<node>\S+): tasks? (?P<rank>\d+)[\d,-]*
 NOT_LAUNCHED = re.compile(
     r"srun: error: Task launch for \S+ failed on node (?P<node>[^\s:]+): (?P<what>.+)"
 )
-EXITED = re.compile(r"srun: error: \S+: tasks? (?P<rank>\d+)[\d,-]*: Exited with")
 # srun: error: task 0 launch failed: Slurmd could not connect IO
 NOT_BEGUN = re.compile(r"srun: error: task (?P<rank>\d+) launch failed: (?P<what>.+)")
 NO_LOG = re.compile(r"\bI/?O\b")  # in that: the disk did not let Slurm open it

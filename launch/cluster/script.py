@@ -32,7 +32,7 @@ from jobs.job_folder import (
     START,
     TOLD_TO_END,
 )
-from jobs.survival.comeback import ENDED_WELL, FOLLOWED, STARTS_HERE
+from jobs.survival.comeback import ENDED_WELL, FOLLOWED, LOG_OF_RANK_0, STARTS_HERE
 from jobs.survival.exclusion import BAD_AT_LAUNCH
 from launch.cluster.bad_nodes import record
 from launch.cluster.container import Container
@@ -51,7 +51,7 @@ NO_START = "=== not started: this job has finished, and Slurm or somebody has re
 PATIENT = "jobs.patient"
 COMEBACK_PAUSE_SECONDS = 30  # before what brings a job back is tried again
 LOG_PAUSE_SECONDS = 5  # before a log that cannot be opened is opened again
-OF_A_RANK = f'"${{{LOG}%_0_log.out}}_${{SLURM_PROCID}}_log.out"'
+OF_A_RANK = f'"${{{LOG}%{LOG_OF_RANK_0}}}_${{SLURM_PROCID}}_log.out"'
 
 
 @dataclass(frozen=True)
@@ -185,14 +185,15 @@ def _before(folder: Path, resources: Resources) -> list[str]:
     """Return what a start does before its tasks do; its end is `_after`."""
     place, is_array = shlex.quote(str(folder)), resources.array is not None
     job = "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}" if is_array else "${SLURM_JOB_ID}"
+    log = f"{place}/{job}{LOG_OF_RANK_0}"
     task = f"/task-$(printf %05d $(({resources.first_task} + SLURM_ARRAY_TASK_ID)))"
     return [
         TERM_IS_NOTED,
-        _opens_its_log(f"{place}/{job}_0_log.out"),
+        _opens_its_log(log),
         *_setup_lines(resources.setup),
         # Not the folder it was typed in; modules of the cluster stay behind ours.
         f"export PYTHONPATH={place}/{CODE}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONSAFEPATH=1",
-        f"export {FOLDER}={place}{task if is_array else ''} {LOG}={place}/{job}_0_log.out",
+        f"export {FOLDER}={place}{task if is_array else ''} {LOG}={log}",
         f"export {SCRIPT}={place}/{script_name(resources)} {LEAD}={resources.lead_seconds}",
         f"export {BAD_NODES}={shlex.quote(str(record() or ''))} "
         f"{BAD_AT_LAUNCH}={','.join(resources.bad_nodes)}",

@@ -95,6 +95,11 @@ def check_counts(flags: Any, *names: str) -> None:
             raise ConfigError(f"{flag_of(name)} must be at most {MOST:,}, got {value}.")
 
 
+def is_name(run: str) -> bool:
+    """Return True for what `check_name` takes."""
+    return bool(PLAIN_NAME.fullmatch(run)) and len(run) <= LONGEST_NAME
+
+
 def check_name(run: str, typed: str) -> None:
     """
     Refuse a run's name that leaves the folder of the runs, or hides in it.

@@ -12,10 +12,9 @@ from typing import NamedTuple
 from instruct_core.checkpoints.steps import read_manifest
 from instruct_core.config import TrainConfig
 from instruct_core.errors import ConfigError, CorruptFileError
-from instruct_core.names import PLAIN_NAME
 from launch.console.lines import note
 from launch.flags.finetune import FORK
-from launch.flags.parse import LONGEST_NAME
+from launch.flags.parse import is_name
 from launch.flags.values import step_word
 from launch.runs.run import Run
 
@@ -58,7 +57,7 @@ def forked_step(typed: str, run: Run) -> ForkedStep:
             f"--init {typed} must end in @newest, @best or @ and the number of a step, got @{word}"
             f"{'' if word else ': a variable in it may be empty'}."
         ) from None
-    if not PLAIN_NAME.fullmatch(name) or len(name) > LONGEST_NAME:
+    if not is_name(name):
         raise ConfigError(
             f"--init {typed} must name a run of {run.checkpoints}: run:NAME, run:NAME@STEP or "
             "run:NAME@best."

@@ -14,12 +14,11 @@ from pathlib import Path
 
 from instruct_core.checkpoints.steps import opened
 from instruct_core.errors import ConfigError, InstructError
-from instruct_core.names import PLAIN_NAME
 from instruct_core.storage.documents import load_document
 from instruct_core.storage.patience import PASSING
 from instruct_core.storage.plain_errors import may_pass
 from launch.flags.finetune import FORK, Finetune, is_fork
-from launch.flags.parse import LONGEST_NAME
+from launch.flags.parse import LONGEST_NAME, is_name
 from launch.runs.run import Run
 from launch.training.inputs import find_init
 
@@ -29,7 +28,7 @@ GPT2 = "gpt2"
 def default_name(flags: Finetune, shards: str) -> str:
     """Return the name of a run that was not given one; raises ConfigError where it can be none."""
     name = f"{flags.model or _base(flags.init, flags.checkpoints)}-{Path(shards).name}"
-    if not PLAIN_NAME.fullmatch(name) or len(name) > LONGEST_NAME:
+    if not is_name(name):
         raise ConfigError(
             f"--run must be given: {name!r}, made of the model and of --shards {shards}, is no plain "
             f"name of at most {LONGEST_NAME} letters, digits, '.', '_' and '-'."
