@@ -198,7 +198,7 @@ def _found(records: Sequence[Any]) -> str:
 
 
 def shown_names(names: Iterable[str]) -> str:
-    """Return the names of columns for a message."""
+    """Return names for a message, of columns or of files: some of them, and how many more there are."""
     plain = [plain_name(name) for name in names]
     more = len(plain) - SHOWN_NAMES
     return ", ".join(plain[:SHOWN_NAMES]) + (f" and {more:,} more" if more > 0 else "")

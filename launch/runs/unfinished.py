@@ -15,10 +15,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from instruct_core.data.columns import shown_names
 from instruct_core.errors import ConfigError
 from instruct_core.storage.documents import dump_document, load_document
 from instruct_core.storage.store import Store
-from launch.console.lines import one_line
 from launch.runs.commands import run_command
 
 # What a disk says of a path with a file, a circle of links or too long a name in it.
@@ -29,7 +29,6 @@ OF_A_RUN = re.compile(
     r"lock|slurm\.json|tokenizer|chat_template\.jinja|attempts|committed\.json|control-.*\.json"
     r"|(step|attempt|damaged-step|left-step)-\d.*"
 )
-MOST_NAMED = 5
 
 
 def begin(store: Store, mark: str, facts: Mapping[str, Any]) -> None:
@@ -82,11 +81,9 @@ def refuse_taken(name: str, store: Store) -> None:
     """
     others = [each for each in store.contents() if not OF_A_RUN.fullmatch(each)]
     if others:
-        more = f" and {len(others) - MOST_NAMED} more" if len(others) > MOST_NAMED else ""
         raise ConfigError(
-            f"Run {name} cannot begin: its folder {store.url} is in use, with "
-            f"{one_line(', '.join(others[:MOST_NAMED]))}{more}. Give another --run, or other "
-            "--checkpoints."
+            f"Run {name} cannot begin: its folder {store.url} is in use, with {shown_names(others)}. "
+            "Give another --run, or other --checkpoints."
         )
 
 
