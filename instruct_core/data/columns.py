@@ -75,7 +75,7 @@ class Columns(NamedTuple):
         return with_tools(chat, tools_of(record.get(self.tools), f"column {self.tools}"))
 
     def _said(self, record: dict[str, Any], answer: str, is_answered: bool) -> Chat:
-        system = plain.optional(record, self.system)
+        system = plain.optional(record, self.system) if self.system else ""
         before = [Turn("system", system)] if system.strip() else []
         if self.messages:
             if self.messages not in record:

@@ -209,10 +209,10 @@ class _Table:
             if problem := self._problem_of(row):
                 last = lines.line - 1
                 problem += f" (lines {line} to {last})" if last > line else ""
-                yield Record(self._url, line, lines.cursor, problem=problem)
+                yield Record(self._url, line, *lines.cursor, problem=problem)
             elif row.fields and not row.is_blank:
                 value = dict(zip(self._header, row.fields, strict=True))
-                yield Record(self._url, line, lines.cursor, value=value)
+                yield Record(self._url, line, *lines.cursor, value=value)
 
     def _problem_of(self, row: _Parsed) -> str:
         """Return what is wrong with a row, if anything, and go to where the next one begins."""

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from instruct_core.data.template import Segment
-from instruct_core.data.token_rows import EncodedRows, Part
+from instruct_core.data.token_rows import EncodedRows, Stretch
 from instruct_core.data.tokenizer import Tokenizer
 
 SPANS_FORMAT = 3  # of shards, from which on they keep spans: rows of one exchange need none
@@ -41,12 +41,8 @@ def encode(rows: Sequence[Sequence[Segment]], tokenizer: Tokenizer) -> Encoded:
     Raises:
         ValueError: The tokenizer has no such special token.
     """
-    kept = [_up_to_its_end(row) for row in rows]
-    parts = [
-        [_part(segment, tokenizer) if segment.is_special else segment.text for segment in row]
-        for row in kept
-    ]
-    tokens, ends, starts = _encode_parts(parts, tokenizer)
+    kept, ids = [_up_to_its_end(row) for row in rows], _Ids(tokenizer)
+    tokens, ends, starts = _encode_rows([_stretches(row, ids) for row in kept], tokenizer)
     offsets = np.concatenate([np.zeros(1, np.int64), ends])
     learnt = np.flatnonzero([segment.is_learnt for row in kept for segment in row])
     spans = np.stack([starts[learnt], np.append(starts[1:], len(tokens))[learnt]], axis=1)
@@ -77,7 +73,8 @@ def _continued(parts: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
 
 def prompt_tokens(segments: Sequence[Segment], tokenizer: Tokenizer) -> list[int]:
     """Return the tokens of what leads up to an answer."""
-    return tokenizer.encode(*(_part(segment, tokenizer) for segment in segments))
+    ids = _Ids(tokenizer)
+    return tokenizer.encode(*(ids[s.text] if s.is_special else s.text for s in segments))
 
 
 def _up_to_its_end(row: Sequence[Segment]) -> Sequence[Segment]:
@@ -88,23 +85,42 @@ def _up_to_its_end(row: Sequence[Segment]) -> Sequence[Segment]:
     return row[: last + 1]
 
 
-def _part(segment: Segment, tokenizer: Tokenizer) -> Part:
-    if not segment.is_special:
-        return segment.text
-    token = tokenizer.special_id(segment.text)
-    if token is None:
-        raise ValueError(f"tokenizer {tokenizer.name} has no special token {segment.text}")
-    return token
+class _Ids(dict[str, int]):
+    """The special tokens of a tokenizer, by how they are spelled; every row ends with one."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+
+    def __missing__(self, text: str) -> int:
+        token = self._tokenizer.special_id(text)
+        if token is None:
+            raise ValueError(f"tokenizer {self._tokenizer.name} has no special token {text}")
+        self[text] = token
+        return token
 
 
-def _encode_parts(rows: Sequence[Sequence[Part]], tokenizer: Tokenizer) -> EncodedRows:
+def _stretches(row: Sequence[Segment], ids: _Ids) -> list[Stretch]:
+    """Return the texts of a row, those side by side together, each with the token behind it."""
+    stretches: list[Stretch] = []
+    texts: list[str] = []
+    for segment in row:
+        if segment.is_special:
+            stretches.append(Stretch(texts, ids[segment.text]))
+            texts = []
+        else:
+            texts.append(segment.text)
+    return [*stretches, Stretch(texts, None)] if texts else stretches
+
+
+def _encode_rows(rows: Sequence[Sequence[Stretch]], tokenizer: Tokenizer) -> EncodedRows:
     """Encode in calls of about a megabyte: one huge call would hold everything several times."""
     found = [] if rows else [tokenizer.encode_rows([])]
-    batch: list[Sequence[Part]] = []
+    batch: list[Sequence[Stretch]] = []
     num_chars = total = 0
     for index, row in enumerate(rows):
         batch.append(row)
-        num_chars += sum([len(part) for part in row if isinstance(part, str)])
+        for texts, _ in row:
+            num_chars += sum(map(len, texts))
         if num_chars >= ENCODE_CHARS or index == len(rows) - 1:
             tokens, ends, starts = tokenizer.encode_rows(batch)
             found.append(EncodedRows(tokens, ends + total, starts + total))

@@ -97,14 +97,13 @@ class Gpt2Tokenizer:
         """Return the bytes of one token, which may be a part of a character."""
         return bytes(self.encoding.decode_single_token_bytes(token))
 
-    def encode_rows(self, rows: Sequence[Sequence[Part]]) -> EncodedRows:
+    def encode_rows(self, rows: Sequence[Sequence[Stretch]]) -> EncodedRows:
         """Return the tokens of many rows; see `Tokenizer`."""
-        by_row = [stretches_of(row) for row in rows]
-        stretches = [stretch for row in by_row for stretch in row]
+        stretches = [stretch for row in rows for stretch in row]
         tokens, ends = self.encode_texts(["".join(texts) for texts, _ in stretches])
         starts = self._part_starts(tokens, ends, stretches)
         row_ends = np.append(np.zeros(1, np.int64), ends)[
-            np.cumsum([len(row) for row in by_row], dtype=np.int64)
+            np.cumsum([len(row) for row in rows], dtype=np.int64)
         ]
         if all(token == END_OF_TEXT_ID for _, token in stretches):
             return EncodedRows(tokens, row_ends, starts)

@@ -162,7 +162,7 @@ class _Values:
         raw, line = self._buffer[self._position : end], self._line
         self._line += raw.count(b"\n")
         self._position = end
-        return _parse_line(raw, self._url, line, Cursor(self._offset + end, self._line))
+        return _parse_line(raw, self._url, line, self._offset + end, self._line)
 
     def _read_more(self) -> bool:
         more = self._file.read(READ_BYTES)
@@ -204,27 +204,33 @@ def _read_lines(file: Any, url: str, start: Cursor) -> Iterator[Record]:
         offset += len(raw)
         line += 1
         if not raw.isspace():
-            yield _parse_line(raw, url, line - 1, Cursor(offset, line))
+            yield _parse_line(raw, url, line - 1, offset, line)
 
 
-def _parse_line(raw: bytes, url: str, line: int, following: Cursor) -> Record:
+def _parse_line(raw: bytes, url: str, line: int, next_offset: int, next_line: int) -> Record:
     """Return the record of one value's bytes."""
     try:
         value = orjson.loads(raw)
     except orjson.JSONDecodeError:
-        return _parse_patiently(raw, url, line, following)
+        return _parse_patiently(raw, Record(url, line, next_offset, next_line))
+    if (  # as most: an object of texts, each key once, and no text with a quote in it
+        type(value) is dict
+        and raw.count(b'"') == 4 * len(value)
+        and _TEXTS.issuperset(map(type, value.values()))
+    ):
+        return Record(url, line, next_offset, next_line, value)
     # orjson makes a float of a number with more than 64 bits, and takes the last of two keys that are
     # the same; to look for either in all text takes longer than to parse it.
     has_float, num_texts = _look_at(value)
     is_rounded = has_float and MANY_DIGITS.search(raw)
     if is_rounded or _has_more_texts(raw, num_texts):
-        return _parse_patiently(raw, url, line, following)
-    return Record(url, line, following, value)
+        return _parse_patiently(raw, Record(url, line, next_offset, next_line))
+    return Record(url, line, next_offset, next_line, value)
 
 
 def _look_at(value: Any) -> tuple[bool, int]:
     """Return whether a float is anywhere in a value, and how many texts it has, keys among them."""
-    if type(value) is dict and set(map(type, value.values())) == _TEXTS:  # as most
+    if type(value) is dict and _TEXTS.issuperset(map(type, value.values())):
         return False, 2 * len(value)
     has_float, num_texts = False, 0
     waiting = [[value]]  # no recursion: a row may be nested deeper than Python goes
@@ -245,26 +251,26 @@ def _look_at(value: Any) -> tuple[bool, int]:
 def _has_more_texts(raw: bytes, num_texts: int) -> bool:
     """Return True if the JSON of a value has more texts than the value, as a key that is dropped."""
     num_others = raw.count(b'"') - 2 * num_texts
-    if not num_others:  # no quote in a text: as most
+    if not num_others:
         return False
     if b'\\\\"' in raw:  # two of them are one letter, which escapes no quote
         raw = raw.replace(b"\\\\", b"")
     return num_others != raw.count(b'\\"')
 
 
-def _parse_patiently(raw: bytes, url: str, line: int, following: Cursor) -> Record:
+def _parse_patiently(raw: bytes, place: Record) -> Record:
     """Parse what the fast parser refuses, rounds or drops, or find out what is wrong with it."""
     try:
-        return Record(url, line, following, value=parse_json(raw.decode("utf-8-sig")))
+        return place._replace(value=parse_json(raw.decode("utf-8-sig")))
     except UnicodeDecodeError as error:
         hint = " (it looks like UTF-16)" if raw.startswith((b"\xff\xfe", b"\xfe\xff")) else ""
         problem = f"not valid UTF-8 at byte {error.start} of the line{hint}"
-        return Record(url, line, following, problem=problem)
+        return place._replace(problem=problem)
     except json.JSONDecodeError as error:
-        return Record(url, line, following, problem=f"not JSON: {error}")
+        return place._replace(problem=f"not JSON: {error}")
     except RecursionError:
-        return Record(url, line, following, problem="not JSON: nested too deeply")
+        return place._replace(problem="not JSON: nested too deeply")
     except RepeatedKeyError as error:
-        return Record(url, line, following, problem=str(error))
+        return place._replace(problem=str(error))
     except ValueError:  # Python's limit, which keeps a number from taking minutes
-        return Record(url, line, following, problem="a number has too many digits")
+        return place._replace(problem="a number has too many digits")

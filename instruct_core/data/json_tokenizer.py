@@ -66,16 +66,15 @@ class JsonTokenizer:
 
     def encode(self, *parts: Part) -> list[int]:
         """Return the tokens of texts and tokens, one after another."""
-        return [int(token) for token in self.encode_rows([parts]).tokens]
+        return [int(token) for token in self.encode_rows([stretches_of(parts)]).tokens]
 
-    def encode_rows(self, rows: Sequence[Sequence[Part]]) -> EncodedRows:
+    def encode_rows(self, rows: Sequence[Sequence[Stretch]]) -> EncodedRows:
         """Return the tokens of many rows; see `Tokenizer`."""
-        by_row = [stretches_of(row) for row in rows]
-        encodings = self._encodings(by_row)
+        encodings = self._encodings(rows)
         tokens: list[int] = []
         part_starts: list[int] = []
         row_ends: list[int] = []
-        for row in by_row:
+        for row in rows:
             for texts, token in row:
                 encoding, begin = next(encodings), len(tokens)
                 part_starts += [begin + at for at in _starts(encoding, texts)]
@@ -90,14 +89,14 @@ class JsonTokenizer:
             np.array(part_starts, np.int64),
         )
 
-    def _encodings(self, by_row: Sequence[Sequence[Stretch]]) -> Any:
+    def _encodings(self, rows: Sequence[Sequence[Stretch]]) -> Any:
         """Return an iterator over the encodings of all stretches, in order."""
-        firsts = ["".join(row[0].texts) for row in by_row if row]
-        others = ["".join(texts) for row in by_row for texts, _ in row[1:]]
+        firsts = ["".join(row[0].texts) for row in rows if row]
+        others = ["".join(texts) for row in rows for texts, _ in row[1:]]
         first = iter(self._first.encode_batch(firsts, add_special_tokens=False))
         later = iter(self._later.encode_batch(others, add_special_tokens=False))
         return chain.from_iterable(
-            (next(later if index else first) for index in range(len(row))) for row in by_row
+            (next(later if index else first) for index in range(len(row))) for row in rows
         )
 
     @cached_property

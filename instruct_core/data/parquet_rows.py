@@ -37,7 +37,7 @@ def read_parquet(file: Any, url: str, start: Cursor) -> Iterator[Record]:
             begin = min(batch.num_rows, max(0, start.offset - first_row))
             first_row += begin
             for value in batch.slice(begin).to_pylist():
-                yield Record(url, first_row + 1, Cursor(first_row + 1, first_row + 2), value=value)
+                yield Record(url, first_row + 1, first_row + 1, first_row + 2, value=value)
                 first_row += 1
     except (pa.ArrowException, ValueError, OverflowError, OSError) as error:
         _refuse(url, first_row, error)

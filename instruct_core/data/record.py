@@ -1,7 +1,8 @@
 """
 One row of a source, or what is wrong with it, and where the next one begins.
 
-    Record("rows.jsonl", line=3, next=Cursor(812, 4), value={"instruction": "Say hi.", "output": "Hi."})
+    record = Record("rows.jsonl", 3, 812, 4, value={"instruction": "Say hi.", "output": "Hi."})
+    record.next                                   # Cursor(812, 4)
 """
 
 from __future__ import annotations
@@ -28,9 +29,15 @@ class Record(NamedTuple):
 
     url: str
     line: int
-    next: Cursor
+    next_offset: int
+    next_line: int
     value: Any = None
     problem: str = ""
+
+    @property
+    def next(self) -> Cursor:
+        """Where the next one begins; asked of few."""
+        return Cursor(self.next_offset, self.next_line)
 
     @property
     def where(self) -> str:

@@ -130,7 +130,7 @@ def rows_worth_entering(url: str) -> int:
 def _opened(url: str) -> Iterator[io.BufferedReader]:
     """Open a file that is of the kind that its name says, as far as its first bytes tell."""
     with open_source(url) as file:
-        head = file.peek(32).lower()
+        head = file.peek(32)[:32].lower()  # all that is buffered is given
         for magic, kind in _OTHER_KINDS.items():
             if head.startswith(magic):
                 raise BadRowError(f"Source {url} is {kind}.")

@@ -26,6 +26,7 @@ from instruct_core.data.sources import Source
 from instruct_core.data.split import Texts, hash_of
 from instruct_core.data.template import Segment, Template, text_of
 from instruct_core.data.templates import name_of_rows
+from instruct_core.data.turns import Turn
 from instruct_core.data.unread import ColumnCheck, News
 from instruct_core.errors import BadRowError, ConfigError
 
@@ -87,11 +88,9 @@ class RowReader:
         else:
             notes.num_open_ends += chat.has_open_end
             notes.num_open_starts += chat.has_open_start
-            # Of the row alone: a template may write some of its own.
-            said = (part for turn in chat.turns for part in (turn.text, turn.input))
-            notes.num_markers += any(map(MARKER.search, said))
-            notes.is_anew = notes.is_anew or self._template.writes_anew(chat.turns)
             notes.has_chats = notes.has_chats or not chat.is_exchange or chat.has_open_end
+            notes.num_markers += any(map(_has_marker, chat.turns))
+            notes.is_anew = notes.is_anew or self._template.writes_anew(chat.turns)
             if self._writer is not None:
                 self._block.append(segments)
         if self._writer is not None and notes.num_rows % BLOCK_ROWS == 0:
@@ -110,6 +109,12 @@ class RowReader:
         notes, self._notes = self._notes, Notes()
         notes.news = self._check.news()
         return notes
+
+
+def _has_marker(turn: Turn) -> bool:
+    """Return True if a row itself has a marker; a template may write some of its own."""
+    text = f"{turn.text}\n{turn.input}" if turn.input else turn.text
+    return "<" in text and MARKER.search(text) is not None
 
 
 class SeenRows:

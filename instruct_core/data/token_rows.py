@@ -46,9 +46,6 @@ class Stretch(NamedTuple):
 
 def stretches_of(parts: Sequence[Part]) -> list[Stretch]:
     """Return a row's parts as stretches; only the last one may end without a token."""
-    *first, last = parts or ("",)
-    if isinstance(last, int) and int not in map(type, first):  # as most: no more to look at
-        return [Stretch(first, last)]  # type: ignore[arg-type]
     stretches: list[Stretch] = []
     texts: list[str] = []
     for part in parts:

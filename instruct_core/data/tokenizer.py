@@ -4,7 +4,7 @@ What every tokenizer can do, and the one way to get it.
     tokenizer = load_tokenizer("gpt2")                       # or a folder or URL with a tokenizer.json
     tokenizer.encode("What is AI?")                          # [2061, 318, 9552, 30]
     tokenizer.encode("Yes.", tokenizer.end_id)               # text and tokens by turns
-    rows = tokenizer.encode_rows([["What is AI?", " A field.", tokenizer.end_id]])
+    rows = tokenizer.encode_rows([[Stretch(["What is AI?", " A field."], tokenizer.end_id)]])
 
 GPT-2's comes with the installation; any other is what Hugging Face's `tokenizers` reads from a
 folder. A control token is only ever one that was asked for by its number: where it is spelled in a
@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from instruct_core.data.token_rows import EncodedRows, Part
+from instruct_core.data.token_rows import EncodedRows, Part, Stretch
 from instruct_core.data.tokenizer_files import (
     GPT2,
     MODEL,
@@ -75,8 +75,8 @@ class Tokenizer(Protocol):
     def encode(self, *parts: Part) -> list[int]:
         """Return the tokens of texts and tokens, one after another."""
 
-    def encode_rows(self, rows: Sequence[Sequence[Part]]) -> EncodedRows:
-        """Return the tokens of many rows; texts side by side are encoded as one."""
+    def encode_rows(self, rows: Sequence[Sequence[Stretch]]) -> EncodedRows:
+        """Return the tokens of many rows; the texts of a stretch are encoded as one."""
 
     def bytes_of(self, token: int) -> bytes:
         """Return the bytes of one token, which may be a part of a character."""

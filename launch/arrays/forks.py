@@ -30,8 +30,9 @@ AHEAD = 3  # parts a fork that are given out: each has the next at hand, and few
 # A row makes a dozen objects that are gone with its block: to look for circles among them each time that
 # 700 are there, as Python does, takes a tenth of all the time.
 YOUNG_OBJECTS = 100_000
-# A library of tokenizers would have threads of this process work, which no fork has.
-NO_THREADS = {"TOKENIZERS_PARALLELISM": "false"}
+# Libraries of tokenizers would have threads work: of this process, which no fork has, or two in each
+# fork, which wait for each other.
+NO_THREADS = {"TOKENIZERS_PARALLELISM": "false", "FASTOKENS_BPE_THREADS": "1"}
 
 _work: Callable[[Any], Any]  # of this fork
 

@@ -26,18 +26,21 @@ def turns_of(record: dict[str, Any], question: str, input: str, answer: str) -> 
         EmptyQuestionError: The question says nothing.
         ValueError: A column is missing, no text, or says nothing.
     """
-    turns = [Turn("user", text_in(record, question), optional(record, input))]
-    if not turns[0].text or turns[0].text.isspace():
+    asked = text_in(record, question)
+    if not asked or asked.isspace():
         raise EmptyQuestionError(f"column {question} is empty")
-    if answer:
-        turns.append(Turn("assistant", text_in(record, answer)))
-        if not turns[1].text or turns[1].text.isspace():
-            raise ValueError(f"column {answer} is empty: no response to learn")
-    return turns
+    turn = Turn("user", asked, optional(record, input))
+    if not answer:
+        return [turn]
+    answered = text_in(record, answer)
+    if not answered or answered.isspace():
+        raise ValueError(f"column {answer} is empty: no response to learn")
+    return [turn, Turn("assistant", answered)]
 
 
 def optional(record: dict[str, Any], column: str) -> str:
     """Return the text of a field that may be left empty; raises ValueError for what is no text."""
     value = record.get(column) if column else None
-    is_empty = value is None or value == "" or is_nan(value)
-    return "" if is_empty else text_in(record, column)
+    if value is None or value == "" or is_nan(value):
+        return ""
+    return text_in(record, column)
