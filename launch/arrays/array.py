@@ -17,11 +17,13 @@ from dataclasses import replace
 
 from instruct_core.errors import ConfigError
 from jobs.queueing import settle
+from launch.arrays.alone import alone
 from launch.arrays.here import AGAIN, run_here, run_in_process, say_failures, write_at_hand
 from launch.arrays.joining import note_asked, refuse_changes
 from launch.arrays.work import Work
 from launch.cluster.frozen_code import freeze_code
 from launch.cluster.job_folder import new_job_folder
+from launch.cluster.lock import RunLock
 from launch.cluster.lost import adopt_lost
 from launch.cluster.machine import CLUSTERS
 from launch.cluster.partition import cluster_limits
@@ -129,7 +131,7 @@ def make(
         parallelism_here: Tasks that run at a time on this machine, if that is not in the flags.
 
     Raises:
-        ConfigError: The same place is being filled with something else.
+        ConfigError: The same place is being filled with something else, or by another command.
     """
     if (exit_code := _attach(work, flags)) is not None:
         return exit_code
@@ -149,32 +151,31 @@ def make(
     if not todo.parts and todo.is_complete:
         say(f"{work.what} {work.where} are complete: nothing to do.")
         return 0
-    if work.old is not None and not work.plan.makes_same_parts(work.old):
-        work.discard()
-    work.provide()
-    work.plan.save(work.job.store)
-    _cancel_what_never_starts(work)
-    if array is None:
-        return _make_here(work, tasks, todo.parts, flags, parallelism_here)
-    job = array.submit(tasks)
+    with alone(work) as lock:
+        if work.old is not None and not work.plan.makes_same_parts(work.old):
+            work.discard()
+        work.provide()
+        work.plan.save(work.job.store)
+        if array is None:
+            return _make_here(work, tasks, todo.parts, flags, parallelism_here, lock)
+        job = array.submit(tasks)
     return follow_array(work, job) if flags.follow else 0
 
 
 def _make_here(
-    work: Work, tasks: Sequence[int], todo: Sequence[int], flags: ArrayFlags, parallelism: int
+    work: Work,
+    tasks: Sequence[int],
+    todo: Sequence[int],
+    flags: ArrayFlags,
+    parallelism: int,
+    lock: RunLock,
 ) -> int:
     if flags.cluster == "debug":
         return run_in_process(work, tasks)
     if work.at_hand is not None:
         return write_at_hand(work, todo)
-    return run_here(work, tasks, flags.array_parallelism or max(parallelism, len(work.gpus)))
-
-
-def _cancel_what_never_starts(work: Work) -> None:
-    job = running_array(work.job.store)
-    if job is not None and job.never_starts():
-        job.cancel()
-        say(f"Job {job.job_id} is cancelled, and replaced: what it waited for has failed.")
+    at_a_time = flags.array_parallelism or max(parallelism, len(work.gpus))
+    return run_here(work, tasks, at_a_time, lock)
 
 
 def _attach(work: Work, flags: ArrayFlags) -> int | None:

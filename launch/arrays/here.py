@@ -1,7 +1,7 @@
 """
 The parts of a work made on this machine: by tasks, a few at a time, or by this process and its forks.
 
-    exit_code = run_here(work, tasks=[0, 1], parallelism=2)
+    exit_code = run_here(work, tasks=[0, 1], parallelism=2, lock=lock)
     exit_code = write_at_hand(work, parts=[0, 1, 2])
 
 Ctrl-C and TERM end what was started, and what is whole by then stays.
@@ -14,12 +14,14 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from instruct_core.errors import ConfigError
 from jobs.failures import read_outcome
 from launch.arrays.work import Work, shown_count
 from launch.cluster.frozen_code import freeze_code
 from launch.cluster.in_process import only_task_of
 from launch.cluster.job_folder import new_job_folder
 from launch.cluster.local import LocalJob, submit_local
+from launch.cluster.lock import RunLock
 from launch.console.display import progress_bar
 from launch.console.lines import EXIT_FAILED, counted, note, say, term_as_interrupt
 
@@ -38,8 +40,7 @@ def write_at_hand(work: Work, parts: Sequence[int]) -> int:
     except KeyboardInterrupt:
         say(f"Stopped. {AGAIN}")
         raise
-    say(work.ready())
-    return 0
+    return _say_ready(work)
 
 
 def run_in_process(work: Work, tasks: Sequence[int]) -> int:
@@ -48,24 +49,32 @@ def run_in_process(work: Work, tasks: Sequence[int]) -> int:
     for number in tasks:
         with only_task_of(folder / f"task-{number:05d}"):
             work.task(number)()
-    say(work.ready())
-    return 0
+    return _say_ready(work)
 
 
-def run_here(work: Work, tasks: Sequence[int], parallelism: int) -> int:
-    """Run the tasks on this machine, a few at a time; return the exit code."""
+def run_here(work: Work, tasks: Sequence[int], parallelism: int, lock: RunLock) -> int:
+    """
+    Run the tasks on this machine, a few at a time; return the exit code.
+
+    Args:
+        work: What they make.
+        tasks: Which.
+        parallelism: At a time.
+        lock: Held by each task too, which may live on when the launcher is killed.
+    """
     folder = new_job_folder(work.parent)
     freeze_code(folder)
     say(f"Job: {work.counted(tasks)}, logs in {folder}")
     with term_as_interrupt():
-        failed = _run_all(work, tasks, parallelism, folder)
+        failed = _run_all(work, tasks, parallelism, folder, lock)
     if failed:
         return say_failures([job.folder for job in failed], len(tasks))
-    say(work.ready())
-    return 0
+    return _say_ready(work)
 
 
-def _run_all(work: Work, tasks: Sequence[int], parallelism: int, folder: Path) -> list[LocalJob]:
+def _run_all(
+    work: Work, tasks: Sequence[int], parallelism: int, folder: Path, lock: RunLock
+) -> list[LocalJob]:
     """Run the tasks; return those that failed."""
     waiting, failed = list(tasks), list[LocalJob]()
     running: list[tuple[LocalJob, str | None]] = []  # with the GPU of each
@@ -77,7 +86,7 @@ def _run_all(work: Work, tasks: Sequence[int], parallelism: int, folder: Path) -
                     number, *waiting = waiting
                     place = folder / f"task-{number:05d}"
                     gpu = min(work.gpus, key=[gpu for _, gpu in running].count, default=None)
-                    job = submit_local(work.task(number), place, 1, code=folder, gpu=gpu)
+                    job = submit_local(work.task(number), place, 1, lock, code=folder, gpu=gpu)
                     running.append((job, gpu))
                 time.sleep(LOCAL_POLL_SECONDS)
                 ended = [job for job, _ in running if not job.is_running()]
@@ -90,6 +99,17 @@ def _run_all(work: Work, tasks: Sequence[int], parallelism: int, folder: Path) -
             say(f"Stopped. {AGAIN}")
             raise
     return failed
+
+
+def _say_ready(work: Work) -> int:
+    # Locks of a disk reach no other site: in a bucket somebody else may have been at it.
+    if not work.is_complete():
+        raise ConfigError(
+            f"{work.what} {work.where} are not complete: another command has written there meanwhile. "
+            f"{AGAIN}"
+        )
+    say(work.ready())
+    return 0
 
 
 def say_failures(folders: Sequence[Path], num_tasks: int) -> int:

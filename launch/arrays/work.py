@@ -60,6 +60,11 @@ class Work:
         return array_parent(self.job.store)
 
     @property
+    def lock(self) -> Path:
+        """What the one command holds that fills the place; hidden, so that it is in nobody's way."""
+        return self.parent.with_name(f".{self.parent.name}.lock")
+
+    @property
     def places(self) -> list[str]:
         """Paths and URLs that its tasks read and write."""
         sources = {file.url.rpartition("/")[0] for file in self.plan.files}

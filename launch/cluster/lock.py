@@ -1,5 +1,5 @@
 """
-The right to write a run on this machine.
+The right to write a run on this machine, or to fill a folder with parts.
 
     lock = RunLock(path)
     if lock.acquire(): ...

@@ -17,6 +17,7 @@ from instruct_core.data.sources import Source
 from instruct_core.data.tokenizer import load_tokenizer
 from jobs.preprocess import PreprocessJob
 from launch.arrays import here
+from launch.arrays.alone import alone
 from launch.arrays.work import Work
 from launch.flags.preprocess import Preprocess
 from tests.conftest import write_rows
@@ -77,7 +78,10 @@ def test_term_ends_the_tasks_and_is_what_it_was_afterwards(
 
     monkeypatch.setattr(here, "submit_local", submit)
 
-    exit_code = here.run_here(work_of(tmp_path), tasks=[0, 1], parallelism=1)
+    work = work_of(tmp_path)
+    made(work)
+    with alone(work) as lock:
+        exit_code = here.run_here(work, tasks=[0, 1], parallelism=1, lock=lock)
 
     assert exit_code == 0
     assert [job.term for job in jobs] == [signal.default_int_handler] * 2
@@ -92,9 +96,10 @@ def test_term_is_what_it_was_after_an_interrupt(
         return EndedJob()
 
     monkeypatch.setattr(here, "submit_local", submit)
+    work = work_of(tmp_path)
 
-    with pytest.raises(KeyboardInterrupt):
-        here.run_here(work_of(tmp_path), tasks=[0], parallelism=1)
+    with pytest.raises(KeyboardInterrupt), alone(work) as lock:
+        here.run_here(work, tasks=[0], parallelism=1, lock=lock)
 
     assert signal.getsignal(signal.SIGTERM) is before
 
@@ -117,8 +122,12 @@ def test_tasks_have_a_gpu_each_and_share_them_where_they_are_more(
 
     monkeypatch.setattr(here, "submit_local", submit)
 
-    here.run_here(replace(work_of(tmp_path), gpus=["2", "0"]), tasks=range(6), parallelism=3)
-    here.run_here(work_of(tmp_path), tasks=range(3), parallelism=3)
+    work = work_of(tmp_path)
+    made(work)
+
+    with alone(work) as lock:
+        here.run_here(replace(work, gpus=["2", "0"]), tasks=range(6), parallelism=3, lock=lock)
+        here.run_here(work, tasks=range(3), parallelism=3, lock=lock)
 
     assert given == ["2", "0", "2", "2", "0", "2", None, None, None]
 
