@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import sys
 
+import launch.console.ctrl_c  # noqa: F401  first: it is for what follows
 from instruct_core.errors import ConfigError
 from launch.console.lines import guarded
 from launch.flags.chat import Chat

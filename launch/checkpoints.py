@@ -15,6 +15,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+import launch.console.ctrl_c  # noqa: F401  first: it is for what follows
 from instruct_core.errors import ConfigError
 from launch.console.lines import guarded, say, say_whole
 from launch.flags.checkpoints import VERBS, Export, Ls, Prune, Verify

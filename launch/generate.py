@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 
+import launch.console.ctrl_c  # noqa: F401  first: it is for what follows
 from launch.console.lines import guarded
 from launch.flags.generate import Generate
 from launch.flags.site import parse_on_site

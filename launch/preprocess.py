@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import sys
 
+import launch.console.ctrl_c  # noqa: F401  first: it is for what follows
 from jobs.environment import loading
 from launch.console.lines import guarded
 from launch.flags.preprocess import Preprocess

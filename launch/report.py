@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import sys
 
+import launch.console.ctrl_c  # noqa: F401  first: it is for what follows
 from launch.console.lines import guarded
 from launch.flags.parse import parse_flags
 from launch.flags.report import Report

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import submitit  # noqa: F401  before absl, see below
 
+from launch.console import ctrl_c  # noqa: F401  before Ctrl-C is set up, see below
 from tests.small_tokenizers import SENTENCES, write_byte_level
 from tests.warm_launchers import Launcher, WarmLaunchers
 
@@ -32,7 +33,8 @@ sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 os.environ["INSTRUCT_BAD_NODES"] = ""  # what tests do to nodes is nobody's record
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when the client is imported, before any fixture
-# A suite that was started in the background ignores Ctrl-C, and so would all that it starts.
+# A suite that was started in the background ignores Ctrl-C, and so would all that it starts. Nor is it
+# for a command that is run in this process.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REPO = Path(__file__).resolve().parent.parent

@@ -23,10 +23,10 @@ from pathlib import Path
 from instruct_core.errors import InstructError
 from instruct_core.storage.patience import NO_ROOM
 from launch.console.commands import as_typed
+from launch.console.ctrl_c import EXIT_INTERRUPTED
 
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
-EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
 
 LONGEST_LINE = 4000  # characters of a line: who needs a megabyte has the file that it is from
@@ -97,6 +97,18 @@ def note_whole(text: str) -> None:
 
 def guarded(main: Callable[[], int]) -> int:
     """Run a launcher and return its exit code; what a person can fix becomes one line, code 2."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        if before != signal.SIG_IGN:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        return _run(main)
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _run(main: Callable[[], int]) -> int:
     _prepare_streams()
     try:
         Path.cwd()
@@ -114,8 +126,6 @@ def guarded(main: Callable[[], int]) -> int:
         line = " ".join(_in_words(error).split())
         note(f"error: {as_typed(line)}")
         return EXIT_BAD_INPUT
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
 
 
 def _prepare_streams() -> None:

@@ -26,7 +26,8 @@ from jobs.receipt import Receipt
 from launch.cluster.local import LocalJob
 from launch.cluster.slurm import SlurmJob
 from launch.console.commands import command
-from launch.console.lines import EXIT_BAD_INPUT, EXIT_INTERRUPTED, say
+from launch.console.ctrl_c import EXIT_INTERRUPTED
+from launch.console.lines import EXIT_BAD_INPUT, say
 from launch.runs.follower import TALK
 from launch.runs.run import Run
 from launch.runs.status import RunStatus

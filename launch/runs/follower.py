@@ -26,8 +26,9 @@ from jobs.ledger import read_ledger
 from launch.cluster.local import LocalJob
 from launch.cluster.slurm import NEVER_STARTS_HELP, SlurmJob
 from launch.console.commands import as_typed
+from launch.console.ctrl_c import EXIT_INTERRUPTED
 from launch.console.display import console, progress_bar
-from launch.console.lines import EXIT_FAILED, EXIT_INTERRUPTED, note, note_whole, say
+from launch.console.lines import EXIT_FAILED, note, note_whole, say
 from launch.runs.commands import run_command
 from launch.runs.run import Run
 

@@ -32,7 +32,8 @@ from launch.cluster.partition import cluster_limits
 from launch.cluster.request import request_of, resources_of
 from launch.cluster.script import Resources, batch_script, notes_on
 from launch.cluster.slurm import SlurmJob, running_array, submit_slurm, test_submission
-from launch.console.lines import EXIT_INTERRUPTED, counted
+from launch.console.ctrl_c import EXIT_INTERRUPTED
+from launch.console.lines import counted
 from launch.flags.finetune import Finetune
 from launch.flags.site import Site
 from launch.flags.slurm import without_slurm
