@@ -21,7 +21,7 @@ from instruct_core.checkpoints.steps import opened, read_verified
 from instruct_core.converter import structure
 from instruct_core.errors import CorruptFileError, MissingError
 from instruct_core.lora_settings import CONFIG_FILE, WEIGHTS_FILE, Base, Lora, lora_said
-from instruct_core.model.weight_files import FOLDER_FILES, PICKLES
+from instruct_core.model.weight_files import FOLDER_FILES, PICKLES, refuse_half
 from instruct_core.shape import TRAINED, Shape, usable_positions
 from instruct_core.storage.documents import dump_document, load_document
 from instruct_core.storage.store import Store
@@ -48,13 +48,14 @@ def find_adapter(init: str) -> Adapter | None:
 
     Raises:
         MissingError: Their base or their weights are not told.
-        CorruptFileError: They are not what was written.
+        CorruptFileError: They are not what was written, or in a step folder without a manifest.
         ConfigError: They are of a kind that is not followed.
     """
     if init.endswith(FILES):
         return None
     store = opened(init)
     names = set(store.names())
+    refuse_half(init, names)
     if CONFIG_FILE not in names or names & set(FOLDER_FILES):
         return None
     if WEIGHTS_FILE not in names:

@@ -14,7 +14,7 @@ https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md (pointers).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -50,6 +50,9 @@ SETTINGS = ("model_args", "config", "args", "hyper_parameters")  # what describe
 WRAPPERS = re.compile(r"(?:^module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 CHOICES = "Give a Hugging Face folder or id, a step folder of a run, or a .pt file."
 MAX_NAMES = 5  # that a message shows
+# A step folder of ours, by its own name or by files that only a save makes.
+STEP = re.compile(r"(?:(?:damaged|left)-)?step-\d{8}(?:-attempt-\d{4,})?")
+STATE = re.compile(r"state-\d{5}-of-\d{5}\.safetensors")
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
@@ -84,6 +87,7 @@ def _read_folder(store: Store, init: str, name: str | None = None) -> Found:
     names = store.names()
     if name is not None and name not in names:
         raise MissingError(f"Model {init} is not there. {CHOICES}")
+    refuse_half(init if name is None else init.rpartition("/")[0] or ".", names)
     if "config.json" not in names:
         raise MissingError(f"Model {init} {_lacking(store, init, names, name)}")
     entries: dict[str, FileEntry] = {}
@@ -101,6 +105,31 @@ def _read_folder(store: Store, init: str, name: str | None = None) -> Found:
     for file in _indexed_files(store, chosen, names):
         tensors.update(_tensors_in(store, file, entries))
     return Found(tensors, said, generation)
+
+
+def refuse_half(init: str, names: Collection[str]) -> None:
+    """
+    Refuse a step folder of ours that has no manifest: nobody knows whether its files are whole.
+
+    Args:
+        init: Its path or URL.
+        names: What is in it.
+
+    Raises:
+        CorruptFileError: Names a step of the same run that is whole, if there is one.
+    """
+    above, _, folder = init.rstrip("/").rpartition("/")
+    is_ours = STEP.fullmatch(folder) or any(map(STATE.fullmatch, names))
+    if not is_ours or not names or "manifest.json" in names:
+        return
+    run = Store(above or ("/" if init.startswith("/") else "."))
+    newest = newest_committed_step(run)
+    again = "Copy it again, with all of its files"
+    instead = again if newest is None else f"Give one that is whole: {run.where(step_name(newest))}"
+    raise CorruptFileError(
+        f"Model {init} is a step of a run, and not whole: a save writes its manifest.json last, and "
+        f"there is none. {instead}."
+    )
 
 
 def _lacking(store: Store, init: str, names: list[str], name: str | None) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from instruct_core.checkpoints.steps import step_name
 from instruct_core.data.tokenizer import tokenizer_of_model
 from instruct_core.errors import (
     ConfigError,
@@ -107,6 +108,13 @@ def test_whole_model_beside_adapters_is_the_model(adapter: Path, base_folder: Pa
     _, weights = load_pretrained(str(adapter))
 
     assert hash_weights(weights) == hash_weights(base_model().state_dict())
+
+
+def test_adapters_in_a_step_without_its_manifest_are_refused(adapter: Path) -> None:
+    step = adapter.rename(adapter.with_name(step_name(20)))
+
+    with pytest.raises(CorruptFileError, match=f"Model {step} is a step of a run, and not whole"):
+        load_pretrained(str(step))
 
 
 def change(adapter: Path, **settings: Any) -> None:

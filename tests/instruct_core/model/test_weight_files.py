@@ -203,3 +203,34 @@ def test_step_that_is_not_whole_yet_is_not_advised(tmp_path: Path) -> None:
 
     with pytest.raises(MissingError, match=f"Give a step of it: {tmp_path / step_name(10)}$"):
         load_pretrained(f"{tmp_path}/")
+
+
+@pytest.mark.parametrize(
+    ("place", "beside"),
+    [
+        ("run/step-00000020", ""),
+        ("left-step-00000020-attempt-0003", ""),
+        ("copied", "state-00000-of-00002.safetensors"),
+    ],
+)
+@pytest.mark.parametrize("file", ["", "/model.safetensors"])
+def test_step_without_its_manifest_is_refused_and_a_whole_one_named(
+    theirs: GPT2LMHeadModel, tmp_path: Path, place: str, beside: str, file: str
+) -> None:
+    folder = tmp_path / place
+    theirs.save_pretrained(folder)
+    if beside:
+        (folder / beside).touch()
+
+    with pytest.raises(CorruptFileError) as caught:
+        load_pretrained(f"{folder}{file}")
+
+    assert str(caught.value) == (
+        f"Model {folder} is a step of a run, and not whole: a save writes its manifest.json last, and "
+        "there is none. Copy it again, with all of its files."
+    )
+    whole = folder.with_name(step_name(10))
+    whole.mkdir()
+    (whole / "manifest.json").touch()
+    with pytest.raises(CorruptFileError, match=rf"Give one that is whole: {whole}\.$"):
+        load_pretrained(f"{folder}/")
