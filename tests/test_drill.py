@@ -108,13 +108,46 @@ def test_wrong_schedule_is_refused_before_anything_is_written(tmp_path: Path) ->
     assert list(tmp_path.iterdir()) == []
 
 
-def test_run_that_cannot_be_begun_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
-    result = launch("drill", ON_THIS_MACHINE, "--shards=nowhere", cwd=tmp_path)
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("--shards=nowhere", "Shards nowhere are not there or not finished"),
+        ("--init=nowhere", "--init nowhere is not there"),
+        ("--init=run:first", "--init run:first must be a place"),
+        ("--model=nothing", "--model must be one of gpt2"),
+        ("--nodes=2", "--nodes must be 1 on this machine, got 2"),
+    ],
+)
+def test_run_that_cannot_be_begun_is_refused_before_anything_is_made(
+    tmp_path: Path, word: str, said: str
+) -> None:
+    result = launch("drill", ON_THIS_MACHINE, word, cwd=tmp_path)
 
-    assert result.returncode == 2
-    assert result.stderr.startswith("error: Shards ")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"error: {said}")
     assert result.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_run_that_its_command_refuses_leaves_nothing(tmp_path: Path, light_shards: Path) -> None:
+    words = (f"--shards={light_shards}", "--seq-len=100000000")
+
+    result = launch("drill", ON_THIS_MACHINE, *words, cwd=tmp_path)
+
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_demo_says_once_what_its_commands_refuse(tmp_path: Path) -> None:
+    (tmp_path / "shards").write_text("")
+
+    result = launch("demo", cwd=tmp_path)
+
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: --out shards/builtin cannot be written")
+    assert result.stderr.count("\n") == 1
 
 
 class Bug(NamedTuple):

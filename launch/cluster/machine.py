@@ -104,6 +104,14 @@ def choose_cluster(asked: Cluster, clusters: str | None = None) -> Choice:
     return Choice("slurm", "")
 
 
+def check_nodes_here(nodes: int) -> None:
+    """Refuse more machines than this one; raises ConfigError."""
+    if nodes != 1:
+        raise ConfigError(
+            f"--nodes must be 1 on this machine, got {nodes}. Use --nodes 1 and more --gpus."
+        )
+
+
 def use_cluster(typed: str | None) -> None:
     """
     Have all of Slurm's clients ask the cluster that the job will go to.

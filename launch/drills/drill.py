@@ -23,7 +23,8 @@ from instruct_core.errors import ConfigError, DrillError
 from instruct_core.recipe import flag_of
 from jobs.drill import Fault
 from launch.cluster.gpus import visible_gpus
-from launch.cluster.machine import choose_cluster
+from launch.cluster.machine import check_nodes_here, choose_cluster
+from launch.cluster.request import request_of
 from launch.console.display import show_table
 from launch.console.lines import (
     EXIT_BAD_INPUT,
@@ -38,8 +39,10 @@ from launch.drills.schedule import drawn, save_every, schedule_of
 from launch.drills.trial import RefusedError, Trial, type_command
 from launch.drills.verdict import Verdict, judge
 from launch.flags.drill import DEFAULT_FAULTS, Drill
+from launch.runs.hub import found_weights
 from launch.runs.one_run import show_receipt
 from launch.runs.places import absolute
+from launch.runs.shard_sets import find_shards
 
 
 class Plan(NamedTuple):
@@ -89,10 +92,19 @@ def _new_folder() -> Path:
 
 
 def _plan(flags: Drill) -> Plan:
+    """Return what is done; what its runs would be refused for is refused before anything is made."""
+    if flags.shards is not None:
+        find_shards(flags.shards, flags.slurm.after)
+    if flags.init is not None and flags.init != "random":
+        found_weights(flags.init)
     cluster, _ = choose_cluster(flags.cluster, flags.slurm.clusters)
     on_slurm, gpus = cluster == "slurm", flags.gpus
     if not on_slurm and gpus == Drill.gpus and visible_gpus().number == 1:
         gpus = 1  # nobody typed two
+    if on_slurm:
+        request_of(flags.slurm, flags.nodes, gpus)
+    else:
+        check_nodes_here(flags.nodes)
     run = (flags.steps, flags.nodes * gpus, on_slurm)
     if flags.random_faults is not None:
         faults = drawn(flags.random_faults, flags.seed, *run)

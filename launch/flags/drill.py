@@ -9,6 +9,7 @@ import tyro
 
 from instruct_core.errors import ConfigError
 from instruct_core.recipe import RARE
+from launch.flags.finetune import check_model, is_fork
 from launch.flags.parse import check_counts
 from launch.flags.slurm import GPUS, SlurmFlags, check_slurm_flags
 from launch.flags.values import PATH
@@ -66,6 +67,7 @@ def check_drill_flags(flags: Drill) -> None:
         ConfigError: Names the flag, the value and what it must be.
     """
     check_slurm_flags(flags.slurm)
+    check_model(flags.model)
     check_counts(flags, "nodes", "gpus", "random_faults")
     if flags.steps < 2:
         raise ConfigError(f"--steps must be at least 2, got {flags.steps}.")
@@ -77,3 +79,8 @@ def check_drill_flags(flags: Drill) -> None:
         raise ConfigError("--faults and --random-faults are two schedules. Give one of them.")
     if flags.init is not None and flags.model is not None and flags.init != "random":
         raise ConfigError("--init and --model name two models. Give one of them.")
+    if is_fork(flags.init):
+        raise ConfigError(
+            f"--init {flags.init} must be a place: a drill's runs lie in a folder of their own. Give the "
+            "step's folder."
+        )

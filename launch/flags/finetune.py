@@ -94,8 +94,7 @@ def check_flags(flags: Finetune, is_whole: bool = True) -> None:
             f"{format(flags.epochs, ',').removesuffix('.0')}."
         )
     check_rules(flags.recipe)
-    if flags.model is not None and flags.model not in PRESETS:
-        raise ConfigError(f"--model must be one of {', '.join(PRESETS)}, got {flags.model}.")
+    check_model(flags.model)
     if flags.run is not None:
         check_name(flags.run, "--run")
     if not is_whole:
@@ -106,6 +105,12 @@ def check_flags(flags: Finetune, is_whole: bool = True) -> None:
             f"--keep-optimizer needs --init run:NAME, got {flags.init or 'none'}: only a run's step has "
             "moments. Leave it out, or name a run."
         )
+
+
+def check_model(model: str | None) -> None:
+    """Refuse a --model that nobody knows; raises ConfigError."""
+    if model is not None and model not in PRESETS:
+        raise ConfigError(f"--model must be one of {', '.join(PRESETS)}, got {model}.")
 
 
 def is_fork(init: str | None) -> bool:

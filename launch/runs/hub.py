@@ -17,6 +17,8 @@ from typing import NamedTuple
 
 from instruct_core.data.tokenizer_files import COPIED, TOKENIZER
 from instruct_core.errors import MissingError
+from instruct_core.storage.store import Store
+from launch.runs.places import absolute, reachable
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 SHORT = {
@@ -59,6 +61,23 @@ def model_place(flag: str, typed: str) -> str:
     if Path(typed).exists() or not (repo := hub_id(typed)):
         return typed
     return str(model_folder(repo, flag, "give a path").resolve())
+
+
+def found_weights(typed: str) -> tuple[str, str]:
+    """
+    Return the absolute place of what --init names, and its id where it is one of the Hub, else "".
+
+    Raises:
+        MissingError: It is not there.
+        ConfigError: Its place cannot be reached.
+    """
+    folder, _, name = absolute(typed).rpartition("/")
+    with reachable("--init", typed):
+        if Store(folder or "/").exists(name):
+            return absolute(typed), ""
+    if repo := hub_id(typed):
+        return str(model_folder(repo).resolve()), repo
+    raise MissingError(f"--init {typed} is not there. Give another path, or --init random.")
 
 
 def model_folder(

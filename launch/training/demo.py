@@ -17,7 +17,8 @@ import sys
 import time
 from pathlib import Path
 
-from launch.console.lines import EXIT_FAILED, note, say, say_whole
+from launch.console.commands import LAUNCH, command
+from launch.console.lines import EXIT_BAD_INPUT, EXIT_FAILED, note, say, say_whole
 
 RUN = "demo"
 SHARDS = "shards/builtin-100"
@@ -37,6 +38,8 @@ def demo() -> int:
     try:
         right = _tour()
     except subprocess.CalledProcessError as error:
+        if error.returncode == EXIT_BAD_INPUT:  # it has said why
+            return EXIT_BAD_INPUT
         note(f"error: {shlex.join(error.cmd)} ended with {error.returncode}")
         return EXIT_FAILED
     return 0 if right >= len(QUESTIONS) - 1 else EXIT_FAILED
@@ -68,26 +71,30 @@ def _tour() -> int:
 
 
 def _run(verb: str, arguments: str, capture: bool = False) -> str:
-    say_whole(f"\n$ python launch/{verb}.py {arguments}")
-    command = [sys.executable, f"launch/{verb}.py", *shlex.split(arguments)]
+    typed = _typed(verb, arguments)
     output = subprocess.PIPE if capture else None
-    done = subprocess.run(command, check=True, stdout=output, env=ON_CPU, encoding="utf-8")
+    done = subprocess.run(typed, check=True, stdout=output, env=ON_CPU, encoding="utf-8")
     return done.stdout or ""
+
+
+def _typed(verb: str, arguments: str) -> list[str]:
+    """Show a command as a person would type it here, and return its words."""
+    words = shlex.split(arguments)
+    say_whole(f"\n$ {command(verb, *words)}")
+    return [sys.executable, str(LAUNCH / f"{verb}.py"), *words]
 
 
 def _train_with_a_warning(arguments: str) -> None:
     """Train, and send USR2 half way: what a cluster sends before it takes the nodes away."""
-    say_whole(f"\n$ python launch/finetune.py {arguments}")
-    before = _jobs()
-    command = [sys.executable, "launch/finetune.py", *shlex.split(arguments)]
-    launcher = subprocess.Popen(command, env=ON_CPU)
+    typed, before = _typed("finetune", arguments), _jobs()
+    launcher = subprocess.Popen(typed, env=ON_CPU)
     while launcher.poll() is None and _step(_jobs() - before) < WARN_AT_STEP:
         time.sleep(POLL_SECONDS)
     if launcher.poll() is None:
         say_whole(f"\n$ kill -USR2 {launcher.pid}    # the warning of a time limit")
         launcher.send_signal(signal.SIGUSR2)
     if launcher.wait() != 0:
-        raise subprocess.CalledProcessError(launcher.returncode, command)
+        raise subprocess.CalledProcessError(launcher.returncode, typed)
 
 
 def _jobs() -> set[Path]:

@@ -21,20 +21,20 @@ from instruct_core.checkpoints.steps import (
 )
 from instruct_core.config import PRESETS, TrainConfig
 from instruct_core.data.tokenizer_files import GPT2
-from instruct_core.errors import ConfigError, CorruptFileError, MissingError
+from instruct_core.errors import ConfigError, CorruptFileError
 from instruct_core.shape import Shape
 from instruct_core.storage.store import Store
 from launch.flags.finetune import Finetune, is_fork
-from launch.runs.hub import hub_id, model_folder
+from launch.runs.hub import found_weights
 from launch.runs.model import Weights, inspect_weights
-from launch.runs.places import absolute, check_folder, reachable
+from launch.runs.places import absolute, check_folder
 from launch.runs.run import Run
+from launch.runs.shard_sets import find_shards, fingerprint_of, is_being_made
 from launch.training.adapters import Adapters, adapters_of_run, new_adapters
 from launch.training.epochs import steps_of_epochs
 from launch.training.fit import SAVED_BYTES_PER_PARAMETER
 from launch.training.fork import forked_step
 from launch.training.settings import Places, refuse_conflicts
-from launch.training.shard_sets import find_shards, fingerprint_of, is_being_made
 from launch.training.vocabulary import Vocabulary, settle_vocabulary
 
 SEED_CHECKPOINT = "checkpoints/best_model.pt"
@@ -151,14 +151,8 @@ def find_init(typed: str | None) -> Init:
         return Init("random", f"random weights (no {SEED_CHECKPOINT} here)")
     if typed == "random":
         return Init(typed, "random weights")
-    folder, _, name = absolute(typed).rpartition("/")
-    with reachable("--init", typed):
-        there = Store(folder or "/").exists(name)
-    if not there and (repo := hub_id(typed)):
-        return Init(str(model_folder(repo).resolve()), f"{repo} of the Hugging Face Hub")
-    if not there:
-        raise MissingError(f"--init {typed} is not there. Give another path, or --init random.")
-    return Init(absolute(typed), typed)
+    place, repo = found_weights(typed)
+    return Init(place, f"{repo} of the Hugging Face Hub" if repo else typed)
 
 
 def check_places(config: TrainConfig, shape: Shape, adapters: int = 0) -> None:

@@ -38,6 +38,7 @@ from launch.runs.commands import run_command
 from launch.runs.control import who
 from launch.runs.places import absolute, check_url
 from launch.runs.run import Run
+from launch.runs.shard_sets import find_shards
 from launch.runs.unfinished import refuse_taken
 from launch.training.adapters import check_moments, filled, spelled_as_before
 from launch.training.attach import attach
@@ -48,7 +49,6 @@ from launch.training.naming import default_name
 from launch.training.notification import hand_on, settled
 from launch.training.outlook import Plan, outlook
 from launch.training.settings import asked_of, resumed_flags, settle
-from launch.training.shard_sets import find_shards
 from launch.training.submission import choose_submission
 from launch.training.vocabulary import keep_tokenizer
 

@@ -27,7 +27,13 @@ from jobs.survival.deadline import needed_seconds
 from launch.cluster.in_process import only_task_of
 from launch.cluster.local import LocalJob, submit_local
 from launch.cluster.lock import RunLock
-from launch.cluster.machine import CLUSTERS, Machine, choose_cluster, this_machine
+from launch.cluster.machine import (
+    CLUSTERS,
+    Machine,
+    check_nodes_here,
+    choose_cluster,
+    this_machine,
+)
 from launch.cluster.partition import cluster_limits
 from launch.cluster.request import request_of, resources_of
 from launch.cluster.script import Resources, batch_script, notes_on
@@ -196,10 +202,7 @@ class OnThisMachine:
     can_wait = False
 
     def __init__(self, flags: Finetune, run: Run, why: str) -> None:
-        if flags.nodes != 1:
-            raise ConfigError(
-                f"--nodes must be 1 on this machine, got {flags.nodes}. Use --nodes 1 and more --gpus."
-            )
+        check_nodes_here(flags.nodes)
         if flags.spare_nodes:
             raise ConfigError(
                 f"--spare-nodes needs Slurm, got {flags.spare_nodes} on this machine. Leave it out."
