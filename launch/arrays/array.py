@@ -21,10 +21,8 @@ from launch.arrays.alone import alone
 from launch.arrays.here import AGAIN, run_here, run_in_process, say_failures, write_at_hand
 from launch.arrays.joining import note_asked, refuse_changes
 from launch.arrays.work import Work
-from launch.cluster.frozen_code import freeze_code
-from launch.cluster.job_folder import new_job_folder
 from launch.cluster.lock import RunLock
-from launch.cluster.lost import adopt_lost
+from launch.cluster.lost import adopt_lost, folder_to_submit
 from launch.cluster.machine import CLUSTERS
 from launch.cluster.partition import cluster_limits
 from launch.cluster.request import Request, resources_of
@@ -81,14 +79,13 @@ class TaskArray:
             say(line)
         for resources in arrays:
             test_submission(work.parent, resources)
-        folder = new_job_folder(work.parent)
-        freeze_code(folder)
-        note_asked(folder, work.flags)
-        job = SlurmJob(folder, cluster=os.environ.get(CLUSTERS, ""))
-        for resources in arrays:
-            job_id = submit_slurm(work.task(resources.first_task), folder, resources)
-            job.write_note(work.parent / "slurm.json")
-            say(f"Job {job_id}: array {resources.array} of partition {self._request.partition}")
+        with folder_to_submit(work.parent) as folder:
+            note_asked(folder, work.flags)
+            job = SlurmJob(folder, cluster=os.environ.get(CLUSTERS, ""))
+            for resources in arrays:
+                job_id = submit_slurm(work.task(resources.first_task), folder, resources)
+                job.write_note(work.parent / "slurm.json")
+                say(f"Job {job_id}: array {resources.array} of partition {self._request.partition}")
         settle(folder)
         say(f"{work.what}: {work.counted(tasks)} for what is missing; logs in {folder}")
         say(work.next_step)

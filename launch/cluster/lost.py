@@ -1,5 +1,9 @@
 """
-A job that was queued by a launcher that died before it could note it.
+The folder of a job that is submitted: it goes again where no job came of it. And a job that was queued
+by a launcher that died before it could note it.
+
+    with folder_to_submit(run.job_parent) as folder:
+        submission.submit(function, folder, lock)
 
     adopt_lost(run.job_parent, run.slurm_note, dry_run=False, ledger=run.ledger.url)
     SlurmJob.found(run.slurm_note)          # knows of it now
@@ -8,18 +12,65 @@ A job that was queued by a launcher that died before it could note it.
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from instruct_core.errors import ConfigError, SlurmError
-from jobs.queueing import MARK, is_being_queued, is_unsettled, lost_jobs, note_job, settle
-from launch.cluster.job_folder import job_folders
+from jobs.queueing import (
+    MARK,
+    is_being_queued,
+    is_unsettled,
+    known_jobs,
+    lost_jobs,
+    note_job,
+    settle,
+)
+from launch.cluster.frozen_code import freeze_code
+from launch.cluster.job_folder import job_folders, new_job_folder
 from launch.cluster.machine import CLUSTERS, LOOK_SECONDS
 from launch.cluster.slurm import SlurmJob
+from launch.console.lines import note as tell
+
+
+@contextmanager
+def folder_to_submit(parent: Path) -> Iterator[Path]:
+    """
+    Yield a new job folder with the code in it; where submission fails, it goes, if no job runs from it.
+
+    Args:
+        parent: Of the job folders.
+    """
+    folder = new_job_folder(parent)
+    try:
+        freeze_code(folder)
+        yield folder
+    except Exception:
+        if not _may_have_a_job(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+        elif not known_jobs(folder):
+            tell(
+                f"Folder {folder} stays: a job may have been queued from it. The same command finds out."
+            )
+        raise
+
+
+def _may_have_a_job(folder: Path) -> bool:
+    if known_jobs(folder) or any(folder.glob("*_submitted.pkl")):  # of a job on this machine
+        return True
+    if not any(folder.glob("*.sh")):  # nobody has been asked yet
+        return False
+    try:
+        cluster = os.environ.get(CLUSTERS, "")
+        return is_being_queued(folder) or bool(lost_jobs(folder, cluster, LOOK_SECONDS))
+    except (SlurmError, OSError):
+        return True
 
 
 def adopt_lost(parent: Path, note: Path, dry_run: bool, ledger: str = "") -> None:
     """
-    Note the jobs of the newest submission that nobody has noted.
+    Note the jobs of the newest submission that nobody has noted; remove its folder if it has none.
 
     Args:
         parent: Of the job folders.
@@ -49,4 +100,6 @@ def adopt_lost(parent: Path, note: Path, dry_run: bool, ledger: str = "") -> Non
         note_job(folder, job_id)
     if job.job_ids:
         job.write_note(note)
-    settle(folder)
+        settle(folder)
+    else:  # none came of it
+        shutil.rmtree(folder, ignore_errors=True)

@@ -24,9 +24,9 @@ from instruct_core.storage.store import Store
 from jobs.control import ask, requests_in, standing
 from jobs.finetune import FinetuneJob
 from launch.arrays.shards import prepare
-from launch.cluster.frozen_code import code_difference, code_version, freeze_code
-from launch.cluster.job_folder import new_job_folder
+from launch.cluster.frozen_code import code_difference, code_version
 from launch.cluster.lock import RunLock
+from launch.cluster.lost import folder_to_submit
 from launch.cluster.machine import num_cores
 from launch.cluster.slurm import SlurmJob
 from launch.console.lines import say, say_whole
@@ -184,11 +184,10 @@ def _start(flags: Finetune, plan: Plan, run: Run, watches: bool) -> int:
     keep_tokenizer(plan.config.shards, run.store)
     hand_on(flags.notify, run)
     run.store.replace("run.json", dump_document(_document(plan.config, flags)))
-    folder = new_job_folder(run.job_parent)
-    freeze_code(folder)
     needs_gpu = plan.submission.machine.num_gpus > 0
     function = FinetuneJob(plan.config, code_version(), needs_gpu)
-    submitted = plan.submission.submit(function, folder, lock)
+    with folder_to_submit(run.job_parent) as folder:
+        submitted = plan.submission.submit(function, folder, lock)
     say(f"Run {run.name}: job {submitted.job.label}; log {submitted.job.log_path()}")
     say(f"{'Next':8}{submitted.next_step}")
     return submitted.follow() if watches else 0

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from jobs.queueing import known_jobs
+from launch.cluster.job_folder import job_folders
+from launch.cluster.lost import folder_to_submit
 from tests.conftest import TINY_RUN, launch
 from tests.launch.played_slurm import PlayedSlurm
 
@@ -107,3 +110,67 @@ def test_slurm_that_does_not_answer_leaves_it_open(desk: Path, slurm: PlayedSlur
     assert done.stderr.count("\n") == 1
     assert "whether Slurm has it nobody can tell: scontrol -o show failed: Socket" in done.stderr
     assert slurm.jobs == ["1"]
+
+
+def folders_of(desk: Path, words: list[str]) -> list[Path]:
+    """Return the job folders that a command has left."""
+    parent = "runs_instruct/r/job" if words is TRAIN else "shards/mine/job"
+    return job_folders(desk / parent)
+
+
+def refuse(slurm: PlayedSlurm) -> None:
+    """Have Slurm refuse every job, though it would take it when it is asked."""
+    first, _, rest = sbatch_of(slurm).partition("esac\n")
+    slurm.client("sbatch", f"{first}esac\necho QOSMaxSubmitJobPerUserLimit >&2; exit 1\n{rest}")
+
+
+@pytest.mark.parametrize("words", [TRAIN, PREPARE])
+def test_job_that_slurm_refuses_leaves_no_folder(
+    desk: Path, slurm: PlayedSlurm, words: list[str]
+) -> None:
+    refuse(slurm)
+
+    done = given(desk, words)
+
+    assert done.returncode == 2
+    assert "was not queued: sbatch --parsable" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert folders_of(desk, words) == []
+
+
+@pytest.mark.parametrize("words", [TRAIN, PREPARE])
+def test_folder_stays_until_slurm_says_that_it_has_no_job_of_it(
+    desk: Path, slurm: PlayedSlurm, words: list[str]
+) -> None:
+    queues = sbatch_of(slurm)
+    refuse(slurm)
+    slurm.is_silent_about_jobs()
+
+    done = given(desk, words)
+
+    [folder] = folders_of(desk, words)
+    assert f"Folder {folder} stays: a job may have been queued from it" in done.stderr
+    slurm.client("sbatch", queues)
+    (slurm.folder / "silent").unlink()
+    again = given(desk, words)
+    assert again.returncode == 0, again.stderr
+    assert slurm.jobs == ["1"]
+    assert len(folders_of(desk, words)) == 1
+    assert known_jobs(folders_of(desk, words)[0]) == ["1"]
+
+
+def fail_behind(parent: Path, left: str) -> None:
+    """Submit a job that fails when a file of its folder is there."""
+    with folder_to_submit(parent) as folder:
+        (folder / left).touch()
+        raise OSError("no processes")
+
+
+def test_job_here_that_cannot_be_started_leaves_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="no processes"):
+        fail_behind(tmp_path, "controller.log")
+    assert job_folders(tmp_path) == []
+
+    with pytest.raises(OSError, match="no processes"):  # it has been started
+        fail_behind(tmp_path, "77_submitted.pkl")
+    assert len(job_folders(tmp_path)) == 1
