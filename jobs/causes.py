@@ -47,7 +47,7 @@ _SAYS = (
     (
         "store away",
         "see whether the disk or the bucket answers, then the same command",
-        # SIGBUS: a page of a mapped shard that the disk did not give, though the file is whole.
+        # SIGBUS: a page of a mapped file, as of a library, that the disk did not give.
         r"a disk or a store does not answer|the disk of its folder fails|has not saved for|"
         r"could not be saved before the end|"
         r"\bBus error\b|"

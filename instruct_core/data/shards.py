@@ -4,7 +4,7 @@ Tokens on disk: one safetensors file per fixed range of source rows and split.
     write_shard(store, plan, shard=3)            # train/00003.safetensors and val/00003.safetensors
     write_manifest(store, plan)                  # last: now the set is complete
     rows = ShardSet(Store("shards/alpaca"), "train")
-    rows.tokens(12, 0, 40)                       # the first 40 tokens of row 12, mapped from disk
+    rows.tokens(12, 0, 40)                       # the first 40 tokens of row 12, read from disk
 
 A file holds `tokens` (all rows one after another; uint16, or uint32 for a vocabulary of more than
 65,536), `offsets` (int64, rows + 1) and which tokens are learnt as a response: `spans` (uint32) with
@@ -28,13 +28,13 @@ from instruct_core.data.alpaca import ALPACA_1
 from instruct_core.data.encoding import SPANS_FORMAT, Encoded, encode
 from instruct_core.data.gpt2_tokenizer import END_OF_TEXT_ID, VOCAB_SIZE
 from instruct_core.data.long_rows import LongRows
-from instruct_core.data.mapped_file import map_verified
 from instruct_core.data.order import sample_at
 from instruct_core.data.remake import command_that_makes
 from instruct_core.data.template import Template, text_of
 from instruct_core.data.templates import template_of
 from instruct_core.data.tokenizer import Tokenizer, load_tokenizer
 from instruct_core.data.tokenizer_files import GPT2, TOKENIZER_FOLDER
+from instruct_core.data.verified_file import Column, open_verified
 from instruct_core.errors import CorruptFileError, MissingError
 from instruct_core.storage.cache import local_copy
 from instruct_core.storage.documents import load_sealed, seal
@@ -47,7 +47,7 @@ if TYPE_CHECKING:  # a rank reads shards, and loads nothing that only makes them
 Masks = Mapping[str, NDArray[np.bool_]]
 SPLITS = ("train", "val")
 DRAW_SEED = 42  # of the rows that samples show
-MAX_OPEN_MAPS = 4096  # Linux allows 65,530 maps a process
+MAX_OPEN = 4096  # files
 
 
 def shard_name(split: str, shard: int) -> str:
@@ -206,7 +206,7 @@ def is_complete(store: Store, plan: ShardPlan) -> bool:
 
 class ShardSet:
     """
-    All rows of one split, mapped from disk; a shard is hashed when it is first opened.
+    All rows of one split, read from disk; a shard is hashed when it is first opened.
 
     Args:
         store: A finished shard set. One that is not on this machine is fetched file by file.
@@ -231,7 +231,7 @@ class ShardSet:
         self.vocab_size = own["vocab_size"] if own else VOCAB_SIZE
         self._first_rows = np.cumsum([0, *(entry["rows"] for entry in self._entries)])
         self.groups = self._groups(manifest.get("mixture", [])) if split == "train" else []
-        self._open = lru_cache(MAX_OPEN_MAPS)(self._open_shard)
+        self._open = lru_cache(MAX_OPEN)(self._open_shard)
 
     def __len__(self) -> int:
         return int(self._first_rows[-1])
@@ -259,42 +259,42 @@ class ShardSet:
 
     def tokens(self, row: int, start: int, length: int) -> NDArray[Any]:
         """Return ``length`` tokens of a row from token ``start`` on; fewer at the row's end."""
-        arrays, local = self._locate(row)
-        begin, end = arrays["offsets"][local : local + 2]
-        return np.asarray(arrays["tokens"][begin + start : min(begin + start + length, end)])
+        columns, local = self._locate(row)
+        begin, end = columns["offsets"].rows(local, local + 2).tolist()
+        first = min(begin + start, end)
+        return columns["tokens"].rows(first, min(first + length, end))
 
     def spans(self, row: int) -> NDArray[np.int64]:
         """Return the tokens of a row that are its responses: from, to. (spans, 2)"""
-        arrays, local = self._locate(row)
-        if "spans" in arrays:
-            first, last = arrays["span_offsets"][local : local + 2]
-            return np.asarray(arrays["spans"][first:last], np.int64)
-        begin, end = arrays["offsets"][local : local + 2]
-        return np.array([[arrays["response_starts"][local], end - begin]], np.int64)
+        columns, local = self._locate(row)
+        if "spans" in columns:
+            first, last = columns["span_offsets"].rows(local, local + 2).tolist()
+            return columns["spans"].rows(first, last).astype(np.int64)
+        begin, end = columns["offsets"].rows(local, local + 2).tolist()
+        [response] = columns["response_starts"].rows(local, local + 1).tolist()
+        return np.array([[response, end - begin]], np.int64)
 
     def num_response_tokens(self) -> int:
         """Return how many tokens of all rows are responses; opens every shard once."""
         total = 0
-        for arrays in map(self._open, range(len(self._entries))):
-            if "spans" in arrays:
-                total += int(np.diff(arrays["spans"].astype(np.int64)).sum())
+        for columns in map(self._open, range(len(self._entries))):
+            if "spans" in columns:
+                total += int(np.diff(columns["spans"].rows().astype(np.int64)).sum())
             else:
-                total += len(arrays["tokens"]) - int(arrays["response_starts"].sum(dtype=np.int64))
+                total += len(columns["tokens"]) - int(columns["response_starts"].rows().sum())
         return total
 
     def lengths(self) -> NDArray[np.int64]:
         """Return the number of tokens of every row; opens every shard once."""
         shards = range(len(self._entries))
-        parts = [np.diff(self._open(shard)["offsets"]) for shard in shards]
+        parts = [np.diff(self._open(shard)["offsets"].rows()) for shard in shards]
         return np.concatenate([np.zeros(0, np.int64), *parts])
 
-    def _locate(self, row: int) -> tuple[dict[str, Any], int]:
+    def _locate(self, row: int) -> tuple[dict[str, Column], int]:
         shard = int(np.searchsorted(self._first_rows, row, side="right")) - 1
         return self._open(shard), row - int(self._first_rows[shard])
 
-    def _open_shard(self, shard: int) -> dict[str, Any]:
+    def _open_shard(self, shard: int) -> dict[str, Column]:
         entry = self._entries[shard]
         path = local_copy(self._store, entry["file"], entry["bytes"], entry["xxh3"])
-        data = map_verified(path, self._store, entry)
-        places, _ = parse_header(data, str(path))
-        return {name: place.view(data) for name, place in places.items()}
+        return open_verified(path, self._store, entry)

@@ -133,15 +133,23 @@ def aligned_buffer(size: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
     return memory[start : start + size]
 
 
-def parse_header(data: Any, where: str) -> tuple[dict[str, Place], dict[str, str]]:
+def parse_header(
+    data: Any, where: str, num_bytes: int | None = None
+) -> tuple[dict[str, Place], dict[str, str]]:
     """
-    Return where each tensor lies in ``data``, the bytes of a whole file, and the metadata.
+    Return where each tensor lies in a file, and the metadata.
+
+    Args:
+        data: The bytes of the whole file; or of its header, where ``num_bytes`` says how long it is.
+        where: It lies, for messages.
+        num_bytes: Of the whole file.
 
     Raises:
-        CorruptFileError: The bytes are not a complete file of the format; ``where`` names it.
+        CorruptFileError: It is not a complete file of the format.
     """
     try:
-        return _parse_header(memoryview(data), where)
+        view = memoryview(data)
+        return _parse_header(view, where, view.nbytes if num_bytes is None else num_bytes)
     except CorruptFileError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -155,10 +163,12 @@ def other_type(where: str, name: str, dtype: str) -> CorruptFileError:
     )
 
 
-def _parse_header(data: memoryview, where: str) -> tuple[dict[str, Place], dict[str, str]]:
+def _parse_header(
+    data: memoryview, where: str, num_bytes: int
+) -> tuple[dict[str, Place], dict[str, str]]:
     header_bytes = int.from_bytes(data[:8], "little")
-    if data.nbytes < 8 or header_bytes > min(MAX_HEADER_BYTES, data.nbytes - 8):
-        raise ValueError(f"it ends after {data.nbytes} bytes, inside its header")
+    if num_bytes < 8 or header_bytes > min(MAX_HEADER_BYTES, num_bytes - 8):
+        raise ValueError(f"it ends after {num_bytes} bytes, inside its header")
     header = json.loads(bytes(data[8 : 8 + header_bytes]))
     metadata = {str(k): str(v) for k, v in header.pop("__metadata__", {}).items()}
     places, position = {}, 8 + header_bytes
@@ -172,6 +182,6 @@ def _parse_header(data: memoryview, where: str) -> tuple[dict[str, Place], dict[
             raise ValueError(f"the offsets of {name} do not fit its shape")
         places[name] = Place(entry["dtype"], shape, start, stop)
         position = stop
-    if position != data.nbytes:
-        raise ValueError(f"it has {data.nbytes} bytes, expected {position}")
+    if position != num_bytes:
+        raise ValueError(f"it has {num_bytes} bytes, expected {position}")
     return places, metadata

@@ -67,7 +67,7 @@ _NUMBERS = "|".join(str(number) for number in sorted(PASSING))
 OF_THE_DISK = re.compile(
     rf"OSError: \[Errno (?:{_NUMBERS})\]|No module named '?(?:jobs|instruct_core)\b"
 )
-BUS_ERROR = "Bus error"  # a page of a mapped shard that the disk did not give
+BUS_ERROR = "Bus error"  # a page of a mapped file that the disk did not give
 COLOUR = re.compile(r"\x1b\[[\d;]*m")
 LONGEST_WORD = 200  # letters
 NOTHING_WRITTEN = "why could not be written: the disk of its folder fails"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from instruct_core.data import mapped_file
+from instruct_core.data import verified_file
 from instruct_core.data.shard_plan import ShardPlan, scan
 from instruct_core.data.shards import (
     ShardSet,
@@ -152,14 +152,14 @@ def test_shard_of_a_scan_with_skipped_rows_has_the_good_ones(tmp_path: Path) -> 
 
 
 def test_bad_page_of_one_look_is_no_verdict(copied: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, looks = mapped_file._digest, []
+    real, looks = verified_file._digest, []
 
     def once_wrong(file: FileIO) -> str:
         looks.append(1)
         return "0" * 32 if len(looks) == 1 else real(file)
 
-    monkeypatch.setattr(mapped_file, "_digest", once_wrong)
-    monkeypatch.setattr(mapped_file, "sleep", lambda seconds: looks.append(int(seconds)))
+    monkeypatch.setattr(verified_file, "_digest", once_wrong)
+    monkeypatch.setattr(verified_file, "sleep", lambda seconds: looks.append(int(seconds)))
 
     assert len(ShardSet(copied, "val").tokens(0, 0, 10**6)) > 0
     assert looks[:2] == [1, 2]
