@@ -82,6 +82,7 @@ class Retention:
         self.known_good: set[int] = set()  # steps whose every byte this process has compared
         self.attempt = 0  # ours, for the name of what is set aside
         self._known = KnownSteps(store)
+        self.raises_refusals = False  # of who may not remove here; else what stays is noted
         self.no_space = False  # the disk has refused a write: free space shows no quota
 
     def prune(self, keep: Keep, newest: int, removed: Removed | None = None) -> Removed:
@@ -95,6 +96,7 @@ class Retention:
 
         Raises:
             SpoiledError: What was to stay is not what was written; it is set aside, and nothing went.
+            OSError: Nobody may remove here who is who we are, where `raises_refusals` says so.
         """
         removed = removed or Removed([], [])
         found = self._known.look()
@@ -186,7 +188,11 @@ class Retention:
         try:
             yield
         except OSError as error:
-            removed.problems.append(f"{self._store.where(name)} stays: {error}")
+            refused = isinstance(error, PermissionError) or error.errno == errno.EROFS
+            if refused and self.raises_refusals:
+                raise
+            reason = error.strerror or str(error)
+            removed.problems.append(f"{self._store.where(name)} stays: {reason}")
 
     def _verify(self, step: int) -> None:
         folder = self._known.folder(step)

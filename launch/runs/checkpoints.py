@@ -11,7 +11,7 @@ import time
 from rich.table import Table
 
 from instruct_core.checkpoints.manifest import Manifest
-from instruct_core.checkpoints.retention import Keep, Retention
+from instruct_core.checkpoints.retention import Keep, Retention, SpoiledError
 from instruct_core.checkpoints.steps import (
     DAMAGED_FOLDER,
     committed_steps,
@@ -28,6 +28,7 @@ from instruct_core.storage.store import Store
 from launch.console.display import age, progress_bar, show_table
 from launch.console.lines import EXIT_FAILED, note, say
 from launch.flags.checkpoints import Export, Ls, Prune, Verify
+from launch.runs.control import allowed
 from launch.runs.places import absolute, check_folder, check_url
 from launch.runs.run import Run
 
@@ -85,13 +86,18 @@ def prune(flags: Prune) -> int:
             f"Would remove steps {_listed(doomed)}; {stay} stay" if doomed else NOTHING.format(stay)
         )
         return 0
-    removed = retention.prune(keep, newest=steps[-1])
-    for problem in removed.problems:
-        say(f"Note: {problem}")
-    aside = [name for name in store.names() if DAMAGED_FOLDER.match(name)]
-    if flags.damaged:
+    retention.raises_refusals = True
+    aside = [name for name in store.names() if DAMAGED_FOLDER.match(name)] if flags.damaged else []
+    with allowed(run):
+        try:
+            removed = retention.prune(keep, newest=steps[-1])
+        except SpoiledError as error:
+            raise ConfigError(f"{error}.") from None
         for name in aside:
             store.remove(name)
+    for problem in removed.problems:
+        say(f"Note: {problem}")
+    if flags.damaged:
         say(f"Removed {len(aside)} damaged ones that were set aside")
     freed, stay = (
         sum(before.get(step, 0) for step in removed.steps),

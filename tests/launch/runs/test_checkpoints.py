@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,9 +14,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from instruct_core.checkpoints.steps import committed_steps, step_name
 from instruct_core.data.tokenizer import load_tokenizer
+from instruct_core.errors import ConfigError
 from instruct_core.model.weights import load_model
 from instruct_core.storage.store import Store
+from launch.flags.checkpoints import Prune
+from launch.runs.checkpoints import prune
 from tests.conftest import TINY_RUN, launch
+from tests.launch.test_errors import snapshot
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +79,29 @@ def test_verify_finds_a_flipped_bit_that_ls_does_not_look_for(desk: Path) -> Non
     assert verified.stdout.count("every byte") == 3
     assert "step-00000009/model.safetensors is corrupt: xxh3 differs" in verified.stdout
     assert launch("checkpoints", "verify", "r", "--step=6", cwd=desk).returncode == 0
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
+@pytest.mark.parametrize("more", [{"keep": 1}, {"damaged": True}])
+def test_prune_of_who_may_not_remove_is_one_line_and_removes_nothing(
+    desk: Path, monkeypatch: pytest.MonkeyPatch, number: int, more: dict[str, Any]
+) -> None:
+    def refuse(self: Store, *names: str) -> None:
+        raise OSError(number, os.strerror(number), self.where(names[0]))
+
+    for operation in ("move", "remove"):
+        monkeypatch.setattr(Store, operation, refuse)
+    (run_of(desk) / "damaged-step-00000003-attempt-0001").mkdir()
+    before = snapshot(desk)
+
+    with pytest.raises(ConfigError) as refused:
+        prune(Prune(run="r", checkpoints=str(run_of(desk).parent), **more))
+
+    assert str(refused.value) == (
+        f"Run r does this for those who may write its folder, and {run_of(desk)} refuses: "
+        f"{os.strerror(number)}. Ask who owns it."
+    )
+    assert snapshot(desk) == before
 
 
 def test_prune_says_what_would_go_and_then_removes_it(desk: Path) -> None:
