@@ -20,7 +20,7 @@ class Status:
     checkpoints: Checkpoints = "checkpoints_instruct"
     runs: Runs = None
     shards: Annotated[str, PATH] = "shards"
-    """Folder with shard sets."""
+    """Path or URL of a folder with shard sets."""
     json: bool = False
     """Print one JSON document instead: see docs/formats.md."""
     watch: bool = False

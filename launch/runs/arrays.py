@@ -1,13 +1,12 @@
 """
 Arrays at a glance: what makes shards, and answers, or has made them of late.
 
-    show_arrays(notes_of_shards, notes_of_answers, controller)
+    show_arrays(shard_sets, parts_of_answers, controller)
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import TypeVar
 
 from rich.table import Table
@@ -27,13 +26,13 @@ from launch.console.lines import counted
 P = TypeVar("P", bound=Plan)
 
 
-def show_arrays(shards: Sequence[Path], answers: Sequence[Path], controller: Controller) -> None:
+def show_arrays(shards: Sequence[Store], answers: Sequence[Store], controller: Controller) -> None:
     """
     Show the arrays that make shards and answers.
 
     Args:
-        shards: Notes of the jobs that make shards.
-        answers: Notes of those that answer.
+        shards: Sets that jobs make.
+        answers: What those that answer fill with parts.
         controller: Whom to ask.
     """
     _show_arrays("shards", shards, load_shard_plan, missing_shards, controller)
@@ -42,15 +41,14 @@ def show_arrays(shards: Sequence[Path], answers: Sequence[Path], controller: Con
 
 def _show_arrays(
     what: str,
-    notes: Iterable[Path],
+    stores: Iterable[Store],
     load: Callable[[Store], P],
     missing_in: Callable[[Store, P], list[int]],
     controller: Controller,
 ) -> None:
     """Show what array jobs make, or have made of late."""
     table = Table(what, "state", "job", "made", "note", box=None)
-    for note in notes:
-        store = Store(str(note.parent.parent.resolve()))
+    for store in stores:
         job = array_job(store, controller)
         if job is None:
             continue

@@ -15,8 +15,10 @@ from rich.table import Table
 
 from instruct_core.errors import ConfigError
 from instruct_core.recipe import flag_of
+from instruct_core.storage.store import Store
 from jobs.job_folder import Progress
 from launch.cluster.bad_nodes import known_bad, to_trust
+from launch.cluster.job_folder import array_parent
 from launch.cluster.slurm import Controller
 from launch.console.commands import command
 from launch.console.display import age, clear_screen, share_bar, show_table
@@ -27,7 +29,7 @@ from launch.runs.difference import document_of_difference, show_difference
 from launch.runs.document import document_of_all, document_of_part, document_of_run, json_of
 from launch.runs.one_run import show_run
 from launch.runs.pace import left_of, unsaved_of
-from launch.runs.places import check_looked_in
+from launch.runs.places import absolute, check_looked_in, reachable
 from launch.runs.run import Run
 from launch.runs.status import RunStatus
 
@@ -40,8 +42,8 @@ TITLES = (
 )  # fmt: skip
 WATCH_SECONDS = 5.0
 LONG = 1e12  # a number of more digits is shown in few
-NOTE = "job/slurm.json"  # of array jobs, in the folder that they fill
-ANSWERS = f"*.parts/{NOTE}"  # below the folder that generate was typed in
+NOTE = "slurm.json"  # of array jobs, where they have their folders
+ANSWERS = "*.parts"  # in the folder that generate was typed in
 SHOWN = "What this machine knows is shown."
 pause = time.sleep  # a test's own
 
@@ -97,11 +99,19 @@ def _show_once(flags: Status) -> None:
         say(f"{problem}. {SHOWN}")
     for bad in known_bad():
         say(f"Bad node {bad.line}. Jobs do without it; again: {to_trust(bad.node)}")
-    shards, answers = sorted(Path(flags.shards).glob(f"*/{NOTE}")), sorted(Path().glob(ANSWERS))
-    if shards or answers:
+    with reachable("--shards", flags.shards):
+        shards = Store(absolute(flags.shards))
+        sets = _with_jobs(shards / name for name in shards.names())
+    parts = _with_jobs(Store(absolute(str(path))) for path in sorted(Path().glob(ANSWERS)))
+    if sets or parts:
         from launch.runs.arrays import show_arrays  # here: plans of data import much
 
-        show_arrays(shards, answers, look.controller)
+        show_arrays(sets, parts, look.controller)
+
+
+def _with_jobs(stores: Iterable[Store]) -> list[Store]:
+    """Return the stores that array jobs fill, or have filled: their note is on this disk."""
+    return [store for store in stores if (array_parent(store) / NOTE).exists()]
 
 
 def _show_one(name: str, flags: Status, look: Look) -> None:

@@ -1,0 +1,60 @@
+"""Arrays that `status` shows, wherever the sets lie that they fill."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from instruct_core.data.shard_plan import scan
+from instruct_core.data.sources import Source
+from instruct_core.errors import ConfigError
+from instruct_core.storage.store import Store
+from jobs.queueing import note_job
+from launch.cluster.job_folder import array_parent, new_job_folder
+from launch.cluster.slurm import SlurmJob
+from launch.flags.status import Status
+from launch.runs.overview import show_status
+from tests.launch.played_slurm import PlayedSlurm
+
+
+def test_arrays_that_fill_a_bucket_are_shown_from_where_they_were_queued(
+    project: Path,
+    slurm: PlayedSlurm,
+    rows_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(project)
+    slurm.add("7")
+    plan = scan(Source("rows", "rows", [str(rows_file)]), None, None, skip_bad_rows=False)
+    for name in ("mine", "other"):  # the other was made elsewhere
+        plan.save(Store(f"memory://bucket/sets/{name}"))
+    store = Store("memory://bucket/sets/mine")
+    folder = new_job_folder(array_parent(store))
+    note_job(folder, "7")
+    SlurmJob(folder).write_note(array_parent(store) / "slurm.json")
+
+    show_status(Status(checkpoints=str(project / "checkpoints"), shards="memory://bucket/sets"))
+
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["mine", "1", "PENDING", "7", "0", "of", "3"] in lines
+    assert not [line for line in lines if line[:1] == ["other"]]
+
+
+def test_bucket_of_shards_that_does_not_answer_is_one_line(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = Store.names
+
+    def refuse(self: Store, folder: str = "") -> list[str]:
+        if self.is_local:
+            return names(self, folder)
+        raise OSError(f"{self.url}: Could not connect")
+
+    monkeypatch.setattr(Store, "names", refuse)
+
+    with pytest.raises(
+        ConfigError, match=r"--shards s3://b/sets cannot be used: .*Could not connect"
+    ):
+        show_status(Status(checkpoints=str(project / "checkpoints"), shards="s3://b/sets"))
