@@ -23,14 +23,15 @@ from instruct_core.errors import ConfigError, InstructError
 from instruct_core.storage.disk import Disk
 from instruct_core.storage.names import nearest, real_path
 from instruct_core.storage.patience import LOOK_AGAIN_SECONDS, on_a_disk
+from instruct_core.storage.plain_errors import may_pass
 from instruct_core.storage.store import Store
 from launch.console.lines import say
 
+ENDPOINT = "endpoint in the environment (AWS_ENDPOINT_URL and its like)"
 CREDENTIALS = (
     "Check the URL, and the credentials and endpoint in the environment (AWS_ACCESS_KEY_ID, "
     "AWS_ENDPOINT_URL and their like)"
 )
-
 
 # A URL whose bucket is missing, or one of its slashes: it would be a folder here.
 HALF_URL = re.compile(
@@ -74,10 +75,21 @@ def reachable(flag: str, place: str) -> Iterator[None]:
     except InstructError:
         raise
     except OSError as error:
-        hint = CREDENTIALS if "://" in place else "Give another place"
+        hint = _hint(error) if "://" in place else "Give another place"
         reason = (error.strerror or str(error)).rstrip(".")
         file = f"{error.filename}: " if error.filename not in (None, place) else ""
         raise ConfigError(f"{flag} {place} cannot be used: {file}{reason}. {hint}.") from None
+
+
+def _hint(error: OSError) -> str:
+    """Return what to do about the answer of an object store."""
+    if isinstance(error, PermissionError):  # also for want of credentials
+        return CREDENTIALS
+    if may_pass(error):
+        return (
+            f"Try again in some minutes; if it is no better then, check the URL, and the {ENDPOINT}"
+        )
+    return f"Check the URL, and the {ENDPOINT}"
 
 
 def check_looked_in(flag: str, place: str, may_be_missing: bool) -> None:

@@ -10,7 +10,7 @@ import pytest
 from instruct_core.errors import ConfigError
 from launch.checkup.doctor import look
 from launch.flags.doctor import Doctor
-from launch.runs.places import absolute
+from launch.runs.places import absolute, reachable
 
 LATIN = os.fsdecode(b"sch\xf6n")
 
@@ -55,3 +55,23 @@ def test_url_without_a_bucket_is_no_folder_here(place: str) -> None:
 )
 def test_place_that_only_looks_like_one_is_taken(place: str) -> None:
     assert absolute(place)
+
+
+@pytest.mark.parametrize(
+    ("error", "begin", "names_keys"),
+    [
+        (PermissionError("s3://b: Access Denied"), "Check the URL, and the credentials", True),
+        (OSError("s3://b: Could not connect to the endpoint"), "Try again in some minutes", False),
+        (TimeoutError("s3://b: no answer in time"), "Try again in some minutes", False),
+        (FileNotFoundError("s3://b: no such bucket"), "Check the URL, and the endpoint", False),
+    ],
+)
+def test_credentials_are_spoken_of_where_a_store_refuses_them_and_nowhere_else(
+    error: OSError, begin: str, names_keys: bool
+) -> None:
+    with pytest.raises(ConfigError) as refused, reachable("--shards", "s3://b"):
+        raise error
+
+    said = str(refused.value)
+    assert said.startswith(f"--shards s3://b cannot be used: {error}. {begin}")
+    assert ("credentials" in said) == names_keys
