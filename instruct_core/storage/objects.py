@@ -32,6 +32,7 @@ from fsspec.spec import AbstractFileSystem
 from instruct_core.errors import ConfigError, CorruptFileError
 from instruct_core.storage.backend import Free, ReadAt
 from instruct_core.storage.client_pauses import leave_generator_alone
+from instruct_core.storage.client_words import keep_quiet_of_other_parts
 from instruct_core.storage.patience import patiently
 from instruct_core.storage.plain_errors import may_pass, plain_errors, without_secrets
 
@@ -91,6 +92,7 @@ class Objects:
             self._fs.retries = 2  # once more where a connection was closed meanwhile
         if EXTRAS.get(protocol) == "azure":
             _try_again_soon(self._fs)
+            keep_quiet_of_other_parts(self._fs.loop)
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}" if name else str(self._root)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from concurrent.futures import ThreadPoolExecutor
 
 import fsspec
@@ -182,3 +183,25 @@ def test_store_that_refuses_us_is_one_line_that_will_not_pass(emulated: Emulated
 
     assert "\n" not in str(caught.value)
     assert emulated.secret not in str(caught.value) or not emulated.secret
+
+
+def test_large_object_whose_parts_are_all_refused_is_one_error_and_no_more_is_said(
+    emulated: Emulated, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = Store(f"{emulated.url}/forbidden")
+    store.names()  # the client is there
+    emulated.line.plan(lambda request: Fault.FORBIDDEN if is_write(request) else None)
+
+    with pytest.raises(PermissionError):
+        store.put("a.bin", [memoryview(bytes(68 << 20))])  # more than one request takes
+
+    parts_fail(store)
+    emulated.line.clear()
+    gc.collect()  # a part that nobody has looked at is told of when it goes
+    assert [record.getMessage() for record in caplog.records if record.name == "asyncio"] == []
+
+
+def parts_fail(store: Store) -> None:
+    """Wait until the parts that were on their way have failed too."""
+    with pytest.raises(PermissionError):
+        store.put("b.bin", [memoryview(b"1")])
