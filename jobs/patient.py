@@ -36,6 +36,14 @@ PACKAGES = ("jobs", "instruct_core")  # that a job has a copy of
 T = TypeVar("T")
 
 
+class ReadInPartError(OSError):
+    """A package was broken off while it was read: this process can never have it."""
+
+    def __init__(self, problem: Exception, patience_seconds: float) -> None:
+        super().__init__(errno.EIO, f"the code was read in part: {problem}")
+        self.patience_seconds = patience_seconds  # with what broke it off, for another process
+
+
 class OnlyFrom(MetaPathFinder):
     """Finds a job's own modules in one folder, and says of what is not there that it is nowhere."""
 
@@ -60,9 +68,10 @@ def read_code(read: Callable[[], T]) -> T:
 
     Raises:
         OSError: The disk has not, for CODE_SECONDS.
+        ReadInPartError: It has, and what it broke off cannot be read once more in this process.
         ModuleNotFoundError: Something is not there, or the disk has not shown it in NOT_FOUND_SECONDS.
     """
-    failed_at = 0.0
+    failed_at = patience = 0.0
     while True:
         importlib.invalidate_caches()
         try:
@@ -71,14 +80,13 @@ def read_code(read: Callable[[], T]) -> T:
             now = time.monotonic()
             if not failed_at:
                 logging.getLogger(__name__).warning("The code is read again: %s", error)
-            failed_at = failed_at or now
-            if now >= failed_at + _patience_with(error):
+            failed_at, patience = failed_at or now, _patience_with(error)
+            if now >= failed_at + patience:
                 raise
         except Exception as error:
             if not failed_at:
                 raise
-            # Of a package that was read in part and cannot be read once more in this process.
-            raise OSError(errno.EIO, f"the code was read in part: {error}") from error
+            raise ReadInPartError(error, patience) from error
         time.sleep(PAUSE_SECONDS)
 
 

@@ -1,11 +1,13 @@
 """
 What the kernel knows of a process. Source: proc(5).
 
-    start_ticks(os.getpid()), peak_bytes(os.getpid())
+    start_ticks(os.getpid()), age_seconds(os.getpid()), peak_bytes(os.getpid())
 """
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 
 
@@ -16,6 +18,17 @@ def start_ticks(pid: int) -> int:
     except OSError:
         return -1
     return int(stat.rpartition(")")[2].split()[19])  # a name may have blanks and brackets
+
+
+def age_seconds(pid: int) -> float:
+    """Return how long ago a process began, to a hundredth; what it executes since does not matter."""
+    return seconds_since(start_ticks(pid))
+
+
+def seconds_since(ticks: int) -> float:
+    """Return how long ago it was so many clock ticks since the machine booted."""
+    begun = ticks / os.sysconf("SC_CLK_TCK")
+    return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - begun)
 
 
 def peak_bytes(pid: int) -> int:

@@ -14,7 +14,7 @@ import os
 import time
 
 from jobs.environment import number_in
-from jobs.process import start_ticks
+from jobs.process import seconds_since, start_ticks
 
 # What the guard is told of a phase, in the receipt's words.
 PHASES = {"start": "load", "first step": "first_step", "settling": "save"}
@@ -53,6 +53,4 @@ class Timesheet:
 def _age() -> float:
     """Return the seconds since this process, or the loading that it shares, began, to a hundredth."""
     # Not psutil's create_time, which goes by the second in which the machine was booted.
-    ticks = number_in(LOADED_SINCE, 0) or start_ticks(os.getpid())
-    begun = ticks / os.sysconf("SC_CLK_TCK")
-    return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - begun)
+    return seconds_since(number_in(LOADED_SINCE, 0) or start_ticks(os.getpid()))

@@ -7,7 +7,9 @@ submitit's own controller ends a run at the sixth requeue, dies of USR2 and orph
 waits for ever for ranks that wait for a dead one. This one passes USR1, USR2 and TERM on to the
 tasks, ends the rest when one fails (srun's --kill-on-bad-exit), requeues when rank 0 asks for it,
 restarts a crashed job as long as it makes progress, and takes the tasks with it when it is killed.
-It loads the modules, and forks the tasks from itself at every start.
+It loads the modules, and forks the tasks from itself at every start. Where the disk breaks off what
+cannot be loaded twice, torch above all, it begins anew as the same process: all its forks would have a
+part of it.
 
 Source: submitit/local/local.py (the environment and the requeue code).
 """
@@ -23,19 +25,19 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Literal
+from typing import Literal, NoReturn
 
 from submitit.core.submission import process_job
 from submitit.core.utils import JobPaths
 from submitit.local.local import LOCAL_REQUEUE_RETURN_CODE
 
-from instruct_core.storage.patience import MAX_PAUSE_SECONDS, patiently
+from instruct_core.storage.patience import MAX_PAUSE_SECONDS, on_a_disk, patiently
 from jobs.environment import loading
 from jobs.failures import failure_report, read_failures, write_outcome
 from jobs.job_folder import FOLDER, START, Progress, or_unknown, read_progress
 from jobs.notify import tell_failure
-from jobs.patient import load
-from jobs.process import start_ticks
+from jobs.patient import ReadInPartError, load
+from jobs.process import age_seconds, start_ticks
 from jobs.survival.crash import cause_of
 from jobs.survival.requeue import allows_fruitless_start, judge_crash, too_many_warnings
 from jobs.survival.stop_signal import WARNINGS
@@ -94,6 +96,19 @@ class LocalController:
                 return 1
             logger.warning("Tasks ended with %s (%s); starting again", codes, end)
         return 0
+
+    def begin_anew(self) -> NoReturn:
+        """
+        Be executed once more, as the same process, with the warning that came meanwhile.
+
+        Raises:
+            OSError: The disk does not give us our own Python.
+        """
+        signal.pthread_sigmask(signal.SIG_BLOCK, WARNINGS)  # as the launcher started us
+        if self._untold:
+            os.kill(os.getpid(), signal.SIGTERM if self._stopping else self._untold)
+        command = [sys.executable, *sys.orig_argv[1:]]
+        on_a_disk(Path(sys.executable), lambda: os.execv(sys.executable, command))
 
     def _comes_back(self, end: End) -> bool:
         """Return whether a job that ended so starts again; leave its last word where it does not."""
@@ -186,19 +201,35 @@ class LocalController:
 
 
 def load_all(modules: Sequence[str]) -> None:
-    """Import what the tasks will need; what cannot be imported is theirs to complain about."""
+    """
+    Import what the tasks will need; what cannot be imported is theirs to complain about.
+
+    Raises:
+        ReadInPartError: Another process may read what was broken off in this one.
+    """
     for name in modules:
         try:
             load(name)
-        except Exception:
+        except Exception as error:
+            if isinstance(error, ReadInPartError) and _is_worth_another(error):
+                raise
             logger.exception("%s could not be loaded before the tasks", name)
+
+
+def _is_worth_another(error: ReadInPartError) -> bool:
+    """Return True as long as a process that has the same number would still wait for the disk."""
+    return age_seconds(os.getpid()) < error.patience_seconds
 
 
 def run_job(folder: Path, modules: Sequence[str]) -> int:
     """Be the controller of a job, and in its forks a task; return the exit code of either."""
     controller = LocalController(folder)
-    with loading():  # a collection in a task would also write to, and so copy, every page of it
-        load_all(modules)
+    try:
+        with loading():  # a collection in a task would also write to, and so copy, every page of it
+            load_all(modules)
+    except ReadInPartError as error:
+        logger.warning("Beginning anew: %s", error)
+        controller.begin_anew()
     try:
         return controller.run()
     except InTask:
