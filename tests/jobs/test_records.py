@@ -52,3 +52,19 @@ def test_curves_of_a_bucket_are_sent_before_a_save_and_at_the_end(
         assert read_curves(runs, [LOSS]).curves[LOSS][-1] == (step, float(step))
     assert not system.names, "what is sent need not be flushed here"
     records.close()
+
+
+def test_what_a_disk_has_refused_until_then_is_written_when_an_attempt_ends(tmp_path: Path) -> None:
+    """Also that of an attempt which fails: nobody writes its last words but `close`."""
+    (tmp_path / "r").write_text("in the way")
+    records = Records(Store(tmp_path / "r"), 0, 0, dict)
+    records.begin(0, with_samples=True)
+    records.read(0, [1, 2])
+    records.curves.log(1, {LOSS: 2.0})
+    (tmp_path / "r").unlink()
+
+    records.close()
+
+    samples = tmp_path / "r" / "samples-0000-00000.jsonl"
+    assert samples.read_text() == '{"step": 0, "samples": [1, 2]}\n'
+    assert read_curves(Store(tmp_path / "r"), [LOSS]).curves[LOSS] == [(1, 2.0)]

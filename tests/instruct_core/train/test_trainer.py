@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from instruct_core.checkpoints import saves as saving
 from instruct_core.checkpoints.loader import load_newest
 from instruct_core.checkpoints.steps import committed_steps
 from instruct_core.checkpoints.writer import Checkpoints
@@ -17,7 +18,7 @@ from instruct_core.data.batches import LossOn, SampleReader
 from instruct_core.data.packing import pack
 from instruct_core.data.shards import ShardSet
 from instruct_core.errors import NonFiniteError
-from instruct_core.events import Evaluated, Event
+from instruct_core.events import Evaluated, Event, Saved
 from instruct_core.model.gpt2 import GPT2
 from instruct_core.model.products import ONEDNN, USUAL, products_by
 from instruct_core.storage.store import Store
@@ -25,6 +26,7 @@ from instruct_core.train import gradients
 from instruct_core.train.progress import Setup, StepReport
 from instruct_core.train.trainer import Trainer
 from instruct_core.train.wishes import Wishes
+from tests.conftest import wait_for
 
 CONFIG = TrainConfig(
     "r", "s", "c", "t", "random", "tiny", "f", max_steps=4, seq_len=64, micro_batch_size=2,
@@ -46,6 +48,8 @@ class Desk:
         self.stop: Callable[[], bool] = lambda: False
         self.wishes: Callable[[], Wishes] = Wishes
         self.done: list[tuple[str, int]] = []
+        self.phases: list[str] = []
+        self.told_in: list[tuple[type[Event], str]] = []
         self.checkpoints = Checkpoints(Store(folder))
         self.checkpoints.claim_attempt()
         self.readers = {}
@@ -59,6 +63,11 @@ class Desk:
         reader = self.readers["train"]
         self.readers["train"] = SampleReader(reader._rows, reader._packing, loss_on)
 
+    def on_event(self, event: Event) -> None:
+        """Take what the trainer tells, and in which phase."""
+        self.events.append(event)
+        self.told_in.append((type(event), self.phases[-1]))
+
     def trainer(self, config: TrainConfig) -> Trainer:
         setup = Setup(
             model=self.model,
@@ -70,8 +79,8 @@ class Desk:
             facts={},
             config_file={},
             stop=lambda: self.stop(),  # noqa: PLW0108  a test may replace it
-            working=lambda phase: None,
-            on_event=self.events.append,
+            working=self.phases.append,
+            on_event=self.on_event,
             on_step=self.reports.append,
             on_samples=lambda step, samples: None,
             on_read=lambda step, samples: None,
@@ -226,3 +235,23 @@ def test_end_that_is_moved_while_the_run_trains_gives_the_bits_of_one_begun_so(
     assert trainer.progress.global_step == 7
     expected = other.model.state_dict()
     assert all(torch.equal(expected[n], v) for n, v in desk.model.state_dict().items())
+
+
+def test_save_that_was_written_beside_training_is_told_in_a_phase_that_may_take_its_time(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ledger may lie in a store that is away for minutes: a step that took as long would hang."""
+    monkeypatch.setattr(saving, "WRITTEN_AT_ONCE_BYTES", 0)
+    trainer = desk.trainer(replace(CONFIG, max_steps=4, save_every=2, eval_every=100))
+    background = trainer._saves._background
+
+    def is_written() -> bool:
+        wait_for(lambda: background.done or not background.busy, "the save")
+        return False
+
+    desk.stop = is_written
+
+    assert trainer.run() == "finished"
+
+    assert (Saved, "settling") in desk.told_in
+    assert "step" not in {phase for kind, phase in desk.told_in if kind is Saved}

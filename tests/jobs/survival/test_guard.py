@@ -26,7 +26,7 @@ with guard.Guard(lambda: False, Path(sys.argv[1]), rank=2) as watched:
     for _ in range(5):
         watched.working("step")
     watched.working(sys.argv[2])
-    threading.Event().wait(2.0 if sys.argv[2] == "save" else 60.0)
+    threading.Event().wait(60.0 if sys.argv[2] == "step" else 2.0)
 """
 
 HANGS_BESIDE_A_SILENT_SCHEDULER = """
@@ -123,8 +123,11 @@ def test_scheduler_that_does_not_answer_keeps_no_hang_alive(tmp_path: Path) -> N
     assert ended.returncode == HANG_EXIT_CODE
 
 
-def test_save_may_take_longer_than_a_step(tmp_path: Path) -> None:
-    assert hanging(tmp_path, "save").returncode == 0
+@pytest.mark.parametrize("phase", ["save", "settling", "evaluation", "ending"])
+def test_save_and_what_is_told_of_it_may_take_longer_than_a_step(
+    tmp_path: Path, phase: str
+) -> None:
+    assert hanging(tmp_path, phase).returncode == 0
 
 
 def test_job_that_was_suspended_is_not_taken_for_hanging(tmp_path: Path) -> None:
