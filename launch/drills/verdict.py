@@ -112,11 +112,11 @@ def _recovery(fault: Fault, hit: Hit | None, entries: Sequence[Entry]) -> Recove
 
 
 def _steps_that_may_be_lost(fault: Fault, save_every: int) -> int:
-    """Return what the promises allow: all up to the last save, which may still have been written."""
-    if fault.kind in (
-        "kill",
-        "save",
-        "requeue",
-    ):  # a requeue's warning may come too late for the save
-        return 2 * save_every - 1
+    """
+    Return what the promises allow: all up to the last save, which may still have been written.
+
+    A hit counts the step that is under way, as one that comes just before the second save is due does.
+    """
+    if fault.kind in ("kill", "save", "requeue"):  # a requeue's warning may come too late for a save
+        return 2 * save_every
     return 0

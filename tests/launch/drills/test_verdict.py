@@ -37,8 +37,17 @@ def test_warned_run_may_lose_no_step_and_a_killed_one_what_was_not_saved() -> No
 
     assert problems == [
         "usr2@5 lost 1 steps, 0 at most were promised",
-        "kill@20 lost 20 steps, 9 at most were promised",
+        "kill@20 lost 20 steps, 10 at most were promised",
     ]
+
+
+def test_save_that_was_still_written_when_the_next_was_due_is_no_problem() -> None:
+    """A rank reads the samples of a step while the one before is under way: 20 is not trained yet."""
+    entries = ledger((0, 1.0, Resumed(0)), (1, 21.0, Resumed(10)))
+
+    recoveries, problems = judge([Fault("kill", 20)], [Hit(20.0, 20, 0)], entries, 5, None)
+
+    assert (recoveries[0].steps_lost, problems) == (10, [])
 
 
 def test_damaged_checkpoint_is_a_problem_though_the_run_went_on_from_another() -> None:
