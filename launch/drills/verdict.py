@@ -117,6 +117,10 @@ def _steps_that_may_be_lost(fault: Fault, save_every: int) -> int:
 
     A hit counts the step that is under way, as one that comes just before the second save is due does.
     """
-    if fault.kind in ("kill", "save", "requeue"):  # a requeue's warning may come too late for a save
+    if fault.kind in (
+        "kill",
+        "save",
+        "requeue",
+    ):  # a requeue's warning may come too late for a save
         return 2 * save_every
     return 0

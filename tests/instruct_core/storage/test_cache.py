@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -143,3 +144,18 @@ def test_disk_without_locks_serves_too(
     monkeypatch.setattr(cache, "fcntl", NoLocks())
 
     assert fetch(store).parent == cache_folder()
+
+
+def test_folder_without_room_is_named_and_keeps_no_part_of_a_file(
+    store: Store, temporary: Path
+) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2, limits[1]))
+    try:
+        with pytest.raises(OSError, match=f"File too large: '{usual(temporary)}"):
+            fetch(store)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    assert [path.name for path in usual(temporary).iterdir()] == [f"{HASH}.lock"]
+    fetch(store)
