@@ -73,3 +73,7 @@ class DrillError(InstructError, RuntimeError):
 
 class SlurmError(InstructError, OSError):
     """Slurm refuses, or does not answer."""
+
+
+class LateSaveError(OSError):
+    """A warned run's last save was refused for as long as it had: started again, unlike the above."""

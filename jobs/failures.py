@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import time as utc_seconds
 
-from instruct_core.errors import InstructError, MissingError, SlurmError
+from instruct_core.errors import InstructError, LateSaveError, MissingError, SlurmError
 from instruct_core.storage.patience import passes_on_a_disk
 from jobs.causes import LOST_PEER
 from jobs.job_folder import (
@@ -132,8 +132,9 @@ def failure_report(folder: Path, rank: int) -> Iterator[None]:
         retry = not isinstance(error, InstructError) or isinstance(error, SlurmError | MissingError)
         # What a disk refuses for a while is no crash either, wherever it comes in the way.
         away = isinstance(error, OSError) and passes_on_a_disk(error)
-        away = away or isinstance(error, AwayError) or was_reading_code(error)
-        in_words = isinstance(error, InstructError | AwayError | BadNodeError)
+        # Nor what it refuses to a warned rank: one that had time would save later.
+        away = away or isinstance(error, AwayError | LateSaveError) or was_reading_code(error)
+        in_words = isinstance(error, InstructError | AwayError | BadNodeError | LateSaveError)
         write_failure(
             folder,
             rank,

@@ -28,7 +28,7 @@ from instruct_core.checkpoints.background import Background
 from instruct_core.checkpoints.retention import Keep, Removed
 from instruct_core.checkpoints.writer import Checkpoints, Snapshot
 from instruct_core.config import TrainConfig
-from instruct_core.errors import UnsavedError
+from instruct_core.errors import LateSaveError, UnsavedError
 from instruct_core.events import Event, MadeRoom, NotRemoved, Saved, SaveFailed
 
 FIRST_RETRY_SECONDS, MAX_RETRY_SECONDS = 5.0, 300.0
@@ -124,7 +124,7 @@ class Saves:
             stop: Return True once this rank was warned: then there is little time.
 
         Raises:
-            OSError: It cannot be saved in the time there is.
+            LateSaveError: It cannot be saved in the time there is.
         """
         tries, self._is_ending = 0, True
         while True:
@@ -136,7 +136,7 @@ class Saves:
             stopping = ranks.any_rank(stop())
             tries += stopping
             if tries >= TRIES_AT_A_STOP:
-                raise OSError(f"Step {step} could not be saved before the end: {self._error}")
+                raise LateSaveError(f"Step {step} could not be saved before the end: {self._error}")
             if stopping:
                 sleep(2.0 ** (tries - 1))
             else:

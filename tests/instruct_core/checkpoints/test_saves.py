@@ -12,7 +12,7 @@ import pytest
 from instruct_core.checkpoints import saves as saving
 from instruct_core.checkpoints.steps import committed_steps
 from instruct_core.checkpoints.writer import Checkpoints
-from instruct_core.errors import FencedError, UnsavedError
+from instruct_core.errors import FencedError, LateSaveError, UnsavedError
 from tests.instruct_core.checkpoints.slow_disk import CONFIG, SECONDS, Desk
 
 
@@ -195,7 +195,8 @@ def test_run_that_cannot_save_at_a_stop_says_so(
     desk.checkpoints.failures = 100
     desk.checkpoints.go.set()
 
-    with pytest.raises(OSError, match="Step 7 could not be saved before the end: the disk says no"):
+    said = "Step 7 could not be saved before the end: the disk says no"
+    with pytest.raises(LateSaveError, match=said):
         desk.saves.finish(7, lambda: True)
 
     assert slept == [1.0, 2.0, 4.0]

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import pytest
 
-from instruct_core.errors import ConfigError, SlurmError
+from instruct_core.errors import ConfigError, LateSaveError, SlurmError
 from instruct_core.storage.store import Store
 from jobs.events import Crashed
 from jobs.failures import failure_report, read_failures, read_outcome
@@ -212,6 +212,22 @@ def test_store_that_is_away_is_no_crash_and_blames_no_node(
     # The first comes after progress.
     assert judged == [(True, "")] * 10 + [(False, "")]
     assert not (folder / "crashes.json").exists()
+
+
+def test_warned_runs_that_cannot_save_are_no_crashes_and_blame_no_node(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three preemptions while a disk is full were three crashes, and the second blamed the node."""
+    monkeypatch.setenv("SLURMD_NODENAME", "node7")
+    with pytest.raises(LateSaveError), failure_report(folder, 0):
+        raise LateSaveError("Step 7 could not be saved before the end: [Errno 28] No space left")
+    crash = cause_of(read_failures(folder))
+
+    steps = in_starts(monkeypatch, [5] * 4)
+    judged = [judge_crash(crash, folder, Progress(committed=step)) for step in steps]
+
+    assert judged == [(True, "")] * 4
+    assert crash.cause.name == "disk full"
 
 
 def test_setting_that_a_person_must_change_blames_no_node(
