@@ -40,8 +40,8 @@ from launch.cluster.frozen_code import CODE
 from launch.cluster.machine import THREADS
 from launch.flags.sbatch import left_out, options_of
 
-TERM_IS_NOTED = (  # a warning ends the ranks at most, not the script
-    f"trap 'export {TOLD_TO_END}=1' TERM"
+WARNINGS_ARE_NOTED = (  # one ends the ranks at most, not the script, as `scancel --full` would
+    f"trap 'export {TOLD_TO_END}=1' TERM; trap : USR1 USR2"
 )
 WITHOUT = (
     "--exclude=left-out"  # stands for the nodes that the ranks do without, known on the node only
@@ -188,7 +188,7 @@ def _before(folder: Path, resources: Resources) -> list[str]:
     log = f"{place}/{job}{LOG_OF_RANK_0}"
     task = f"/task-$(printf %05d $(({resources.first_task} + SLURM_ARRAY_TASK_ID)))"
     return [
-        TERM_IS_NOTED,
+        WARNINGS_ARE_NOTED,
         _opens_its_log(log),
         *_setup_lines(resources.setup),
         # Not the folder it was typed in; modules of the cluster stay behind ours.
@@ -210,7 +210,7 @@ def _before(folder: Path, resources: Resources) -> list[str]:
         # Once for each start of this allocation: the first, and those after crashes.
         f"for (( {INSIDE} = 0; ; {INSIDE}++ )); do",
         f"export {INSIDE} {START}=$number",
-        f"[ ${INSIDE} = 0 ] || {{ {TERM_IS_NOTED}",
+        f"[ ${INSIDE} = 0 ] || {{ {WARNINGS_ARE_NOTED}",
         f"{START}=$number$(printf x%03d ${INSIDE}); }}",
         f'[ ! -s "${LEFT_OUT}_FILE" ] || {LEFT_OUT}=$(cat "${LEFT_OUT}_FILE")',
         # What a kill left behind would block the next re-pickle and the result (utils.py:182), and
@@ -238,7 +238,8 @@ def _after() -> list[str]:
     """Return what a start does when its tasks have ended: it asks whether they begin again here."""
     return [
         "status=$?",
-        "trap '' TERM  # a requeue ends the script; what follows must come to its end",
+        # A requeue ends the script; what follows must come to its end.
+        "trap '' TERM USR1 USR2",
         # Python may lie on the very disk whose failure has ended the ranks.
         f"answer=0; export {SRUN_SAID}=$status",
         # srun says 0 too where no rank has begun: Slurm could not open their log.

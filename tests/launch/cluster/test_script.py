@@ -97,6 +97,31 @@ def test_job_that_ended_well_needs_nobody(node: Node) -> None:
     assert node.comebacks() == []
 
 
+@pytest.mark.parametrize("signum", ["USR1", "USR2"])
+def test_warning_that_reaches_the_script_too_is_for_the_ranks_to_answer(
+    node: Node, signum: str
+) -> None:
+    """As `scancel --full --signal` sends it; what the script starts can still be ended by it."""
+    node.client("srun", f"{LEAVES_WORD}; kill -{signum} $PPID; kill -{signum} $$; sleep 60")
+
+    assert node.starts().wait(timeout=HANGS_SECONDS) == 128 + signal.Signals[f"SIG{signum}"]
+
+    assert len(node.comebacks()) == 1
+
+
+@pytest.mark.parametrize("signum", ["USR1", "USR2"])
+def test_warning_while_it_is_asked_who_brings_a_job_back_ends_nobody(
+    node: Node, signum: str
+) -> None:
+    hit = f"kill -{signum} $$; kill -{signum} $PPID"
+    node.client("srun", f"[ $INSTRUCT_INSIDE != 0 ] || exit 3; {LEAVES_WORD}; {hit}; sleep 60")
+    node.client("python", f"{hit}; exit $(($INSTRUCT_INSIDE ? 0 : 85))")
+
+    assert node.starts().wait(timeout=HANGS_SECONDS) == 128 + signal.Signals[f"SIG{signum}"]
+
+    assert len(node.comebacks()) == 2
+
+
 def test_job_whose_ranks_never_began_is_brought_back_though_srun_says_that_they_ended_well(
     node: Node,
 ) -> None:
