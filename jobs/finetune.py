@@ -21,7 +21,7 @@ import submitit
 from instruct_core.config import TrainConfig
 from jobs.environment import loading
 from jobs.failures import failure_report
-from jobs.job_folder import job_folder
+from jobs.job_folder import ASKS_BACK, job_folder
 from jobs.patient import load
 from jobs.survival.exclusion import exclude_anew
 from jobs.survival.stop_signal import StopSignal
@@ -56,7 +56,7 @@ class FinetuneJob:
             if result.answer == "requeue" and not self.is_debugged:
                 _hand_over(stop)
             if result.answer == "unsure":
-                sys.exit(1)  # the batch script asks until Slurm answers
+                sys.exit(ASKS_BACK)  # the batch script asks until Slurm answers
             stop.ignore_from_now_on()
             return result.outcome
 
@@ -66,7 +66,11 @@ class FinetuneJob:
 
 
 def _hand_over(stop: StopSignal) -> NoReturn:
-    """Have submitit requeue the job; where Slurm refuses, the batch script knows what to do."""
+    """
+    Have submitit requeue the job; where that fails, who started this rank knows what to do.
+
+    What it exits with says so, for the disk that does not take a new pickle may take no word either.
+    """
     try:
         stop.hand_over()
     except SystemExit:  # rank 0 has requeued it
@@ -74,5 +78,5 @@ def _hand_over(stop: StopSignal) -> NoReturn:
             exclude_anew()
         raise
     except (subprocess.SubprocessError, OSError) as error:  # or the disk is full
-        logger.warning("Slurm did not requeue the job: %s", error)
-        sys.exit(1)
+        logger.warning("The job was not requeued: %s", error)
+        sys.exit(ASKS_BACK)

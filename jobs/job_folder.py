@@ -43,6 +43,7 @@ TOLD_TO_END = "INSTRUCT_TOLD_TO_END"  # set where the batch script was sent TERM
 READ_SECONDS = 60.0  # with a disk that does not answer, before what it has counts as unknown
 START = "INSTRUCT_START"  # number of this start, set by the batch script or the local controller
 SRUN_SAID = "INSTRUCT_SRUN_SAID"  # exit code of srun, for what is asked after it
+ASKS_BACK = 84  # exit code of ranks that have saved and could not requeue their job themselves
 INSIDE = "INSTRUCT_INSIDE"  # starts of this allocation so far, where it can start again in it
 SPARE_NODES = "INSTRUCT_SPARE_NODES"  # nodes of the allocation that no rank runs on
 LEFT_OUT = "INSTRUCT_LEFT_OUT"  # which these are, where one was at fault; _FILE: where it stands

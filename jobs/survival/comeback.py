@@ -30,6 +30,7 @@ from instruct_core.errors import SlurmError
 from instruct_core.storage.patience import NO_ROOM
 from jobs.failures import Failure, read_failures, write_outcome
 from jobs.job_folder import (
+    ASKS_BACK,
     LOG,
     SCRIPT,
     SETUP_ENDED,
@@ -94,7 +95,7 @@ def _decide_by(folder: Path, progress: Progress) -> int:
     said = or_unknown(_said_in_this_start, "")
     if _has_ended_well(folder, progress, said):
         return ENDED_WELL
-    if progress.state == "requeued":
+    if progress.state == "requeued" or os.environ.get(SRUN_SAID) == str(ASKS_BACK):
         logger.info("All ranks saved, and could not requeue the job themselves")
         _bring_back("")
         return 0

@@ -34,7 +34,7 @@ from submitit.local.local import LOCAL_REQUEUE_RETURN_CODE
 from instruct_core.storage.patience import MAX_PAUSE_SECONDS, on_a_disk, patiently
 from jobs.environment import loading
 from jobs.failures import failure_report, read_failures, write_outcome
-from jobs.job_folder import FOLDER, START, Progress, or_unknown, read_progress
+from jobs.job_folder import ASKS_BACK, FOLDER, START, Progress, or_unknown, read_progress
 from jobs.notify import tell_failure
 from jobs.patient import ReadInPartError, load
 from jobs.process import age_seconds, start_ticks
@@ -49,6 +49,7 @@ logger = logging.getLogger(__name__)
 FAILURE_GRACE_SECONDS = 5.0  # for the other ranks to notice, and to say what they saw
 START_SECONDS = 3600.0  # for the disk to let us start the tasks
 REPEAT_SECONDS = 1.0  # a stop is repeated: a task that is still starting up ignores TERM
+REQUEUES = (LOCAL_REQUEUE_RETURN_CODE, ASKS_BACK)
 WARNING_DEATHS = (-signal.SIGUSR1, -signal.SIGUSR2)  # warned before it could listen
 
 End = Literal["finished", "requeue", "warned", "crashed"]
@@ -178,7 +179,7 @@ class LocalController:
                     give_up_at = time.monotonic() + FAILURE_GRACE_SECONDS
                 if code < 0 and self._killed is None:
                     self._killed = self._tasks.index(task), -code
-            if self._tasks[0].returncode == LOCAL_REQUEUE_RETURN_CODE:
+            if self._tasks[0].returncode in REQUEUES:
                 break  # the other ranks wait to be ended
             if self._stopping and not ended:
                 self._pass_on(signal.SIGTERM, None)
@@ -186,7 +187,7 @@ class LocalController:
 
     def _judge(self) -> End:
         codes = [task.returncode for task in self._tasks]
-        if codes[0] == LOCAL_REQUEUE_RETURN_CODE:
+        if codes[0] in REQUEUES:
             return "requeue"
         if any(code in WARNING_DEATHS for code in codes):
             return "warned"

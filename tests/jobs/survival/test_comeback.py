@@ -13,7 +13,7 @@ import pytest
 from jobs.failures import read_outcome, write_failure
 from jobs.job_folder import Progress, read_progress, write_progress
 from jobs.survival import comeback as module
-from jobs.survival.comeback import ENDED_WELL, decide_comeback
+from jobs.survival.comeback import decide_comeback
 from jobs.survival.requeue import MAX_FRUITLESS_STARTS
 from tests.jobs.survival.conftest import Batch
 
@@ -268,33 +268,3 @@ def test_step_that_slurm_never_makes_comes_to_an_end_and_says_why(batch: Batch) 
     outcome = read_outcome(batch.folder)
     assert outcome is not None
     assert "Slurm made no step, Invalid generic resource" in outcome.error
-
-
-@pytest.mark.parametrize(("said", "answer"), [("", ENDED_WELL), ("srun: error: launch failed", 0)])
-def test_ranks_whose_disk_was_full_until_their_end_have_ended_well_if_srun_says_nothing_else(
-    batch: Batch, monkeypatch: pytest.MonkeyPatch, said: str, answer: int
-) -> None:
-    def refuse(path: Path, document: dict[str, Any]) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-
-    monkeypatch.setenv("INSTRUCT_SRUN_SAID", "0")
-    monkeypatch.setattr(module, "replace_json", refuse)
-    batch.said(said)
-
-    assert decide_comeback() == answer
-    assert batch.asked() == ([] if answer else ["scontrol requeue 7"])
-
-
-@pytest.mark.parametrize("start", ["0001", "0000"])
-def test_ranks_that_srun_says_ended_well_are_believed_if_they_have_begun(
-    batch: Batch, monkeypatch: pytest.MonkeyPatch, start: str
-) -> None:
-    monkeypatch.setenv("INSTRUCT_SRUN_SAID", "0")
-    with monkeypatch.context() as earlier:
-        earlier.setenv("INSTRUCT_START", start)
-        write_progress(batch.folder, Progress(state="running"))
-    batch.said("srun: error: task 0 launch failed: Slurmd could not connect IO")
-
-    assert decide_comeback() == (ENDED_WELL if start == "0001" else 0)
-
-    assert batch.asked() == ([] if start == "0001" else ["scontrol requeue 7"])

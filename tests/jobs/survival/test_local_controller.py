@@ -11,8 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from submitit.local.local import LOCAL_REQUEUE_RETURN_CODE
 
 from jobs.failures import read_outcome
+from jobs.job_folder import ASKS_BACK
 from tests.conftest import HANGS_SECONDS, wait_for
 
 
@@ -111,11 +113,12 @@ def test_rank_that_was_killed_is_named_and_not_the_one_that_has_lost_it(tmp_path
     assert outcome.error.startswith("rank 1: Killed.")
 
 
+@pytest.mark.parametrize("code", [LOCAL_REQUEUE_RETURN_CODE, ASKS_BACK])
 def test_requeue_ends_the_ranks_that_wait_and_starts_all_again_more_than_six_times(
-    tmp_path: Path,
+    tmp_path: Path, code: int
 ) -> None:
     script = (
-        "if rank == 0: sys.exit(0 if num >= 9 else 144)\n"
+        f"if rank == 0: sys.exit(0 if num >= 9 else {code})\n"
         "while starts.read_text().count('\\n0 ') < 8: time.sleep(0.02)"
     )
     process = controller(tmp_path, script, num_tasks=2)
