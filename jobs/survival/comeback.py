@@ -27,7 +27,7 @@ from pathlib import Path
 from time import sleep
 
 from instruct_core.errors import SlurmError
-from instruct_core.storage.patience import NO_ROOM
+from instruct_core.storage.patience import passes_on_a_disk
 from jobs.failures import Failure, read_failures, write_outcome
 from jobs.job_folder import (
     ASKS_BACK,
@@ -126,17 +126,17 @@ def _has_ended_well(folder: Path, progress: Progress, said: str) -> bool:
         return True
     if os.environ.get(SRUN_SAID) != "0":
         return False
-    return bool(progress.start) or (SRUN not in said and _has_no_room(folder))
+    return bool(progress.start) or (SRUN not in said and _takes_no_word(folder))
 
 
-def _has_no_room(folder: Path) -> bool:
-    """Return True where ranks that have begun could leave no word of it: their disk is full."""
+def _takes_no_word(folder: Path) -> bool:
+    """Return True where ranks that have begun could leave no word: their disk is full, or read-only."""
     probe = folder / f"room-{this_start()}"
     try:
         replace_json(probe, {})
         probe.unlink()
     except OSError as error:
-        return error.errno in NO_ROOM
+        return not passes_on_a_disk(error)
     return False
 
 

@@ -27,7 +27,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Literal, NoReturn
 
-from submitit.core.submission import process_job
 from submitit.core.utils import JobPaths
 from submitit.local.local import LOCAL_REQUEUE_RETURN_CODE
 
@@ -38,6 +37,7 @@ from jobs.job_folder import ASKS_BACK, FOLDER, START, Progress, or_unknown, read
 from jobs.notify import tell_failure
 from jobs.patient import ReadInPartError, load
 from jobs.process import age_seconds, start_ticks
+from jobs.survival.call import call_job
 from jobs.survival.crash import cause_of
 from jobs.survival.requeue import allows_fruitless_start, judge_crash, too_many_warnings
 from jobs.survival.stop_signal import WARNINGS
@@ -235,9 +235,9 @@ def run_job(folder: Path, modules: Sequence[str]) -> int:
         return controller.run()
     except InTask:
         become_task()
-    # Also of what submitit reads before our own function begins, and writes after it.
+    # Also of what is read before our own function begins.
     with failure_report(folder, int(os.environ["SUBMITIT_LOCAL_GLOBALID"])):
-        process_job(folder)
+        call_job(folder)
     return 0
 
 

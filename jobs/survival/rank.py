@@ -3,8 +3,8 @@ A task of a job on Slurm: what srun starts.
 
     python -u -m jobs.patient jobs.survival.rank FOLDER
 
-As submitit's own start, but it is patient with the disk that the job's pickle and code lie on, and leaves
-word of why it could not begin: what srun sees is an exit code, which says nothing of the disk.
+It is patient with the disk that the job's pickle and code lie on, and leaves word of why it could not
+begin: what srun sees is an exit code, which says nothing of the disk.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from contextlib import suppress
 from pathlib import Path
 
 from submitit import JobEnvironment
-from submitit.core.submission import process_job
 from submitit.core.utils import DelayedSubmission
 
 from jobs.failures import failure_report
 from jobs.job_folder import job_folder
 from jobs.patient import read_code
+from jobs.survival.call import call_job
 
 
 def main() -> None:
@@ -29,7 +29,7 @@ def main() -> None:
     os.environ["SUBMITIT_FOLDER"] = str(folder)  # `paths` asks for it
     with failure_report(job_folder(), int(os.environ["SLURM_PROCID"])):
         read_code(_read_job)  # whose modules are loaded then
-        process_job(folder)
+        call_job(folder)
 
 
 def _read_job() -> None:

@@ -34,7 +34,7 @@ def controller(
     program = (
         "import logging, pathlib, sys\n"
         "from jobs.survival import local_controller as module\n"
-        f"module.process_job = lambda folder: exec({head + script!r}, {{}})\n"
+        f"module.call_job = lambda folder: exec({head + script!r}, {{}})\n"
         f"{patches}\n"
         "logging.basicConfig(level=logging.INFO)\n"
         "sys.exit(module.run_job(pathlib.Path(sys.argv[1]), sys.argv[2:]))"

@@ -15,12 +15,20 @@ from jobs.survival.comeback import ENDED_WELL, decide_comeback
 from tests.jobs.survival.conftest import Batch
 
 
-@pytest.mark.parametrize(("said", "answer"), [("", ENDED_WELL), ("srun: error: launch failed", 0)])
-def test_ranks_whose_disk_was_full_until_their_end_have_ended_well_if_srun_says_nothing_else(
-    batch: Batch, monkeypatch: pytest.MonkeyPatch, said: str, answer: int
+@pytest.mark.parametrize(
+    ("number", "said", "answer"),
+    [
+        (errno.ENOSPC, "", ENDED_WELL),
+        (errno.EROFS, "", ENDED_WELL),
+        (errno.EIO, "", 0),  # nobody knows what it would have taken a moment ago
+        (errno.ENOSPC, "srun: error: launch failed", 0),
+    ],
+)
+def test_ranks_whose_disk_took_no_word_until_their_end_have_ended_well_if_srun_says_nothing_else(
+    batch: Batch, monkeypatch: pytest.MonkeyPatch, number: int, said: str, answer: int
 ) -> None:
     def refuse(path: Path, document: dict[str, Any]) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        raise OSError(number, os.strerror(number), str(path))
 
     monkeypatch.setenv("INSTRUCT_SRUN_SAID", "0")
     monkeypatch.setattr(module, "replace_json", refuse)
