@@ -106,9 +106,10 @@ LIMIT = Cause(
 PAUSED = Cause("paused", "python launch/control.py RUN resume")
 UNKNOWN = Cause("unknown", "read its log: python launch/logs.py RUN")
 # Of ranks that have lost another one; what hangs is ended by Slurm too, and says so itself.
-LOST_PEER = re.compile(
-    r"pair\.cc|unbound_buffer\.cc|NCCL|DistNetworkError|Connection (?:reset|closed) by"
-)
+# The first says so of a peer that is gone; of the others its own node may be to blame.
+_GONE = r"pair\.cc|unbound_buffer\.cc|Connection (?:reset|closed) by"
+PEER_IS_GONE = re.compile(_GONE)
+LOST_PEER = re.compile(rf"{_GONE}|NCCL|DistNetworkError")
 LAST_CHARACTERS = 4000  # of a traceback that say why
 
 

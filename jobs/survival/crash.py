@@ -14,7 +14,7 @@ from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from instruct_core.storage.patience import PASSING
-from jobs.causes import LOST_PEER, Cause, cause_of_text
+from jobs.causes import LOST_PEER, PEER_IS_GONE, Cause, cause_of_text
 from jobs.failures import Failure
 
 
@@ -116,9 +116,10 @@ def _first_cause(
     if failures:
         first_one = (final or failures)[0]
         away = not final and first_one.away
-        # What befalls several nodes at once is nobody's.
+        # What befalls several nodes at once is nobody's, and a peer that is gone not the survivor's.
         nodes = {failure.node for failure in failures if failure.error == first_one.error}
-        node = first_one.node if len(nodes) == 1 else ""
+        is_own = len(nodes) == 1 and not PEER_IS_GONE.search(first_one.error)
+        node = first_one.node if is_own else ""
         crash = Crash(first_one.error, first_one.traceback, node, not final, away)
         late = _killed_late(said, reported) if LOST_PEER.search(crash.error) else []
         return _killed(late, said) if len(late) == 1 else crash

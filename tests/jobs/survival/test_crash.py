@@ -117,3 +117,17 @@ def test_what_befalls_two_nodes_at_once_is_neithers_fault() -> None:
     )
 
     assert (cause.error, cause.node) == (missing, "")
+
+
+@pytest.mark.parametrize(
+    ("error", "node"),
+    [
+        ("RuntimeError: pair.cc:537 Read error: Connection reset by peer", ""),
+        ("DistBackendError: NCCL error: unhandled system error", "node1"),
+    ],
+)
+def test_node_of_a_rank_whose_peer_is_gone_is_not_to_blame_for_it(error: str, node: str) -> None:
+    """Where srun's word of who was killed could not be read: the survivor's node was excluded."""
+    cause = cause_of([report(1, error)])
+
+    assert (cause.error, cause.node) == (error, node)
