@@ -56,18 +56,25 @@ def fields_of(flags: type[Any]) -> Iterator[tuple[str, Any]]:
             yield name, hint
 
 
-def empty_places(flags: Any) -> Iterator[str]:
-    """Yield the names of paths and URLs, of a dataclass and those in it, that are empty words."""
+def texts_of(flags: Any) -> Iterator[tuple[str, bool, str]]:
+    """
+    Yield name, whether it is of a path or URL, and word of each text of a dataclass and those in it.
+
+    Words without a flag are left out: they are names, which have rules of their own.
+    """
     hints = get_type_hints(type(flags), include_extras=True)
     for field in fields(flags):
         value = getattr(flags, field.name)
-        about = getattr(hints[field.name], "__metadata__", ())
         if is_dataclass(value):
-            yield from empty_places(value)
+            yield from texts_of(value)
+            continue
+        about = getattr(hints[field.name], "__metadata__", ())
+        if tyro.conf.Positional in about:
             continue
         is_place = any(getattr(each, "metavar", None) == "PATH" for each in about)
-        if is_place and (value == "" or (isinstance(value, tuple) and "" in value)):
-            yield field.name
+        for word in value if isinstance(value, tuple) else (value,):
+            if isinstance(word, str):
+                yield field.name, is_place, word
 
 
 def is_rare(hint: Any) -> bool:

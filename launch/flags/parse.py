@@ -20,7 +20,7 @@ from instruct_core.errors import ConfigError
 from instruct_core.names import PLAIN_NAME
 from instruct_core.recipe import flag_of
 from launch.console.lines import say
-from launch.flags.help import description, empty_places, fields_of, is_rare, shown
+from launch.flags.help import description, fields_of, is_rare, shown, texts_of
 from launch.flags.refusal import refusal, valued_switch
 
 Cluster = Literal["auto", "slurm", "local", "debug"]  # values of --cluster
@@ -73,12 +73,25 @@ def parse_flags(
         if not everything and any(is_rare(hint) for _, hint in fields_of(flags)):
             say(f"Flags that few need: {program} --help-all")
         raise
-    for name in empty_places(parsed):
-        raise ConfigError(
-            f"{flag_of(name)} must name a place, got nothing: a variable in it may be empty. See "
-            f"{program} --help."
-        )
+    _check_texts(parsed, program)
     return parsed
+
+
+def _check_texts(flags: Any, program: str) -> None:
+    """Refuse a place without a name, and a text that nothing can write; a place may be no UTF-8."""
+    for name, is_place, word in texts_of(flags):
+        if is_place and not word:
+            raise ConfigError(
+                f"{flag_of(name)} must name a place, got nothing: a variable in it may be empty. See "
+                f"{program} --help."
+            )
+        try:
+            _ = is_place or word.encode()
+        except UnicodeEncodeError:
+            raise ConfigError(
+                f"{flag_of(name)} must be UTF-8, got {word!r}. Type it in a terminal of UTF-8; if the "
+                "locale has none: export LC_ALL=C.UTF-8"
+            ) from None
 
 
 def check_counts(flags: Any, *names: str) -> None:

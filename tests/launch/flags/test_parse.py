@@ -108,6 +108,25 @@ def test_what_does_not_fit_is_one_plain_line(flags: type[Any], arguments: str, l
 
 
 @pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (Chat, ["--prompt", "a", "--prompt", "a\udcff"]), (Chat, ["--system", "a\udcff"]),
+        (Chat, ["--input", "a\udcff"]), (Preprocess, ["--columns", "a\udcff"]),
+        (Generate, ["--source=q", "--out=a", "--answer-column", "a\udcff"]),
+        (Finetune, ["--setup", "a\udcff"]), (Finetune, ["--lora-targets", "a\udcff"]),
+    ],
+)  # fmt: skip
+def test_text_that_is_no_utf_8_is_refused_by_its_flag(flags: type[Any], words: list[str]) -> None:
+    with pytest.raises(ConfigError) as refused:
+        parse_flags(flags, words)
+
+    assert str(refused.value) == (
+        f"{words[-2]} must be UTF-8, got 'a\\udcff'. Type it in a terminal of UTF-8; if the locale has "
+        "none: export LC_ALL=C.UTF-8"
+    )
+
+
+@pytest.mark.parametrize(
     ("epochs", "shown"),
     [
         ("0", "0"), ("nan", "nan"), ("inf", "inf"), ("1e308", r"1e\+308"), ("-1", "-1"),
