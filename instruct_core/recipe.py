@@ -39,7 +39,7 @@ class Rule(NamedTuple):
 
 AT_LEAST_ONE = Rule("at least 1", lambda value: value >= 1)
 A_RATE = Rule("more than 0 and at most 1 (2e-5 is 0.00002)", lambda value: 0 < value <= 1)
-AT_LEAST_ZERO = Rule("at least 0", lambda value: value >= 0)
+AT_LEAST_ZERO = Rule("at least 0", lambda value: 0 <= value < math.inf)
 MORE_THAN_ZERO = Rule("more than 0", lambda value: 0 < value < math.inf)
 A_SHARE = Rule("from 0 up to but not including 1", lambda value: 0 <= value < 1)
 TWO_OR_MORE = Rule("at least 2", lambda value: value >= 2)
@@ -142,6 +142,11 @@ class Recipe:
         if low is not None and low > peak:
             raise ConfigError(
                 f"--min-learning-rate must be between 0 and --learning-rate {peak}, got {low}."
+            )
+        if self.weight_decay * peak >= 1:
+            raise ConfigError(
+                "--weight-decay times --learning-rate must be below 1, or a step takes all of a weight "
+                f"away, got {self.weight_decay} times {peak}."
             )
         for name in ("lora_alpha", "lora_targets"):
             if self.lora is None and (value := getattr(self, name)) is not None:

@@ -6,6 +6,7 @@ What the trainer is given and reports, and what it reads next.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
@@ -70,6 +71,26 @@ def noted(progress: Progress, step: int, finite: bool, config: TrainConfig) -> P
         )
     skipped = progress.skipped_steps + (not finite)
     return replace(progress, skipped_steps=skipped, non_finite_in_a_row=in_a_row)
+
+
+def check_end(progress: Progress, config: TrainConfig) -> None:
+    """
+    Refuse to call a run finished whose weights are broken.
+
+    Args:
+        progress: At the last step, after its evaluation.
+        config: Of the run.
+
+    Raises:
+        NonFiniteError: The last step's validation loss is not finite.
+    """
+    loss, step = progress.val_loss, progress.global_step
+    if progress.evaluated_at_step == step and loss is not None and not math.isfinite(loss):
+        raise NonFiniteError(
+            f"Run {config.run} came to its last step, {step}, with a validation loss of {loss}: its "
+            "weights are broken, and this step is not saved. Lower --learning-rate, or look for "
+            "broken rows; begin another --run from a step before: --init run:NAME@STEP."
+        )
 
 
 class StepReport(NamedTuple):

@@ -38,6 +38,7 @@ from instruct_core.train.progress import (
     Setup,
     StepReport,
     after_step,
+    check_end,
     next_samples,
     noted,
 )
@@ -74,6 +75,7 @@ class Trainer:
         self._landed_at = 0.0
         self._pace = Pace()
         self._busy_seconds = 0.0  # of a step, as far as all ranks know
+        self._owes_save = False  # one that was due and waits for a step with a finite gradient
         moments = setup.moments if loaded is None else loaded.optimizer
         restore_optimizer(setup.model, self._optimizer, moments)
         if loaded is not None:
@@ -113,6 +115,8 @@ class Trainer:
             stopping, done = vote.stops, step >= self._config.max_steps
             if (self._is_due(self._config.eval_every) or done) and not stopping:
                 stopping = not self._evaluate()
+            if done:
+                check_end(self.progress, self._config)
             if stopping or done:
                 return self._finish_saving("finished" if done else "stopped")
             self._save_if_due(vote)
@@ -155,8 +159,12 @@ class Trainer:
         if vote.save_is_asked and step:  # of a new run after its first step
             self._setup.on_wish("save", step)
         due = vote.save_is_due or vote.save_is_asked or self._is_due(self._config.save_every)
-        if step and due:
-            self._settle()
+        if not step or not (due or self._owes_save):
+            return
+        self._settle()
+        # Weights that give no finite gradient may be broken: they must not push out good ones.
+        self._owes_save = self.progress.non_finite_in_a_row > 0 and not vote.save_is_asked
+        if not self._owes_save:
             self._setup.working("save")
             self._saves.begin(step)
 

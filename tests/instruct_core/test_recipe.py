@@ -24,6 +24,12 @@ CONFIG = TrainConfig("r", "s", "c", "t", "random", "tiny", "f")
         ("epsilon", float("inf"), "--epsilon must be more than 0, got inf."),
         ("save_every_minutes", float("nan"), "--save-every-minutes must be more than 0, got nan."),
         ("seed", 2**63, "--seed must be at least 0 and less than 2**63, got"),
+        ("weight_decay", float("inf"), "--weight-decay must be at least 0, got inf."),
+        (
+            "weight_decay",
+            5e4,
+            "--weight-decay times --learning-rate must be below 1, or a step takes",
+        ),
         ("min_learning_rate", 1.0, "--min-learning-rate must be between 0 and --learning-rate"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -122,6 +123,30 @@ def test_ten_steps_in_a_row_that_are_not_finite_end_the_run(desk: Desk) -> None:
 
     with pytest.raises(NonFiniteError, match="10 steps in a row without a finite gradient"):
         desk.trainer(replace(CONFIG, max_steps=50, save_every=100)).run()
+
+
+def test_steps_without_a_finite_gradient_push_out_no_good_checkpoint(desk: Desk) -> None:
+    poison(desk.model, set(range(4, 1000)))  # from step 3 on
+
+    with pytest.raises(NonFiniteError, match="the last checkpoint is from before"):
+        desk.trainer(replace(CONFIG, max_steps=50, save_every=1, keep_checkpoints=2)).run()
+
+    assert committed_steps(desk.checkpoints.store) == [1, 2]
+
+
+def test_save_that_is_due_at_such_a_step_comes_with_the_next_good_one(desk: Desk) -> None:
+    poison(desk.model, {2, 3})  # both micro-batches of step 2
+
+    assert desk.trainer(replace(CONFIG, max_steps=4, save_every=2)).run() == "finished"
+
+    assert committed_steps(desk.checkpoints.store) == [3, 4]
+
+
+def test_run_whose_weights_are_broken_at_its_last_step_has_not_finished(desk: Desk) -> None:
+    with pytest.raises(NonFiniteError, match="last step, 3, with a validation loss of nan"):
+        desk.trainer(replace(CONFIG, max_steps=3, save_every=5, weight_decay=math.inf)).run()
+
+    assert committed_steps(desk.checkpoints.store) == []
 
 
 def test_warning_is_answered_at_the_next_step_with_a_save(desk: Desk) -> None:
