@@ -18,6 +18,7 @@ from instruct_core.errors import ConfigError
 from instruct_core.storage import disk
 from instruct_core.storage.plain_errors import without_secrets
 from instruct_core.storage.store import Store
+from tests.power import Power
 
 
 class Away(MemoryFileSystem):
@@ -134,6 +135,26 @@ def test_disk_that_is_full_keeps_no_half_of_a_file(write: str, tmp_path: Path) -
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
     assert store.names("folder") == []
+
+
+@pytest.mark.parametrize("patience", [0.0, 60.0])
+@pytest.mark.parametrize("write", ["put", "replace", "claim", "move"])
+def test_what_is_written_is_there_when_the_power_has_gone(
+    write: str, patience: float, tmp_path: Path
+) -> None:
+    store, left = Store(tmp_path / "here", patience), tmp_path / "left"
+    store.replace("old/file", b"bytes")
+
+    with Power(tmp_path / "here") as power:
+        if write == "move":
+            store.move("old", "a/new")
+        elif write == "put":
+            store.put("a/new/file", [memoryview(b"bytes")])
+        else:
+            getattr(store, write)("a/new/file", b"bytes")
+        power.goes(left)
+
+    assert Store(left).read("a/new/file") == b"bytes"
 
 
 def test_two_threads_that_write_one_file_at_once_do_not_meet(
