@@ -64,6 +64,14 @@ class Desk:
         self.step = step
         self.weight.fill_(step)
 
+    def save(self, step: int) -> None:
+        """Train to a step and have it saved."""
+        self.checkpoints.go.set()
+        self.train_to(step)
+        self.saves.begin(step)
+        self.wait_until_written()
+        self.saves.look()
+
     def wait_until_written(self) -> None:
         thread = self.saves._background._thread
         assert thread is not None

@@ -192,8 +192,8 @@ def test_run_that_cannot_save_at_a_stop_says_so(
 ) -> None:
     slept: list[float] = []
     monkeypatch.setattr(saving, "sleep", slept.append)
+    desk.save(5)  # an older one is not what is asked for
     desk.checkpoints.failures = 100
-    desk.checkpoints.go.set()
 
     said = "Step 7 could not be saved before the end: the disk says no"
     with pytest.raises(LateSaveError, match=said):
@@ -206,15 +206,15 @@ def test_end_of_a_run_waits_for_a_disk_that_comes_back(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(saving, "POLL_SECONDS", 0.0)
+    desk.save(5)
     desk.checkpoints.failures = 6
-    desk.checkpoints.go.set()
     desk.train_to(9)
 
     desk.saves.finish(9, lambda: False)
 
-    assert desk.names() == ["save_failed"] * 6 + ["saved"]
-    assert str(desk.events[0]).endswith("; all ranks wait for it")
-    assert committed_steps(desk.checkpoints.store) == [9]
+    assert desk.names() == ["saved", *["save_failed"] * 6, "saved"]
+    assert str(desk.events[1]).endswith("; all ranks wait for it")
+    assert committed_steps(desk.checkpoints.store) == [5, 9]
 
 
 def test_end_of_a_run_asks_every_half_minute(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
