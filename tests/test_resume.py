@@ -103,13 +103,15 @@ def test_warned_run_loses_no_step(interrupted: Path) -> None:
     assert resumed[1:3] == warned
 
 
-def test_killed_run_loses_at_most_a_save_interval(interrupted: Path) -> None:
+def test_killed_run_loses_at_most_a_save_interval(undisturbed: Path, interrupted: Path) -> None:
     events = events_of(run_of(interrupted))
 
     saved = [e["step"] for e in events if e["event"] == "saved" and e["attempt"] <= 2]
     resumed = [event["step"] for event in events if event["event"] == "resumed"]
 
     assert resumed[3] == max(saved)
+    saved = [e["step"] for e in events_of(run_of(undisturbed)) if e["event"] == "saved"]
+    assert saved == [*range(5, STEPS, 5), STEPS], "the interval is what was asked for"
 
 
 def test_curves_are_those_of_one_run(undisturbed: Path, interrupted: Path) -> None:
@@ -154,6 +156,8 @@ def test_samples_are_read_once_an_epoch_over_interruptions_and_world_sizes(
     assert epoch < len(order), "the run must be longer than an epoch"
     counted = {sample: order.count(sample) for sample in range(epoch)}
     assert set(counted.values()) <= {1, 2}
+    whole_steps = order[: epoch - epoch % GLOBAL_BATCH_SIZE]  # of the first epoch
+    assert len(set(whole_steps)) == len(whole_steps)
     assert by_step == samples_of(run_of(undisturbed))
 
 

@@ -15,9 +15,9 @@ GOOD = '{"instruction": "a", "output": "b"}\n'
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
-    """Return the content of every file below a folder."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+    """Return the content of every file below a folder, and its folders."""
+    paths = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*"))}
+    return {name: path.read_bytes() if path.is_file() else b"" for name, path in paths.items()}
 
 
 @pytest.fixture(scope="module")

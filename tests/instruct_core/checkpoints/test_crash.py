@@ -18,7 +18,7 @@ import torch
 
 from instruct_core.checkpoints.loader import load_newest
 from instruct_core.checkpoints.retention import Keep
-from instruct_core.checkpoints.steps import committed_steps, steps_of
+from instruct_core.checkpoints.steps import committed_steps, damage_of, steps_of
 from instruct_core.checkpoints.writer import Checkpoints
 from instruct_core.storage.store import Store
 from tests.fakes import facts_of
@@ -64,6 +64,8 @@ def check_newest(url: str, at_least: int) -> Checkpoints:
     assert loaded is not None
     assert not damaged
     assert loaded.step == newest >= at_least
+    store = checkpoints.store  # what looks like a checkpoint is one, however old
+    assert not any(damage_of(store, step) for step in committed_steps(store))
     for found, step in ((loaded.model, newest), (loaded.optimizer, newest + 1)):
         assert all(torch.equal(found[name], value) for name, value in tensors(step).items())
     return checkpoints

@@ -8,6 +8,7 @@ anywhere in its own. Nothing that it still does may count as the newer one's sav
 from __future__ import annotations
 
 import contextlib
+import threading
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,25 @@ from instruct_core.checkpoints.writer import Checkpoints
 from instruct_core.errors import FencedError
 from instruct_core.storage.store import Store
 from tests.instruct_core.checkpoints.test_crash import Overtaken, begin, save
+
+
+def test_attempts_that_begin_at_the_same_time_have_numbers_of_their_own(tmp_path: Path) -> None:
+    for at in range(1, 1000):
+        one, other = (Checkpoints(Store(tmp_path / f"run-{at}")) for _ in range(2))
+
+        def claim_elsewhere(other: Checkpoints = other) -> None:
+            elsewhere = threading.Thread(target=other.claim_attempt)
+            elsewhere.start()
+            elsewhere.join()
+
+        with Overtaken(at, claim_elsewhere) as overtaken:
+            one.claim_attempt()
+
+        if overtaken.count < at:
+            assert at > 5, "a claim has more operations than that"
+            return
+        assert {one.attempt, other.attempt} == {0, 1}
+    pytest.fail("a claim without end")
 
 
 @pytest.mark.parametrize("has_leftover", [False, True])

@@ -6,14 +6,17 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from threading import Event as Moment
 
 import pytest
 import torch
 
 from instruct_core.checkpoints import saves as saving
 from instruct_core.checkpoints.loader import load_newest
+from instruct_core.checkpoints.retention import Keep, Removed
+from instruct_core.checkpoints.saves import Saves
 from instruct_core.checkpoints.steps import committed_steps
-from instruct_core.checkpoints.writer import Checkpoints
+from instruct_core.checkpoints.writer import Checkpoints, Snapshot
 from instruct_core.config import PRESETS, TrainConfig
 from instruct_core.data.batches import LossOn, SampleReader
 from instruct_core.data.packing import pack
@@ -149,6 +152,51 @@ def test_run_whose_weights_are_broken_at_its_last_step_has_not_finished(desk: De
     assert committed_steps(desk.checkpoints.store) == []
 
 
+def test_steps_in_a_row_that_are_not_finite_are_counted_over_a_resume(desk: Desk) -> None:
+    poison(desk.model, set(range(1000)))
+    config = replace(CONFIG, max_steps=50, save_every=100)
+    desk.stop = lambda: len(desk.reports) == 5
+    assert desk.trainer(config).run() == "stopped"
+    desk.stop = lambda: False
+    trainer = desk.trainer(config)
+    poison(desk.model, set(range(1000)))  # whose weights are other tensors now
+
+    with pytest.raises(NonFiniteError, match="up to step 10"):
+        trainer.run()
+
+
+def test_weights_change_only_when_the_save_before_has_its_copy(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A state so large that it is copied and written beside the next step."""
+    monkeypatch.setattr(saving, "WRITTEN_AT_ONCE_BYTES", 0)
+    snapshots: list[Snapshot] = []
+    may_copy, write, hold = Moment(), desk.checkpoints.write, Saves.hold_update
+
+    def write_late(snapshot: Snapshot, keep: Keep) -> Removed:
+        snapshots.append(snapshot)
+        assert may_copy.wait(60), "the next update waits for the copy"
+        return write(snapshot, keep)
+
+    def hold_update(self: Saves) -> None:
+        may_copy.set()
+        hold(self)
+
+    def step(left_out: torch.Tensor) -> None:
+        assert all(snapshot.copied.is_set() for snapshot in snapshots)
+        update(left_out)
+
+    monkeypatch.setattr(desk.checkpoints, "write", write_late)
+    monkeypatch.setattr(Saves, "hold_update", hold_update)
+    trainer = desk.trainer(replace(CONFIG, max_steps=3, save_every=1, eval_every=100))
+    update = trainer._optimizer.step
+    monkeypatch.setattr(trainer._optimizer, "step", step)
+
+    assert trainer.run() == "finished"
+
+    assert [snapshot.step for snapshot in snapshots] == [1, 2, 3]
+
+
 def test_warning_is_answered_at_the_next_step_with_a_save(desk: Desk) -> None:
     desk.stop = lambda: len(desk.reports) >= 1
 
@@ -175,9 +223,16 @@ def test_stopped_run_ends_with_the_bits_of_one_that_was_left_alone(
     assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
 
 
-def test_evaluation_interrupted_by_a_warning_is_made_up_for_after_the_resume(desk: Desk) -> None:
-    desk.stop = lambda: True
-    assert desk.trainer(CONFIG).run() == "stopped"
+@pytest.mark.parametrize("looks_before", [0, 1])
+def test_evaluation_interrupted_by_a_warning_is_made_up_for_after_the_resume(
+    desk: Desk, looks_before: int
+) -> None:
+    """The ranks vote, and then look before each batch of the evaluation."""
+    looks = iter(range(10**6))
+    desk.stop = lambda: next(looks) >= looks_before
+    trainer = desk.trainer(CONFIG)
+    assert trainer.run() == "stopped"
+    assert trainer.progress.global_step == 0
     desk.stop = lambda: False
 
     desk.trainer(CONFIG).run()
