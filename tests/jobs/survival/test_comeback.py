@@ -53,11 +53,11 @@ def test_job_that_ended_well_is_left_alone(batch: Batch, state: str) -> None:
     assert batch.asked() == []
 
 
-def test_what_an_earlier_start_said_does_not_count(
-    batch: Batch, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_an_earlier_start_said_does_not_count_but_what_it_has_saved(batch: Batch) -> None:
+    (batch.folder / "crashes.json").write_text('{"committed": 4, "in_a_row": 2}')
     write_progress(batch.folder, Progress(state="finished", committed=5))
-    monkeypatch.setenv("INSTRUCT_START", "0002")
+    batch.start(2)
+    write_failure(batch.folder, 1, "ZeroDivisionError: x", "", retry=True)
 
     decide_comeback()
 
@@ -234,7 +234,7 @@ def test_third_crash_without_progress_is_the_last(batch: Batch) -> None:
 
     assert batch.asked() == []
     outcome = read_outcome(batch.folder)
-    assert outcome is not None
+    assert outcome
     assert outcome.error.startswith("ZeroDivisionError: x (code; fix it")
 
 
@@ -266,5 +266,5 @@ def test_step_that_slurm_never_makes_comes_to_an_end_and_says_why(batch: Batch) 
 
     assert len(batch.asked()) == MAX_FRUITLESS_STARTS - 1
     outcome = read_outcome(batch.folder)
-    assert outcome is not None
+    assert outcome
     assert "Slurm made no step, Invalid generic resource" in outcome.error

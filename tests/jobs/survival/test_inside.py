@@ -5,28 +5,31 @@ from __future__ import annotations
 import json
 import time
 from datetime import datetime
+from typing import Any
 
 import pytest
 
 from jobs.failures import read_outcome, write_failure
 from jobs.job_folder import Progress, write_progress
+from jobs.survival import comeback
 from jobs.survival.comeback import decide_comeback
 from jobs.survival.inside import left_out_file
-from jobs.survival.requeue import starts_without_progress
+from jobs.survival.requeue import judge_crash, starts_without_progress
 from tests.jobs.survival.conftest import Batch
 
 
 class Allocation(Batch):
     """A batch script that can start its ranks anew, an hour before its time limit."""
 
-    def has_left(self, seconds: float) -> None:
+    def has_left(self, seconds: float, state: str = "RUNNING") -> None:
         """Say how far the time limit is."""
         end, now = (
             datetime.fromtimestamp(time.time() + ahead).isoformat(timespec="seconds")
             for ahead in (seconds, 0)
         )
         self.slurm_facts = f"EndTime={end}"
-        self.slurm(more=f"case $* in *config*) echo 'Configuration data as of {now}'; exit;; esac")
+        clock = f"case $* in *config*) echo 'Configuration data as of {now}'; exit;; esac"
+        self.slurm(state, more=clock)
 
     def crashes(
         self, committed: int, error: str = "ZeroDivisionError: x", node: str = "node1"
@@ -163,6 +166,20 @@ def test_job_that_was_told_to_end_is_not_started_again_here(
 
 def test_cancelled_job_is_not_started_again_here(batch: Allocation) -> None:
     batch.slurm(state="COMPLETING")
+
+    assert not batch.crashes(committed=5)
+
+    assert batch.asked() == []
+
+
+def test_job_that_is_cancelled_while_its_crash_is_judged_is_not_started_again_here(
+    batch: Allocation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def judge(*words: Any) -> tuple[bool, str]:
+        batch.has_left(3600, state="COMPLETING")
+        return judge_crash(*words)
+
+    monkeypatch.setattr(comeback, "judge_crash", judge)
 
     assert not batch.crashes(committed=5)
 
