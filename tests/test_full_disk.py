@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from instruct_core.checkpoints.steps import committed_steps, damage_of
+from instruct_core.storage.store import Store
 from tests.conftest import HANGS_SECONDS, events_of, start, wait_for
 from tests.test_object_store import arguments
 
@@ -27,7 +29,7 @@ def test_disk_that_fills_up_keeps_the_run_alive(tmp_path: Path, shard_set: Path)
             "--max-steps=60",
             cwd=tmp_path,
         )
-        run = tmp_path / "runs_instruct" / "r"
+        run, store = tmp_path / "runs_instruct" / "r", Store(disk / "c" / "r")
 
         def seen(event: str, text: str = "") -> int:
             return sum(entry["event"] == event and text in str(entry) for entry in events_of(run))
@@ -42,6 +44,7 @@ def test_disk_that_fills_up_keeps_the_run_alive(tmp_path: Path, shard_set: Path)
         wait_for(is_refused_while_others_fill_the_disk, "a save that found no room")
         (disk / "other").unlink()
         said, errors = launcher.communicate(timeout=HANGS_SECONDS)
+        saved = {step: damage_of(store, step) for step in committed_steps(store)}
     finally:
         launcher.kill()
         subprocess.run(["umount", "-l", str(disk)], check=True)
@@ -52,3 +55,5 @@ def test_disk_that_fills_up_keeps_the_run_alive(tmp_path: Path, shard_set: Path)
     assert "training goes on" in said
     assert events_of(run)[-1]["event"] == "finished"
     assert seen("started") == 1
+    assert max(saved) == 60
+    assert not any(saved.values()), "what looks like a checkpoint is one"

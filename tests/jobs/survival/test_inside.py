@@ -153,7 +153,9 @@ def test_third_crash_without_progress_is_the_last_here_too(batch: Allocation) ->
     assert not batch.crashes(committed=5, node="node3")
 
     assert batch.asked() == []
-    assert read_outcome(batch.folder) is not None
+    outcome = read_outcome(batch.folder)
+    assert outcome is not None
+    assert outcome.traceback == "Traceback ..."  # of the first rank that failed
 
 
 def test_job_that_was_told_to_end_is_not_started_again_here(
