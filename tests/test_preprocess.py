@@ -68,8 +68,10 @@ def test_any_number_of_tasks_makes_the_same_files(
 
 @pytest.fixture(scope="module")
 def long_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Rows that are worth several processes."""
+    """Rows that are worth several processes, the last with a column of its own."""
     path = write_rows(tmp_path_factory.mktemp("long") / "rows.jsonl", 6000, words=40)
+    with path.open("a") as file:
+        file.write('{"instruction": "Say", "output": "it.", "late": 1}\n')
     assert path.stat().st_size > WORTH_BYTES
     return path
 
@@ -82,6 +84,7 @@ def test_forks_make_the_files_that_tasks_make_and_start_none(
     preprocess(tmp_path, f"--source={long_file}", "--out=tasks", "--cluster=debug")
 
     assert files_of(tmp_path / "forks") == files_of(tmp_path / "tasks")
+    assert json.loads((tmp_path / "forks" / "manifest.json").read_text())["unread"] == ["late"]
     assert not (tmp_path / "forks" / "job").exists()
 
 
@@ -94,7 +97,7 @@ def test_bad_row_behind_all_others_leaves_no_shard(tmp_path: Path, long_file: Pa
 
     assert result.returncode == 2
     assert result.stderr.strip() == (
-        "error: Row rows.jsonl:6001 cannot be used: column output is a number, expected text. Fix it, or "
+        "error: Row rows.jsonl:6002 cannot be used: column output is a number, expected text. Fix it, or "
         "pass --skip-bad-rows."
     )
     assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]

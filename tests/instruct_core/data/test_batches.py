@@ -51,10 +51,15 @@ def test_response_loss_leaves_the_prompt_out(rows: ShardSet) -> None:
     assert batch.num_loss_tokens == sum(responses)
 
 
-def test_positions_begin_anew_in_every_row(rows: ShardSet) -> None:
-    reader = SampleReader(rows, pack(rows.lengths(), 64, seed=1), "all")
+@pytest.mark.parametrize("seq_len", [16, 64])
+def test_positions_begin_anew_in_every_row_and_in_every_piece_of_one(
+    rows: ShardSet, seq_len: int
+) -> None:
+    packing = pack(rows.lengths(), seq_len, seed=1)
+    assert bool(packing.starts.any()) == (seq_len == 16), "only there rows are cut"
+    reader = SampleReader(rows, packing, "all")
 
-    batch = reader.micro_batch(np.arange(4, dtype=np.uint64))
+    batch = reader.micro_batch(np.arange(len(reader), dtype=np.uint64))
 
     for positions, row_ids in zip(batch.positions, batch.row_ids, strict=True):
         for row in set(row_ids.tolist()) - {-1}:
