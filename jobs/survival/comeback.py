@@ -182,9 +182,15 @@ def _ours() -> JobRecord | None:
         # Another count of restarts: this script is on a lost node, and the job runs elsewhere.
         if job is not None and job.is_running and job.num_restarts == own_restarts():
             return job
-        logger.info("Slurm has decided already: %s", job.state if job else "job unknown")
+        logger.info("Slurm has decided already: %s", _in_words(job))
         return None
     raise AssertionError("unreachable")
+
+
+def _in_words(job: JobRecord | None) -> str:
+    if job is None:
+        return "job unknown"
+    return f"{job.state} ({job.reason})" if job.reason not in ("", "None") else job.state
 
 
 def _presumed() -> JobRecord | None:

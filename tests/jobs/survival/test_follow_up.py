@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 
 from instruct_core.errors import SlurmError
@@ -139,3 +141,16 @@ def chain(batch: Batch, monkeypatch: pytest.MonkeyPatch, waiting: str, more: str
     all_jobs = f"[ $# = 4 ] || [ $1 = update ] || {{ cat {batch.folder}/all; exit; }}"
     batch.slurm(requeue=0, more=f"{more}\n{all_jobs}")
     decide_comeback()
+
+
+def test_why_slurm_has_ended_a_job_stands_in_its_log(
+    batch: Batch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What slurmstepd says of the script itself goes nowhere: Slurm opens no file of the job."""
+    caplog.set_level(logging.INFO)
+    batch.slurm_facts = "Reason=TimeLimit"
+    batch.slurm(state="COMPLETING")
+
+    decide_comeback()
+
+    assert "Slurm has decided already: COMPLETING (TimeLimit)" in caplog.messages
