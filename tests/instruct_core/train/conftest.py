@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import launch, made_once
+from tests.instruct_core.train.desk import Desk
 
 
 @pytest.fixture(scope="session")
@@ -19,3 +20,8 @@ def shard_set(folder_of_all: Path, rows_file: Path, small_base: Path) -> Path:
         assert result.returncode == 0, result.stderr
 
     return made_once(folder_of_all / "shards-of-loops", make) / "small"
+
+
+@pytest.fixture
+def desk(tmp_path: Path, shard_set: Path) -> Desk:
+    return Desk(tmp_path, shard_set)

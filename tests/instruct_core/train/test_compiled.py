@@ -17,7 +17,7 @@ from instruct_core.data.batches import LossOn
 from instruct_core.train.compiler import HOW
 from tests.conftest import environment
 from tests.forked_ranks import in_ranks
-from tests.instruct_core.train.test_trainer import CONFIG, Desk
+from tests.instruct_core.train.desk import CONFIG, Desk
 
 STEPS = 4
 COMPILE_THE_LOSS = """

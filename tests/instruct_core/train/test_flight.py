@@ -28,7 +28,7 @@ from instruct_core.train.progress import StepReport
 from instruct_core.train.validation import validation_loss
 from tests.conftest import hashes_of
 from tests.forked_ranks import in_ranks
-from tests.instruct_core.train.test_trainer import CONFIG, Desk, poison
+from tests.instruct_core.train.desk import CONFIG, Desk, poison
 
 # What a host learns from, or what has a size that only the device knows: each waits on a GPU.
 WAITING = {"item", "tolist", "numpy", "__bool__", "__float__", "__int__", "__index__", "cpu"}

@@ -17,7 +17,7 @@ from instruct_core.train.pace import SLOW_STEPS, Pace, Stopwatch
 from instruct_core.train.vote import hold_vote
 from instruct_core.train.wishes import Wishes
 from tests.forked_ranks import in_ranks
-from tests.instruct_core.train.test_trainer import CONFIG, Desk
+from tests.instruct_core.train.desk import CONFIG, Desk
 
 
 def told(steps: list[list[float]]) -> list[tuple[int, int]]:

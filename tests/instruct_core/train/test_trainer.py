@@ -1,9 +1,7 @@
-"""What the loop does on one rank when numbers go wrong, and what evaluation reads."""
+"""What the loop does on one rank: saves, warnings, ends that are moved, and what evaluation reads."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from threading import Event as Moment
@@ -12,157 +10,17 @@ import pytest
 import torch
 
 from instruct_core.checkpoints import saves as saving
-from instruct_core.checkpoints.loader import load_newest
 from instruct_core.checkpoints.retention import Keep, Removed
 from instruct_core.checkpoints.saves import Saves
 from instruct_core.checkpoints.steps import committed_steps
-from instruct_core.checkpoints.writer import Checkpoints, Snapshot
-from instruct_core.config import PRESETS, TrainConfig
-from instruct_core.data.batches import LossOn, SampleReader
-from instruct_core.data.packing import pack
-from instruct_core.data.shards import ShardSet
-from instruct_core.errors import NonFiniteError
-from instruct_core.events import Evaluated, Event, Saved
+from instruct_core.checkpoints.writer import Snapshot
+from instruct_core.events import Evaluated, Saved
 from instruct_core.model.gpt2 import GPT2
 from instruct_core.model.products import ONEDNN, USUAL, products_by
-from instruct_core.storage.store import Store
 from instruct_core.train import gradients
-from instruct_core.train.progress import Setup, StepReport
-from instruct_core.train.trainer import Trainer
 from instruct_core.train.wishes import Wishes
 from tests.conftest import wait_for
-
-CONFIG = TrainConfig(
-    "r", "s", "c", "t", "random", "tiny", "f", max_steps=4, seq_len=64, micro_batch_size=2,
-    tokens_per_step=256, learning_rate=1e-3, warmup_steps=0, eval_every=2, save_every=2,
-)  # fmt: skip
-
-
-TINY = replace(PRESETS["tiny"], vocab_size=1000)
-
-
-class Desk:
-    """A trainer's surroundings, with all it reported."""
-
-    def __init__(self, folder: Path, shard_set: Path) -> None:
-        self.events: list[Event] = []
-        self.reports: list[StepReport] = []
-        self.model = GPT2(TINY)
-        self.model.initialize(1)
-        self.stop: Callable[[], bool] = lambda: False
-        self.wishes: Callable[[], Wishes] = Wishes
-        self.done: list[tuple[str, int]] = []
-        self.phases: list[str] = []
-        self.told_in: list[tuple[type[Event], str]] = []
-        self.checkpoints = Checkpoints(Store(folder))
-        self.checkpoints.claim_attempt()
-        self.readers = {}
-        for split in ("train", "val"):
-            rows = ShardSet(Store(shard_set), split)
-            self.readers[split] = SampleReader(rows, pack(rows.lengths(), 64, 1), "all")
-        self.val_rows = ShardSet(Store(shard_set), "val")
-
-    def learn(self, loss_on: LossOn) -> None:
-        """Learn all tokens, or those of responses."""
-        reader = self.readers["train"]
-        self.readers["train"] = SampleReader(reader._rows, reader._packing, loss_on)
-
-    def on_event(self, event: Event) -> None:
-        """Take what the trainer tells, and in which phase."""
-        self.events.append(event)
-        self.told_in.append((type(event), self.phases[-1]))
-
-    def trainer(self, config: TrainConfig) -> Trainer:
-        setup = Setup(
-            model=self.model,
-            device=torch.device("cpu"),
-            train=self.readers["train"],
-            val=self.readers["val"],
-            val_rows=self.val_rows,
-            checkpoints=self.checkpoints,
-            facts={},
-            config_file={},
-            stop=lambda: self.stop(),  # noqa: PLW0108  a test may replace it
-            working=self.phases.append,
-            on_event=self.on_event,
-            on_step=self.reports.append,
-            on_samples=lambda step, samples: None,
-            on_read=lambda step, samples: None,
-            wishes=lambda: self.wishes(),  # noqa: PLW0108
-            on_wish=lambda wish, step: self.done.append((wish, step)),
-        )
-        return Trainer(config, setup, load_newest(self.checkpoints))
-
-
-@pytest.fixture
-def desk(tmp_path: Path, shard_set: Path) -> Desk:
-    return Desk(tmp_path, shard_set)
-
-
-def poison(model: GPT2, steps: set[int]) -> None:
-    """Make the gradient of some steps not finite."""
-    calls = iter(range(10**6))
-
-    def hook(gradient: torch.Tensor) -> torch.Tensor:
-        return gradient * float("nan") if next(calls) in steps else gradient
-
-    model.transformer.ln_f.bias.register_hook(hook)
-
-
-def test_update_of_a_step_that_is_not_finite_is_left_out_and_counted(desk: Desk) -> None:
-    poison(desk.model, {0, 1, 2})
-    before = {name: value.clone() for name, value in desk.model.state_dict().items()}
-    # Two micro-batches a step: both belong to step 0, the third poisons step 1.
-    trainer = desk.trainer(replace(CONFIG, max_steps=2))
-
-    assert trainer.run() == "finished"
-
-    assert trainer.progress.skipped_steps == 2
-    assert all(torch.equal(before[name], v) for name, v in desk.model.state_dict().items())
-
-
-def test_ten_steps_in_a_row_that_are_not_finite_end_the_run(desk: Desk) -> None:
-    poison(desk.model, set(range(1000)))
-
-    with pytest.raises(NonFiniteError, match="10 steps in a row without a finite gradient"):
-        desk.trainer(replace(CONFIG, max_steps=50, save_every=100)).run()
-
-
-def test_steps_without_a_finite_gradient_push_out_no_good_checkpoint(desk: Desk) -> None:
-    poison(desk.model, set(range(4, 1000)))  # from step 3 on
-
-    with pytest.raises(NonFiniteError, match="the last checkpoint is from before"):
-        desk.trainer(replace(CONFIG, max_steps=50, save_every=1, keep_checkpoints=2)).run()
-
-    assert committed_steps(desk.checkpoints.store) == [1, 2]
-
-
-def test_save_that_is_due_at_such_a_step_comes_with_the_next_good_one(desk: Desk) -> None:
-    poison(desk.model, {2, 3})  # both micro-batches of step 2
-
-    assert desk.trainer(replace(CONFIG, max_steps=4, save_every=2)).run() == "finished"
-
-    assert committed_steps(desk.checkpoints.store) == [3, 4]
-
-
-def test_run_whose_weights_are_broken_at_its_last_step_has_not_finished(desk: Desk) -> None:
-    with pytest.raises(NonFiniteError, match="last step, 3, with a validation loss of nan"):
-        desk.trainer(replace(CONFIG, max_steps=3, save_every=5, weight_decay=math.inf)).run()
-
-    assert committed_steps(desk.checkpoints.store) == []
-
-
-def test_steps_in_a_row_that_are_not_finite_are_counted_over_a_resume(desk: Desk) -> None:
-    poison(desk.model, set(range(1000)))
-    config = replace(CONFIG, max_steps=50, save_every=100)
-    desk.stop = lambda: len(desk.reports) == 5
-    assert desk.trainer(config).run() == "stopped"
-    desk.stop = lambda: False
-    trainer = desk.trainer(config)
-    poison(desk.model, set(range(1000)))  # whose weights are other tensors now
-
-    with pytest.raises(NonFiniteError, match="up to step 10"):
-        trainer.run()
+from tests.instruct_core.train.desk import CONFIG, TINY, Desk
 
 
 def test_weights_change_only_when_the_save_before_has_its_copy(
