@@ -17,7 +17,7 @@ Where the tokenizer is not GPT-2's, its files lie in `tokenizer/`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,9 +34,8 @@ from instruct_core.data.template import Template, text_of
 from instruct_core.data.templates import template_of
 from instruct_core.data.tokenizer import Tokenizer, load_tokenizer
 from instruct_core.data.tokenizer_files import GPT2, TOKENIZER_FOLDER
-from instruct_core.data.verified_file import Column, open_verified
+from instruct_core.data.verified_file import Column, VerifiedFiles
 from instruct_core.errors import CorruptFileError, MissingError
-from instruct_core.storage.cache import local_copy
 from instruct_core.storage.documents import load_sealed, seal
 from instruct_core.storage.store import Store
 from instruct_core.storage.tensor_file import file_views, from_numpy, hash_arrays, parse_header
@@ -47,7 +46,6 @@ if TYPE_CHECKING:  # a rank reads shards, and loads nothing that only makes them
 Masks = Mapping[str, NDArray[np.bool_]]
 SPLITS = ("train", "val")
 DRAW_SEED = 42  # of the rows that samples show
-MAX_OPEN = 4096  # files
 
 
 def shard_name(split: str, shard: int) -> str:
@@ -231,7 +229,7 @@ class ShardSet:
         self.vocab_size = own["vocab_size"] if own else VOCAB_SIZE
         self._first_rows = np.cumsum([0, *(entry["rows"] for entry in self._entries)])
         self.groups = self._groups(manifest.get("mixture", [])) if split == "train" else []
-        self._open = lru_cache(MAX_OPEN)(self._open_shard)
+        self._files = VerifiedFiles(store, self._entries)
 
     def __len__(self) -> int:
         return int(self._first_rows[-1])
@@ -277,7 +275,7 @@ class ShardSet:
     def num_response_tokens(self) -> int:
         """Return how many tokens of all rows are responses; opens every shard once."""
         total = 0
-        for columns in map(self._open, range(len(self._entries))):
+        for columns in map(self._files.open, range(len(self._entries))):
             if "spans" in columns:
                 total += int(np.diff(columns["spans"].rows().astype(np.int64)).sum())
             else:
@@ -287,14 +285,9 @@ class ShardSet:
     def lengths(self) -> NDArray[np.int64]:
         """Return the number of tokens of every row; opens every shard once."""
         shards = range(len(self._entries))
-        parts = [np.diff(self._open(shard)["offsets"].rows()) for shard in shards]
+        parts = [np.diff(self._files.open(shard)["offsets"].rows()) for shard in shards]
         return np.concatenate([np.zeros(0, np.int64), *parts])
 
     def _locate(self, row: int) -> tuple[dict[str, Column], int]:
         shard = int(np.searchsorted(self._first_rows, row, side="right")) - 1
-        return self._open(shard), row - int(self._first_rows[shard])
-
-    def _open_shard(self, shard: int) -> dict[str, Column]:
-        entry = self._entries[shard]
-        path = local_copy(self._store, entry["file"], entry["bytes"], entry["xxh3"])
-        return open_verified(path, self._store, entry)
+        return self._files.open(shard), row - int(self._first_rows[shard])

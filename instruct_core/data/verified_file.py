@@ -1,21 +1,25 @@
 """
-A shard's file as it lies on disk, verified when it is opened.
+The files of shards as they lie on disk, each verified when it is first opened.
 
-    columns = open_verified(path, store, entry)        # entry: its line of the manifest
-    columns["tokens"].rows(12, 40)                     # read from the disk
+    files = VerifiedFiles(store, manifest["train"])
+    files.open(3)["tokens"].rows(12, 40)               # read from the disk
 
-It is not mapped into memory: a page that was verified may have left memory since, and where the disk does
-not give it any more, a map ends the process with a signal, SIGBUS. A read fails in words.
+None is mapped into memory: a page that was verified may have left memory since, and where the disk does
+not give it any more, a map ends the process with a signal, SIGBUS. A read fails in words. A set may have
+more files than a process may open: those that were not asked for of late are closed, and one that is
+opened again is hashed again only if it is another, or has changed.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Sequence
+from functools import lru_cache
 from io import FileIO
 from pathlib import Path
 from time import sleep
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import xxhash
@@ -23,12 +27,34 @@ from numpy.typing import NDArray
 
 from instruct_core.data.remake import command_that_makes
 from instruct_core.errors import CorruptFileError
+from instruct_core.storage.cache import local_copy
 from instruct_core.storage.patience import on_a_disk
 from instruct_core.storage.store import Store
 from instruct_core.storage.tensor_file import NUMPY_TYPES, Place, parse_header
 
 LOOK_AGAIN_SECONDS = 2.0
 READ_BYTES = 1 << 20
+MAX_OPEN = 32  # files of a split: see jobs/open_files.py for how many there may be in all
+
+
+class Identity(NamedTuple):
+    """Which file lies somewhere, and in which state."""
+
+    path: Path
+    device: int
+    inode: int
+    num_bytes: int
+    changed_ns: int
+
+
+def _identity(path: Path, found: os.stat_result) -> Identity:
+    return Identity(path, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+def _identity_at(path: Path) -> Identity | None:
+    with contextlib.suppress(OSError):
+        return _identity(path, path.stat())
+    return None
 
 
 class OpenFile:
@@ -84,18 +110,50 @@ class Column:
         return np.frombuffer(data, self._type).reshape(count, *self._row)
 
 
-def open_verified(path: Path, store: Store, entry: dict[str, Any]) -> dict[str, Column]:
-    """Return a shard's tensors; one look is no verdict: a damaged one is read again, past the cache."""
-    try:
-        return on_a_disk(path, lambda: _open(path, store, entry))
-    except CorruptFileError:
-        sleep(LOOK_AGAIN_SECONDS)
-        with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        return on_a_disk(path, lambda: _open(path, store, entry))
+class VerifiedFiles:
+    """
+    The files of a split, a few of them open at a time; each is hashed when it is first opened.
+
+    Args:
+        store: The shard set. What is not on this machine is fetched file by file.
+        entries: Their lines of the manifest.
+    """
+
+    def __init__(self, store: Store, entries: Sequence[dict[str, Any]]) -> None:
+        self._store, self._entries = store, entries
+        self._whole = dict[int, Identity]()
+        self._open = lru_cache(MAX_OPEN)(self._open_now)
+
+    def open(self, number: int) -> dict[str, Column]:
+        """
+        Return a file's tensors; one look is no verdict: a damaged one is read again, past the cache.
+
+        Raises:
+            CorruptFileError: It is gone, or not what the manifest says.
+            OSError: The disk does not give it for a while.
+        """
+        return self._open(number)
+
+    def _open_now(self, number: int) -> dict[str, Column]:
+        entry, whole = self._entries[number], self._whole.get(number)
+        if whole is None or whole != _identity_at(whole.path):
+            path = local_copy(self._store, entry["file"], entry["bytes"], entry["xxh3"])
+        else:
+            path = whole.path
+        try:
+            found = on_a_disk(path, lambda: _open(path, self._store, entry, whole))
+        except CorruptFileError:
+            sleep(LOOK_AGAIN_SECONDS)
+            with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            found = on_a_disk(path, lambda: _open(path, self._store, entry, whole))
+        columns, self._whole[number] = found
+        return columns
 
 
-def _open(path: Path, store: Store, entry: dict[str, Any]) -> dict[str, Column]:
+def _open(
+    path: Path, store: Store, entry: dict[str, Any], whole: Identity | None
+) -> tuple[dict[str, Column], Identity]:
     rebuild = f"Rebuild it: {command_that_makes(store)}"
     where = f"Shard {store.where(entry['file'])}"
     if not path.exists():
@@ -105,12 +163,13 @@ def _open(path: Path, store: Store, entry: dict[str, Any]) -> dict[str, Column]:
             f"{where} is corrupt: it has {size} bytes, expected {entry['bytes']}. {rebuild}"
         )
     file = OpenFile(path)
-    with FileIO(file.descriptor, closefd=False) as whole:
-        if _digest(whole) != entry["xxh3"]:
+    identity = _identity(path, os.fstat(file.descriptor))
+    with FileIO(file.descriptor, closefd=False) as content:
+        if identity != whole and _digest(content) != entry["xxh3"]:
             raise CorruptFileError(f"{where} is corrupt: xxh3 differs from the manifest. {rebuild}")
     head = file.read(0, 8 + int.from_bytes(file.read(0, 8), "little"))
     places, _ = parse_header(head, str(path), size)
-    return {name: Column(file, place) for name, place in places.items()}
+    return {name: Column(file, place) for name, place in places.items()}, identity
 
 
 def _digest(file: FileIO) -> str:

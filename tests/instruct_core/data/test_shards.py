@@ -163,3 +163,32 @@ def test_bad_page_of_one_look_is_no_verdict(copied: Store, monkeypatch: pytest.M
 
     assert len(ShardSet(copied, "val").tokens(0, 0, 10**6)) > 0
     assert looks[:2] == [1, 2]
+
+
+def test_few_files_of_a_set_are_open_at_once_and_none_is_hashed_again_until_it_changes(
+    copied: Store, plan: ShardPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed: list[str] = []
+    digest = verified_file._digest
+
+    def counted(file: FileIO) -> str:
+        hashed.append(digest(file))
+        return hashed[-1]
+
+    monkeypatch.setattr(verified_file, "_digest", counted)
+    monkeypatch.setattr(verified_file, "MAX_OPEN", 1)
+    monkeypatch.setattr(verified_file, "LOOK_AGAIN_SECONDS", 0)
+    rows = ShardSet(copied, "train")
+    places = [0, len(rows) - 1] * 3
+
+    read = [rows.tokens(row, 0, 10).tolist() for row in places]
+
+    assert plan.num_parts > 1
+    assert read == read[:2] * 3
+    open_files = [str(link.resolve()) for link in Path("/proc/self/fd").iterdir()]
+    assert sum(name.startswith(str(copied.local_path("."))) for name in open_files) == 1
+    assert len(hashed) == 2
+    first = copied.local_path("train/00000.safetensors")
+    first.write_bytes(first.read_bytes()[:-1] + b"?")
+    with pytest.raises(CorruptFileError, match="xxh3 differs"):
+        rows.tokens(0, 0, 10)
