@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from instruct_core.errors import ConfigError, SlurmError
@@ -29,6 +29,7 @@ from jobs.queueing import (
 )
 from launch.cluster.frozen_code import freeze_code
 from launch.cluster.job_folder import job_folders, new_job_folder
+from launch.cluster.lock import RunLock
 from launch.cluster.machine import CLUSTERS, LOOK_SECONDS
 from launch.cluster.slurm import SlurmJob
 from launch.console.lines import note as tell
@@ -101,5 +102,8 @@ def adopt_lost(parent: Path, note: Path, dry_run: bool, ledger: str = "") -> Non
     if job.job_ids:
         job.write_note(note)
         settle(folder)
-    else:  # none came of it
-        shutil.rmtree(folder, ignore_errors=True)
+        return
+    with suppress(FileNotFoundError):  # somebody else has looked too
+        if RunLock.works(folder / MARK):  # none came of it, and nobody is at it
+            shutil.rmtree(folder, ignore_errors=True)
+    settle(folder)
