@@ -82,7 +82,7 @@ class Retention:
         self.known_good: set[int] = set()  # steps whose every byte this process has compared
         self.attempt = 0  # ours, for the name of what is set aside
         self._known = KnownSteps(store)
-        self.raises_refusals = False  # of who may not remove here; else what stays is noted
+        self.raises_refusals = False  # where we may not remove; else what stays is noted
         self.no_space = False  # the disk has refused a write: free space shows no quota
 
     def prune(self, keep: Keep, newest: int, removed: Removed | None = None) -> Removed:
@@ -96,7 +96,7 @@ class Retention:
 
         Raises:
             SpoiledError: What was to stay is not what was written; it is set aside, and nothing went.
-            OSError: Nobody may remove here who is who we are, where `raises_refusals` says so.
+            OSError: We may not remove here; only where `raises_refusals`.
         """
         removed = removed or Removed([], [])
         found = self._known.look()

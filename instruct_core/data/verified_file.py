@@ -13,6 +13,7 @@ opened again is hashed again only if it is another, or has changed.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Sequence
 from functools import lru_cache
@@ -69,19 +70,15 @@ class OpenFile:
             os.close(self.descriptor)
 
     def read(self, start: int, num_bytes: int) -> bytes:
-        """
-        Return bytes of it.
-
-        Raises:
-            OSError: The disk does not give them for a while.
-            CorruptFileError: It has become shorter.
-        """
+        """Return bytes of it; raises OSError where the disk does not give them for a while."""
         with contextlib.suppress(OSError):
-            if len(data := os.pread(self.descriptor, num_bytes, start)) == num_bytes:
-                return data
-        data = on_a_disk(self.path, lambda: os.pread(self.descriptor, num_bytes, start))
-        if len(data) != num_bytes:
-            raise CorruptFileError(f"Shard {self.path} has become shorter since it was opened.")
+            return self._read(start, num_bytes)
+        return on_a_disk(self.path, lambda: self._read(start, num_bytes))
+
+    def _read(self, start: int, num_bytes: int) -> bytes:
+        data = os.pread(self.descriptor, num_bytes, start)
+        if len(data) != num_bytes:  # when it was opened it was longer
+            raise OSError(errno.EIO, "it has become shorter", str(self.path))
         return data
 
 

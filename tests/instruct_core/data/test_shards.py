@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from io import FileIO
 from pathlib import Path
@@ -24,7 +26,9 @@ from instruct_core.data.template import text_of
 from instruct_core.data.templates import BY_HEADINGS
 from instruct_core.data.tokenizer import load_tokenizer
 from instruct_core.errors import CorruptFileError, MissingError
+from instruct_core.storage import patience
 from instruct_core.storage.store import Store
+from tests.slow_clock import Clock
 
 
 @pytest.fixture
@@ -192,3 +196,21 @@ def test_few_files_of_a_set_are_open_at_once_and_none_is_hashed_again_until_it_c
     first.write_bytes(first.read_bytes()[:-1] + b"?")
     with pytest.raises(CorruptFileError, match="xxh3 differs"):
         rows.tokens(0, 0, 10)
+
+
+def test_shard_that_has_become_shorter_is_no_rows_of_others(
+    copied: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "time", Clock())
+    rows = ShardSet(copied, "train")
+    rows.lengths()
+    path = copied.local_path("train/00000.safetensors")
+    whole = path.read_bytes()
+
+    os.truncate(path, len(whole) - 40)  # the same file
+    with pytest.raises(OSError, match="it has become shorter") as caught:
+        rows.tokens(rows._entries[0]["rows"] - 1, 0, 10**6)
+
+    assert caught.value.errno == errno.EIO  # no damage: another look may find it whole
+    path.write_bytes(whole)
+    assert len(rows.tokens(rows._entries[0]["rows"] - 1, 0, 10**6)) > 0
