@@ -25,6 +25,7 @@ from instruct_core.checkpoints.loader import Loaded, load_newest
 from instruct_core.checkpoints.writer import Checkpoints
 from instruct_core.config import TrainConfig, identity_of
 from instruct_core.data.batches import SampleReader
+from instruct_core.data.lost_tokens import check_learns, measurable
 from instruct_core.data.packing import load_packing
 from instruct_core.data.shards import ShardSet, load_manifest
 from instruct_core.errors import RunConflictError
@@ -229,13 +230,16 @@ class _Attempt:
                 "old ones back with --shards, or begin another --run."
             )
         rows = {split: ShardSet(store, split, manifest) for split in ("train", "val")}
-        readers = {}
-        for split, these in rows.items():
-            packing = load_packing(
+        packings = {
+            split: load_packing(
                 store, these, split, manifest["fingerprint"], config.seq_len, config.seed
             )
-            readers[split] = SampleReader(these, packing, config.loss_on)
-        return readers["train"], rows["val"], readers["val"]
+            for split, these in rows.items()
+        }
+        check_learns(rows["train"], packings["train"], config.loss_on)
+        packings["val"] = measurable(rows["val"], packings["val"], config.loss_on)
+        train, val = (SampleReader(rows[s], packings[s], config.loss_on) for s in ("train", "val"))
+        return train, rows["val"], val
 
     def _check_identity(self, loaded: Loaded | None) -> None:
         if loaded is not None and loaded.manifest.identity != self._facts["identity"]:

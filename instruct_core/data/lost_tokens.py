@@ -3,6 +3,7 @@ What long rows cost: tokens that are learnt without their question, or not at al
 
     lost = lost_of(rows, packing)
     lost.num_rows, lost.alone        # 12, 0.03: of all response tokens, learnt without their question
+    learns_nothing(rows, packing, "response")       # False: some response begins within a sequence
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from instruct_core.data.packing import Packing
+from instruct_core.data.packing import Packing, pack
 from instruct_core.data.shards import ShardSet
+from instruct_core.errors import ConfigError
+from instruct_core.recipe import LossOn
 
 
 class Lost(NamedTuple):
@@ -42,3 +45,28 @@ def lost_of(rows: ShardSet, packing: Packing) -> Lost:
         else:
             unread += int(np.diff(spans).sum())
     return Lost(len(long), later / total, unread / total, silent)
+
+
+def learns_nothing(rows: ShardSet, packing: Packing, loss_on: LossOn) -> bool:
+    """Tell whether no token of a split is a target: all answers lie beyond what is read of their rows."""
+    if loss_on == "all" or rows.long_rows == "cut":
+        return not packing.num_sequences
+    # A piece's last place has the token behind it as its target; the first row mostly has an answer.
+    return not any(rows.spans(row)[0, 0] <= packing.seq_len for row in packing.rows.tolist())
+
+
+def check_learns(rows: ShardSet, packing: Packing, loss_on: LossOn) -> None:
+    """Refuse to train on a split that has nothing to learn; raises ConfigError."""
+    if learns_nothing(rows, packing, loss_on):
+        raise ConfigError(
+            f"--seq-len {packing.seq_len} leaves nothing to learn: every row is cut off before its "
+            f"answer. Give a longer --seq-len; the longest row has {rows.lengths().max(initial=0):,} "
+            "tokens."
+        )
+
+
+def measurable(rows: ShardSet, packing: Packing, loss_on: LossOn) -> Packing:
+    """Return a packing to validate with: nothing, where a loss would be a mean over no token."""
+    if learns_nothing(rows, packing, loss_on):
+        return pack(rows.lengths()[:0], packing.seq_len, seed=0)
+    return packing

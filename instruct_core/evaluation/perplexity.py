@@ -94,7 +94,9 @@ def split_losses(
 
 
 def _loss_at(hidden: Tensor, head: Tensor, targets: Tensor, chosen: Tensor) -> float:
-    """Return the summed loss of the chosen targets. (B, T, C), (V, C), (B, T), (B, T)"""
+    """Return the summed loss of the chosen targets, if any. (B, T, C), (V, C), (B, T), (B, T)"""
+    if not chosen.any():  # as of prompts in the middle of a long answer
+        return 0.0
     chosen = chosen.to(hidden.device)
     return summed_loss(hidden[chosen][None], head, targets[chosen][None]).item()
 

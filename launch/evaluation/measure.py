@@ -14,6 +14,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from instruct_core.config import PRESETS, TrainConfig
+from instruct_core.data.lost_tokens import learns_nothing
 from instruct_core.data.packing import Packing, pack
 from instruct_core.data.shards import ShardSet
 from instruct_core.errors import ConfigError, MissingError
@@ -132,6 +133,14 @@ def _prepare(
         )
     config = subject.config
     seq_len = min(positions, config.seq_len if config else TrainConfig.seq_len)
+    # Not through the cache beside the shards: it may belong to somebody else, and this is quick.
+    seed = config.seed if config else TrainConfig.seed
+    packing = pack(rows.lengths(), seq_len, seed, rows.long_rows)
+    if learns_nothing(rows, packing, "response"):
+        raise ConfigError(
+            f"Shards {shards} have no answer to measure: all rows to validate are cut off before "
+            f"theirs, at {seq_len} tokens. Give others: --shards PLACE"
+        )
     for model in models:
         if limit := trained_said(model.config):
             note(
@@ -139,9 +148,6 @@ def _prepare(
                 f"with its answer has {positions:,} at most"
             )
             break
-    # Not through the cache beside the shards: it may belong to somebody else, and this is quick.
-    seed = config.seed if config else TrainConfig.seed
-    packing = pack(rows.lengths(), seq_len, seed, rows.long_rows)
     return Data(shards, manifest["fingerprint"], rows, packing, examples)
 
 

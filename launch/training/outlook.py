@@ -13,7 +13,7 @@ import re
 from typing import Any, NamedTuple
 
 from instruct_core.config import TrainConfig
-from instruct_core.data.lost_tokens import lost_of
+from instruct_core.data.lost_tokens import check_learns, learns_nothing, lost_of
 from instruct_core.data.packing import Packing, load_packing, shares_of
 from instruct_core.data.shards import ShardSet, load_manifest
 from instruct_core.errors import ConfigError
@@ -51,7 +51,7 @@ def outlook(plan: Plan) -> list[tuple[str, str]]:
     Return the rows of a small table.
 
     Raises:
-        ConfigError: There is no row to train on.
+        ConfigError: There is no row to train on, or nothing in them to learn.
     """
     data, epochs = _data(plan)
     return [
@@ -169,13 +169,24 @@ def _data(plan: Plan) -> tuple[list[tuple[str, str]], float | None]:
     )
     if not len(rows):
         raise ConfigError(f"Shards {config.shards} have no row to train on. Prepare more rows.")
+    check_learns(rows, packing, config.loss_on)
     epochs = config.max_steps * config.global_batch_size / max(1, packing.num_sequences)
     data = (
         f"{counted(len(rows), 'row')} of {config.shards} in "
         f"{counted(packing.num_sequences, 'sequence')}, {packing.filled:.1%} filled; {model}"
     )
     mixture = _mixture(manifest, rows, packing, config)
-    return [("Data", data), *mixture, ("Long", _long_rows(rows, packing))], epochs
+    long = _long_rows(rows, packing) + _long_to_validate(store, manifest, config)
+    return [("Data", data), *mixture, ("Long", long)], epochs
+
+
+def _long_to_validate(store: Store, manifest: dict[str, Any], config: TrainConfig) -> str:
+    """Return what is said of rows to validate that are too long for any loss; "" where one is not."""
+    rows = ShardSet(store, "val", manifest)
+    packing = load_packing(store, rows, "val", manifest["fingerprint"], config.seq_len, config.seed)
+    if not len(rows) or not learns_nothing(rows, packing, config.loss_on):
+        return ""
+    return "; rows to validate are all cut off before their answers: there is no validation loss"
 
 
 def _mixture(

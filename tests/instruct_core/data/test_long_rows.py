@@ -12,12 +12,13 @@ import pytest
 from instruct_core.data.batches import IGNORED, SampleReader
 from instruct_core.data.fast_tokenizer import choose_tokenizer
 from instruct_core.data.long_rows import LongRows
-from instruct_core.data.lost_tokens import lost_of
+from instruct_core.data.lost_tokens import check_learns, learns_nothing, lost_of, measurable
 from instruct_core.data.packing import load_packing, pack
 from instruct_core.data.shard_plan import ShardPlan, scan
 from instruct_core.data.shards import ShardSet, load_manifest, write_manifest, write_shard
 from instruct_core.data.sources import Source
 from instruct_core.errors import ConfigError
+from instruct_core.recipe import LossOn
 from instruct_core.storage.store import Store
 
 SEQ_LEN = 64
@@ -72,6 +73,31 @@ def test_what_long_rows_cost_is_counted(tmp_path: Path, long_rows: LongRows) -> 
         assert len(packing.rows) == (len(rows) if long_rows == "truncate" else (~is_long).sum())
     silent = sum(first > SEQ_LEN for first, _ in spans)
     assert lost.num_silent == (silent if long_rows == "truncate" else 0)
+
+
+@pytest.mark.parametrize("loss_on", ["all", "response"])
+def test_split_without_a_target_is_known_as_one(
+    tmp_path: Path, long_rows: LongRows, loss_on: LossOn
+) -> None:
+    rows = ShardSet(set_of(tmp_path, long_rows), "train")
+
+    for seq_len in range(8, 40):  # the first answers begin, and end, on the way
+        packing = pack(rows.lengths(), seq_len, 1, rows.long_rows)
+        sequences = np.arange(packing.num_sequences, dtype=np.uint64)
+        batch = SampleReader(rows, packing, loss_on).micro_batch(sequences)
+
+        assert learns_nothing(rows, packing, loss_on) == (batch.num_loss_tokens == 0), seq_len
+
+
+def test_nothing_to_learn_is_refused_and_nothing_to_validate_is_left_out(tmp_path: Path) -> None:
+    rows = ShardSet(set_of(tmp_path, "truncate"), "train")
+    packing = pack(rows.lengths(), 8, 1, rows.long_rows)
+
+    with pytest.raises(ConfigError, match=r"--seq-len 8 leaves nothing to learn: .* has 1\d\d tok"):
+        check_learns(rows, packing, "response")
+
+    assert measurable(rows, packing, "response").num_sequences == 0
+    assert measurable(rows, packing, "all") is packing
 
 
 def test_choice_is_part_of_the_set(tmp_path: Path) -> None:

@@ -47,6 +47,20 @@ def plain_losses(model: GPT2, rows: ShardSet) -> tuple[float, float]:
     return math.fsum(losses) / len(losses), math.fsum(of_responses) / len(of_responses)
 
 
+def test_sequence_of_an_answer_alone_or_of_a_prompt_alone_is_measured(
+    rows: ShardSet, model: GPT2, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packing = pack(rows.lengths(), 8, seed=1)
+    together = split_losses(model, rows, packing)
+    monkeypatch.setattr(module, "BATCH_TOKENS", 1)
+
+    one_by_one = split_losses(model, rows, packing)
+
+    for one, other in zip(one_by_one, together, strict=True):
+        assert one.num_tokens == other.num_tokens > 0
+        assert one.mean == pytest.approx(other.mean, abs=1e-5)
+
+
 @pytest.mark.parametrize(("seq_len", "batch_tokens"), [(64, 1), (128, 400), (512, 4096)])
 def test_losses_equal_those_of_rows_one_by_one(
     rows: ShardSet,

@@ -225,6 +225,27 @@ def test_shards_made_anew_are_refused_unless_named(desk: Path) -> None:
     assert "are not those the run r was trained on" in refused.stderr
 
 
+def test_rows_that_are_cut_off_before_their_answers_are_refused(desk: Path) -> None:
+    rows = [{"instruction": f"{n}" + " word" * 80, "output": "Yes."} for n in range(20)]
+    (desk / "long.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    made = launch(
+        "preprocess", "--source=long.jsonl", "--val-source=long.jsonl", "--out=long",
+        "--template=chatml", cwd=desk,
+    )  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    step = f"--checkpoint=checkpoints_instruct/r/{step_name(20)}"
+    edit(desk, seq_len=64)
+
+    refused = launch(
+        "evaluate", step, "--base=random", "--shards=long", "--out=mine", *QUICK, cwd=desk
+    )
+
+    assert refused.returncode == 2
+    assert "have no answer to measure: " in refused.stderr
+    assert refused.stderr.count("\n") == 1
+    assert not (desk / "mine").exists()
+
+
 def test_damaged_step_is_named_and_the_one_before_is_evaluated(desk: Path) -> None:
     path = desk / "checkpoints_instruct" / "r" / step_name(20) / "model.safetensors"
     data = bytearray(path.read_bytes())

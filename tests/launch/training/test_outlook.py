@@ -43,3 +43,30 @@ def test_defaults_that_hardly_fit_say_what_to_type(tmp_path: Path, shard_set: Pa
     )
     assert "give --learning-rate 1e-3, or weights with --init" in said.stdout
     assert "the learning rate never reaches its peak (--warmup-steps 4)" in said.stdout
+
+
+def test_rows_that_are_all_cut_off_before_their_answers_are_said(tmp_path: Path) -> None:
+    short = [{"instruction": f"{n}", "output": "Yes."} for n in range(20)]
+    long = [{"instruction": f"{n}" + " word" * 300, "output": "Yes."} for n in range(20)]
+    for name, rows in (("short", short), ("long", long)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    for name, other in (("short", "long"), ("long", "short")):
+        made = launch(
+            "preprocess", f"--source={name}.jsonl", f"--val-source={other}.jsonl", f"--out={name}",
+            "--template=chatml", cwd=tmp_path,
+        )  # fmt: skip
+        assert made.returncode == 0, made.stderr
+
+    learns, learns_nothing = (
+        launch(
+            "finetune", f"--shards={shards}", "--run=r", "--model=tiny", "--init=random",
+            "--dry-run", "--cluster=local", "--seq-len=64", "--tokens-per-step=512",
+            "--loss-on=response", cwd=tmp_path,
+        )
+        for shards in ("short", "long")
+    )  # fmt: skip
+
+    assert learns.returncode == 0, learns.stderr
+    assert "before their answers: there is no validation loss" in learns.stdout
+    assert learns_nothing.returncode == 2
+    assert learns_nothing.stderr.startswith("error: --seq-len 64 leaves nothing to learn: ")
