@@ -125,10 +125,15 @@ def test_run_forked_with_other_adapters_takes_the_merged_weights_for_its_base(
     tmp_path: Path, shard_set: Path
 ) -> None:
     attempt(tmp_path / "first", shard_set, CONFIG)
+    _, merged = load_pretrained(str(tmp_path / "first" / step_name(4)))
 
     for changes in ({"lora": 2}, {"lora_alpha": 4.0}, {"lora_targets": "c_attn"}):
         beginning = begin(forked(tmp_path / "first", **changes), None)
 
+        state = beginning.model.state_dict().items()
+        base = {n.replace(".base_layer", ""): value for n, value in state if ".lora_" not in n}
+        assert base.keys() == merged.keys()
+        assert all(torch.equal(base[name], value) for name, value in merged.items())
         assert beginning.facts["base"].place == str(tmp_path / "first" / step_name(4))
 
 
