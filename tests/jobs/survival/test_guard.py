@@ -123,6 +123,23 @@ def test_scheduler_that_does_not_answer_keeps_no_hang_alive(tmp_path: Path) -> N
     assert ended.returncode == HANG_EXIT_CODE
 
 
+def test_step_may_take_as_long_as_ten_of_those_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(guard_module, "monotonic", lambda: now)
+    watched = Guard(lambda: False, tmp_path, 0)
+    watched.working("step")
+    patience = []
+
+    for seconds in (1.0, 1.0, 200.0, 200.0, 200.0):
+        now += seconds
+        watched.working("step")
+        patience.append(watched._patience())
+
+    assert patience == [60.0, 60.0, 60.0, 1005.0, 2000.0]
+
+
 @pytest.mark.parametrize("phase", ["save", "settling", "evaluation", "ending"])
 def test_save_and_what_is_told_of_it_may_take_longer_than_a_step(
     tmp_path: Path, phase: str

@@ -75,6 +75,8 @@ def test_first_warning_is_kept_when_another_follows() -> None:
 
         os.kill(os.getpid(), signal.SIGTERM)
 
+        is_read = stop._told_to_end.is_set
+        wait_for(lambda: is_read() or stop.received != signal.SIGUSR2, "the second one")
         assert stop.received == signal.SIGUSR2
 
 
