@@ -138,7 +138,8 @@ def test_penalty_without_measure_draws_tokens_of_the_vocabulary(
     assert all(0 <= token < END_OF_TEXT_ID for answer in answers for token in answer.tokens)
 
 
-def test_text_ends_where_the_model_ends_it(model: GPT2) -> None:
+@pytest.mark.parametrize("of_template", [(), (1,)])
+def test_text_ends_where_the_model_ends_it(model: GPT2, of_template: tuple[int, ...]) -> None:
     ending = GPT2(SHAPE)
     ending.load_state_dict(model.state_dict())
     free = alone(ending, [7, 8, 9], max_new_tokens=9).tokens
@@ -146,8 +147,10 @@ def test_text_ends_where_the_model_ends_it(model: GPT2) -> None:
         wte = ending.transformer.wte.weight
         wte[[free[4], END_OF_TEXT_ID]] = wte[[END_OF_TEXT_ID, free[4]]]
 
-    short, long = generate(ending.eval(), [[7, 8, 9], [7, 8, 10]], max_new_tokens=9)
+    both = [[7, 8, 9], [7, 8, 10]]
+    short, long = generate(ending.eval(), both, max_new_tokens=9, end_ids=of_template)
 
+    assert 1 not in free
     assert short == Generated(free[: free.index(free[4])], "end")
     assert END_OF_TEXT_ID not in long.tokens
 
