@@ -78,6 +78,11 @@ def test_renaming_that_is_killed_leaves_no_run_that_looks_whole_and_can_be_finis
             for found in runs_in(run.checkpoints):
                 assert is_whole(found)
                 assert found.ledger.names()
+            for name in ("r", "q"):
+                store = Store(run.checkpoints) / name
+                if store.names() and not store.exists("run.json"):
+                    with pytest.raises(ConfigError, match=r"half renamed.*control\.py r rename q"):
+                        Run.find(name, run.checkpoints)
             patch.undo()
             rename(told(run, "rename", "q"))
 
