@@ -11,7 +11,6 @@ on one rank alone, and only says that the same config should run again.
 from __future__ import annotations
 
 import logging
-import subprocess
 import sys
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -25,8 +24,6 @@ from jobs.job_folder import ASKS_BACK, job_folder
 from jobs.patient import load
 from jobs.survival.exclusion import exclude_anew
 from jobs.survival.stop_signal import StopSignal
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -66,17 +63,10 @@ class FinetuneJob:
 
 
 def _hand_over(stop: StopSignal) -> NoReturn:
-    """
-    Have submitit requeue the job; where that fails, who started this rank knows what to do.
-
-    What it exits with says so, for the disk that does not take a new pickle may take no word either.
-    """
+    """Have submitit requeue the job; where that fails, who started this rank knows what to do."""
     try:
         stop.hand_over()
-    except SystemExit:  # rank 0 has requeued it
-        if submitit.JobEnvironment().cluster == "slurm":
+    except SystemExit as end:  # rank 0 has requeued it
+        if end.code != ASKS_BACK and submitit.JobEnvironment().cluster == "slurm":
             exclude_anew()
         raise
-    except (subprocess.SubprocessError, OSError) as error:  # or the disk is full
-        logger.warning("The job was not requeued: %s", error)
-        sys.exit(ASKS_BACK)

@@ -3,23 +3,33 @@ Calls what a job is, in each of its tasks.
 
     call_job(folder)
 
-As submitit does, whose handler of warnings requeues the job later. But submitit also keeps in a file what
-is returned or raised, which nobody reads: a full disk made a failure of work that was done, and the job
-began again.
+As submitit does, whose handler of warnings requeues the job later. But a full disk is no failure of it:
+submitit also keeps in a file what is returned or raised, which nobody reads, and writes the job anew
+before it requeues it, which need not be. A task that could not requeue its job says so by its exit code.
 
 Source: submitit/core/submission.py, process_job.
 """
 
 from __future__ import annotations
 
+import logging
 import os
+import signal
+import subprocess
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 from submitit import JobEnvironment
 from submitit.core.utils import DelayedSubmission
 
 from instruct_core.storage.patience import on_a_disk
+from jobs.job_folder import ASKS_BACK
+
+logger = logging.getLogger(__name__)
 
 PICKLE_SECONDS = 60.0  # a launcher moves it to its place when it knows the job's number
 POLL_SECONDS = 0.2
@@ -40,4 +50,19 @@ def call_job(folder: Path) -> None:
         time.sleep(POLL_SECONDS)
     job = on_a_disk(pickle, lambda: DelayedSubmission.load(pickle))
     environment._handle_signals(environment.paths, job)
+    signum = environment._usr_sig()
+    signal.signal(signum, _or_asks_back(signal.getsignal(signum)))
     job.result()
+
+
+def _or_asks_back(requeue: Any) -> Callable[[int, FrameType | None], None]:
+    """Return a handler that has the batch script, or the controller, requeue the job where it cannot."""
+
+    def handle(signum: int, frame: FrameType | None) -> None:
+        try:
+            requeue(signum, frame)
+        except (subprocess.SubprocessError, OSError) as error:  # Slurm refuses, or the disk is full
+            logger.warning("The job was not requeued: %s", error)
+            sys.exit(ASKS_BACK)
+
+    return handle

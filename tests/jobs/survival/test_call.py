@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +13,7 @@ from pathlib import Path
 import pytest
 from submitit.core.utils import DelayedSubmission
 
+from jobs.job_folder import ASKS_BACK
 from jobs.survival.call import call_job
 from launch.cluster.in_process import only_task_of
 
@@ -45,3 +48,32 @@ def test_work_that_is_done_leaves_nothing_behind_that_a_full_disk_could_refuse(
     call_job(folder)
 
     assert [path.name for path in folder.iterdir()] == [place.name]
+
+
+class Warned:
+    """A job that is warned, and that nobody can requeue."""
+
+    def __init__(self, problem: Exception) -> None:
+        self._problem = problem
+
+    def __call__(self) -> None:
+        signal.raise_signal(signal.SIGUSR2)
+
+    def checkpoint(self) -> None:
+        raise self._problem
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [OSError(errno.ENOSPC, "No space left"), subprocess.CalledProcessError(1, "scontrol requeue")],
+)
+def test_task_that_cannot_requeue_its_job_says_so_by_what_it_exits_with(
+    folder: Path, problem: Exception
+) -> None:
+    """An error would count as a crash, of a node that has done nothing."""
+    DelayedSubmission(Warned(problem)).dump(folder / f"{os.getpid()}_submitted.pkl")
+
+    with pytest.raises(SystemExit) as ended:
+        call_job(folder)
+
+    assert ended.value.code == ASKS_BACK
