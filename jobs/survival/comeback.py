@@ -23,6 +23,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from time import sleep
 
@@ -33,7 +34,6 @@ from jobs.job_folder import (
     ASKS_BACK,
     LOG,
     SCRIPT,
-    SETUP_ENDED,
     SRUN_SAID,
     TOLD_TO_END,
     Progress,
@@ -53,7 +53,14 @@ from jobs.slurm import (
     run_client,
     show_job,
 )
-from jobs.survival.crash import SRUN_SAYS, cause_of, nobody_has_a_word, was_warned_too_early
+from jobs.survival.crash import (
+    SRUN_SAYS,
+    cause_of,
+    exit_codes_in,
+    nobody_has_a_word,
+    setup_that_failed,
+    was_warned_too_early,
+)
 from jobs.survival.dependents import hand_on_dependents
 from jobs.survival.exclusion import exclude, nodes_to_exclude
 from jobs.survival.inside import starts_inside
@@ -95,17 +102,17 @@ def _decide_by(folder: Path, progress: Progress) -> int:
     said = or_unknown(_said_in_this_start, "")
     if _has_ended_well(folder, progress, said):
         return ENDED_WELL
-    if progress.state == "requeued" or os.environ.get(SRUN_SAID) == str(ASKS_BACK):
+    if progress.state == "requeued":
         logger.info("All ranks saved, and could not requeue the job themselves")
         _bring_back("")
         return 0
     nothing: list[Failure] = []
     failures = or_unknown(lambda: read_failures(folder), nothing)
-    if was_warned_too_early(said) and all(failure.retry for failure in failures):
-        _answer_early_warning(folder, progress)
+    if warning := _unanswered_warning(said, failures):
+        _answer_warning(warning, folder, progress)
         return 0
     crash = cause_of(failures, said) if failures or SRUN in said else nobody_has_a_word(said)
-    if setup := _setup_that_failed(said):
+    if setup := setup_that_failed(said):
         crash = crash._replace(error=f"{crash.error.rstrip('.')}. {setup}")
     again, bad_node = judge_crash(crash, folder, progress)
     if not again:
@@ -140,18 +147,16 @@ def _takes_no_word(folder: Path) -> bool:
     return False
 
 
-def _setup_that_failed(said: str) -> str:
-    """Return a sentence on the lines of --setup that did not end well; "" if all did."""
-    lines = [line for line in said.splitlines() if line.startswith(SETUP_ENDED)]
-    return (
-        f"Before that a line of --setup ended with{lines[0].removeprefix(SETUP_ENDED)}."
-        if lines
-        else ""
-    )
+def _unanswered_warning(said: str, failures: Sequence[Failure]) -> str:
+    """Return what became of a warning that has ended the ranks unanswered; "" where none has."""
+    if str(ASKS_BACK) in (os.environ.get(SRUN_SAID), *exit_codes_in(said)):
+        return "Warned, and its ranks could not requeue the job"
+    early = was_warned_too_early(said) and all(failure.retry for failure in failures)
+    return "Warned before the ranks could listen" if early else ""
 
 
-def _answer_early_warning(folder: Path, progress: Progress) -> None:
-    logger.info("Warned before the ranks could listen")
+def _answer_warning(what: str, folder: Path, progress: Progress) -> None:
+    logger.info(what)
     if allows_fruitless_start(folder, progress.committed or 0):
         _bring_back("")
         return

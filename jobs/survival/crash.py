@@ -16,6 +16,7 @@ from typing import NamedTuple
 from instruct_core.storage.patience import PASSING
 from jobs.causes import LOST_PEER, PEER_IS_GONE, Cause, cause_of_text
 from jobs.failures import Failure
+from jobs.job_folder import SETUP_ENDED
 
 
 class Crash(NamedTuple):
@@ -205,3 +206,18 @@ def _killed_late(said: str, reported: Collection[int]) -> list[re.Match[str]]:
 def was_warned_too_early(said: str) -> bool:
     """Return True if a rank died of a warning, because it came before it could listen."""
     return any(WARNED.search(match["what"]) for match in _seen_first(said))
+
+
+def setup_that_failed(said: str) -> str:
+    """Return a sentence on the lines of --setup that did not end well; "" if all did."""
+    lines = [line for line in said.splitlines() if line.startswith(SETUP_ENDED)]
+    return (
+        f"Before that a line of --setup ended with{lines[0].removeprefix(SETUP_ENDED)}."
+        if lines
+        else ""
+    )
+
+
+def exit_codes_in(said: str) -> set[str]:
+    """Return what ranks ended with by themselves, as srun says; its own code is of those it killed."""
+    return {match["what"].rpartition("Exited with exit code ")[2] for match in _seen_first(said)}

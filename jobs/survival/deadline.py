@@ -9,11 +9,14 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import threading
 from datetime import datetime
 from time import monotonic
 from time import time as utc_seconds
 
 from instruct_core.errors import SlurmError
+from jobs.failures import write_outcome
+from jobs.job_folder import ASKS_BACK, Progress, job_folder, or_unknown, read_progress
 from jobs.slurm import (
     CLIENT_TIMEOUT_SECONDS,
     JobRecord,
@@ -24,11 +27,12 @@ from jobs.slurm import (
     run_client,
     show_job,
 )
+from jobs.survival.requeue import allows_fruitless_start, too_many_warnings
 
 logger = logging.getLogger(__name__)
 
-HANG_EXIT_CODE = 75
 MARGIN_SECONDS = 3.0  # between our requeue and Slurm's kill
+COUNT_SECONDS = 1.0  # of it, for a disk to take the count of starts that came to nothing
 # ... where a follow-up is chained instead: all ranks must end, and Python and sbatch start.
 CHAIN_MARGIN_SECONDS = 30.0
 DEFAULT_LEAD_SECONDS = 120
@@ -136,15 +140,34 @@ class Deadline:
                 return True  # cancelled, or on its way back
             logger.error("No step boundary before the deadline: back to the last checkpoint")
             if not job.may_requeue:
-                os._exit(HANG_EXIT_CODE)  # the batch script chains a follow-up
+                os._exit(ASKS_BACK)  # the batch script chains a follow-up
+            if not _may_come_back():
+                return True
             run_client(["scontrol", "requeue", own_job_id()])
         except RefusedError as error:
             logger.warning("%s The batch script brings the job back.", error)
-            os._exit(HANG_EXIT_CODE)
+            os._exit(ASKS_BACK)
         except SlurmError as error:
             logger.warning("%s Asking again.", error)
             return False
         return True
+
+
+def _may_come_back() -> bool:
+    """Return False where too many starts in a row came to nothing, if a disk tells in time."""
+    answers: list[bool] = []
+
+    def count() -> None:
+        folder = job_folder()
+        progress = or_unknown(lambda: read_progress(folder), Progress())
+        answers.append(allows_fruitless_start(folder, progress.committed or 0))
+        if not answers[0]:
+            write_outcome(folder, too_many_warnings("step"), "", retry=False)
+
+    counting = threading.Thread(target=count, daemon=True)
+    counting.start()
+    counting.join(COUNT_SECONDS)
+    return all(answers)
 
 
 class _Again:

@@ -32,10 +32,11 @@ from typing import Self
 
 from jobs.failures import write_failure
 from jobs.job_folder import describe_error, this_start
-from jobs.survival.deadline import HANG_EXIT_CODE, Deadline
+from jobs.survival.deadline import Deadline
 
 logger = logging.getLogger(__name__)
 
+HANG_EXIT_CODE = 75
 POLL_SECONDS = 0.5
 HANG_SECONDS = 60.0  # least time without a step that counts as a hang
 HANG_STEPS = 10  # ... and least number of steps' durations

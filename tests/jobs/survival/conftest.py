@@ -89,7 +89,9 @@ def batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Batch:
 
 
 @pytest.fixture
-def scheduler(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scheduler]:
+def scheduler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scheduler]:
+    monkeypatch.setenv("INSTRUCT_JOB", str(tmp_path))
+    monkeypatch.setenv("INSTRUCT_START", "0000000007-0000")
     scheduler = Scheduler(monkeypatch)
     before = signal.signal(signal.SIGUSR1, lambda signum, frame: scheduler.warned.append(signum))
     yield scheduler

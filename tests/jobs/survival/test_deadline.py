@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from types import SimpleNamespace
 
 import pytest
 
 from instruct_core.errors import SlurmError
+from jobs.failures import read_outcome
+from jobs.job_folder import ASKS_BACK, job_folder, replace_json
 from jobs.survival import deadline as deadline_module
-from jobs.survival.deadline import HANG_EXIT_CODE, Deadline
+from jobs.survival.deadline import Deadline
 from tests.conftest import wait_for
 from tests.jobs.survival.scheduler import Scheduler
 
@@ -115,4 +118,30 @@ def test_follow_up_is_left_more_time_than_a_requeue(
     scheduler.now += 31.5
     deadline.look(stop_noted=True, step_seconds=1.0)
 
-    assert ended == [HANG_EXIT_CODE]
+    assert ended == [ASKS_BACK]
+
+
+def look_when_no_step_comes(scheduler: Scheduler) -> None:
+    deadline = Deadline(lead_seconds=120, save_seconds=1.0)
+    scheduler.ends_in(2.8)
+    deadline.look(stop_noted=True, step_seconds=1.0)
+
+
+def test_starts_that_never_come_to_a_step_come_to_an_end_with_advice(scheduler: Scheduler) -> None:
+    """As of a run whose loading takes longer than its time limit: it was requeued for ever."""
+    replace_json(job_folder() / "warnings.json", {"committed": 5, "in_a_row": 9, "start": "6-0000"})
+
+    look_when_no_step_comes(scheduler)
+
+    assert not scheduler.requeued
+    outcome = read_outcome(job_folder())
+    assert outcome is not None
+    assert "warned 10 times in a row before a step was made" in outcome.error
+
+
+def test_disk_that_hangs_keeps_no_job_from_its_requeue(scheduler: Scheduler) -> None:
+    os.mkfifo(job_folder() / "warnings.json")  # whoever reads it waits for a writer
+
+    look_when_no_step_comes(scheduler)
+
+    assert scheduler.requeued == [["scontrol", "requeue", "7"]]

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from jobs.survival import guard as guard_module
-from jobs.survival.deadline import HANG_EXIT_CODE, Deadline
-from jobs.survival.guard import Guard
+from jobs.survival.deadline import Deadline
+from jobs.survival.guard import HANG_EXIT_CODE, Guard
 from tests.conftest import HANGS_SECONDS, wait_for
 
 HANGS = """

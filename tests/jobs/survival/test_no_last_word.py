@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from jobs.job_folder import ASKS_BACK, Progress, write_progress
+from jobs.job_folder import ASKS_BACK, Progress, read_json, write_progress
 from jobs.survival import comeback as module
 from jobs.survival.comeback import ENDED_WELL, decide_comeback
 from tests.jobs.survival.conftest import Batch
@@ -50,6 +50,24 @@ def test_ranks_that_have_saved_and_could_leave_no_word_of_it_are_no_crash(
 
     assert batch.asked() == ["scontrol requeue 7"]
     assert not (batch.folder / "crashes.json").exists()
+
+
+def test_ranks_that_came_to_no_step_before_their_time_was_up_are_no_crash(
+    batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rank 0 has said so by its exit code; srun had to kill the other, and its own code is of that."""
+    write_progress(batch.folder, Progress(state="running", committed=9))
+    monkeypatch.setenv("INSTRUCT_SRUN_SAID", "137")
+    batch.said(
+        f"srun: error: node1: task 0: Exited with exit code {ASKS_BACK}\n"
+        "srun: Terminating StepId=7.0\nsrun: error: node2: task 1: Killed"
+    )
+
+    decide_comeback()
+
+    assert batch.asked() == ["scontrol requeue 7"]
+    assert not (batch.folder / "crashes.json").exists()
+    assert read_json(batch.folder / "warnings.json")["start"] == "0001"
 
 
 @pytest.mark.parametrize("start", ["0001", "0000"])
