@@ -105,8 +105,8 @@ def _say_ready(work: Work) -> int:
     # Locks of a disk reach no other site: in a bucket somebody else may have been at it.
     if not work.is_complete():
         raise ConfigError(
-            f"{work.what} {work.where} are not complete: another command has written there meanwhile. "
-            f"{AGAIN}"
+            f"{work.what} {work.where} are not complete: another command has written there, or a file is "
+            f"damaged. {AGAIN}"
         )
     say(work.ready())
     return 0

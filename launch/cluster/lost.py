@@ -47,8 +47,8 @@ def folder_to_submit(parent: Path) -> Iterator[Path]:
     try:
         freeze_code(folder)
         yield folder
-    except Exception:
-        if not _may_have_a_job(folder):
+    except BaseException as error:
+        if not _may_have_a_job(folder, asks=isinstance(error, Exception)):
             shutil.rmtree(folder, ignore_errors=True)
         elif not known_jobs(folder):
             tell(
@@ -57,11 +57,14 @@ def folder_to_submit(parent: Path) -> Iterator[Path]:
         raise
 
 
-def _may_have_a_job(folder: Path) -> bool:
+def _may_have_a_job(folder: Path, asks: bool) -> bool:
+    """Return True unless nobody has been asked for a job, or Slurm, if it is asked, has none."""
     if known_jobs(folder) or any(folder.glob("*_submitted.pkl")):  # of a job on this machine
         return True
     if not any(folder.glob("*.sh")):  # nobody has been asked yet
         return False
+    if not asks:  # who presses Ctrl-C does not wait for that
+        return True
     try:
         cluster = os.environ.get(CLUSTERS, "")
         return is_being_queued(folder) or bool(lost_jobs(folder, cluster, LOOK_SECONDS))

@@ -159,18 +159,21 @@ def test_folder_stays_until_slurm_says_that_it_has_no_job_of_it(
     assert known_jobs(folders_of(desk, words)[0]) == ["1"]
 
 
-def fail_behind(parent: Path, left: str) -> None:
+def fail_behind(parent: Path, left: str, error: BaseException) -> None:
     """Submit a job that fails when a file of its folder is there."""
     with folder_to_submit(parent) as folder:
         (folder / left).touch()
-        raise OSError("no processes")
+        raise error
 
 
-def test_job_here_that_cannot_be_started_leaves_no_folder(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="no processes"):
-        fail_behind(tmp_path, "controller.log")
+@pytest.mark.parametrize("error", [OSError("no processes"), KeyboardInterrupt()])
+def test_job_here_that_cannot_be_started_leaves_no_folder(
+    tmp_path: Path, error: BaseException
+) -> None:
+    with pytest.raises(type(error)):
+        fail_behind(tmp_path, "controller.log", error)
     assert job_folders(tmp_path) == []
 
-    with pytest.raises(OSError, match="no processes"):  # it has been started
-        fail_behind(tmp_path, "77_submitted.pkl")
+    with pytest.raises(type(error)):  # it has been started
+        fail_behind(tmp_path, "77_submitted.pkl", error)
     assert len(job_folders(tmp_path)) == 1
