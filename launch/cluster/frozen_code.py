@@ -75,11 +75,16 @@ def _sources(package: Path) -> list[Path]:
 
 
 def _compiled(package: Path) -> list[Path]:
-    """Return the compiled modules. One whose source is another by its size or time is read by nobody."""
+    """
+    Return the compiled modules. One whose source is another by its size or time is read by nobody, and
+    one whose source is gone is left out.
+    """
     if not sys.dont_write_bytecode:
         compileall.compile_dir(package, quiet=2)  # what an import would write; nothing on a failure
     pattern = f"*.{sys.implementation.cache_tag}.pyc"
-    return on_a_disk(package, lambda: sorted(package.rglob(pattern)))
+    found = on_a_disk(package, lambda: sorted(package.rglob(pattern)))
+    sources = {source.parent / "__pycache__" / source.stem for source in _sources(package)}
+    return [path for path in found if path.with_name(path.name.partition(".")[0]) in sources]
 
 
 def _copy(source: Path, target: Path) -> None:
