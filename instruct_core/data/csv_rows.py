@@ -225,7 +225,8 @@ class _Table:
         if row.error:
             problem = _problem_of(row.error, lines, self._delimiter)
         elif num_fields != len(self._header) and not row.is_blank:
-            problem = f"it has {num_fields} fields, the header has {len(self._header)}"
+            fields = f"{num_fields} field{'' if num_fields == 1 else 's'}"
+            problem = f"it has {fields}, the header has {len(self._header)}"
         if quote and self._has_swallowed_rows(quote, row):
             lines.keep(quote.first_line - lines.first_line + 1)
             if not row.error:

@@ -21,13 +21,14 @@ def read_parquet(file: Any, url: str, start: Cursor) -> Iterator[Record]:
     Yield the records of an open binary file from ``start`` on.
 
     Raises:
-        BadRowError: The file is damaged, or of another kind.
+        BadRowError: The file is damaged, of another kind, or has a column twice.
     """
     import pyarrow as pa
 
     first_row = 0
     try:
         parquet, sizes = _opened(file)
+        _check_names(url, parquet.schema_arrow.names)
         first_group = 0
         while first_group < len(sizes) and first_row + sizes[first_group] <= start.offset:
             first_row += sizes[first_group]
@@ -39,6 +40,8 @@ def read_parquet(file: Any, url: str, start: Cursor) -> Iterator[Record]:
             for value in batch.slice(begin).to_pylist():
                 yield Record(url, first_row + 1, first_row + 1, first_row + 2, value=value)
                 first_row += 1
+    except BadRowError:
+        raise
     except (pa.ArrowException, ValueError, OverflowError, OSError) as error:
         _refuse(url, first_row, error)
 
@@ -69,6 +72,15 @@ def _opened(file: Any) -> tuple[Any, list[int]]:
 
     parquet = pq.ParquetFile(file, page_checksum_verification=True)
     return parquet, [parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)]
+
+
+def _check_names(url: str, names: list[str]) -> None:
+    """Refuse a column that stands twice, of which a row would have the last alone; BadRowError."""
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise BadRowError(
+            f"Source {url} cannot be read: every column needs a name of its own, got {twice[0]!r} twice. "
+            "Rename one."
+        )
 
 
 def _refuse(url: str, row: int, error: Exception) -> NoReturn:

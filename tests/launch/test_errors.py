@@ -67,7 +67,7 @@ PREPROCESS = {
     "--source history.jsonl": "Row history.jsonl:1 cannot be used: column history, entry 1 is no",
     "--source good.jsonl --columns instruction=instruction,input=x,output=output": "has input=x",
     "--source cut.json": "Row cut.json:1 is not JSON: the array is broken or cut off here",
-    "--source bad.csv": "Row bad.csv:3 cannot be used: it has 1 fields, the header has 2",
+    "--source bad.csv": "Row bad.csv:3 cannot be used: it has 1 field, the header has 2",
     "--source rows.txt": "must end in .jsonl, .ndjson, .json, .csv, .tsv or .parquet, got .txt",
     "--source broken.parquet": "broken.parquet is damaged behind row 0, or no parquet file",
     "--source folder": "is a folder without rows",

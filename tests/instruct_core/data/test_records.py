@@ -124,6 +124,14 @@ def test_damaged_parquet_is_named(tmp_path: Path, place: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_parquet_with_a_column_twice_is_refused(tmp_path: Path) -> None:
+    table = pa.table([["q"], ["one"], ["two"]], names=["a", "b", "b"])
+    pq.write_table(table, tmp_path / "rows.parquet")
+
+    with pytest.raises(BadRowError, match=r"^Source \S+ cannot be read: .*, got 'b' twice"):
+        list(read_records(str(tmp_path / "rows.parquet")))
+
+
 def test_disk_that_fails_is_not_taken_for_a_damaged_file(tmp_path: Path) -> None:
     class FailingFile(io.BytesIO):
         def read(self, size: int | None = -1, /) -> bytes:
