@@ -38,6 +38,7 @@ from tests.slurm.conftest import ONE_RANK, Cluster, Run, assert_ended_as_if_undi
         (["--after=99999"], "--after 99999: Slurm knows no such job"),
         (["--constraint=fast"], "Partition low has no node left with --constraint fast"),
         (["--exclude=node[1-4]"], "Partition low has no node left with --exclude node[1-4]"),
+        (["--sbatch=reservation=nobodys"], "Slurm refuses this job in partition low: "),  # it alone
         (["--checkpoints=/proc/here"], "--checkpoints /proc/here cannot be written"),
         (["--init=nowhere"], "--init nowhere is not there"),
         (["--shards=nowhere"], "Shards nowhere are not there or not finished"),

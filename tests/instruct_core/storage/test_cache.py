@@ -55,6 +55,13 @@ def test_file_is_fetched_once_into_a_folder_of_ours(store: Store, temporary: Pat
     assert first.parent.stat().st_mode & 0o777 == 0o700
 
 
+def test_copy_that_is_damaged_is_fetched_anew(store: Store, temporary: Path) -> None:
+    path = fetch(store)
+    path.write_bytes(DATA[:-1] + bytes([DATA[-1] ^ 1]))
+
+    assert fetch(store) == path
+
+
 def test_links_in_a_folder_that_others_may_write_are_not_followed(
     store: Store, temporary: Path
 ) -> None:

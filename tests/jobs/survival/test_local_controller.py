@@ -156,12 +156,13 @@ def test_signal_is_passed_on_to_every_task(tmp_path: Path, signum: signal.Signal
     assert starts(tmp_path).count(["hit"]) >= 2  # TERM is repeated as long as one of them runs
 
 
-def test_warning_before_a_task_listens_is_a_requeue(tmp_path: Path) -> None:
+@pytest.mark.parametrize("signum", [signal.SIGUSR1, signal.SIGUSR2])
+def test_warning_before_a_task_listens_is_a_requeue(tmp_path: Path, signum: signal.Signals) -> None:
     script = "if num > 1: sys.exit(0)\nnote('ready')\ntime.sleep(3600)"
     process = controller(tmp_path, script)
     wait_for(lambda: ["ready"] in starts(tmp_path), "the task")
 
-    process.send_signal(signal.SIGUSR2)
+    process.send_signal(signum)
 
     assert process.wait(timeout=HANGS_SECONDS) == 0
     assert len([s for s in starts(tmp_path) if s[0] == "0"]) == 2

@@ -81,6 +81,19 @@ def test_what_brings_a_job_back_is_asked_again_where_it_cannot_run(node: Node) -
     assert [line.split()[-1] for line in node.comebacks()] == ["19", "18", "17", "16"]
 
 
+def test_start_has_forgotten_how_the_last_one_failed_and_ends_all_ranks_with_the_first_that_does(
+    node: Node,
+) -> None:
+    (node.folder / "failed.json").write_text("{}")
+
+    node.starts().wait(timeout=HANGS_SECONDS)
+
+    assert not (node.folder / "failed.json").exists()
+    asked = (node.folder / "asked").read_text().splitlines()
+    [srun] = [line for line in asked if line.startswith("srun ")]
+    assert "--kill-on-bad-exit=1" in srun.split()
+
+
 def test_what_brings_a_job_back_is_given_up_in_the_end(node: Node) -> None:
     node.client("python", "exit 1")
 

@@ -12,6 +12,7 @@ from instruct_core.checkpoints.writer import Checkpoints
 from instruct_core.storage.store import Store
 from launch.drills.comparison import first_difference, first_other_samples
 from tests.fakes import facts_of
+from tests.forked_ranks import in_ranks
 
 STEP = 30
 
@@ -81,6 +82,21 @@ def test_other_generator_shape_or_setting_is_a_difference(tmp_path: Path) -> Non
     assert "rng/torch at [0] is 2, and 1 undisturbed" in str(generator)
     assert "w.weight is ('F32', (4,)), and ('F32', (3,)) undisturbed" in str(shape)
     assert "config.json" in str(setting)
+
+
+def test_generator_of_another_rank_is_a_difference(tmp_path: Path) -> None:
+    weights = torch.zeros(3)
+
+    def save_all(rank: int) -> None:
+        for name in ("a", "b"):
+            saved(tmp_path / name, weights, seed=7 if (name, rank) == ("b", 1) else 1)
+
+    in_ranks(2, save_all)
+
+    difference = first_difference(Store(tmp_path / "a"), Store(tmp_path / "b"), STEP)
+    assert str(difference).startswith(
+        "state-00001-of-00002.safetensors: rng/torch at [0] is 7, and 1"
+    )
 
 
 def read(folder: Path, attempt: int, rank: int, samples: dict[int, list[int]]) -> None:

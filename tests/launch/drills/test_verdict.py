@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from instruct_core.events import Event
-from jobs.drill import Fault, Hit
+from jobs.drill import Fault, Hit, Kind
 from jobs.events import Damaged, Resumed
 from jobs.ledger import Entry
 from launch.drills.verdict import judge
@@ -28,15 +30,16 @@ def test_fault_that_never_came_proves_nothing() -> None:
     assert problems == ["usr2@5 never came"]
 
 
-def test_warned_run_may_lose_no_step_and_a_killed_one_what_was_not_saved() -> None:
-    warned, killed = Fault("usr2", 5), Fault("kill", 20)
+@pytest.mark.parametrize("warning", ["usr1", "usr2", "term"])
+def test_warned_run_may_lose_no_step_and_a_killed_one_what_was_not_saved(warning: Kind) -> None:
+    warned, killed = Fault(warning, 5), Fault("kill", 20)
     hits = [Hit(5.0, 5, 0), Hit(20.0, 20, 1)]
     entries = ledger((1, 6.0, Resumed(4)), (2, 21.0, Resumed(0)))
 
     _, problems = judge([warned, killed], hits, entries, 5, None)
 
     assert problems == [
-        "usr2@5 lost 1 steps, 0 at most were promised",
+        f"{warning}@5 lost 1 steps, 0 at most were promised",
         "kill@20 lost 20 steps, 10 at most were promised",
     ]
 

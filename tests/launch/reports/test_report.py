@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,8 @@ from launch.evaluation.page import documents
 from launch.evaluation.result import Report as Evaluation
 from launch.evaluation.result import Sample, Scores
 from launch.flags.report import Report
+from launch.pages import chart
+from launch.reports import history
 from launch.reports.report import write_report
 from launch.runs.curves import read_curves
 from launch.runs.run import Run
@@ -137,11 +140,24 @@ def test_surroundings_that_cannot_be_read_leave_the_rest(tmp_path: Path, kept: b
     assert "By attempt</h3>" in (tmp_path / "runs_instruct/r/report.html").read_text()
 
 
-def test_interruption_is_marked_where_it_came(page: Path) -> None:
+def test_interruption_is_marked_where_it_came(
+    page: Path, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    marks = []
+
+    def line_chart(*words: Any, **more: Any) -> str:
+        marks.extend(words[3:])
+        return chart.line_chart(*words, **more)
+
+    monkeypatch.setattr(history, "line_chart", line_chart)
+    again = Report("r", str(project / "again.html"), checkpoints=f"{project}/checkpoints_instruct")
+    write_report(again)
+    assert marks == [{5: "0"}] * 3  # the last step that the ledger tells of
+
     loss, rate, speed, _ = page.read_text().split("</figure>", 3)
 
     # The number of the attempt; the loss has a tick of the same word.
-    assert [chart.count(">0</text>") for chart in (loss, rate, speed)] == [2, 1, 1]
+    assert [svg.count(">0</text>") for svg in (loss, rate, speed)] == [2, 1, 1]
     assert "A dotted line stands where an attempt ended" in page.read_text()
 
 

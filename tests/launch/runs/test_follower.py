@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from instruct_core.storage.store import Store
+from jobs.failures import write_outcome
 from jobs.job_folder import START, Progress, write_progress
 from launch.cluster.slurm import SlurmJob
 from launch.console.lines import EXIT_FAILED
@@ -43,6 +44,22 @@ def test_event_that_this_version_does_not_know_is_shown_as_it_is(
     said = capsys.readouterr().out.splitlines()
     assert said == ["moved: step 3, to node2", "Going on from step 3"]
     assert exit_code == EXIT_FAILED  # it has left no word of its end
+
+
+@pytest.mark.parametrize("retry", [True, False])
+def test_run_that_has_failed_is_told_with_the_traceback_of_what_nobody_understands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], retry: bool
+) -> None:
+    followed = Followed(tmp_path, monkeypatch)
+    write_outcome(
+        followed.job.folder, "ZeroDivisionError: x", "Traceback ...\n  y = 1 / 0\n", retry
+    )
+
+    assert watch_slurm(followed.job, a_run(tmp_path)) == EXIT_FAILED
+
+    said = capsys.readouterr().err
+    assert "error: run r failed: ZeroDivisionError: x" in said
+    assert ("Traceback ...\n  y = 1 / 0\n" in said) == retry
 
 
 class Followed:
