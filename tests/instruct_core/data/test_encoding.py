@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from instruct_core.data import encoding
 from instruct_core.data.batches import IGNORED, SampleReader
 from instruct_core.data.encoding import encode, prompt_tokens
 from instruct_core.data.fast_tokenizer import choose_tokenizer
@@ -75,7 +77,9 @@ def test_prompt_of_each_answer_is_the_beginning_of_the_row() -> None:
     assert prompts == [rows.tokens[:first].tolist() for first, _ in rows.spans.tolist()]
 
 
-def test_rows_keep_their_spans_apart() -> None:
+@pytest.mark.parametrize("chars_at_once", [1, encoding.ENCODE_CHARS])
+def test_rows_keep_their_spans_apart(chars_at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoding, "ENCODE_CHARS", chars_at_once)
     chats = [CHAT[1:3], CHAT, CHAT[3:6] + CHAT[8:], [Turn("user", "a"), Turn("assistant", "b")]]
     alone = [encode([BY_HEADINGS.segments(chat)], TOKENIZER) for chat in chats]
 

@@ -11,7 +11,7 @@ import pytest
 
 from instruct_core.data.batches import IGNORED, SampleReader
 from instruct_core.data.fast_tokenizer import choose_tokenizer
-from instruct_core.data.long_rows import LongRows
+from instruct_core.data.long_rows import LongRows, pieces_of
 from instruct_core.data.lost_tokens import check_learns, learns_nothing, lost_of, measurable
 from instruct_core.data.packing import load_packing, pack
 from instruct_core.data.shard_plan import ShardPlan, scan
@@ -49,6 +49,18 @@ def set_of(folder: Path, long_rows: LongRows) -> Store:
     write_shard(store, plan, 0, choose_tokenizer("tiktoken"))
     assert write_manifest(store, plan)
     return store
+
+
+def test_row_that_just_fits_is_whole(long_rows: LongRows) -> None:
+    rows, starts, lengths = pieces_of(np.array([SEQ_LEN, SEQ_LEN + 1]), SEQ_LEN, long_rows)
+
+    pieces = list(zip(rows.tolist(), starts.tolist(), lengths.tolist(), strict=True))
+    of_the_longer = {
+        "cut": [(1, 0, SEQ_LEN), (1, SEQ_LEN, 1)],
+        "truncate": [(1, 0, SEQ_LEN)],
+        "drop": [],
+    }
+    assert pieces == [(0, 0, SEQ_LEN), *of_the_longer[long_rows]]
 
 
 def test_what_long_rows_cost_is_counted(tmp_path: Path, long_rows: LongRows) -> None:

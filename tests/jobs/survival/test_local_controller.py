@@ -166,6 +166,7 @@ def test_warning_before_a_task_listens_is_a_requeue(tmp_path: Path, signum: sign
 
     assert process.wait(timeout=HANGS_SECONDS) == 0
     assert len([s for s in starts(tmp_path) if s[0] == "0"]) == 2
+    assert not (tmp_path / "crashes.json").exists()
 
 
 def test_warning_before_there_is_a_task_is_a_requeue_too(tmp_path: Path) -> None:
