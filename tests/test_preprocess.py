@@ -255,5 +255,5 @@ def test_help_teaches_without_importing_torch(verb: str, tmp_path: Path) -> None
     )  # fmt: skip
 
     assert "usage: python launch/" in result.stdout
-    for module in ("torch", "numpy", "datasets", "submitit"):
+    for module in ("torch", "numpy", "datasets", "submitit", "matplotlib", "rouge_score"):
         assert f"| {module}\n" not in result.stderr.replace(" ", "").replace("|", "| ")

@@ -32,7 +32,6 @@ from instruct_core.storage.patience import passes_on_a_disk
 from jobs.failures import Failure, read_failures, write_outcome
 from jobs.job_folder import (
     ASKS_BACK,
-    LOG,
     SCRIPT,
     SRUN_SAID,
     TOLD_TO_END,
@@ -54,10 +53,10 @@ from jobs.slurm import (
     show_job,
 )
 from jobs.survival.crash import (
-    SRUN_SAYS,
     cause_of,
     exit_codes_in,
     nobody_has_a_word,
+    said_in_this_start,
     setup_that_failed,
     was_warned_too_early,
 )
@@ -74,7 +73,6 @@ logger = logging.getLogger("comeback")
 
 FOLLOWED = "followed"  # file, by the start, of an array task that ends well: a follow-up goes on
 SRUN = "srun"  # in each of its words
-LOG_OF_RANK_0 = "_0_log.out"  # where the script writes too; a rank's last word stands in its own
 STARTS_HERE = 85  # exit code that has the batch script start the ranks anew
 ENDED_WELL = 86  # and that says that they have come to their end, whatever failed after it
 TRIES = 240  # to reach Slurm's controller, which may be starting anew: an hour
@@ -99,7 +97,7 @@ def decide_comeback() -> int:
 
 def _decide_by(folder: Path, progress: Progress) -> int:
     """Decide by how far this start has come; as `decide_comeback`."""
-    said = or_unknown(_said_in_this_start, "")
+    said = or_unknown(said_in_this_start, "")
     if _has_ended_well(folder, progress, said):
         return ENDED_WELL
     if progress.state == "requeued":
@@ -206,25 +204,6 @@ def _presumed() -> JobRecord | None:
     return JobRecord(
         own_job_id(), "RUNNING", "None", own_restarts(), True, "Unknown", "Unknown", "", ""
     )
-
-
-def _said_in_this_start() -> str:
-    """Return what the log has of this start: the batch script writes a line at each."""
-    log = os.environ[LOG]
-    said = _after_this_start(Path(log))
-    ended = SRUN_SAYS.search(said)
-    if ended is None or ended["rank"] == "0" or not ended["what"].startswith("Exited"):
-        return said
-    own = Path(f"{log.removesuffix(LOG_OF_RANK_0)}_{ended['rank']}_log.out")
-    words = or_unknown(lambda: _after_this_start(own), "").splitlines()
-    return f"{said[: ended.start()]}{''.join(words[-1:])}\n{said[ended.start() :]}"
-
-
-def _after_this_start(log: Path) -> str:
-    text = log.read_text(encoding="utf-8", errors="replace")
-    _, found, said = text.rpartition(f"start {this_start()}")
-    # The disk may have been full; earlier starts do not count.
-    return said.partition("\n")[2] if found else ""
 
 
 def _bring_back(bad_node: str) -> None:

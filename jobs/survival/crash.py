@@ -11,12 +11,15 @@ import os
 import re
 import signal
 from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from instruct_core.storage.patience import PASSING
 from jobs.causes import LOST_PEER, PEER_IS_GONE, Cause, cause_of_text
 from jobs.failures import Failure
-from jobs.job_folder import SETUP_ENDED
+from jobs.job_folder import LOG, SETUP_ENDED, or_unknown, this_start
+
+LOG_OF_RANK_0 = "_0_log.out"  # where the script writes too; a rank's last word stands in its own
 
 
 class Crash(NamedTuple):
@@ -221,3 +224,22 @@ def setup_that_failed(said: str) -> str:
 def exit_codes_in(said: str) -> set[str]:
     """Return what ranks ended with by themselves, as srun says; its own code is of those it killed."""
     return {match["what"].rpartition("Exited with exit code ")[2] for match in _seen_first(said)}
+
+
+def said_in_this_start() -> str:
+    """Return what the log has of this start: the batch script writes a line at each."""
+    log = os.environ[LOG]
+    said = _after_this_start(Path(log))
+    ended = SRUN_SAYS.search(said)
+    if ended is None or ended["rank"] == "0" or not ended["what"].startswith("Exited"):
+        return said
+    own = Path(f"{log.removesuffix(LOG_OF_RANK_0)}_{ended['rank']}_log.out")
+    words = or_unknown(lambda: _after_this_start(own), "").splitlines()
+    return f"{said[: ended.start()]}{''.join(words[-1:])}\n{said[ended.start() :]}"
+
+
+def _after_this_start(log: Path) -> str:
+    text = log.read_text(encoding="utf-8", errors="replace")
+    _, found, said = text.rpartition(f"start {this_start()}")
+    # The disk may have been full; earlier starts do not count.
+    return said.partition("\n")[2] if found else ""

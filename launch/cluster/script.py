@@ -32,7 +32,8 @@ from jobs.job_folder import (
     START,
     TOLD_TO_END,
 )
-from jobs.survival.comeback import ENDED_WELL, FOLLOWED, LOG_OF_RANK_0, STARTS_HERE
+from jobs.survival.comeback import ENDED_WELL, FOLLOWED, STARTS_HERE
+from jobs.survival.crash import LOG_OF_RANK_0
 from jobs.survival.exclusion import BAD_AT_LAUNCH
 from launch.cluster.bad_nodes import record
 from launch.cluster.container import Container

@@ -4,73 +4,21 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from jobs.job_folder import Progress, place_of, write_progress
 from jobs.survival.comeback import ENDED_WELL
-from launch.cluster import script as module
 from launch.cluster.container import Container
 from launch.cluster.script import Resources, batch_script
 from tests.conftest import HANGS_SECONDS, wait_for
-from tests.jobs.test_slurm import fake
+from tests.launch.cluster.conftest import Node
 
 # As `write_progress` does.
 LEAVES_WORD = 'echo {} > "$INSTRUCT_JOB/progress-$INSTRUCT_START.json"'
 # What srun does with what comes after its own options.
 RUNS_A_RANK = 'while [ "${1#-}" != "$1" ]; do [ "$1" = --output ] && shift; shift; done; exec "$@"'
-
-
-class Node:
-    """A node on which the script of job 7 runs; its Python notes what it is asked."""
-
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.folder, self._monkeypatch = folder, monkeypatch
-        self.clients = folder / "bin"
-        self.clients.mkdir()
-        (folder / "job.pkl").write_text("the job")
-        monkeypatch.setenv("SLURM_JOB_ID", "7")
-        monkeypatch.setenv("SLURM_PROCID", "0")
-        monkeypatch.setattr(module, "COMEBACK_PAUSE_SECONDS", 0)
-        monkeypatch.setattr(module.sys, "executable", str(self.clients / "python"))
-        monkeypatch.setattr(module, "LOG_PAUSE_SECONDS", 0)
-        self.client("srun", "exit 3")
-        self.client("python", "exit 0")
-
-    def client(self, name: str, script: str) -> None:
-        """Put a client on the node's PATH."""
-        fake(
-            self._monkeypatch,
-            self.clients,
-            name,
-            f'echo "{name} $*" >> {self.folder}/asked\n{script}',
-        )
-
-    def starts(self, **more: Any) -> subprocess.Popen[bytes]:
-        """Start the script of a job that asks for more."""
-        script = batch_script(self.folder, Resources("r", 60, "p", **more))
-        return subprocess.Popen(["bash", "-c", script], cwd=self.folder)
-
-    def log(self) -> str:
-        """Return what the script has said."""
-        return (self.folder / "7_0_log.out").read_text()
-
-    def comebacks(self) -> list[str]:
-        """Return what the script asked Python for."""
-        lines = (self.folder / "asked").read_text().splitlines()
-        return [
-            line
-            for line in lines
-            if line.startswith("python -m jobs.patient jobs.survival.comeback")
-        ]
-
-
-@pytest.fixture
-def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Node:
-    return Node(tmp_path, monkeypatch)
 
 
 def test_what_brings_a_job_back_is_asked_again_where_it_cannot_run(node: Node) -> None:
