@@ -177,12 +177,15 @@ def merge(
     """
     found = projections(model)
     kinds = {kind: _factors(tensors, kind) for kind in ("lora_A", "lora_B")}
-    if (
-        sum(map(len, kinds.values())) != len(tensors)
-        or kinds["lora_A"].keys() != kinds["lora_B"].keys()
-    ):
+    if others := [n for n in sorted(tensors) if not n.endswith(tuple(map(_end, kinds)))]:
         raise CorruptFileError(
-            f"Adapter {where} must have a lora_A and a lora_B for each projection."
+            f"Adapter {where} has {others[0]}, which is no lora_A or lora_B of a projection. Merge it "
+            "with PEFT (merge_and_unload) and give the merged folder."
+        )
+    if alone := sorted(kinds["lora_A"].keys() ^ kinds["lora_B"].keys()):
+        raise CorruptFileError(
+            f"Adapter {where} must have a lora_A and a lora_B for each projection: of {alone[0]} one is "
+            "missing."
         )
     for name, a in sorted(kinds["lora_A"].items()):
         b, module = kinds["lora_B"][name], found.get(name)
@@ -197,7 +200,11 @@ def merge(
 
 
 def _factors(tensors: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
-    end = f".{kind}.weight"
+    end = _end(kind)
     return {
         n.removeprefix(PREFIX).removesuffix(end): t for n, t in tensors.items() if n.endswith(end)
     }
+
+
+def _end(kind: str) -> str:
+    return f".{kind}.weight"
