@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import ast
+import io
 import json
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
 
 from instruct_core.data.shards import load_manifest
 from instruct_core.storage.store import Store
+from launch.dialogue.dialogue import Dialogue
+from launch.dialogue.terminal import talk
 from tests.conftest import HANGS_SECONDS, REPO, environment
 
 PACKAGES = ("launch", "jobs", "instruct_core", "bench")
@@ -57,6 +64,19 @@ def test_everything_that_opens_text_names_its_encoding() -> None:
     ]
 
     assert not found
+
+
+def test_questions_of_a_pipe_are_read_in_a_locale_without_utf_8(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[str] = []
+    dialogue = SimpleNamespace(is_over=False, take=asked.append)
+    pipe = io.TextIOWrapper(io.BytesIO("Grüß 日本\nb\n".encode()), encoding="ascii")
+    monkeypatch.setattr(sys, "stdin", pipe)
+
+    assert talk(cast("Dialogue", dialogue)) == 0
+
+    assert asked == ["Grüß 日本", "b"]
 
 
 def test_shards_are_the_same_in_a_locale_without_utf_8(tmp_path: Path) -> None:

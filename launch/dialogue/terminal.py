@@ -29,7 +29,8 @@ def talk(dialogue: Dialogue) -> int:
     exit_code = 0
     interactive = sys.stdin.isatty()
     if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(errors="replace")
+        # A file is UTF-8 whatever the locale says; a terminal writes as its locale does.
+        sys.stdin.reconfigure(encoding=None if interactive else "utf-8", errors="replace")
     if interactive:
         _edit_lines()
         note(f"Talking to {Path(dialogue.speaker.place).name}. /help shows commands, Ctrl-D ends.")
