@@ -69,7 +69,7 @@ RED_ON_SLURM = {
     "partition that is too small": ("sbatch", "node conf", set_client("sbatch", TOO_SMALL)),
     "no default partition": ("partition", "no default", set_partition(Default="NO")),
     "jobs lost at a preemption": (
-        "preemption", "does not come back", set_partition(PreemptMode="CANCEL", GraceTime="0"),
+        "preemption", "does not come back", set_partition(PreemptMode="CANCEL", GraceTime="4"),
     ),
     "no time before a kill": ("kill wait", "0 s", set_config(KillWait="0 sec")),
     "no arrays": ("arrays", "MaxArraySize is 1", set_config(MaxArraySize="1")),
@@ -106,7 +106,7 @@ NOTED_ON_SLURM = {
     "TERM is the warning": (
         "warning", "preempt_send_user_signal", set_config(SlurmctldParameters="(null)"),
     ),
-    "no grace time": ("grace time", "one that a step", set_partition(GraceTime="0")),
+    "no grace time": ("grace time", "one that a step", set_partition(GraceTime="4")),
     "preempted jobs are cancelled": (
         "preemption", "PreemptMode=REQUEUE", set_partition(PreemptMode="CANCEL"),
     ),

@@ -15,6 +15,7 @@ from jobs.events import Resumed, ShortLead
 from jobs.failures import write_failure
 from jobs.job_folder import START, Progress, write_progress
 from jobs.ledger import Ledger
+from jobs.slurm import JobRecord
 from launch.cluster.lock import RunLock
 from launch.cluster.slurm import SlurmJob
 from launch.console.display import age
@@ -147,6 +148,18 @@ def test_note_says_why_a_run_waits_and_no_start_that_nobody_knows(
     project: Path, slurm: PlayedSlurm, reason: str, start: str, note: str
 ) -> None:
     assert queued(project, slurm, Reason=reason, StartTime=start).note() == note
+
+
+@pytest.mark.parametrize("state", ["RUNNING", "PENDING"])
+def test_job_of_which_a_part_runs_is_none_that_never_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    times = ("Unknown", "Unknown", "", "")
+    waits = JobRecord("7", "PENDING", "DependencyNeverSatisfied", 0, True, *times)
+    parts = [waits, waits._replace(job_id="8", state=state, reason="None")]
+    monkeypatch.setattr(SlurmJob, "records", lambda job: parts)
+
+    assert not SlurmJob(tmp_path).never_starts()
 
 
 def test_run_that_has_said_its_last_word_needs_no_slurm(project: Path, slurm: PlayedSlurm) -> None:
