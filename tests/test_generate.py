@@ -147,6 +147,9 @@ def test_damaged_part_is_made_again_and_a_lost_file_joined(desk: Path, answers: 
     assert (desk / "damaged.jsonl.parts/00000.json").stat().st_mtime_ns == whole
     again = launch("generate", *command, cwd=desk)
     assert again.stdout.endswith("Answers damaged.jsonl are complete: nothing to do.\n")
+    (desk / "damaged.jsonl").write_bytes(answers[:-1])
+    assert launch("generate", *command, cwd=desk).returncode == 0
+    assert (desk / "damaged.jsonl").read_bytes() == answers
 
 
 def test_other_settings_never_overwrite_answers(desk: Path, answers: bytes) -> None:
