@@ -27,10 +27,10 @@ KINDS: dict[str, dict[str, Any]] = {
     "linear": {"model_type": "llama", "rope_scaling": {"type": "linear", "factor": 4.0}},
     "dynamic": {"model_type": "llama", "rope_scaling": {"type": "dynamic", "factor": 2.0}},
     "biases": {"model_type": "llama", "attention_bias": True, "mlp_bias": True, "head_dim": 6},
-    "qwen2": {"model_type": "qwen2", "tie_word_embeddings": True, "rms_norm_eps": 1e-5},
+    "qwen2": {"model_type": "qwen2", "tie_word_embeddings": True, "rms_norm_eps": 0.1},
     "qwen2-yarn": {"model_type": "qwen2", "rope_scaling": YARN},
     "yarn-deepseek": {
-        "model_type": "llama",
+        "model_type": "llama", "rope_theta": 100.0,  # so that what is truncated is no whole number
         "rope_scaling": YARN | {
             "mscale": 0.7, "mscale_all_dim": 1.0, "beta_fast": 16.0, "truncate": False,
         },
