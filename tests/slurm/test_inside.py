@@ -29,8 +29,8 @@ def test_run_that_loses_a_rank_goes_on_without_the_queue(pair: Run, undisturbed_
     pair.reach(7)
     kill_rank(pair, 1)
     pair.wait_for_start(2)
-    with pair.held_at(14):  # warnings reach the ranks as before
-        pair.cluster.run("scancel", "--signal=USR2", pair.job_id)
+    with pair.held_at(14):  # warnings reach the ranks as before, and here the batch script too
+        pair.cluster.run("scancel", "--full", "--signal=USR2", pair.job_id)
 
     pair.wait_for_start(3)
     pair.wait_for_end()
