@@ -69,25 +69,32 @@ def read_code(read: Callable[[], T]) -> T:
     Raises:
         OSError: The disk has not, for CODE_SECONDS.
         ReadInPartError: It has, and what it broke off cannot be read once more in this process.
-        ModuleNotFoundError: Something is not there, or the disk has not shown it in NOT_FOUND_SECONDS.
+        ImportError: Something is not there, or the disk has not shown it in NOT_FOUND_SECONDS.
     """
     failed_at = patience = 0.0
     while True:
         importlib.invalidate_caches()
         try:
             return read()
-        except (OSError, ModuleNotFoundError) as error:
+        except Exception as error:
+            if not isinstance(error, OSError | ImportError) or not _may_be_unread(error):
+                if not failed_at:
+                    raise
+                raise ReadInPartError(error, patience) from error
             now = time.monotonic()
             if not failed_at:
                 logging.getLogger(__name__).warning("The code is read again: %s", error)
             failed_at, patience = failed_at or now, _patience_with(error)
             if now >= failed_at + patience:
                 raise
-        except Exception as error:
-            if not failed_at:
-                raise
-            raise ReadInPartError(error, patience) from error
         time.sleep(PAUSE_SECONDS)
+
+
+def _may_be_unread(error: OSError | ImportError) -> bool:
+    """Return True but for a name that a package of others lacks: of ours, it may be a file."""
+    if isinstance(error, OSError | ModuleNotFoundError):
+        return True
+    return (error.name or "").partition(".")[0] in PACKAGES
 
 
 def _patience_with(error: OSError | ImportError) -> float:
