@@ -7,7 +7,9 @@ The command that makes a shard set, for those who miss one: another command woul
 
 from __future__ import annotations
 
+import re
 import shlex
+from pathlib import Path
 from typing import Any
 
 from instruct_core.data.template import BASE
@@ -42,14 +44,14 @@ def command_that_makes(
     held_out = sources[-1] if plan.get("held_out") else None
     words = ["python", "launch/preprocess.py"]
     for source in sources[:-1] if held_out else sources:
-        words += ["--source", str(source.get("source", "SOURCE"))]
+        words += ["--source", _from_here(source)]
     if plan.get("weights"):
         words += [
             "--weights",
             ",".join(str(weight).removesuffix(".0") for weight in plan["weights"]),
         ]
     if held_out:
-        words += ["--val-source", str(held_out["source"])]
+        words += ["--val-source", _from_here(held_out)]
     if len(sources) > 1:  # whose columns are always detected
         plan = sources[0] | {"columns": None}
     words += ["--out", store.url if out is None else out, *_choices(plan, has_template)]
@@ -59,6 +61,22 @@ def command_that_makes(
     if (tokenizer or own) != GPT2:
         words += ["--tokenizer", tokenizer or own]
     return shlex.join(words)
+
+
+def _from_here(plan: dict[str, Any]) -> str:
+    """Return a source as it was typed; by its whole place, where that was in another folder."""
+    typed = str(plan.get("source", "SOURCE"))
+    fixed = re.split(r"[*?\[{]", typed, maxsplit=1)[0]
+    for url in (str(file.get("url")) for file in plan.get("files", ())):
+        folder, found, _ = url.rpartition(f"/{fixed}")
+        if (
+            found
+            and fixed
+            and Path(folder, fixed).exists()
+            and not Path(folder).samefile(Path.cwd())
+        ):
+            return f"{folder}/{typed}"
+    return typed
 
 
 def _choices(plan: dict[str, Any], has_template: bool) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -40,3 +41,23 @@ def test_command_has_the_weights_to_the_digit_and_a_template_that_the_tokenizer_
     assert "--source a.jsonl --source b.jsonl --weights 0.123456789,70 --out out" in command
     assert f"--template {template}" in command
     assert command.endswith(end)
+
+
+@pytest.mark.parametrize("typed", ["a/x.jsonl", "a/*.jsonl", "a", "builtin"])
+def test_command_names_a_source_that_was_typed_in_another_folder_by_its_whole_place(
+    tmp_path: Path, typed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, store = tmp_path / "a" / "x.jsonl", Store(tmp_path / "set")
+    rows.parent.mkdir()
+    rows.touch()
+    plan = {"source": typed, "files": [{"url": str(rows)}]}
+    store.replace("plan.json", dump_document(plan))
+    monkeypatch.chdir(tmp_path)
+    here = command_that_makes(store, "out")
+    monkeypatch.chdir(rows.parent)
+
+    elsewhere = command_that_makes(store, "out")
+
+    place = typed if typed == "builtin" else f"{tmp_path}/{typed}"
+    assert shlex.split(here)[2:4] == ["--source", typed]
+    assert shlex.split(elsewhere)[2:4] == ["--source", place]
