@@ -105,6 +105,25 @@ def test_scheduler_that_is_silent_when_a_job_is_warned_is_asked_again(
     assert scheduler.requeued == [["scontrol", "requeue", "7"]]
 
 
+def test_scheduler_that_is_silent_at_the_deadline_is_asked_again(
+    scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deadline = Deadline(lead_seconds=120, save_seconds=1.0)
+    scheduler.ends_in(3.2)
+    deadline.look(stop_noted=True, step_seconds=1.0)
+    scheduler.now += 0.4
+
+    def away(words: list[str]) -> None:
+        raise SlurmError("scontrol did not answer")
+
+    with monkeypatch.context() as now:
+        now.setattr(deadline_module, "run_client", away)
+        deadline.look(stop_noted=True, step_seconds=1.0)
+    deadline.look(stop_noted=True, step_seconds=1.0)
+
+    assert scheduler.requeued == [["scontrol", "requeue", "7"]]
+
+
 def test_follow_up_is_left_more_time_than_a_requeue(
     scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
