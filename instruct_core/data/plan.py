@@ -79,9 +79,11 @@ class Plan(ABC):
 
     def changes_since(self, old: Plan) -> list[str]:
         """Return what has changed since another plan of this kind, choice by choice."""
-        before = old.choices
+        before, hashes = old.choices, [file.xxh3 for file in self.files]
         return [
-            f"{name}: {before.get(name)} -> {value}"
+            "other rows in the source"
+            if value == hashes
+            else f"{name}: {before.get(name)} -> {value}"
             for name, value in self.choices.items()
             if before.get(name) != value
         ]

@@ -70,6 +70,13 @@ def test_numbers_that_weights_are_kept_in_decide_answers(source: Source) -> None
     assert not plan.makes_same_parts(old)
 
 
+def test_other_questions_are_told_in_words_and_not_by_their_hashes(source: Source) -> None:
+    old = AnswerPlan.load(Store("."))
+    plan = replace(old, files=[replace(old.files[0], xxh3="0" * 32)])
+
+    assert plan.changes_since(old) == ["other rows in the source"]
+
+
 @pytest.mark.parametrize(
     ("sampling", "same"),
     [
