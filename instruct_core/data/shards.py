@@ -275,7 +275,7 @@ class ShardSet:
     def num_response_tokens(self) -> int:
         """Return how many tokens of all rows are responses; opens every shard once."""
         total = 0
-        for columns in map(self._files.open, range(len(self._entries))):
+        for columns in map(self._files.columns, range(len(self._entries))):
             if "spans" in columns:
                 total += int(np.diff(columns["spans"].rows().astype(np.int64)).sum())
             else:
@@ -285,9 +285,9 @@ class ShardSet:
     def lengths(self) -> NDArray[np.int64]:
         """Return the number of tokens of every row; opens every shard once."""
         shards = range(len(self._entries))
-        parts = [np.diff(self._files.open(shard)["offsets"].rows()) for shard in shards]
+        parts = [np.diff(self._files.columns(shard)["offsets"].rows()) for shard in shards]
         return np.concatenate([np.zeros(0, np.int64), *parts])
 
     def _locate(self, row: int) -> tuple[dict[str, Column], int]:
         shard = int(np.searchsorted(self._first_rows, row, side="right")) - 1
-        return self._files.open(shard), row - int(self._first_rows[shard])
+        return self._files.columns(shard), row - int(self._first_rows[shard])

@@ -2,7 +2,7 @@
 The files of shards as they lie on disk, each verified when it is first opened.
 
     files = VerifiedFiles(store, manifest["train"])
-    files.open(3)["tokens"].rows(12, 40)               # read from the disk
+    files.columns(3)["tokens"].rows(12, 40)               # read from the disk
 
 None is mapped into memory: a page that was verified may have left memory since, and where the disk does
 not give it any more, a map ends the process with a signal, SIGBUS. A read fails in words. A set may have
@@ -121,7 +121,7 @@ class VerifiedFiles:
         self._whole = dict[int, Identity]()
         self._open = lru_cache(MAX_OPEN)(self._open_now)
 
-    def open(self, number: int) -> dict[str, Column]:
+    def columns(self, number: int) -> dict[str, Column]:
         """
         Return a file's tensors; one look is no verdict: a damaged one is read again, past the cache.
 
