@@ -6,8 +6,9 @@ The files of shards as they lie on disk, each verified when it is first opened.
 
 None is mapped into memory: a page that was verified may have left memory since, and where the disk does
 not give it any more, a map ends the process with a signal, SIGBUS. A read fails in words. A set may have
-more files than a process may open: those that were not asked for of late are closed, and one that is
-opened again is hashed again only if it is another, or has changed.
+more files than a process may open: those that were not asked for of late are closed. Every other row may
+open one again, as most sets have 64 shards or more: that asks for the file alone, and hashes it only if
+it is another, or has changed.
 """
 
 from __future__ import annotations
@@ -36,26 +37,6 @@ from instruct_core.storage.tensor_file import NUMPY_TYPES, Place, parse_header
 LOOK_AGAIN_SECONDS = 2.0
 READ_BYTES = 1 << 20
 MAX_OPEN = 32  # files of a split: see jobs/open_files.py for how many there may be in all
-
-
-class Identity(NamedTuple):
-    """Which file lies somewhere, and in which state."""
-
-    path: Path
-    device: int
-    inode: int
-    num_bytes: int
-    changed_ns: int
-
-
-def _identity(path: Path, found: os.stat_result) -> Identity:
-    return Identity(path, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
-
-
-def _identity_at(path: Path) -> Identity | None:
-    with contextlib.suppress(OSError):
-        return _identity(path, path.stat())
-    return None
 
 
 class OpenFile:
@@ -107,6 +88,33 @@ class Column:
         return np.frombuffer(data, self._type).reshape(count, *self._row)
 
 
+class State(NamedTuple):
+    """Which file it is, and whether somebody has changed it."""
+
+    device: int
+    inode: int
+    num_bytes: int
+    changed_ns: int
+
+    @classmethod
+    def of(cls, file: OpenFile) -> State:
+        """Return that of an open file."""
+        found = os.fstat(file.descriptor)
+        return cls(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+class Verified(NamedTuple):
+    """A file whose bytes were compared with the manifest."""
+
+    path: Path
+    state: State  # in which it was then
+    places: dict[str, Place]  # of its tensors
+
+    def columns(self, file: OpenFile) -> dict[str, Column]:
+        """Return its tensors, now that it is open."""
+        return {name: Column(file, place) for name, place in self.places.items()}
+
+
 class VerifiedFiles:
     """
     The files of a split, a few of them open at a time; each is hashed when it is first opened.
@@ -118,7 +126,7 @@ class VerifiedFiles:
 
     def __init__(self, store: Store, entries: Sequence[dict[str, Any]]) -> None:
         self._store, self._entries = store, entries
-        self._whole = dict[int, Identity]()
+        self._verified = dict[int, Verified]()
         self._open = lru_cache(MAX_OPEN)(self._open_now)
 
     def columns(self, number: int) -> dict[str, Column]:
@@ -132,41 +140,50 @@ class VerifiedFiles:
         return self._open(number)
 
     def _open_now(self, number: int) -> dict[str, Column]:
-        entry, whole = self._entries[number], self._whole.get(number)
-        if whole is None or whole != _identity_at(whole.path):
-            path = local_copy(self._store, entry["file"], entry["bytes"], entry["xxh3"])
-        else:
-            path = whole.path
+        known = self._verified.get(number)
+        if known is not None and (columns := _opened_again(known)) is not None:
+            return columns
+        entry = self._entries[number]
+        path = local_copy(self._store, entry["file"], entry["bytes"], entry["xxh3"])
         try:
-            found = on_a_disk(path, lambda: _open(path, self._store, entry, whole))
+            file, known = on_a_disk(path, lambda: _open(path, self._store, entry))
         except CorruptFileError:
             sleep(LOOK_AGAIN_SECONDS)
-            with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
-                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-            found = on_a_disk(path, lambda: _open(path, self._store, entry, whole))
-        columns, self._whole[number] = found
-        return columns
+            with contextlib.suppress(FileNotFoundError), path.open("rb") as cached:
+                os.posix_fadvise(cached.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            file, known = on_a_disk(path, lambda: _open(path, self._store, entry))
+        self._verified[number] = known
+        return known.columns(file)
 
 
-def _open(
-    path: Path, store: Store, entry: dict[str, Any], whole: Identity | None
-) -> tuple[dict[str, Column], Identity]:
-    rebuild = f"Rebuild it: {command_that_makes(store)}"
-    where = f"Shard {store.where(entry['file'])}"
+def _opened_again(known: Verified) -> dict[str, Column] | None:
+    """Return the tensors of a file if it is still the one that was verified, and the disk gives it."""
+    with contextlib.suppress(OSError):
+        file = OpenFile(known.path)
+        if State.of(file) == known.state:
+            return known.columns(file)
+    return None
+
+
+def _open(path: Path, store: Store, entry: dict[str, Any]) -> tuple[OpenFile, Verified]:
     if not path.exists():
-        raise CorruptFileError(f"{where} is gone, though the manifest names it. {rebuild}")
+        raise _unfit(store, entry, "is gone, though the manifest names it")
     if (size := path.stat().st_size) != entry["bytes"]:
-        raise CorruptFileError(
-            f"{where} is corrupt: it has {size} bytes, expected {entry['bytes']}. {rebuild}"
-        )
+        raise _unfit(store, entry, f"is corrupt: it has {size} bytes, expected {entry['bytes']}")
     file = OpenFile(path)
-    identity = _identity(path, os.fstat(file.descriptor))
+    state = State.of(file)
     with FileIO(file.descriptor, closefd=False) as content:
-        if identity != whole and _digest(content) != entry["xxh3"]:
-            raise CorruptFileError(f"{where} is corrupt: xxh3 differs from the manifest. {rebuild}")
+        if _digest(content) != entry["xxh3"]:
+            raise _unfit(store, entry, "is corrupt: xxh3 differs from the manifest")
     head = file.read(0, 8 + int.from_bytes(file.read(0, 8), "little"))
     places, _ = parse_header(head, str(path), size)
-    return {name: Column(file, place) for name, place in places.items()}, identity
+    return file, Verified(path, state, places)
+
+
+def _unfit(store: Store, entry: dict[str, Any], problem: str) -> CorruptFileError:
+    """Return what is raised of a file; the command is read from the store, so it is asked for here."""
+    where, rebuild = store.where(entry["file"]), command_that_makes(store)
+    return CorruptFileError(f"Shard {where} {problem}. Rebuild it: {rebuild}")
 
 
 def _digest(file: FileIO) -> str:

@@ -198,6 +198,20 @@ def test_few_files_of_a_set_are_open_at_once_and_none_is_hashed_again_until_it_c
         rows.tokens(0, 0, 10)
 
 
+def test_file_that_is_opened_again_asks_nothing_of_the_store(
+    copied: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every other row may open one: the command that makes the set was read from its plan each time."""
+    monkeypatch.setattr(verified_file, "MAX_OPEN", 1)
+    rows = ShardSet(copied, "train")
+    rows.lengths()
+    monkeypatch.setattr(Store, "read", lambda *words, **more: pytest.fail(f"read {words[1:]}"))
+
+    read = [rows.tokens(row, 0, 10).tolist() for row in [0, len(rows) - 1] * 2]
+
+    assert read[0] == read[2] != read[1] == read[3]
+
+
 def test_shard_that_has_become_shorter_is_no_rows_of_others(
     copied: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
