@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -69,14 +70,18 @@ def _from_here(plan: dict[str, Any]) -> str:
     fixed = re.split(r"[*?\[{]", typed, maxsplit=1)[0]
     for url in (str(file.get("url")) for file in plan.get("files", ())):
         folder, found, _ = url.rpartition(f"/{fixed}")
-        if (
-            found
-            and fixed
-            and Path(folder, fixed).exists()
-            and not Path(folder).samefile(Path.cwd())
-        ):
+        if found and fixed and _was_typed_elsewhere(Path(folder), fixed):
             return f"{folder}/{typed}"
     return typed
+
+
+def _was_typed_elsewhere(folder: Path, source: str) -> bool:
+    """Return True if a source is seen in another folder than this one; it may be nobody's to see."""
+    with suppress(
+        OSError
+    ):  # a set is read by many who may not enter the home that it was made from
+        return (folder / source).exists() and not folder.samefile(Path.cwd())
+    return False
 
 
 def _choices(plan: dict[str, Any], has_template: bool) -> list[str]:

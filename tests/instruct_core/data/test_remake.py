@@ -61,3 +61,22 @@ def test_command_names_a_source_that_was_typed_in_another_folder_by_its_whole_pl
     place = typed if typed == "builtin" else f"{tmp_path}/{typed}"
     assert shlex.split(here)[2:4] == ["--source", typed]
     assert shlex.split(elsewhere)[2:4] == ["--source", place]
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "x" * 300], ids=["here", "forbidden"])
+def test_source_that_cannot_be_looked_at_is_named_as_it_was_typed(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a home that nobody else may enter, or from a folder that is gone: training on the set failed."""
+    store, gone = Store(tmp_path / "set"), tmp_path / "gone"
+    plan = {"source": name, "files": [{"url": f"{tmp_path}/{name}"}]}
+    store.replace("plan.json", dump_document(plan))
+    (tmp_path / "rows.jsonl").touch()
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    if name == "rows.jsonl":
+        gone.rmdir()  # the other name no disk looks at, whoever asks
+
+    command = command_that_makes(store, "out")
+
+    assert shlex.split(command)[2:4] == ["--source", name]
