@@ -155,19 +155,19 @@ class Deadline:
 
 def _may_come_back() -> bool:
     """Return False where too many starts in a row came to nothing, if a disk tells in time."""
-    answers: list[bool] = []
+    folder, answers = job_folder(), list[bool]()
 
     def count() -> None:
-        folder = job_folder()
         progress = or_unknown(lambda: read_progress(folder), Progress())
         answers.append(allows_fruitless_start(folder, progress.committed or 0))
-        if not answers[0]:
-            write_outcome(folder, too_many_warnings("step"), "", retry=False)
 
     counting = threading.Thread(target=count, daemon=True)
     counting.start()
     counting.join(COUNT_SECONDS)
-    return all(answers)
+    may = all(answers)
+    if not may:  # here: a word that comes later would be of a job that was requeued
+        write_outcome(folder, too_many_warnings("step"), "", retry=False)
+    return may
 
 
 class _Again:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -146,8 +147,11 @@ def look_when_no_step_comes(scheduler: Scheduler) -> None:
     deadline.look(stop_noted=True, step_seconds=1.0)
 
 
-def test_starts_that_never_come_to_a_step_come_to_an_end_with_advice(scheduler: Scheduler) -> None:
+def test_starts_that_never_come_to_a_step_come_to_an_end_with_advice(
+    scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As of a run whose loading takes longer than its time limit: it was requeued for ever."""
+    monkeypatch.setattr(deadline_module, "COUNT_SECONDS", 60.0)  # of a machine that is busy
     replace_json(job_folder() / "warnings.json", {"committed": 5, "in_a_row": 9, "start": "6-0000"})
 
     look_when_no_step_comes(scheduler)
@@ -164,3 +168,20 @@ def test_disk_that_hangs_keeps_no_job_from_its_requeue(scheduler: Scheduler) -> 
     look_when_no_step_comes(scheduler)
 
     assert scheduler.requeued == [["scontrol", "requeue", "7"]]
+
+
+def test_count_that_comes_too_late_is_no_last_word_of_a_job_that_was_requeued(
+    scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered = threading.Event()
+    others = set(threading.enumerate())
+    monkeypatch.setattr(deadline_module, "COUNT_SECONDS", 0.0)
+    monkeypatch.setattr(deadline_module, "allows_fruitless_start", lambda *_: not answered.wait(60))
+
+    look_when_no_step_comes(scheduler)
+    [counting] = set(threading.enumerate()) - others
+    answered.set()
+    counting.join(60)
+
+    assert scheduler.requeued == [["scontrol", "requeue", "7"]]
+    assert read_outcome(job_folder()) is None
