@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -111,7 +112,13 @@ def _show_once(flags: Status) -> None:
 
 def _with_jobs(stores: Iterable[Store]) -> list[Store]:
     """Return the stores that array jobs fill, or have filled: their note is on this disk."""
-    return [store for store in stores if (array_parent(store) / NOTE).exists()]
+    return [store for store in stores if _is_there(array_parent(store) / NOTE)]
+
+
+def _is_there(note: Path) -> bool:
+    with suppress(PermissionError):  # a set that is somebody's alone, among those of others
+        return note.exists()
+    return False
 
 
 def _show_one(name: str, flags: Status, look: Look) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import errno
+import os
+from pathlib import Path, PosixPath
 
 import pytest
 
@@ -14,6 +16,7 @@ from jobs.queueing import note_job
 from launch.cluster.job_folder import array_parent, new_job_folder
 from launch.cluster.slurm import SlurmJob
 from launch.flags.status import Status
+from launch.runs import overview
 from launch.runs.overview import show_status
 from tests.launch.played_slurm import PlayedSlurm
 
@@ -58,3 +61,22 @@ def test_bucket_of_shards_that_does_not_answer_is_one_line(
         ConfigError, match=r"--shards s3://b/sets cannot be used: .*Could not connect"
     ):
         show_status(Status(checkpoints=str(project / "checkpoints"), shards="s3://b/sets"))
+
+
+class Forbidden(PosixPath):
+    """A place in a folder that we may not enter; whoever is root may enter each."""
+
+    def exists(self) -> bool:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+
+
+def test_set_that_is_somebodys_alone_keeps_nobody_from_the_others(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(project)
+    (project / "shards" / "theirs").mkdir(parents=True, exist_ok=True)
+    monkeypatch.setattr(overview, "array_parent", lambda store: Forbidden(store.url))
+
+    show_status(Status(checkpoints=str(project / "checkpoints")))
+
+    assert any(line.split()[:1] == ["r"] for line in capsys.readouterr().out.splitlines())
