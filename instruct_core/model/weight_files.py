@@ -28,6 +28,7 @@ from instruct_core.checkpoints.steps import (
     step_folders,
     step_name,
 )
+from instruct_core.data.model_template import TEMPLATE
 from instruct_core.errors import ConfigError, CorruptFileError, MissingError
 from instruct_core.model.foreign import load_foreign
 from instruct_core.model.foreign_settings import Said
@@ -119,7 +120,10 @@ def refuse_half(init: str, names: Collection[str]) -> None:
         CorruptFileError: Names a step of the same run that is whole, if there is one.
     """
     above, _, folder = init.rstrip("/").rpartition("/")
-    is_ours = STEP.fullmatch(folder) or any(map(STATE.fullmatch, names))
+    is_named = (
+        STEP.fullmatch(folder) and TEMPLATE not in names
+    )  # an export has one, and a save none
+    is_ours = is_named or any(map(STATE.fullmatch, names))
     if not is_ours or not names or "manifest.json" in names:
         return
     run = Store(above or ("/" if init.startswith("/") else "."))

@@ -148,6 +148,8 @@ def test_exported_folder_is_a_hugging_face_model_with_its_tokenizer(desk: Path) 
     assert tokenizer(text).input_ids == load_tokenizer().encode(text)
     assert tokenizer.decode(tokenizer(text).input_ids) == text
     assert tokenizer.eos_token_id == 50256
+    (desk / "model").rename(desk / step_name(9))  # nor is it taken for half of a step by its name
+    assert torch.equal(load_model(str(desk / step_name(9))).head_weight, ours.head_weight)
 
 
 BAD = {
