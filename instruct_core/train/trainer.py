@@ -91,9 +91,9 @@ class Trainer:
         Train until the last step or until a rank is warned; the state is saved either way.
 
         Raises:
-            NonFiniteError: Ten steps in a row gave no finite loss or gradient.
+            NonFiniteError: Ten steps in a row gave no finite gradient, or the end no finite loss.
             UnsavedError: No checkpoint could be written for too long.
-            OSError: The last one could not.
+            LateSaveError: The last one could not, in the time that a warned rank has.
             FencedError: A newer attempt has begun.
         """
         batches = self._read_step()

@@ -214,8 +214,8 @@ def _before(folder: Path, resources: Resources) -> list[str]:
         f"[ ${INSIDE} = 0 ] || {{ {WARNINGS_ARE_NOTED}",
         f"{START}=$number$(printf x%03d ${INSIDE}); }}",
         f'[ ! -s "${LEFT_OUT}_FILE" ] || {LEFT_OUT}=$(cat "${LEFT_OUT}_FILE")',
-        # What a kill left behind would block the next re-pickle and the result (utils.py:182), and
-        # a job that submitit has moved its pickle to after sbatch could start before it is there.
+        # What a kill left behind would block the next re-pickle (utils.py:182), and a job that
+        # submitit has moved its pickle to after sbatch could start before it is there.
         f'rm -f {place}/{job}_*.save_tmp "$mine.new" "${FOLDER}/failed.json"',
         # On a full disk the old copy stays, and a first one takes no room.
         'cmp -s "$job" "$mine" || { cp "$job" "$mine.new" && mv -f "$mine.new" "$mine"; } '

@@ -80,13 +80,15 @@ def parse_flags(
 def _check_texts(flags: Any, program: str) -> None:
     """Refuse a place without a name, and a text that nothing can write; a place may be no UTF-8."""
     for name, is_place, word in texts_of(flags):
-        if is_place and not word:
+        if is_place and word:
+            continue
+        if is_place:
             raise ConfigError(
                 f"{flag_of(name)} must name a place, got nothing: a variable in it may be empty. See "
                 f"{program} --help."
             )
         try:
-            _ = is_place or word.encode()
+            word.encode()
         except UnicodeEncodeError:
             raise ConfigError(
                 f"{flag_of(name)} must be UTF-8, got {word!r}. Type it in a terminal of UTF-8; if the "
