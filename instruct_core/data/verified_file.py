@@ -39,11 +39,27 @@ READ_BYTES = 1 << 20
 MAX_OPEN = 32  # files of a split: see jobs/open_files.py for how many there may be in all
 
 
+class State(NamedTuple):
+    """Which file it is, and whether somebody has changed it."""
+
+    device: int
+    inode: int
+    num_bytes: int
+    changed_ns: int
+
+    @classmethod
+    def of(cls, descriptor: int) -> State:
+        """Return that of an open file."""
+        found = os.fstat(descriptor)
+        return cls(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+
+
 class OpenFile:
     """A file that is open for as long as somebody has it."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.descriptor = path, os.open(path, os.O_RDONLY)
+        self.state = State.of(self.descriptor)
 
     def __del__(self) -> None:
         # It could not be opened; or its disk is away, and nothing was written.
@@ -54,7 +70,22 @@ class OpenFile:
         """Return bytes of it; raises OSError where the disk does not give them for a while."""
         with contextlib.suppress(OSError):
             return self._read(start, num_bytes)
-        return on_a_disk(self.path, lambda: self._read(start, num_bytes))
+        return on_a_disk(self.path, lambda: self._read_patiently(start, num_bytes))
+
+    def _read_patiently(self, start: int, num_bytes: int) -> bytes:
+        try:
+            return self._read(start, num_bytes)
+        except OSError as error:
+            if error.errno == errno.ESTALE:  # for good to who has it open, as after a server's move
+                self._open_anew()
+            raise
+
+    def _open_anew(self) -> None:
+        """Open what lies there now, if it is the same file in the same state."""
+        with contextlib.suppress(OSError):
+            there = OpenFile(self.path)
+            if there.state == self.state:
+                os.dup2(there.descriptor, self.descriptor, inheritable=False)
 
     def _read(self, start: int, num_bytes: int) -> bytes:
         data = os.pread(self.descriptor, num_bytes, start)
@@ -86,21 +117,6 @@ class Column:
         count = (self._num_rows if stop is None else stop) - first
         data = self._file.read(self._start + first * self._row_bytes, count * self._row_bytes)
         return np.frombuffer(data, self._type).reshape(count, *self._row)
-
-
-class State(NamedTuple):
-    """Which file it is, and whether somebody has changed it."""
-
-    device: int
-    inode: int
-    num_bytes: int
-    changed_ns: int
-
-    @classmethod
-    def of(cls, file: OpenFile) -> State:
-        """Return that of an open file."""
-        found = os.fstat(file.descriptor)
-        return cls(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
 
 
 class Verified(NamedTuple):
@@ -160,7 +176,7 @@ def _opened_again(known: Verified) -> dict[str, Column] | None:
     """Return the tensors of a file if it is still the one that was verified, and the disk gives it."""
     with contextlib.suppress(OSError):
         file = OpenFile(known.path)
-        if State.of(file) == known.state:
+        if file.state == known.state:
             return known.columns(file)
     return None
 
@@ -171,13 +187,12 @@ def _open(path: Path, store: Store, entry: dict[str, Any]) -> tuple[OpenFile, Ve
     if (size := path.stat().st_size) != entry["bytes"]:
         raise _unfit(store, entry, f"is corrupt: it has {size} bytes, expected {entry['bytes']}")
     file = OpenFile(path)
-    state = State.of(file)
     with FileIO(file.descriptor, closefd=False) as content:
         if _digest(content) != entry["xxh3"]:
             raise _unfit(store, entry, "is corrupt: xxh3 differs from the manifest")
     head = file.read(0, 8 + int.from_bytes(file.read(0, 8), "little"))
     places, _ = parse_header(head, str(path), size)
-    return file, Verified(path, state, places)
+    return file, Verified(path, file.state, places)
 
 
 def _unfit(store: Store, entry: dict[str, Any], problem: str) -> CorruptFileError:

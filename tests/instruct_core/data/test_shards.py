@@ -212,6 +212,33 @@ def test_file_that_is_opened_again_asks_nothing_of_the_store(
     assert read[0] == read[2] != read[1] == read[3]
 
 
+@pytest.mark.parametrize("is_same", [True, False])
+def test_handle_that_is_stale_for_good_is_opened_anew_if_the_file_is_the_same(
+    copied: Store, monkeypatch: pytest.MonkeyPatch, is_same: bool
+) -> None:
+    """As after a server of NFS has moved: to ask the old handle again would end the rank."""
+    monkeypatch.setattr(patience, "time", Clock())
+    path = copied.local_path("train/00000.safetensors")
+    file, read = verified_file.OpenFile(path), verified_file.OpenFile._read
+    whole = file.read(0, 100)
+    os.lseek(file.descriptor, 7, os.SEEK_SET)  # by which the old handle is known
+    if not is_same:
+        shutil.copy(path, path.with_suffix(".new")).replace(path)
+
+    def stale(self: verified_file.OpenFile, start: int, num_bytes: int) -> bytes:
+        if os.lseek(self.descriptor, 0, os.SEEK_CUR):
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return read(self, start, num_bytes)
+
+    monkeypatch.setattr(verified_file.OpenFile, "_read", stale)
+
+    if is_same:
+        assert file.read(0, 100) == whole
+    else:
+        with pytest.raises(OSError, match=r"00000\.safetensors"):
+            file.read(0, 100)
+
+
 def test_shard_that_has_become_shorter_is_no_rows_of_others(
     copied: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
