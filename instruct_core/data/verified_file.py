@@ -36,7 +36,7 @@ from instruct_core.storage.tensor_file import NUMPY_TYPES, Place, parse_header
 
 LOOK_AGAIN_SECONDS = 2.0
 READ_BYTES = 1 << 20
-MAX_OPEN = 32  # files of a split: see jobs/open_files.py for how many there may be in all
+MAX_OPEN = 64  # files of a split, as most sets have; see jobs/open_files.py for all that a rank has
 
 
 class State(NamedTuple):

@@ -90,8 +90,8 @@ BROKEN: dict[str, tuple[str, str, Callable[[Machine], None]]] = {
     ),
     "merges are gone": ("tokenizer", "gone.bpe", Machine.cannot_read_the_merges),
     "few open files": (
-        "open files", "ulimit -Hn is 153, enough for 3 ranks, and a node has 4",
-        lambda m: m.patch(environment, "resource", limits(64, 153)),
+        "open files", "ulimit -Hn is 223, enough for 3 ranks, and a node has 4",
+        lambda m: m.patch(environment, "resource", limits(64, 223)),
     ),
     "full disk": (
         "room", "1 MB free in", lambda m: m.disk_has(Free(10**6, 10**6))

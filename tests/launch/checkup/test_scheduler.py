@@ -151,7 +151,7 @@ def test_limit_of_open_files_counts_where_jobs_take_it_over(
 
     [red] = failed(look_at(slurm, monkeypatch, Doctor()))
 
-    fix = "Have an administrator raise the hard limit of 100 to 166"
+    fix = "Have an administrator raise the hard limit of 100 to 236"
     assert (red.name, red.fix) == ("open files", fix)
 
 
