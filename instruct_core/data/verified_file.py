@@ -17,7 +17,7 @@ import contextlib
 import errno
 import os
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from io import FileIO
 from pathlib import Path
 from time import sleep
@@ -141,9 +141,8 @@ class VerifiedFiles:
     """
 
     def __init__(self, store: Store, entries: Sequence[dict[str, Any]]) -> None:
-        self._store, self._entries = store, entries
-        self._verified = dict[int, Verified]()
-        self._open = lru_cache(MAX_OPEN)(self._open_now)
+        # Nothing in it knows of this object, so all are closed as soon as it is gone.
+        self._open = lru_cache(MAX_OPEN)(partial(_opened, store, entries, {}))
 
     def columns(self, number: int) -> dict[str, Column]:
         """
@@ -155,21 +154,25 @@ class VerifiedFiles:
         """
         return self._open(number)
 
-    def _open_now(self, number: int) -> dict[str, Column]:
-        known = self._verified.get(number)
-        if known is not None and (columns := _opened_again(known)) is not None:
-            return columns
-        entry = self._entries[number]
-        path = local_copy(self._store, entry["file"], entry["bytes"], entry["xxh3"])
-        try:
-            file, known = on_a_disk(path, lambda: _open(path, self._store, entry))
-        except CorruptFileError:
-            sleep(LOOK_AGAIN_SECONDS)
-            with contextlib.suppress(FileNotFoundError), path.open("rb") as cached:
-                os.posix_fadvise(cached.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-            file, known = on_a_disk(path, lambda: _open(path, self._store, entry))
-        self._verified[number] = known
-        return known.columns(file)
+
+def _opened(
+    store: Store, entries: Sequence[dict[str, Any]], verified: dict[int, Verified], number: int
+) -> dict[str, Column]:
+    """Return the tensors of a file, open from now on; note it among the verified ones."""
+    known = verified.get(number)
+    if known is not None and (columns := _opened_again(known)) is not None:
+        return columns
+    entry = entries[number]
+    path = local_copy(store, entry["file"], entry["bytes"], entry["xxh3"])
+    try:
+        file, known = on_a_disk(path, lambda: _open(path, store, entry))
+    except CorruptFileError:
+        sleep(LOOK_AGAIN_SECONDS)
+        with contextlib.suppress(FileNotFoundError), path.open("rb") as cached:
+            os.posix_fadvise(cached.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        file, known = on_a_disk(path, lambda: _open(path, store, entry))
+    verified[number] = known
+    return known.columns(file)
 
 
 def _opened_again(known: Verified) -> dict[str, Column] | None:

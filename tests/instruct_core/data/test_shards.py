@@ -255,3 +255,12 @@ def test_shard_that_has_become_shorter_is_no_rows_of_others(
     assert caught.value.errno == errno.EIO  # no damage: another look may find it whole
     path.write_bytes(whole)
     assert len(rows.tokens(rows._entries[0]["rows"] - 1, 0, 10**6)) > 0
+
+
+def test_files_of_a_set_are_closed_as_soon_as_nobody_has_it(copied: Store) -> None:
+    rows = ShardSet(copied, "train")
+    rows.lengths()
+    del rows
+
+    open_files = [str(link.resolve()) for link in Path("/proc/self/fd").iterdir()]
+    assert not [name for name in open_files if name.startswith(str(copied.local_path(".")))]
