@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from instruct_core.data.template import NO_TOOLS, Segment
 from instruct_core.data.turns import Turn
 
-HEADING = "### Instruction:"
+HEADING, RESPONSE = "### Instruction:", "### Response:\n"
 # Part of the fingerprint: changed with what is written. Rows of one exchange read alike in 1 and 2; chats
 # of version 1 had one end, behind the last answer, and no other answer was learnt. Rows that `trimmed`
 # and strip() leave alike read alike in 2 and 3.
@@ -106,7 +106,7 @@ class Alpaca:
                 system = f"{turn.text}\n\n"
             elif turn.role == "assistant":
                 segments += [
-                    Segment(f"{blocks}### Response:\n"),
+                    Segment(f"{blocks}{RESPONSE}"),
                     Segment(self._trimmed(turn.spoken), turn.learnt),
                     self._ends[turn.learnt],
                 ]
@@ -114,7 +114,17 @@ class Alpaca:
             else:
                 blocks += self._block(turn, system)
                 system = ""
-        return [*segments, Segment(f"{blocks}### Response:\n")] if asks else segments
+        return [*segments, Segment(f"{blocks}{RESPONSE}")] if asks else segments
+
+    def exchange(self, question: str, context: str, answer: str) -> list[Segment] | None:
+        """Return an exchange of fields with nothing to trim but blanks behind them; see `Template`."""
+        asked, said, answered = question.rstrip(), context.rstrip(), answer.rstrip()
+        if not asked or not answered or asked[0].isspace() or answered[0].isspace():
+            return None
+        prompt = f"{_question(asked, said)}{RESPONSE}"
+        if said[:1].isspace() or "\r" in prompt or "\r" in answered:
+            return None
+        return [*self._begin, Segment(prompt), Segment(answered, True), self._ends[True]]
 
     def writes_anew(self, turns: Sequence[Turn]) -> bool:
         """Return True if the version before this one wrote these turns in another way."""
@@ -133,6 +143,10 @@ class Alpaca:
             return f"### Tool:\n{said}\n\n"
         if system or "\r" in said:
             said = self._trimmed(system + said)
-        context = self._trimmed(turn.input) if turn.input else ""
-        context = f"### Input:\n{context}\n\n" if context else ""
-        return f"{HEADING}\n{said}\n\n{context}"
+        return _question(said, self._trimmed(turn.input) if turn.input else "")
+
+
+def _question(said: str, context: str) -> str:
+    """Return the block of a user's turn, blank line included."""
+    context = f"### Input:\n{context}\n\n" if context else ""
+    return f"{HEADING}\n{said}\n\n{context}"

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from instruct_core.data.template import Segment
-from instruct_core.data.token_rows import EncodedRows, Stretch
+from instruct_core.data.token_rows import EncodedRows, Part
 from instruct_core.data.tokenizer import Tokenizer
 
 SPANS_FORMAT = 3  # of shards, from which on they keep spans: rows of one exchange need none
@@ -42,7 +42,8 @@ def encode(rows: Sequence[Sequence[Segment]], tokenizer: Tokenizer) -> Encoded:
         ValueError: The tokenizer has no such special token.
     """
     kept, ids = [_up_to_its_end(row) for row in rows], _Ids(tokenizer)
-    tokens, ends, starts = _encode_rows([_stretches(row, ids) for row in kept], tokenizer)
+    parts = [[ids[s.text] if s.is_special else s.text for s in row] for row in kept]
+    tokens, ends, starts = _encode_rows(parts, tokenizer)
     offsets = np.concatenate([np.zeros(1, np.int64), ends])
     learnt = np.flatnonzero([segment.is_learnt for row in kept for segment in row])
     spans = np.stack([starts[learnt], np.append(starts[1:], len(tokens))[learnt]], axis=1)
@@ -99,28 +100,14 @@ class _Ids(dict[str, int]):
         return token
 
 
-def _stretches(row: Sequence[Segment], ids: _Ids) -> list[Stretch]:
-    """Return the texts of a row, those side by side together, each with the token behind it."""
-    stretches: list[Stretch] = []
-    texts: list[str] = []
-    for segment in row:
-        if segment.is_special:
-            stretches.append(Stretch(texts, ids[segment.text]))
-            texts = []
-        else:
-            texts.append(segment.text)
-    return [*stretches, Stretch(texts, None)] if texts else stretches
-
-
-def _encode_rows(rows: Sequence[Sequence[Stretch]], tokenizer: Tokenizer) -> EncodedRows:
+def _encode_rows(rows: Sequence[Sequence[Part]], tokenizer: Tokenizer) -> EncodedRows:
     """Encode in calls of about a megabyte: one huge call would hold everything several times."""
     found = [] if rows else [tokenizer.encode_rows([])]
-    batch: list[Sequence[Stretch]] = []
+    batch: list[Sequence[Part]] = []
     num_chars = total = 0
     for index, row in enumerate(rows):
         batch.append(row)
-        for texts, _ in row:
-            num_chars += sum(map(len, texts))
+        num_chars += sum([len(part) for part in row if isinstance(part, str)])
         if num_chars >= ENCODE_CHARS or index == len(rows) - 1:
             tokens, ends, starts = tokenizer.encode_rows(batch)
             found.append(EncodedRows(tokens, ends + total, starts + total))

@@ -29,7 +29,7 @@ import tiktoken
 from numpy.typing import NDArray
 
 from instruct_core.data.pieces import BYTE_OF_CHAR
-from instruct_core.data.token_rows import EncodedRows, Part, Stretch, stretches_of
+from instruct_core.data.token_rows import EncodedRows, Part, stretches_of
 from instruct_core.data.tokenizer_files import GPT2, MERGES, TOKENIZER, Ends, TokenizerFiles
 from instruct_core.errors import CorruptFileError, MissingError
 
@@ -97,19 +97,25 @@ class Gpt2Tokenizer:
         """Return the bytes of one token, which may be a part of a character."""
         return bytes(self.encoding.decode_single_token_bytes(token))
 
-    def encode_rows(self, rows: Sequence[Sequence[Stretch]]) -> EncodedRows:
+    def encode_rows(self, rows: Sequence[Sequence[Part]]) -> EncodedRows:
         """Return the tokens of many rows; see `Tokenizer`."""
-        stretches = [stretch for row in rows for stretch in row]
-        tokens, ends = self.encode_texts(["".join(texts) for texts, _ in stretches])
-        starts = self._part_starts(tokens, ends, stretches)
-        row_ends = np.append(np.zeros(1, np.int64), ends)[
-            np.cumsum([len(row) for row in rows], dtype=np.int64)
-        ]
-        if all(token == END_OF_TEXT_ID for _, token in stretches):
+        parts = [part for row in rows for part in row]
+        ids = np.array([part if isinstance(part, int) else -1 for part in parts], np.int64)
+        row_ends = np.cumsum([len(row) for row in rows], dtype=np.int64)  # in parts
+        # A stretch ends with a token, or with its row.
+        closes = ids >= 0
+        closes[row_ends[np.diff(row_ends, prepend=0) > 0] - 1] = True
+        stretch_ends = np.flatnonzero(closes) + 1
+        texts = _texts_of(parts, stretch_ends, ids[stretch_ends - 1] >= 0)
+        tokens, ends = self.encode_texts(texts)
+        starts = self._part_starts(tokens, parts, ends[np.cumsum(closes) - closes] - 1)
+        row_ends = np.append(0, ends)[np.searchsorted(stretch_ends, row_ends, side="right")]
+        closing = ids[stretch_ends - 1]
+        if (closing == END_OF_TEXT_ID).all():
             return EncodedRows(tokens, row_ends, starts)
         # Every text was given an end, also those that are followed by something else.
-        tokens[ends - 1] = [END_OF_TEXT_ID if token is None else token for _, token in stretches]
-        surplus = ends[[token is None for _, token in stretches]] - 1
+        tokens[ends - 1] = np.where(closing < 0, END_OF_TEXT_ID, closing)
+        surplus = ends[closing < 0] - 1
         return EncodedRows(
             np.delete(tokens, surplus),
             row_ends - np.searchsorted(surplus, row_ends),
@@ -117,24 +123,19 @@ class Gpt2Tokenizer:
         )
 
     def _part_starts(
-        self, tokens: NDArray[np.uint16], ends: NDArray[np.int64], stretches: Sequence[Stretch]
+        self, tokens: NDArray[np.uint16], parts: Sequence[Part], lasts: NDArray[np.int64]
     ) -> NDArray[np.int64]:
-        """Return the token of each part's first byte, from the lengths in bytes."""
-        texts = [text for texts, _ in stretches for text in texts]
-        sizes = np.array([len(t) if t.isascii() else len(t.encode()) for t in texts], np.int64)
-        num_texts = np.array([len(texts) for texts, _ in stretches], np.int64)
-        has_token = np.array([token is not None for _, token in stretches], bool)
-        # Where each part stands in the answer: the texts of a stretch, then its token.
-        stretch_of_text = np.repeat(np.arange(len(stretches)), num_texts)
-        tokens_before = np.cumsum(has_token) - has_token
-        starts = np.zeros(len(texts) + np.count_nonzero(has_token), np.int64)
-        starts[(np.cumsum(num_texts) + tokens_before)[has_token]] = ends[has_token] - 1
-        # An empty text begins at the end of its stretch at the latest.
+        """Return the token of each part's first byte, by lengths in bytes; no more than its last."""
+        sizes = np.array(
+            [
+                0 if isinstance(p, int) else len(p) if p.isascii() else len(p.encode())
+                for p in parts
+            ],
+            np.int64,
+        )
         text_bytes = np.cumsum(self.bytes_of_token[tokens], dtype=np.int64)
         found = np.searchsorted(text_bytes, np.cumsum(sizes) - sizes, side="right")
-        places = np.arange(len(texts)) + tokens_before[stretch_of_text]
-        starts[places] = np.minimum(found, ends[stretch_of_text] - 1)
-        return starts
+        return np.minimum(found, lasts)
 
     def encode_texts(self, texts: Sequence[str]) -> tuple[NDArray[np.uint16], NDArray[np.int64]]:
         """
@@ -158,6 +159,14 @@ class Gpt2Tokenizer:
         rows = [[*self._encode(text), END_OF_TEXT_ID] for text in texts]
         tokens = np.array([token for row in rows for token in row], dtype=np.uint16)
         return tokens, np.cumsum([len(row) for row in rows], dtype=np.int64)
+
+
+def _texts_of(
+    parts: Sequence[Part], ends: NDArray[np.int64], have_tokens: NDArray[np.bool_]
+) -> list[str]:
+    """Return the text of each stretch of parts, the token behind it left out."""
+    places = zip([0, *ends.tolist()], (ends - have_tokens).tolist(), strict=False)
+    return ["".join(parts[begin:end]) for begin, end in places]  # type: ignore[arg-type]  # texts
 
 
 def has_long_blanks(texts: Sequence[str]) -> bool:

@@ -115,6 +115,9 @@ class JinjaTemplate:
             place = end
         return segments + self._pieces(whole[place:], mark)
 
+    def exchange(self, question: str, context: str, answer: str) -> None:
+        """Return None: each row is rendered; see `Template`."""
+
     def writes_anew(self, turns: Sequence[Turn]) -> bool:
         """Return True if the version before this one wrote these turns in another way."""
         return self._is_lf and any("\r\n" in turn.text + turn.input for turn in turns)

@@ -66,15 +66,16 @@ class JsonTokenizer:
 
     def encode(self, *parts: Part) -> list[int]:
         """Return the tokens of texts and tokens, one after another."""
-        return [int(token) for token in self.encode_rows([stretches_of(parts)]).tokens]
+        return [int(token) for token in self.encode_rows([parts]).tokens]
 
-    def encode_rows(self, rows: Sequence[Sequence[Stretch]]) -> EncodedRows:
+    def encode_rows(self, rows: Sequence[Sequence[Part]]) -> EncodedRows:
         """Return the tokens of many rows; see `Tokenizer`."""
-        encodings = self._encodings(rows)
+        stretches = list(map(stretches_of, rows))
+        encodings = self._encodings(stretches)
         tokens: list[int] = []
         part_starts: list[int] = []
         row_ends: list[int] = []
-        for row in rows:
+        for row in stretches:
             for texts, token in row:
                 encoding, begin = next(encodings), len(tokens)
                 part_starts += [begin + at for at in _starts(encoding, texts)]

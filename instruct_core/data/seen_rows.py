@@ -74,6 +74,31 @@ class RowReader:
         """Take the next row; the first one begins a block."""
         notes = self._notes
         notes.num_rows += 1
+        segments = self._take_exchange(record) or self._take_chat(record)
+        if self._writer is not None:
+            if segments is not None:
+                self._block.append(segments)
+            if notes.num_rows % BLOCK_ROWS == 0:
+                self._end_block()
+
+    def _take_exchange(self, record: Record) -> list[Segment] | None:
+        """Take a row as most are, of which nothing else is to be noted; leave others, and return None."""
+        fields = self._check.exchange(record)
+        segments = self._template.exchange(*fields) if fields else None
+        if segments is None:
+            return None
+        text = text_of(segments)
+        if "<" in text and MARKER.search(text):
+            return None
+        try:
+            self._notes.hashes.append(hash_of(text))
+        except UnicodeEncodeError:  # a lone surrogate: `chat` says where
+            return None
+        return segments
+
+    def _take_chat(self, record: Record) -> list[Segment] | None:
+        """Take any row, and note all there is to note of it; None for a bad one."""
+        notes = self._notes
         try:
             chat = self._check.chat(record)
             segments = self._template.segments(chat.turns)
@@ -85,16 +110,13 @@ class RowReader:
             if len(notes.bad_rows) < MAX_BAD_ROWS:
                 problem = str(error)[:MAX_PROBLEM_CHARS]
                 notes.bad_rows.append({"where": record.where, "problem": problem})
-        else:
-            notes.num_open_ends += chat.has_open_end
-            notes.num_open_starts += chat.has_open_start
-            notes.has_chats = notes.has_chats or not chat.is_exchange or chat.has_open_end
-            notes.num_markers += any(map(_has_marker, chat.turns))
-            notes.is_anew = notes.is_anew or self._template.writes_anew(chat.turns)
-            if self._writer is not None:
-                self._block.append(segments)
-        if self._writer is not None and notes.num_rows % BLOCK_ROWS == 0:
-            self._end_block()
+            return None
+        notes.num_open_ends += chat.has_open_end
+        notes.num_open_starts += chat.has_open_start
+        notes.has_chats = notes.has_chats or not chat.is_exchange or chat.has_open_end
+        notes.num_markers += any(map(_has_marker, chat.turns))
+        notes.is_anew = notes.is_anew or self._template.writes_anew(chat.turns)
+        return segments
 
     def _end_block(self) -> None:
         assert self._writer is not None

@@ -60,6 +60,14 @@ class Template(Protocol):
             ValueError: The template cannot write these turns.
         """
 
+    def exchange(self, question: str, context: str, answer: str) -> list[Segment] | None:
+        """
+        Return one question with its input and its answer in pieces, as `segments` does.
+
+        None where that takes a closer look: it is the short way, for rows as most are. What it writes,
+        the version before wrote alike, and nothing of a field is left out of it but blanks.
+        """
+
     def writes_anew(self, turns: Sequence[Turn]) -> bool:
         """Return True if the version before this one wrote these turns in another way."""
 

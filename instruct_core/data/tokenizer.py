@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from instruct_core.data.token_rows import EncodedRows, Part, Stretch
+from instruct_core.data.token_rows import EncodedRows, Part
 from instruct_core.data.tokenizer_files import (
     GPT2,
     MODEL,
@@ -75,8 +75,8 @@ class Tokenizer(Protocol):
     def encode(self, *parts: Part) -> list[int]:
         """Return the tokens of texts and tokens, one after another."""
 
-    def encode_rows(self, rows: Sequence[Sequence[Stretch]]) -> EncodedRows:
-        """Return the tokens of many rows; the texts of a stretch are encoded as one."""
+    def encode_rows(self, rows: Sequence[Sequence[Part]]) -> EncodedRows:
+        """Return the tokens of many rows; texts that stand side by side are encoded as one."""
 
     def bytes_of(self, token: int) -> bytes:
         """Return the bytes of one token, which may be a part of a character."""

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 
 from instruct_core.data.fast_tokenizer import gpt2_as_json
 from instruct_core.data.gpt2_tokenizer import TOKENIZER_NAME
-from instruct_core.data.token_rows import stretches_of
 from instruct_core.data.tokenizer import Tokenizer, load_tokenizer, tokenizer_of_model
 from instruct_core.errors import ConfigError, CorruptFileError, MissingError
 from tests.small_tokenizers import END, START, write_byte_level, write_metaspace
@@ -79,7 +78,7 @@ def test_rows_of_parts_are_what_the_library_makes_of_the_whole(
     ]
     texts = [f"What is blue?{end}\nBlue is{end}", f"{end}{end}", "Grüße 你好"]
 
-    tokens, ends, starts = tokenizer.encode_rows([stretches_of(row) for row in rows])
+    tokens, ends, starts = tokenizer.encode_rows(rows)
 
     expected = [theirs.encode(text, add_special_tokens=False).ids for text in texts]
     assert [row.tolist() for row in np.split(tokens, ends)[:-1]] == expected
@@ -95,7 +94,7 @@ def test_gpt2s_rows_of_parts_are_what_tiktoken_makes_of_each_stretch() -> None:
     end = tokenizer.end_id
     rows = [["What is", " AI?", end, "A field", end, "so"], ["", "é", end], ["你", "好"]]
 
-    tokens, ends, starts = tokenizer.encode_rows([stretches_of(row) for row in rows])
+    tokens, ends, starts = tokenizer.encode_rows(rows)
 
     expected = [
         [*tokenizer.encode("What is AI?"), end, *tokenizer.encode("A field"), end,

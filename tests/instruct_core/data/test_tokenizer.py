@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from instruct_core.data import gpt2_tokenizer as module
 from instruct_core.data.fast_tokenizer import EncoderName, FastTokenizer, choose_tokenizer
-from instruct_core.data.gpt2_tokenizer import END_OF_TEXT_ID, load_gpt2_tokenizer
+from instruct_core.data.gpt2_tokenizer import END_OF_TEXT_ID, Gpt2Tokenizer, load_gpt2_tokenizer
+from instruct_core.data.token_rows import stretches_of
 from instruct_core.errors import CorruptFileError
 
 URL = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/"
@@ -125,3 +126,43 @@ def test_fast_tokenizer_that_differs_is_not_used_and_is_made_at_the_first_rows(
     assert not was_made
     assert tokens.tolist() == load_gpt2_tokenizer().encode_texts(["hello", "you"])[0].tolist()
     assert "fastokens differs from tiktoken" in caplog.text
+
+
+PARTS = st.one_of(
+    st.text(max_size=12),
+    st.sampled_from(["", " ", "é", "你好", "<|endoftext|>", END_OF_TEXT_ID, END_OF_TEXT_ID, 17]),
+)
+
+
+@settings(deadline=None)
+@given(st.lists(st.lists(PARTS, max_size=6), max_size=6))
+def test_rows_of_parts_encode_as_each_does_alone(rows: list[list[str | int]]) -> None:
+    tokenizer = load_gpt2_tokenizer()
+
+    tokens, ends, starts = tokenizer.encode_rows(rows)
+
+    found = np.split(tokens, ends)
+    assert [row.tolist() for row in found[:-1]] == [tokenizer.encode(*row) for row in rows]
+    assert len(found[-1]) == 0
+    begins = [0, *ends.tolist()]
+    assert starts.tolist() == [
+        begin + start
+        for begin, row in zip(begins, rows, strict=False)
+        for start in starts_of(row, tokenizer)
+    ]
+
+
+def starts_of(row: list[str | int], tokenizer: Gpt2Tokenizer) -> list[int]:
+    """Return by a loop over the bytes which token of a row holds the first byte of each part."""
+    starts: list[int] = []
+    done = 0  # tokens of the stretches before
+    for texts, token in stretches_of(row):
+        tokens = tokenizer.encode("".join(texts))
+        holders = [n for n, t in enumerate(tokens) for _ in tokenizer.bytes_of(t)] + [len(tokens)]
+        sizes = [len(text.encode()) for text in texts]
+        starts += [done + holders[sum(sizes[:n])] for n in range(len(texts))]
+        done += len(tokens)
+        if token is not None:
+            starts.append(done)
+            done += 1
+    return starts
