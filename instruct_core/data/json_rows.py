@@ -213,15 +213,12 @@ def _parse_line(raw: bytes, url: str, line: int, next_offset: int, next_line: in
         value = orjson.loads(raw)
     except orjson.JSONDecodeError:
         return _parse_patiently(raw, Record(url, line, next_offset, next_line))
-    if (  # as most: an object of texts, each key once, and no text with a quote in it
-        type(value) is dict
-        and raw.count(b'"') == 4 * len(value)
-        and _TEXTS.issuperset(map(type, value.values()))
-    ):
-        return Record(url, line, next_offset, next_line, value)
     # orjson makes a float of a number with more than 64 bits, and takes the last of two keys that are
     # the same; to look for either in all text takes longer than to parse it.
-    has_float, num_texts = _look_at(value)
+    if type(value) is dict and _TEXTS.issuperset(map(type, value.values())):  # as most
+        has_float, num_texts = False, 2 * len(value)
+    else:
+        has_float, num_texts = _look_at(value)
     is_rounded = has_float and MANY_DIGITS.search(raw)
     if is_rounded or _has_more_texts(raw, num_texts):
         return _parse_patiently(raw, Record(url, line, next_offset, next_line))
@@ -230,8 +227,6 @@ def _parse_line(raw: bytes, url: str, line: int, next_offset: int, next_line: in
 
 def _look_at(value: Any) -> tuple[bool, int]:
     """Return whether a float is anywhere in a value, and how many texts it has, keys among them."""
-    if type(value) is dict and _TEXTS.issuperset(map(type, value.values())):
-        return False, 2 * len(value)
     has_float, num_texts = False, 0
     waiting = [[value]]  # no recursion: a row may be nested deeper than Python goes
     while waiting:
