@@ -115,15 +115,19 @@ def _open_saves(store: Store, requests: Sequence[Request]) -> list[Request]:
     """Return the saves asked for since the newest one, of an attempt that began or ended just then."""
     saves = [request for request in requests if request.verb == "save"]
     newest = _newest_saved(store) if saves else -1
-    return [request for request in saves if _saved_before(store, request) >= newest]
+    return [request for request in saves if _saved_before(store, request, newest) >= newest]
 
 
-def _saved_before(store: Store, request: Request) -> int:
-    """Return the newest step when somebody asked for a save; -1 where nobody can tell."""
+def _saved_before(store: Store, request: Request, newest: int) -> int:
+    """
+    Return the newest step when somebody asked for a save; ``newest`` where nobody can tell.
+
+    The file may not be ours to read, or of an older version: a save too many costs less than one too few.
+    """
     try:
         return int(json.loads(store.read(request.file, 1 << 16))["saved"])
     except (OSError, ValueError, KeyError, TypeError):
-        return -1
+        return newest
 
 
 def _newest_saved(store: Store) -> int:

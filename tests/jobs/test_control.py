@@ -160,6 +160,16 @@ def test_clock_of_who_asks_for_a_save_decides_nothing(
     assert not begin(store, attempt=1).wishes().save
 
 
+@pytest.mark.parametrize("content", [b'{"format": 1, "by": "anna@login1"}', b"not ours to read"])
+def test_save_of_which_nobody_can_tell_when_it_was_asked_for_is_made(
+    store: Store, content: bytes
+) -> None:
+    save(store, 3)
+    store.replace("control-000001-save.json", content)
+
+    assert begin(store).wishes().save
+
+
 def test_overtaken_attempt_takes_no_requests(store: Store) -> None:
     old = begin(store)
     new = begin(store, attempt=1)
