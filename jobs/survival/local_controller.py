@@ -69,8 +69,9 @@ class LocalController:
         self._killed: tuple[int, int] | None = None  # first task that a signal has ended, and which
         for signum in WARNINGS:
             signal.signal(signum, self._pass_on)
-        # The launcher has started us with these blocked: what came before now is passed on.
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, WARNINGS)
+        # As the launcher has started us, until `run`: what comes meanwhile waits, also for a process that
+        # begins anew. No thread that a module starts can take it, as each begins with them blocked.
+        signal.pthread_sigmask(signal.SIG_BLOCK, WARNINGS)
 
     def _pass_on(self, signum: int, _frame: FrameType | None) -> None:
         self._stopping |= signum == signal.SIGTERM
@@ -86,6 +87,7 @@ class LocalController:
         Raises:
             InTask: In a task.
         """
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, WARNINGS)
         while self._start_patiently():
             end = self._wait()
             self._kill_rest()
@@ -100,14 +102,11 @@ class LocalController:
 
     def begin_anew(self) -> NoReturn:
         """
-        Be executed once more, as the same process, with the warning that came meanwhile.
+        Be executed once more, as the same process: a warning that came meanwhile waits for `run`.
 
         Raises:
             OSError: The disk does not give us our own Python.
         """
-        signal.pthread_sigmask(signal.SIG_BLOCK, WARNINGS)  # as the launcher started us
-        if self._untold:
-            os.kill(os.getpid(), signal.SIGTERM if self._stopping else self._untold)
         command = [sys.executable, *sys.orig_argv[1:]]
         on_a_disk(Path(sys.executable), lambda: os.execv(sys.executable, command))
 
