@@ -1,14 +1,17 @@
 """
-What the kernel knows of a process. Source: proc(5).
+What the kernel knows of a process, and what this one does at a signal. Source: proc(5).
 
     start_ticks(os.getpid()), age_seconds(os.getpid()), peak_bytes(os.getpid())
+    put_back(signal.SIGTERM, before)
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import time
 from pathlib import Path
+from typing import Any
 
 
 def start_ticks(pid: int) -> int:
@@ -40,3 +43,15 @@ def peak_bytes(pid: int) -> int:
     # Not getrusage's maximum: a child inherits its parent's there.
     peaks = [int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")]
     return 1024 * max(peaks, default=0)
+
+
+def put_back(signum: signal.Signals, handler: Any) -> None:
+    """
+    Have a signal do again what it did before.
+
+    Args:
+        signum: Which.
+        handler: What `signal.signal` gave when it was replaced. None is one that a library in C had
+            installed: Python cannot do that again, so the signal does what the kernel has it do.
+    """
+    signal.signal(signum, signal.SIG_DFL if handler is None else handler)

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from instruct_core.errors import InstructError
 from instruct_core.storage.patience import NO_ROOM
+from jobs.process import put_back
 from launch.console.commands import as_typed
 from launch.console.ctrl_c import EXIT_INTERRUPTED
 
@@ -105,7 +106,7 @@ def guarded(main: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     finally:
-        signal.signal(signal.SIGINT, before)
+        put_back(signal.SIGINT, before)
 
 
 def _run(main: Callable[[], int]) -> int:
@@ -145,7 +146,7 @@ def term_as_interrupt() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        put_back(signal.SIGTERM, before)
 
 
 def _in_words(error: InstructError | OSError) -> str:

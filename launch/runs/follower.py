@@ -23,6 +23,7 @@ from jobs.events import Resumed
 from jobs.failures import read_outcome
 from jobs.job_folder import read_progress
 from jobs.ledger import read_ledger
+from jobs.process import put_back
 from launch.cluster.local import LocalJob
 from launch.cluster.slurm import NEVER_STARTS_HELP, SlurmJob
 from launch.console.commands import as_typed
@@ -48,7 +49,7 @@ def watch(job: LocalJob, run: Run) -> int:
         follower.follow()
     finally:
         for signum, handler in before.items():
-            signal.signal(signum, handler)
+            put_back(signum, handler)
     return _conclude(job, run, follower.stopping)
 
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -98,3 +99,15 @@ def test_ctrl_c_in_the_work_of_a_command_is_an_exception_and_nothing_of_it_stays
     assert guarded(main) == 130
     assert seen == ["undone"]
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_command_in_a_process_whose_ctrl_c_is_a_c_librarys_ends_with_its_own_code(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    from_c = SimpleNamespace(**vars(signal) | {"getsignal": lambda _: None})
+    monkeypatch.setattr("launch.console.lines.signal", from_c)
+    try:
+        assert guarded(lambda: 5) == 5
+    finally:
+        signal.signal(signal.SIGINT, before)
