@@ -55,13 +55,19 @@ def learns_nothing(rows: ShardSet, packing: Packing, loss_on: LossOn) -> bool:
     return not any(rows.spans(row)[0, 0] <= packing.seq_len for row in packing.rows.tolist())
 
 
+def fate_of(rows: ShardSet) -> str:
+    """Return what is said of each row of a split from which nothing is learnt."""
+    if rows.long_rows == "drop":
+        return "longer, and left out by --long-rows drop"
+    return "cut off before its answer"
+
+
 def check_learns(rows: ShardSet, packing: Packing, loss_on: LossOn) -> None:
     """Refuse to train on a split that has nothing to learn; raises ConfigError."""
     if learns_nothing(rows, packing, loss_on):
         raise ConfigError(
-            f"--seq-len {packing.seq_len} leaves nothing to learn: every row is cut off before its "
-            f"answer. Give a longer --seq-len; the longest row has {rows.lengths().max(initial=0):,} "
-            "tokens."
+            f"--seq-len {packing.seq_len} leaves nothing to learn: every row is {fate_of(rows)}. Give a "
+            f"longer --seq-len; the longest row has {rows.lengths().max(initial=0):,} tokens."
         )
 
 

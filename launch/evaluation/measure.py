@@ -14,7 +14,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from instruct_core.config import PRESETS, TrainConfig
-from instruct_core.data.lost_tokens import learns_nothing
+from instruct_core.data.lost_tokens import fate_of, learns_nothing
 from instruct_core.data.packing import Packing, pack
 from instruct_core.data.shards import ShardSet
 from instruct_core.errors import ConfigError, MissingError
@@ -138,8 +138,8 @@ def _prepare(
     packing = pack(rows.lengths(), seq_len, seed, rows.long_rows)
     if learns_nothing(rows, packing, "response"):
         raise ConfigError(
-            f"Shards {shards} have no answer to measure: all rows to validate are cut off before "
-            f"theirs, at {seq_len} tokens. Give others: --shards PLACE"
+            f"Shards {shards} have no answer to measure in {seq_len} tokens: every row to validate is "
+            f"{fate_of(rows)}. Give others: --shards PLACE"
         )
     for model in models:
         if limit := trained_said(model.config):

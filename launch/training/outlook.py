@@ -13,7 +13,7 @@ import re
 from typing import Any, NamedTuple
 
 from instruct_core.config import TrainConfig
-from instruct_core.data.lost_tokens import check_learns, learns_nothing, lost_of
+from instruct_core.data.lost_tokens import check_learns, fate_of, learns_nothing, lost_of
 from instruct_core.data.packing import Packing, load_packing, shares_of
 from instruct_core.data.shards import ShardSet, load_manifest
 from instruct_core.errors import ConfigError
@@ -186,7 +186,7 @@ def _long_to_validate(store: Store, manifest: dict[str, Any], config: TrainConfi
     packing = load_packing(store, rows, "val", manifest["fingerprint"], config.seq_len, config.seed)
     if not len(rows) or not learns_nothing(rows, packing, config.loss_on):
         return ""
-    return "; rows to validate are all cut off before their answers: there is no validation loss"
+    return f"; every row to validate is {fate_of(rows)}: there is no validation loss"
 
 
 def _mixture(

@@ -101,15 +101,25 @@ def test_split_without_a_target_is_known_as_one(
         assert learns_nothing(rows, packing, loss_on) == (batch.num_loss_tokens == 0), seq_len
 
 
-def test_nothing_to_learn_is_refused_and_nothing_to_validate_is_left_out(tmp_path: Path) -> None:
-    rows = ShardSet(set_of(tmp_path, "truncate"), "train")
+@pytest.mark.parametrize(
+    ("choice", "what"),
+    [
+        ("truncate", "every row is cut off before its answer"),
+        ("drop", "every row is longer, and left out by --long-rows drop"),
+    ],
+)
+def test_nothing_to_learn_is_refused_and_nothing_to_validate_is_left_out(
+    tmp_path: Path, choice: LongRows, what: str
+) -> None:
+    rows = ShardSet(set_of(tmp_path, choice), "train")
     packing = pack(rows.lengths(), 8, 1, rows.long_rows)
 
-    with pytest.raises(ConfigError, match=r"--seq-len 8 leaves nothing to learn: .* has 1\d\d tok"):
+    said = rf"--seq-len 8 leaves nothing to learn: {what}. Give .* has 1\d\d tokens\."
+    with pytest.raises(ConfigError, match=said):
         check_learns(rows, packing, "response")
 
     assert measurable(rows, packing, "response").num_sequences == 0
-    assert measurable(rows, packing, "all") is packing
+    assert (measurable(rows, packing, "all") is packing) == (choice == "truncate")
 
 
 def test_choice_is_part_of_the_set(tmp_path: Path) -> None:
