@@ -24,6 +24,8 @@ from instruct_core.model.llama_weights import read_llama
 from instruct_core.model.weight_files import Found
 from instruct_core.shape import Shape
 
+CONFIG = "config.json"  # of a folder, which names its family
+
 MODULES: dict[str, Callable[[Any, float], Model]] = {
     "gpt2": GPT2,
     **dict.fromkeys(LLAMA_TYPES, Llama),
@@ -55,4 +57,12 @@ def read(found: Found, init: str) -> tuple[Shape, dict[str, Tensor]]:
             f"Model {init} is of no family that is known here: {place} has model_type {kind}, and only "
             f"{', '.join(READERS)} are followed. Give another model."
         )
-    return READERS[str(kind)](found, init)
+    try:
+        return READERS[str(kind)](found, init)
+    except ConfigError as error:
+        if place or not any(said.place == CONFIG for said in found.said):
+            raise
+        raise ConfigError(
+            f"{str(error).removesuffix(' Give another model.')} It was taken for a GPT-2, because "
+            f"{CONFIG} has no model_type: if it is another, add that."
+        ) from None

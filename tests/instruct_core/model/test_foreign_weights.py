@@ -64,6 +64,21 @@ def test_relative_of_gpt2_is_refused_by_the_setting(
         load_pretrained(str(tmp_path))
 
 
+@pytest.mark.parametrize("model_type", [None, "gpt2"])
+def test_folder_that_does_not_name_its_family_is_told_so_where_it_is_no_gpt2(
+    theirs: GPT2LMHeadModel, tmp_path: Path, model_type: str | None
+) -> None:
+    save_folder(tmp_path, theirs, use_qk_norm=True, model_type=model_type)
+
+    with pytest.raises(ConfigError, match="use_qk_norm") as refused:
+        load_pretrained(str(tmp_path))
+
+    is_said = "because config.json has no model_type: if it is another, add that" in str(
+        refused.value
+    )
+    assert is_said == (model_type is None)
+
+
 @pytest.mark.parametrize(
     "settings",
     [
