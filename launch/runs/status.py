@@ -212,6 +212,9 @@ class RunStatus:
             notes.append(f"the last save failed: {saves[-1].error}")
         if (asked := self.asked()) is not None and not self._is_finished():
             notes.append(self._asked_note(asked))
+        elif self.state() == "finished" and not self._is_finished():
+            again = run_command(self.run.store, "finetune")
+            notes.append(f"it ends at step {self.run.config.max_steps} now. Have it go on: {again}")
         outcome = self.outcome()
         if outcome is not None and not self.is_active():
             notes.append(outcome.error)

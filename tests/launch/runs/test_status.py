@@ -206,6 +206,19 @@ def test_pause_that_came_too_late_is_no_note_of_a_run_that_has_made_all_its_step
     assert ("pause asked for by anna@login1" in status.note()) == noted  # an extended run pauses
 
 
+@pytest.mark.parametrize(("steps", "noted"), [(10, False), (4, True)])
+def test_finished_run_that_was_extended_says_how_it_goes_on(
+    project: Path, steps: int, noted: bool
+) -> None:
+    leave(project, "progress-0000.json", state="finished", global_step=steps)
+
+    status = status_of(project)
+
+    assert (status.state(), status.step()) == ("finished", f"{steps} of 10")
+    assert ("it ends at step 10 now. Have it go on: " in status.note()) == noted
+    assert ("finetune" in status.note()) == noted
+
+
 def test_array_whose_tasks_fail_and_start_again_says_why(
     tmp_path: Path, slurm: PlayedSlurm, desk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
