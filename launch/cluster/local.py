@@ -49,15 +49,16 @@ class LocalJob:
         Return the job that holds a lock; None if nobody holds it.
 
         Raises:
-            ConfigError: A launcher has just taken it, and has not said for which job.
+            ConfigError: A launcher has it, which has not said for which job, or does something else.
         """
         if not RunLock.is_held(lock):
             return None
         text = on_a_disk(lock, lambda: lock.read_text(encoding="utf-8"))
         entry = json.loads(text) if text.endswith("\n") else {}
         if "folder" not in entry:
+            verb = entry.get("verb", "started")
             raise ConfigError(
-                f"Run {lock.parent.name} is being started by another launcher. Try again in a second."
+                f"Run {lock.parent.name} is being {verb} by another launcher. Try again in a second."
             )
         folder, holder = Path(entry["folder"]), holder_in(entry)
         return cls(folder, holder.pid, entry["ledger"], lock=lock, holder=holder)

@@ -15,6 +15,7 @@ import fcntl
 import json
 import os
 import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -84,6 +85,12 @@ class RunLock:
         holder = Holder.of(pid)
         on_a_disk(self._path, lambda: self._note(holder, folder=str(folder), ledger=ledger))
         self._claims_by_word = False
+
+    def name_work(self, verb: str) -> None:
+        """Say what is being done to what it locks, where that is no job: `removed`."""
+        holder = Holder.of(os.getpid())
+        with suppress(OSError):  # of a full disk, where the lock holds all the same
+            on_a_disk(self._path, lambda: self._note(holder, verb=verb))
 
     def _note(self, holder: Holder, **facts: str) -> None:
         self._file.truncate(0)  # also of what a try before has written

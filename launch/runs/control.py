@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from instruct_core.errors import ConfigError, InstructError, SlurmError
 from jobs.control import Verb, ask, last_step, requests_in
 from launch.cluster.frozen_code import CODE
+from launch.cluster.local import LocalJob
 from launch.cluster.lock import RunLock
 from launch.cluster.slurm import SlurmJob
 from launch.console.lines import say
@@ -84,6 +85,7 @@ def at_rest(run: Run, verb: str) -> Iterator[None]:
         queued = SlurmJob.found(run.slurm_note)
         state = ""
         if not lock.acquire():
+            LocalJob.found(run.lock)  # a launcher that has it, it names
             state = "it is training"
         elif queued is not None and queued.is_running():
             state = f"job {queued.label}"
@@ -92,6 +94,7 @@ def at_rest(run: Run, verb: str) -> Iterator[None]:
                 f"Run {run.name} cannot be {verb}: {state}. First: "
                 f"{run_command(run.store, 'control', 'stop')}"
             )
+        lock.name_work(verb)
         yield
     finally:
         lock.close()

@@ -18,9 +18,11 @@ from jobs.control import ask, requests_in
 from jobs.events import Resumed
 from jobs.job_folder import START, Progress, write_progress
 from jobs.ledger import Ledger
+from launch.cluster.lock import RunLock
 from launch.cluster.slurm import SlurmJob
 from launch.console.lines import guarded
 from launch.flags.control import Control, Verb, check_control
+from launch.runs.control import at_rest as run_at_rest
 from launch.runs.control import control
 from launch.runs.removal import remove
 from launch.runs.renaming import rename
@@ -213,6 +215,27 @@ def test_queued_run_is_neither_removed_nor_renamed(
         {"remove": remove, "rename": rename}[verb](told(run, verb, "q"))
 
     assert committed_steps(run.store) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("verb", "other", "done"), [("rename", "removed", "renamed"), ("remove", "renamed", "removed")]
+)
+def test_run_that_is_just_being_removed_or_renamed_is_told_so(
+    run: Run, verb: Verb, other: str, done: str
+) -> None:
+    with (
+        run_at_rest(run, other),
+        pytest.raises(ConfigError, match=f"Run r is being {other} by another launcher"),
+    ):
+        {"remove": remove, "rename": rename}[verb](told(run, verb, "q"))
+    lock = RunLock(run.lock)
+    assert lock.acquire()
+    lock.name_job(os.getpid(), run.job_parent, run.ledger.url)
+
+    with pytest.raises(ConfigError, match=f"Run r cannot be {done}: it is training"):
+        {"remove": remove, "rename": rename}[verb](told(run, verb, "q"))
+
+    lock.close()
 
 
 def test_code_that_takes_no_requests_is_said_before_it_is_asked(
