@@ -20,6 +20,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from instruct_core.storage.names import identity, rename, scratch_of
 from instruct_core.storage.patience import on_a_disk, passes_on_a_disk
 from jobs.job_folder import JOB_IDS
 from jobs.slurm import lines_by_job, submit_script
@@ -48,14 +49,21 @@ def queue(script: Path, *options: str) -> str:
 
 @contextlib.contextmanager
 def _marked(folder: Path) -> Iterator[list[int]]:
-    """Mark a folder; sbatch inherits the open file, whose lock ends with whoever lives longer."""
+    """
+    Mark a folder; sbatch inherits the open file, whose lock ends with whoever lives longer.
+
+    The mark is locked before it has its name: one that is not was made by somebody who is done or dead.
+    """
     with contextlib.ExitStack() as stack:
         inherited: list[int] = []
-        mark = folder / MARK
-        with contextlib.suppress(OSError):  # a full disk, or one without locks
-            file = stack.enter_context(on_a_disk(mark, lambda: mark.open("wb")))
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            inherited.append(file.fileno())
+        mark, scratch = folder / MARK, scratch_of(folder / MARK)
+        with contextlib.suppress(OSError):  # a full disk
+            file = stack.enter_context(on_a_disk(scratch, lambda: scratch.open("wb")))
+            mine = on_a_disk(scratch, lambda: identity(scratch))
+            with contextlib.suppress(OSError):  # a disk without locks
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                inherited.append(file.fileno())
+            on_a_disk(mark, lambda: rename(scratch, mark, mine))
         yield inherited
 
 

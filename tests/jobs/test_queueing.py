@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,7 +13,7 @@ import pytest
 
 from instruct_core.storage import patience
 from jobs import queueing
-from jobs.queueing import MARK, is_being_queued
+from jobs.queueing import MARK, is_being_queued, is_unsettled, queue
 from tests.slow_clock import Clock
 
 
@@ -21,6 +22,7 @@ class Locks:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.refusals: list[int] = []
+        self.at_each_lock: Callable[[], None] = lambda: None
         names = ("LOCK_EX", "LOCK_NB")
         stand_in = SimpleNamespace(
             flock=self._flock, **{name: getattr(fcntl, name) for name in names}
@@ -29,6 +31,7 @@ class Locks:
         monkeypatch.setattr(patience, "time", Clock())
 
     def _flock(self, file: object, kind: int) -> None:
+        self.at_each_lock()
         if self.refusals:
             number = self.refusals.pop()
             raise OSError(number, os.strerror(number))
@@ -50,6 +53,27 @@ def test_job_that_another_launcher_queues_is_seen_though_the_disk_refuses_the_fi
 
         assert is_being_queued(tmp_path)
     assert not is_being_queued(tmp_path)
+
+
+def test_mark_of_a_job_that_is_being_queued_is_seen_by_nobody_before_it_is_locked(
+    tmp_path: Path, locks: Locks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = list[str]()
+    locks.at_each_lock = lambda: seen.append(f"locks, marked: {is_unsettled(tmp_path)}")
+
+    def submit(*_: object, **__: object) -> str:
+        locks.at_each_lock = lambda: None
+        seen.append(f"queues, marked: {is_unsettled(tmp_path)}, busy: {is_being_queued(tmp_path)}")
+        return "7"
+
+    monkeypatch.setattr(queueing, "submit_script", submit)
+
+    assert queue(tmp_path / "job.sh") == "7"
+
+    assert seen == ["locks, marked: False", "queues, marked: True, busy: True"]
+    assert is_unsettled(tmp_path)
+    assert not is_being_queued(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["job_ids", MARK]
 
 
 def test_disk_that_never_says_whether_a_job_is_being_queued_queues_no_second_one(
