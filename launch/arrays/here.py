@@ -88,6 +88,7 @@ def _run_all(
                     gpu = min(work.gpus, key=[gpu for _, gpu in running].count, default=None)
                     job = submit_local(work.task(number), place, 1, lock, code=folder, gpu=gpu)
                     running.append((job, gpu))
+                    lock.name_task(job.pid)
                 time.sleep(LOCAL_POLL_SECONDS)
                 ended = [job for job, _ in running if not job.is_running()]
                 failed += [job for job in ended if job.exit_code() != 0]

@@ -15,6 +15,7 @@ import fcntl
 import json
 import os
 import socket
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -86,6 +87,12 @@ class RunLock:
         on_a_disk(self._path, lambda: self._note(holder, folder=str(folder), ledger=ledger))
         self._claims_by_word = False
 
+    def name_task(self, pid: int) -> None:
+        """Say that a process has inherited it: without locks, nobody else sees that it is held on."""
+        if self._claims_by_word:
+            line = json.dumps(Holder.of(pid)._asdict()) + "\n"
+            on_a_disk(self._path, lambda: self._write(line))
+
     def name_work(self, verb: str) -> None:
         """Say what is being done to what it locks, where that is no job: `removed`."""
         holder = Holder.of(os.getpid())
@@ -94,7 +101,10 @@ class RunLock:
 
     def _note(self, holder: Holder, **facts: str) -> None:
         self._file.truncate(0)  # also of what a try before has written
-        self._file.write(json.dumps(holder._asdict() | facts) + "\n")
+        self._write(json.dumps(holder._asdict() | facts) + "\n")
+
+    def _write(self, line: str) -> None:
+        self._file.write(line)
         self._file.flush()
 
     @property
@@ -121,10 +131,14 @@ class RunLock:
 
 def holder_of(path: Path) -> Holder | None:
     """Return who holds a lock, or did last; None where its file names nobody."""
-    try:
-        return holder_in(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return None
+    return next(_holders_of(path), None)
+
+
+def _holders_of(path: Path) -> Iterator[Holder]:
+    """Yield all that a lock's file names: who took it, and who has inherited it since."""
+    for line in path.read_bytes().splitlines():
+        with suppress(ValueError, KeyError, TypeError, RecursionError):
+            yield holder_in(json.loads(line))
 
 
 def holder_in(entry: dict[str, Any]) -> Holder:
@@ -163,6 +177,5 @@ def _flock(file: IO[str], kind: int) -> bool | None:
 
 
 def _is_held_by_word(path: Path) -> bool:
-    """Return True if the process that the file names lives, or may: nobody sees those of other hosts."""
-    holder = holder_of(path)
-    return holder is not None and (holder.is_here or not holder.is_on_this_host)
+    """Return True if a process that the file names lives, or may: nobody sees those of other hosts."""
+    return any(holder.is_here or not holder.is_on_this_host for holder in _holders_of(path))

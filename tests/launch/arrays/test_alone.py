@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,11 +17,13 @@ from instruct_core.data.tokenizer import load_tokenizer
 from instruct_core.errors import ConfigError
 from jobs.preprocess import PreprocessJob
 from launch.arrays import alone as module
+from launch.arrays import here
 from launch.arrays.alone import alone
 from launch.arrays.array import make
 from launch.arrays.here import write_at_hand
 from launch.arrays.work import Work
 from launch.cluster import lock as locks
+from launch.cluster.local import LocalJob
 from launch.flags.array import ArrayFlags
 from launch.flags.slurm import SlurmFlags
 from tests.launch.arrays.test_array import made, work_of
@@ -122,6 +126,38 @@ def test_word_of_a_lost_host_is_named_where_a_disk_has_no_locks(
         pytest.raises(ConfigError, match=r"if it has ended, remove .*/s/\.job\.lock"),
         alone(two[0]),
     ):
+        pass
+
+
+def test_task_that_outlives_a_killed_command_keeps_others_off_without_locks_too(
+    two: tuple[Work, Work], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "_flock", lambda file, kind: None)
+    reader, writer = os.pipe()
+    task = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
+
+    def starts(*_: object, **__: object) -> LocalJob:
+        os.write(writer, b"!")  # the task before has been named
+        return LocalJob(two[0].parent, task.pid, process=task)
+
+    monkeypatch.setattr(here, "submit_local", starts)
+    if (command := os.fork()) == 0:
+        try:
+            with alone(two[0]) as lock:
+                here.run_here(two[0], range(2), 2, lock)
+        finally:
+            os._exit(1)
+    assert [os.read(reader, 1) for _ in range(2)] == [b"!"] * 2
+    os.kill(command, signal.SIGKILL)
+    os.waitpid(command, 0)
+    os.close(reader)
+    os.close(writer)
+
+    with pytest.raises(ConfigError, match=BUSY), alone(two[1]):
+        pass
+
+    task.communicate(b"")
+    with alone(two[1]):
         pass
 
 
