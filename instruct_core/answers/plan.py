@@ -69,6 +69,7 @@ class AnswerPlan(Plan):
     tokenizer: str
     unread: list[str] = field(default_factory=list, compare=False)
     template_text: str = ""  # of a template that is no part of the code
+    num_filled: int | None = None  # rows without what the types of their file filled in, if any
 
     @property
     def choices(self) -> dict[str, Any]:
@@ -85,6 +86,7 @@ class AnswerPlan(Plan):
             "tokenizer": self.tokenizer,
             **sampling,
             **settings,
+            "null_keys": "left out" if self.num_filled else "kept",
         }
 
     @property
@@ -97,6 +99,8 @@ class AnswerPlan(Plan):
             del choices["positions"]
         if choices["weights"] == "fp32":  # and so of this
             del choices["weights"]
+        if not self.num_filled:  # and so of this
+            del choices["null_keys"]
         return fingerprint_of(choices)
 
     def as_begun(self, old: AnswerPlan) -> AnswerPlan:
@@ -114,6 +118,8 @@ class AnswerPlan(Plan):
         del document["unread"]
         if not self.template_text:
             del document["template_text"]
+        if not self.num_filled:
+            del document["num_filled"]
         if self.settings.positions is None:
             del document["settings"]["positions"]
         if self.settings.weights == "fp32":
@@ -161,7 +167,7 @@ def scan_prompts(
 
     Args:
         columns: Where the question is; None detects it.
-        limit_rows, rows_per_part: How many are taken, and how many a task that is killed loses at most.
+        limit_rows, rows_per_part: How many are taken; how many a task that is killed loses at most.
         template, tokenizer: How questions are written; what encodes them, by its identity.
         progress: Called with the rows read so far, every part.
 
@@ -179,8 +185,7 @@ def scan_prompts(
         except ValueError as error:
             raise _bad_row(record, error) from None
 
-    ranges = scan_ranges(source, limit_rows, rows_per_part, read, progress)
-    if not ranges.num_rows:
+    if not (ranges := scan_ranges(source, limit_rows, rows_per_part, read, progress)).num_rows:
         raise ConfigError(f"Source {source.name} has no rows.")
     return AnswerPlan(
         source=source.name,
@@ -195,6 +200,7 @@ def scan_prompts(
         tokenizer=tokenizer,
         unread=check.unread,
         template_text=template.text,
+        num_filled=check.num_filled or None,
     )
 
 

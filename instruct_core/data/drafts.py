@@ -28,6 +28,13 @@ from instruct_core.data.token_rows import token_type
 from instruct_core.data.tokenizer import Tokenizer
 
 BLOCK_ROWS = 250  # shards are whole blocks; 64 shards or more from 16,000 rows on
+MAX_BLOCKS_PER_SHARD = 40
+
+
+def default_rows_per_shard(num_rows: int) -> int:
+    """Return how many source rows go into a shard: a function of the source alone."""
+    blocks = -(-num_rows // BLOCK_ROWS)
+    return min(MAX_BLOCKS_PER_SHARD, max(1, blocks // 64)) * BLOCK_ROWS
 
 
 class Draft(NamedTuple):

@@ -72,8 +72,7 @@ class MixedPlan(ShardPlan):
             rows_per_shard=first.rows_per_shard,
             starts=[start for source in sources for start in source.starts],
             bad_rows=list(chain.from_iterable(source.bad_rows for source in sources)),
-            # Names sort by version: what one of before wrote, this one writes alike.
-            template=max(texts),
+            template=max(texts),  # the newest: what a version of before wrote, it writes alike
             tokenizer=first.tokenizer,
             split=BY_TEXT,
             num_duplicates=sum(source.num_duplicates for source in sources),
@@ -85,6 +84,7 @@ class MixedPlan(ShardPlan):
             num_open_ends=sum(source.num_open_ends for source in sources),
             num_open_starts=sum(source.num_open_starts for source in sources),
             num_markers=sum(source.num_markers or 0 for source in sources) or None,
+            num_filled=sum(source.num_filled or 0 for source in sources) or None,
             own_tokenizer=first.own_tokenizer,
             sources=list(sources),
             weights=list(weights),

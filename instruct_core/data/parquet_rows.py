@@ -38,7 +38,8 @@ def read_parquet(file: Any, url: str, start: Cursor) -> Iterator[Record]:
             begin = min(batch.num_rows, max(0, start.offset - first_row))
             first_row += begin
             for value in batch.slice(begin).to_pylist():
-                yield Record(url, first_row + 1, first_row + 1, first_row + 2, value=value)
+                place = (url, first_row + 1, first_row + 1, first_row + 2)
+                yield Record(*place, value=value, is_typed=True)
                 first_row += 1
     except BadRowError:
         raise

@@ -33,6 +33,8 @@ class Record(NamedTuple):
     next_line: int
     value: Any = None
     problem: str = ""
+    is_typed: bool = False
+    """Whether its file has one type for all objects of a column: see dialects/typed.py."""
 
     @property
     def next(self) -> Cursor:

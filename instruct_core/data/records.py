@@ -12,7 +12,7 @@ task seeks there: a task of a thousand never reads the other 999 parts. Formats:
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -73,6 +73,11 @@ def format_of(url: str) -> str:
         found = f"got .{ending}. Convert it first." if ending else "and has no ending. Rename it."
         raise ConfigError(f"Source {url} must end in {', '.join(others)} or {last}, {found}")
     return ending
+
+
+def has_types(urls: Iterable[str]) -> bool:
+    """Return True if the records of any of these files are typed."""
+    return any(format_of(url) == "parquet" for url in urls)
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from typing import Any
 
 from instruct_core.data.drafts import BLOCK_ROWS, Draft, DraftWriter
 from instruct_core.data.record import Record
+from instruct_core.data.records import has_types
 from instruct_core.data.sources import Source
 from instruct_core.data.split import Texts, hash_of
 from instruct_core.data.template import Segment, Template, text_of
@@ -48,6 +49,7 @@ class Notes:
     num_open_ends: int = 0
     num_open_starts: int = 0
     num_markers: int = 0
+    num_filled: int = 0  # that had keys of tools or calls which only other rows have
     is_anew: bool = False  # whether the template of the version before wrote one of them otherwise
     has_chats: bool = False
     hashes: array[int] = field(default_factory=lambda: array("Q"))  # of the texts of the good ones
@@ -115,6 +117,7 @@ class RowReader:
         notes.num_open_starts += chat.has_open_start
         notes.has_chats = notes.has_chats or not chat.is_exchange or chat.has_open_end
         notes.num_markers += any(map(_has_marker, chat.turns))
+        notes.num_filled += chat.had_fill
         notes.is_anew = notes.is_anew or self._template.writes_anew(chat.turns)
         return segments
 
@@ -150,7 +153,7 @@ class SeenRows:
         self.drafts: list[Draft] = []
         self.bad_rows: list[dict[str, str]] = []
         self.num_rows = self.num_bad_rows = self.num_open_ends = self.num_open_starts = 0
-        self.num_markers = 0
+        self.num_markers = self.num_filled = 0
         self._has_chats, self._is_anew = bool(check.columns.messages), False
 
     def add(self, notes: Notes) -> None:
@@ -165,6 +168,7 @@ class SeenRows:
         self.num_open_ends += notes.num_open_ends
         self.num_open_starts += notes.num_open_starts
         self.num_markers += notes.num_markers
+        self.num_filled += notes.num_filled
         self._is_anew = self._is_anew or notes.is_anew
         self._has_chats = self._has_chats or notes.has_chats
 
@@ -183,6 +187,7 @@ class SeenRows:
             "num_open_ends": self.num_open_ends,
             "num_open_starts": self.num_open_starts,
             "num_markers": self.num_markers or None,
+            "num_filled": self.num_filled if has_types(self._source.files) else None,
         }
 
     def check_usable(self, skip_bad_rows: bool) -> None:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from instruct_core.data.alpaca import ALPACA_1
 from instruct_core.data.columns import Columns, parse_columns
-from instruct_core.data.drafts import BLOCK_ROWS
+from instruct_core.data.drafts import BLOCK_ROWS, default_rows_per_shard
 from instruct_core.data.encoder import GPT2S, Encoder, OwnTokenizer
 from instruct_core.data.encoding import SPANS_FORMAT
 from instruct_core.data.long_rows import LongRows
@@ -27,7 +27,7 @@ from instruct_core.data.order import sample_at
 from instruct_core.data.plan import Plan
 from instruct_core.data.ranges import SourceFile, Start
 from instruct_core.data.reading import How, read_rows
-from instruct_core.data.records import format_of
+from instruct_core.data.records import format_of, has_types
 from instruct_core.data.seen_rows import bad_row
 from instruct_core.data.sources import Source
 from instruct_core.data.split import SPLIT_SEED, VAL_FRACTION, Texts, are_between, in_validation
@@ -39,15 +39,16 @@ from instruct_core.storage.documents import fingerprint_of
 
 BY_PLACE = "place-1"  # rows to validate with were drawn by their number, in plans of format 1
 BY_TEXT = "text-1"
-FORMAT_2_KEYS = {
-    "split", "val_hashes", "num_duplicates", "more_bad_rows", "refused", "unread",
-}  # fmt: skip
+FORMAT_2_KEYS = {"split", "val_hashes", "num_duplicates", "more_bad_rows", "refused", "unread"}
 # Written where there is something to say.
-OPTIONAL_KEYS = ("own_tokenizer", "val_rows", "num_markers")
+OPTIONAL_KEYS = ("own_tokenizer", "val_rows", "num_markers", "num_filled")
 FORMAT_3_KEYS = {
     "template_typed", "template_text", "long_rows", "num_open_ends", "num_open_starts",
 }  # fmt: skip
-MAX_BLOCKS_PER_SHARD = 40
+_BEGUN = (
+    "These shards were begun by an earlier version, which {}, and cannot be finished by this one. Give "
+    "another --out, or remove them."
+)
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ class ShardPlan(Plan):
     own_tokenizer: OwnTokenizer | None = None  # None for GPT-2's
     val_rows: int | None = None  # to validate with, where that was said
     num_markers: int | None = None  # rows whose text has a marker of a picture or sound, if any
+    num_filled: int | None = None  # rows without what the types of their file filled in; None: kept
     # From here on: what format 3 has besides.
     template_typed: str = "alpaca"  # as it was given
     long_rows: LongRows = "cut"  # what becomes of rows that are longer than a sequence
@@ -104,6 +106,11 @@ class ShardPlan(Plan):
         return self.format < SPANS_FORMAT and bool(parse_columns(self.columns).messages)
 
     @property
+    def may_have_fill(self) -> bool:
+        """Whether it is of a version that learnt null for keys that only other rows have."""
+        return self.num_filled is None and has_types(self.urls)
+
+    @property
     def num_bad_rows(self) -> int:
         """How many rows are left out."""
         return len(self.bad_rows) + self.more_bad_rows
@@ -122,6 +129,7 @@ class ShardPlan(Plan):
             "split": self.split,
             "refused": self.refused,
             "val_rows": self.val_rows,
+            "null_keys": "left out" if self.num_filled else "kept",
         }
 
     @property
@@ -137,10 +145,9 @@ class ShardPlan(Plan):
         choices = {**self.choices, "source": None}
         if self.format == 1:
             del choices["split"], choices["refused"]
-        if self.long_rows == "cut":  # plans of before there was a choice have no word for it
-            del choices["long_rows"]
-        if self.val_rows is None:
-            del choices["val_rows"]
+        # Plans of before there was such a choice have no word for it.
+        usual = {"long_rows": "cut", "val_rows": None, "null_keys": "kept"}
+        choices = {name: v for name, v in choices.items() if (name, v) not in usual.items()}
         return fingerprint_of([hashes, split, choices])
 
     def to_document(self) -> dict[str, Any]:
@@ -223,19 +230,21 @@ class ShardPlan(Plan):
             ConfigError: It was planned with a version that wrote chats in another way.
         """
         if self.may_end_once:
-            raise ConfigError(
-                "These shards were begun by an earlier version, which learnt the last answer of a chat "
-                "alone, and cannot be finished by this one. Give another --out, or remove them."
-            )
+            raise ConfigError(_BEGUN.format("learnt the last answer of a chat alone"))
         columns = parse_columns(self.columns)
         count = min(self.rows_per_shard, self.num_rows - shard * self.rows_per_shard)
         for record in self.records(shard, count):
             try:
-                yield template.segments(chat_of(record, columns, self.refused).turns)
+                chat = chat_of(record, columns, self.refused)
+                row = template.segments(chat.turns)
             except ValueError as error:
                 if not self.skip_bad_rows:
                     raise BadRowError(bad_row(record.where, str(error))) from None
                 yield None
+                continue
+            if chat.had_fill and self.may_have_fill:
+                raise ConfigError(_BEGUN.format("learnt null for keys that only other rows have"))
+            yield row
 
 
 def scan(
@@ -288,9 +297,3 @@ def scan(
         val_rows=val_rows,
         **seen.facts,
     )
-
-
-def default_rows_per_shard(num_rows: int) -> int:
-    """Return how many source rows go into a shard: a function of the source alone."""
-    blocks = -(-num_rows // BLOCK_ROWS)
-    return min(MAX_BLOCKS_PER_SHARD, max(1, blocks // 64)) * BLOCK_ROWS

@@ -73,6 +73,7 @@ class Chat(NamedTuple):
     has_open_end: bool = False  # turns after the last answer were left out
     has_open_start: bool = False  # answers before the first question were left out
     unread: tuple[str, ...] = ()  # keys of messages that nobody reads, once for each message
+    had_fill: bool = False  # keys of tools or calls were left out that only other rows have
 
     @property
     def is_exchange(self) -> bool:

@@ -13,7 +13,7 @@ hand has seen the others, so these are only listed then.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from instruct_core.data.columns import (
@@ -27,6 +27,7 @@ from instruct_core.data.columns import (
     plain_name,
     shown_names,
 )
+from instruct_core.data.dialects.typed import without_fill
 from instruct_core.data.ranges import first_records
 from instruct_core.data.record import Record
 from instruct_core.data.sources import Source
@@ -76,6 +77,8 @@ class ColumnCheck:
         self._news = News([], Counter())
         self.refused: list[str] = []
         """Columns of the source that look like a field and are not read: where filled, the row is bad."""
+        self.num_filled = 0
+        """Rows that this reader has met whose tools or calls had keys which only other rows have."""
 
     def chat(self, record: Record) -> Chat:
         """
@@ -87,6 +90,7 @@ class ColumnCheck:
         if isinstance(record.value, dict) and not record.value.keys() <= self._seen.keys():
             self.note(name for name in record.value if name not in self._seen)
         chat = chat_of(record, self._columns, self.refused, self._is_answered)
+        self.num_filled += chat.had_fill
         if chat.unread:
             self._news.keys.update(chat.unread)
         return chat
@@ -181,7 +185,7 @@ def chat_of(
     """
     if record.problem:
         raise ValueError(record.problem)
-    chat = columns.to_chat(record.value) if is_answered else columns.to_question(record.value)
+    chat = _said(record, columns.to_chat if is_answered else columns.to_question, columns)
     # Most rows have nothing there, so the rule is asked of few.
     filled = [n for n in refused if (v := record.value.get(n)) not in _NOTHING and _is_filled(n, v)]
     if filled:
@@ -195,6 +199,21 @@ def chat_of(
             f"--columns {named}{more})"
         )
     return chat
+
+
+def _said(record: Record, read: Callable[[Any], Chat], columns: Columns) -> Chat:
+    """Return what a record says, without what the types of its file have filled in."""
+    if not record.is_typed:
+        return read(record.value)
+    bare = without_fill(record.value, columns)
+    chat = read(bare)
+    if bare is record.value:
+        return chat
+    try:
+        had_fill = read(record.value).turns != chat.turns
+    except ValueError:
+        had_fill = True
+    return chat._replace(had_fill=had_fill)
 
 
 def _is_filled(name: str, value: Any) -> bool:

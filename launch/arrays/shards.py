@@ -86,6 +86,7 @@ def prepare(flags: Preprocess, words: Sequence[str] = ()) -> int:
         check_folder("--out", out, store.local_path(""), num_bytes=0)
     check_url("--out", store.url, writes=not (flags.array.dry_run or looks))
     old = shard_plan_if_there(store)
+    is_made = old is not None and is_complete(store, old)
     if old is None and not looks:
         refuse_other_things(out, store, OF_SHARDS)
     cluster, why = choose_cluster(flags.array.cluster, flags.slurm.clusters)
@@ -96,7 +97,7 @@ def prepare(flags: Preprocess, words: Sequence[str] = ()) -> int:
         place = scratch if flags.array.dry_run or looks else store
         sources = [resolve_source(name, place) for name in asked.names]
         if looks:
-            fits = old is not None and _still_fits(flags, store, old, sources[0], choices)
+            fits = old is not None and _still_fits(flags, old, is_made, sources[0], choices)
             if fits and store.exists("manifest.json"):
                 return inspect_set(store, flags)
             return _inspect_sources(flags, scratch, asked, sources, choices)
@@ -105,7 +106,7 @@ def prepare(flags: Preprocess, words: Sequence[str] = ()) -> int:
 
             def plan_one(number: int, old: ShardPlan | None, texts: Texts) -> ShardPlan:
                 how = partial(drafting.how, number, sources[number])
-                return _plan(flags, store, old, sources[number], choices, texts, how)
+                return _plan(flags, old, is_made, sources[number], choices, texts, how)
 
             plan = plan_of(asked, old, plan_one)
             work = _work(flags, words, store, plan, old, about, choices.tokenizer)
@@ -169,7 +170,7 @@ def _inspect_sources(
     count = min(flags.inspect or 1, flags.limit_rows or flags.inspect or 1)
     few = replace(flags, limit_rows=count, val_rows=None)
     plan = plan_of(
-        asked, None, lambda n, _, texts: _plan(few, scratch, None, sources[n], choices, texts)
+        asked, None, lambda n, _, texts: _plan(few, None, False, sources[n], choices, texts)
     )
     for line in [*mixture_lines(plan), *about_plan(plan, None)]:
         note(line)
@@ -191,17 +192,16 @@ def _about_template(choices: _Choices) -> list[str]:
 
 
 def _still_fits(
-    flags: Preprocess, store: Store, old: ShardPlan, source: Source, choices: _Choices
+    flags: Preprocess, old: ShardPlan, is_made: bool, source: Source, choices: _Choices
 ) -> bool:
-    """Return True if a plan that is there can be gone on with."""
+    """Return True if a plan that is there can be gone on with; its shards may be made already."""
     # Tasks run in folders of their own, so the plan names files by their whole paths.
     elsewhere = source._replace(files=[absolute(file) for file in source.files])
     asked = (choices.columns, flags.limit_rows, flags.skip_bad_rows, flags.rows_per_shard)
     written = (choices.template, choices.encoder, choices.long_rows, _val_rows(flags, source))
-    # What a run may have been trained on stays; chats that were only begun are begun anew.
-    return old.still_fits(elsewhere, *asked, *written) and (
-        not old.may_end_once or is_complete(store, old)
-    )
+    # What a run may have been trained on stays; what an earlier version only began is begun anew.
+    is_of_now = not (old.may_end_once or old.may_have_fill)
+    return old.still_fits(elsewhere, *asked, *written) and (is_made or is_of_now)
 
 
 def _val_rows(flags: Preprocess, source: Source) -> int | None:
@@ -211,15 +211,15 @@ def _val_rows(flags: Preprocess, source: Source) -> int | None:
 
 def _plan(
     flags: Preprocess,
-    store: Store,
     old: ShardPlan | None,
+    is_made: bool,
     source: Source,
     choices: _Choices,
     texts: Texts | None = None,
     how: Callable[[], How] = How,
 ) -> ShardPlan:
     """Return the old plan if it still fits, or read the source for a new one."""
-    if old is not None and _still_fits(flags, store, old, source, choices):
+    if old is not None and _still_fits(flags, old, is_made, source, choices):
         return old
     asked = (choices.columns, flags.limit_rows, flags.skip_bad_rows, flags.rows_per_shard)
     with shown_scan() as progress, source.shown_errors():
