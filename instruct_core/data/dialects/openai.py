@@ -30,10 +30,13 @@ TEXT_PARTS = ("text", "input_text", "output_text")
 UNREAD = {
     "attachments", "audio", "audios", "context", "contexts", "document", "documents", "file", "files",
     "functions", "history", "image", "images", "input", "passage", "reasoning", "reasoning_content",
-    "reasoning_details", "refusal", "thinking", "thought", "thoughts", "tool_results", "tools", "video",
-    "videos",
+    "reasoning_details", "refusal", "thinking", "thought", "thoughts", "tool_results", "tools",
+    "train_detail", "video", "videos",
 }  # fmt: skip
-LEARNS = {"loss", "train", "trainable", "training"}  # false: an answer that is not to be learnt
+# What most messages have, none of which is refused.
+PLAIN = {"role", "content", "from", "value", "name", "weight", "tool_calls", "tool_call_id"}
+# Many words say whether an answer is to be learnt: "train": false, "train_on_turn": false, "mask": 1.
+LEARNS, EITHER = ("loss", "train", "learn"), ("mask",)
 
 
 def turn_of(message: dict[str, Any], where: str) -> Turn:
@@ -48,7 +51,7 @@ def turn_of(message: dict[str, Any], where: str) -> Turn:
         ValueError: What is wrong with it.
     """
     role = role_of(message, "role", where)
-    refuse_unread(message, where)
+    refuse_unread(message, role, where)
     calls = _calls(message, where)
     if calls and role != "assistant":
         raise ValueError(f"{where} has calls of tools, and is no assistant's")
@@ -67,17 +70,28 @@ def role_of(message: Mapping[str, Any], key: str, where: str) -> str:
     return known
 
 
-def refuse_unread(message: Mapping[str, Any], where: str) -> None:
-    """Raise ValueError where a message says something that no template here shows."""
-    if UNREAD.isdisjoint(message) and LEARNS.isdisjoint(message):  # as most
+def refuse_unread(message: Mapping[str, Any], role: str, where: str) -> None:
+    """Raise ValueError where a message says something that no template here shows, or no run follows."""
+    if message.keys() <= PLAIN:  # as most
         return
+    is_told = role != "assistant" or message.get("weight") is not None
     for name, value in message.items():
         if name in UNREAD and is_filled(value):
             raise ValueError(f"{where} has {name}, which is not read")
-        if name in LEARNS and value in (False, 0):
+        if not is_told and _may_be_against_learning(name, value):
             raise ValueError(
-                f"{where} has {name} {value!r}, which is not read: say weight 0 for it"
+                f"{where} has {name} {value!r}, which is not read: say weight 0 for an answer that is "
+                "not to be learnt, and 1 for others"
             )
+
+
+def _may_be_against_learning(name: str, value: Any) -> bool:
+    if not isinstance(value, (bool, int, float)):
+        return False
+    words = name.lower()
+    if any(word in words for word in LEARNS):  # also "loss_mask": 0
+        return not value
+    return any(word in words for word in EITHER)  # some mean by it what is learnt, some what is not
 
 
 def _text(message: dict[str, Any], where: str) -> str:

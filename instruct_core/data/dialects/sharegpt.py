@@ -25,7 +25,7 @@ def turn_of(message: dict[str, Any], where: str) -> Turn:
         ValueError: What is wrong with it.
     """
     role = role_of(message, "from", where)
-    refuse_unread(message, where)
+    refuse_unread(message, role, where)
     for name in ("tool_calls", "function_call"):
         if is_filled(message.get(name)):
             raise ValueError(f"{where} has {name} beside from, expected role")

@@ -168,6 +168,10 @@ def test_chat_without_an_order_is_refused(turns: list[Turn], problem: str) -> No
         ([message("user", "Hi", context="Here.")], "message 1 has context, which is not read"),
         ([MESSAGES[0], message("assistant", "a", train=False)], "has train False, .*: say weight 0"),
         ([{"from": "gpt", "value": "a", "loss": 0}], "message 1 has loss 0, .*: say weight 0"),
+        ([{"from": "gpt", "value": "a", "train_on_turn": 0}], "has train_on_turn 0.*: say weight"),
+        ([message("assistant", "a", mask=0)], "message 1 has mask 0, .*: say weight 0"),
+        ([message("assistant", "a", loss_mask=0)], "message 1 has loss_mask 0, .*: say weight 0"),
+        ([message("assistant", "a", train_detail=[{"train": False}])], "has train_detail, which is not"),
         ([{"from": "gpt", "value": "a", "tool_calls": [1]}], "has tool_calls beside from"),
         ([message("user", "\ud800")], "message 1: content is not valid UTF-8"),
         ([message("assistant", None, tool_calls=[{"function": {}}])], "without a function's name"),
@@ -192,6 +196,15 @@ def test_message_that_cannot_be_read_is_named(messages: Any, problem: str) -> No
 
     with pytest.raises(ValueError, match=f"column messages.*{problem}"):
         columns.to_chat({"messages": messages})
+
+
+def test_flag_of_learning_is_no_mistake_where_the_weight_says_it_or_nobody_would_learn() -> None:
+    user = {"from": "human", "value": "Hi", "train_on_turn": False, "mask": True}
+    answer = {"from": "gpt", "value": "Hello.", "train_on_turn": False, "weight": 0}
+
+    chat = parse_columns("messages=messages").to_chat({"messages": [user, answer, *SHAREGPT]})
+
+    assert [turn.learnt for turn in chat.turns if turn.role == "assistant"] == [False, True]
 
 
 def test_what_is_left_out_of_chats_is_counted(tmp_path: Path) -> None:
