@@ -207,7 +207,8 @@ def shown_names(names: Iterable[str]) -> str:
 def plain_name(name: str) -> str:
     """Return a column's name as it can be printed, and written on one line."""
     text = name.encode(errors="backslashreplace").decode()
-    return (text if text.isprintable() and text.strip() else repr(text))[:MAX_NAME_CHARS]
+    is_plain = text.isprintable() and text == text.strip() != ""
+    return (text if is_plain else repr(text))[:MAX_NAME_CHARS]
 
 
 def parse_columns(text: str, is_answered: bool = True) -> Columns:

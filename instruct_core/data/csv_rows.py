@@ -68,7 +68,7 @@ class _Lines:
     def begin_row(self) -> None:
         self.first_line = self.line
         self.row: list[bytes] = []
-        self.is_valid = True
+        self.flaw = ""
 
     def keep(self, num_lines: int) -> None:
         """Give all but the first lines of the row back, to be read again."""
@@ -84,13 +84,15 @@ class _Lines:
         raw: bytes = self._given_back.popleft() if self._given_back else self._file.readline()
         if not raw:
             raise StopIteration
-        encoding = "utf-8" if self._offset else "utf-8-sig"
+        encoding = "utf-8-sig"  # in any line: files were joined
         self._offset, self.line = self._offset + len(raw), self.line + 1
         self.row.append(raw)
+        if b"\0" in raw:  # read as UTF-8, UTF-16 has one behind every letter
+            self.flaw = "no UTF-8 but has zero bytes in it, as UTF-16 has"
         try:
             return raw.decode(encoding)
         except UnicodeDecodeError:
-            self.is_valid = False
+            self.flaw = self.flaw or "not valid UTF-8"
             return raw.decode(encoding, "surrogateescape")  # the parser must see its quotes
 
 
@@ -124,14 +126,20 @@ class _Parser:
             return _Parsed(None, str(error))
 
 
+_SEP = re.compile(rb"(?:\xef\xbb\xbf)?\"?sep=([!-~\t])\"?\r?\n")  # what Excel takes for no row
+
+
 def _read_header(lines: _Lines, url: str, delimiters: str) -> tuple[list[str], str]:
     """Return the names of the columns, none in a file without rows, and what stands between them."""
     parsed = _Parser(lines, delimiters[0]).next_row()
     while parsed.is_blank:
         parsed = _Parser(lines, delimiters[0]).next_row()
+    if named := _SEP.fullmatch(b"".join(lines.row)):
+        delimiters = named[1].decode()
+        parsed = _Parser(lines, delimiters).next_row()
     where = f"Row {url}:{lines.first_line} is no CSV header"
-    if not lines.is_valid:
-        raise BadRowError(f"{where}: it is not valid UTF-8. Save the file as UTF-8.")
+    if lines.flaw:
+        raise BadRowError(f"{where}: it is {lines.flaw}. Save the file as UTF-8.")
     if not lines.row:
         return [], delimiters[0]
     num_columns = {}
@@ -218,13 +226,14 @@ class _Table:
         """Return what is wrong with a row, if anything, and go to where the next one begins."""
         lines = self._lines
         num_fields = len(row.fields or ())
-        if num_fields == len(self._header) and lines.is_valid and len(lines.row) <= MANY_LINES:
-            return ""
+        if num_fields == len(self._header) and not lines.flaw and len(lines.row) <= MANY_LINES:
+            is_header = num_fields > 1 and row.fields == self._header
+            return "it is the header again, as where files were joined" if is_header else ""
         quote = _longest_quote(row.error, lines, self._delimiter) if len(lines.row) > 1 else None
-        problem = "" if lines.is_valid else "not valid UTF-8"
+        problem = lines.flaw
         if row.error:
             problem = _problem_of(row.error, lines, self._delimiter)
-        elif num_fields != len(self._header) and not row.is_blank:
+        elif not problem and num_fields != len(self._header) and not row.is_blank:
             fields = f"{num_fields} field{'' if num_fields == 1 else 's'}"
             problem = f"it has {fields}, the header has {len(self._header)}"
         if quote and self._has_swallowed_rows(quote, row):

@@ -18,7 +18,7 @@ import platform
 import re
 import stat
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from importlib.metadata import version
@@ -120,7 +120,7 @@ def _matching_files(name: str) -> tuple[list[str], list[str]]:
     """Return the files that are meant, and the names of those beside them that are not read."""
     try:
         fs, path = fsspec.core.url_to_fs(name)
-    except (ImportError, ValueError) as error:
+    except (ImportError, ValueError, OSError) as error:  # some connect at once
         raise ConfigError(f"Source {name} cannot be read: {error}") from error
     info = _info(fs, path, name)
     if info is not None and info["type"] == "directory":
@@ -129,7 +129,8 @@ def _matching_files(name: str) -> tuple[list[str], list[str]]:
         return [name], []  # also a file whose name looks like a glob
     if not GLOB.search(name):
         return [], []
-    return [_url(fs, found) for found in sorted(fs.glob(path)) if _is_meant(found, path)], []
+    matches = sorted(_asked(name, lambda: fs.glob(path)))
+    return [_url(fs, found) for found in matches if _is_meant(found, path)], []
 
 
 def _refuse_special(file: str) -> None:
@@ -159,13 +160,20 @@ def _url(fs: Any, path: str) -> str:
 
 def _files_in(fs: Any, path: str, name: str) -> tuple[list[str], list[str]]:
     """Return the files with rows in a folder, not in those inside it, and the names of all others."""
-    listing = fs.ls(path, detail=True)
+    listing = _asked(name, lambda: fs.ls(path, detail=True))
     entries = {entry["name"].rstrip("/").rsplit("/", 1)[-1]: entry for entry in listing}
     seen = {n: entry for n, entry in sorted(entries.items()) if n and not n.startswith((".", "_"))}
     files = [n for n, entry in seen.items() if entry["type"] != "directory"]
     with_rows = [n for n in files if _has_rows(n) and n not in ABOUT_ROWS]
     if seen.keys() >= SHARDS:
         raise ConfigError(f"Source {name} is a shard set. Give the rows that it was made from.")
+    saved = next((n for n in seen if n == "dataset_dict.json" or n.endswith(".arrow")), "")
+    if not with_rows and saved:
+        part = '["train"]' if saved == "dataset_dict.json" else ""
+        raise ConfigError(
+            f"Source {name} is a folder of datasets' save_to_disk, and .arrow files are not read. Write "
+            f'it as a file: datasets.load_from_disk("{name}"){part}.to_parquet("rows.parquet")'
+        )
     if not with_rows:
         endings = ", ".join(f".{ending}" for ending in FORMATS)
         inside = [n for n, entry in seen.items() if entry["type"] == "directory"]
@@ -184,10 +192,18 @@ def _has_rows(name: str) -> bool:
 def _info(fs: Any, path: str, name: str) -> dict[str, Any] | None:
     """Return what stands at a path; None for nothing."""
     try:
-        with plain_errors(name):
-            return dict(fs.info(path))
+        return dict(_asked(name, lambda: fs.info(path)))
     except (FileNotFoundError, NotADirectoryError):
         return None
+
+
+def _asked(name: str, look: Callable[[], Any]) -> Any:
+    """Return what a place says of itself; raises ConfigError where it refuses or does not answer."""
+    try:
+        with plain_errors(name):
+            return look()
+    except (FileNotFoundError, NotADirectoryError):
+        raise
     except OSError as error:
         reason = (error.strerror or str(error)).removeprefix(f"{name}: ").rstrip(".")
         later = " Try again in some minutes." if "://" in name and may_pass(error) else ""

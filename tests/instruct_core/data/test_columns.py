@@ -31,6 +31,11 @@ def test_shape_is_detected(record: dict[str, Any], columns: Any) -> None:
     assert detect_columns([None, 3, record]) == columns
 
 
+def test_name_that_begins_with_a_blank_is_shown_with_it() -> None:
+    with pytest.raises(ConfigError, match=r"found: instruction, ' output'\. Name them"):
+        detect_columns([{"instruction": "Hi", " output": "Hello."}])
+
+
 def test_unknown_shape_names_the_columns_it_found() -> None:
     with pytest.raises(ConfigError, match=r"found: query, reply. Name them: --columns"):
         detect_columns([{"query": "a", "reply": "b"}])

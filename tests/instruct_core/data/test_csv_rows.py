@@ -173,6 +173,37 @@ def test_blank_lines_are_passed_over_also_before_the_header() -> None:
     ]
 
 
+def test_line_that_names_the_delimiter_is_no_row() -> None:
+    found = [read(b"\xef\xbb\xbfsep=;\r\na;b,c\r\n1;2\r\n"), read(b'"sep=^"\na^b,c\n1^2\n')]
+
+    assert [[(r.line, r.value) for r in rows] for rows in found] == [
+        [(3, {"a": "1", "b,c": "2"})]
+    ] * 2
+
+
+def test_header_of_a_file_that_was_joined_on_is_a_bad_row() -> None:
+    joined = "a,b\n1,2\n\ufeffa,b\n\ufeff3,4\n".encode()
+
+    found = read(joined)
+
+    assert [record.value for record in found] == [
+        {"a": "1", "b": "2"},
+        None,
+        {"a": "3", "b": "4"},
+    ]
+    assert found[1].problem == "it is the header again, as where files were joined"
+
+
+def test_rows_of_utf_16_are_no_text() -> None:
+    windows = "a,b\r\n1,2\r\n3,4\r\n".encode("utf-16-le")
+
+    with pytest.raises(BadRowError, match=r"rows.csv:1 is .*zero bytes in it, as UTF-16 has. Save"):
+        read(windows)
+    [bad, good] = read(b"a,b\n1,\x002\n3,4\n")
+
+    assert (bad.problem, good.problem) == ("no UTF-8 but has zero bytes in it, as UTF-16 has", "")
+
+
 @pytest.mark.parametrize(
     ("data", "reason"),
     [

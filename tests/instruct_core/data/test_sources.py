@@ -132,11 +132,31 @@ def test_glob_that_matches_what_is_no_file_is_refused_by_its_name(tmp_path: Path
     assert len(resolve_source(f"{tmp_path}/*.jsonl", Store(tmp_path / "out")).files) == 2
 
 
+@pytest.mark.parametrize("name", ["memory://closed", "memory://closed/*.jsonl"])
+def test_place_that_does_not_say_what_is_in_it_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise RuntimeError("Unable to locate credentials")  # as s3fs does, without OSError
+
+    fs = fsspec.filesystem("memory")
+    fs.pipe("/closed/a.jsonl", b"{}")
+    monkeypatch.setattr(type(fs), "ls", refuse)
+    monkeypatch.setattr(type(fs), "find", refuse)
+
+    with pytest.raises(
+        ConfigError, match=r"Source memory://closed.* cannot be read: Unable to locate"
+    ):
+        resolve_source(name, Store(tmp_path))
+
+
 @pytest.mark.parametrize(
     ("names", "problem"),
     [
         ([], "is a folder without rows: no file in it ends in .jsonl, "),
         (["a.txt", "sub/b.jsonl"], r"Give another, or a folder in it \(sub\)."),
+        (["data-00000.arrow", "state.json"], r"""load_from_disk\(".*"\).to_parquet\("""),
+        (["dataset_dict.json", "train/data-00000.arrow"], r"""\)\["train"\].to_parquet\("""),
         (["manifest.json", "plan.json"], "is a shard set. Give the rows that it was made from"),
     ],
 )
