@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Self
 
 from tests.slurm.configuration import ClusterSettings, write_accounting, write_configuration
+from tests.slurm.leftovers import end_processes, remove_networks, watch
 from tests.slurm.network import make_networks
 from tests.slurm.processes import (
     PORTS,
@@ -61,8 +62,11 @@ class SlurmCluster:
         self._subnet = f"{SUBNET}.{self._port // PORTS % 250}"
         self._space = f"ic{os.getpid()}p{self._port}"  # prefix of the network namespaces
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
+        nodes = [0, *self._nodes()] if self._in_netns else []
+        self._networks = [f"{self._space}-{node}" for node in nodes]
 
     def __enter__(self) -> Self:
+        self._watcher = watch(self.folder, self._networks)
         try:
             self._up()
         except BaseException:
@@ -205,18 +209,14 @@ class SlurmCluster:
         shutil.rmtree(self.folder)
 
     def _end(self) -> None:
-        for _ in range(3):  # what was started meanwhile
-            pids = [pid for p in self._daemons.values() for pid in [p.pid, *descendants(p.pid)]]
-            for pid in {*pids, *steps_of(self.conf)}:
-                kill(pid)
+        end_processes(self.folder)
         for process in self._daemons.values():
             process.wait()
         self._daemons.clear()
         self._held.close()
-        if self._in_netns:
-            for node in [0, *self._nodes()]:
-                command = ["ip", "netns", "del", f"{self._space}-{node}"]
-                subprocess.run(command, check=False, capture_output=True)
+        remove_networks(self._networks)
+        self._watcher.kill()
+        self._watcher.wait()
 
     def _start(self, name: str, command: list[str], env: dict[str, str] | None = None) -> None:
         with (self.folder / "log" / f"{name}.out").open("ab") as log:

@@ -1,0 +1,44 @@
+"""A test session that is killed leaves no cluster behind."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPO, wait_for
+from tests.slurm.leftovers import processes_of
+
+BOOTS = """
+import os, signal, sys
+from pathlib import Path
+from tests.conftest import wait_for
+from tests.slurm.cluster import SlurmCluster
+from tests.slurm.configuration import ClusterSettings
+
+cluster = SlurmCluster(Path(sys.argv[1]), ClusterSettings(num_nodes=1, network=sys.argv[2]))
+cluster.__enter__()
+job = cluster.run("sbatch", "--parsable", "--output=/dev/null", "--wrap=sleep 1000").strip()
+wait_for(lambda: cluster.job(job)["JobState"] == "RUNNING", "the job")
+print(*cluster._networks, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("network", ["loop", "netns"])
+def test_cluster_of_a_session_that_is_killed_goes_with_it(tmp_path: Path, network: str) -> None:
+    folder = tmp_path / "c"
+
+    done = subprocess.run(
+        [sys.executable, "-c", BOOTS, str(folder), network],
+        cwd=REPO, stdout=subprocess.PIPE, text=True, check=False,
+    )  # fmt: skip
+
+    assert done.returncode == -signal.SIGKILL
+    wait_for(lambda: not folder.exists(), "the end of its files")
+    assert processes_of(folder) == []
+    there = subprocess.check_output(["ip", "netns", "list"], text=True).split()
+    assert not set(done.stdout.split()) & set(there)
