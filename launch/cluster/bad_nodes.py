@@ -16,7 +16,7 @@ from pathlib import Path
 
 from instruct_core.errors import ConfigError
 from jobs.bad_nodes import BAD_NODES, BadNode, bad_nodes, cluster_folder, forgive
-from launch.cluster.partition import Node, configuration
+from launch.cluster.partition import Node, configuration, num_in_one
 from launch.console.commands import command
 from launch.console.lines import counted, perhaps
 from launch.flags.home import own_folder
@@ -61,8 +61,7 @@ def left_out(fitting: Sequence[Node], wanted: int, partition: str) -> tuple[list
     notes = []
     for each in sorted(bad, key=lambda each: -each.until):
         others = [node for node in fitting if node.is_up and node.name not in (*names, each.node)]
-        most = max(sum(name in node.partitions for node in others) for name in partition.split(","))
-        if most >= wanted:
+        if num_in_one(others, partition) >= wanted:
             names.append(each.node)
             notes.append(f"Without {each.line}. Have it back: {to_trust(each.node)}")
         else:

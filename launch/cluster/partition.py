@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import os
 import re
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 from instruct_core.errors import ConfigError
 from jobs.slurm import fields_of, run_client
-from launch.flags.slurm import SlurmFlags, minutes_in
+from launch.flags.slurm import minutes_in
 
 # Words in the names of GPUs below compute capability 8.0, which have no bf16.
 OLD_GPUS = {
@@ -99,7 +100,31 @@ def minutes_of(text: str) -> int | None:
     return minutes_in(text)
 
 
-def usable_nodes(partition: str, flags: SlurmFlags) -> list[Node]:
+class Wanted(Protocol):
+    """What a job asks of each of its nodes, as flags and a job's resources have it."""
+
+    @property
+    def exclude(self) -> str | None: ...
+
+    @property
+    def constraint(self) -> str | None: ...
+
+    @property
+    def gpu_type(self) -> str | None: ...
+
+
+def too_few_are_up(partition: str, wanted: Wanted, nodes: int) -> bool:
+    """Return True if a job waits for nodes that are down, drained or not heard of yet."""
+    up = [node for node in usable_nodes(partition, wanted) if node.is_up]
+    return num_in_one(up, partition) < nodes
+
+
+def num_in_one(nodes: Sequence[Node], partition: str) -> int:
+    """Return how many of some nodes one job can have: all of its nodes are in one partition."""
+    return max(sum(name in node.partitions for node in nodes) for name in partition.split(","))
+
+
+def usable_nodes(partition: str, wanted: Wanted) -> list[Node]:
     """
     Return the nodes of one or several partitions that a job may have.
 
@@ -107,31 +132,31 @@ def usable_nodes(partition: str, flags: SlurmFlags) -> list[Node]:
         ConfigError: None is left with what was typed; or none has such GPUs, and which there are.
     """
     excluded: set[str] = set()
-    if flags.exclude:
-        excluded = set(run_client(["scontrol", "show", "hostnames", flags.exclude]).split())
+    if wanted.exclude:
+        excluded = set(run_client(["scontrol", "show", "hostnames", wanted.exclude]).split())
     found = []
     for line in run_client(["scontrol", "-o", "show", "node"]).splitlines():
         facts = fields_of(line)
         inside = set(partition.split(",")) & set(facts.get("Partitions", "").split(","))
         if not inside:
             continue
-        node = _node(facts, tuple(sorted(inside)), flags.gpu_type)
+        node = _node(facts, tuple(sorted(inside)), wanted.gpu_type)
         # More than a plain feature name ("a&b", "a|b") is judged by Slurm itself.
-        plain = flags.constraint is not None and flags.constraint.isalnum()
-        if node.name not in excluded and (not plain or flags.constraint in node.features):
+        plain = wanted.constraint is not None and wanted.constraint.isalnum()
+        if node.name not in excluded and (not plain or wanted.constraint in node.features):
             found.append(node)
     if not found:
-        typed = {"constraint": flags.constraint, "exclude": flags.exclude}
+        typed = {"constraint": wanted.constraint, "exclude": wanted.exclude}
         wanted = " and ".join(f"--{name} {value}" for name, value in typed.items() if value)
         left = f"left with {wanted}" if wanted else "that has told of itself: sinfo"
         raise ConfigError(f"Partition {partition} has no node {left}.")
-    if flags.gpu_type is not None and not any(node.gpus for node in found):
+    if wanted.gpu_type is not None and not any(node.gpus for node in found):
         types = {kind for node in found for kind in node.gpu_types}
         there = (
             f"one of {', '.join(sorted(types))}" if types else "left out, for no GPU has a type,"
         )
         raise ConfigError(
-            f"--gpu-type must be {there} in partition {partition}, got {flags.gpu_type}."
+            f"--gpu-type must be {there} in partition {partition}, got {wanted.gpu_type}."
         )
     return found
 

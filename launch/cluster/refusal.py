@@ -1,7 +1,8 @@
 """
-What to type where a site's Slurm refuses one of the options that a job of ours always has.
+What Slurm says of a job before it is queued, and what to type where a site's Slurm refuses one of the
+options that a job of ours always has.
 
-    said = judged(script)                        # raises SlurmError where Slurm refuses it
+    said = judged(script, resources)             # raises SlurmError where Slurm refuses it
     remedy(script, "Memory limits are not allowed here")
     # "It takes the job without --mem. Type: --sbatch mem="
 
@@ -15,14 +16,33 @@ from collections.abc import Iterable, Sequence
 
 from instruct_core.errors import SlurmError
 from jobs.slurm import clean_environment, run_client
-from launch.cluster.script import option_in
+from launch.cluster.partition import too_few_are_up
+from launch.cluster.script import Resources, option_in
 
 # Options that a job can do without, or say in another way, in the order in which they are tried.
 CAN_GO = ("requeue", "mem", "gpus-per-node", "cpus-per-task", "signal", "open-mode")
+# Slurm judges by the nodes that are up, and says this also of a job that would only wait for others.
+NO_SUCH_NODES = "Requested node configuration is not available"
 
 
-def judged(script: str) -> str:
-    """Return what Slurm says of a job that it would take; raises SlurmError where it would not."""
+def judged(script: str, resources: Resources) -> str:
+    """
+    Return what Slurm says of a job that it would take; "" where too few nodes are up for a judgement.
+
+    Raises:
+        SlurmError: It would not take the job; says why.
+    """
+    try:
+        return _judgement(script)
+    except SlurmError as error:
+        if NO_SUCH_NODES not in str(error):
+            raise
+    if too_few_are_up(resources.partition, resources, resources.nodes + resources.spare_nodes):
+        return ""
+    return _judgement(script)  # they may have come up meanwhile: its controller began anew
+
+
+def _judgement(script: str) -> str:
     return run_client(["sbatch", "--test-only"], clean_environment(), stdin=script)
 
 
@@ -75,7 +95,7 @@ def _advice(script: str, keys: Sequence[str]) -> str:
 
 def _takes(script: str) -> bool:
     try:
-        judged(script)
+        _judgement(script)
     except SlurmError:
         return False
     return True

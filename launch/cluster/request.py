@@ -19,7 +19,7 @@ from jobs.survival.deadline import DEFAULT_LEAD_SECONDS
 from launch.cluster.bad_nodes import left_out
 from launch.cluster.container import find_container
 from launch.cluster.machine import CLUSTERS
-from launch.cluster.partition import Node, find_partition, minutes_of, usable_nodes
+from launch.cluster.partition import Node, find_partition, minutes_of, num_in_one, usable_nodes
 from launch.cluster.script import Resources
 from launch.console.lines import counted
 from launch.flags.sbatch import WRITTEN, options_of
@@ -70,13 +70,15 @@ def request_of(
     partition, facts = find_partition(flags.partition)
     minutes = _minutes(flags.time, facts, partition)
     fitting = nodes_that_fit(usable_nodes(partition, flags), ranks_per_node, wants_gpus, partition)
-    # All nodes of a job are in one partition.
-    most = max(sum(name in n.partitions for n in fitting) for name in partition.split(","))
+    most = num_in_one(fitting, partition)
     _at_most("--nodes", nodes, most, f"partition {partition} for such a job")
     default = "" if flags.partition else " (the cluster's default)"
     notes = notes_on_options(flags)
     if facts.get("State") == "DOWN":
         notes.append(f"Partition {partition} is DOWN: the job waits until it is up")
+    elif (up := num_in_one([node for node in fitting if node.is_up], partition)) < nodes:
+        which = f"{counted(nodes, 'node')} of partition {partition}"
+        notes.append(f"Up now are {up} of {which}: the job waits for the rest (sinfo -R)")
     bad, told = left_out(fitting, nodes, partition)
     if not NODELIST.isdisjoint(options_of(flags.sbatch)):
         bad, told = [], []

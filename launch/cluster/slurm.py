@@ -239,7 +239,7 @@ def running_array(store: Store) -> SlurmJob | None:
 
 def test_submission(folder: Path, resources: Resources) -> str:
     """
-    Have Slurm judge a job without queueing it; return when and where it would start.
+    Have Slurm judge a job without queueing it; return when it would start, "" where nobody knows.
 
     Raises:
         ConfigError: It would be refused; says why.
@@ -256,7 +256,7 @@ def test_submission(folder: Path, resources: Resources) -> str:
     # The folder is not there yet, and the test writes nothing.
     text = "\n".join(line for line in text.splitlines() if "--chdir" not in line)
     try:
-        said = judged(text)
+        said = judged(text, resources)
     except SlurmError as error:
         what, said = f"Slurm refuses this job in partition {resources.partition}", str(error)
         advice = remedy(text, said) or "See it: --dry-run"

@@ -72,6 +72,20 @@ def test_dry_run_shows_the_batch_script_and_writes_nothing(desk: Run) -> None:
     assert not desk.cluster.run("squeue", "-h", "-n", "instruct-r")
 
 
+def test_run_is_queued_while_nodes_are_down_and_begins_when_they_are_back(desk: Run) -> None:
+    desk.cluster.run("scontrol", "update", "NodeName=node[2-4]", "State=DOWN", "Reason=power")
+    try:
+        said = desk.submit("--gpus=1", "--max-steps=5")
+        state = desk.state()
+    finally:
+        desk.cluster.run("scontrol", "update", "NodeName=node[2-4]", "State=RESUME")
+
+    assert "Up now are 1 of 2 nodes of partition low: the job waits for the rest" in said
+    assert state == "PENDING"
+    desk.wait_for_end()
+    assert desk.events("finished")
+
+
 def test_cluster_without_gpus_runs_ranks_on_cores(
     other_cluster: Cluster, tmp_path: Path, light_shards: Path
 ) -> None:
