@@ -17,6 +17,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,16 +36,22 @@ def queue(script: Path, *options: str) -> str:
     Queue a batch script, note its id in its folder, and return it; the mark stays until `settle`.
 
     Raises:
-        SlurmError: Slurm refuses it, or does not answer: perhaps it has the job all the same.
+        UnansweredError: Slurm does not answer: perhaps it has the job all the same, or will have it.
+        SlurmError: Slurm refuses it.
     """
     folder = script.parent
     with _marked(folder) as inherited:
         job_id = submit_script(script, *options, inherits=inherited)
+    note_queued(folder, job_id)
+    return job_id
+
+
+def note_queued(folder: Path, job_id: str) -> None:
+    """Note a job, if the disk lets us: it is queued, and to fail now would queue it twice."""
     try:
         note_job(folder, job_id)
-    except OSError as error:  # it is queued; to fail now would queue it twice
+    except OSError as error:
         logger.warning("The id of job %s could not be written down: %s", job_id, error)
-    return job_id
 
 
 @contextlib.contextmanager
@@ -123,21 +130,25 @@ def _is_locked(mark: Path) -> bool:
     return False  # also where it is settled meanwhile, or this disk has no locks
 
 
-def lost_jobs(folder: Path, cluster: str, timeout_seconds: float) -> list[str]:
+def lost_jobs(
+    folder: Path, cluster: str = "", timeout_seconds: float | None = None, follows: str = ""
+) -> list[str]:
     """
     Return the ids of a folder's jobs that Slurm has, and nobody has noted.
 
     Args:
         folder: Of the jobs.
         cluster: That is asked, if there are several.
-        timeout_seconds: How long Slurm may take.
+        timeout_seconds: How long Slurm may take, if not as long as jobs wait.
+        follows: The job, or the task, that they wait for; "" for any.
 
     Raises:
         SlurmError: It does not answer.
     """
     known, command = known_jobs(folder), f" Command={folder}{os.sep}"
+    waits = re.compile(rf"afterany:{follows}(?![\d_])" if follows else "")
     return [
         job_id
         for job_id, lines in lines_by_job(timeout_seconds, cluster).items()
-        if job_id not in known and any(command in line for line in lines)
+        if job_id not in known and any(command in line and waits.search(line) for line in lines)
     ]

@@ -36,10 +36,16 @@ ENDED = {
 JOB_ID = re.compile(r"(\d+)(?:;\S+)?|Submitted batch job (\d+)(?: on cluster \S+)?")
 # What Slurm says where it will say the same tomorrow.
 REFUSALS = re.compile(r"(?i)permission denied|presently disabled|not supported|not permitted")
+# What a client says whose question may have been heard, and that has no answer.
+NO_ANSWER = re.compile(r"(?i)timed out|zero bytes|(?:receive|recv|send) failure|connection reset")
 
 
 class RefusedError(SlurmError):
     """A client is not here, or Slurm refuses in a way that asking again does not change."""
+
+
+class UnansweredError(SlurmError):
+    """Slurm has not answered: what it was asked for may be done all the same, also later."""
 
 
 class JobRecord(NamedTuple):
@@ -84,7 +90,8 @@ def run_client(
 
     Raises:
         RefusedError: It is not here, or refuses for good.
-        SlurmError: It does not answer in time, or refuses; says what it said.
+        UnansweredError: It does not answer, or not in time.
+        SlurmError: It refuses; says what it said.
     """
     usual = SUBMIT_TIMEOUT_SECONDS if command[0] == "sbatch" else CLIENT_TIMEOUT_SECONDS
     timeout = timeout_seconds or usual
@@ -108,14 +115,20 @@ def run_client(
     except PermissionError:
         raise RefusedError(f"{command[0]} may not be run on this machine.") from None
     except subprocess.TimeoutExpired:
-        raise SlurmError(f"{command[0]} did not answer within {timeout:.0f} s.") from None
+        raise UnansweredError(f"{command[0]} did not answer within {timeout:.0f} s.") from None
     except OSError as error:  # no process can be made, or the client's own disk does not answer
         raise SlurmError(f"{command[0]} could not be run: {error}.") from None
     if done.returncode != 0:
-        said = " ".join((done.stderr or done.stdout).split())
-        kind = RefusedError if REFUSALS.search(said) else SlurmError
-        raise kind(f"{' '.join(command[:3])} failed: {said}")
+        raise _failure(command, done)
     return done.stdout or done.stderr  # `sbatch --test-only` speaks on the second
+
+
+def _failure(command: Sequence[str], done: subprocess.CompletedProcess[str]) -> SlurmError:
+    said = " ".join((done.stderr or done.stdout).split())
+    kind: type[SlurmError] = RefusedError if REFUSALS.search(said) else SlurmError
+    if done.returncode < 0 or NO_ANSWER.search(said):  # killed, or not heard
+        kind = UnansweredError
+    return kind(f"{' '.join(command[:3])} failed: {said}")
 
 
 def submit_script(script: Path, *options: str, inherits: Sequence[int] = ()) -> str:

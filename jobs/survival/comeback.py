@@ -43,7 +43,7 @@ from jobs.job_folder import (
     this_start,
 )
 from jobs.notify import tell_failure
-from jobs.queueing import queue, settle
+from jobs.queueing import is_unsettled, lost_jobs, note_queued, queue, settle
 from jobs.slurm import (
     JobRecord,
     RefusedError,
@@ -250,12 +250,22 @@ def _chain_follow_up(job: JobRecord, bad_node: str) -> None:
     names = nodes_to_exclude(job, bad_node)
     if names or job.excluded_nodes:  # also none: it counts more than what stands in the script
         options.append(f"--exclude={names}")
-    job_id = queue(script, *options)
+    job_id = _queued_unheard(script.parent) or queue(script, *options)
     settle(script.parent)
     logger.warning("This cluster may not requeue the job, so job %s follows it", job_id)
     if task and hand_on_dependents(script.parent):
         with contextlib.suppress(OSError):
             (job_folder() / f"{FOLLOWED}-{this_start()}").touch()
+
+
+def _queued_unheard(folder: Path) -> str:
+    """Return the follow-up of an sbatch that was not answered, if Slurm has one; "" for none."""
+    if not or_unknown(lambda: is_unsettled(folder), False):
+        return ""
+    for job_id in lost_jobs(folder, follows=own_job_id()):
+        note_queued(folder, job_id)
+        return job_id
+    return ""
 
 
 def main() -> None:

@@ -27,6 +27,7 @@ from jobs.queueing import (
     note_job,
     settle,
 )
+from jobs.slurm import UnansweredError
 from launch.cluster.frozen_code import freeze_code
 from launch.cluster.job_folder import job_folders, new_job_folder
 from launch.cluster.lock import RunLock
@@ -48,7 +49,8 @@ def folder_to_submit(parent: Path) -> Iterator[Path]:
         freeze_code(folder)
         yield folder
     except BaseException as error:
-        if not _may_have_a_job(folder, asks=isinstance(error, Exception)):
+        asks = isinstance(error, Exception) and not isinstance(error, UnansweredError)
+        if not _may_have_a_job(folder, asks):
             shutil.rmtree(folder, ignore_errors=True)
         elif not known_jobs(folder):
             tell(
@@ -63,7 +65,7 @@ def _may_have_a_job(folder: Path, asks: bool) -> bool:
         return True
     if not any(folder.glob("*.sh")):  # nobody has been asked yet
         return False
-    if not asks:  # who presses Ctrl-C does not wait for that
+    if not asks:  # who presses Ctrl-C does not wait for that; what has no answer may be taken later
         return True
     try:
         cluster = os.environ.get(CLUSTERS, "")

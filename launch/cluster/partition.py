@@ -147,8 +147,8 @@ def usable_nodes(partition: str, wanted: Wanted) -> list[Node]:
             found.append(node)
     if not found:
         typed = {"constraint": wanted.constraint, "exclude": wanted.exclude}
-        wanted = " and ".join(f"--{name} {value}" for name, value in typed.items() if value)
-        left = f"left with {wanted}" if wanted else "that has told of itself: sinfo"
+        words = " and ".join(f"--{name} {value}" for name, value in typed.items() if value)
+        left = f"left with {words}" if words else "that has told of itself: sinfo"
         raise ConfigError(f"Partition {partition} has no node {left}.")
     if wanted.gpu_type is not None and not any(node.gpus for node in found):
         types = {kind for node in found for kind in node.gpu_types}

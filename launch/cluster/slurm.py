@@ -26,6 +26,7 @@ from jobs.job_folder import place_of, read_progress, replace_json
 from jobs.queueing import known_jobs, queue
 from jobs.slurm import (
     JobRecord,
+    UnansweredError,
     lines_by_job,
     on_cluster,
     records_in,
@@ -279,6 +280,7 @@ def submit_slurm(function: Callable[[], Any], folder: Path, resources: Resources
 
     Raises:
         ConfigError: Slurm refuses it; says why.
+        UnansweredError: Slurm may have it, or take it later.
     """
     from submitit.core.utils import DelayedSubmission  # here: as in test_submission
 
@@ -293,6 +295,6 @@ def submit_slurm(function: Callable[[], Any], folder: Path, resources: Resources
     try:
         return queue(script)
     except SlurmError as error:
-        raise ConfigError(
-            f"Job {resources.name} was not queued: {error} See what is: squeue -n {resources.name}"
-        ) from None
+        heard, name = not isinstance(error, UnansweredError), resources.name
+        kind, what = (ConfigError, "was not") if heard else (UnansweredError, "may be")
+        raise kind(f"Job {name} {what} queued: {error} See what is: squeue -n {name}") from None

@@ -87,6 +87,35 @@ def test_follow_up_whose_id_cannot_be_written_down_is_not_queued_twice(batch: Ba
     assert len(batch.asked()) == 1
 
 
+@pytest.mark.parametrize("task", ["", "3"])
+def test_follow_up_that_was_queued_though_sbatch_was_not_answered_is_the_only_one(
+    batch: Batch, monkeypatch: pytest.MonkeyPatch, task: str
+) -> None:
+    own = "7"
+    if task:
+        monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "6")
+        monkeypatch.setenv("SLURM_ARRAY_TASK_ID", task)
+        own = f"6_{task}"
+    waiting = f"Command={batch.folder}/job.sh Dependency=afterany:{own}"
+    others = [f"JobId=20 {waiting}1(unfulfilled)", f"JobId=21 {waiting}_4(unfulfilled)"]
+    batch.slurm(requeue=0)
+    clients = batch.folder / "bin"
+    scontrol = (clients / "scontrol").read_text()
+    lines = "\n".join([*others, f"JobId=8 {waiting}(unfulfilled)"])
+    (clients / "scontrol").write_text(
+        f"#!/bin/sh\n[ \"$*\" = '-o show job' ] && {{ echo '{lines}'; exit; }}\n{scontrol}"
+    )
+    (clients / "sbatch").write_text(
+        f"#!/bin/sh\necho sbatch >> {batch.folder}/asked\necho 'Socket timed out' >&2; exit 1\n"
+    )
+
+    decide_comeback()
+
+    assert batch.asked() == ["sbatch"]
+    assert (batch.folder / "job_ids").read_text() == "8\n"
+    assert not (batch.folder / "submitting").exists()
+
+
 LINES = "JobId=6 ArrayJobId=6 ArrayTaskId=3 JobState=RUNNING\nJobId=8 JobState=PENDING\n"
 
 

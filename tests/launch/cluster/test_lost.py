@@ -159,6 +159,30 @@ def test_folder_stays_until_slurm_says_that_it_has_no_job_of_it(
     assert known_jobs(folders_of(desk, words)[0]) == ["1"]
 
 
+@pytest.mark.parametrize("words", [TRAIN, PREPARE])
+def test_job_that_slurm_takes_later_than_it_should_have_answered_is_found(
+    desk: Path, slurm: PlayedSlurm, words: list[str]
+) -> None:
+    queues = sbatch_of(slurm)
+    times_out = "echo 'Socket timed out on send/recv operation' >&2; exit 1"
+    first, _, rest = queues.partition("esac\n")
+    # Slurm has the question, and has not come to it yet.
+    slurm.client("sbatch", f'{first}esac\necho "$2" > unheard; {times_out}')
+
+    early = given(desk, words)
+    script = (slurm.folder / "unheard").read_text().strip()
+    assert early.returncode == 2
+    assert "may be queued: sbatch --parsable" in early.stderr
+    assert Path(script).is_file()
+    slurm.client("sbatch", f"{first}esac\n{rest}")
+    subprocess.run([slurm.folder / "sbatch", "--parsable", script], check=True)
+    late = given(desk, words)
+
+    assert late.returncode == 0, late.stderr
+    assert "already: job 1" in late.stdout
+    assert slurm.jobs == ["1"]
+
+
 def fail_behind(parent: Path, left: str, error: BaseException) -> None:
     """Submit a job that fails when a file of its folder is there."""
     with folder_to_submit(parent) as folder:
