@@ -57,6 +57,7 @@ class Request(NamedTuple):
     cwd: str
     env: dict[str, str]
     session: bool
+    group: int | None
 
 
 def serve(listener: socket.socket, life: int) -> Request | None:
@@ -114,6 +115,8 @@ def become(request: Request) -> None:
             time.sleep(0.1)
     if request.session:
         os.setsid()
+    if request.group is not None:
+        os.setpgid(0, request.group)
     words = request.argv
     is_unbuffered = words[0] == "-u"
     words = words[is_unbuffered:]

@@ -40,6 +40,7 @@ class WarmProcess:
         stderr: Any = None,
         encoding: str | None = None,
         start_new_session: bool = False,
+        process_group: int | None = None,
         pass_fds: Sequence[int] = (),
     ) -> None:
         self.args, self._said = command, dict[str, Any]()
@@ -55,6 +56,7 @@ class WarmProcess:
                 "cwd": str(cwd or Path.cwd()),
                 "env": dict(os.environ if env is None else env),
                 "session": start_new_session,
+                "group": process_group,
             }
             files = [first, second, third, *pass_fds]
             socket.send_fds(self._connection, [json.dumps(request).encode()], files)
@@ -180,16 +182,27 @@ class ForkServer:
 
 
 def knows(address: bytes) -> SimpleNamespace:
-    """Return a `subprocess` for a module whose processes are to be forks of a server."""
+    """
+    Return a `subprocess` for a module whose processes are to be forks of a server.
+
+    It has what such modules use. Another function of it would start a cold process, unseen.
+    """
 
     def popen(command: Sequence[str], **settings: Any) -> WarmProcess:
         return WarmProcess(address, command, **settings)
 
-    def check_output(command: Sequence[str]) -> bytes:
-        with popen(command, stdout=subprocess.PIPE) as process:
-            said = bytes(process.stdout.read())  # type: ignore[union-attr]
-        if process.returncode:
-            raise subprocess.CalledProcessError(process.returncode, command)
-        return said
+    def run(
+        command: Sequence[str], *, check: bool, **settings: Any
+    ) -> subprocess.CompletedProcess[bytes]:
+        assert not check
+        with popen(command, **settings) as process:
+            try:
+                said = process.stdout.read() if process.stdout else None
+            except BaseException:
+                process.kill()
+                raise
+        assert process.returncode is not None
+        return subprocess.CompletedProcess(command, process.returncode, said)
 
-    return SimpleNamespace(**(vars(subprocess) | {"Popen": popen, "check_output": check_output}))
+    same = {name: getattr(subprocess, name) for name in ("PIPE", "DEVNULL")}
+    return SimpleNamespace(**same, Popen=popen, run=run)
