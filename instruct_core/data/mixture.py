@@ -36,7 +36,8 @@ class Share(NamedTuple):
 
 def places_of(weights: Sequence[float]) -> list[int]:
     """Return how many of a thousand positions each weight gets; their sum is a thousand."""
-    exact = np.array(weights) / sum(weights) * PERIOD
+    # Added one after another: from 3.12 on Python's own sum adds otherwise, and the order hangs on it.
+    exact = np.array(weights) / np.cumsum(weights)[-1] * PERIOD
     places = np.floor(exact).astype(np.int64)
     # The largest remainders get what is left.
     short = np.argsort(places - exact, kind="stable")[: PERIOD - int(places.sum())]
