@@ -20,8 +20,9 @@ def test_rank_that_runs_out_of_memory_is_told_as_that(
     other_cluster: Cluster, tmp_path: Path, light_shards: Path
 ) -> None:
     cluster = other_cluster(num_nodes=1, gpus=0, cgroups=True)
-    # Past the launcher, which would refuse that little.
-    words = ("--nodes=1", "--gpus=1", "--mem=3", "--sbatch=mem=200M")
+    # Past the launcher, which would refuse that little; with what a rank just needs it would read its
+    # libraries again and again, for minutes.
+    words = ("--nodes=1", "--gpus=1", "--mem=3", "--sbatch=mem=100M")
     run = Run(cluster, tmp_path, light_shards, *words)
     run.submit()
 
@@ -29,4 +30,4 @@ def test_rank_that_runs_out_of_memory_is_told_as_that(
 
     assert run.cluster.job(run.job_id)["Restarts"] == "0"
     note = run.launch("status", "r").stdout
-    assert "was killed: the job's 0.2 GB of memory on a node are used up. Raise --mem." in note
+    assert "was killed: the job's 0.1 GB of memory on a node are used up. Raise --mem." in note
