@@ -18,17 +18,19 @@ import fcntl
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from instruct_core.errors import SlurmError
 from instruct_core.storage.names import identity, rename, scratch_of
 from instruct_core.storage.patience import on_a_disk, passes_on_a_disk
 from jobs.job_folder import JOB_IDS
-from jobs.slurm import lines_by_job, submit_script
+from jobs.slurm import clean_environment, lines_by_job, run_client
 
 logger = logging.getLogger(__name__)
 
 MARK = "submitting"
+JOB_ID = re.compile(r"(\d+)(?:;\S+)?|Submitted batch job (\d+)(?: on cluster \S+)?")
 
 
 def queue(script: Path, *options: str) -> str:
@@ -72,6 +74,31 @@ def _marked(folder: Path) -> Iterator[list[int]]:
                 inherited.append(file.fileno())
             on_a_disk(mark, lambda: rename(scratch, mark, mine))
         yield inherited
+
+
+def submit_script(script: Path, *options: str, inherits: Sequence[int] = ()) -> str:
+    """
+    Queue a batch script as nobody's child, and return the job's id.
+
+    Raises:
+        SlurmError: Slurm refuses it, or does not answer; as `run_client`.
+    """
+    command = ["sbatch", "--parsable", *options, str(script)]
+    return job_id_in(run_client(command, clean_environment(), inherits=inherits))
+
+
+def job_id_in(said: str) -> str:
+    """
+    Return the id that sbatch prints: 12, or 12;cluster, perhaps below a site's own words.
+
+    Raises:
+        SlurmError: There is none.
+    """
+    for line in reversed(said.splitlines()):
+        if found := JOB_ID.fullmatch(line.strip()):
+            return found[1] or found[2]
+    words = " ".join(said.split())
+    raise SlurmError(f"sbatch printed no job id, so the job may be queued and may not: {words!r}.")
 
 
 def known_jobs(folder: Path) -> list[str]:

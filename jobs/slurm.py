@@ -15,7 +15,6 @@ import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from pathlib import Path
 from typing import NamedTuple
 
 from instruct_core.errors import SlurmError
@@ -33,7 +32,6 @@ ENDED = {
     "PREEMPTED", "TIMEOUT",
 }  # fmt: skip
 
-JOB_ID = re.compile(r"(\d+)(?:;\S+)?|Submitted batch job (\d+)(?: on cluster \S+)?")
 # What Slurm says where it will say the same tomorrow.
 REFUSALS = re.compile(r"(?i)permission denied|presently disabled|not supported|not permitted")
 # What a client says whose question may have been heard, and that has no answer.
@@ -60,6 +58,7 @@ class JobRecord(NamedTuple):
     end: str  # local time, 2026-11-23T06:57:46, or Unknown
     nodes: str
     excluded_nodes: str
+    has_lost_its_script: bool = False  # killed, by nobody who wants the job to end
 
     @property
     def is_running(self) -> bool:
@@ -129,31 +128,6 @@ def _failure(command: Sequence[str], done: subprocess.CompletedProcess[str]) -> 
     if done.returncode < 0 or NO_ANSWER.search(said):  # killed, or not heard
         kind = UnansweredError
     return kind(f"{' '.join(command[:3])} failed: {said}")
-
-
-def submit_script(script: Path, *options: str, inherits: Sequence[int] = ()) -> str:
-    """
-    Queue a batch script as nobody's child, and return the job's id.
-
-    Raises:
-        SlurmError: Slurm refuses it, or does not answer; as `run_client`.
-    """
-    command = ["sbatch", "--parsable", *options, str(script)]
-    return job_id_in(run_client(command, clean_environment(), inherits=inherits))
-
-
-def job_id_in(said: str) -> str:
-    """
-    Return the id that sbatch prints: 12, or 12;cluster, perhaps below a site's own words.
-
-    Raises:
-        SlurmError: There is none.
-    """
-    for line in reversed(said.splitlines()):
-        if found := JOB_ID.fullmatch(line.strip()):
-            return found[1] or found[2]
-    words = " ".join(said.split())
-    raise SlurmError(f"sbatch printed no job id, so the job may be queued and may not: {words!r}.")
 
 
 def on_cluster(name: str) -> dict[str, str] | None:
@@ -234,6 +208,9 @@ def _parse_job(line: str) -> JobRecord:
         end=facts.get("EndTime", "Unknown"),
         nodes=facts.get("NodeList", "").replace("(null)", ""),
         excluded_nodes=facts.get("ExcNodeList", "").replace("(null)", ""),
+        # After scancel there is no reason, and after its KILL no other exit code either.
+        has_lost_its_script=facts.get("Reason") == "JobLaunchFailure"
+        and facts.get("ExitCode") == "0:9",
     )
 
 

@@ -24,8 +24,10 @@ def record(
     num_restarts: int = 0,
     end: str = "Unknown",
     may_requeue: bool = True,
+    has_lost_its_script: bool = False,
 ) -> JobRecord:
     """Return what Slurm says about a job."""
     return JobRecord(
-        "7", state, "None", num_restarts, may_requeue, "Unknown", end, "node1", excluded_nodes=""
-    )
+        "7", state, "None", num_restarts, may_requeue, "Unknown", end, "node1", "",
+        has_lost_its_script=has_lost_its_script,
+    )  # fmt: skip

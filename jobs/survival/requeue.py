@@ -17,6 +17,7 @@ What Slurm's own record says right after a warning (all seen on Slurm 22.05):
     preempted                       RUNNING, PreemptTime set: requeue, or Slurm kills at its EndTime
     scontrol requeue                COMPLETING, Restarts one higher: it comes back by itself
     scancel                         COMPLETING: a requeue would bring it back to life
+    the batch script is killed      COMPLETING, JobLaunchFailure, 0:9: nobody but its ranks can requeue it
 """
 
 from __future__ import annotations
@@ -74,7 +75,9 @@ def _answer_of_slurm() -> Answer:
         return "unsure"  # to requeue a job that someone cancelled would bring it back to life
     if job is not None and job.num_restarts > own_restarts():
         return "requeued"
-    return "requeue" if job is not None and job.is_running else "stop"
+    # Nobody is left to bring back a job whose script was killed.
+    goes_on = job is not None and (job.is_running or job.has_lost_its_script)
+    return "requeue" if goes_on else "stop"
 
 
 def allows_fruitless_start(folder: Path, committed: int) -> bool:

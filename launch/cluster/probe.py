@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from instruct_core.errors import ConfigError, SlurmError
-from jobs.slurm import submit_script
+from jobs.queueing import submit_script
 from launch.cluster.frozen_code import CODE, freeze_code
 from launch.cluster.script import Resources, with_options
 

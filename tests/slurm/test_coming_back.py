@@ -32,6 +32,23 @@ def test_run_that_may_not_be_requeued_is_followed_by_another_job(
     assert_ended_as_if_undisturbed(pair, undisturbed_pair)
 
 
+def test_run_whose_batch_script_is_killed_comes_back(pair: Run, undisturbed_pair: Run) -> None:
+    pair.submit()
+
+    with pair.held_at(7):
+        pair.cluster.run("scancel", "--batch", "--signal=KILL", pair.job_id)
+        wait_for(lambda: pair.state() == "COMPLETING", "the end of the script")
+
+    pair.wait_for_start(2)
+    pair.wait_for_end()
+    assert [event["step"] for event in pair.events("resumed")] == [
+        0,
+        pair.events("warned")[0]["step"],
+    ]
+    assert pair.cluster.job(pair.job_id)["Restarts"] == "1"
+    assert_ended_as_if_undisturbed(pair, undisturbed_pair)
+
+
 def test_fifty_warnings_in_a_second_are_one_where_requeueing_is_off_by_default(
     other_cluster: Cluster, tmp_path: Path, light_shards: Path, undisturbed_pair: Run
 ) -> None:

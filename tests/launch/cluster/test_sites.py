@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from instruct_core.errors import ConfigError
-from jobs.slurm import job_id_in
+from jobs.queueing import job_id_in
 from launch.cluster import container as container_module
 from launch.cluster import slurm as slurm_module
 from launch.cluster.container import Container, find_container, outermost
