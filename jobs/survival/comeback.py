@@ -149,8 +149,11 @@ def _unanswered_warning(said: str, failures: Sequence[Failure]) -> str:
     """Return what became of a warning that has ended the ranks unanswered; "" where none has."""
     if str(ASKS_BACK) in (os.environ.get(SRUN_SAID), *exit_codes_in(said)):
         return "Warned, and its ranks could not requeue the job"
-    early = was_warned_too_early(said) and all(failure.retry for failure in failures)
-    return "Warned before the ranks could listen" if early else ""
+    if not all(failure.retry for failure in failures):
+        return ""
+    if os.environ.get(TOLD_TO_END):  # and srun too, which ends the ranks at once
+        return "Warned with its script and srun, as by scancel --full"
+    return "Warned before the ranks could listen" if was_warned_too_early(said) else ""
 
 
 def _answer_warning(what: str, folder: Path, progress: Progress) -> None:

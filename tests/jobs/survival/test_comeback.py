@@ -94,6 +94,19 @@ def test_rank_that_died_of_a_warning_before_it_listened_is_no_crash(
     assert batch.asked() == ["scontrol requeue 7"] * 5
 
 
+def test_warning_to_srun_which_kills_the_ranks_is_no_crash(
+    batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("INSTRUCT_TOLD_TO_END", "1")
+    for number in range(5):
+        batch.start(number)
+        batch.said("srun: error: node1: task 0: Killed")
+        decide_comeback()
+
+    assert batch.asked() == ["scontrol requeue 7"] * 5
+    assert not (batch.folder / "crashes.json").exists()
+
+
 def test_warnings_before_anything_was_done_come_to_an_end_with_advice(batch: Batch) -> None:
     for number in range(10):
         batch.start(number)
