@@ -261,10 +261,20 @@ def newest_attempt(store: Store) -> int:
     return max((int(match[1]) for match in matches if match), default=-1)
 
 
+def host_of(store: Store, attempt: int) -> str:
+    """Return where rank 0 of an attempt was when it began; "an unknown host" where nobody can tell."""
+    try:
+        host = json.loads(store.read(f"attempts/{attempt:04d}.json", at_most=1 << 16))["host"]
+    except (OSError, ValueError, KeyError, TypeError):
+        host = ""
+    return str(host) or "an unknown host"
+
+
 def check_fence(store: Store, attempt: int) -> None:
     """Raise FencedError if a newer attempt has begun."""
     if (newest := newest_attempt(store)) > attempt:
         raise FencedError(
             f"Run {store.url} belongs to attempt {newest} now; this is attempt {attempt}, which must "
-            "not write any more."
+            f"not write any more. Attempt {newest} began on {host_of(store, newest)}: if that is "
+            "another command's, end one of the two."
         )

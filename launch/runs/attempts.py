@@ -16,6 +16,8 @@ from jobs.events import ENDS, Crashed, Failed, Requeued, Resumed, Started, Stopp
 from jobs.ledger import Entry
 from jobs.receipt import by_attempt
 
+LOST = "lost without a word"
+
 
 class Attempt(NamedTuple):
     """One attempt; what is None nobody has told."""
@@ -62,7 +64,7 @@ def _attempt(number: int, entries: Sequence[Entry], reached: int | None, goes_on
     events = [entry.event for entry in entries]
     steps = [step for event in events if isinstance(step := event.facts.get("step"), int)]
     steps += [] if reached is None else [reached]
-    end = _end_of(events) or ("" if goes_on else "lost without a word")
+    end = _end_of(events) or ("" if goes_on else LOST)
     cause = _cause_of(events, end)
     return Attempt(
         attempt=number,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from instruct_core.checkpoints.steps import host_of, newest_attempt
 from instruct_core.errors import ConfigError
 from launch.cluster.local import LocalJob
 from launch.cluster.lock import RunLock
@@ -17,10 +18,12 @@ from launch.cluster.slurm import UNKNOWN, SlurmJob
 from launch.console.lines import say
 from launch.flags.finetune import Finetune, is_fork
 from launch.flags.typed import difference, differences, refuse_typed
+from launch.runs.attempts import LOST
 from launch.runs.commands import run_command
 from launch.runs.follower import watch, watch_slurm
 from launch.runs.places import absolute
 from launch.runs.run import Run
+from launch.runs.status import RunStatus
 from launch.training.settings import open_settings, refuse_conflicts
 
 
@@ -48,6 +51,8 @@ def attach(flags: Finetune, run: Run, known: Finetune | None) -> int | None:
     adopt_lost(run.job_parent, run.slurm_note, flags.dry_run, run.ledger.url)
     queued = SlurmJob.found(run.slurm_note)
     if queued is None or not queued.is_running() or queued.never_starts():
+        if elsewhere := attempt_elsewhere(run):
+            say(f"Note: {elsewhere}")
         return None  # one that never starts is replaced when all else is right
     state = queued.state()
     if state == UNKNOWN:
@@ -68,6 +73,26 @@ def attach(flags: Finetune, run: Run, known: Finetune | None) -> int | None:
     follow = run_command(run.store, "logs", "-f")
     say(f"Follow it: {follow}; end it: {queued.cancel_command}")
     return 0
+
+
+def attempt_elsewhere(run: Run) -> str:
+    """
+    Return what is said of a run in a bucket whose newest attempt was begun from elsewhere; "" else.
+
+    Its lock is on a disk, and reaches no other site: only what attempts leave in the bucket does.
+    """
+    number = -1 if run.store.is_local else newest_attempt(run.store)
+    if number < 0:
+        return ""
+    status = RunStatus.of(run)
+    told = [attempt for attempt in status.attempts() if attempt.attempt == number]
+    if number in status.steps_reached() or any(attempt.end != LOST for attempt in told):
+        return ""
+    return (
+        f"attempt {number} of this run was begun from another folder, on {host_of(run.store, number)}, "
+        "and nobody has told of its end. If it still trains, this command takes the run over: that "
+        "attempt ends at its next save, and what it did since its last one is done again."
+    )
 
 
 def _refuse_changes(

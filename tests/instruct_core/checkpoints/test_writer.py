@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -180,7 +181,8 @@ def test_older_attempt_cannot_commit_any_more(checkpoints: Checkpoints) -> None:
     newer = Checkpoints(checkpoints.store)
     assert newer.claim_attempt() == checkpoints.attempt + 1
 
-    with pytest.raises(FencedError, match="belongs to attempt 1 now; this is attempt 0"):
+    said = f"belongs to attempt 1 now; this is attempt 0,.* began on {socket.gethostname()}: "
+    with pytest.raises(FencedError, match=said):
         save(checkpoints, 5)
 
     assert committed_steps(checkpoints.store) == []

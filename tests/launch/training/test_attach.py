@@ -9,8 +9,12 @@ from pathlib import Path
 import pytest
 
 from instruct_core.storage.store import Store
+from jobs.events import Event, Failed, Resumed
+from jobs.job_folder import START, Progress, write_progress
+from jobs.ledger import Ledger
 from launch.cluster.lock import RunLock
 from launch.runs.run import Run
+from launch.training.attach import attempt_elsewhere
 from tests.conftest import TINY_RUN, launch
 from tests.launch.played_slurm import PlayedSlurm
 from tests.launch.runs.test_run import save
@@ -155,3 +159,36 @@ def test_run_on_a_slurm_that_does_not_answer_is_not_started_a_second_time(
     assert done.returncode == 2
     assert "Run r may be on Slurm still (job 1): Slurm does not answer" in done.stderr
     assert len(slurm.asked("scontrol")) == before + 1, "once, and not for every question"
+
+
+@pytest.mark.parametrize(
+    ("place", "events", "is_ours", "said"),
+    [
+        ("memory://elsewhere", [], False, True),  # its ledger is on a disk of the other site
+        ("memory://elsewhere", [Resumed(step=0)], False, True),
+        ("memory://elsewhere", [Resumed(step=0), Failed("x")], False, False),
+        ("memory://elsewhere", [Resumed(step=0)], True, False),  # its lock here is free: it is lost
+        ("", [Resumed(step=0)], False, False),  # its lock lies beside its steps
+    ],
+)
+def test_run_in_a_bucket_that_may_train_at_another_site_is_not_taken_over_in_silence(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    place: str,
+    events: list[Event],
+    is_ours: bool,
+    said: bool,
+) -> None:
+    run = Run("r", Store(place or tmp_path / "c") / "r", str(tmp_path / "runs"))
+    run.store.replace("attempts/0000.json", b'{"host": "node7"}')
+    for event in events:
+        Ledger(run.ledger, attempt=0).note(event)
+    (run.job_parent / "0000").mkdir(parents=True)
+    if is_ours:
+        monkeypatch.setenv(START, "0000")
+        write_progress(run.job_parent / "0000", Progress(attempt=0, global_step=3))
+
+    told = attempt_elsewhere(run)
+
+    assert told.startswith("attempt 0 of this run was begun from another folder, on node7") == said
+    assert bool(told) == said
