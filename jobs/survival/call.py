@@ -34,10 +34,16 @@ logger = logging.getLogger(__name__)
 PICKLE_SECONDS = 60.0  # a launcher moves it to its place when it knows the job's number
 POLL_SECONDS = 0.2
 
+Read = Callable[[Callable[[], DelayedSubmission]], DelayedSubmission]
 
-def call_job(folder: Path) -> None:
+
+def call_job(folder: Path, read: Read | None = None) -> None:
     """
     Call the function of the job whose folder this is.
+
+    Args:
+        folder: Of the job.
+        read: Calls what reads the job until the disk lets it; None is patient as with any file.
 
     Raises:
         FileNotFoundError: There is none after a minute.
@@ -45,14 +51,19 @@ def call_job(folder: Path) -> None:
     os.environ["SUBMITIT_FOLDER"] = str(folder)  # `paths` asks for it
     environment = JobEnvironment()
     pickle = environment.paths.submitted_pickle
-    until = time.monotonic() + PICKLE_SECONDS
-    while not on_a_disk(pickle, pickle.exists) and time.monotonic() < until:
-        time.sleep(POLL_SECONDS)
-    job = on_a_disk(pickle, lambda: DelayedSubmission.load(pickle))
+    read = read or (lambda load: on_a_disk(pickle, load))
+    job = read(lambda: _load(pickle))
     environment._handle_signals(environment.paths, job)
     signum = environment._usr_sig()
     signal.signal(signum, _or_asks_back(signal.getsignal(signum)))
     job.result()
+
+
+def _load(pickle: Path) -> DelayedSubmission:
+    until = time.monotonic() + PICKLE_SECONDS
+    while not pickle.exists() and time.monotonic() < until:
+        time.sleep(POLL_SECONDS)
+    return DelayedSubmission.load(pickle)
 
 
 def _or_asks_back(requeue: Any) -> Callable[[int, FrameType | None], None]:

@@ -11,11 +11,7 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import suppress
 from pathlib import Path
-
-from submitit import JobEnvironment
-from submitit.core.utils import DelayedSubmission
 
 from jobs.failures import failure_report
 from jobs.job_folder import job_folder
@@ -28,10 +24,4 @@ def main() -> None:
     folder = Path(sys.argv[1])
     os.environ["SUBMITIT_FOLDER"] = str(folder)  # `paths` asks for it
     with failure_report(job_folder(), int(os.environ["SLURM_PROCID"])):
-        read_code(_read_job)  # whose modules are loaded then
-        call_job(folder)
-
-
-def _read_job() -> None:
-    with suppress(FileNotFoundError):  # it is waited for later
-        DelayedSubmission.load(JobEnvironment().paths.submitted_pickle)
+        call_job(folder, read_code)  # with the job its modules are loaded

@@ -9,11 +9,13 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from submitit.core.utils import DelayedSubmission
 
-from jobs.job_folder import ASKS_BACK
+from jobs.job_folder import ASKS_BACK, FOLDER
+from jobs.survival import rank
 from jobs.survival.call import call_job
 from launch.cluster.in_process import only_task_of
 
@@ -37,6 +39,41 @@ def test_pickle_that_is_moved_to_its_place_late_is_waited_for(folder: Path) -> N
     call_job(folder)
 
     assert called.exists()
+
+
+class Late:
+    """A job that the disk refuses at the first read."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Late.read, (self._folder,)
+
+    @staticmethod
+    def read(folder: Path) -> Late:
+        with (folder / "reads").open("a") as file:
+            file.write("x")
+        if (folder / "reads").stat().st_size == 1:
+            raise OSError(errno.EIO, "Input/output error")
+        return Late(folder)
+
+    def __call__(self) -> None:
+        (self._folder / "called").touch()
+
+
+def test_job_that_a_rank_reads_is_read_again_where_the_disk_refuses_and_no_oftener(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    DelayedSubmission(Late(folder)).dump(folder / f"{os.getpid()}_submitted.pkl")
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    monkeypatch.setenv(FOLDER, str(folder))
+    monkeypatch.setattr("sys.argv", ["rank", str(folder)])
+
+    rank.main()
+
+    assert (folder / "called").exists()
+    assert (folder / "reads").read_text() == "xx"
 
 
 def test_work_that_is_done_leaves_nothing_behind_that_a_full_disk_could_refuse(
