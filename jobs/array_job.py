@@ -23,7 +23,7 @@ from typing import Any, Generic, TypeVar
 import submitit
 
 from instruct_core.data.plan import Plan
-from instruct_core.errors import ConfigError
+from instruct_core.errors import ConfigError, CorruptFileError
 from instruct_core.storage.patience import patiently
 from instruct_core.storage.store import Store
 from jobs.failures import failure_report
@@ -61,6 +61,13 @@ class ArrayJob(ABC, Generic[P]):
     @abstractmethod
     def plan(self) -> P:
         """Return the plan that lies beside the parts."""
+
+    def plan_if_there(self) -> P | None:
+        """Return the plan that lies beside the parts; None where there is none that can be read."""
+        try:
+            return self.plan()
+        except (FileNotFoundError, CorruptFileError):
+            return None
 
     @abstractmethod
     def missing(self, plan: P) -> list[int]:

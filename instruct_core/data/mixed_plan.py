@@ -212,11 +212,3 @@ def load_shard_plan(store: Store) -> ShardPlan:
     document, where = load_document(store, PLAN), store.where(PLAN)
     kind = MixedPlan if "sources" in document else ShardPlan
     return kind.from_document(document, where)
-
-
-def shard_plan_if_there(store: Store) -> ShardPlan | None:
-    """Return the plan that lies beside its shards; None where there is none that can be read."""
-    try:
-        return load_shard_plan(store)
-    except (FileNotFoundError, CorruptFileError):
-        return None

@@ -136,14 +136,6 @@ class Plan(ABC):
         """
         return cls.from_document(load_document(store, PLAN), store.where(PLAN))
 
-    @classmethod
-    def load_if_there(cls, store: Store) -> Self | None:
-        """Return the plan that lies beside its parts; None where there is none that can be read."""
-        try:
-            return cls.load(store)
-        except (FileNotFoundError, CorruptFileError):
-            return None
-
     def save(self, store: Store) -> None:
         """Put the plan beside its parts."""
         store.replace(PLAN, dump_document(self.to_document()))

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from instruct_core.data.plan import Plan
-from instruct_core.errors import ConfigError, CorruptFileError
+from instruct_core.errors import ConfigError
 from launch.arrays.work import Work
 from launch.cluster.lock import RunLock
 from launch.cluster.slurm import running_array
@@ -45,7 +45,7 @@ def alone(work: Work) -> Iterator[RunLock]:
                 )
             job.cancel()
             say(f"Job {job.job_id} is cancelled, and replaced: what it waited for has failed.")
-        if not _is_as_seen(work.old, _there(work)):
+        if not _is_as_seen(work.old, work.job.plan_if_there()):
             raise ConfigError(
                 f"{work.what} {work.where} were begun by another command meanwhile. Give the same "
                 "command again, or another --out."
@@ -53,14 +53,6 @@ def alone(work: Work) -> Iterator[RunLock]:
         yield lock
     finally:
         lock.close()
-
-
-def _there(work: Work) -> Plan | None:
-    try:
-        plan: Plan = work.job.plan()
-    except (FileNotFoundError, CorruptFileError):
-        return None
-    return plan
 
 
 def _is_as_seen(seen: Plan | None, there: Plan | None) -> bool:

@@ -69,7 +69,7 @@ def answer_file(flags: Generate, words: Sequence[str] = ()) -> int:
     if num_gpus:
         check_torch_sees(num_gpus)
     _refuse_on_gpus(flags.model.weights, request, num_gpus)
-    old = AnswerPlan.load_if_there(store)
+    old = GenerateJob(out, flags.array.num_tasks).plan_if_there()
     if old is None:
         refuse_other_things(flags.out, store, OF_ANSWERS)
     with tempfile.TemporaryDirectory() as scratch:

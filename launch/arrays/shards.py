@@ -21,7 +21,6 @@ from instruct_core.data.drafts import BLOCK_ROWS
 from instruct_core.data.encoder import Encoder
 from instruct_core.data.fast_tokenizer import choose_tokenizer
 from instruct_core.data.long_rows import LongRows
-from instruct_core.data.mixed_plan import shard_plan_if_there
 from instruct_core.data.reading import How
 from instruct_core.data.shard_plan import ShardPlan, scan
 from instruct_core.data.shards import (
@@ -85,7 +84,7 @@ def prepare(flags: Preprocess, words: Sequence[str] = ()) -> int:
     if store.is_local and not looks:
         check_folder("--out", out, store.local_path(""), num_bytes=0)
     check_url("--out", store.url, writes=not (flags.array.dry_run or looks))
-    old = shard_plan_if_there(store)
+    old = PreprocessJob(store.url, flags.array.num_tasks).plan_if_there()
     is_made = old is not None and is_complete(store, old)
     if old is None and not looks:
         refuse_other_things(out, store, OF_SHARDS)

@@ -19,6 +19,7 @@ from instruct_core.data.templates import BY_HEADINGS
 from instruct_core.errors import BadRowError, ConfigError, CorruptFileError
 from instruct_core.storage.documents import dump_document
 from instruct_core.storage.store import Store
+from jobs.preprocess import PreprocessJob
 from tests.conftest import write_rows
 
 # Written by the first version that had shards, of the source that `old_source` makes.
@@ -162,7 +163,7 @@ def test_plan_without_one_of_its_keys_is_no_plan(old_source: Source, key: str) -
     with pytest.raises(CorruptFileError, match=f"plan.json is no plan of this version.*{key}"):
         ShardPlan.load(Store("."))
 
-    assert ShardPlan.load_if_there(Store(".")) is None
+    assert PreprocessJob(".", num_tasks=1).plan_if_there() is None
 
 
 def test_changes_are_named_choice_by_choice(old_source: Source) -> None:
