@@ -212,7 +212,7 @@ class RunStatus:
             notes.append(f"the last save failed: {saves[-1].error}")
         if (asked := self.asked()) is not None and not self._is_finished():
             notes.append(self._asked_note(asked))
-        elif self.state() == "finished" and not self._is_finished():
+        elif self.state() == "finished" and not self._is_finished() and not self.is_active():
             again = run_command(self.run.store, "finetune")
             notes.append(f"it ends at step {self.run.config.max_steps} now. Have it go on: {again}")
         outcome = self.outcome()
