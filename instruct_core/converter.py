@@ -10,7 +10,6 @@ A field that this version does not know is left out, so that files of a newer ve
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from instruct_core.errors import CorruptFileError
@@ -34,7 +33,7 @@ def structure(
     kind: type[T],
     problem: str,
     strict: bool = False,
-    known: Mapping[type, Any] | None = None,
+    as_it_is: type | None = None,
 ) -> T:
     """
     Return a document as a record.
@@ -44,30 +43,27 @@ def structure(
         kind: The record's class.
         problem: Which file is what: the message begins with it, and the reasons follow.
         strict: Refuse a field that the class does not have.
-        known: Fields by their type that were read already, whatever the document says of them.
+        as_it_is: Fields of this type were read already: the document holds them, and they are taken.
 
     Raises:
         CorruptFileError: A field is missing, or of another type.
     """
     from cattrs import transform_error  # here: flags reach this module, and --help must stay quick
 
-    converter = _converter(strict)
-    if known:
-        converter = converter.copy()
-        for field, value in known.items():
-            converter.register_structure_hook(field, lambda *_, value=value: value)
     try:
-        return converter.structure(document, kind)
+        return _converter(strict, as_it_is).structure(document, kind)
     except Exception as error:  # cattrs raises groups of errors
         reasons = transform_error(error, format_exception=_reason)
         raise CorruptFileError(f"{problem}: {'; '.join(reasons[:MAX_REASONS])}.") from None
 
 
-@functools.cache
-def _converter(strict: bool) -> Converter:
+@functools.cache  # a new one would compile anew what reads a class
+def _converter(strict: bool, as_it_is: type | None) -> Converter:
     from cattrs import Converter
 
     converter = Converter(forbid_extra_keys=strict)
+    if as_it_is is not None:
+        converter.register_structure_hook(as_it_is, lambda value, _: value)
     for kind in JSON_TYPES:
         converter.register_structure_hook(kind, _unbent)
     return converter

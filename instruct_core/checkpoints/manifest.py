@@ -140,7 +140,7 @@ def manifest_from(document: dict[str, Any], problem: str) -> Manifest:
     if trained is not None and not (type(trained) is int and 0 < trained <= shape.max_seq_len):
         raise CorruptFileError(f"{problem}: {TRAINED} is {str(trained)[:200]}.")
     shape = with_trained(shape, trained)
-    return structure(document, Manifest, problem, known={Shape: shape})
+    return structure(document | {"model": shape}, Manifest, problem, as_it_is=Shape)
 
 
 def _check(manifest: Manifest) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import cattrs.gen
 import pytest
 
 from instruct_core.converter import structure
@@ -24,6 +25,16 @@ class Whole:
     note: str | None = None
 
 
+@dataclass(frozen=True)
+class Holder:
+    part: Part
+
+
+@dataclass(frozen=True)
+class OtherHolder:
+    part: Part
+
+
 GOOD = {"parts": [{"name": "a", "size": 1}], "loss": 2}
 
 
@@ -38,6 +49,28 @@ def test_field_of_a_newer_version_is_left_out() -> None:
 def test_strict_reading_refuses_a_field_it_does_not_know() -> None:
     with pytest.raises(CorruptFileError, match=r"^x is no whole: extra fields found \(colour\)"):
         structure(GOOD | {"colour": "red"}, Whole, "x is no whole", strict=True)
+
+
+def test_field_that_was_read_already_is_taken_as_it_is() -> None:
+    part = Part("a", 1)
+
+    assert structure({"part": part}, Holder, "x is no holder", as_it_is=Part).part is part
+
+
+def test_what_reads_a_class_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[str] = []
+
+    def note(source: str, name: str, mode: str) -> Any:
+        compiled.append(name)
+        return compile(source, name, mode)
+
+    monkeypatch.setattr(cattrs.gen, "compile", note, raising=False)
+
+    for name in ("a", "b"):
+        part = Part(name, 1)
+        structure({"part": part}, OtherHolder, "x is no holder", as_it_is=Part)
+
+    assert len(compiled) == 1
 
 
 @pytest.mark.parametrize(
