@@ -32,6 +32,7 @@ _own = _module_again()
 def leave_generator_alone() -> None:
     """Give the modules of all clients that are loaded a generator of their own."""
     for name, module in list(sys.modules.items()):
-        names = getattr(module, "__dict__", {})  # there may be anything in place of a module
-        if name.partition(".")[0] in CLIENTS and names.get("random") is random:
-            names["random"] = _own
+        if name.partition(".")[0] in CLIENTS:
+            names = getattr(module, "__dict__", {})  # there may be anything in place of a module
+            if names.get("random") is random:
+                names["random"] = _own
