@@ -71,9 +71,11 @@ def test_save_refused_at_any_request_to_s3_loses_nothing(s3_url: str) -> None:
                 assert faults.count >= at
 
         save(checkpoints, step + 1)  # the same process goes on; and so would another one
-        check_newest(s3_url, at_least=step + 1)
-        step += 1
+        checkpoints = check_newest(s3_url, at_least=step + 1)
+        check_next_save(checkpoints, s3_url, step + 2)  # or the next has more to ask than this one
+        step += 2
         if faults.count < at:
+            assert at > 20, "a save has more requests than that"
             return
     pytest.fail("a save without end")
 
