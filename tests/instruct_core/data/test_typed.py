@@ -15,6 +15,7 @@ from instruct_core.answers.plan import AnswerPlan, Settings, scan_prompts
 from instruct_core.answers.sampling import Sampling
 from instruct_core.data.columns import Columns
 from instruct_core.data.dialects.typed import without_fill
+from instruct_core.data.mixed_plan import MixedPlan
 from instruct_core.data.shard_plan import ShardPlan, scan
 from instruct_core.data.shards import is_written, write_manifest, write_shard
 from instruct_core.data.sources import Source
@@ -144,6 +145,25 @@ def test_shards_of_an_earlier_version_are_kept_where_they_are_made_and_else_begu
     assert ("complete: nothing to do" in said) == is_made
     assert ("null_keys: kept -> left out\nAll shards are made anew." in said) == (not is_made)
     assert is_written(store, plan, 0) == is_made
+
+
+def test_made_set_of_several_tables_of_an_earlier_version_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, store = [{"messages": row["messages"]} for row in ROWS], Store(tmp_path / "s")
+    plans = [plan_of(write(tmp_path / name, rows)) for name in ("a.parquet", "b.parquet")]
+    plan = MixedPlan.of([replace(plan, num_filled=None) for plan in plans], weights=[])
+    plan.save(store)
+    with monkeypatch.context() as patch:
+        patch.setattr(ShardPlan, "may_have_fill", False)
+        for shard in range(plan.num_parts):
+            write_shard(store, plan, shard, load_tokenizer())
+    assert write_manifest(store, plan)
+
+    done = launch("preprocess", "--source=a.parquet", "--source=b.parquet", "--out=s", cwd=tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    assert "complete: nothing to do" in done.stdout
 
 
 def questions_of(path: Path) -> AnswerPlan:
