@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
@@ -56,6 +57,8 @@ def before() -> Iterator[Any]:
 
 class EndedJob:
     """A job that has ended well, and noted how TERM was handled when it was started."""
+
+    pid = os.getpid()
 
     def __init__(self) -> None:
         self.term = signal.getsignal(signal.SIGTERM)

@@ -67,6 +67,6 @@ def test_rows_that_are_all_cut_off_before_their_answers_are_said(tmp_path: Path)
     )  # fmt: skip
 
     assert learns.returncode == 0, learns.stderr
-    assert "before their answers: there is no validation loss" in learns.stdout
+    assert "validate is cut off before its answer: there is no validation loss" in learns.stdout
     assert learns_nothing.returncode == 2
     assert learns_nothing.stderr.startswith("error: --seq-len 64 leaves nothing to learn: ")
