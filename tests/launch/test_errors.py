@@ -21,10 +21,10 @@ def snapshot(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory, shard_set: Path) -> Path:
+def desk(tmp_path_factory: pytest.TempPathFactory, light_shards: Path) -> Path:
     """A working folder with shards, a trained run and all kinds of bad files."""
     desk = tmp_path_factory.mktemp("desk")
-    shutil.copytree(shard_set, desk / "shards" / "small")
+    shutil.copytree(light_shards, desk / "shards" / "small")
     files = {
         "good.jsonl": GOOD * 40,
         "notjson.jsonl": GOOD + "{oops\n",
