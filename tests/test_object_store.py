@@ -114,7 +114,7 @@ def test_server_away_for_longer_than_a_start_waits_costs_no_start_that_counts(
         launcher.kill()
 
     assert launcher.returncode == 0, said + errors
-    log = "".join(path.read_text() for path in run.glob("job/*/*_0_log.err"))
+    log = "".join(path.read_text() for path in run.glob("job/*/*_0_log.out"))
     assert "a disk or a store does not answer: " in log
     assert not list(run.glob("job/*/crashes.json")), "no crash is counted"
     assert committed_steps(store)[-1] == STEPS

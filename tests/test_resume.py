@@ -119,6 +119,15 @@ def test_curves_are_those_of_one_run(undisturbed: Path, interrupted: Path) -> No
     assert sorted(losses(interrupted)) == list(range(1, STEPS + 1))
 
 
+def test_logs_tell_of_all_attempts_on_this_machine_too(interrupted: Path) -> None:
+    shown = launch("logs", "r", cwd=interrupted)
+
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.count("rank 0 resumed step ") == 4
+    assert shown.stdout.count("rank 0 stopped step ") == 1
+    assert shown.stdout.endswith(f"rank 0 finished step {STEPS}\n")
+
+
 def test_world_sizes_take_the_same_samples_to_the_same_losses(
     tmp_path_factory: pytest.TempPathFactory, light_shards: Path
 ) -> None:

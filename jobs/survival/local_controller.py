@@ -158,8 +158,8 @@ class LocalController:
             }
             if is_first:
                 env[LOADED_SINCE] = str(start_ticks(os.getpid()))
-            with paths.stdout.open("ab") as out, paths.stderr.open("ab") as err:
-                self._tasks.append(fork(env, out.fileno(), err.fileno()))
+            with paths.stdout.open("ab") as log:
+                self._tasks.append(fork(env, log.fileno()))
         self._all_run = True
         if self._untold:
             self._pass_on(self._untold, None)

@@ -2,7 +2,7 @@
 A task of a job on this machine: a fork of its controller, with all that it imports loaded already.
 
     try:
-        task = fork(environment, stdout, stderr)      # in the controller
+        task = fork(environment, log)                 # in the controller
         task.wait()
     except InTask:
         become_task()                                 # in the task, once the controller's frames are gone
@@ -66,14 +66,13 @@ class Task:
                 signal.pidfd_send_signal(self.fd, signum)
 
 
-def fork(environment: Mapping[str, str], stdout: int, stderr: int) -> Task:
+def fork(environment: Mapping[str, str], log: int) -> Task:
     """
     Fork a task.
 
     Args:
         environment: What is added to this process's own.
-        stdout: Descriptor of its output.
-        stderr: Descriptor of its errors.
+        log: Descriptor of the file that takes its output and its errors, as on Slurm.
 
     Raises:
         InTask: In the task.
@@ -88,8 +87,8 @@ def fork(environment: Mapping[str, str], stdout: int, stderr: int) -> Task:
     for signum in WARNINGS:
         signal.signal(signum, signal.SIG_DFL)
     os.environ.update(environment)
-    os.dup2(stdout, 1)
-    os.dup2(stderr, 2)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
     raise InTask
 
