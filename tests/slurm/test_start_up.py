@@ -88,3 +88,4 @@ def test_run_whose_log_cannot_be_opened_begins_when_it_can_be(
 
     assert run.events("finished")
     assert cluster.job(run.job_id)["Restarts"] == "0"
+    assert "rank 0 finished" in run.log()
