@@ -151,7 +151,11 @@ class RunStatus:
         if ended or said in ENDED:
             return ended or str(said)
         ended = self.slurm.state() if self.slurm is not None else ""
-        return ended or ("not started" if said is None else "ended without a word")
+        if ended or said is not None or self._newest_committed is None:
+            return ended or ("not started" if said is None else "ended without a word")
+        # Its checkpoints are here, and what its jobs have left is not: a copy, or its ledger was removed.
+        is_whole = self.reached_step() >= self.run.config.max_steps
+        return "finished" if is_whole else "stopped"
 
     def job_id(self) -> str:
         """Return the id of its newest job: Slurm's, or a process id."""
@@ -185,11 +189,11 @@ class RunStatus:
         return str(self.entries[-1].attempt) if self.entries else ""
 
     def last_save(self) -> str:
-        """Return the step and the age of its newest save."""
+        """Return the step and the age of its newest save; no age where no ledger tells of it."""
         for entry in reversed(self.entries):
             if isinstance(entry.event, Saved):
                 return f"step {entry.event.step}, {age(time.time() - entry.utc_seconds)} ago"
-        return ""
+        return "" if self._newest_committed is None else f"step {self._newest_committed}"
 
     def _is_finished(self) -> bool:
         """Return True where it has made all its steps: what was asked of it came too late."""

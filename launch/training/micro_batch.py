@@ -99,7 +99,7 @@ def _cannot_share(config: TrainConfig, ranks: Ranks, size: int, has_begun: bool)
     """Return what is said of ranks that cannot share a step evenly, and which change would do."""
     number, seq_len, tokens = ranks.world_size, config.seq_len, config.tokens_per_step
     unit = number * size * seq_len
-    advice = _ranks_that_share(config, ranks)
+    advice = _ranks_that_share(config, ranks, size)
     if tokens % (number * seq_len) == 0:
         advice = [f"--micro-batch-size {math.gcd(config.global_batch_size // number, size)}"]
     if has_begun:
@@ -114,18 +114,25 @@ def _cannot_share(config: TrainConfig, ranks: Ranks, size: int, has_begun: bool)
     )
 
 
-def _ranks_that_share(config: TrainConfig, ranks: Ranks) -> list[str]:
+def _ranks_that_share(config: TrainConfig, ranks: Ranks, size: int) -> list[str]:
     """Return the most ranks below these that can share a step: on each node, else on fewer."""
     sequences = config.global_batch_size
     if config.tokens_per_step % config.seq_len:
         return []
-    for number in range(min(ranks.per_node - 1, MOST_ADVISED), 0, -1):
-        if sequences % (ranks.nodes * number) == 0:
-            return [f"--gpus {number}"]
-    for number in range(min(ranks.nodes - 1, MOST_ADVISED), 0, -1):
-        if sequences % (ranks.per_node * number) == 0:
-            return [f"--nodes {number}"]
-    return ["--nodes 1 --gpus 1"]
+    fewer_here = [
+        (f"--gpus {number}", ranks.nodes * number)
+        for number in range(min(ranks.per_node - 1, MOST_ADVISED), 0, -1)
+    ]
+    fewer_nodes = [
+        (f"--nodes {number}", ranks.per_node * number)
+        for number in range(min(ranks.nodes - 1, MOST_ADVISED), 0, -1)
+    ]
+    for flag, number in (*fewer_here, *fewer_nodes, ("--nodes 1 --gpus 1", 1)):
+        share, rest = divmod(sequences, number)
+        if rest == 0:
+            fits = math.gcd(share, size)
+            return [flag if fits == size else f"{flag} --micro-batch-size {fits}"]
+    return []
 
 
 class _Room(NamedTuple):

@@ -156,11 +156,13 @@ def refuse_conflicts(config: TrainConfig, stored: TrainConfig) -> None:
         RunConflictError: Names each setting, the run's value and the typed one.
     """
     now, before = (identity_of(c) | {"init": c.init} for c in (config, stored))
-    moved = now["init"] != before["init"]
+    # What follows from a flag that differs is not named beside it: nobody typed it.
+    follow = [name for name in ("init", "lora") if now.get(name) != before.get(name)]
+    derived = tuple(f"{name}_" for name in follow if name == "init" or before.get(name) is None)
     differing = [
         _difference(name, before.get(name), now.get(name))
         for name in before | now
-        if now.get(name) != before.get(name) and not (moved and name.startswith("init_"))
+        if now.get(name) != before.get(name) and not name.startswith(derived)
     ]
     if differing:
         raise RunConflictError(

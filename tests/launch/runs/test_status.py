@@ -25,6 +25,7 @@ from launch.runs.run import Run
 from launch.runs.status import RunStatus
 from tests.conftest import launch, write_rows
 from tests.launch.played_slurm import PlayedSlurm
+from tests.launch.runs.test_run import save
 
 BUSY = "waits for free nodes: fewer --nodes, or a shorter --time, may start sooner"
 
@@ -44,6 +45,19 @@ def test_run_that_has_said_nothing_is_not_started(project: Path) -> None:
         "not started", "0 of 10", "", "",
     )  # fmt: skip
     assert status.attempts() == []
+
+
+@pytest.mark.parametrize(("step", "state"), [(5, "stopped"), (10, "finished")])
+def test_run_whose_jobs_have_left_nothing_is_told_by_its_checkpoints(
+    project: Path, step: int, state: str
+) -> None:
+    save(Run.find("r", str(project / "checkpoints")), step)
+
+    status = status_of(project)
+
+    assert (status.state(), status.step(), status.last_save()) == (
+        state, f"{step} of 10", f"step {step}",
+    )  # fmt: skip
 
 
 def test_newest_start_counts(project: Path) -> None:

@@ -85,7 +85,7 @@ def test_advice_is_taken_and_changes_nothing_that_a_run_keeps_for_life(
     if kept is not None:
         assert not any(flag in advice for flag in IDENTITY)
     again = Ranks(int(flags.get("--nodes", ranks.nodes)), int(flags.get("--gpus", ranks.per_node)))
-    size = int(flags["--micro-batch-size"]) if "--micro-batch-size" in flags else None
+    size = int(flags["--micro-batch-size"]) if "--micro-batch-size" in flags else typed
     if "--tokens-per-step" in flags:
         config = settings(tokens_per_step=int(flags["--tokens-per-step"]), seq_len=64)
     fit(config, again, PRESETS["tiny"], GPUS, size, kept)

@@ -72,6 +72,12 @@ def test_settings_that_a_run_keeps_are_named_before_anything_is_advised(trained:
     assert "Use" not in line
 
 
+def test_settings_that_follow_from_a_typed_one_are_not_named_beside_it(trained: Path) -> None:
+    line = refused(trained, "finetune", "--run=first", "--lora=4", "--max-steps=4")
+
+    assert "cannot go on with other settings: --lora is not given, got 4. Leave" in line
+
+
 def test_new_run_is_called_new_and_close_names_are_named(trained: Path) -> None:
     words = ["--shards=shards/small", *TINY_RUN]
 
