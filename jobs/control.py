@@ -106,7 +106,7 @@ def asker(store: Store, request: Request) -> str:
     """Return who asked, as one line of printable characters."""
     try:
         by = str(json.loads(store.read(request.file, 1 << 16))["by"])
-    except (OSError, ValueError, KeyError, TypeError):  # it may not be ours to read
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):  # it may not be ours to read
         return "somebody"
     return "".join(c for c in by if c.isprintable())[:LONGEST_NAME] or "somebody"
 
@@ -126,7 +126,7 @@ def _saved_before(store: Store, request: Request, newest: int) -> int:
     """
     try:
         return int(json.loads(store.read(request.file, 1 << 16))["saved"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return newest
 
 

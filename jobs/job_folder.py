@@ -122,7 +122,7 @@ def read_record(path: Path, kind: type[T]) -> T | None:
     """Return a record; None where there is nothing, or a lost node left half of it."""
     try:
         return structure(json.loads(path.read_text(encoding="utf-8")), kind, str(path))
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, RecursionError):
         return None
 
 
@@ -139,7 +139,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Return what `replace_json` wrote; {} where there is nothing, or a lost node left half of it."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, RecursionError):
         return {}
     return document if isinstance(document, dict) else {}
 

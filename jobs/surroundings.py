@@ -113,7 +113,7 @@ def kept_surroundings(runs: Store) -> dict[int, dict[str, Any]]:
     kept = {}
     for name in runs.names():
         if match := FILE.fullmatch(name):
-            with contextlib.suppress(OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError, RecursionError):
                 document = json.loads(runs.read(name, at_most=MOST_BYTES))
                 if isinstance(document, dict):
                     kept[int(match[1])] = document

@@ -78,7 +78,9 @@ def test_what_a_newer_version_adds_is_left_out(folder: Path) -> None:
     assert read_outcome(folder) == Outcome("0001", "x", "", retry=True)
 
 
-@pytest.mark.parametrize("text", ["", '{"committed": ', "[]", "null", '{"committed": "5"}'])
+@pytest.mark.parametrize(
+    "text", ["", '{"committed": ', "[]", "null", '{"committed": "5"}', "[" * 100_000]
+)
 def test_half_of_a_file_is_none(folder: Path, text: str) -> None:
     for name in ("progress-0001.json", "failure-0001-0.json", "failed.json"):
         (folder / name).write_text(text)
