@@ -32,7 +32,8 @@ def check_python() -> Finding:
     """Return which Python jobs will run in."""
     found = f"{platform.python_version()}, {sys.prefix}"
     if sys.version_info < OLDEST_PYTHON:
-        return fails("python", found, "Activate an environment with Python 3.11")
+        oldest = ".".join(map(str, OLDEST_PYTHON))
+        return fails("python", found, f"Activate an environment with Python {oldest} or newer")
     return ok("python", found)
 
 

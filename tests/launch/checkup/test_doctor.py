@@ -144,6 +144,14 @@ def test_what_is_broken_on_a_machine_is_the_one_red_line(
     assert sorted(path.name for path in desk.iterdir()) == ["shards"]
 
 
+def test_what_is_said_of_an_old_python_is_that_a_newer_one_will_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(environment, "OLDEST_PYTHON", (9, 9))
+
+    assert environment.check_python().fix == "Activate an environment with Python 9.9 or newer"
+
+
 def test_folder_that_cannot_be_written_is_one_red_line(desk: Path) -> None:
     (desk / "file").write_text("")  # root may write into any folder, and nobody into a file
 
