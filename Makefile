@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo demo-smollm2 test test-slurm-all test-slurm-newest check same slurm fuse
+.PHONY: demo demo-smollm2 test test-pythons test-slurm-all test-slurm-newest check same slurm fuse
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
@@ -16,6 +16,14 @@ demo-smollm2: $(VENV)/installed-smollm2
 
 test: $(VENV)/installed-dev slurm fuse
 	$(VENV)/bin/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(PYTEST_FLAGS)
+
+# All tests with each Python that is here, in an environment of its own.
+PYTHONS := python3.11 python3.12 python3.13 python3.14
+test-pythons:
+	for python in $(PYTHONS); do \
+	  if $$python -c "" 2>/dev/null; then \
+	    $(MAKE) test PYTHON=$$python VENV=.venv-$$python || exit 1; \
+	  else echo "$$python is not here: skipped"; fi; done
 
 # The tests boot a private Slurm where there is one, or can be one: root on Debian.
 SLURM_PACKAGES := slurm-client slurmctld slurmd munge slurm-wlm-basic-plugins iproute2
