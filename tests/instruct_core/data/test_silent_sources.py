@@ -7,8 +7,8 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from instruct_core.data.sources import resolve_source
 from instruct_core.errors import ConfigError
@@ -21,7 +21,7 @@ def test_store_that_does_not_answer_is_not_taken_for_a_missing_file(
     def refuse(*_: object, **__: object) -> None:
         raise OSError("no answer")
 
-    monkeypatch.setattr(fsspec.implementations.memory.MemoryFileSystem, "info", refuse)
+    monkeypatch.setattr(MemoryFileSystem, "info", refuse)
 
     with pytest.raises(ConfigError, match=r"memory://rows.jsonl cannot be read: no answer"):
         resolve_source("memory://rows.jsonl", Store(tmp_path))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import platform
 import stat
 import subprocess
 import sys
@@ -77,7 +78,7 @@ class Machine:
 
 BROKEN: dict[str, tuple[str, str, Callable[[Machine], None]]] = {
     "old Python": (
-        "python", "3.11", lambda m: m.patch(environment, "OLDEST_PYTHON", (9, 9))
+        "python", platform.python_version(), lambda m: m.patch(environment, "OLDEST_PYTHON", (9, 9))
     ),
     "no data": ("data", "no shards here, and builtin lacks", Machine.has_no_data),
     "torch sees fewer GPUs than the driver": (
