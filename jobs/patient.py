@@ -116,7 +116,8 @@ def was_reading_code(error: BaseException) -> bool:
     modules = [
         frame for frame, _ in walk_tb(error.__traceback__) if frame.f_code.co_name == "<module>"
     ]
-    if not modules or not isinstance(error, OSError | AttributeError):
+    # Python 3.13.0 looks for its folder to say which name is missing, and says this without one.
+    if not modules or not isinstance(error, OSError | AttributeError | SystemError):
         return False
     has_no_folder = isinstance(error, FileNotFoundError) and error.filename is None
     code = Path(__file__).resolve().parents[1]
