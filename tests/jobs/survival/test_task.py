@@ -85,7 +85,9 @@ def test_what_cannot_be_loaded_is_left_to_the_tasks_to_say(tmp_path: Path) -> No
 
 def test_task_has_nothing_of_its_controllers(tmp_path: Path) -> None:
     """Neither its lock, nor its handlers, nor a signal that is blocked, nor its logging."""
-    (tmp_path / "opens.py").write_text("lock = open('lock', 'w')")
+    (tmp_path / "opens.py").write_text(
+        "import os; lock = os.open('lock', os.O_CREAT | os.O_WRONLY)"
+    )
     script = (
         "note(os.listdir('/proc/self/fd')[:-1])\n"  # without the one that lists
         "note(signal.pthread_sigmask(signal.SIG_BLOCK, []) or 'open')\n"
