@@ -165,7 +165,7 @@ class Run:
 
     def reach(self, step: int) -> None:
         """Wait until the newest attempt trains at a step; it must still run then."""
-        wait_for(lambda: self._step_of_newest_attempt() >= step, f"step {step}")
+        wait_for(lambda: self.step >= step, f"step {step}")
         assert not self.events("finished"), "the run ended before it was hit"
 
     @contextmanager
@@ -182,7 +182,9 @@ class Run:
         with stopped(self.pids()):
             yield
 
-    def _step_of_newest_attempt(self) -> int:
+    @property
+    def step(self) -> int:
+        """At which the newest attempt trains; -1 before it does."""
         resumed = self.events("resumed")
         if not resumed:
             return -1

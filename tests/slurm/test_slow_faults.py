@@ -23,6 +23,7 @@ from tests.slurm.cluster import SlurmCluster
 from tests.slurm.conftest import Run, assert_ended_as_if_undisturbed, boot
 
 Hit = dict[str, Future[Run]]
+SAVE_EVERY = 5  # steps, of TINY_RUN
 _one_at_a_time = Lock()  # to get going: there are two cores
 
 
@@ -97,13 +98,31 @@ def lose_daemon(run: Run) -> Run:
 
 
 def hang(run: Run) -> Run:
+    """One rank stands still between two saves: in the middle of one it is given half an hour."""
     with _one_at_a_time:
         run.submit("--exclude=node[1-2],node[6-8]")
         run.reach(8)
-        os.kill(run.pids()[3], signal.SIGSTOP)
+        *others, last = run.pids()
+        send(signal.SIGSTOP, *others, last)
+        while not is_between_saves(run):
+            send(signal.SIGCONT, *others, last)
+            run.reach(run.step + 1)
+            send(signal.SIGSTOP, *others, last)
+        send(signal.SIGCONT, *others)
     run.wait_for_start(2)
     run.wait_for_end()
     return run
+
+
+def send(signum: signal.Signals, *pids: int) -> None:
+    for pid in pids:
+        os.kill(pid, signum)
+
+
+def is_between_saves(run: Run) -> bool:
+    """Return True if the last save is done, and the next one two steps away at least."""
+    done = [event["step"] for event in run.events("saved")]
+    return run.step % SAVE_EVERY in (2, 3) and done[-1:] == [run.step // SAVE_EVERY * SAVE_EVERY]
 
 
 def reach_time_limit(run: Run) -> Run:
