@@ -28,7 +28,7 @@ from instruct_core.data.batches import SampleReader
 from instruct_core.data.lost_tokens import check_learns, measurable
 from instruct_core.data.packing import load_packing
 from instruct_core.data.shards import ShardSet, load_manifest
-from instruct_core.errors import RunConflictError
+from instruct_core.errors import NoCheckpointError, RunConflictError
 from instruct_core.model.products import USUAL, products_by
 from instruct_core.storage.patience import LOOK_AGAIN_SECONDS
 from instruct_core.storage.store import Store
@@ -45,7 +45,7 @@ from jobs.events import Damaged, Failed, Foreign
 from jobs.first_seconds import try_out
 from jobs.gpu_memory import out_of_gpu_memory_is_a_setting
 from jobs.job_folder import LEAD, describe_error, job_folder, store_may_be_away
-from jobs.ledger import newest_timed_save
+from jobs.ledger import lost_step, newest_timed_save
 from jobs.products import PRODUCTS, choose_products
 from jobs.reporter import Reporter
 from jobs.surroundings import Place
@@ -213,11 +213,21 @@ class _Attempt:
         self._check_identity(loaded)
         if loaded is not None:
             reporter.loaded(loaded.manifest)
+        else:
+            self._refuse_lost()
         beginning = begin(self._config, loaded, _patience(self._config), val_rows.vocab_size)
         with out_of_gpu_memory_is_a_setting(self._config, self._device):
             trainer = Trainer(self._config, self._setup(beginning, train, val_rows, val), loaded)
         reporter.resumed(trainer.progress.global_step, beginning.model.config)
         return trainer
+
+    def _refuse_lost(self) -> None:
+        """Refuse to begin at the first step what has saved before, on all ranks."""
+        lost = ""
+        if ranks.rank() == 0:
+            lost = lost_step(Store(self._config.runs) / self._config.run, self._checkpoints.store)
+        if lost := ranks.value_of_rank_0(lost):
+            raise NoCheckpointError(lost)
 
     def _data(self) -> tuple[SampleReader, ShardSet, SampleReader]:
         config = self._config

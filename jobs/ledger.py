@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from instruct_core.checkpoints.manifest import Manifest
+from instruct_core.checkpoints.steps import committed_steps
 from instruct_core.converter import structure
 from instruct_core.errors import CorruptFileError
 from instruct_core.events import Event, Saved
@@ -60,7 +61,7 @@ class Ledger:
         self._spent = spent
         self._patient, self._hasty = store, Store(store.url, patience_seconds=0.0)
         self._name = f"attempt-{attempt:04d}.jsonl"
-        self._text = ""
+        self._text = _told_before(store, self._name)
         self.is_behind = False  # of what has happened: training does not wait for it twice
 
     def note(
@@ -107,6 +108,17 @@ class Ledger:
             self.is_behind = False
 
 
+def _told_before(store: Store, name: str) -> str:
+    """Return what stands in an attempt's file: numbers begin anew where a run's checkpoints are gone."""
+    try:
+        return store.read(name).decode(errors="replace")
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        logger.warning("The ledger could not be read: %s", error)
+        return ""
+
+
 def _line(event: Event, utc_seconds: float, spent: Mapping[str, float] | None = None) -> str:
     document = {"utc_seconds": round(utc_seconds, 3), "event": event.name, **event.facts}
     if spent:
@@ -142,6 +154,20 @@ def note_untold_save(ledger: Ledger, store: Store, manifest: Manifest) -> None:
     saves = [entry for entry in read_ledger(store) if isinstance(entry.event, Saved)]
     if (attempt, step) not in {(entry.attempt, entry.event.facts["step"]) for entry in saves}:
         ledger.note(Saved(attempt=attempt, step=step), manifest.saved_at)
+
+
+def lost_step(ledger: Store, checkpoints: Store) -> str:
+    """Return what is said of a run whose ledger tells of a save, and nothing of that is left; or ""."""
+    if checkpoints.exists("committed.json") or committed_steps(checkpoints):
+        return ""
+    saves = [entry.event for entry in read_newest(ledger) if isinstance(entry.event, Saved)]
+    if not saves:
+        return ""
+    return (
+        f"Run {ledger.url} has saved step {saves[-1].step} before, and none of its checkpoints is in "
+        f"{checkpoints.url}. It does not start over by itself: bring them back (is a disk not mounted?), "
+        "give the --checkpoints that has them, or begin another --run."
+    )
 
 
 def newest_timed_save(store: Store) -> Saved | None:

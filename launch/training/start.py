@@ -18,11 +18,12 @@ from typing import Any
 
 from instruct_core.checkpoints.steps import committed_steps, damage_seen_twice
 from instruct_core.config import TrainConfig, to_json
-from instruct_core.errors import ConfigError
+from instruct_core.errors import ConfigError, NoCheckpointError
 from instruct_core.storage.documents import dump_document
 from instruct_core.storage.store import Store
 from jobs.control import ask, requests_in, standing
 from jobs.finetune import FinetuneJob
+from jobs.ledger import lost_step
 from launch.arrays.shards import prepare
 from launch.cluster.frozen_code import code_difference, code_version
 from launch.cluster.lock import RunLock
@@ -67,6 +68,8 @@ def finetune(flags: Finetune, arguments: Sequence[str], watches: bool = True) ->
         return exit_code
     stored = run.config if known is not None else None
     begun = stored if run.has_begun() else None
+    if lost := lost_step(run.ledger, run.store):
+        raise NoCheckpointError(lost)
     submission = choose_submission(flags, run)
     inputs = find_inputs(flags, run, stored, begun is not None)
     flags = replace(flags, recipe=filled(flags.recipe, inputs.adapters))

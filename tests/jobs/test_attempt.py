@@ -15,7 +15,7 @@ import torch
 from instruct_core.checkpoints.loader import Loaded
 from instruct_core.checkpoints.manifest import Manifest, Progress
 from instruct_core.config import TrainConfig, identity_of
-from instruct_core.errors import ConfigError, InstructError
+from instruct_core.errors import ConfigError, InstructError, NoCheckpointError
 from jobs import attempt as module
 from jobs.attempt import _Attempt
 from jobs.job_folder import AwayError
@@ -33,6 +33,7 @@ class Watched:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.load: Callable[[], Loaded | None] = lambda: None
         self.train: Callable[[], str] = lambda: "finished"
+        self.lost = ""
 
         class Trainer:
             progress = Progress(global_step=2, samples_seen=0, tokens_seen=0)
@@ -45,6 +46,7 @@ class Watched:
         beginning = SimpleNamespace(model=SimpleNamespace(config=None))
         monkeypatch.setattr(module, "Trainer", Trainer)
         monkeypatch.setattr(module, "load_newest", lambda *a, **options: self.load())
+        monkeypatch.setattr(module, "lost_step", lambda ledger, checkpoints: self.lost)
         monkeypatch.setattr(
             _Attempt, "_data", lambda attempt: (None, SimpleNamespace(vocab_size=1), None)
         )
@@ -55,7 +57,7 @@ class Watched:
         """Run an attempt."""
         aside: Any = SimpleNamespace(
             note=print, loaded=lambda manifest: None, resumed=lambda step, shape: None,
-            working=lambda phase: None, look_amid_save=None,
+            working=lambda phase: None, look_amid_save=None, store=None,
         )  # fmt: skip
         facts = {"identity": identity_of(CONFIG)}
         return _Attempt(CONFIG, facts, torch.device(device), aside, aside, aside, aside).run()
@@ -112,6 +114,16 @@ def test_other_errors_of_a_step_stay_what_they_are(watched: Watched) -> None:
     watched.train = raising(RuntimeError("DefaultCPUAllocator: not enough memory"))
 
     with pytest.raises(RuntimeError, match="DefaultCPUAllocator"):
+        watched.run()
+
+
+def test_attempt_that_finds_nothing_of_a_save_that_was_told_does_not_begin_anew(
+    watched: Watched,
+) -> None:
+    watched.lost = "Run r has saved step 2 before"
+    watched.train = raising(AssertionError("trains"))
+
+    with pytest.raises(NoCheckpointError, match="saved step 2 before"):
         watched.run()
 
 

@@ -278,3 +278,13 @@ def test_duration_of_a_save_is_that_of_the_newest_that_tells_it(store: Store) ->
     note_untold_save(Ledger(store, attempt=1), store, MANIFEST)
 
     assert newest_timed_save(store) == Saved(step=5, seconds=2.0, step_seconds=0.5)
+
+
+def test_file_of_an_attempt_that_is_there_already_is_added_to(tmp_path: Path) -> None:
+    """Numbers begin anew where a run's checkpoints are gone, and its ledger is not."""
+    store = Store(tmp_path)
+    Ledger(store, attempt=0).note(Saved(step=5))
+
+    Ledger(store, attempt=0).note(Resumed(step=0))
+
+    assert [entry.event for entry in read_ledger(store)] == [Saved(step=5), Resumed(step=0)]

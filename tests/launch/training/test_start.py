@@ -53,6 +53,21 @@ def test_more_ranks_on_a_resume_take_another_micro_batch_than_was_chosen(trained
     )
 
 
+@pytest.mark.parametrize("lost", ["checkpoints_instruct", "checkpoints_instruct/first/*"])
+def test_run_whose_checkpoints_are_gone_does_not_start_over(
+    trained: Path, desk: Path, lost: str
+) -> None:
+    copy = Path(shutil.copytree(trained, desk / "copy"))
+    for path in copy.glob(lost):
+        if path.name != "run.json":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    said = refused(copy, "finetune", "--run=first", "--shards=shards/small", "--max-steps=4")
+
+    assert said.startswith(f"error: Run {copy}/runs_instruct/first has saved step 2 before, and ")
+    assert f" is in {copy}/checkpoints_instruct/first. It does not start over by itself: " in said
+
+
 def test_named_run_goes_on_with_its_own_shards_among_others(trained: Path, desk: Path) -> None:
     copy = Path(shutil.copytree(trained, desk / "copy"))
     shutil.copytree(copy / "shards" / "small", copy / "shards" / "other")
