@@ -88,7 +88,7 @@ class Ledger:
         # The attempt's last event comes right behind a warning, whose time is short.
         is_hasty = is_hasty or self.is_behind or patience_seconds > 0 or isinstance(event, Warned)
         self._write(self._hasty if is_hasty else self._patient, patience_seconds)
-        said = ", ".join(f"{key} {value}" for key, value in event.facts.items())
+        said = ", ".join(f"{key} {_rounded(value)}" for key, value in event.facts.items())
         logger.info("%s %s", event.name, " ".join(said.split()))  # one line, whoever is quoted
 
     def catch_up(self, patience_seconds: float) -> bool:
@@ -106,6 +106,10 @@ class Ledger:
             logger.warning("The ledger could not be written: %s", error)
         else:
             self.is_behind = False
+
+
+def _rounded(value: object) -> object:
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def _told_before(store: Store, name: str) -> str:

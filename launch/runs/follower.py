@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import signal
 import time
+from contextlib import suppress
 from types import FrameType
 
 from rich.progress import Progress, TaskID, TextColumn
 
+from instruct_core.errors import SlurmError
 from instruct_core.events import Event
 from instruct_core.storage.patience import on_a_disk
 from instruct_core.storage.store import Store
@@ -32,6 +34,7 @@ from launch.console.display import console, progress_bar
 from launch.console.lines import EXIT_FAILED, note, note_whole, say
 from launch.runs.commands import run_command
 from launch.runs.run import Run
+from launch.runs.waiting import waits_for
 
 POLL_SECONDS = 0.2
 SLURM_POLL_SECONDS = 1.0  # the files lie on a shared disk
@@ -103,6 +106,7 @@ class _Follower:
         self._told = {repr(entry) for entry in read_ledger(self._ledger)}
         self._line_at, self._line_step, self._seen_at = time.monotonic(), 0, 0.0
         self._noted: set[str] = set()
+        self._told_wait = ""
         self.stopping = False
 
     def on_signal(self, signum: int, _frame: FrameType | None) -> None:
@@ -122,12 +126,23 @@ class _Follower:
         with progress_bar("step", numbers) as bar:
             task = bar.add_task("", total=None, numbers="")
             while self._job.is_running() and not self._waits_for_ever():
+                self._tell_wait()
                 try:
                     self._show(bar, task)
                 except OSError as error:  # the job may well go on: the next look may be answered
                     self._note_once(f"Note: how the run stands cannot be read now: {error}")
                 time.sleep(POLL_SECONDS if isinstance(self._job, LocalJob) else SLURM_POLL_SECONDS)
             on_a_disk(self._job.folder, lambda: self._show(bar, task))
+
+    def _tell_wait(self) -> None:
+        """Say for what a job waits in the queue and until when, as often as that changes."""
+        if isinstance(self._job, LocalJob):
+            return
+        with suppress(SlurmError):  # a controller that is away: the next look may be answered
+            waits = waits_for(self._job.records())
+            if waits and waits != self._told_wait:
+                say(f"Job {self._job.job_id}: {waits}")
+            self._told_wait = waits
 
     def _note_once(self, line: str) -> None:
         if line not in self._noted:

@@ -8,14 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from instruct_core.errors import SlurmError
 from instruct_core.storage.store import Store
 from jobs.failures import write_outcome
 from jobs.job_folder import START, Progress, write_progress
+from jobs.slurm import JobRecord
 from launch.cluster.slurm import SlurmJob
 from launch.console.lines import EXIT_FAILED
 from launch.runs import follower
 from launch.runs.follower import watch_slurm
 from launch.runs.run import Run
+from tests.fakes import record
 from tests.launch.played_slurm import PlayedSlurm
 
 
@@ -151,6 +154,30 @@ def test_following_a_job_that_never_starts_ends(
 
     assert exit_code == EXIT_FAILED
     assert "job 1 can never start: what it waits for has failed" in capsys.readouterr().err
+
+
+def test_follower_of_a_queued_job_says_for_what_it_waits_as_often_as_that_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = Followed(tmp_path, monkeypatch)
+    (tmp_path / "job").mkdir()
+    (tmp_path / "job" / "job_ids").write_text("7\n")
+    job.turns = [lambda: None] * 4
+    reasons = iter(["Resources", "Resources", "away", "Priority"])
+
+    def records(_: SlurmJob) -> list[JobRecord]:
+        if (reason := next(reasons, "None")) == "away":
+            raise SlurmError("scontrol did not answer")
+        return [record(state="PENDING")._replace(reason=reason)]
+
+    monkeypatch.setattr(SlurmJob, "records", records)
+
+    watch_slurm(job.job, a_run(tmp_path))
+
+    assert capsys.readouterr().out.splitlines() == [
+        "Job 7: PENDING (Resources); waits for free nodes: fewer --nodes, or a shorter --time, may start sooner",
+        "Job 7: PENDING (Priority); jobs of higher priority go first: a shorter --time may fit in between",
+    ]
 
 
 def test_finished_run_is_talked_to_where_it_lies(
