@@ -36,6 +36,7 @@ ENDED = {
 REFUSALS = re.compile(r"(?i)permission denied|presently disabled|not supported|not permitted")
 # What a client says whose question may have been heard, and that has no answer.
 NO_ANSWER = re.compile(r"(?i)timed out|zero bytes|(?:receive|recv|send) failure|connection reset")
+TOKEN = "SLURM_JWT"  # by which a person is known to Slurm where there is no munge
 
 
 class RefusedError(SlurmError):
@@ -240,10 +241,11 @@ def clean_environment() -> dict[str, str]:
     `SBATCH_*` counts more than what stands in a batch script.
     """
     ours = ("SLURM_", "SBATCH_", "SUBMITIT_", "INSTRUCT_")
+    persons = ("SLURM_CONF", TOKEN, NOTIFY, CACHE)
     return {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(ours) or name in ("SLURM_CONF", NOTIFY, CACHE)
+        if not name.startswith(ours) or name in persons
     }
 
 

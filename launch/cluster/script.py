@@ -32,6 +32,7 @@ from jobs.job_folder import (
     START,
     TOLD_TO_END,
 )
+from jobs.slurm import TOKEN
 from jobs.survival.comeback import ENDED_WELL, FOLLOWED, STARTS_HERE
 from jobs.survival.crash import LOG_OF_RANK_0
 from jobs.survival.exclusion import BAD_AT_LAUNCH
@@ -190,6 +191,7 @@ def _before(folder: Path, resources: Resources) -> list[str]:
     task = f"/task-$(printf %05d $(({resources.first_task} + SLURM_ARRAY_TASK_ID)))"
     return [
         WARNINGS_ARE_NOTED,
+        f"unset {TOKEN}",  # it may have run out when the job asks Slurm: nodes have a way of their own
         _opens_its_log(log),
         *_setup_lines(resources.setup),
         # Not the folder it was typed in; modules of the cluster stay behind ours.

@@ -167,12 +167,13 @@ def refuse_conflicts(config: TrainConfig, stored: TrainConfig) -> None:
     if differing:
         raise RunConflictError(
             f"Run {config.run} cannot go on with other settings: {'; '.join(differing)}. "
-            "Leave them out, or begin another --run."
+            "Leave them out, or begin another run from its newest step: --run NAME --init "
+            f"run:{config.run}."
         )
     if config.max_steps < stored.max_steps:
         raise RunConflictError(
             f"Run {config.run} was begun for --max-steps {stored.max_steps}, got {config.max_steps}. "
-            "It can only grow."
+            "It can only grow: leave it out, or end the run where it is (launch/control.py stop)."
         )
 
 

@@ -37,7 +37,7 @@ from launch.flags.preprocess import Preprocess
 from launch.flags.site import parse_on_site, parse_typed
 from launch.runs.commands import run_command
 from launch.runs.control import who
-from launch.runs.places import absolute, check_url
+from launch.runs.places import absolute, check_url, reachable
 from launch.runs.run import Run
 from launch.runs.shard_sets import find_shards
 from launch.runs.unfinished import refuse_taken
@@ -68,8 +68,7 @@ def finetune(flags: Finetune, arguments: Sequence[str], watches: bool = True) ->
         return exit_code
     stored = run.config if known is not None else None
     begun = stored if run.has_begun() else None
-    if lost := lost_step(run.ledger, run.store):
-        raise NoCheckpointError(lost)
+    _refuse_lost(run, flags.runs)
     submission = choose_submission(flags, run)
     inputs = find_inputs(flags, run, stored, begun is not None)
     flags = replace(flags, recipe=filled(flags.recipe, inputs.adapters))
@@ -132,6 +131,14 @@ def _find(flags: Finetune, arguments: Sequence[str]) -> tuple[Finetune, Run, Fin
     flags = replace(flags, checkpoints=run.checkpoints, runs=runs, notify=notify)
     check_url("--runs", flags.runs, writes=not flags.dry_run)
     return flags, replace(run, runs=flags.runs), known
+
+
+def _refuse_lost(run: Run, runs: str) -> None:
+    """Refuse to begin anew what has saved; raises NoCheckpointError, or ConfigError for its ledger."""
+    with reachable("--runs", runs):
+        lost = lost_step(run.ledger, run.store)
+    if lost:
+        raise NoCheckpointError(lost)
 
 
 def _prepare_builtin(shards: str, tokenizer: str) -> int:

@@ -149,7 +149,11 @@ def test_clock_of_the_controller_is_read(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 
 def test_environment_of_an_enclosing_job_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    places = {"SLURM_CONF", "INSTRUCT_CACHE"}  # as a person has set them, for every job
+    places = {
+        "SLURM_CONF",
+        "SLURM_JWT",
+        "INSTRUCT_CACHE",
+    }  # as a person has set them, for every job
     others = {"SLURM_MEM_PER_CPU", "SUBMITIT_EXECUTOR", "SBATCH_TIMELIMIT", "INSTRUCT_START"}
     for name in places | others:
         monkeypatch.setenv(name, "x")

@@ -35,7 +35,9 @@ def test_run_that_is_warned_and_then_requeued_by_somebody_loses_no_step(
     pair.wait_for_start(3)
     pair.wait_for_end()
     warned = [event["step"] for event in pair.events("warned")]
-    assert [event["signal"] for event in pair.events("warned")] == ["SIGUSR2", "SIGTERM"]
+    first, second = warned_by(pair)
+    assert "SIGUSR2" in first
+    assert "SIGTERM" in second
     assert [event["step"] for event in pair.events("resumed")] == [0, *warned]
     assert pair.cluster.job(pair.job_id)["Restarts"] == "2"
     assert len(pair.events("requeued")) == 2
@@ -58,6 +60,11 @@ def test_cancelled_run_saves_and_stays_away_until_it_is_wanted_again(
     pair.wait_for_end()
     assert pair.events("resumed")[1]["step"] == pair.events("stopped")[0]["step"]
     assert_ended_as_if_undisturbed(pair, undisturbed_pair)
+
+
+def warned_by(run: Run) -> list[str]:
+    """Return for each save of a warned run what came; its own look at the time may be as quick."""
+    return [str(event["signal"]) for event in run.events("warned")]
 
 
 def preempt_at(run: Run, step: int) -> None:
@@ -103,7 +110,7 @@ def test_run_that_is_preempted_and_then_loses_a_rank_comes_back_twice(
 
     run.wait_for_start(3)
     run.wait_for_end()
-    assert run.events("warned")[0]["signal"] == ("SIGUSR2" if send_user_signal else "SIGTERM")
+    assert ("SIGUSR2" if send_user_signal else "SIGTERM") in warned_by(run)[0]
     saved = [event["step"] for event in run.events("saved") if event["attempt"] < 2]
     resumed = [event["step"] for event in run.events("resumed")]
     # Slurm 24.11 requeues such a job once more after its end: that start has no ranks.
@@ -132,7 +139,7 @@ def test_run_of_a_rank_a_node_that_is_preempted_comes_back(
 
     run.wait_for_start(2)
     run.wait_for_end()
-    assert run.events("warned")[0]["signal"] == ("SIGUSR2" if send_user_signal else "SIGTERM")
+    assert ("SIGUSR2" if send_user_signal else "SIGTERM") in warned_by(run)[0]
     resumed = [event["step"] for event in run.events("resumed")]
     assert resumed == [0, run.events("warned")[0]["step"]]
     assert_ended_as_if_undisturbed(run, undisturbed_pair)

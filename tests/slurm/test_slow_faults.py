@@ -186,7 +186,8 @@ def test_run_at_its_time_limit_comes_back_and_loses_no_step(
     run = hit["reach_time_limit"].result()
 
     warned = [event["step"] for event in run.events("warned")]
-    assert {event["signal"] for event in run.events("warned")} == {"SIGUSR2"}
+    assert warned
+    assert all("SIGUSR2" in str(event["signal"]) for event in run.events("warned"))
     assert [event["step"] for event in run.events("resumed")] == [0, *warned]
     assert run.cluster.job(run.job_id)["TimeLimit"] == "00:01:00"
     assert_ended_as_if_undisturbed(run, undisturbed_pair)

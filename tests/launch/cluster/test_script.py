@@ -177,6 +177,17 @@ def test_term_before_the_ranks_listen_does_not_end_the_script(node: Node) -> Non
     assert len(node.comebacks()) == 1
 
 
+def test_token_of_who_submitted_a_job_has_run_out_when_the_job_asks_slurm(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_JWT", "eyJ...")
+    node.client("srun", f'echo "${{SLURM_JWT-none}}" > {node.folder}/said; {LEAVES_WORD}')
+
+    assert node.starts().wait(timeout=HANGS_SECONDS) == 0
+
+    assert (node.folder / "said").read_text() == "none\n"
+
+
 def test_job_is_never_started_from_an_empty_pickle(node: Node) -> None:
     mine = node.folder / "7_submitted.pkl"
     node.client("cp", ': > "$2"; exit 1')  # a full disk
