@@ -237,11 +237,12 @@ def test_crash_told_from_another_node_keeps_what_the_attempt_has_told(
 def test_crash_is_told_by_a_disk_that_refuses_it_for_a_while_for_whatever_reason(
     disk: SharedDisk, monkeypatch: pytest.MonkeyPatch, kind: Kind
 ) -> None:
-    reporter_in(disk.path / "refused", monkeypatch).note(Resumed(0))
+    folder = f"refused-{kind}"
+    reporter_in(disk.path / folder, monkeypatch).note(Resumed(0))
     disk.plan([Fault(kind, WRITE, times=4)])
 
-    note_crash(Store(disk.path / "refused" / "r"), 0, Crashed("killed.", "", True))
+    note_crash(Store(disk.path / folder / "r"), 0, Crashed("killed.", "", True))
 
     disk.heal()
-    told = [event["event"] for event in events_of(disk.folder / "refused" / "r")]
+    told = [event["event"] for event in events_of(disk.folder / folder / "r")]
     assert told == ["resumed", "crashed"]
