@@ -84,9 +84,9 @@ NUMBERS = re.compile(r"b1|[iuf][1248]")
 PLAIN_DATA: dict[str, Any] = {
     "numpy.dtype": _NumpyType,
     "numpy.ndarray": _NumpyArray,
-    "pathlib.PosixPath": _path,
-    "pathlib.WindowsPath": _path,
 }
+for _paths in ("pathlib", "pathlib._local"):  # the second in Python 3.13 alone
+    PLAIN_DATA |= {f"{_paths}.{kind}": _path for kind in ("PosixPath", "WindowsPath")}
 for _core in ("numpy.core.multiarray", "numpy._core.multiarray"):  # before and since numpy 2
     PLAIN_DATA |= {f"{_core}.scalar": _numpy_scalar, f"{_core}._reconstruct": _NumpyArray}
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -136,6 +137,20 @@ def test_numbers_of_numpy_and_paths_are_plain_data(theirs: GPT2LMHeadModel, tmp_
         "losses": [np.float32(1.5), np.bool_(True)],
         "out_dir": Path("out"),
     }
+    torch.save(content, tmp_path / "ckpt.pt")
+
+    assert_same_scores(tmp_path / "ckpt.pt", theirs)
+
+
+def test_path_that_python_313_wrote_is_plain_data(
+    theirs: GPT2LMHeadModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only there are paths of a module that other Pythons do not have."""
+    home = ModuleType("pathlib._local")
+    home.PosixPath = type("PosixPath", (), {"__reduce__": lambda path: (type(path), ("out",))})  # type: ignore[attr-defined]
+    home.PosixPath.__module__ = "pathlib._local"
+    monkeypatch.setitem(sys.modules, "pathlib._local", home)
+    content = {"model": as_linear(theirs), "model_args": MODEL_ARGS, "out_dir": home.PosixPath()}
     torch.save(content, tmp_path / "ckpt.pt")
 
     assert_same_scores(tmp_path / "ckpt.pt", theirs)
