@@ -45,7 +45,7 @@ from jobs.events import Damaged, Failed, Foreign
 from jobs.first_seconds import try_out
 from jobs.gpu_memory import out_of_gpu_memory_is_a_setting
 from jobs.job_folder import LEAD, describe_error, job_folder, store_may_be_away
-from jobs.ledger import lost_step, newest_timed_save
+from jobs.ledger import lost_save, newest_timed_save
 from jobs.products import PRODUCTS, choose_products
 from jobs.reporter import Reporter
 from jobs.surroundings import Place
@@ -225,7 +225,7 @@ class _Attempt:
         """Refuse to begin at the first step what has saved before, on all ranks."""
         lost = ""
         if ranks.rank() == 0:
-            lost = lost_step(Store(self._config.runs) / self._config.run, self._checkpoints.store)
+            lost = lost_save(Store(self._config.runs) / self._config.run, self._checkpoints.store)
         if lost := ranks.value_of_rank_0(lost):
             raise NoCheckpointError(lost)
 

@@ -22,7 +22,6 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from instruct_core.checkpoints.manifest import Manifest
-from instruct_core.checkpoints.steps import committed_steps
 from instruct_core.converter import structure
 from instruct_core.errors import CorruptFileError
 from instruct_core.events import Event, Saved
@@ -160,10 +159,8 @@ def note_untold_save(ledger: Ledger, store: Store, manifest: Manifest) -> None:
         ledger.note(Saved(attempt=attempt, step=step), manifest.saved_at)
 
 
-def lost_step(ledger: Store, checkpoints: Store) -> str:
-    """Return what is said of a run whose ledger tells of a save, and nothing of that is left; or ""."""
-    if checkpoints.exists("committed.json") or committed_steps(checkpoints):
-        return ""
+def lost_save(ledger: Store, checkpoints: Store) -> str:
+    """Return what is said of a run without checkpoints whose ledger tells of a save; "" without one."""
     saves = [entry.event for entry in read_newest(ledger) if isinstance(entry.event, Saved)]
     if not saves:
         return ""

@@ -23,7 +23,7 @@ from instruct_core.storage.documents import dump_document
 from instruct_core.storage.store import Store
 from jobs.control import ask, requests_in, standing
 from jobs.finetune import FinetuneJob
-from jobs.ledger import lost_step
+from jobs.ledger import lost_save
 from launch.arrays.shards import prepare
 from launch.cluster.frozen_code import code_difference, code_version
 from launch.cluster.lock import RunLock
@@ -67,8 +67,7 @@ def finetune(flags: Finetune, arguments: Sequence[str], watches: bool = True) ->
     if (exit_code := attach(flags, run, known)) is not None:
         return exit_code
     stored = run.config if known is not None else None
-    begun = stored if run.has_begun() else None
-    _refuse_lost(run, flags.runs)
+    begun = stored if _has_begun(run, flags.runs) else None
     submission = choose_submission(flags, run)
     inputs = find_inputs(flags, run, stored, begun is not None)
     flags = replace(flags, recipe=filled(flags.recipe, inputs.adapters))
@@ -133,12 +132,21 @@ def _find(flags: Finetune, arguments: Sequence[str]) -> tuple[Finetune, Run, Fin
     return flags, replace(run, runs=flags.runs), known
 
 
-def _refuse_lost(run: Run, runs: str) -> None:
-    """Refuse to begin anew what has saved; raises NoCheckpointError, or ConfigError for its ledger."""
+def _has_begun(run: Run, runs: str) -> bool:
+    """
+    Return True if a run has saved.
+
+    Raises:
+        NoCheckpointError: It has, by its ledger, and nothing of that is left.
+        ConfigError: Its ledger cannot be reached.
+    """
+    if run.has_begun():
+        return True
     with reachable("--runs", runs):
-        lost = lost_step(run.ledger, run.store)
+        lost = lost_save(run.ledger, run.store)
     if lost:
         raise NoCheckpointError(lost)
+    return False
 
 
 def _prepare_builtin(shards: str, tokenizer: str) -> int:

@@ -46,7 +46,7 @@ class Watched:
         beginning = SimpleNamespace(model=SimpleNamespace(config=None))
         monkeypatch.setattr(module, "Trainer", Trainer)
         monkeypatch.setattr(module, "load_newest", lambda *a, **options: self.load())
-        monkeypatch.setattr(module, "lost_step", lambda ledger, checkpoints: self.lost)
+        monkeypatch.setattr(module, "lost_save", lambda ledger, checkpoints: self.lost)
         monkeypatch.setattr(
             _Attempt, "_data", lambda attempt: (None, SimpleNamespace(vocab_size=1), None)
         )
