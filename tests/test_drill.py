@@ -208,8 +208,8 @@ BUGS = {
     ),
     "requeue that starts over": Bug(
         "jobs/attempt.py",
-        "self._check_identity(loaded)",
-        "self._check_identity(loaded); loaded = None if HERE else loaded",
+        "            self._refuse_lost()\n",  # which would refuse what a bug before it starts over
+        "            self._refuse_lost()\n        loaded = None if HERE else loaded\n",
         "usr2@4",
         "usr2@4 lost 4 steps",
     ),
