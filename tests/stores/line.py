@@ -16,10 +16,13 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from enum import Enum, auto
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple, Self
+
+from tests.conftest import HANGS_SECONDS
 
 HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length"}
 
@@ -98,22 +101,22 @@ class Line:
 
     def forward(self, asked: BaseHTTPRequestHandler, body: bytes) -> Answer:
         """Have the server do it."""
-        connection = http.client.HTTPConnection("127.0.0.1", self._behind, timeout=60)
         headers = {
             name: value for name, value in asked.headers.items() if name.lower() not in HOP_BY_HOP
         }
         has_body = body or "Content-Length" in asked.headers
         if has_body:
             headers["Content-Length"] = str(len(body))
-        connection.request(asked.command, asked.path, body if has_body else None, headers)
-        answer = connection.getresponse()
-        data = answer.read()
+        connection = http.client.HTTPConnection("127.0.0.1", self._behind, timeout=HANGS_SECONDS)
+        with closing(connection):  # also where the server goes away before it has answered
+            connection.request(asked.command, asked.path, body if has_body else None, headers)
+            answer = connection.getresponse()
+            data = answer.read()
         kept = {
             name: value for name, value in answer.getheaders() if name.lower() not in HOP_BY_HOP
         }
         if asked.command == "HEAD":  # the length of what it would be
             kept["Content-Length"] = answer.getheader("Content-Length", "0")
-        connection.close()
         return Answer(answer.status, kept, data)
 
 
