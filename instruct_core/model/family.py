@@ -32,7 +32,10 @@ INIT_STD = 0.02
 
 class Cache:
     """
-    Keys and values of the tokens so far, in room that is made once.
+    Keys and values of the tokens so far, in room that is made once, and attention over them.
+
+    A model's first call with it takes the prompts, each later one a token. Of the last layer only the
+    last token is computed: nothing else is asked of it.
 
     Args:
         model: Whose layers they belong to.
@@ -41,30 +44,55 @@ class Cache:
     """
 
     def __init__(self, model: Model, batch_size: int, room: int) -> None:
-        config, weight = model.config, model.head_weight
-        shape = (batch_size, config.num_kv_heads, room, config.head_dim)
-        # Memory that no token has reached is never touched, so it costs nothing on a CPU.
-        self._layers = [(weight.new_empty(shape), weight.new_empty(shape)) for _ in model.blocks]
+        config, self._weight = model.config, model.head_weight
+        self._sizes = (config.num_kv_heads, room, config.head_dim)
+        self._layers = [self._empty(batch_size) for _ in model.blocks]
         self.length = 0  # tokens that all layers have, P
 
-    def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Take T new tokens (B, G, T, D) of a layer; return all it has, (B, G, P + T, D)."""
-        end = self.length + keys.shape[2]
-        all_keys, all_values = self._layers[layer]
-        all_keys[:, :, self.length : end] = keys
-        all_values[:, :, self.length : end] = values
-        return all_keys[:, :, :end], all_values[:, :, :end]
+    def _empty(self, batch_size: int) -> tuple[Tensor, Tensor]:
+        """Return room for keys and values, each (B, G, room, D)."""
+        heads, room, size = self._sizes
+        # Memory that no token has reached is never touched, so it costs nothing on a CPU.
+        keys, values = (self._weight.new_empty((batch_size, heads, room, size)) for _ in range(2))
+        if keys.device.type == "cpu":  # which is quicker where each number's keys lie side by side
+            keys = keys.view(batch_size, heads, size, room).mT
+        return keys, values
+
+    def attend(
+        self, layer: int, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | RowStarts | None
+    ) -> Tensor:
+        """
+        Take T new tokens of a layer; return what they see, of the last layer the last token alone.
+
+        Args:
+            layer: Its number.
+            q: Queries. (B, H, T, D)
+            k: Keys. (B, G, T, D)
+            v: Values. (B, G, T, D)
+            mask: Where they may look, or None for causal order. (B, 1, T, P + T)
+
+        Returns:
+            (B, T, H, D); of the last layer (B, 1, H, D).
+        """
+        assert not isinstance(mask, RowStarts), "rows that are packed have no cache"
+        end = self.length + k.shape[2]
+        keys, values = self._layers[layer]
+        keys[:, :, self.length : end] = k
+        values[:, :, self.length : end] = v
+        if layer == len(self._layers) - 1:
+            q, mask = q[:, :, -1:], None if mask is None else mask[:, :, -1:]
+        if q.shape[2] > 1:
+            assert not self.length, "several tokens at once are prompts, with nothing before them"
+            return attend(q, k, v, mask)
+        one = _attend_from_one if q.device.type == "cpu" else attend
+        return one(q, keys[:, :, :end], values[:, :, :end], mask)
 
     def keep(self, texts: Tensor) -> None:
         """Forget all texts but these. (B,)"""
-        for layer, pair in enumerate(self._layers):
-            keys, values = (self._selected(tensor, texts) for tensor in pair)
-            self._layers[layer] = (keys, values)
-
-    def _selected(self, old: Tensor, texts: Tensor) -> Tensor:
-        new = old.new_empty((len(texts), *old.shape[1:]))
-        new[:, :, : self.length] = old[texts, :, : self.length]
-        return new
+        for layer, olds in enumerate(self._layers):
+            self._layers[layer] = news = self._empty(len(texts))
+            for new, old in zip(news, olds, strict=True):
+                new[:, :, : self.length] = old[texts, :, : self.length]
 
 
 class RowStarts(NamedTuple):
@@ -117,7 +145,8 @@ class Model(nn.Module, ABC):
             positions: Place of each token in its row. (B, T)
             mask: Where attention may look, (B, 1, T, P + T), or the rows it stays in, which takes
                 no dropout, no cache and, on a GPU, half precision; or None for plain causal order.
-            cache: Keys and values of earlier tokens; this call's are appended to it.
+            cache: Keys and values of earlier tokens; this call's are appended to it, and of what would
+                be returned only the last token's is, (B, 1, C).
         """
         hidden: Tensor = self.trunk(tokens, positions, mask, cache)
         return hidden
@@ -198,6 +227,16 @@ def attend(
         is_causal=mask is None and q.shape[2] > 1,
         enable_gqa=q.shape[1] != k.shape[1],
     ).transpose(1, 2)
+
+
+def _attend_from_one(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Return `attend` of one token, for each head one product with all keys and one with all values."""
+    (b, h, _, d), g = q.shape, k.shape[1]
+    scores = q.view(b, g, h // g, d) @ k.mT  # (B, G, H / G, P)
+    scores *= 1 / math.sqrt(d)
+    if mask is not None:
+        scores.masked_fill_(~mask, -math.inf)
+    return (scores.softmax(-1) @ v).view(b, 1, h, d)
 
 
 def _attend_row_by_row(q: Tensor, k: Tensor, v: Tensor, rows: RowStarts) -> Tensor:

@@ -95,7 +95,8 @@ class Block(nn.Module):
     def forward(
         self, x: Tensor, mask: Tensor | RowStarts | None, cache: Cache | None, layer: int
     ) -> Tensor:
-        x = x + self.attn(self.ln_1(x), mask, cache, layer)
+        seen = self.attn(self.ln_1(x), mask, cache, layer)
+        x = x[:, -seen.shape[1] :] + seen  # a cache may ask for the last token alone
         after_mlp: Tensor = x + self.mlp(self.ln_2(x))
         return after_mlp
 
@@ -118,9 +119,10 @@ class Attention(nn.Module):
         heads = self.c_attn(x).view(b, t, 3, self.num_heads, c // self.num_heads)
         q, k, v = heads.permute(2, 0, 3, 1, 4)  # each (B, H, T, C/H)
         if cache is not None:
-            k, v = cache.append(layer, k, v)
-        y = attend(q, k, v, mask, self.dropout if self.training else 0.0)
-        projected: Tensor = self.drop(self.c_proj(y.reshape(b, t, c)))
+            y = cache.attend(layer, q, k, v, mask)
+        else:
+            y = attend(q, k, v, mask, self.dropout if self.training else 0.0)
+        projected: Tensor = self.drop(self.c_proj(y.flatten(2)))
         return projected
 
 

@@ -117,7 +117,8 @@ class Block(nn.Module):
         cache: Cache | None,
         layer: int,
     ) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), turn, mask, cache, layer)
+        seen = self.self_attn(self.input_layernorm(x), turn, mask, cache, layer)
+        x = x[:, -seen.shape[1] :] + seen  # a cache may ask for the last token alone
         after_mlp: Tensor = x + self.mlp(self.post_attention_layernorm(x))
         return after_mlp
 
@@ -156,8 +157,9 @@ class Attention(nn.Module):
         q, k = turn.of(q).to(v.dtype), turn.of(k).to(v.dtype)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         if cache is not None:
-            k, v = cache.append(layer, k, v)
-        y = attend(q, k, v, mask, self.dropout if self.training else 0.0)
+            y = cache.attend(layer, q, k, v, mask)
+        else:
+            y = attend(q, k, v, mask, self.dropout if self.training else 0.0)
         projected: Tensor = self.drop(self.o_proj(y.flatten(2)))
         return projected
 
