@@ -209,11 +209,20 @@ def _address_towards(host: str) -> str:
 
 def _use_interface_of(address: str) -> None:
     """Have gloo and NCCL use the interface with this address: a host's name may stand for another."""
-    for interface, places in sorted(psutil.net_if_addrs().items()):
+    found = psutil.net_if_addrs()
+    for interface, places in sorted(found.items()):
         if any(place.address.partition("%")[0] == address for place in places):
             os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
             if address not in LOOPBACK:
                 os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={interface}")
+    for interface in os.environ.get("GLOO_SOCKET_IFNAME", "").split(","):
+        if interface and interface not in found:
+            problem = (
+                f"GLOO_SOCKET_IFNAME names the interface {interface}, which {socket.gethostname()} does "
+                f"not have: there are {', '.join(sorted(found))}. Unset it, or name one of these."
+            )
+            # A node may have lost it, and another have it: a crash that is counted, the node excluded.
+            raise RuntimeError(problem) if "SLURM_JOB_ID" in os.environ else ConfigError(problem)
 
 
 def share_cores(processes_here: int) -> None:

@@ -88,6 +88,24 @@ def test_gloo_and_nccl_take_the_interface_that_leads_to_the_peer(
     environment.clear()
     world._use_interface_of("::1")
     assert environment == {"GLOO_SOCKET_IFNAME": "lo"}
+    environment["GLOO_SOCKET_IFNAME"] = "usb0,lo"
+    world._use_interface_of("::1")  # a person's word counts
+    assert environment == {"GLOO_SOCKET_IFNAME": "usb0,lo"}
+
+
+@pytest.mark.parametrize(("job_id", "kind"), [("", ConfigError), ("7", RuntimeError)])
+def test_interface_that_is_not_there_is_named(
+    monkeypatch: pytest.MonkeyPatch, job_id: str, kind: type[Exception]
+) -> None:
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "ib7")
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    if job_id:
+        monkeypatch.setenv("SLURM_JOB_ID", job_id)
+
+    with pytest.raises(kind, match=r"interface ib7, which .* there are .*lo") as raised:
+        world._use_interface_of("127.0.0.1")
+
+    assert type(raised.value) is kind
 
 
 def test_wait_for_a_peer_outlives_a_night_in_which_the_job_is_suspended(tmp_path: Path) -> None:
