@@ -41,7 +41,9 @@ def test_run_that_is_warned_and_then_requeued_by_somebody_loses_no_step(
     assert [event["step"] for event in pair.events("resumed")] == [0, *warned]
     assert pair.cluster.job(pair.job_id)["Restarts"] == "2"
     assert len(pair.events("requeued")) == 2
-    assert pair.log().count("=== start") == 3, "the log goes on"
+    # The log goes on; a crash, of a node that is too busy to start its rank in time, is told.
+    log = pair.log()
+    assert log.count("=== start") == 3 + log.count("Starting again."), log
     assert_ended_as_if_undisturbed(pair, undisturbed_pair)
 
 
