@@ -91,6 +91,8 @@ class Progress:
     state: str | None = None
     attempt: int | None = None
     global_step: int | None = None
+    stepped_at: float | None = None  # UTC seconds; None while it does anything but steps
+    step_seconds: float | None = None  # that one takes; 0 before that is known
     committed: int | None = None
     loss: float | None = None
     tokens_per_second: float | None = None

@@ -123,6 +123,8 @@ class Reporter:
         """Take what begins now: "first step", "step", "evaluation", "save", "ending"."""
         self._guard.working(phase)
         self._sheet.begins(phase)
+        if phase != "step" and self._progress.stepped_at is not None:
+            self._report_progress("running", stepped_at=None)
         # A warned rank's time is short, and `ended` tells it behind the save.
         if phase == "save" and not self._guard.asked():
             self._records.write_before_a_save()
@@ -241,14 +243,16 @@ class Reporter:
             lead, needed = self._deadline.short_lead
             self.note(ShortLead(lead, round(needed, 1)))
         if now - self._reported_at > PROGRESS_SECONDS:
+            self._reported_at = now
             loss, speed = values["train/loss"], values["train/tokens_per_second"]
-            self._report_progress("running", global_step=step, loss=loss, tokens_per_second=speed)
+            facts = {"loss": loss, "tokens_per_second": speed}
+            rhythm = {"stepped_at": time.time(), "step_seconds": self._guard.step_seconds}
+            self._report_progress("running", global_step=step, **facts, **rhythm)
             text = "step %d of %d, loss %.4f, %.0f tokens/s"
             logger.info(text, step, self._progress.max_steps, loss, speed)
 
     def _report_progress(self, state: str, patience_seconds: float = 0.0, **facts: Any) -> None:
         if self._world.rank == 0:
-            self._reported_at = time.monotonic()
             self._progress = replace(self._progress, state=state, **facts)
 
             def write() -> None:

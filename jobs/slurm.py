@@ -223,6 +223,11 @@ def fields_of(line: str) -> dict[str, str]:
     return facts
 
 
+def start_of(record: JobRecord) -> str:
+    """Return the number of a job's present start, as its batch script gives it to its ranks."""
+    return f"{int(record.job_id.partition('_')[0]):010d}-{record.num_restarts:04d}"
+
+
 def tasks_of(job_id: str) -> list[int]:
     """Return the array tasks that a record stands for: 12_[1-3,7] is 1, 2, 3 and 7."""
     _, _, tasks = job_id.partition("_")

@@ -23,8 +23,9 @@ from instruct_core.storage.patience import on_a_disk
 from instruct_core.storage.store import Store
 from jobs.events import Resumed
 from jobs.failures import read_outcome
+from jobs.job_folder import Progress as JobProgress
 from jobs.job_folder import read_progress
-from jobs.ledger import read_ledger
+from jobs.ledger import Entry, read_ledger
 from jobs.process import put_back
 from launch.cluster.local import LocalJob
 from launch.cluster.slurm import NEVER_STARTS_HELP, SlurmJob
@@ -34,6 +35,7 @@ from launch.console.display import console, progress_bar
 from launch.console.lines import EXIT_FAILED, note, note_whole, say
 from launch.runs.commands import run_command
 from launch.runs.run import Run
+from launch.runs.silence import silence_of
 from launch.runs.waiting import waits_for
 
 POLL_SECONDS = 0.2
@@ -106,7 +108,7 @@ class _Follower:
         self._told = {repr(entry) for entry in read_ledger(self._ledger)}
         self._line_at, self._line_step, self._seen_at = time.monotonic(), 0, 0.0
         self._noted: set[str] = set()
-        self._told_wait = ""
+        self._told_wait, self._is_silent = "", False
         self.stopping = False
 
     def on_signal(self, signum: int, _frame: FrameType | None) -> None:
@@ -155,7 +157,8 @@ class _Follower:
     def _show(self, bar: Progress, task: TaskID) -> None:
         # First: a step that it names has been told by then, if there was anything to tell of it.
         progress = read_progress(self._job.folder)
-        for entry in read_ledger(self._ledger):
+        entries = read_ledger(self._ledger)
+        for entry in entries:
             if (
                 repr(entry) not in self._told
             ):  # a lost attempt may add to its file later than another
@@ -163,6 +166,7 @@ class _Follower:
                 self._tell(entry.event)
         if progress.loss is None:
             return
+        self._tell_silence(progress, entries)
         numbers = f"loss {progress.loss:.4f}, {progress.tokens_per_second:,.0f} tokens/s"
         step, total = progress.global_step or 0, progress.max_steps
         bar.update(task, completed=step, total=total, numbers=numbers)
@@ -171,6 +175,19 @@ class _Follower:
         if is_news and is_time and step > self._line_step and not console.is_terminal:
             self._line_at, self._line_step = time.monotonic(), step
             say(f"Step {step} of {total}: {numbers}")
+
+    def _tell_silence(self, progress: JobProgress, entries: list[Entry]) -> None:
+        """Say once that the run makes no steps, where its job is not back in the queue."""
+        records = []
+        if isinstance(self._job, SlurmJob):
+            with suppress(SlurmError):
+                records = self._job.records()
+            if not any(record.is_running for record in records):
+                return
+        silence = silence_of(progress, entries, records)
+        if silence and not self._is_silent:
+            say(f"Step {progress.global_step}: {silence}")
+        self._is_silent = bool(silence)
 
     def _tell(self, event: Event) -> None:
         say(str(event))

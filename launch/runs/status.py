@@ -30,8 +30,10 @@ from launch.console.display import age
 from launch.runs.attempts import Attempt, attempts_of
 from launch.runs.commands import run_command
 from launch.runs.run import Run
+from launch.runs.silence import silence_of
 from launch.runs.waiting import expected_start, notes_on
 
+TRAINS = ("training", "RUNNING")  # states begin with, here and on Slurm
 ENDED = ("finished", "stopped", "paused")  # a job's last word
 
 
@@ -208,6 +210,9 @@ class RunStatus:
     def note(self) -> str:
         """Return what a person should know: why it waits, until when, why it failed."""
         notes = self._notes_of_slurm()
+        if self.state().startswith(TRAINS):
+            records = [] if self.is_here else self.records()
+            notes += filter(None, [silence_of(self.progress(), self.entries, records)])
         for entry in self.entries:
             if entry.attempt == self.entries[-1].attempt and _is_worth_a_note(entry.event):
                 notes.append(str(entry.event))

@@ -24,5 +24,5 @@ def reporter_in(folder: Path, monkeypatch: pytest.MonkeyPatch, **settings: Any) 
         seq_len=8, micro_batch_size=8, **settings,
     )  # fmt: skip
     world = World(0, 1, 0, 1, "7", "")
-    guard: Any = SimpleNamespace(working=lambda phase: None, asked=lambda: False)
+    guard: Any = SimpleNamespace(working=lambda phase: None, asked=lambda: False, step_seconds=0.25)
     return Reporter(config, 0, world, torch.device("cpu"), guard, None, Timesheet())

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from instruct_core.checkpoints.manifest import Progress as StepProgress
 from instruct_core.storage import patience
+from instruct_core.train.progress import StepReport
 from jobs import job_folder
 from jobs import reporter as module
 from jobs.events import Finished
@@ -59,3 +61,20 @@ def test_step_does_not_wait_for_a_disk_that_fails(reporter: Reporter, disk: Disk
     reporter._report_progress("running", global_step=1)
 
     assert disk.clock.now == before
+
+
+@pytest.mark.parametrize("phase", ["save", "evaluation", "settling", "ending"])
+def test_progress_says_when_a_step_was_made_and_not_while_something_else_is_done(
+    reporter: Reporter, tmp_path: Path, phase: str
+) -> None:
+    values = {"train/loss": 1.0, "train/tokens_per_second": 2.0, "time/data_seconds": 0.0}
+
+    reporter.on_step(StepReport(StepProgress(1, 8, 64), values))
+    stepping = read_progress(tmp_path / "job")
+    reporter.working(phase)
+
+    assert stepping.stepped_at is not None
+    assert stepping.stepped_at <= stepping.updated_at
+    assert stepping.step_seconds == 0.25
+    assert read_progress(tmp_path / "job").stepped_at is None
+    assert read_progress(tmp_path / "job").global_step == 1
