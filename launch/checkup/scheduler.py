@@ -29,6 +29,7 @@ from launch.cluster.request import request_of, resources_of
 from launch.cluster.slurm import test_submission
 from launch.console.lines import counted
 from launch.flags.slurm import SlurmFlags
+from launch.flags.variables import naming
 
 ANSWER_SECONDS = 4.0  # for Slurm's controller, which answers in a hundredth
 LEAST_SECONDS = 5  # that a step and a save fit into
@@ -119,8 +120,9 @@ def _unanswered(said: str, typed: str | None) -> Finding:
 
 
 def _offer_of(flags: SlurmFlags, config: Mapping[str, str]) -> Offer:
-    name, facts = find_partition(flags.partition)
-    return Offer(name, facts, config, usable_nodes(name, flags))
+    with naming({"partition": flags.partition}):
+        name, facts = find_partition(flags.partition)
+        return Offer(name, facts, config, usable_nodes(name, flags))
 
 
 def _limits(offer: Offer) -> Finding:

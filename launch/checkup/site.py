@@ -23,6 +23,7 @@ from launch.cluster.slurm import test_submission
 from launch.flags.sbatch import options_of, words_of
 from launch.flags.site import VARIABLE, home_profile
 from launch.flags.slurm import SlurmFlags
+from launch.flags.variables import value_of
 
 
 def check_can_write() -> Path:
@@ -63,9 +64,9 @@ def write_site(flags: SlurmFlags, offer: Offer | None) -> Path:
     own = replace(
         flags,
         after=None,  # of one job
-        partition=flags.partition or os.environ.get("SBATCH_PARTITION") or offer.partition,
-        account=flags.account or os.environ.get("SBATCH_ACCOUNT"),
-        qos=flags.qos or os.environ.get("SBATCH_QOS"),
+        partition=value_of("partition", flags.partition) or offer.partition,
+        account=value_of("account", flags.account),
+        qos=value_of("qos", flags.qos),
     )
     own = replace(own, sbatch=words_of(options_of([*own.sbatch, *wanted_options(own)])))
     path.parent.mkdir(parents=True, exist_ok=True)

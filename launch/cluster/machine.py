@@ -84,7 +84,7 @@ def choose_cluster(asked: Cluster, clusters: str | None = None) -> Choice:
     """
     if asked in ("local", "debug"):
         return Choice(asked, "")
-    use_cluster(clusters)
+    named = use_cluster(clusters)
     if shutil.which("sbatch") is None:
         if asked == "slurm":
             raise ConfigError("--cluster slurm needs sbatch on PATH, and there is none. Log in to a "
@@ -94,12 +94,12 @@ def choose_cluster(asked: Cluster, clusters: str | None = None) -> Choice:
         run_client(["sinfo", "-h", "-o", "%P"], timeout_seconds=LOOK_SECONDS)
     except SlurmError as error:
         if asked == "slurm":
-            raise ConfigError(f"--cluster slurm cannot be used: {error}") from None
+            raise ConfigError(f"--cluster slurm cannot be used{named}: {error}") from None
         if NO_CLUSTER in str(error):
             return Choice("local", "sbatch is installed here, and no cluster is configured")
         raise ConfigError(
-            f"Slurm is installed here and does not answer: {str(error).rstrip('.')}. Try again, or type "
-            "--cluster local to run here."
+            f"Slurm is installed here and does not answer{named}: {str(error).rstrip('.')}. Try again, "
+            "or type --cluster local to run here."
         ) from None
     return Choice("slurm", "")
 
@@ -112,21 +112,26 @@ def check_nodes_here(nodes: int) -> None:
         )
 
 
-def use_cluster(typed: str | None) -> None:
+def use_cluster(typed: str | None) -> str:
     """
     Have all of Slurm's clients ask the cluster that the job will go to.
 
     Args:
-        typed: Its name; else SLURM_CLUSTERS and SBATCH_CLUSTERS are taken.
+        typed: Its name; else SLURM_CLUSTERS or SBATCH_CLUSTERS is taken.
+
+    Returns:
+        The variable that was taken, for messages, as in " (SLURM_CLUSTERS=moon)"; "" for none.
 
     Raises:
         ConfigError: They name several: what one offers is not what another does.
     """
-    name = typed or os.environ.get(CLUSTERS) or os.environ.get("SBATCH_CLUSTERS") or ""
+    variable = next(filter(os.environ.get, (CLUSTERS, "SBATCH_CLUSTERS")), "")
+    name = typed or os.environ.get(variable, "")
     if "," in name:
-        raise ConfigError(f"{CLUSTERS} names several clusters, {name}. Give one with --clusters.")
+        raise ConfigError(f"{variable} names several clusters, {name}. Give one with --clusters.")
     if name:
         os.environ[CLUSTERS] = name
+    return f" ({variable}={name})" if name and not typed else ""
 
 
 def num_cores() -> int:

@@ -9,7 +9,6 @@ Sources: `scontrol show partition`, `show node` and `show config`, which every c
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
@@ -17,6 +16,7 @@ from typing import NamedTuple, Protocol
 from instruct_core.errors import ConfigError
 from jobs.slurm import fields_of, run_client
 from launch.flags.slurm import minutes_in
+from launch.flags.variables import value_of
 
 # Words in the names of GPUs below compute capability 8.0, which have no bf16.
 OLD_GPUS = {
@@ -66,7 +66,7 @@ def find_partition(typed: str | None) -> tuple[str, dict[str, str]]:
         ConfigError: There is none of a name, or it takes no jobs, or none is the default.
     """
     known = partitions()
-    names = typed or os.environ.get("SBATCH_PARTITION") or ""
+    names = value_of("partition", typed) or ""
     default = [name for name, facts in known.items() if facts.get("Default") == "YES"]
     if not names and not default:
         raise ConfigError(f"--partition must be one of {', '.join(known)}: there is no default.")

@@ -24,6 +24,7 @@ from launch.cluster.script import Resources
 from launch.console.lines import counted
 from launch.flags.sbatch import WRITTEN, options_of
 from launch.flags.slurm import SlurmFlags
+from launch.flags.variables import VARIABLES, naming, taken, value_of
 
 LONGEST_DEFAULT_MINUTES = 24 * 60
 # Options of sbatch by which a person says which nodes it shall be, good or bad.
@@ -67,12 +68,17 @@ def request_of(
         SlurmError: Slurm does not answer.
     """
     check_after(flags.after)
+    with naming({"partition": flags.partition}):
+        return _request_of(flags, nodes, ranks_per_node, wants_gpus)
+
+
+def _request_of(flags: SlurmFlags, nodes: int, ranks_per_node: int, wants_gpus: bool) -> Request:
     partition, facts = find_partition(flags.partition)
     minutes = _minutes(flags.time, facts, partition)
     fitting = nodes_that_fit(usable_nodes(partition, flags), ranks_per_node, wants_gpus, partition)
     most = num_in_one(fitting, partition)
     _at_most("--nodes", nodes, most, f"partition {partition} for such a job")
-    default = "" if flags.partition else " (the cluster's default)"
+    default = "" if value_of("partition", flags.partition) else " (the cluster's default)"
     notes = notes_on_options(flags)
     if facts.get("State") == "DOWN":
         notes.append(f"Partition {partition} is DOWN: the job waits until it is up")
@@ -254,8 +260,9 @@ def resources_of(
         cpus_per_task=request.cpus_per_task,
         mem_mb=request.mem_mb,
         lead_seconds=lead_of(request.minutes, flags.lead, needed_seconds),
-        account=flags.account or os.environ.get("SBATCH_ACCOUNT"),
-        qos=flags.qos or os.environ.get("SBATCH_QOS"),
+        account=value_of("account", flags.account),
+        qos=value_of("qos", flags.qos),
+        variables=taken({name: getattr(flags, name) for name in VARIABLES}),
         gpu_type=flags.gpu_type,
         constraint=flags.constraint,
         exclude=",".join(filter(None, (flags.exclude, *request.left_out))) or None,

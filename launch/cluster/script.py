@@ -83,6 +83,13 @@ class Resources:
     after: tuple[str, ...] = ()  # job ids that must have ended well
     array: str | None = None  # task numbers as sbatch takes them: 0-15%8
     first_task: int = 0  # number that array task 0 stands for
+    variables: tuple[str, ...] = ()  # of the environment, that stand for flags: SBATCH_QOS=high
+
+    @property
+    def place(self) -> str:
+        """Its partition, and what nobody has typed, for messages."""
+        given = f" ({', '.join(self.variables)})" if self.variables else ""
+        return f"partition {self.partition}{given}"
 
     @property
     def gpus(self) -> str | None:

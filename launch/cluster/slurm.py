@@ -259,7 +259,7 @@ def test_submission(folder: Path, resources: Resources) -> str:
     try:
         said = judged(text, resources)
     except SlurmError as error:
-        what, said = f"Slurm refuses this job in partition {resources.partition}", str(error)
+        what, said = f"Slurm refuses this job in {resources.place}", str(error)
         advice = remedy(text, said) or "See it: --dry-run"
         raise ConfigError(f"{what}: {said.rstrip('.')}. {advice}") from None
     return believable(said.partition(" to start at ")[2].partition(" ")[0])
