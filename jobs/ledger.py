@@ -27,7 +27,7 @@ from instruct_core.errors import CorruptFileError
 from instruct_core.events import Event, Saved
 from instruct_core.storage.patience import LOOK_AGAIN_SECONDS, patiently
 from instruct_core.storage.store import Store
-from jobs.events import UNREADABLE, Crashed, Unknown, Warned, event_of
+from jobs.events import UNREADABLE, Crashed, Resumed, Unknown, Warned, event_of
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +88,8 @@ class Ledger:
         is_hasty = is_hasty or self.is_behind or patience_seconds > 0 or isinstance(event, Warned)
         self._write(self._hasty if is_hasty else self._patient, patience_seconds)
         said = ", ".join(f"{key} {_rounded(value)}" for key, value in event.facts.items())
-        logger.info("%s %s", event.name, " ".join(said.split()))  # one line, whoever is quoted
+        name = "begins at" if event == Resumed(0) else event.name
+        logger.info("%s %s", name, " ".join(said.split()))  # one line, whoever is quoted
 
     def catch_up(self, patience_seconds: float) -> bool:
         """Write what the disk has refused to take, if there is such; False where it refuses it still."""

@@ -100,7 +100,7 @@ class Reporter:
             attempt=number,
         )
         if world.rank == 0:
-            logger.info("Settings:\n%s", describe(config))
+            logger.info("Settings other than the defaults: %s", describe(config))
 
     def note(self, event: Event, patience_seconds: float = 0.0) -> None:
         """Write an event into the ledger, on rank 0; the last one with patience, as `Ledger.note`."""
@@ -248,8 +248,11 @@ class Reporter:
             facts = {"loss": loss, "tokens_per_second": speed}
             rhythm = {"stepped_at": time.time(), "step_seconds": self._guard.step_seconds}
             self._report_progress("running", global_step=step, **facts, **rhythm)
-            text = "step %d of %d, loss %.4f, %.0f tokens/s"
-            logger.info(text, step, self._progress.max_steps, loss, speed)
+            end = self._progress.max_steps or 0
+            to_go = ""
+            if rhythm["step_seconds"]:  # known from the second step on
+                to_go = f", {(end - step) * rhythm['step_seconds'] / 60:.1f} min to go"
+            logger.info("step %d of %d, loss %.4f, %.0f tokens/s%s", step, end, loss, speed, to_go)
 
     def _report_progress(self, state: str, patience_seconds: float = 0.0, **facts: Any) -> None:
         if self._world.rank == 0:

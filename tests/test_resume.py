@@ -122,7 +122,8 @@ def test_curves_are_those_of_one_run(undisturbed: Path, interrupted: Path) -> No
 def test_logs_tell_of_all_attempts_on_this_machine_too(interrupted: Path) -> None:
     shown = launch("logs", "r", cwd=interrupted).stdout
 
-    assert shown.count("rank 0 resumed step ") == 4
+    assert shown.count("rank 0 begins at step 0\n") == 1
+    assert shown.count("rank 0 resumed step ") == 3
     assert shown.endswith(f"rank 0 finished step {STEPS}\n")
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
 
-from instruct_core.config import TrainConfig, from_json, identity_of, to_json
+from instruct_core.config import TrainConfig, describe, from_json, identity_of, to_json
 from instruct_core.errors import ConfigError
 from instruct_core.recipe import Recipe
 
@@ -58,3 +58,12 @@ def test_every_setting_says_whether_a_run_keeps_it() -> None:
 
 def test_settings_come_back_from_json() -> None:
     assert from_json(to_json(CONFIG), "run.json") == CONFIG
+
+
+def test_log_has_the_settings_that_are_not_the_defaults_on_one_line() -> None:
+    config = replace(CONFIG, seq_len=8, clip=1.0, lora=2)
+
+    assert describe(config) == (
+        'run "r", shards "s", checkpoints "c", runs "t", init "random", model "tiny", '
+        'data_fingerprint "f", seq_len 8, lora 2'
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -78,3 +79,17 @@ def test_progress_says_when_a_step_was_made_and_not_while_something_else_is_done
     assert stepping.step_seconds == 0.25
     assert read_progress(tmp_path / "job").stepped_at is None
     assert read_progress(tmp_path / "job").global_step == 1
+
+
+@pytest.mark.parametrize(("step_seconds", "to_go"), [(0.0, ""), (60.0, ", 3.0 min to go")])
+def test_log_says_how_long_the_rest_takes_once_that_is_known(
+    reporter: Reporter, caplog: pytest.LogCaptureFixture, step_seconds: float, to_go: str
+) -> None:
+    caplog.set_level("INFO")
+    guard: Any = reporter._guard
+    guard.step_seconds = step_seconds
+    values = {"train/loss": 1.0, "train/tokens_per_second": 2.0, "time/data_seconds": 0.0}
+
+    reporter.on_step(StepReport(StepProgress(1, 8, 64), values))
+
+    assert caplog.messages[-1] == f"step 1 of 4, loss 1.0000, 2 tokens/s{to_go}"
