@@ -9,6 +9,7 @@ Tables, and progress bars on a terminal; nothing moves where the output goes to 
 from __future__ import annotations
 
 import textwrap
+import time
 from collections.abc import Iterator
 
 from rich.cells import cell_len, set_cell_size
@@ -144,6 +145,11 @@ def age(seconds: float) -> str:
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"
     return f"{seconds:.0f} s"
+
+
+def zone() -> str:
+    """Return the time zone of the dates that are shown."""
+    return time.strftime("%Z")
 
 
 def clock(seconds: float) -> str:

@@ -58,13 +58,20 @@ def _show_arrays(
             continue
         table.add_row(
             store.url.rsplit("/", 1)[-1].removesuffix(".parts"),
-            job.summary() or ("complete" if store.exists("manifest.json") else "ended"),
+            state_of(job, is_made=store.exists("manifest.json")),
             ", ".join(job.job_ids),
             f"{plan.num_parts - len(missing_in(store, plan))} of {plan.num_parts}",
             _note_on(job),
         )
     if table.rows:
         show_table(table)
+
+
+def state_of(job: SlurmJob, is_made: bool) -> str:
+    """Return how array jobs stand: what Slurm says of those that go on, or whether all is made."""
+    if job.is_running():
+        return job.summary()
+    return "complete" if is_made else "ended"
 
 
 def _note_on(job: SlurmJob) -> str:

@@ -16,7 +16,7 @@ from rich.table import Table
 from instruct_core.recipe import flag_of
 from jobs.receipt import CAUSES, Receipt
 from launch.cluster.slurm import SlurmJob
-from launch.console.display import age, clock, show_table, stretch_bar
+from launch.console.display import age, clock, show_table, stretch_bar, zone
 from launch.console.lines import counted, say
 from launch.runs.commands import filled, run_command
 from launch.runs.pace import left_of, unsaved_of
@@ -63,7 +63,16 @@ def own_ways(asked: Mapping[str, Any]) -> str:
 
 
 def _show_attempts(status: RunStatus) -> None:
-    titles = ("attempt", "started", "job", "from step", "to step", "lost", "when", "end")
+    titles = (
+        "attempt",
+        f"started ({zone()})",
+        "job",
+        "from step",
+        "to step",
+        "lost",
+        "when",
+        "end",
+    )
     table, attempts = Table(*titles, box=None), status.attempts()
     begun = attempts[0].started_at
     span = max(a.ended_at or time.time() for a in attempts) - begun

@@ -153,6 +153,8 @@ class RunStatus:
         if ended or said in ENDED:
             return ended or str(said)
         ended = self.slurm.state() if self.slurm is not None else ""
+        if ended == "CANCELLED":
+            return "stopped"  # as where its ranks had begun, and could say so
         if ended or said is not None or self._newest_committed is None:
             return ended or ("not started" if said is None else "ended without a word")
         # Its checkpoints are here, and what its jobs have left is not: a copy, or its ledger was removed.

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 
 from jobs.slurm import JobRecord
 from launch.cluster.slurm import NEVER_STARTS, NEVER_STARTS_HELP, believable
+from launch.console.display import zone
 
 NODES_AWAY = "its nodes are down, drained or reserved: another --partition may be free (sinfo)"
 RELEASE = "it is held: scontrol release {job}"
@@ -82,7 +83,7 @@ def notes_on(record: JobRecord) -> Iterator[str]:
         yield NEVER_STARTS_HELP
         return
     if start := expected_start(record):
-        yield f"expected start {start}"
+        yield f"expected start {start} {zone()}"
     fitting = [word for word in REASONS if record.reason.startswith(word)]
     if fitting:
         yield REASONS[max(fitting, key=len)].format(job=job_id)

@@ -39,6 +39,7 @@ from launch.cluster.request import request_of, resources_of
 from launch.cluster.script import Resources, batch_script, notes_on
 from launch.cluster.slurm import SlurmJob, running_array, submit_slurm, test_submission
 from launch.console.ctrl_c import EXIT_INTERRUPTED
+from launch.console.display import zone
 from launch.console.lines import counted
 from launch.flags.finetune import Finetune
 from launch.flags.site import Site
@@ -129,7 +130,7 @@ class OnSlurm:
             notes.insert(0, f"Site    {line}")
         start = test_submission(self._run.job_parent, resources)
         if start and not resources.after:  # nobody knows when what it waits for ends
-            notes.append(f"Expected start: {start}")
+            notes.append(f"Expected start: {start} {zone()}")
         if not cluster_limits().requeue_by_default:
             notes.append(
                 "Requeue: this cluster does not requeue jobs by itself (JobRequeue=0), so the job asks "

@@ -17,6 +17,7 @@ from launch.cluster.job_folder import array_parent, new_job_folder
 from launch.cluster.slurm import SlurmJob
 from launch.flags.status import Status
 from launch.runs import overview
+from launch.runs.arrays import state_of
 from launch.runs.overview import show_status
 from tests.launch.played_slurm import PlayedSlurm
 
@@ -43,6 +44,24 @@ def test_arrays_that_fill_a_bucket_are_shown_from_where_they_were_queued(
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["mine", "1", "PENDING", "7", "0", "of", "3"] in lines
     assert not [line for line in lines if line[:1] == ["other"]]
+
+
+@pytest.mark.parametrize(
+    ("slurm_says", "is_made", "told"),
+    [
+        ("COMPLETED", True, "complete"),
+        ("COMPLETED", False, "ended"),
+        ("RUNNING", False, "1 RUNNING"),
+    ],
+)
+def test_array_that_has_ended_is_told_by_what_it_has_made(
+    tmp_path: Path, slurm: PlayedSlurm, slurm_says: str, is_made: bool, told: str
+) -> None:
+    slurm.add("7")
+    slurm.change("7", JobState=slurm_says)
+    note_job(tmp_path, "7")
+
+    assert state_of(SlurmJob(tmp_path), is_made) == told
 
 
 def test_bucket_of_shards_that_does_not_answer_is_one_line(

@@ -9,6 +9,7 @@ import pytest
 
 from instruct_core.errors import ConfigError, MissingError
 from launch.cluster.slurm import SlurmJob
+from launch.console.display import zone
 from launch.console.lines import EXIT_FAILED
 from launch.flags.logs import Logs
 from launch.runs.log import show_log
@@ -76,7 +77,7 @@ def test_follower_of_a_queued_run_says_for_what_and_until_when(
         "Run r: PENDING (Resources)", "Run r: PENDING (Priority)", "Run r: RUNNING",
         "Run r: PENDING (BeginTime)",
     ]  # fmt: skip
-    assert "expected start 2001-01-01T08:00:00; waits for free nodes" in said.err
+    assert f"expected start 2001-01-01T08:00:00 {zone()}; waits for free nodes" in said.err
     assert "comes back after a requeue" in said.err
 
 

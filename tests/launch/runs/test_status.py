@@ -18,7 +18,7 @@ from jobs.ledger import Ledger
 from jobs.slurm import JobRecord
 from launch.cluster.lock import RunLock
 from launch.cluster.slurm import SlurmJob
-from launch.console.display import age
+from launch.console.display import age, zone
 from launch.flags.status import Status
 from launch.runs.overview import show_status
 from launch.runs.run import Run
@@ -138,7 +138,11 @@ def queued(project: Path, slurm: PlayedSlurm, **facts: str) -> RunStatus:
 @pytest.mark.parametrize(
     ("reason", "start", "note"),
     [
-        ("Resources", "2001-01-01T08:00:00", f"expected start 2001-01-01T08:00:00; {BUSY}"),
+        (
+            "Resources",
+            "2001-01-01T08:00:00",
+            f"expected start 2001-01-01T08:00:00 {zone()}; {BUSY}",
+        ),
         ("Resources", "2100-01-01T08:00:00", BUSY),  # what Slurm says where it does not know
         ("Resources", "Unknown", BUSY),
         ("None", "Unknown", ""),

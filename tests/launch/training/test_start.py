@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from launch.console.display import zone
 from tests.conftest import TINY_RUN, launch
 from tests.launch.played_slurm import PlayedSlurm
 from tests.launch.test_errors import snapshot
@@ -254,7 +255,7 @@ def test_start_is_not_foretold_where_nobody_knows_it(
     assert "Expected start" not in looked(desk, *words)
 
     PlayedSlurm(desk / "soon", monkeypatch, start="2001-01-01T08:00:00")
-    assert "Expected start: 2001-01-01T08:00:00" in looked(desk, *words)
+    assert f"Expected start: 2001-01-01T08:00:00 {zone()}" in looked(desk, *words)
     made = launch("preprocess", "--source=builtin", "--limit-rows=9", "--out=s", cwd=desk)
     assert made.returncode == 0, made.stderr
     assert "Expected start" not in looked(desk, *words, "--after=1")
