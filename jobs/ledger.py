@@ -189,6 +189,49 @@ def read_ledger(store: Store) -> list[Entry]:
     return [entry for name in _files_of(store) for entry in _read_file(store, name)]
 
 
+class GrowingLedger:
+    """
+    A run's ledger, for who looks at it again and again: what has not grown is not read again.
+
+    Args:
+        store: Of the ledger.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._files: dict[str, tuple[bytes, list[Entry]]] = {}
+        self._told: set[str] = set()
+
+    def entries(self) -> list[Entry]:
+        """Return all events, as `read_ledger`."""
+        return [entry for name in sorted(self._files) for entry in self._files[name][1]]
+
+    def news(self) -> list[Entry]:
+        """Look at it again; return what nobody has told before, which a lost attempt may add late."""
+        fresh = []
+        for name, size in self._sizes().items():
+            before, _ = self._files.get(name, (None, []))
+            if before is not None and len(before) == size:
+                continue
+            text = self._store.read(name)
+            if text != before:
+                self._files[name] = text, _entries_in(text, name)
+                fresh += self._files[name][1]
+        news = {repr(entry): entry for entry in fresh if repr(entry) not in self._told}
+        self._told |= news.keys()
+        return list(news.values())
+
+    def _sizes(self) -> dict[str, int | None]:
+        """Return each file's size; None for the newest: a node may know an old one, and it is read."""
+        if not self._store.is_local:
+            sizes = self._store.sizes()
+            names = [name for name in sizes if ATTEMPT_FILE.fullmatch(name)]
+        else:
+            names = _files_of(self._store)
+            sizes = {name: self._store.size_bytes(name) for name in names[:-1]}
+        return {name: sizes[name] for name in names[:-1]} | dict.fromkeys(names[-1:])
+
+
 def has_ledger(store: Store) -> bool:
     """Return True if an attempt has written anything down there."""
     return bool(_files_of(store))

@@ -34,6 +34,7 @@ from jobs.slurm import (
     show_jobs,
     tasks_of,
 )
+from launch.cluster.expected import believable
 from launch.cluster.job_folder import UNLIMITED, array_parent
 from launch.cluster.machine import LOOK_SECONDS
 
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
 
 UNKNOWN = "unknown (Slurm does not answer)"
 ASK_AGAIN_SECONDS = 2.0  # one question to Slurm's controller serves so long
-FARTHEST_SECONDS = 360 * 86400.0  # Slurm's word for "nobody knows" is a year from now
 AWAY_SECONDS = 30.0  # and one that it did not answer, so long
 NEVER_STARTS = "DependencyNeverSatisfied"
 NEVER_STARTS_HELP = (
@@ -98,6 +98,7 @@ class SlurmJob:
     cluster: str = ""  # of Slurm's, where there are several
     _records: list[JobRecord] = field(default_factory=list)
     _asked_at: float = float("-inf")
+    _forgotten: set[str] = field(default_factory=set)  # earlier jobs, which Slurm never knows again
 
     @classmethod
     def found(cls, note: Path, controller: Controller | None = None) -> SlurmJob | None:
@@ -154,12 +155,14 @@ class SlurmJob:
     def records(self) -> list[JobRecord]:
         """Return what Slurm knows about the jobs; [] where it has forgotten them."""
         if time.monotonic() - self._asked_at > ASK_AGAIN_SECONDS:
-            self._records = [
-                record
-                for job_id in self.job_ids
-                for record in self.controller.records(job_id, self.cluster)
-            ]
-            self._asked_at = time.monotonic()
+            ids, records = self.job_ids, list[JobRecord]()
+            for job_id in ids:
+                if job_id not in self._forgotten:
+                    found = self.controller.records(job_id, self.cluster)
+                    records += found
+                    if not found and job_id != ids[-1]:
+                        self._forgotten.add(job_id)
+            self._records, self._asked_at = records, time.monotonic()
         return self._records
 
     def is_running(self) -> bool:
@@ -263,15 +266,6 @@ def test_submission(folder: Path, resources: Resources) -> str:
         advice = remedy(text, said) or "See it: --dry-run"
         raise ConfigError(f"{what}: {said.rstrip('.')}. {advice}") from None
     return believable(said.partition(" to start at ")[2].partition(" ")[0])
-
-
-def believable(start: str) -> str:
-    """Return a start that Slurm expects; "" where it expects none, or only says a year from now."""
-    try:
-        begins = time.mktime(time.strptime(start, "%Y-%m-%dT%H:%M:%S"))
-    except ValueError:
-        return ""
-    return start if begins - time.time() < FARTHEST_SECONDS else ""
 
 
 def submit_slurm(function: Callable[[], Any], folder: Path, resources: Resources) -> str:

@@ -25,7 +25,7 @@ from jobs.events import Resumed
 from jobs.failures import read_outcome
 from jobs.job_folder import Progress as JobProgress
 from jobs.job_folder import read_progress
-from jobs.ledger import Entry, read_ledger
+from jobs.ledger import GrowingLedger
 from jobs.process import put_back
 from launch.cluster.local import LocalJob
 from launch.cluster.slurm import NEVER_STARTS_HELP, SlurmJob
@@ -104,8 +104,8 @@ class _Follower:
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
     def __init__(self, job: LocalJob | SlurmJob) -> None:
-        self._job, self._ledger = job, Store(job.ledger)
-        self._told = {repr(entry) for entry in read_ledger(self._ledger)}
+        self._job, self._ledger = job, GrowingLedger(Store(job.ledger))
+        self._ledger.news()  # what was told before it is followed
         self._line_at, self._line_step, self._seen_at = time.monotonic(), 0, 0.0
         self._noted: set[str] = set()
         self._told_wait, self._is_silent = "", False
@@ -157,16 +157,11 @@ class _Follower:
     def _show(self, bar: Progress, task: TaskID) -> None:
         # First: a step that it names has been told by then, if there was anything to tell of it.
         progress = read_progress(self._job.folder)
-        entries = read_ledger(self._ledger)
-        for entry in entries:
-            if (
-                repr(entry) not in self._told
-            ):  # a lost attempt may add to its file later than another
-                self._told.add(repr(entry))
-                self._tell(entry.event)
+        for entry in self._ledger.news():
+            self._tell(entry.event)
         if progress.loss is None:
             return
-        self._tell_silence(progress, entries)
+        self._tell_silence(progress)
         numbers = f"loss {progress.loss:.4f}, {progress.tokens_per_second:,.0f} tokens/s"
         step, total = progress.global_step or 0, progress.max_steps
         bar.update(task, completed=step, total=total, numbers=numbers)
@@ -176,7 +171,7 @@ class _Follower:
             self._line_at, self._line_step = time.monotonic(), step
             say(f"Step {step} of {total}: {numbers}")
 
-    def _tell_silence(self, progress: JobProgress, entries: list[Entry]) -> None:
+    def _tell_silence(self, progress: JobProgress) -> None:
         """Say once that the run makes no steps, where its job is not back in the queue."""
         records = []
         if isinstance(self._job, SlurmJob):
@@ -184,7 +179,7 @@ class _Follower:
                 records = self._job.records()
             if not any(record.is_running for record in records):
                 return
-        silence = silence_of(progress, entries, records)
+        silence = silence_of(progress, self._ledger.entries(), records)
         if silence and not self._is_silent:
             say(f"Step {progress.global_step}: {silence}")
         self._is_silent = bool(silence)

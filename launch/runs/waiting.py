@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from jobs.slurm import JobRecord
-from launch.cluster.slurm import NEVER_STARTS, NEVER_STARTS_HELP, believable
+from launch.cluster.expected import believable
+from launch.cluster.slurm import NEVER_STARTS, NEVER_STARTS_HELP
 from launch.console.display import zone
 
 NODES_AWAY = "its nodes are down, drained or reserved: another --partition may be free (sinfo)"
