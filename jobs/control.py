@@ -25,6 +25,7 @@ from types import TracebackType
 from typing import Literal, NamedTuple, Self, cast
 
 from instruct_core.checkpoints.steps import newest_attempt, newest_committed_step
+from instruct_core.storage.json_text import loose_json
 from instruct_core.storage.store import Store
 from instruct_core.train.wishes import Wishes
 from jobs.events import Asked
@@ -105,8 +106,8 @@ def last_step(requests: list[Request], max_steps: int) -> int:
 def asker(store: Store, request: Request) -> str:
     """Return who asked, as one line of printable characters."""
     try:
-        by = str(json.loads(store.read(request.file, 1 << 16))["by"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):  # it may not be ours to read
+        by = str(loose_json(store.read(request.file, 1 << 16))["by"])
+    except (OSError, ValueError, KeyError, TypeError):  # it may not be ours to read
         return "somebody"
     return "".join(c for c in by if c.isprintable())[:LONGEST_NAME] or "somebody"
 
@@ -125,8 +126,8 @@ def _saved_before(store: Store, request: Request, newest: int) -> int:
     The file may not be ours to read, or of an older version: a save too many costs less than one too few.
     """
     try:
-        return int(json.loads(store.read(request.file, 1 << 16))["saved"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return int(loose_json(store.read(request.file, 1 << 16))["saved"])
+    except (OSError, ValueError, KeyError, TypeError):
         return newest
 
 

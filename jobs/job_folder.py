@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 
 from instruct_core.converter import structure
 from instruct_core.errors import InstructError
+from instruct_core.storage.json_text import loose_json
 from instruct_core.storage.names import scratch_of
 from instruct_core.storage.patience import on_a_disk, patiently
 from instruct_core.storage.plain_errors import may_pass
@@ -123,8 +124,8 @@ def read_all_progress(folder: Path) -> list[Progress]:
 def read_record(path: Path, kind: type[T]) -> T | None:
     """Return a record; None where there is nothing, or a lost node left half of it."""
     try:
-        return structure(json.loads(path.read_text(encoding="utf-8")), kind, str(path))
-    except (FileNotFoundError, ValueError, RecursionError):
+        return structure(loose_json(path.read_text(encoding="utf-8")), kind, str(path))
+    except (FileNotFoundError, ValueError):
         return None
 
 
@@ -140,8 +141,8 @@ def or_unknown(read: Callable[[], T], unknown: T) -> T:
 def read_json(path: Path) -> dict[str, Any]:
     """Return what `replace_json` wrote; {} where there is nothing, or a lost node left half of it."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError, RecursionError):
+        document = loose_json(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
         return {}
     return document if isinstance(document, dict) else {}
 

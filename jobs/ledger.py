@@ -25,6 +25,7 @@ from instruct_core.checkpoints.manifest import Manifest
 from instruct_core.converter import structure
 from instruct_core.errors import CorruptFileError
 from instruct_core.events import Event, Saved
+from instruct_core.storage.json_text import loose_json
 from instruct_core.storage.patience import LOOK_AGAIN_SECONDS, patiently
 from instruct_core.storage.store import Store
 from jobs.events import UNREADABLE, Crashed, Resumed, Unknown, Warned, event_of
@@ -285,8 +286,8 @@ class _Head:
 def _entry(line: str, attempt: int, where: str) -> Entry:
     problem = f"{where} is no line of a ledger"
     try:
-        document = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        document = loose_json(line)
+    except ValueError as error:
         raise CorruptFileError(f"{problem}: {error}.") from None
     head = structure(document, _Head, problem)
     if not 0 <= head.utc_seconds < LATEST or not all(0 <= s < LATEST for s in head.spent.values()):

@@ -12,7 +12,6 @@ is kept for whoever looks for a reason.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import platform
@@ -24,6 +23,7 @@ from typing import Any, NamedTuple
 
 from instruct_core.errors import InstructError
 from instruct_core.storage.documents import dump_document
+from instruct_core.storage.json_text import loose_json
 from instruct_core.storage.store import Store
 from jobs.events import Changed
 from jobs.slurm import run_client
@@ -113,8 +113,8 @@ def kept_surroundings(runs: Store) -> dict[int, dict[str, Any]]:
     kept = {}
     for name in runs.names():
         if match := FILE.fullmatch(name):
-            with contextlib.suppress(OSError, ValueError, RecursionError):
-                document = json.loads(runs.read(name, at_most=MOST_BYTES))
+            with contextlib.suppress(OSError, ValueError):
+                document = loose_json(runs.read(name, at_most=MOST_BYTES))
                 if isinstance(document, dict):
                     kept[int(match[1])] = document
     return dict(sorted(kept.items()))
@@ -124,7 +124,7 @@ def _of_the_attempt_before(runs: Store, attempt: int) -> dict[str, Any]:
     found = [(int(match[1]), name) for name in runs.names() if (match := FILE.fullmatch(name))]
     for number, name in sorted(found, reverse=True):
         if number < attempt:
-            document = json.loads(runs.read(name, at_most=MOST_BYTES))
+            document = loose_json(runs.read(name, at_most=MOST_BYTES))
             return document if isinstance(document, dict) else {}
     return {}
 

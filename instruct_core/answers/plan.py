@@ -173,19 +173,11 @@ def scan_prompts(
 
     Raises BadRowError or ConfigError: a bad row, no row, unknown columns.
     """
-    check, names = ColumnCheck(source, columns, is_answered=False), {exchanges_name(template)}
-
-    def read(record: Record) -> None:
-        try:
-            with contextlib.suppress(EmptyQuestionError):  # answered with nothing
-                turns = check.chat(record).turns
-                template.segments(turns, asks=True)
-                names.add(_name_of(template, turns))
-            refuse_taken(record.value, settings.answer_column)
-        except ValueError as error:
-            raise _bad_row(record, error) from None
-
-    if not (ranges := scan_ranges(source, limit_rows, rows_per_part, read, progress)).num_rows:
+    check = ColumnCheck(source, columns, is_answered=False)
+    asked = _Questions(check, template, settings.answer_column)
+    if not (
+        ranges := scan_ranges(source, limit_rows, rows_per_part, asked.read, progress)
+    ).num_rows:
         raise ConfigError(f"Source {source.name} has no rows.")
     return AnswerPlan(
         source=source.name,
@@ -196,12 +188,40 @@ def scan_prompts(
         rows_per_part=rows_per_part,
         starts=ranges.starts,
         settings=replace(settings, drawing=settings.sampling.drawing),
-        template=max(names),  # sorted by version
+        template=max(asked.names),  # sorted by version
         tokenizer=tokenizer,
         unread=check.unread,
         template_text=template.text,
-        num_filled=check.num_filled or None,
+        num_filled=asked.num_filled or None,
     )
+
+
+class _Questions:
+    """
+    Reads questions for the first time, and notes what decides the answers to all of them.
+
+    Args:
+        check: Knows the columns.
+        template: Writes the questions.
+        answer_column: Where answers will stand, which must be free.
+    """
+
+    def __init__(self, check: ColumnCheck, template: Template, answer_column: str) -> None:
+        self._check, self._template, self._answer_column = check, template, answer_column
+        self.names = {exchanges_name(template)}
+        self.num_filled = 0
+
+    def read(self, record: Record) -> None:
+        """Take a row; raises BadRowError."""
+        try:
+            with contextlib.suppress(EmptyQuestionError):  # answered with nothing
+                chat = self._check.chat(record)
+                self.num_filled += chat.had_fill
+                self._template.segments(chat.turns, asks=True)
+                self.names.add(_name_of(self._template, chat.turns))
+            refuse_taken(record.value, self._answer_column)
+        except ValueError as error:
+            raise _bad_row(record, error) from None
 
 
 def _name_of(template: Template, turns: Sequence[Turn]) -> str:

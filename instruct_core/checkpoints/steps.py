@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 
 from instruct_core.checkpoints.manifest import FileEntry, Manifest, manifest_in
 from instruct_core.errors import ConfigError, CorruptFileError, FencedError
+from instruct_core.storage.json_text import loose_json
 from instruct_core.storage.store import Store
 
 if TYPE_CHECKING:
@@ -264,7 +265,7 @@ def newest_attempt(store: Store) -> int:
 def host_of(store: Store, attempt: int) -> str:
     """Return where rank 0 of an attempt was when it began; "an unknown host" where nobody can tell."""
     try:
-        host = json.loads(store.read(f"attempts/{attempt:04d}.json", at_most=1 << 16))["host"]
+        host = loose_json(store.read(f"attempts/{attempt:04d}.json", at_most=1 << 16))["host"]
     except (OSError, ValueError, KeyError, TypeError):
         host = ""
     return str(host) or "an unknown host"

@@ -26,7 +26,7 @@ from instruct_core.data.record import (
     cut_records,
 )
 from instruct_core.errors import BadRowError
-from instruct_core.storage.documents import RepeatedKeyError, parse_json
+from instruct_core.storage.json_text import NestedError, RepeatedKeyError, parse_json
 
 _TEXTS = {str}
 HEAD_BYTES = 64 << 10  # decides how the rows stand
@@ -261,10 +261,8 @@ def _parse_patiently(raw: bytes, place: Record) -> Record:
         hint = " (it looks like UTF-16)" if raw.startswith((b"\xff\xfe", b"\xfe\xff")) else ""
         problem = f"not valid UTF-8 at byte {error.start} of the line{hint}"
         return place._replace(problem=problem)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, NestedError) as error:
         return place._replace(problem=f"not JSON: {error}")
-    except RecursionError:
-        return place._replace(problem="not JSON: nested too deeply")
     except RepeatedKeyError as error:
         return place._replace(problem=str(error))
     except ValueError:  # Python's limit, which keeps a number from taking minutes

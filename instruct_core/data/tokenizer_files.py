@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from instruct_core.errors import ConfigError, CorruptFileError, MissingError
-from instruct_core.storage.documents import RepeatedKeyError, parse_json
+from instruct_core.storage.json_text import RepeatedKeyError, parse_json
 from instruct_core.storage.store import Store
 
 GPT2 = "gpt2"  # as it is typed: the one that needs no files
@@ -142,7 +142,7 @@ def _object(data: bytes, where: str) -> dict[str, Any]:
             parse_json(data)
     except RepeatedKeyError as error:
         raise CorruptFileError(f"{where} says two things: {error}. Leave one of them.") from None
-    except orjson.JSONDecodeError as error:
+    except ValueError as error:
         raise CorruptFileError(f"{where} is no JSON: {error}. Fetch it again.") from None
     if not isinstance(document, dict):
         raise CorruptFileError(f"{where} is no JSON object. Fetch it again.")

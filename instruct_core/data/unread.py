@@ -77,8 +77,6 @@ class ColumnCheck:
         self._news = News([], Counter())
         self.refused: list[str] = []
         """Columns of the source that look like a field and are not read: where filled, the row is bad."""
-        self.num_filled = 0
-        """Rows that this reader has met whose tools or calls had keys which only other rows have."""
 
     def chat(self, record: Record) -> Chat:
         """
@@ -90,7 +88,6 @@ class ColumnCheck:
         if isinstance(record.value, dict) and not record.value.keys() <= self._seen.keys():
             self.note(name for name in record.value if name not in self._seen)
         chat = chat_of(record, self._columns, self.refused, self._is_answered)
-        self.num_filled += chat.had_fill
         if chat.unread:
             self._news.keys.update(chat.unread)
         return chat

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from instruct_core.storage.documents import RepeatedKeyError, parse_json
+from instruct_core.storage.json_text import RepeatedKeyError, parse_json
 
 
 def text_in(record: dict[str, Any], column: str) -> str:
@@ -55,7 +55,7 @@ def listed(value: Any, what: str, expected: str) -> list[Any]:
             value = parse_json(value)
         except RepeatedKeyError as error:
             raise ValueError(f"{what}: {error}") from None
-        except (ValueError, RecursionError):  # the latter of a thousand brackets
+        except ValueError:
             raise ValueError(
                 f"{what} is a text, and no JSON: expected a list of {expected}"
             ) from None

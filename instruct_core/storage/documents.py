@@ -9,13 +9,13 @@ Reading refuses what nobody of us wrote: too large, not JSON, not an object, a k
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 import xxhash
 
 from instruct_core.errors import CorruptFileError
+from instruct_core.storage.json_text import RepeatedKeyError, parse_json
 from instruct_core.storage.store import Store
 
 MAX_DOCUMENT_BYTES = 64 << 20  # 10^5 shards are 26 MB; parsed, JSON can take 20 times its size
@@ -32,23 +32,6 @@ def dump_document(document: Mapping[str, Any]) -> bytes:
         lines.append(f"{json.dumps(key)}: {text}")
     # Half a letter, as of a name that is no UTF-8, becomes its number, which JSON reads back.
     return ("{\n " + ",\n ".join(lines) + "\n}\n").encode(errors="backslashreplace")
-
-
-class RepeatedKeyError(ValueError):
-    """JSON in which a key stands twice in one object: nobody can tell which of them is meant."""
-
-
-def parse_json(text: str | bytes) -> Any:
-    """Return what JSON says; raises ValueError for none, and RepeatedKeyError."""
-    return json.loads(text, object_pairs_hook=_each_once)
-
-
-def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    document = dict(pairs)
-    if len(document) < len(pairs):
-        [(key, _)] = Counter(key for key, _ in pairs).most_common(1)
-        raise RepeatedKeyError(f"the key {key!r} stands twice in one object")
-    return document
 
 
 def load_document(store: Store, name: str) -> dict[str, Any]:
@@ -69,7 +52,7 @@ def load_document(store: Store, name: str) -> dict[str, Any]:
         document = parse_json(data)
     except RepeatedKeyError as error:
         raise CorruptFileError(f"{where} says two things: {error}. Leave one of them.") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise CorruptFileError(f"{where} is no JSON: {error}.") from error
     if not isinstance(document, dict):
         raise CorruptFileError(f"{where} is no JSON object.")

@@ -25,6 +25,7 @@ import xxhash
 
 from instruct_core.errors import CorruptFileError
 from instruct_core.storage.direct import PAGE_BYTES
+from instruct_core.storage.json_text import loose_json
 
 # bfloat16 has no numpy type: its bytes pass as 16-bit integers, and torch views them.
 NUMPY_TYPES = {
@@ -152,7 +153,7 @@ def parse_header(
         return _parse_header(view, where, view.nbytes if num_bytes is None else num_bytes)
     except CorruptFileError:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CorruptFileError(f"{where} is no complete safetensors file: {error}.") from error
 
 
@@ -169,7 +170,7 @@ def _parse_header(
     header_bytes = int.from_bytes(data[:8], "little")
     if num_bytes < 8 or header_bytes > min(MAX_HEADER_BYTES, num_bytes - 8):
         raise ValueError(f"it ends after {num_bytes} bytes, inside its header")
-    header = json.loads(bytes(data[8 : 8 + header_bytes]))
+    header = loose_json(bytes(data[8 : 8 + header_bytes]))
     metadata = {str(k): str(v) for k, v in header.pop("__metadata__", {}).items()}
     places, position = {}, 8 + header_bytes
     for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):

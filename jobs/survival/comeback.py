@@ -265,10 +265,10 @@ def _queued_unheard(folder: Path) -> str:
     """Return the follow-up of an sbatch that was not answered, if Slurm has one; "" for none."""
     if not or_unknown(lambda: is_unsettled(folder), False):
         return ""
-    for job_id in lost_jobs(folder, follows=own_job_id()):
+    job_id = next(iter(lost_jobs(folder, follows=own_job_id())), "")
+    if job_id:
         note_queued(folder, job_id)
-        return job_id
-    return ""
+    return job_id
 
 
 def main() -> None:

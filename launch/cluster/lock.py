@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from instruct_core.storage.disk import NO_LOCKS
+from instruct_core.storage.json_text import loose_json
 from instruct_core.storage.patience import on_a_disk
 from jobs.process import start_ticks
 
@@ -137,8 +138,8 @@ def holder_of(path: Path) -> Holder | None:
 def _holders_of(path: Path) -> Iterator[Holder]:
     """Yield all that a lock's file names: who took it, and who has inherited it since."""
     for line in path.read_bytes().splitlines():
-        with suppress(ValueError, KeyError, TypeError, RecursionError):
-            yield holder_in(json.loads(line))
+        with suppress(ValueError, KeyError, TypeError):
+            yield holder_in(loose_json(line))
 
 
 def holder_in(entry: dict[str, Any]) -> Holder:

@@ -10,7 +10,6 @@ What Slurm does not know any more (it forgets ended jobs after minutes), the job
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from instruct_core.converter import structure
 from instruct_core.errors import ConfigError, CorruptFileError, SlurmError
+from instruct_core.storage.json_text import loose_json
 from instruct_core.storage.patience import on_a_disk
 from instruct_core.storage.store import Store
 from jobs.job_folder import place_of, read_progress, replace_json
@@ -114,11 +114,11 @@ class SlurmJob:
         """
         try:
             text = on_a_disk(note, lambda: note.read_text(encoding="utf-8"))
-            word = structure(json.loads(text), _Note, str(note))
+            word = structure(loose_json(text), _Note, str(note))
             return cls(Path(word.folder), word.ledger, controller or Controller(), word.cluster)
         except FileNotFoundError:
             return None
-        except (ValueError, RecursionError):
+        except ValueError:
             raise CorruptFileError(
                 f"{note} is damaged: it should name the job on Slurm. If none runs any more (squeue), "
                 "remove it."

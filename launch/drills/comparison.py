@@ -6,7 +6,6 @@ Whether two runs ended alike: every byte of their last checkpoints, every sample
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from instruct_core.checkpoints.manifest import FileEntry, manifest_in
 from instruct_core.checkpoints.steps import folder_of, read_verified
+from instruct_core.storage.json_text import loose_json
 from instruct_core.storage.store import Store
 from instruct_core.storage.tensor_file import Place, parse_header
 
@@ -129,7 +129,7 @@ def _lines(runs: Path) -> Iterator[tuple[int, int, dict[str, Any]]]:
 
 def _entry(line: str) -> dict[str, Any]:
     try:
-        entry = json.loads(line)
+        entry = loose_json(line)
     except ValueError:
         return {}
     return entry if isinstance(entry, dict) and {"step", "samples"} <= entry.keys() else {}

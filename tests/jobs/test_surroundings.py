@@ -75,7 +75,7 @@ def test_attempt_is_compared_with_the_one_before_it(tmp_path: Path) -> None:
     assert note_surroundings(runs, 3, around(torch="1.0")) is None
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"\xff", b'{"libraries": 3}'])
+@pytest.mark.parametrize("content", [b"", b"[]", b"\xff", b'{"libraries": 3}', b"[" * 100_000])
 def test_what_cannot_be_read_of_the_attempt_before_ends_nothing(
     tmp_path: Path, content: bytes
 ) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from instruct_core.data.turns import Turn
 from instruct_core.data.values import a_type, checked, is_filled, json_type
-from instruct_core.storage.documents import RepeatedKeyError, parse_json
+from instruct_core.storage.json_text import RepeatedKeyError, parse_json
 
 ROLES = {
     "system": "system", "developer": "system", "user": "user", "human": "user", "prompter": "user",
@@ -130,7 +130,7 @@ def _calls(message: dict[str, Any], where: str) -> tuple[dict[str, Any], ...]:
                 arguments = parse_json(arguments) if arguments.strip() else {}
             except RepeatedKeyError as error:
                 raise ValueError(f"{where}: arguments of {called['name']}: {error}") from None
-            except (ValueError, RecursionError):
+            except ValueError:
                 raise ValueError(f"{where}: arguments of {called['name']} are no JSON") from None
         calls.append({"name": called["name"], "arguments": arguments})
         checked(json.dumps(calls[-1], ensure_ascii=False), f"{where}: tool_calls")
