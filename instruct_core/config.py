@@ -8,6 +8,7 @@ read this.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -176,19 +177,22 @@ class TrainConfig(Recipe):
 
     def grad_accum_steps(self, world_size: int) -> int:
         """
-        Return how many micro-batches each rank takes per step.
+        Return how many micro-batches a rank takes per step, at most.
 
         Raises:
-            ConfigError: The step does not divide by ranks times micro-batch.
+            ConfigError: The step is not of whole sequences, or has fewer than there are ranks.
         """
-        samples = world_size * self.micro_batch_size
-        if self.tokens_per_step % self.seq_len or self.global_batch_size % samples:
+        tokens, sequences = self.tokens_per_step, self.global_batch_size
+        if tokens % self.seq_len:
             raise ConfigError(
-                f"--tokens-per-step must be a multiple of ranks x --micro-batch-size x --seq-len = "
-                f"{world_size} x {self.micro_batch_size} x {self.seq_len} = "
-                f"{samples * self.seq_len}, got {self.tokens_per_step}."
+                f"--tokens-per-step must be a multiple of --seq-len = {self.seq_len}, got {tokens}."
             )
-        return self.global_batch_size // samples
+        if sequences < world_size:
+            raise ConfigError(
+                f"There must be at most {sequences} ranks, one for each sequence of a step "
+                f"(--tokens-per-step {tokens} / --seq-len {self.seq_len}), got {world_size}."
+            )
+        return math.ceil(sequences / (world_size * self.micro_batch_size))
 
 
 # How rows become samples; part of the identity, because `samples_seen` counts in it.

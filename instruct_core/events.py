@@ -100,7 +100,7 @@ class SlowRank(Event):
     step: int
     rank: int
     seconds: float
-    usual_seconds: float  # of the median rank
+    usual_seconds: float  # of the median rank, for as much as this one has to do
     node: str = ""
     gpu: str = ""
 

@@ -7,6 +7,7 @@ What a GPU that has run out of memory means to a person: another setting, and no
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,13 +44,13 @@ def out_of_gpu_memory_is_a_setting(config: TrainConfig, device: torch.device) ->
 
 
 def _advice(config: TrainConfig, world_size: int) -> str:
-    """Return what to type instead; a step must still divide by ranks times micro-batch."""
-    for size in range(config.micro_batch_size - 1, 0, -1):
-        if config.global_batch_size % (world_size * size) == 0:
-            return (
-                f"Give the same command with --micro-batch-size {size}: the run goes on from its "
-                "newest checkpoint."
-            )
+    """Return what to type instead: half of what a rank has at once."""
+    most = math.ceil(config.global_batch_size / world_size)
+    if half := min(config.micro_batch_size, most) // 2:
+        return (
+            f"Give the same command with --micro-batch-size {half}: the run goes on from its newest "
+            "checkpoint."
+        )
     return (
         "No smaller one is left: use GPUs with more memory, or begin another --run with a smaller "
         "--seq-len or --model."

@@ -62,7 +62,7 @@ class Gradients:
         Add up a step's gradients; return the sum of its loss, unscaled.
 
         Args:
-            batches: Of this rank.
+            batches: Of this rank, as many as others have; one before the last may be empty.
             scale: Of the loss.
             watch: Stopped when this rank begins to wait for others.
             busy_seconds: How long a rank is busy in a step, as far as all ranks know; 0 if they do not.
@@ -74,14 +74,16 @@ class Gradients:
         began = time.monotonic()
         before = rng_state() if len(batches) > 1 else {}
         loss_sum = torch.zeros((), device=self._device)
-        # The last backward takes less than all that comes before it, so no such step has long to go.
-        is_short = 0 < 2 * busy_seconds <= STOP_PATIENCE_SECONDS
+        # The last backward takes about two forwards, however little comes before: this step is not long.
+        is_short = 0 < 3 * busy_seconds <= STOP_PATIENCE_SECONDS
         for index, batch in enumerate(batches):
             seconds = time.monotonic() - began
-            if index and not is_short and self._gives_up(index, len(batches), seconds):
+            if index and not is_short and self._gives_up(batches, index, seconds):
                 self.clear()
                 restore_rng(before)
                 return None
+            if not len(batch.tokens):  # never the last, in which the ranks meet
+                continue
             with self._sync_only_if(index == len(batches) - 1):
                 with self.autocast():
                     loss = (self._parallel or self._core)(*on_device(batch, self._device))
@@ -90,10 +92,12 @@ class Gradients:
             loss_sum += loss.detach()
         return loss_sum
 
-    def _gives_up(self, done: int, total: int, seconds: float) -> bool:
-        """Return on all ranks whether a warned step is given up after ``done`` micro-batches."""
-        stops, seconds_of_all = ranks.sum_over_ranks([float(self._stop()), seconds])
-        remaining = seconds_of_all / ranks.world_size() / done * (total - done)
+    def _gives_up(self, batches: Sequence[MicroBatch], made: int, seconds: float) -> bool:
+        """Return on all ranks whether a warned step is given up after so many micro-batches."""
+        sizes = [len(batch.tokens) for batch in batches]
+        mine = [float(self._stop()), seconds, sum(sizes[:made])]
+        stops, seconds_of_all, sequences_of_all = ranks.sum_over_ranks(mine)
+        remaining = seconds_of_all / sequences_of_all * sum(sizes[made:])
         return stops > 0 and remaining > STOP_PATIENCE_SECONDS
 
     def clip(self) -> Tensor:

@@ -3,7 +3,7 @@ Which rank keeps the others waiting: how long each is busy itself, step by step.
 
     watch = Stopwatch(device, data_seconds)             # a step begins
     watch.stop()                                        # before this rank would wait for the others
-    pace = Pace()
+    pace = Pace(shares)                                 # how much each rank has to do in a step
     for event in pace.look(step, vote.busy_seconds): ... # on rank 0
 
 Steps of all ranks end together, so a step's length names nobody. What a rank does alone is told apart by
@@ -59,21 +59,29 @@ class Stopwatch:
 
 
 class Pace:
-    """Looks at the steps of all ranks; rank 0's."""
+    """
+    Looks at the steps of all ranks; rank 0's.
 
-    def __init__(self) -> None:
-        self._slow: list[int] = []  # steps in a row, by rank
+    Args:
+        shares: How much each computes in a step: one that has more may take longer.
+    """
+
+    def __init__(self, shares: Sequence[float]) -> None:
+        usual = statistics.median_low(shares)
+        self._shares = [max(1.0, share / usual) for share in shares]
+        self._slow = [0] * len(shares)  # steps in a row, by rank
 
     def look(self, step: int, busy_seconds: Sequence[float]) -> list[SlowRank]:
         """Return the ranks that have just been slow for so many steps in a row, each told once."""
         if len(busy_seconds) < 2 or min(busy_seconds) <= 0:
             return []
-        self._slow = self._slow or [0] * len(busy_seconds)
         # Of two ranks the faster one is the usual.
-        usual = statistics.median_low(busy_seconds)
-        limit = max(SLOW * usual, usual + LEAST_SECONDS)
+        each = zip(busy_seconds, self._shares, strict=True)
+        median = statistics.median_low([seconds / share for seconds, share in each])
         found = []
         for rank, seconds in enumerate(busy_seconds):
+            usual = median * self._shares[rank]
+            limit = max(SLOW * usual, usual + LEAST_SECONDS)
             self._slow[rank] = self._slow[rank] + 1 if seconds > limit else 0
             if self._slow[rank] == SLOW_STEPS:
                 found.append(SlowRank(step, rank, round(seconds, 4), round(usual, 4)))

@@ -32,11 +32,35 @@ MAX_NON_FINITE_IN_A_ROW = 10
 
 def next_samples(
     progress: Progress, config: TrainConfig, train: SampleReader, rank: int, world_size: int
-) -> NDArray[np.uint64]:
-    """Return one rank's share of the next step's samples. (micro-batches, B)"""
-    shape = (config.grad_accum_steps(world_size), world_size, config.micro_batch_size)
+) -> list[NDArray[np.uint64]]:
+    """
+    Return one rank's share of the next step's samples, one array a micro-batch. [(at most B,)]
+
+    All are filled but the first: what is left for it the ranks share evenly, and some may have none. So
+    the last, in which they wait for each other, is everybody's.
+    """
+    rest, shape = _layout(config, world_size)
     positions = progress.samples_seen + np.arange(config.global_batch_size, dtype=np.uint64)
-    return train.at(positions, config.seed).reshape(shape)[:, rank]
+    samples = train.at(positions, config.seed)
+    first = np.array_split(samples[:rest], world_size)[rank]
+    return [first, *samples[rest:].reshape(shape)[:, rank]]
+
+
+def _layout(config: TrainConfig, world_size: int) -> tuple[int, tuple[int, int, int]]:
+    """Return how many samples all ranks take first, and the others as (micro-batches, ranks, B)."""
+    shape = (config.grad_accum_steps(world_size) - 1, world_size, config.micro_batch_size)
+    return config.global_batch_size - math.prod(shape), shape
+
+
+def busy_shares(config: TrainConfig, world_size: int) -> list[int]:
+    """
+    Return how much each rank computes in a step before it would wait for the others.
+
+    In forwards of a sequence, up to the end of its last one; a backward takes about two.
+    """
+    rest, (others, _, size) = _layout(config, world_size)
+    firsts = [rest // world_size + (rank < rest % world_size) for rank in range(world_size)]
+    return [3 * (first + others * size) - 2 * (size if others else first) for first in firsts]
 
 
 def after_step(before: Progress, config: TrainConfig) -> Progress:

@@ -18,6 +18,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
 
+import numpy as np
+
 from instruct_core import ranks
 from instruct_core.checkpoints.loader import Loaded
 from instruct_core.checkpoints.manifest import Progress
@@ -38,6 +40,7 @@ from instruct_core.train.progress import (
     Setup,
     StepReport,
     after_step,
+    busy_shares,
     check_end,
     next_samples,
     noted,
@@ -73,7 +76,7 @@ class Trainer:
         self._flying: list[Step] = []
         self._landed: Landed | None = None  # and not voted on
         self._landed_at = 0.0
-        self._pace = Pace()
+        self._pace = Pace(busy_shares(config, ranks.world_size()))
         self._busy_seconds = 0.0  # of a step, as far as all ranks know
         self._owes_save = False  # one that was due and waits for a step with a finite gradient
         moments = setup.moments if loaded is None else loaded.optimizer
@@ -182,7 +185,7 @@ class Trainer:
             return []
         samples = next_samples(progress, config, train, ranks.rank(), ranks.world_size())
         if config.record_samples:
-            self._setup.on_read(progress.global_step, samples.ravel().tolist())
+            self._setup.on_read(progress.global_step, np.concatenate(samples).tolist())
         return [train.micro_batch(sequences) for sequences in samples]
 
     def _begin_step(

@@ -3,8 +3,9 @@ How a step is divided over ranks: the micro-batch that was typed, or the best th
 
     config, why = fit(config, Ranks(nodes=2, per_node=8), shape, machine, typed=None, kept=None)
 
-A step keeps its tokens however many ranks there are, so a micro-batch that nobody typed is chosen
-anew for each launch. One that still fits is kept: sums then keep their order, and a resume its bits.
+A step keeps its tokens however many ranks there are, and they may take unequal shares of it. A
+micro-batch that nobody typed is chosen anew for each launch; one that still fits is kept: sums then keep
+their order, and a resume its bits.
 On GPUs whose memory is known it may be four times the recipe's own, which is what fills a large one.
 """
 
@@ -26,7 +27,6 @@ GPU_MICRO_BATCH_SIZE = 32  # a H200 was 1.55 times as fast as with 8, see docs/p
 # Of a GPU's memory, that a micro-batch beyond the recipe's own may take: what is estimated must not
 # end a run that would have had room.
 SURE_SHARE = 0.75
-MOST_ADVISED = 10_000  # ranks of a node, or nodes, that anybody is told to use
 
 
 class Ranks(NamedTuple):
@@ -70,22 +70,21 @@ def fit(
         adapters: Numbers that are trained, if not all weights are.
 
     Raises:
-        ConfigError: The ranks cannot share a step, or nothing fits; names what would.
+        ConfigError: A step has no sequence for every rank, or nothing fits; names what would do.
     """
     has_begun = kept is not None
-    if config.tokens_per_step % (ranks.world_size * config.seq_len):
-        raise ConfigError(_cannot_share(config, ranks, typed or 1, has_begun))
-    share = config.global_batch_size // ranks.world_size
+    _check_ranks(config, ranks, has_begun)
+    sequences, number = config.global_batch_size, ranks.world_size
+    most = math.ceil(sequences / number)  # of one rank
     room = _Room(config, ranks, shape, machine, adapters)
-    sizes = [s for s in range(min(GPU_MICRO_BATCH_SIZE, share), 0, -1) if share % s == 0]
+    sizes = range(min(GPU_MICRO_BATCH_SIZE, most), 0, -1)
     fitting = [s for s in sizes if (room.has(s) if s <= MICRO_BATCH_SIZE else room.surely_has(s))]
-    if typed is None and kept is not None and share % kept == 0 and room.has(kept):
+    if typed is None and kept is not None and kept <= most and room.has(kept):
         return Settings(replace(config, micro_batch_size=kept), "")
-    chosen = typed or (fitting[0] if fitting else 1)
+    best = _best(sequences, number, fitting) if fitting else None
+    chosen = typed or best or 1
     if not room.has(chosen):
-        raise ConfigError(room.refusal(chosen, fitting, has_begun))
-    if share % chosen:
-        raise ConfigError(_cannot_share(config, ranks, chosen, has_begun))
+        raise ConfigError(room.refusal(chosen, best, has_begun))
     why = ""
     if typed is None and (chosen != MICRO_BATCH_SIZE or has_begun):
         before = f"instead of {kept} so far, " if has_begun else ""
@@ -95,44 +94,38 @@ def fit(
     return Settings(replace(config, micro_batch_size=chosen), why)
 
 
-def _cannot_share(config: TrainConfig, ranks: Ranks, size: int, has_begun: bool) -> str:
-    """Return what is said of ranks that cannot share a step evenly, and which change would do."""
-    number, seq_len, tokens = ranks.world_size, config.seq_len, config.tokens_per_step
-    unit = number * size * seq_len
-    advice = _ranks_that_share(config, ranks, size)
-    if tokens % (number * seq_len) == 0:
-        advice = [f"--micro-batch-size {math.gcd(config.global_batch_size // number, size)}"]
-    if has_begun:
-        return (
-            f"Run {config.run} has {config.global_batch_size} sequences a step, which "
-            f"{counted(number, 'rank')} cannot share in micro-batches of {size}. Use {advice[0]}."
-        )
-    advice.append(f"--tokens-per-step {max(1, tokens // unit) * unit}")
-    return (
-        "--tokens-per-step must be a multiple of ranks x --micro-batch-size x --seq-len = "
-        f"{number} x {size} x {seq_len} = {unit}, got {tokens}. Use {' or '.join(advice)}."
-    )
+def _check_ranks(config: TrainConfig, ranks: Ranks, has_begun: bool) -> None:
+    """Refuse a step with fewer sequences than ranks, or a broken one; name the change that would do."""
+    try:
+        config.grad_accum_steps(ranks.world_size)
+    except ConfigError as error:
+        sequences, is_whole = config.global_batch_size, config.tokens_per_step % config.seq_len == 0
+        advice = [_most_ranks(ranks, sequences)] if is_whole else []
+        if not has_begun:
+            enough = max(sequences, ranks.world_size) * config.seq_len
+            advice.append(f"--tokens-per-step {enough}")
+        raise ConfigError(f"{error} Use {' or '.join(advice)}.") from None
 
 
-def _ranks_that_share(config: TrainConfig, ranks: Ranks, size: int) -> list[str]:
-    """Return the most ranks below these that can share a step: on each node, else on fewer."""
-    sequences = config.global_batch_size
-    if config.tokens_per_step % config.seq_len:
-        return []
-    fewer_here = [
-        (f"--gpus {number}", ranks.nodes * number)
-        for number in range(min(ranks.per_node - 1, MOST_ADVISED), 0, -1)
-    ]
-    fewer_nodes = [
-        (f"--nodes {number}", ranks.per_node * number)
-        for number in range(min(ranks.nodes - 1, MOST_ADVISED), 0, -1)
-    ]
-    for flag, number in (*fewer_here, *fewer_nodes, ("--nodes 1 --gpus 1", 1)):
-        share, rest = divmod(sequences, number)
-        if rest == 0:
-            fits = math.gcd(share, size)
-            return [flag if fits == size else f"{flag} --micro-batch-size {fits}"]
-    return []
+def _most_ranks(ranks: Ranks, sequences: int) -> str:
+    """Return how to ask for as many ranks as a step has sequences: on each node, else on fewer."""
+    if ranks.nodes <= sequences:
+        return f"--gpus {sequences // ranks.nodes}"
+    if ranks.per_node <= sequences:
+        return f"--nodes {sequences // ranks.per_node}"
+    return f"--nodes 1 --gpus {sequences}"
+
+
+def _best(sequences: int, world_size: int, fitting: list[int]) -> int:
+    """
+    Return the micro-batch for a step's sequences.
+
+    The largest that fills every micro-batch of every rank. Where that is small beside what fits, or
+    there is none, some are filled in part: then as few as can be, of about one size.
+    """
+    largest, most = fitting[0], math.ceil(sequences / world_size)
+    even = next((size for size in fitting if sequences % (world_size * size) == 0), 0)
+    return even if 2 * even >= largest else math.ceil(most / math.ceil(most / largest))
 
 
 class _Room(NamedTuple):
@@ -167,15 +160,15 @@ class _Room(NamedTuple):
         sized = replace(config, micro_batch_size=size)
         return self.ranks.per_node * rank_bytes(self.shape, sized, staged, self.adapters)
 
-    def refusal(self, size: int, fitting: list[int], has_begun: bool) -> str:
+    def refusal(self, size: int, best: int | None, has_begun: bool) -> str:
         """Return what is said of a size that does not fit, and which change would."""
         machine, free = self.machine, self._free() or 0
         who, where, remedy = counted(self.ranks.per_node, "CPU rank"), machine.name, machine.remedy
         if machine.num_gpus:
             who, where, remedy = "A rank", f"a GPU of {machine.name}", "GPUs with more memory"
         change = remedy if has_begun else f"{remedy}, or a smaller --model"
-        if fitting:
-            change = f"--micro-batch-size {fitting[0]}"
+        if best is not None:
+            change = f"--micro-batch-size {best}"
         return (
             f"{who} with --micro-batch-size {size} would need about {self._needed(size) / 1e9:.0f} GB, "
             f"and {free / 1e9:.0f} GB are free on {where}. Use {change}."

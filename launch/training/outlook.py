@@ -149,11 +149,20 @@ def _ranks(plan: Plan) -> str:
     if not machine.num_gpus:
         ranks += f" (no GPU on {machine.name}: gloo)"
     why = f", {plan.why_micro_batch}" if plan.why_micro_batch else ""
-    count = config.grad_accum_steps(size)
-    return (
-        f"{ranks}; each takes {count} micro-batch{'es' if count > 1 else ''} of "
-        f"{config.micro_batch_size} a step{why}"
-    )
+    return f"{ranks}; each takes {_share(config, size, why)}"
+
+
+def _share(config: TrainConfig, world_size: int, why: str) -> str:
+    """Return what a rank takes of a step, and what it means where some take more than others."""
+    least, rest = divmod(config.global_batch_size, world_size)
+    most = least + (rest > 0)
+    count, size = config.grad_accum_steps(world_size), min(config.micro_batch_size, most)
+    if not rest and least == count * size:
+        return f"{count} micro-batch{'es' if count > 1 else ''} of {size} a step{why}"
+    at_once = f"sequences a step, at most {size} at once{why}"
+    if not rest:
+        return f"{least} {at_once}"
+    return f"{least} or {most} {at_once}; a step waits for those with {most}"
 
 
 def _data(plan: Plan) -> tuple[list[tuple[str, str]], float | None]:
@@ -249,7 +258,10 @@ def _time(plan: Plan, epochs: float | None) -> str:
     minutes = plan.submission.minutes
     if plan.submission.machine.num_gpus:
         return steps
-    seconds = step_seconds(plan.shape, config.tokens_per_step, is_frozen=plan.adapters > 0)
+    # All ranks wait for those that have most of a step.
+    size, most = plan.ranks.world_size, math.ceil(config.global_batch_size / plan.ranks.world_size)
+    tokens = most * size * config.seq_len
+    seconds = step_seconds(plan.shape, tokens, is_frozen=plan.adapters > 0)
     text = (
         f"{steps}; a step of {config.tokens_per_step:,} tokens takes about {duration(seconds)}, all of "
         f"them {duration(seconds * left)}"

@@ -17,6 +17,7 @@ from instruct_core.checkpoints.manifest import Manifest, Progress
 from instruct_core.config import TrainConfig, identity_of
 from instruct_core.errors import ConfigError, InstructError, NoCheckpointError
 from jobs import attempt as module
+from jobs import gpu_memory
 from jobs.attempt import _Attempt
 from jobs.job_folder import AwayError
 from tests.fakes import facts_of
@@ -108,6 +109,17 @@ def test_gpu_that_is_too_small_names_the_next_smaller_micro_batch(
         watched.run()
 
     assert "\n" not in str(caught.value)
+
+
+def test_micro_batch_that_is_never_filled_is_not_the_one_to_make_smaller(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 64 sequences each of 16 ranks has four at once, whatever was typed."""
+    monkeypatch.setattr(gpu_memory, "ranks", SimpleNamespace(world_size=lambda: 16))
+    watched.train = raising(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"))
+
+    with pytest.raises(ConfigError, match="--micro-batch-size 2: the run goes on"):
+        watched.run()
 
 
 def test_other_errors_of_a_step_stay_what_they_are(watched: Watched) -> None:

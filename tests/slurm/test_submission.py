@@ -33,7 +33,7 @@ from tests.slurm.conftest import ONE_RANK, Cluster, Run, assert_ended_as_if_undi
         (["--gpus=5"], "--gpus must be at most 4 in a node of partition low, got 5"),
         (["--cpus-per-task=5"], "--cpus-per-task must be at most 4 for 2 ranks"),
         (["--mem=5"], "--mem must be at most 3.9 GB in partition low, got 5.0"),
-        (["--gpus=3"], "--tokens-per-step must be a multiple of ranks x --micro-batch-size"),
+        (["--gpus=3"], "There must be at most 4 ranks, one for each sequence of a step"),
         (["--after=next"], "--after must be job ids separated by commas, got next"),
         (["--after=99999"], "--after 99999: Slurm knows no such job"),
         (["--constraint=fast"], "Partition low has no node left with --constraint fast"),

@@ -20,9 +20,9 @@ from tests.forked_ranks import in_ranks
 from tests.instruct_core.train.desk import CONFIG, Desk
 
 
-def told(steps: list[list[float]]) -> list[tuple[int, int]]:
-    """Return at which steps which ranks are named."""
-    pace = Pace()
+def told(steps: list[list[float]], *shares: int) -> list[tuple[int, int]]:
+    """Return at which steps which ranks are named; they have as much to do, if nothing else is said."""
+    pace = Pace(shares or [1] * len(steps[0]))
     return [
         (e.step, e.rank) for step, seconds in enumerate(steps, 1) for e in pace.look(step, seconds)
     ]
@@ -50,6 +50,24 @@ def test_rank_that_is_little_slower_or_alone_is_not_named(seconds: list[float]) 
     found = told([seconds] * 50)
 
     assert found == ([] if len(seconds) < 4 else [(20, 2), (20, 3)])
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        ([0.4, 0.1, 0.1], []),
+        ([0.7, 0.1, 0.1], [(20, 0)]),
+        ([0.4, 0.1, 0.2], [(20, 2)]),
+    ],
+)
+def test_rank_that_has_four_times_as_much_to_do_may_take_four_times_as_long(
+    seconds: list[float], expected: list[tuple[int, int]]
+) -> None:
+    assert told([seconds] * 50, 4, 1, 1) == expected
+
+
+def test_rank_that_has_less_to_do_is_not_asked_to_be_faster() -> None:
+    assert told([[0.1, 0.1, 0.1]] * 50, 2, 2, 1) == []
 
 
 def test_slow_step_now_and_then_names_nobody() -> None:

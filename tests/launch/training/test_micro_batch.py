@@ -65,19 +65,48 @@ def test_micro_batch_is_kept_on_a_resume_while_it_fits_and_chosen_anew_when_it_d
     assert changed.why_micro_batch.startswith("instead of 4 so far, the largest that fits")
 
 
+@pytest.mark.parametrize(
+    ("machine", "sequences", "ranks", "expected"),
+    [
+        (CORES, 64, Ranks(1, 3), 8),  # 22 at most: 6, 8 and 8
+        (CORES, 64, Ranks(1, 5), 7),  # 13: 6 and 7
+        (CORES, 64, Ranks(2, 3), 6),
+        (CORES, 64, Ranks(1, 7), 5),
+        (CORES, 4, Ranks(1, 3), 2),
+        (CORES, 11, Ranks(1, 1), 6),  # 11 micro-batches of 1 would be the ones that are all filled
+        (CORES, 9, Ranks(1, 1), 5),
+        (GPUS._replace(gpu_bytes=140 * 10**9), 64, Ranks(1, 3), 22),
+        (GPUS._replace(gpu_bytes=140 * 10**9), 67, Ranks(1, 1), 23),
+    ],
+)
+def test_micro_batches_that_cannot_all_be_filled_are_few_and_of_about_one_size(
+    machine: Machine, sequences: int, ranks: Ranks, expected: int
+) -> None:
+    config = settings(tokens_per_step=sequences * 64, seq_len=64)
+
+    assert fitted(config, ranks, machine, typed=None, kept=None, model="tiny") == expected
+
+
+@pytest.mark.parametrize(("typed", "kept"), [(3, None), (3, 4), (100, None), (None, 3), (None, 7)])
+def test_micro_batch_that_does_not_divide_is_taken_as_typed_and_kept_on_a_resume(
+    typed: int | None, kept: int | None
+) -> None:
+    """Of 64 sequences each of five ranks takes 12 or 13."""
+    config = settings(tokens_per_step=4096, seq_len=64)
+
+    assert fitted(config, Ranks(1, 5), CORES, typed, kept, "tiny") == (typed or kept)
+
+
 @pytest.mark.parametrize("kept", [None, 4])
 @pytest.mark.parametrize("typed", [None, 3, 4])
-@pytest.mark.parametrize("ranks", [Ranks(1, 3), Ranks(3, 1), Ranks(2, 6), Ranks(1, 8), Ranks(2, 2)])
+@pytest.mark.parametrize("ranks", [Ranks(1, 17), Ranks(17, 1), Ranks(3, 6), Ranks(17, 17)])
 def test_advice_is_taken_and_changes_nothing_that_a_run_keeps_for_life(
     ranks: Ranks, typed: int | None, kept: int | None
 ) -> None:
     config = settings(tokens_per_step=1024, seq_len=64)
-    try:
+    with pytest.raises(ConfigError, match=r"There must be at most 16 ranks, .* Use ") as refused:
         fit(config, ranks, PRESETS["tiny"], GPUS, typed, kept)
-    except ConfigError as error:
-        advice = str(error).partition("Use ")[2]
-    else:
-        return
+    advice = str(refused.value).partition("Use ")[2]
 
     flags = dict(re.findall(r"(--[a-z-]+) (\d+)", advice.partition(" or --tokens")[0]))
 
@@ -85,10 +114,11 @@ def test_advice_is_taken_and_changes_nothing_that_a_run_keeps_for_life(
     if kept is not None:
         assert not any(flag in advice for flag in IDENTITY)
     again = Ranks(int(flags.get("--nodes", ranks.nodes)), int(flags.get("--gpus", ranks.per_node)))
-    size = int(flags["--micro-batch-size"]) if "--micro-batch-size" in flags else typed
-    if "--tokens-per-step" in flags:
-        config = settings(tokens_per_step=int(flags["--tokens-per-step"]), seq_len=64)
-    fit(config, again, PRESETS["tiny"], GPUS, size, kept)
+    assert again.world_size in range(15, 17), "as many as may be"
+    fit(config, again, PRESETS["tiny"], GPUS, typed, kept)
+    if kept is None:
+        enough = settings(tokens_per_step=int(advice.split()[-1].rstrip(".")), seq_len=64)
+        fit(enough, ranks, PRESETS["tiny"], GPUS, typed, kept)
 
 
 @pytest.mark.parametrize(
@@ -167,7 +197,7 @@ def test_micro_batch_fits_the_memory_of_the_cores() -> None:
 
 @pytest.mark.parametrize("ranks", [Ranks(1, 10**18), Ranks(10**18, 1), Ranks(10**18, 10**18)])
 def test_more_ranks_than_there_are_anywhere_are_refused_at_once(ranks: Ranks) -> None:
-    config = settings(tokens_per_step=1021 * 64, seq_len=64)  # a prime number of sequences
+    config = settings(tokens_per_step=1021 * 64, seq_len=64)
 
-    with pytest.raises(ConfigError, match=r"must be a multiple of ranks .* Use --"):
+    with pytest.raises(ConfigError, match=r"at most 1021 ranks, .* Use --.* 1021 or --tokens-per"):
         fit(config, ranks, PRESETS["tiny"], CORES, typed=2, kept=None)

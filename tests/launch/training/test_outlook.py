@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import pytest
+
+from launch.training import outlook as module
+from launch.training.micro_batch import Ranks
+from launch.training.outlook import Plan, _time
 from tests.conftest import launch
+from tests.instruct_core.train.desk import CONFIG, TINY
 
 
 def test_rows_that_will_be_cut_are_counted(tmp_path: Path) -> None:
@@ -70,3 +79,20 @@ def test_rows_that_are_all_cut_off_before_their_answers_are_said(tmp_path: Path)
     assert "validate is cut off before its answer: there is no validation loss" in learns.stdout
     assert learns_nothing.returncode == 2
     assert learns_nothing.stderr.startswith("error: --seq-len 64 leaves nothing to learn: ")
+
+
+def test_time_of_a_step_is_that_of_the_ranks_that_have_most_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Four sequences of 64 over three ranks take as long as six; here a token takes a second."""
+    monkeypatch.setattr(module, "step_seconds", lambda shape, tokens, is_frozen: float(tokens))
+    submission: Any = SimpleNamespace(machine=SimpleNamespace(num_gpus=0), minutes=None)
+    config = replace(CONFIG, seq_len=64, tokens_per_step=256)
+
+    three, two = (
+        _time(Plan(config, TINY, submission, Ranks(1, number), "", "", 0, is_new=True), None)
+        for number in (3, 2)
+    )
+
+    assert "a step of 256 tokens takes about 6 minutes" in three
+    assert "a step of 256 tokens takes about 4 minutes" in two

@@ -49,9 +49,21 @@ def test_more_ranks_on_a_resume_take_another_micro_batch_than_was_chosen(trained
 
     assert "2 CPU ranks" in said
     assert '"micro_batch_size": 2' in said
-    assert "cannot share in micro-batches of 3. Use --micro-batch-size 1." in refused(
-        trained, "finetune", "--run=first", "--gpus=2", "--max-steps=4", "--micro-batch-size=3"
-    )
+
+
+def test_run_goes_on_with_any_number_of_ranks_that_have_a_sequence_each(trained: Path) -> None:
+    """Its steps have four."""
+    words = ("--run=first", "--max-steps=4")
+
+    three = looked(trained, *words, "--gpus=3")
+    two = looked(trained, *words, "--gpus=2", "--micro-batch-size=1")
+
+    assert "each takes 1 or 2 sequences a step, at most 2 at once" in three
+    assert "; a step waits for those with 2\n" in three
+    assert "each takes 2 micro-batches of 1 a step\n" in two
+    line = refused(trained, "finetune", *words, "--gpus=5")
+    assert "There must be at most 4 ranks, one for each sequence of a step" in line
+    assert line.endswith("got 5. Use --gpus 4.\n")
 
 
 @pytest.mark.parametrize("lost", ["checkpoints_instruct", "checkpoints_instruct/first/*"])
