@@ -74,9 +74,9 @@ class Recipe:
     seq_len: int = _decides(1024, TWO_OR_MORE)
     """Tokens per packed sequence."""
     micro_batch_size: int | None = _may_change(None, AT_LEAST_ONE)
-    """Sequences per rank and forward (default: 8, or what fits the memory and the ranks)."""
+    """Sequences per rank and forward, at most (default: 8, or what fits the memory and the ranks)."""
     tokens_per_step: int = _decides(65536, AT_LEAST_ONE)
-    """Tokens per optimizer step over all ranks; gradient accumulation follows from it."""
+    """Tokens per optimizer step over all ranks, in whole sequences; what each takes follows from it."""
     learning_rate: float | None = _decides(None, A_RATE)
     """Peak learning rate, reached after the warmup (default: 2e-5, with --lora 2e-4)."""
     min_learning_rate: float | None = _decides(None, AT_LEAST_ZERO)
