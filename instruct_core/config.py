@@ -229,9 +229,6 @@ def from_json(document: Any, where: str) -> TrainConfig:
 
 def describe(config: TrainConfig) -> str:
     """Return the settings that are not the defaults, on one line for the log: run.json has all."""
-    values, defaults = (
-        to_json(config),
-        {setting.name: setting.default for setting in fields(config)},
-    )
-    own = {name: value for name, value in values.items() if value != defaults[name]}
+    defaults = {setting.name: setting.default for setting in fields(config)}
+    own = {name: value for name, value in to_json(config).items() if value != defaults[name]}
     return ", ".join(f"{name} {json.dumps(value)}" for name, value in own.items())
