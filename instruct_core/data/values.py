@@ -6,6 +6,7 @@ What a source writes into a field: text, nothing, or something else that is name
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
@@ -36,6 +37,19 @@ def checked(text: str, what: str) -> str:
     except UnicodeEncodeError as error:
         raise ValueError(f"{what} is not valid UTF-8: lone surrogate at {error.start}") from None
     return text
+
+
+def check_json(value: Any, what: str) -> None:
+    """Refuse a value that cannot be written as JSON in UTF-8; raises ValueError, named as ``what``."""
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        raise ValueError(f"{what} has NaN or Infinity, which JSON has no word for") from None
+    except RecursionError:
+        raise ValueError(f"{what} is nested too deeply") from None
+    except TypeError as error:  # of a table: a date, bytes
+        raise ValueError(f"{what} cannot be written as JSON: {error}") from None
+    checked(text, what)
 
 
 def listed(value: Any, what: str, expected: str) -> list[Any]:

@@ -10,12 +10,11 @@ fine-tuning (`weight`: 0 shows an answer without learning it).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from instruct_core.data.turns import Turn
-from instruct_core.data.values import a_type, checked, is_filled, json_type
+from instruct_core.data.values import a_type, check_json, checked, is_filled, json_type
 from instruct_core.storage.json_text import RepeatedKeyError, parse_json
 
 ROLES = {
@@ -133,7 +132,7 @@ def _calls(message: dict[str, Any], where: str) -> tuple[dict[str, Any], ...]:
             except ValueError:
                 raise ValueError(f"{where}: arguments of {called['name']} are no JSON") from None
         calls.append({"name": called["name"], "arguments": arguments})
-        checked(json.dumps(calls[-1], ensure_ascii=False), f"{where}: tool_calls")
+        check_json(calls[-1], f"{where}: arguments of {called['name']}")
     return tuple(calls)
 
 

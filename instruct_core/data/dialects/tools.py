@@ -10,10 +10,9 @@ Source: OpenAI's API reference, "Create chat completion" (tools; functions, whic
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
-from instruct_core.data.values import checked, is_filled, listed
+from instruct_core.data.values import check_json, is_filled, listed
 
 
 def tools_of(value: Any, what: str) -> tuple[dict[str, Any], ...]:
@@ -36,5 +35,5 @@ def tools_of(value: Any, what: str) -> tuple[dict[str, Any], ...]:
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
             raise ValueError(f"{what}, entry {number} is no function with a name")
         tools.append(entry if is_wrapped else {"type": "function", "function": function})
-    checked(json.dumps(tools, ensure_ascii=False), what)
+    check_json(tools, what)
     return tuple(tools)

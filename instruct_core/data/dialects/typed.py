@@ -13,12 +13,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from instruct_core.data.values import is_nan
+
 CALLS = ("tool_calls", "function_call")  # of a message
 
 
 def without_fill(row: dict[str, Any], columns: Any) -> dict[str, Any]:
     """
     Return a row without the keys of tools and calls that are null; itself where there are none.
+
+    NaN is what some tables write for null.
 
     Args:
         row: Of a file with types.
@@ -50,13 +54,17 @@ def _message(message: Any) -> Any:
 def _bare(value: Any) -> Any:
     """Return a value without keys that are null, however deep; itself where there are none."""
     if isinstance(value, dict):
-        bare = {name: _bare(one) for name, one in value.items() if one is not None}
+        bare = {name: _bare(one) for name, one in value.items() if not _is_none(one)}
         same = len(bare) == len(value) and all(map(_is, bare.values(), value.values()))
         return value if same else bare
     if isinstance(value, list):
         entries = [_bare(one) for one in value]
         return value if all(map(_is, entries, value)) else entries
     return value
+
+
+def _is_none(value: Any) -> bool:
+    return value is None or is_nan(value)
 
 
 def _is(one: Any, other: Any) -> bool:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
+from datetime import datetime
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,12 @@ HI = [USER, BOT]
 MESSAGES = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]
 SHAREGPT = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello."}]
 CALL = {"name": "add", "arguments": {"a": 1}}
+NO_WORD = "has NaN or Infinity, which JSON has no word for"
+NOT_JSON = (
+    ({"a": float("nan")}, NO_WORD), ({"a": [-math.inf]}, NO_WORD), ('{"a": NaN}', NO_WORD),
+    ({"a": datetime(2026, 1, 1)}, "cannot be written as JSON: .*datetime"),
+    (reduce(lambda inner, _: [inner], range(5000), 1), "is nested too deeply"),
+)  # fmt: skip
 AS_OPENAI = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
 
 TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
@@ -188,6 +197,8 @@ def test_chat_without_an_order_is_refused(turns: list[Turn], problem: str) -> No
         ('[{"role": "user", "content": "Hi", "role": "tool"}]', "the key 'role' stands twice"),
         ([message("assistant", "", tool_calls=[{"name": "add", "arguments": '{"a": 1, "a": 2}'}])],
          "message 1: arguments of add: the key 'a' stands twice in one object"),
+        *(([message("assistant", "", tool_calls=[{"name": "add", "arguments": arguments}])],
+           f"message 1: arguments of add {said}") for arguments, said in NOT_JSON),
         ([1], "message 1 is a number, expected an object"),
     ],
 )  # fmt: skip

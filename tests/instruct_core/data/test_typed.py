@@ -91,6 +91,14 @@ def test_tools_of_a_table_have_the_keys_that_the_row_has() -> None:
     assert without_fill(ROWS[0], columns) is ROWS[0]
 
 
+def test_nan_of_a_table_is_its_null() -> None:
+    call = {"name": "add", "arguments": {"a": 1, "b": float("nan")}}
+
+    bare = without_fill(chat(call, ADDS), Columns(messages="messages", tools="tools"))
+
+    assert bare["messages"][1]["tool_calls"][0]["function"]["arguments"] == {"a": 1}
+
+
 @pytest.mark.parametrize(
     ("name", "call"), [("a.jsonl", EXPLICIT), ("a.jsonl", AS_TEXT), ("a.parquet", AS_TEXT)]
 )
