@@ -52,7 +52,8 @@ class Gradients:
         self._parallel: DistributedDataParallel | None = None
         if ranks.world_size() > 1:
             self._parallel = data_parallel(core, setup.device, config.compile)
-            settle_buckets(self._parallel, setup.device)
+            with self.autocast():  # a frozen base may lie there in halves
+                settle_buckets(self._parallel, setup.device)
             self.clear()
 
     def add_up(

@@ -23,6 +23,7 @@ from instruct_core.train.beginning import begin
 from instruct_core.train.progress import Setup
 from instruct_core.train.trainer import Trainer
 from tests.conftest import hashes_of
+from tests.forked_ranks import in_ranks
 
 CONFIG = TrainConfig(
     "r", "s", "c", "t", "random", "tiny", "f", max_steps=4, seq_len=64, micro_batch_size=2,
@@ -32,7 +33,7 @@ CONFIG = TrainConfig(
 
 
 def attempt(folder: Path, shard_set: Path, config: TrainConfig) -> Any:
-    """Train as one attempt does; return the samples of its last evaluation."""
+    """Train as one attempt does; return the samples of its last evaluation, on rank 0."""
     checkpoints = Checkpoints(Store(folder))
     checkpoints.claim_attempt()
     loaded = load_newest(checkpoints)
@@ -52,7 +53,7 @@ def attempt(folder: Path, shard_set: Path, config: TrainConfig) -> Any:
         on_read=lambda step, samples: None, moments=beginning.moments,
     )  # fmt: skip
     Trainer(config, setup, loaded).run()
-    return samples[-1]
+    return samples[-1] if samples else None
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -67,6 +68,15 @@ def test_run_in_two_parts_ends_with_the_bits_of_one_in_one(
 
     assert hashes_of(tmp_path / "parts", 4) == hashes_of(tmp_path / "whole", 4)
     assert samples, "a half of the base meets what is evaluated in float32"
+
+
+def test_two_ranks_begin_with_a_frozen_base_in_halves(tmp_path: Path, shard_set: Path) -> None:
+    """On GPUs that is the default."""
+    config = replace(CONFIG, precision="bf16", max_steps=1)
+
+    in_ranks(2, lambda rank: attempt(tmp_path / "r", shard_set, config))
+
+    assert hashes_of(tmp_path / "r", 1)
 
 
 def test_step_has_the_adapters_and_their_moments_alone(tmp_path: Path, shard_set: Path) -> None:
