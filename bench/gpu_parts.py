@@ -13,8 +13,9 @@ import torch.nn.functional as F
 
 from bench.gpu_common import Place
 from instruct_core.config import PRESETS, TrainConfig
+from instruct_core.model.attention import row_mask
 from instruct_core.model.families import build
-from instruct_core.model.family import Model, row_mask
+from instruct_core.model.family import Model
 from instruct_core.train.loss import WithLoss
 from instruct_core.train.optimizer import make_optimizer, optimizer_tensors, restore_optimizer
 from instruct_core.train.rng import be_deterministic, restore_rng, rng_state, seed_rng

@@ -1,7 +1,7 @@
 """
     python -m bench.rank_memory                         # many shapes, a process each
     python -m bench.rank_memory tiny 8 256              # one: model, micro-batch, --seq-len
-    python -m bench.rank_memory tiny 8 1024 --dropout 0.1
+    python -m bench.rank_memory tiny 8 1024 --dropout 0.1 --activation-checkpointing on
 
 Peak memory of a CPU rank that trains and saves at every step, and what the launcher says before
 (launch/training/fit.py).
@@ -21,11 +21,14 @@ from instruct_core.config import PRESETS, TrainConfig
 from jobs.world import keep_freed_memory
 from launch.training.fit import rank_bytes
 
+AGAIN = "--activation-checkpointing on"
 SHAPES = (
     "tiny 1 256", "tiny 4 256", "tiny 8 256", "tiny 16 256", "tiny 32 256", "tiny 8 1024", "tiny 32 1024",
     "tiny 8 1024 --dropout 0.1", "tiny-llama 4 1024 --dropout 0.1", "small-demo 4 1024 --dropout 0.1",
     "gpt2 1 1024 --dropout 0.1", "tiny 8 256 --precision bf16", "tiny-llama 8 256", "tiny-llama 8 1024",
     "small-demo 4 256", "small-demo 4 1024", "gpt2 1 256", "gpt2 4 256", "gpt2 1 1024",
+    f"small-demo 4 1024 {AGAIN}", f"small-demo 4 1024 --dropout 0.1 {AGAIN}", f"gpt2 1 1024 {AGAIN}",
+    f"tiny-llama 8 1024 {AGAIN}",
 )  # fmt: skip
 
 
@@ -58,9 +61,11 @@ def main() -> None:
     flags.add_argument("seq_len", nargs="?", type=int, default=256)
     flags.add_argument("--dropout", type=float, default=0.0)
     flags.add_argument("--precision", default="fp32")
+    flags.add_argument("--activation-checkpointing", default="off")
     typed = flags.parse_args()
     if typed.model:
-        changes = {"dropout": typed.dropout, "precision": typed.precision}
+        names = ("dropout", "precision", "activation_checkpointing")
+        changes = {name: getattr(typed, name) for name in names}
         measure(typed.model, typed.micro_batch_size, typed.seq_len, **changes)
         return
     for shape in SHAPES:

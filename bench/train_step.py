@@ -31,8 +31,8 @@ from instruct_core.checkpoints.writer import Checkpoints
 from instruct_core.config import PRESETS, TrainConfig
 from instruct_core.data.batches import MicroBatch
 from instruct_core.data.order import sample_at
+from instruct_core.model.attention import row_mask
 from instruct_core.model.families import build
-from instruct_core.model.family import row_mask
 from instruct_core.model.products import best_library, products_by
 from instruct_core.storage.store import Store
 from instruct_core.train.optimizer import make_optimizer

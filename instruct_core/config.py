@@ -16,7 +16,7 @@ from instruct_core.converter import structure
 from instruct_core.errors import ConfigError, CorruptFileError
 from instruct_core.llama_config import LLAMA_TYPES, LlamaConfig
 from instruct_core.lora_settings import ALL, ALPHA_PER_RANK, Lora
-from instruct_core.recipe import IS_LATER, MICRO_BATCH_SIZE, LossOn, Precision, Recipe
+from instruct_core.recipe import IS_LATER, MICRO_BATCH_SIZE, LossOn, Precision, Recipe, Switch
 from instruct_core.shape import Shape
 
 LAYER_NORM_EPSILON = 1e-5
@@ -155,6 +155,7 @@ class TrainConfig(Recipe):
     min_learning_rate: float = field(default=2e-6, kw_only=True)
     loss_on: LossOn = field(default="all", kw_only=True)
     precision: Precision = field(default="fp32", kw_only=True)
+    activation_checkpointing: Switch = field(default="off", kw_only=True, metadata=IS_LATER)
     init_step: int | None = field(default=None, kw_only=True, metadata=IS_LATER)
     """Step of another run that `init` is, if it was named as one."""
     init_xxh3: str = field(default="", kw_only=True, metadata=IS_LATER)
@@ -213,8 +214,8 @@ def to_json(config: TrainConfig) -> dict[str, Any]:
     """Return the config as JSON values, its places first; later settings where they are used."""
     values = asdict(config)
     recipe = {name: values.pop(name) for name in config.values}
-    later = [setting.name for setting in fields(config) if "is_later" in setting.metadata]
-    return {n: v for n, v in (values | recipe).items() if n not in later or v}
+    later = {each.name: each.default for each in fields(config) if "is_later" in each.metadata}
+    return {n: v for n, v in (values | recipe).items() if n not in later or v != later[n]}
 
 
 def from_json(document: Any, where: str) -> TrainConfig:

@@ -27,6 +27,7 @@ IS_LATER = {"is_later": True}
 
 Precision = Literal["auto", "fp32", "bf16"]
 LossOn = Literal["all", "response"]
+Switch = Literal["auto", "on", "off"]
 Kept = Literal["fp32", "fp16"]  # numbers of a model's weights while it answers on a CPU
 
 
@@ -125,6 +126,9 @@ class Recipe:
     """Checkpoints of steps divisible by this stay for good (0: none do)."""
     compile: bool = _may_change(False)
     """Compile the model with torch.compile: slower to start, faster to run."""
+    activation_checkpointing: Switch = _may_change("auto")  # noqa: RUF009  a field, as all others here
+    """Keep of each layer only what enters it, and compute the layer again in the backward: less memory,
+    and a step takes about a third longer (auto: on GPUs, where a step does not fit without)."""
     deterministic: Annotated[bool, RARE] = _may_change(True)
     """Use deterministic algorithms on GPUs, without which a resume is not exact to the bit."""
     record_samples: Annotated[bool, RARE] = _may_change(False)

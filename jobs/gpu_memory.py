@@ -44,13 +44,14 @@ def out_of_gpu_memory_is_a_setting(config: TrainConfig, device: torch.device) ->
 
 
 def _advice(config: TrainConfig, world_size: int) -> str:
-    """Return what to type instead: half of what a rank has at once."""
+    """Return what to type instead: half of what a rank has at once, or its layers computed again."""
+    same = "Give the same command with"
+    goes_on = "the run goes on from its newest checkpoint."
     most = math.ceil(config.global_batch_size / world_size)
     if half := min(config.micro_batch_size, most) // 2:
-        return (
-            f"Give the same command with --micro-batch-size {half}: the run goes on from its newest "
-            "checkpoint."
-        )
+        return f"{same} --micro-batch-size {half}: {goes_on}"
+    if config.activation_checkpointing != "on":
+        return f"{same} --activation-checkpointing on, which takes longer: {goes_on}"
     return (
         "No smaller one is left: use GPUs with more memory, or begin another --run with a smaller "
         "--seq-len or --model."

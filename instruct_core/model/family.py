@@ -18,13 +18,14 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+from instruct_core.model.attention import RowStarts, attend, attend_from_one
 from instruct_core.shape import Shape
 
 INIT_STD = 0.02
@@ -84,7 +85,7 @@ class Cache:
         if q.shape[2] > 1:
             assert not self.length, "several tokens at once are prompts, with nothing before them"
             return attend(q, k, v, mask)
-        one = _attend_from_one if q.device.type == "cpu" else attend
+        one = attend_from_one if q.device.type == "cpu" else attend
         return one(q, keys[:, :, :end], values[:, :, :end], mask)
 
     def keep(self, texts: Tensor) -> None:
@@ -95,22 +96,33 @@ class Cache:
                 new[:, :, : self.length] = old[texts, :, : self.length]
 
 
-class RowStarts(NamedTuple):
-    """Which rows attention stays in, by where they start: nothing is computed outside of them."""
+class Blocks(nn.ModuleList):
+    """
+    The layers of a model, first to last.
 
-    starts: Tensor  # of each row in the B x T tokens, and the end; int32. (rows + 1,)
-    longest: int  # no row is longer
+    With activation checkpointing (Chen et al. 2016, arXiv 1604.06174) each keeps what enters it, and no
+    more: its backward computes it again, with the draws of the first time, so every bit is the same.
+    """
 
-    @staticmethod
-    def suit(config: Shape) -> bool:
-        """Return True for heads that a GPU's kernels can take."""
-        return config.head_dim % 8 == 0 and config.head_dim <= 256
+    are_recomputed = False
 
+    def forward(self, x: Tensor, *others: Any) -> Tensor:
+        """
+        Return what leaves the last of them. (B, T, C)
 
-def row_mask(row_ids: Tensor) -> Tensor:
-    """Return (B, 1, T, T), True where a token may look: at itself and before, inside its row."""
-    same_row = row_ids[:, None, :, None] == row_ids[:, None, None, :]
-    return same_row.tril()
+        Args:
+            x: What enters the first. (B, T, C)
+            others: What all of them take beside it; last each takes its number.
+        """
+        again = self.are_recomputed and torch.is_grad_enabled()
+        for layer, block in enumerate(self):
+            if again:
+                x = checkpoint(
+                    block, x, *others, layer, use_reentrant=False, preserve_rng_state=True
+                )
+            else:
+                x = block(x, *others, layer)
+        return x
 
 
 class Model(nn.Module, ABC):
@@ -158,7 +170,7 @@ class Model(nn.Module, ABC):
 
     @property
     @abstractmethod
-    def blocks(self) -> nn.ModuleList:
+    def blocks(self) -> Blocks:
         """The layers, first to last."""
 
     @property
@@ -196,76 +208,6 @@ class Model(nn.Module, ABC):
             return self.logits(last)
         scores: Tensor = self.answering_head(last)
         return scores
-
-
-def attend(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    mask: Tensor | RowStarts | None,
-    dropout: float = 0.0,
-) -> Tensor:
-    """
-    Return causal attention through torch's kernels. (B, T, H, D)
-
-    Args:
-        q: Queries. (B, H, T, D)
-        k: Keys, those of the cache first. (B, G, P + T, D)
-        v: Values. (B, G, P + T, D)
-        mask: See Model.
-        dropout: Probability on the weights of attention.
-    """
-    if isinstance(mask, RowStarts):
-        assert not dropout, "dropout takes a mask"
-        return (_attend_in_rows if q.is_cuda else _attend_row_by_row)(q, k, v, mask)
-    return F.scaled_dot_product_attention(
-        q,
-        k,
-        v,
-        attn_mask=mask,
-        dropout_p=dropout,
-        is_causal=mask is None and q.shape[2] > 1,
-        enable_gqa=q.shape[1] != k.shape[1],
-    ).transpose(1, 2)
-
-
-def _attend_from_one(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """Return `attend` of one token, for each head one product with all keys and one with all values."""
-    (b, h, _, d), g = q.shape, k.shape[1]
-    scores = q.view(b, g, h // g, d) @ k.mT  # (B, G, H / G, P)
-    scores *= 1 / math.sqrt(d)
-    if mask is not None:
-        scores.masked_fill_(~mask, -math.inf)
-    return (scores.softmax(-1) @ v).view(b, 1, h, d)
-
-
-def _attend_row_by_row(q: Tensor, k: Tensor, v: Tensor, rows: RowStarts) -> Tensor:
-    lengths = np.diff(rows.starts.numpy()).tolist()
-    if len(lengths) == len(q):
-        return attend(q, k, v, None)  # every sequence is one row
-    in_rows = (torch.split(_in_turn(x)[None], lengths, dim=1) for x in (q, k, v))
-    y = []
-    for row in zip(*in_rows, strict=True):
-        queries, keys, values = (x.transpose(1, 2) for x in row)
-        y.append(attend(queries, keys, values, None))
-    return torch.cat(y, dim=1).view(*q.transpose(1, 2).shape)
-
-
-def _in_turn(x: Tensor) -> Tensor:
-    """Return all tokens of a micro-batch one after the other. (B, H, T, D) -> (B x T, H, D)"""
-    return x.transpose(1, 2).flatten(0, 1)
-
-
-def _attend_in_rows(q: Tensor, k: Tensor, v: Tensor, rows: RowStarts) -> Tensor:
-    from torch.nn.attention.varlen import varlen_attn  # takes a second, and is for GPUs
-
-    starts, longest = rows
-    grouped: Any = {"enable_gqa": True} if q.shape[1] != k.shape[1] else {}
-    shape, causal = q.transpose(1, 2).shape, (-1, 0)
-    q, k, v = _in_turn(q), _in_turn(k), _in_turn(v)
-    y = varlen_attn(q, k, v, starts, starts, longest, longest, window_size=causal, **grouped)
-    assert isinstance(y, Tensor)
-    return y.view(*shape)
 
 
 def empty_embedding(rows: int, width: int) -> nn.Embedding:

@@ -20,13 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from instruct_core.config import LAYER_NORM_EPSILON, ModelConfig
-from instruct_core.model.family import (
-    Cache,
-    Model,
-    RowStarts,
-    attend,
-    empty_embedding,
-)
+from instruct_core.model.attention import RowStarts, attend
+from instruct_core.model.family import Blocks, Cache, Model, empty_embedding
 
 
 class GPT2(Model):
@@ -45,7 +40,7 @@ class GPT2(Model):
         return self.transformer
 
     @property
-    def blocks(self) -> nn.ModuleList:
+    def blocks(self) -> Blocks:
         """The layers, first to last."""
         return self.transformer.h
 
@@ -63,7 +58,7 @@ class Transformer(nn.Module):
         self.wte = empty_embedding(config.vocab_size, config.width)
         self.wpe = empty_embedding(config.max_seq_len, config.width)
         self.drop = nn.Dropout(dropout)
-        self.h = nn.ModuleList(Block(config, dropout) for _ in range(config.num_layers))
+        self.h = Blocks(Block(config, dropout) for _ in range(config.num_layers))
         self.ln_f = nn.LayerNorm(config.width, eps=LAYER_NORM_EPSILON)
 
     def forward(
@@ -73,9 +68,7 @@ class Transformer(nn.Module):
         mask: Tensor | RowStarts | None,
         cache: Cache | None,
     ) -> Tensor:
-        x = self.drop(self.wte(tokens) + self.wpe(positions))
-        for layer, block in enumerate(self.h):
-            x = block(x, mask, cache, layer)
+        x = self.h(self.drop(self.wte(tokens) + self.wpe(positions)), mask, cache)
         if cache is not None:
             cache.length += tokens.shape[1]
         normed: Tensor = self.ln_f(x)

@@ -23,13 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from instruct_core.llama_config import LlamaConfig
-from instruct_core.model.family import (
-    Cache,
-    Model,
-    RowStarts,
-    attend,
-    empty_embedding,
-)
+from instruct_core.model.attention import RowStarts, attend
+from instruct_core.model.family import Blocks, Cache, Model, empty_embedding
 from instruct_core.model.rms_norm import RMSNorm
 from instruct_core.model.rope import Turn, rope_frequencies
 
@@ -52,7 +47,7 @@ class Llama(Model):
         return self.model
 
     @property
-    def blocks(self) -> nn.ModuleList:
+    def blocks(self) -> Blocks:
         """The layers, first to last."""
         return self.model.layers
 
@@ -71,7 +66,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.embed_tokens = empty_embedding(config.vocab_size, config.width)
         self.drop = nn.Dropout(dropout)
-        self.layers = nn.ModuleList(Block(config, dropout) for _ in range(config.num_layers))
+        self.layers = Blocks(Block(config, dropout) for _ in range(config.num_layers))
         self.norm = RMSNorm(config.width, config.norm_epsilon)
         frequencies, self.turn_factor = rope_frequencies(config)
         self.frequencies = nn.Buffer(frequencies, persistent=False)  # (D / 2,)
@@ -83,10 +78,7 @@ class Transformer(nn.Module):
         mask: Tensor | RowStarts | None,
         cache: Cache | None,
     ) -> Tensor:
-        x = self.drop(self.embed_tokens(tokens))
-        turn = self._turn(positions)
-        for layer, block in enumerate(self.layers):
-            x = block(x, turn, mask, cache, layer)
+        x = self.layers(self.drop(self.embed_tokens(tokens)), self._turn(positions), mask, cache)
         if cache is not None:
             cache.length += tokens.shape[1]
         normed: Tensor = self.norm(x)

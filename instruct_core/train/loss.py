@@ -28,7 +28,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from instruct_core.data.batches import IGNORED, MicroBatch, row_starts
-from instruct_core.model.family import Model, RowStarts, row_mask
+from instruct_core.model.attention import RowStarts, row_mask
+from instruct_core.model.family import Model
 from instruct_core.train.softmax import Room, as_written, in_room, one_pass
 
 # A GPU is quicker with longer ones. Compiled, a slice holds its logits once and not four times.

@@ -65,6 +65,7 @@ class Trainer:
         self._config, self._setup = config, setup
         if loaded is not None:
             load_saved(setup.model, loaded.model)
+        setup.model.blocks.are_recomputed = config.activation_checkpointing == "on"
         self._core = WithLoss(setup.model.to(setup.device), config.compile)
         if config.compile:
             setup.model.compile(**HOW)

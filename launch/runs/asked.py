@@ -14,6 +14,7 @@ from typing import Any
 
 from instruct_core.converter import structure
 from instruct_core.errors import CorruptFileError
+from instruct_core.recipe import Switch
 from launch.flags.slurm import SlurmFlags
 
 
@@ -26,6 +27,7 @@ class Asked:
     gpus: int = 1
     spare_nodes: int = 0
     micro_batch_size: int | None = None
+    activation_checkpointing: Switch = "auto"
     slurm: SlurmFlags = field(default_factory=SlurmFlags)
     notify: str | None = None
 

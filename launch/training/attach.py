@@ -120,10 +120,11 @@ def _refuse_changes(
         shards=_whole(flags.shards),
         init=_whole(flags.init),
     )
+    fitted = {name: getattr(has, name) for name in ("micro_batch_size", "activation_checkpointing")}
     after = run.asked["slurm"].get("after")
     known = replace(
         known,
-        recipe=replace(known.recipe, micro_batch_size=has.micro_batch_size),
+        recipe=replace(known.recipe, **fitted),
         slurm=replace(known.slurm, after=after if flags.slurm.after else None),
     )
     found = differences(typed, known)

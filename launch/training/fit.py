@@ -36,6 +36,7 @@ MASKS = 6
 # With dropout torch has no kernel for a CPU that spares the weights of attention: so often a layer keeps
 # them, and so often they are there for a moment. The whole is 1.01 to 1.21 of twelve peaks.
 KEPT_WEIGHTS, PASSING_WEIGHTS = 4, 4
+COMPILER_BYTES = 85_000_000  # torch loads its compiler to recompute a block, whatever is compiled
 # Of one GPU, from the table of bench/gpu.py in docs/performance.md: so much of a token is kept for the
 # backward. CUDA's own context and NCCL's buffers are not in that table, which is of what torch allocates.
 GPU_BYTES_PER_NUMBER = {"bf16": 37 / 24, "fp32": 74 / 24}
@@ -57,10 +58,14 @@ def cpu_flops() -> float:
     return 2 * MATRIX_SIZE**3 / best
 
 
-def step_seconds(shape: Shape, tokens_per_step: int, is_frozen: bool = False) -> float:
+def step_seconds(
+    shape: Shape, tokens_per_step: int, is_frozen: bool = False, recomputes: bool = False
+) -> float:
     """Return about how long all cores of this machine take for one step."""
-    flops = (4 if is_frozen else 6) * shape.product_weights * tokens_per_step
-    return flops / (CPU_EFFICIENCY * cpu_flops())
+    flops = (4 if is_frozen else 6) * shape.product_weights
+    if recomputes:  # a forward more of all but the head
+        flops += 2 * (shape.product_weights - shape.vocab_size * shape.width)
+    return flops * tokens_per_step / (CPU_EFFICIENCY * cpu_flops())
 
 
 def state_bytes(num_parameters: int, adapters: int, staged_share: float, frozen: int = 4) -> int:
@@ -78,31 +83,48 @@ def state_bytes(num_parameters: int, adapters: int, staged_share: float, frozen:
     return still + int((BYTES_PER_PARAMETER + SAVED_BYTES_PER_PARAMETER * staged_share) * trained)
 
 
+def _kept_numbers(shape: Shape, recomputes: bool) -> tuple[int, int]:
+    """
+    Return how many numbers of a token are kept inside blocks for the backward, and at their entrances.
+
+    With activation checkpointing these are of one block at a time, and what enters each of them.
+    """
+    if not recomputes:
+        return shape.kept_numbers, 0
+    return shape.kept_numbers // shape.num_layers, shape.num_layers * shape.width
+
+
 def rank_bytes(shape: Shape, config: TrainConfig, staged_share: float, adapters: int = 0) -> int:
     """
     Return about how much memory one CPU rank needs at its peak.
 
     Args:
         shape: Of the model.
-        config: How it is trained: the size of a micro-batch, precision, dropout.
+        config: How it is trained: the size of a micro-batch, precision, dropout, what is recomputed.
         staged_share: Of the state that the rank copies for an asynchronous save, 0..1.
         adapters: See `state_bytes`.
     """
     seq_len, tokens = config.seq_len, config.micro_batch_size * config.seq_len
     heads = (0 if adapters else HEADS) * shape.vocab_size * shape.width
     # Row by row attention needs no mask, see instruct_core/train/loss.py.
-    looks = (shape.num_layers + MASKS) * seq_len if config.dropout or config.compile else 0
+    recomputes = config.activation_checkpointing == "on"
+    layers = 1 if recomputes else shape.num_layers  # that keep them at a time
+    looks = (layers + MASKS) * seq_len if config.dropout or config.compile else 0
     if config.dropout:
-        weights = KEPT_WEIGHTS * shape.num_layers + PASSING_WEIGHTS
+        weights = KEPT_WEIGHTS * layers + PASSING_WEIGHTS
         looks += weights * shape.num_heads * seq_len
-    activations = tokens * (shape.kept_numbers + PASSING * shape.width + looks)
+    kept = sum(_kept_numbers(shape, recomputes))
+    activations = tokens * (kept + PASSING * shape.width + looks)
     slices = SLICES + (HALF_SLICES if config.precision == "bf16" else 0)
     logits = slices * min(tokens, SLICE_TOKENS) * shape.vocab_size
     state = state_bytes(shape.num_parameters, adapters, staged_share)
-    return PROCESS_BYTES + state + int(4 * (heads + activations + logits))
+    process = PROCESS_BYTES + (COMPILER_BYTES if recomputes else 0)
+    return process + state + int(4 * (heads + activations + logits))
 
 
-def gpu_bytes(shape: Shape, micro_tokens: int, precision: str, adapters: int = 0) -> int:
+def gpu_bytes(
+    shape: Shape, micro_tokens: int, precision: str, adapters: int = 0, recomputes: bool = False
+) -> int:
     """
     Return about how much memory of its GPU a rank needs at its peak.
 
@@ -115,8 +137,12 @@ def gpu_bytes(shape: Shape, micro_tokens: int, precision: str, adapters: int = 0
         micro_tokens: Tokens of a forward.
         precision: "bf16" or "fp32", of matrix products, and of weights that are not trained.
         adapters: See `state_bytes`.
+        recomputes: With activation checkpointing, by reading: what enters a block is float32, and beside
+            a block's own there is as much for a moment as on a CPU. Without it that is in the table.
     """
-    kept = GPU_BYTES_PER_NUMBER[precision] * micro_tokens * shape.kept_numbers
+    inside, entrances = _kept_numbers(shape, recomputes)
+    passing = PASSING * shape.width if recomputes else 0
+    kept = micro_tokens * (GPU_BYTES_PER_NUMBER[precision] * inside + 4 * (entrances + passing))
     frozen = 2 if precision == "bf16" else 4
     logits = min(micro_tokens, GPU_SLICE_TOKENS) * shape.vocab_size
     slices = GPU_BYTES_PER_LOGIT[precision] * logits

@@ -6,18 +6,19 @@ How a step is divided over ranks: the micro-batch that was typed, or the best th
 A step keeps its tokens however many ranks there are, and they may take unequal shares of it. A
 micro-batch that nobody typed is chosen anew for each launch; one that still fits is kept: sums then keep
 their order, and a resume its bits.
-On GPUs whose memory is known it may be four times the recipe's own, which is what fills a large one.
+On GPUs whose memory is known it may be four times the recipe's own, which is what fills a large one;
+and where not one sequence fits into it, or not the micro-batch that was typed, layers are recomputed.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from instruct_core.config import TrainConfig
 from instruct_core.errors import ConfigError
-from instruct_core.recipe import MICRO_BATCH_SIZE
+from instruct_core.recipe import MICRO_BATCH_SIZE, Switch
 from instruct_core.shape import Shape
 from launch.cluster.machine import Machine
 from launch.console.lines import counted
@@ -42,10 +43,10 @@ class Ranks(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """A run's settings, and why its micro-batch is not the recipe's own ("" where it is)."""
+    """A run's settings, and why its micro-batch is not the recipe's own, or layers are recomputed."""
 
     config: TrainConfig
-    why_micro_batch: str
+    why: str  # "" where neither is so
 
 
 def fit(
@@ -58,7 +59,7 @@ def fit(
     adapters: int = 0,
 ) -> Settings:
     """
-    Return the settings with a micro-batch that fits ranks and machine.
+    Return the settings with a micro-batch that fits ranks and machine, and nothing left open.
 
     Args:
         config: All other settings.
@@ -76,21 +77,23 @@ def fit(
     _check_ranks(config, ranks, has_begun)
     sequences, number = config.global_batch_size, ranks.world_size
     most = math.ceil(sequences / number)  # of one rank
-    room = _Room(config, ranks, shape, machine, adapters)
+    room = _Room(config, ranks, shape, machine, adapters).chosen(typed or 1)
+    again, config = room.why(typed or 1, config.activation_checkpointing), room.config
     sizes = range(min(GPU_MICRO_BATCH_SIZE, most), 0, -1)
     fitting = [s for s in sizes if (room.has(s) if s <= MICRO_BATCH_SIZE else room.surely_has(s))]
     if typed is None and kept is not None and kept <= most and room.has(kept):
-        return Settings(replace(config, micro_batch_size=kept), "")
+        return Settings(replace(config, micro_batch_size=kept), again)
     best = _best(sequences, number, fitting) if fitting else None
     chosen = typed or best or 1
     if not room.has(chosen):
         raise ConfigError(room.refusal(chosen, best, has_begun))
-    why = ""
+    why = again
     if typed is None and (chosen != MICRO_BATCH_SIZE or has_begun):
         before = f"instead of {kept} so far, " if has_begun else ""
-        why = f"{before}the largest that fits {machine.name} and the step"
+        reason = f"the largest that fits {machine.name} and the step"
         if chosen > MICRO_BATCH_SIZE:
-            why = f"{before}which fills the GPUs of {machine.name} better"
+            reason = f"which fills the GPUs of {machine.name} better"
+        why = ", ".join(filter(None, (f"{before}{reason}", again)))
     return Settings(replace(config, micro_batch_size=chosen), why)
 
 
@@ -137,6 +140,28 @@ class _Room(NamedTuple):
     machine: Machine
     adapters: int
 
+    def with_recomputing(self, value: Literal["on", "off"]) -> _Room:
+        """Return the same with activation checkpointing, or without."""
+        return self._replace(config=replace(self.config, activation_checkpointing=value))
+
+    def chosen(self, size: int) -> _Room:
+        """Return the same with what was typed of activation checkpointing, or what a size takes."""
+        if self.config.activation_checkpointing != "auto":
+            return self
+        without = self.with_recomputing("off")
+        must = self.machine.num_gpus > 0 and not without.has(size)
+        return self.with_recomputing("on") if must else without
+
+    def why(self, size: int, asked: Switch) -> str:
+        """Return what is said of activation checkpointing; "" without it."""
+        if not self._recomputes():
+            return ""
+        reason = f" (without it a micro-batch of {size} would not fit)" if asked == "auto" else ""
+        return f"with activation checkpointing{reason}"
+
+    def _recomputes(self) -> bool:
+        return self.config.activation_checkpointing == "on"
+
     def has(self, size: int) -> bool:
         """Return True if micro-batches of a size fit, or nobody knows."""
         free = self._free()
@@ -155,7 +180,8 @@ class _Room(NamedTuple):
         config = self.config
         if self.machine.num_gpus:
             tokens = size * config.seq_len
-            return gpu_bytes(self.shape, tokens, config.precision, self.adapters)
+            again = self._recomputes()
+            return gpu_bytes(self.shape, tokens, config.precision, self.adapters, again)
         staged = 1 / self.ranks.world_size if config.async_save else 0.0
         sized = replace(config, micro_batch_size=size)
         return self.ranks.per_node * rank_bytes(self.shape, sized, staged, self.adapters)
@@ -167,9 +193,15 @@ class _Room(NamedTuple):
         if machine.num_gpus:
             who, where, remedy = "A rank", f"a GPU of {machine.name}", "GPUs with more memory"
         change = remedy if has_begun else f"{remedy}, or a smaller --model"
+        with_it = self.with_recomputing("on")
         if best is not None:
             change = f"--micro-batch-size {best}"
+        elif with_it.has(1):
+            smaller = "" if with_it.has(size) else " --micro-batch-size 1"
+            change = f"--activation-checkpointing on{smaller}, or {change}"
+        again = " and activation checkpointing" if self._recomputes() else ""
         return (
-            f"{who} with --micro-batch-size {size} would need about {self._needed(size) / 1e9:.0f} GB, "
-            f"and {free / 1e9:.0f} GB are free on {where}. Use {change}."
+            f"{who} with --micro-batch-size {size}{again} would need about "
+            f"{self._needed(size) / 1e9:.0f} GB, and {free / 1e9:.0f} GB are free on {where}. "
+            f"Use {change}."
         )

@@ -39,7 +39,7 @@ class Plan(NamedTuple):
     submission: Submission
     ranks: Ranks
     init: str  # in words
-    why_micro_batch: str  # "" where it is what was typed, or the recipe's own
+    why: str  # its micro-batch is not the recipe's own, or layers are recomputed; see Settings
     step: int  # that the run has reached
     is_new: bool  # there was no such run before
     adapters: int = 0  # numbers that are trained, if not all weights are
@@ -148,7 +148,7 @@ def _ranks(plan: Plan) -> str:
         ranks += " (in fp32: bf16 needs compute capability 8.0)"
     if not machine.num_gpus:
         ranks += f" (no GPU on {machine.name}: gloo)"
-    why = f", {plan.why_micro_batch}" if plan.why_micro_batch else ""
+    why = f", {plan.why}" if plan.why else ""
     return f"{ranks}; each takes {_share(config, size, why)}"
 
 
@@ -261,7 +261,8 @@ def _time(plan: Plan, epochs: float | None) -> str:
     # All ranks wait for those that have most of a step.
     size, most = plan.ranks.world_size, math.ceil(config.global_batch_size / plan.ranks.world_size)
     tokens = most * size * config.seq_len
-    seconds = step_seconds(plan.shape, tokens, is_frozen=plan.adapters > 0)
+    recomputes = config.activation_checkpointing == "on"
+    seconds = step_seconds(plan.shape, tokens, plan.adapters > 0, recomputes)
     text = (
         f"{steps}; a step of {config.tokens_per_step:,} tokens takes about {duration(seconds)}, all of "
         f"them {duration(seconds * left)}"

@@ -47,7 +47,7 @@ def settle(
 ) -> TrainConfig:
     """
     Return the settings of a run on such nodes; the shards' fingerprint is left to be filled in, and
-    a micro-batch that was not typed to be fitted.
+    a micro-batch and activation checkpointing that were not typed to be fitted.
 
     Args:
         flags: What was typed, or what the run has.
@@ -98,6 +98,7 @@ def open_settings(recipe: Recipe) -> list[str]:
         "min_learning_rate",
         "precision",
         "micro_batch_size",
+        "activation_checkpointing",
     ]
     if recipe.lora is not None:
         may_be_open += ["lora_alpha", "lora_targets"]
@@ -113,7 +114,10 @@ def resumed_flags(stored: TrainConfig, asked: Mapping[str, Any]) -> Finetune:
         asked: What it asked for last time, as `asked_of` gives it.
     """
     slurm = {**asked.get("slurm", {}), "after": None}  # waited for already
-    typed = {"micro_batch_size": asked.get("micro_batch_size", stored.micro_batch_size)}
+    typed = {
+        "micro_batch_size": asked.get("micro_batch_size", stored.micro_batch_size),
+        "activation_checkpointing": asked.get("activation_checkpointing", "auto"),
+    }
     return Finetune(
         run=stored.run,
         shards=stored.shards,
@@ -133,10 +137,12 @@ def resumed_flags(stored: TrainConfig, asked: Mapping[str, Any]) -> Finetune:
 
 def asked_of(flags: Finetune) -> dict[str, Any]:
     """
-    Return what a run asks the cluster for, and its micro-batch if typed: all may change later; and the
-    run that it begins with, as typed.
+    Return what a run asks the cluster for, its micro-batch and activation checkpointing if typed: all may
+    change later; and the run that it begins with, as typed.
     """
     rare: dict[str, Any] = {"init": flags.init} if is_fork(flags.init) else {}
+    if (again := flags.recipe.activation_checkpointing) != "auto":
+        rare["activation_checkpointing"] = again
     rare |= {HAD_URL: True} if is_url(flags.notify or "") else {}
     return rare | {
         "nodes": flags.nodes,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -54,14 +55,14 @@ class Watched:
         monkeypatch.setattr(_Attempt, "_setup", lambda attempt, *a: None)
         monkeypatch.setattr(module, "begin", lambda *a: beginning)
 
-    def run(self, device: str = "cuda") -> Any:
+    def run(self, device: str = "cuda", config: TrainConfig = CONFIG) -> Any:
         """Run an attempt."""
         aside: Any = SimpleNamespace(
             note=print, loaded=lambda manifest: None, resumed=lambda step, shape: None,
             working=lambda phase: None, look_amid_save=None, store=None,
         )  # fmt: skip
         facts = {"identity": identity_of(CONFIG)}
-        return _Attempt(CONFIG, facts, torch.device(device), aside, aside, aside, aside).run()
+        return _Attempt(config, facts, torch.device(device), aside, aside, aside, aside).run()
 
 
 @pytest.fixture
@@ -120,6 +121,18 @@ def test_micro_batch_that_is_never_filled_is_not_the_one_to_make_smaller(
 
     with pytest.raises(ConfigError, match="--micro-batch-size 2: the run goes on"):
         watched.run()
+
+
+def test_gpu_that_is_too_small_for_one_sequence_is_told_of_activation_checkpointing(
+    watched: Watched,
+) -> None:
+    watched.train = raising(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"))
+    config = replace(CONFIG, micro_batch_size=1)
+
+    with pytest.raises(ConfigError, match="with --activation-checkpointing on, which takes longer"):
+        watched.run(config=config)
+    with pytest.raises(ConfigError, match="No smaller one is left"):
+        watched.run(config=replace(config, activation_checkpointing="on"))
 
 
 def test_other_errors_of_a_step_stay_what_they_are(watched: Watched) -> None:

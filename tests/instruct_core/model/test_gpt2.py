@@ -18,8 +18,8 @@ from instruct_core.config import PRESETS
 from instruct_core.data.batches import SampleReader, row_starts
 from instruct_core.data.packing import pack
 from instruct_core.data.shards import ShardSet
-from instruct_core.model import family
-from instruct_core.model.family import RowStarts, row_mask
+from instruct_core.model import attention
+from instruct_core.model.attention import RowStarts, row_mask
 from instruct_core.model.gpt2 import GPT2
 from instruct_core.storage.store import Store
 from tests.instruct_core.conftest import SHAPE
@@ -69,7 +69,7 @@ def test_rows_by_their_starts_are_the_rows_of_a_mask(
         return torch.cat(parts)
 
     monkeypatch.setattr(varlen, "varlen_attn", one_by_one)
-    monkeypatch.setattr(family, "_attend_row_by_row", family._attend_in_rows)
+    monkeypatch.setattr(attention, "_attend_row_by_row", attention._attend_in_rows)
     rows = ShardSet(Store(shard_set), "train")
     packing = pack(rows.lengths(), 64, seed=1)
     batch = SampleReader(rows, packing, "all").micro_batch(np.arange(3, dtype=np.uint64))

@@ -15,9 +15,10 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from instruct_core.answers.generation import generate
 from instruct_core.llama_config import LlamaConfig
-from instruct_core.model import family
+from instruct_core.model import attention
+from instruct_core.model.attention import RowStarts, row_mask
 from instruct_core.model.families import build
-from instruct_core.model.family import Cache, Model, RowStarts, row_mask
+from instruct_core.model.family import Cache, Model
 from instruct_core.model.llama import Llama
 from instruct_core.model.weights import load_model, load_pretrained
 from tests.instruct_core.model.their_llama import KINDS, SIZES, reference, save_folder
@@ -140,7 +141,7 @@ def test_rows_by_their_starts_are_the_rows_of_a_mask(monkeypatch: pytest.MonkeyP
         return torch.cat(parts)
 
     monkeypatch.setattr(varlen, "varlen_attn", one_by_one)
-    monkeypatch.setattr(family, "_attend_row_by_row", family._attend_in_rows)
+    monkeypatch.setattr(attention, "_attend_row_by_row", attention._attend_in_rows)
     model = Llama(
         LlamaConfig(
             model_type="qwen3", num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8, width=32,

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from instruct_core.data.batches import LossOn
+from instruct_core.recipe import Switch
 from instruct_core.train.compiler import HOW
 from tests.conftest import environment
 from tests.forked_ranks import in_ranks
@@ -44,7 +45,9 @@ assert not counters["graph_break"], counters
 PLAIN = replace(CONFIG, max_steps=STEPS, eval_every=100, save_every=100)
 
 
-def train(folder: Path, shard_set: Path, loss_on: LossOn, compiled: bool) -> list[Any]:
+def train(
+    folder: Path, shard_set: Path, loss_on: LossOn, compiled: bool, recomputed: Switch = "off"
+) -> list[Any]:
     """Train on this rank; return graphs, breaks, losses and a sum over the weights."""
     warnings.simplefilter("ignore")  # of this rank: torch's compiler uses what torch has deprecated
     from torch._dynamo.utils import counters
@@ -53,7 +56,8 @@ def train(folder: Path, shard_set: Path, loss_on: LossOn, compiled: bool) -> lis
     counters.clear()
     desk = Desk(folder, shard_set)
     desk.learn(loss_on)
-    trainer = desk.trainer(replace(PLAIN, compile=compiled))
+    config = replace(PLAIN, compile=compiled, activation_checkpointing=recomputed)
+    trainer = desk.trainer(config)
     trainer._evaluate = lambda: True  # type: ignore[method-assign]  # has batches of other sizes
     trainer.run()
     graphs, breaks = counters["stats"]["unique_graphs"], dict(counters["graph_break"])
@@ -78,6 +82,18 @@ def test_two_ranks_compile_one_graph_of_the_model_and_one_of_the_loss(
         assert (graphs, breaks) == (2, {})
     assert first[2] == pytest.approx(eager_losses, rel=1e-4)
     assert first[3] == second[3]
+
+
+def test_layers_that_are_recomputed_are_compiled_into_the_same_one_graph(
+    tmp_path: Path, shard_set: Path
+) -> None:
+    def work(rank: int) -> list[Any]:
+        ways: tuple[Switch, Switch] = ("off", "on")
+        return [train(tmp_path / way, shard_set, "all", True, recomputed=way) for way in ways]
+
+    for kept, recomputed in in_ranks(2, work):
+        assert kept[:2] == [2, {}]
+        assert recomputed == [1, *kept[1:]]  # that of the loss is there already
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch compiles for CPUs with g++: none here")

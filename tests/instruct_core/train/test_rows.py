@@ -10,8 +10,9 @@ import torch
 
 from instruct_core.config import PRESETS
 from instruct_core.data.batches import IGNORED, MicroBatch
+from instruct_core.model.attention import RowStarts
 from instruct_core.model.families import build
-from instruct_core.model.family import Model, RowStarts
+from instruct_core.model.family import Model
 from instruct_core.train.loss import Inputs, WithLoss, on_device, where_to_look
 
 CPU = torch.device("cpu")

@@ -44,6 +44,7 @@ def submitted(desk: Path, shard_set: Path, *more: str) -> list[str]:
         (["--cluster=local"], ["--cluster is slurm, got local"]),
         (["--runs=elsewhere"], ["--runs is ", "elsewhere"]),
         (["--compile", "--dry-run"], ["--compile is False, got True"]),
+        (["--activation-checkpointing=on"], ["--activation-checkpointing is off, got on"]),
     ],
 )
 def test_flags_that_a_queued_run_does_not_take_are_refused(

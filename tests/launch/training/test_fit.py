@@ -12,13 +12,19 @@ import pytest
 
 from instruct_core.config import PRESETS, TrainConfig
 from instruct_core.shape import Shape, with_vocabulary
-from launch.training.fit import gpu_bytes, rank_bytes
+from launch.training.fit import gpu_bytes, rank_bytes, step_seconds
 
 ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.parametrize(
-    "shape", ["tiny 4 256", "tiny 8 256 --precision bf16", "tiny 4 1024 --dropout 0.1"]
+    "shape",
+    [
+        "tiny 4 256",
+        "tiny 8 256 --precision bf16",
+        "tiny 4 1024 --dropout 0.1",
+        "small-demo 4 1024 --activation-checkpointing on",
+    ],
 )
 def test_estimate_of_a_ranks_memory_is_what_a_process_takes(shape: str) -> None:
     done = subprocess.run(
@@ -41,6 +47,18 @@ def test_estimates_know_of_the_vocabulary_and_of_what_attention_keeps() -> None:
     by_rows, by_mask = cpu(tiny, 8, 1024), cpu(tiny, 8, 1024, compile=True)
     assert cpu(tiny, 32, 256) == by_rows < by_mask < cpu(tiny, 8, 1024, dropout=0.1)
     assert cpu(tiny, 8, 256) < cpu(tiny, 8, 256, precision="bf16")
+
+
+def test_estimates_know_of_activation_checkpointing() -> None:
+    shape = PRESETS["gpt2-large"]
+    sizes = 8192 * shape.num_layers * shape.width
+
+    gpu = [gpu_bytes(shape, 8192, "bf16", recomputes=again) for again in (False, True)]
+    assert gpu[0] - gpu[1] > 0.8 * 37 * sizes
+    again = {"activation_checkpointing": "on"}
+    assert cpu(shape, 8, 1024) - cpu(shape, 8, 1024, **again) > 0.8 * 4 * 24 * sizes
+    seconds, longer = (step_seconds(shape, 8192, recomputes=is_on) for is_on in (False, True))
+    assert 1.2 * seconds < longer < 4 / 3 * seconds
 
 
 def cpu(shape: Shape, micro_batch_size: int, seq_len: int, **changes: Any) -> int:

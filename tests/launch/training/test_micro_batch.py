@@ -52,7 +52,7 @@ def test_micro_batch_that_nobody_typed_fits_the_ranks(
 
     assert chosen.config.micro_batch_size == expected
     assert chosen.config.grad_accum_steps(ranks.world_size) >= 1
-    assert bool(chosen.why_micro_batch) == (expected != 8)
+    assert bool(chosen.why) == (expected != 8)
 
 
 def test_micro_batch_is_kept_on_a_resume_while_it_fits_and_chosen_anew_when_it_does_not() -> None:
@@ -62,7 +62,7 @@ def test_micro_batch_is_kept_on_a_resume_while_it_fits_and_chosen_anew_when_it_d
     assert fitted(config, Ranks(1, 2), CORES, typed=None, kept=4) == 2
     changed = fit(config, Ranks(1, 4), PRESETS["tiny"], CORES, typed=None, kept=4)
     assert changed.config.micro_batch_size == 1
-    assert changed.why_micro_batch.startswith("instead of 4 so far, the largest that fits")
+    assert changed.why.startswith("instead of 4 so far, the largest that fits")
 
 
 @pytest.mark.parametrize(
@@ -151,6 +151,67 @@ def test_micro_batch_fits_the_memory_of_the_gpus() -> None:
 
 
 @pytest.mark.parametrize(
+    ("machine", "typed", "kept", "expected"),
+    [
+        (40, None, None, ("off", 4)),  # a smaller micro-batch is faster than layers computed twice
+        (40, 8, None, ("on", 8)),
+        (28, None, None, ("on", 1)),
+        (28, None, 4, ("on", 1)),
+        (32, None, 8, ("off", 1)),  # begun without, goes on without while anything fits
+        (80, None, 1, ("off", 1)),  # begun with it on smaller ones
+        (None, 32, None, ("off", 32)),  # nobody knows their memory
+        (CORES._replace(memory_bytes=10**12), 8, None, ("off", 8)),
+    ],
+)
+def test_layers_are_recomputed_on_gpus_where_a_step_does_not_fit_without(
+    machine: int | Machine | None, typed: int | None, kept: int | None, expected: tuple[str, int]
+) -> None:
+    """gpt2-xl, whose state takes 25 GB."""
+    config = settings(precision="bf16", activation_checkpointing="auto")
+    if not isinstance(machine, Machine):
+        machine = GPUS._replace(gpu_bytes=machine and machine * 10**9)
+
+    chosen = fit(config, Ranks(1, 1), PRESETS["gpt2-xl"], machine, typed, kept)
+
+    settled = chosen.config.activation_checkpointing, chosen.config.micro_batch_size
+    assert settled == expected
+    told = f"with activation checkpointing (without it a micro-batch of {typed or 1} would not fit)"
+    assert chosen.why.endswith(told) == (expected[0] == "on")
+    assert ("activation checkpointing" in chosen.why) == (expected[0] == "on")
+
+
+def test_typed_activation_checkpointing_is_taken_or_advised() -> None:
+    small = GPUS._replace(gpu_bytes=28 * 10**9)
+    on, off, auto = (
+        settings(precision="bf16", activation_checkpointing=it) for it in ("on", "off", "auto")
+    )
+
+    taken = fit(on, Ranks(1, 1), PRESETS["tiny"], CORES, None, None)
+    assert (taken.config.activation_checkpointing, taken.why) == (
+        "on",
+        "with activation checkpointing",
+    )
+    for typed, change in (
+        (1, "Use --activation-checkpointing on, or GPUs"),
+        (8, "Use --activation-checkpointing on --micro-batch-size 1, or GPUs"),
+    ):
+        with pytest.raises(ConfigError, match=change):
+            fitted(off, Ranks(1, 1), small, typed, None, "gpt2-xl")
+    for config in (on, auto):
+        with pytest.raises(
+            ConfigError, match=r"8 and activation checkpointing would .* Use --micro-batch-size 1\."
+        ):
+            fitted(config, Ranks(1, 1), small, 8, None, "gpt2-xl")
+    with pytest.raises(
+        ConfigError,
+        match=r"1 and activation checkpointing would need about 27 GB, and 24 GB .* Use GPUs with more",
+    ):
+        fitted(auto, Ranks(1, 1), GPUS._replace(gpu_bytes=24 * 10**9), None, None, "gpt2-xl")
+    with pytest.raises(ConfigError, match="Use --activation-checkpointing on, or fewer --gpus"):
+        fitted(auto, Ranks(1, 1), CORES._replace(memory_bytes=49 * 10**9), 1, None, "gpt2-xl")
+
+
+@pytest.mark.parametrize(
     ("gigabytes", "ranks", "expected"),
     [
         (140, Ranks(1, 1), 32),
@@ -171,7 +232,7 @@ def test_micro_batch_fills_gpus_whose_memory_is_known(
     chosen = fit(settings(precision="bf16"), ranks, PRESETS["gpt2"], machine, None, None)
 
     assert chosen.config.micro_batch_size == expected
-    assert ("fills the GPUs of this machine" in chosen.why_micro_batch) == (expected > 8)
+    assert ("fills the GPUs of this machine" in chosen.why) == (expected > 8)
 
 
 def test_run_that_has_saved_keeps_its_micro_batch_on_gpus_with_room_for_more() -> None:
