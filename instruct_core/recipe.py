@@ -128,7 +128,7 @@ class Recipe:
     """Compile the model with torch.compile: slower to start, faster to run."""
     activation_checkpointing: Switch = _may_change("auto")  # noqa: RUF009  a field, as all others here
     """Keep of each layer only what enters it, and compute the layer again in the backward: less memory,
-    and a step takes about a third longer (auto: on GPUs, where a step does not fit without)."""
+    and a step takes about a third longer (auto: on GPUs, where not one sequence fits without)."""
     deterministic: Annotated[bool, RARE] = _may_change(True)
     """Use deterministic algorithms on GPUs, without which a resume is not exact to the bit."""
     record_samples: Annotated[bool, RARE] = _may_change(False)

@@ -7,7 +7,7 @@ A step keeps its tokens however many ranks there are, and they may take unequal 
 micro-batch that nobody typed is chosen anew for each launch; one that still fits is kept: sums then keep
 their order, and a resume its bits.
 On GPUs whose memory is known it may be four times the recipe's own, which is what fills a large one;
-and where not one sequence fits into it, or not the micro-batch that was typed, layers are recomputed.
+and where not one sequence fits into it, layers are recomputed.
 """
 
 from __future__ import annotations
@@ -77,8 +77,8 @@ def fit(
     _check_ranks(config, ranks, has_begun)
     sequences, number = config.global_batch_size, ranks.world_size
     most = math.ceil(sequences / number)  # of one rank
-    room = _Room(config, ranks, shape, machine, adapters).chosen(typed or 1)
-    again, config = room.why(typed or 1, config.activation_checkpointing), room.config
+    room = _Room(config, ranks, shape, machine, adapters).settled()
+    again, config = room.why(config.activation_checkpointing), room.config
     sizes = range(min(GPU_MICRO_BATCH_SIZE, most), 0, -1)
     fitting = [s for s in sizes if (room.has(s) if s <= MICRO_BATCH_SIZE else room.surely_has(s))]
     if typed is None and kept is not None and kept <= most and room.has(kept):
@@ -144,19 +144,19 @@ class _Room(NamedTuple):
         """Return the same with activation checkpointing, or without."""
         return self._replace(config=replace(self.config, activation_checkpointing=value))
 
-    def chosen(self, size: int) -> _Room:
-        """Return the same with what was typed of activation checkpointing, or what a size takes."""
+    def settled(self) -> _Room:
+        """Return the same with what was typed of activation checkpointing, or what one sequence takes."""
         if self.config.activation_checkpointing != "auto":
             return self
         without = self.with_recomputing("off")
-        must = self.machine.num_gpus > 0 and not without.has(size)
+        must = self.machine.num_gpus > 0 and not without.has(1)
         return self.with_recomputing("on") if must else without
 
-    def why(self, size: int, asked: Switch) -> str:
+    def why(self, asked: Switch) -> str:
         """Return what is said of activation checkpointing; "" without it."""
         if not self._recomputes():
             return ""
-        reason = f" (without it a micro-batch of {size} would not fit)" if asked == "auto" else ""
+        reason = " (without it not one sequence fits)" if asked == "auto" else ""
         return f"with activation checkpointing{reason}"
 
     def _recomputes(self) -> bool:

@@ -85,7 +85,7 @@ def test_time_of_a_step_is_that_of_the_ranks_that_have_most_of_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Four sequences of 64 over three ranks take as long as six; here a token takes a second."""
-    monkeypatch.setattr(module, "step_seconds", lambda shape, tokens, is_frozen: float(tokens))
+    monkeypatch.setattr(module, "step_seconds", lambda shape, tokens, *how: float(tokens))
     submission: Any = SimpleNamespace(machine=SimpleNamespace(num_gpus=0), minutes=None)
     config = replace(CONFIG, seq_len=64, tokens_per_step=256)
 
