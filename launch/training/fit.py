@@ -108,7 +108,7 @@ def rank_bytes(shape: Shape, config: TrainConfig, staged_share: float, adapters:
     heads = (0 if adapters else HEADS) * shape.vocab_size * shape.width
     # Row by row attention needs no mask, see instruct_core/train/loss.py.
     recomputes = config.activation_checkpointing == "on"
-    layers = 2 if recomputes else shape.num_layers  # that have them at a time: one is computed again
+    layers = 2 if recomputes else shape.num_layers  # that have them: one is computed again
     looks = (layers + MASKS) * seq_len if config.dropout or config.compile else 0
     if config.dropout:
         weights = KEPT_WEIGHTS * layers + PASSING_WEIGHTS
