@@ -173,6 +173,9 @@ class _Follower:
 
     def _tell_silence(self, progress: JobProgress) -> None:
         """Say once that the run makes no steps, where its job is not back in the queue."""
+        if not silence_of(progress, (), ()):  # by the clock alone, before its job is asked for
+            self._is_silent = False
+            return
         records = []
         if isinstance(self._job, SlurmJob):
             with suppress(SlurmError):
