@@ -16,6 +16,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from tests.conftest import REPO
@@ -94,7 +95,11 @@ def run_tests(version: str, arguments: list[str]) -> int:
     outer = [place for place in places if not any(place.startswith(f"{o}/") for o in places)]
     script = ENTER.format(root=root, places=" ".join(outer), repo=REPO, python=sys.executable)
     command = ["unshare", "--mount", "bash", "-c", script, "bash", *(arguments or ["tests/slurm"])]
-    return subprocess.run(command, check=False).returncode
+    # Of its own: pytest clears away older ones, and what another suite had mounted in one of them when
+    # the namespace was made stays mounted here.
+    with tempfile.TemporaryDirectory(prefix="pytest-", ignore_cleanup_errors=True) as own:
+        environment = os.environ | {"PYTEST_DEBUG_TEMPROOT": own}
+        return subprocess.run(command, env=environment, check=False).returncode
 
 
 def main() -> int:
