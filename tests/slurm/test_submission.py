@@ -73,15 +73,14 @@ def test_dry_run_shows_the_batch_script_and_writes_nothing(desk: Run) -> None:
 
 
 def test_run_is_queued_while_nodes_are_down_and_begins_when_they_are_back(desk: Run) -> None:
-    desk.cluster.run("scontrol", "update", "NodeName=node[2-4]", "State=DOWN", "Reason=power")
+    # One that is only down comes back when its slurmd is heard of again.
+    for down in ("State=DRAIN", "State=DOWN"):
+        desk.cluster.run("scontrol", "update", "NodeName=node[2-4]", down, "Reason=power")
     try:
         said = desk.submit("--gpus=1", "--max-steps=5")
         state = desk.state()
     finally:
-        for node in (2, 3, 4):  # Slurm refuses it for one that has come back by itself meanwhile
-            desk.cluster.run(
-                *("scontrol", "update", f"NodeName=node{node}", "State=RESUME"), check=False
-            )
+        desk.cluster.run("scontrol", "update", "NodeName=node[2-4]", "State=RESUME")
 
     assert "Up now are 1 of 2 nodes of partition low: the job waits for the rest" in said
     assert state == "PENDING"

@@ -288,8 +288,9 @@ def test_follow_up_that_is_foretold_is_the_one_that_a_job_queues(
 def test_partition_with_small_old_gpus_gets_a_micro_batch_and_a_precision_that_fit(
     slurm: PlayedSlurm, desk: Path, shard_set: Path
 ) -> None:
-    slurm.gpus("gpu:tesla_v100-sxm2-32gb:4")
-    words = [f"--shards={shard_set}", "--run=r", "--model=gpt2-large", "--init=random", "--gpus=4"]
+    """So small that the model need not be large: its checkpoint must find room on this machine's disk."""
+    slurm.gpus("gpu:tesla_v100-sxm2-8gb:4")
+    words = [f"--shards={shard_set}", "--run=r", "--model=gpt2", "--init=random", "--gpus=4"]
 
     said = looked(desk, *words)
 
