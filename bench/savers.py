@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 from bench.common import seconds_of
 from instruct_core.checkpoints.manifest import Progress
 from instruct_core.checkpoints.retention import Keep
-from instruct_core.checkpoints.writer import Checkpoints, Snapshot
+from instruct_core.checkpoints.snapshot import Snapshot
+from instruct_core.checkpoints.writer import Checkpoints
 from instruct_core.config import PRESETS, TrainConfig
 from instruct_core.events import Event, SaveFailed
 from instruct_core.model.families import build

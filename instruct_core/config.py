@@ -16,7 +16,15 @@ from instruct_core.converter import structure
 from instruct_core.errors import ConfigError, CorruptFileError
 from instruct_core.llama_config import LLAMA_TYPES, LlamaConfig
 from instruct_core.lora_settings import ALL, ALPHA_PER_RANK, Lora
-from instruct_core.recipe import IS_LATER, MICRO_BATCH_SIZE, LossOn, Precision, Recipe, Switch
+from instruct_core.recipe import (
+    IS_LATER,
+    MICRO_BATCH_SIZE,
+    LossOn,
+    Precision,
+    Recipe,
+    Shard,
+    Switch,
+)
 from instruct_core.shape import Shape
 
 LAYER_NORM_EPSILON = 1e-5
@@ -156,6 +164,7 @@ class TrainConfig(Recipe):
     loss_on: LossOn = field(default="all", kw_only=True)
     precision: Precision = field(default="fp32", kw_only=True)
     activation_checkpointing: Switch = field(default="off", kw_only=True, metadata=IS_LATER)
+    shard: Shard = field(default="none", kw_only=True, metadata=IS_LATER)
     init_step: int | None = field(default=None, kw_only=True, metadata=IS_LATER)
     """Step of another run that `init` is, if it was named as one."""
     init_xxh3: str = field(default="", kw_only=True, metadata=IS_LATER)

@@ -107,6 +107,21 @@ def broadcast(tensor: Tensor, source: int) -> None:
         _wait(dist.broadcast(tensor, source, async_op=True))
 
 
+def is_in_parts(tensor: Tensor) -> bool:
+    """Return True for a tensor of which every rank has a part: a DTensor."""
+    return hasattr(tensor, "full_tensor")  # its class takes a second to load
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Return a tensor, put together if it is in parts: then all ranks ask for it."""
+    return tensor.full_tensor() if is_in_parts(tensor) else tensor  # type: ignore[attr-defined]
+
+
+def own(tensor: Tensor) -> Tensor:
+    """Return what this rank has of a tensor, which it may change there: its part, or all of it."""
+    return tensor.to_local() if is_in_parts(tensor) else tensor  # type: ignore[attr-defined]
+
+
 def barrier() -> None:
     """Wait until every rank is here."""
     any_rank(False)

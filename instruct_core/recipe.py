@@ -28,6 +28,7 @@ IS_LATER = {"is_later": True}
 Precision = Literal["auto", "fp32", "bf16"]
 LossOn = Literal["all", "response"]
 Switch = Literal["auto", "on", "off"]
+Shard = Literal["auto", "none", "full"]
 Kept = Literal["fp32", "fp16"]  # numbers of a model's weights while it answers on a CPU
 
 
@@ -129,6 +130,9 @@ class Recipe:
     activation_checkpointing: Switch = _may_change("auto")  # noqa: RUF009  a field, as all others here
     """Keep of each layer only what enters it, and compute the layer again in the backward: less memory,
     and a step takes about a third longer (auto: on GPUs, where not one sequence fits without)."""
+    shard: Shard = _may_change("auto")  # noqa: RUF009  a field, as all others here
+    """Spread weights, gradients and moments over all ranks, so that a model may be larger than one GPU's
+    memory; what a layer needs travels at every step (auto: full on GPUs, where not one sequence fits)."""
     deterministic: Annotated[bool, RARE] = _may_change(True)
     """Use deterministic algorithms on GPUs, without which a resume is not exact to the bit."""
     record_samples: Annotated[bool, RARE] = _may_change(False)

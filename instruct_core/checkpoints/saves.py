@@ -26,7 +26,8 @@ from time import monotonic, sleep
 from instruct_core import ranks
 from instruct_core.checkpoints.background import Background
 from instruct_core.checkpoints.retention import Keep, Removed
-from instruct_core.checkpoints.writer import Checkpoints, Snapshot
+from instruct_core.checkpoints.snapshot import Snapshot
+from instruct_core.checkpoints.writer import Checkpoints
 from instruct_core.config import TrainConfig
 from instruct_core.errors import LateSaveError, UnsavedError
 from instruct_core.events import Event, MadeRoom, NotRemoved, Saved, SaveFailed

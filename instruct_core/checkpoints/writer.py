@@ -26,16 +26,16 @@ import contextlib
 import json
 import os
 import socket
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from instruct_core import ranks
-from instruct_core.checkpoints.manifest import FileEntry, Manifest, model_files, state_name
+from instruct_core.checkpoints.manifest import FileEntry, Manifest
 from instruct_core.checkpoints.removal import clear_step, remove_save
 from instruct_core.checkpoints.retention import Keep, Removed, Retention, SpoiledError
+from instruct_core.checkpoints.snapshot import Snapshot, snapshot_of
 from instruct_core.checkpoints.staging import Image, Staging, direct_image
 from instruct_core.checkpoints.steps import (
     check_fence,
@@ -46,30 +46,10 @@ from instruct_core.checkpoints.steps import (
 )
 from instruct_core.checkpoints.together import on_rank_0, together
 from instruct_core.errors import FencedError
-from instruct_core.storage.documents import dump_document, seal
+from instruct_core.storage.documents import seal
 from instruct_core.storage.patience import NO_ROOM
 from instruct_core.storage.store import Store
 from instruct_core.storage.torch_tensors import Tensors
-
-
-class Part(NamedTuple):
-    """A safetensors file to be: its name, its tensors as they lie, and its metadata."""
-
-    name: str
-    tensors: Tensors
-    metadata: Mapping[str, str]
-
-
-class Snapshot(NamedTuple):
-    """A rank's share of a checkpoint. Its tensors must not change until `copied` is set."""
-
-    step: int
-    parts: list[Part]
-    documents: list[Image]
-    facts: Mapping[str, Any]
-    total_bytes: int  # of all ranks
-    direct: bool  # write the tensors from where they lie
-    copied: threading.Event
 
 
 class Ours(NamedTuple):
@@ -149,22 +129,9 @@ class Checkpoints:
             facts: Further fields of the manifest: progress, model, identity, versions; base of adapters.
             copied: False to write CPU tensors from where they lie, all the time.
         """
-        rank, world_size = ranks.rank(), ranks.world_size()
-        model_bytes = sum(tensor.nbytes for tensor in model.values())
-        share = _share(optimizer, rank, world_size, model_bytes)
-        state = {f"optimizer/{name}": optimizer[name] for name in share}
-        state |= {f"rng/{name}": tensor for name, tensor in rng.items()}
-        parts, documents = [Part(state_name(rank, world_size), state, {})], []
-        if rank == 0:
-            # transformers refuses a file that does not say "pt".
-            config_name, weights_name = model_files("base" in facts)
-            parts.append(Part(weights_name, model, {"format": "pt"}))
-            documents.append(Image(config_name, [memoryview(dump_document(model_config))]))
         self._staging.mark()
-        total = model_bytes + sum(tensor.nbytes for tensor in optimizer.values())
-        on_gpu = any(tensor.is_cuda for tensor in model.values())
-        direct = not copied and self.store.is_local and not on_gpu
-        return Snapshot(step, parts, documents, facts, total, direct, threading.Event())
+        may_be_direct = not copied and self.store.is_local
+        return snapshot_of(step, model, model_config, optimizer, rng, facts, may_be_direct)
 
     def _images(self, snapshot: Snapshot) -> list[Image]:
         """Return the files of a snapshot; from here on its tensors may change, if it is no direct one."""
@@ -281,15 +248,3 @@ class Checkpoints:
                 self._clear(step)
             elif not self._may_count:
                 remove_save(self._place, folder)
-
-
-def _share(tensors: Tensors, rank: int, world_size: int, model_bytes: int) -> list[str]:
-    """Return the names that one rank writes: largest first, each to the rank with the least."""
-    loads = [model_bytes] + [0] * (world_size - 1)
-    mine = []
-    for name in sorted(tensors, key=lambda n: (-tensors[n].nbytes, n)):
-        lightest = loads.index(min(loads))
-        loads[lightest] += tensors[name].nbytes
-        if lightest == rank:
-            mine.append(name)
-    return mine

@@ -39,6 +39,11 @@ class MicroBatch(NamedTuple):
         return int((self.targets != IGNORED).sum())
 
 
+def without_loss(batch: MicroBatch) -> MicroBatch:
+    """Return a micro-batch of which nothing is learnt: its loss and its gradients are 0."""
+    return batch._replace(targets=np.full_like(batch.targets, IGNORED))
+
+
 def row_starts(row_ids: NDArray[np.int32]) -> NDArray[np.int32]:
     """Return where each row begins among the B x T tokens, and their end. (rows + 1,)"""
     begins = np.ones_like(row_ids, dtype=bool)

@@ -27,6 +27,7 @@ from instruct_core.train.optimizer import FusedAdamW
 from instruct_core.train.pace import Stopwatch
 from instruct_core.train.progress import Setup
 from instruct_core.train.rng import restore_rng, rng_state
+from instruct_core.train.sharding import meet
 
 # A warned step that would take longer than this is given up; the run goes on from the one before.
 STOP_PATIENCE_SECONDS = 10.0
@@ -41,20 +42,29 @@ class Gradients:
         optimizer: Of its weights.
         config: The recipe.
         setup: Of this rank.
+        in_parts: Whether the ranks meet in every layer, see sharding.py, or in the last backward.
     """
 
     def __init__(
-        self, core: WithLoss, optimizer: FusedAdamW, config: TrainConfig, setup: Setup
+        self,
+        core: WithLoss,
+        optimizer: FusedAdamW,
+        config: TrainConfig,
+        setup: Setup,
+        in_parts: bool,
     ) -> None:
         self._core, self._optimizer = core, optimizer
         self._device, self._stop, self._clip = setup.device, setup.stop, config.clip
         self._is_half = config.precision == "bf16"
         self._parallel: DistributedDataParallel | None = None
-        if ranks.world_size() > 1:
+        if ranks.world_size() > 1 and not in_parts:
             self._parallel = data_parallel(core, setup.device, config.compile)
             with self.autocast():  # a frozen base may lie there in halves
                 settle_buckets(self._parallel, setup.device)
             self.clear()
+        if in_parts:
+            with self.autocast():
+                meet(core, setup.device)
 
     def add_up(
         self, batches: Sequence[MicroBatch], scale: float, watch: Stopwatch, busy_seconds: float
@@ -103,7 +113,8 @@ class Gradients:
 
     def clip(self) -> Tensor:
         """Make them no longer than the recipe allows; return their norm before, on the device. ()"""
-        return torch.nn.utils.clip_grad_norm_(self._core.parameters(), self._clip)
+        norm = torch.nn.utils.clip_grad_norm_(self._core.parameters(), self._clip)
+        return ranks.whole(norm)
 
     def clear(self) -> None:
         """Forget them."""

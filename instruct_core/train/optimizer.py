@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
 from instruct_core.config import TrainConfig
+from instruct_core.ranks import own
+from instruct_core.train.sharding import part_of
 
 
 class FusedAdamW:
@@ -63,10 +65,10 @@ class FusedAdamW:
             parameters = [p for p in group["params"] if p.grad is not None]
             states = [self._state_of(parameter) for parameter in parameters]
             adamw(
-                parameters,
-                [p.grad for p in parameters],
-                [state["exp_avg"] for state in states],
-                [state["exp_avg_sq"] for state in states],
+                [own(p) for p in parameters],
+                [own(p.grad) for p in parameters],
+                [own(state["exp_avg"]) for state in states],
+                [own(state["exp_avg_sq"]) for state in states],
                 [],
                 [state["step"] for state in states],
                 fused=True, amsgrad=False, maximize=False, beta1=self._beta1, beta2=self._beta2,
@@ -99,7 +101,7 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> FusedAdamW:
 
 
 def optimizer_tensors(model: nn.Module, optimizer: FusedAdamW) -> dict[str, Tensor]:
-    """Return every tensor of the optimizer's state as `kind/name of the weight`."""
+    """Return every tensor of the optimizer's state as `kind/name of the weight`, as they lie."""
     return {
         f"{kind}/{name}": value
         for name, parameter in model.named_parameters()
@@ -116,4 +118,4 @@ def restore_optimizer(
         kind, _, name = key.partition("/")
         parameter = parameters[name]
         state = optimizer.state.setdefault(parameter, {})
-        state[kind] = value.to(parameter.device)
+        state[kind] = part_of(value, parameter)

@@ -24,9 +24,9 @@ from instruct_core import ranks
 from instruct_core.checkpoints.loader import Loaded
 from instruct_core.checkpoints.manifest import Progress
 from instruct_core.checkpoints.saves import Saves
-from instruct_core.checkpoints.writer import Snapshot
+from instruct_core.checkpoints.snapshot import Snapshot
 from instruct_core.config import TrainConfig
-from instruct_core.data.batches import MicroBatch
+from instruct_core.data.batches import MicroBatch, without_loss
 from instruct_core.events import Evaluated
 from instruct_core.model.lora import load_saved, saved_tensors
 from instruct_core.train.compiler import HOW
@@ -47,6 +47,7 @@ from instruct_core.train.progress import (
 )
 from instruct_core.train.rng import restore_rng, rng_state, seed_rng
 from instruct_core.train.schedule import learning_rate_at
+from instruct_core.train.sharding import shard
 from instruct_core.train.validation import sample_answers, validation_loss
 from instruct_core.train.vote import Vote, hold_vote, shares
 
@@ -66,18 +67,26 @@ class Trainer:
         if loaded is not None:
             load_saved(setup.model, loaded.model)
         setup.model.blocks.are_recomputed = config.activation_checkpointing == "on"
-        self._core = WithLoss(setup.model.to(setup.device), config.compile)
+        # Then all ranks meet in every layer, wherever one is computed.
+        self._in_parts = config.shard == "full" and ranks.world_size() > 1
+        if self._in_parts:
+            shard(setup.model, setup.device)
+        else:
+            setup.model.to(setup.device)
+        self._core = WithLoss(setup.model, config.compile)
         if config.compile:
             setup.model.compile(**HOW)
         self._optimizer = make_optimizer(setup.model, config)
-        self._gradients = Gradients(self._core, self._optimizer, config, setup)
+        self._gradients = Gradients(self._core, self._optimizer, config, setup, self._in_parts)
         self.progress = Progress(global_step=0, samples_seen=0, tokens_seen=0)
         self._saves = Saves(config, setup.checkpoints, self._snapshot, setup.on_event)
         self._read_ahead = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
         self._flying: list[Step] = []
         self._landed: Landed | None = None  # and not voted on
         self._landed_at = 0.0
-        self._pace = Pace(busy_shares(config, ranks.world_size()))
+        # Ranks that meet in every layer are busy equally long, whatever each has to do.
+        shares = busy_shares(config, ranks.world_size())
+        self._pace = Pace([1] * len(shares) if self._in_parts else shares)
         self._busy_seconds = 0.0  # of a step, as far as all ranks know
         self._owes_save = False  # one that was due and waits for a step with a finite gradient
         moments = setup.moments if loaded is None else loaded.optimizer
@@ -187,6 +196,9 @@ class Trainer:
         samples = next_samples(progress, config, train, ranks.rank(), ranks.world_size())
         if config.record_samples:
             self._setup.on_read(progress.global_step, np.concatenate(samples).tolist())
+        if self._in_parts and not len(samples[0]):
+            nothing = without_loss(train.micro_batch(samples[-1][:1]))
+            return [nothing, *map(train.micro_batch, samples[1:])]
         return [train.micro_batch(sequences) for sequences in samples]
 
     def _begin_step(
@@ -250,17 +262,22 @@ class Trainer:
         setup.working("evaluation")
         # DDP's wrapper has nothing to add without gradients, and ranks differ in their batches.
         size, autocast = self._config.micro_batch_size, self._gradients.autocast()
-        val_loss = validation_loss(self._core, setup.val, setup.device, size, autocast, setup.stop)
+        places = (setup.val, setup.device)
+        val_loss = validation_loss(self._core, *places, size, autocast, setup.stop, self._in_parts)
         if val_loss is None:
             return False
         self.progress = replace(self.progress, evaluated_at_step=step, val_loss=val_loss)
         if ranks.rank() == 0:
             setup.on_event(Evaluated(step, val_loss))
-            # A frozen base lies there in halves.
-            with self._gradients.autocast() if self._config.lora else nullcontext():
-                markdown = sample_answers(self._core, setup.val_rows, setup.stop)
-            setup.on_samples(step, markdown)
+            if not self._in_parts:  # to answer, a rank would need all others, token by token
+                self._show_answers(step)
         return True
+
+    def _show_answers(self, step: int) -> None:
+        # A frozen base lies there in halves.
+        with self._gradients.autocast() if self._config.lora else nullcontext():
+            answers = sample_answers(self._core, self._setup.val_rows, self._setup.stop)
+        self._setup.on_samples(step, answers)
 
     def _finish_saving(self, outcome: Outcome) -> Outcome:
         self._settle()

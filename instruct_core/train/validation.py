@@ -17,17 +17,19 @@ import torch
 
 from instruct_core import ranks
 from instruct_core.answers.generation import generate
-from instruct_core.data.batches import MicroBatch, SampleReader
+from instruct_core.data.batches import MicroBatch, SampleReader, without_loss
 from instruct_core.data.shards import ShardSet
 from instruct_core.data.templates import end_ids
 from instruct_core.shape import usable_positions
 from instruct_core.train.compiler import eagerly
 from instruct_core.train.loss import WithLoss, on_device
 from instruct_core.train.progress import SampleAnswer
+from instruct_core.train.sharding import let_go
 
 NUM_SAMPLES = 3
 SAMPLE_TOKENS = 48
 REFERENCE_TOKENS = 256  # of a reference that are shown
+FIRST = np.zeros(1, np.uint64)  # sequences
 
 
 @torch.no_grad()
@@ -38,13 +40,14 @@ def validation_loss(
     micro_batch_size: int,
     autocast: AbstractContextManager[None],
     stop: Callable[[], bool],
+    in_parts: bool = False,
 ) -> float | None:
     """Return the mean loss per token, or None where a rank asked to stop meanwhile."""
     model.eval()
     # In float64 the sum of the micro-batches stays exact; a GPU adds them up without being waited for.
     total, num_tokens = torch.zeros((), dtype=torch.float64, device=device), 0
     try:
-        for batch in _share(reader, micro_batch_size):
+        for batch in _share(reader, micro_batch_size, in_parts):
             if ranks.any_rank(stop()):
                 return None
             if batch is not None:
@@ -53,17 +56,24 @@ def validation_loss(
                 num_tokens += batch.num_loss_tokens
     finally:
         model.train()
+        if in_parts:
+            let_go(model)
     loss_sum, tokens_of_all = ranks.sum_over_ranks([total.item(), num_tokens])
     return loss_sum / max(1.0, tokens_of_all)
 
 
-def _share(reader: SampleReader, micro_batch_size: int) -> Iterator[MicroBatch | None]:
-    """Yield this rank's micro-batches; None where the other ranks still have one."""
+def _share(
+    reader: SampleReader, micro_batch_size: int, in_parts: bool
+) -> Iterator[MicroBatch | None]:
+    """Yield this rank's micro-batches; where only others still have one, None, or one without loss."""
     stride = ranks.world_size() * micro_batch_size
     for start in range(0, len(reader), stride):
         first = start + ranks.rank() * micro_batch_size
         sequences = np.arange(first, min(first + micro_batch_size, len(reader)), dtype=np.uint64)
-        yield reader.micro_batch(sequences) if len(sequences) else None
+        if len(sequences):
+            yield reader.micro_batch(sequences)
+        else:
+            yield without_loss(reader.micro_batch(FIRST)) if in_parts else None
 
 
 def sample_answers(model: WithLoss, rows: ShardSet, stop: Callable[[], bool]) -> list[SampleAnswer]:

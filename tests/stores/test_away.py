@@ -21,8 +21,9 @@ import torch
 from instruct_core.checkpoints import saves as saving
 from instruct_core.checkpoints.loader import load_newest
 from instruct_core.checkpoints.saves import Saves
+from instruct_core.checkpoints.snapshot import Snapshot
 from instruct_core.checkpoints.steps import committed_steps, steps_of
-from instruct_core.checkpoints.writer import Checkpoints, Snapshot
+from instruct_core.checkpoints.writer import Checkpoints
 from instruct_core.config import TrainConfig
 from instruct_core.errors import UnsavedError
 from instruct_core.events import Event

@@ -10,7 +10,8 @@ import torch
 from instruct_core.checkpoints.loader import load_newest
 from instruct_core.checkpoints.retention import Keep, Removed
 from instruct_core.checkpoints.saves import Saves
-from instruct_core.checkpoints.writer import Checkpoints, Snapshot
+from instruct_core.checkpoints.snapshot import Snapshot
+from instruct_core.checkpoints.writer import Checkpoints
 from instruct_core.config import TrainConfig
 from instruct_core.events import Event
 from instruct_core.storage.store import Store

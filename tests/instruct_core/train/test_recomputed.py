@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,6 +37,13 @@ WITH_LORA = replace(CONFIG, dropout=0.1, lora=4, lora_alpha=8.0, lora_targets="a
 
 def attempt(folder: Path, shard_set: Path, config: TrainConfig) -> None:
     """Train as one attempt does: from the newest step, or from the first."""
+    trainer_of(folder, shard_set, config).run()
+
+
+def trainer_of(
+    folder: Path, shard_set: Path, config: TrainConfig, stop: Callable[[], bool] = lambda: False
+) -> Trainer:
+    """Return what an attempt trains with."""
     checkpoints = Checkpoints(Store(folder))
     checkpoints.claim_attempt()
     loaded = load_newest(checkpoints)
@@ -48,11 +56,11 @@ def attempt(folder: Path, shard_set: Path, config: TrainConfig) -> None:
     setup = Setup(
         model=beginning.model, device=torch.device("cpu"), train=readers["train"], val=readers["val"],
         val_rows=rows["val"], checkpoints=checkpoints, config_file=beginning.config_file,
-        facts=beginning.facts, stop=lambda: False, working=lambda phase: None,
+        facts=beginning.facts, stop=stop, working=lambda phase: None,
         on_event=lambda event: None, on_step=lambda report: None,
         on_samples=lambda step, answers: None, on_read=lambda step, samples: None,
     )  # fmt: skip
-    Trainer(config, setup, loaded).run()
+    return Trainer(config, setup, loaded)
 
 
 @pytest.mark.parametrize(

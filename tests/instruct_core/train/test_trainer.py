@@ -12,8 +12,8 @@ import torch
 from instruct_core.checkpoints import saves as saving
 from instruct_core.checkpoints.retention import Keep, Removed
 from instruct_core.checkpoints.saves import Saves
+from instruct_core.checkpoints.snapshot import Snapshot
 from instruct_core.checkpoints.steps import committed_steps
-from instruct_core.checkpoints.writer import Snapshot
 from instruct_core.events import Evaluated, Saved
 from instruct_core.model.gpt2 import GPT2
 from instruct_core.model.products import ONEDNN, USUAL, products_by
