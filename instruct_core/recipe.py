@@ -156,6 +156,10 @@ class Recipe:
                 "--weight-decay times --learning-rate must be below 1, or a step takes all of a weight "
                 f"away, got {self.weight_decay} times {peak}."
             )
+        if self.compile and self.shard == "full":
+            raise ConfigError(
+                "--shard full takes no --compile: a layer that comes and goes is no graph. Leave one out."
+            )
         for name in ("lora_alpha", "lora_targets"):
             if self.lora is None and (value := getattr(self, name)) is not None:
                 raise ConfigError(

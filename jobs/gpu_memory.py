@@ -44,7 +44,7 @@ def out_of_gpu_memory_is_a_setting(config: TrainConfig, device: torch.device) ->
 
 
 def _advice(config: TrainConfig, world_size: int) -> str:
-    """Return what to type instead: half of what a rank has at once, or its layers computed again."""
+    """Return what to type instead: half of what a rank has at once, or what spares memory."""
     same = "Give the same command with"
     goes_on = "the run goes on from its newest checkpoint."
     most = math.ceil(config.global_batch_size / world_size)
@@ -52,6 +52,8 @@ def _advice(config: TrainConfig, world_size: int) -> str:
         return f"{same} --micro-batch-size {half}: {goes_on}"
     if config.activation_checkpointing != "on":
         return f"{same} --activation-checkpointing on, which takes longer: {goes_on}"
+    if world_size > 1 and config.shard != "full" and not config.compile:
+        return f"{same} --shard full, which shares the model out over the GPUs: {goes_on}"
     return (
         "No smaller one is left: use GPUs with more memory, or begin another --run with a smaller "
         "--seq-len or --model."

@@ -37,6 +37,7 @@ POLL_SECONDS = 0.05
 LOOKS_PER_SECOND = 1000.0  # at the meeting's folder, of all ranks together
 LOOPBACK = ("127.0.0.1", "::1")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
+RETURNED_BYTES = 1 << 20  # and more at a time, where freed memory is not kept
 
 
 class World(NamedTuple):
@@ -69,13 +70,16 @@ def read_world() -> World:
 
 
 @contextmanager
-def process_group(world: World, needs_gpu: bool = False) -> Iterator[torch.device]:
+def process_group(
+    world: World, needs_gpu: bool = False, in_parts: bool = False
+) -> Iterator[torch.device]:
     """
     Join the ranks, and yield the device of this one: its GPU, or the CPU where there is none.
 
     Args:
         world: This rank's place.
         needs_gpu: The launcher saw GPUs, and chose the settings for them.
+        in_parts: The model is shared out over the ranks to spare memory.
 
     Raises:
         ConfigError: Torch finds no GPU on a machine where the launcher did.
@@ -84,7 +88,7 @@ def process_group(world: World, needs_gpu: bool = False) -> Iterator[torch.devic
     device = _own_device(world, needs_gpu)
     if device.type == "cpu":
         share_cores(-(-world.world_size // world.num_nodes))
-        keep_freed_memory()
+        keep_freed_memory(not in_parts)
     if world.world_size > 1:
         # NCCL's own watch over its threads takes them for stuck when the job was suspended.
         seconds = f"{ranks.TIMEOUT.total_seconds():.0f}"
@@ -233,14 +237,15 @@ def share_cores(processes_here: int) -> None:
     torch.set_num_threads(max(1, number_in("OMP_NUM_THREADS", share)))
 
 
-def keep_freed_memory() -> None:
+def keep_freed_memory(is_kept: bool = True) -> None:
     """
-    Keep glibc from returning large buffers to the system after every use.
+    Keep glibc from returning large buffers to the system after every use, or have it return all.
 
     A step on a CPU frees and takes hundreds of megabytes of logits; mapped anew each time, their
     pages are zeroed anew each time. See "malloc" in docs/performance.md. Source: mallopt(3).
+    Of a model in parts layers come and go, and what they leave is room for nothing else.
     """
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):  # musl has none
-        libc.mallopt(M_MMAP_THRESHOLD, 2**31 - 1)
-        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        libc.mallopt(M_MMAP_THRESHOLD, 2**31 - 1 if is_kept else RETURNED_BYTES)
+        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1 if is_kept else RETURNED_BYTES)

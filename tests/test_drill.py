@@ -57,6 +57,17 @@ def test_drill_is_equal_names_its_faults_and_leaves_nothing(tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == []
 
 
+def test_drill_of_a_model_in_parts_is_equal(tmp_path: Path) -> None:
+    flags = ("--faults=usr2@3,kill@5,save@8,term@10", "--steps=12", "--shard=full", "--json")
+
+    result = launch("drill", ON_THIS_MACHINE, *flags, cwd=tmp_path)
+
+    assert result.returncode == 0, result.stdout + result.stderr
+    said = json.loads(result.stdout.splitlines()[-1])
+    assert (said["equal"], [fault["came"] for fault in said["faults"]]) == (True, [True] * 4)
+    assert result.stdout.count("with the model in 2 parts\n") == 3  # undisturbed, hit, and after term
+
+
 def test_receipt_of_a_run_that_was_hit_names_every_second(tmp_path: Path) -> None:
     faults = "--faults=usr2@3,kill@7,term@9"
     flags = (faults, "--steps=12", "--gpus=1", "--keep")

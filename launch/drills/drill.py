@@ -152,7 +152,7 @@ def _arguments(flags: Drill, plan: Plan, shards: str) -> list[str]:
         f"--max-steps={flags.steps}", f"--save-every={plan.save_every}",
         f"--eval-every={flags.steps}", f"--seq-len={flags.seq_len}", "--micro-batch-size=2",
         f"--tokens-per-step={tokens_per_step}", "--warmup-steps=2", "--learning-rate=1e-3",
-        "--dropout=0.1", "--record-samples", *_slurm_arguments(flags),
+        "--dropout=0.1", f"--shard={flags.shard}", "--record-samples", *_slurm_arguments(flags),
     ]  # fmt: skip
 
 

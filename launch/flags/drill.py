@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import tyro
 
 from instruct_core.errors import ConfigError
-from instruct_core.recipe import RARE
+from instruct_core.recipe import RARE, Shard
 from launch.flags.finetune import check_model, is_fork
 from launch.flags.parse import check_counts
 from launch.flags.slurm import GPUS, SlurmFlags, check_slurm_flags
@@ -47,6 +47,8 @@ class Drill:
     """Weights to start from, as for finetune.py (default: random)."""
     model: str | None = None
     """Model that random weights are drawn for (default: tiny)."""
+    shard: Shard = "auto"
+    """Share the model out over the ranks, as finetune.py's."""
     seq_len: Annotated[int, RARE] = 64
     """Tokens per packed sequence."""
     cluster: Literal["auto", "slurm", "local"] = "auto"

@@ -14,7 +14,7 @@ from typing import Any
 
 from instruct_core.converter import structure
 from instruct_core.errors import CorruptFileError
-from instruct_core.recipe import Switch
+from instruct_core.recipe import Shard, Switch
 from launch.flags.slurm import SlurmFlags
 
 
@@ -28,6 +28,7 @@ class Asked:
     spare_nodes: int = 0
     micro_batch_size: int | None = None
     activation_checkpointing: Switch = "auto"
+    shard: Shard = "auto"
     slurm: SlurmFlags = field(default_factory=SlurmFlags)
     notify: str | None = None
 

@@ -24,7 +24,7 @@ from launch.runs.follower import watch, watch_slurm
 from launch.runs.places import absolute
 from launch.runs.run import Run
 from launch.runs.status import RunStatus
-from launch.training.settings import open_settings, refuse_conflicts
+from launch.training.settings import SPARES_MEMORY, open_settings, refuse_conflicts
 
 
 def attach(flags: Finetune, run: Run, known: Finetune | None) -> int | None:
@@ -120,7 +120,7 @@ def _refuse_changes(
         shards=_whole(flags.shards),
         init=_whole(flags.init),
     )
-    fitted = {name: getattr(has, name) for name in ("micro_batch_size", "activation_checkpointing")}
+    fitted = {name: getattr(has, name) for name in ("micro_batch_size", *SPARES_MEMORY)}
     after = run.asked["slurm"].get("after")
     known = replace(
         known,

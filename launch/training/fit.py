@@ -1,7 +1,7 @@
 """
 What a rank needs of a machine, and what a step will take on one without GPUs: said before a run starts.
 
-    rank_bytes(shape, config, staged_share=0.5), gpu_bytes(shape, 8192, "bf16")
+    rank_bytes(shape, config, num_ranks=2), gpu_bytes(shape, 8192, "bf16")
     seconds = step_seconds(shape, tokens_per_step)
 
 Estimates, not measurements: good enough to tell a minute from an hour, and eight gigabytes from
@@ -36,7 +36,10 @@ MASKS = 6
 # With dropout torch has no kernel for a CPU that spares the weights of attention: so often a layer keeps
 # them, and so often they are there for a moment. The whole is 1.01 to 1.21 of twelve peaks.
 KEPT_WEIGHTS, PASSING_WEIGHTS = 4, 4
-COMPILER_BYTES = 85_000_000  # torch loads its compiler to recompute a block, whatever is compiled
+# Torch loads its compiler to recompute a block, or to put it together, whatever is compiled.
+COMPILER_BYTES = 85_000_000
+# Of a model in parts: the one that is computed, the next, and gradients of two that travel.
+LAYERS_TOGETHER = 5
 # Of one GPU, from the table of bench/gpu.py in docs/performance.md: so much of a token is kept for the
 # backward. CUDA's own context and NCCL's buffers are not in that table, which is of what torch allocates.
 GPU_BYTES_PER_NUMBER = {"bf16": 37 / 24, "fp32": 74 / 24}
@@ -94,14 +97,36 @@ def _kept_numbers(shape: Shape, recomputes: bool) -> tuple[int, int]:
     return shape.kept_numbers // shape.num_layers, shape.num_layers * shape.width
 
 
-def rank_bytes(shape: Shape, config: TrainConfig, staged_share: float, adapters: int = 0) -> int:
+def is_in_parts(config: TrainConfig, num_ranks: int) -> bool:
+    """Return True if every rank has a part of each tensor."""
+    return config.shard == "full" and num_ranks > 1
+
+
+def together_bytes(shape: Shape, adapters: int = 0, frozen: int = 4) -> int:
+    """
+    Return how much lies together of a model in parts: what is outside its layers, and some of these.
+
+    Args:
+        shape: Of the model.
+        adapters: See `state_bytes`.
+        frozen: See `state_bytes`.
+    """
+    layers = shape.product_weights - shape.vocab_size * shape.width
+    outside = shape.num_parameters - layers
+    if adapters:  # nobody sums up gradients of what is frozen
+        return frozen * (outside + 2 * layers // shape.num_layers)
+    return 4 * (2 * outside + LAYERS_TOGETHER * layers // shape.num_layers)
+
+
+def rank_bytes(shape: Shape, config: TrainConfig, num_ranks: int, adapters: int = 0) -> int:
     """
     Return about how much memory one CPU rank needs at its peak.
 
     Args:
         shape: Of the model.
-        config: How it is trained: the size of a micro-batch, precision, dropout, what is recomputed.
-        staged_share: Of the state that the rank copies for an asynchronous save, 0..1.
+        config: How it is trained: the size of a micro-batch, precision, dropout, what is recomputed, in
+            parts or not, saved beside or not.
+        num_ranks: That train it, on all nodes.
         adapters: See `state_bytes`.
     """
     seq_len, tokens = config.seq_len, config.micro_batch_size * config.seq_len
@@ -117,13 +142,25 @@ def rank_bytes(shape: Shape, config: TrainConfig, staged_share: float, adapters:
     activations = tokens * (kept + PASSING * shape.width + looks)
     slices = SLICES + (HALF_SLICES if config.precision == "bf16" else 0)
     logits = slices * min(tokens, SLICE_TOKENS) * shape.vocab_size
-    state = state_bytes(shape.num_parameters, adapters, staged_share)
-    process = PROCESS_BYTES + (COMPILER_BYTES if recomputes else 0)
-    return process + state + int(4 * (heads + activations + logits))
+    in_parts = is_in_parts(config, num_ranks)
+    process = PROCESS_BYTES + (COMPILER_BYTES if recomputes or in_parts else 0)
+    rest = process + int(4 * (heads + activations + logits))
+    if not in_parts:
+        staged = 1 / num_ranks if config.async_save else 0.0
+        return rest + state_bytes(shape.num_parameters, adapters, staged)
+    # A save puts tensors together for whoever writes them. A start has the whole model, and no more.
+    state = state_bytes(shape.num_parameters, adapters, 1.0) // num_ranks
+    state += together_bytes(shape, adapters)
+    return max(rest + state, process + 4 * shape.num_parameters)
 
 
 def gpu_bytes(
-    shape: Shape, micro_tokens: int, precision: str, adapters: int = 0, recomputes: bool = False
+    shape: Shape,
+    micro_tokens: int,
+    precision: str,
+    adapters: int = 0,
+    recomputes: bool = False,
+    parts: int = 1,
 ) -> int:
     """
     Return about how much memory of its GPU a rank needs at its peak.
@@ -139,6 +176,7 @@ def gpu_bytes(
         adapters: See `state_bytes`.
         recomputes: With activation checkpointing, by reading: what enters a block is float32, and beside
             a block's own there is as much for a moment as on a CPU. Without it that is in the table.
+        parts: Ranks that share weights, gradients and moments; by reading.
     """
     inside, entrances = _kept_numbers(shape, recomputes)
     passing = PASSING * shape.width if recomputes else 0
@@ -146,7 +184,9 @@ def gpu_bytes(
     frozen = 2 if precision == "bf16" else 4
     logits = min(micro_tokens, GPU_SLICE_TOKENS) * shape.vocab_size
     slices = GPU_BYTES_PER_LOGIT[precision] * logits
-    state = state_bytes(shape.num_parameters, adapters, 0.0, frozen)
+    state = state_bytes(shape.num_parameters, adapters, 0.0, frozen) // parts
+    if parts > 1:
+        state += together_bytes(shape, adapters, frozen)
     return GPU_PROCESS_BYTES + state + int(kept) + slices
 
 

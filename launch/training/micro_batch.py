@@ -7,22 +7,22 @@ A step keeps its tokens however many ranks there are, and they may take unequal 
 micro-batch that nobody typed is chosen anew for each launch; one that still fits is kept: sums then keep
 their order, and a resume its bits.
 On GPUs whose memory is known it may be four times the recipe's own, which is what fills a large one;
-and where not one sequence fits into it, layers are recomputed.
+and where not one sequence fits into it, layers are recomputed, or the model is shared out over the ranks.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from instruct_core.config import TrainConfig
 from instruct_core.errors import ConfigError
-from instruct_core.recipe import MICRO_BATCH_SIZE, Switch
+from instruct_core.recipe import MICRO_BATCH_SIZE, Shard, Switch
 from instruct_core.shape import Shape
 from launch.cluster.machine import Machine
 from launch.console.lines import counted
-from launch.training.fit import gpu_bytes, rank_bytes
+from launch.training.fit import gpu_bytes, is_in_parts, rank_bytes
 
 GPU_MICRO_BATCH_SIZE = 32  # a H200 was 1.55 times as fast as with 8, see docs/performance.md
 # Of a GPU's memory, that a micro-batch beyond the recipe's own may take: what is estimated must not
@@ -43,7 +43,7 @@ class Ranks(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """A run's settings, and why its micro-batch is not the recipe's own, or layers are recomputed."""
+    """A run's settings, and why its micro-batch is not the recipe's own, or what spares memory."""
 
     config: TrainConfig
     why: str  # "" where neither is so
@@ -78,7 +78,7 @@ def fit(
     sequences, number = config.global_batch_size, ranks.world_size
     most = math.ceil(sequences / number)  # of one rank
     room = _Room(config, ranks, shape, machine, adapters).settled()
-    again, config = room.why(config.activation_checkpointing), room.config
+    again, config = room.why(config), room.config
     sizes = range(min(GPU_MICRO_BATCH_SIZE, most), 0, -1)
     fitting = [s for s in sizes if (room.has(s) if s <= MICRO_BATCH_SIZE else room.surely_has(s))]
     if typed is None and kept is not None and kept <= most and room.has(kept):
@@ -140,24 +140,43 @@ class _Room(NamedTuple):
     machine: Machine
     adapters: int
 
-    def with_recomputing(self, value: Literal["on", "off"]) -> _Room:
-        """Return the same with activation checkpointing, or without."""
-        return self._replace(config=replace(self.config, activation_checkpointing=value))
+    def with_settings(self, recomputing: Switch, shard: Shard) -> _Room:
+        """Return the same with activation checkpointing or without, in parts or whole."""
+        changed = replace(self.config, activation_checkpointing=recomputing, shard=shard)
+        return self._replace(config=changed)
 
     def settled(self) -> _Room:
-        """Return the same with what was typed of activation checkpointing, or what one sequence takes."""
-        if self.config.activation_checkpointing != "auto":
-            return self
-        without = self.with_recomputing("off")
-        must = self.machine.num_gpus > 0 and not without.has(1)
-        return self.with_recomputing("on") if must else without
+        """Return the same with what was typed, the rest settled so that one sequence fits."""
+        asked = self.config
+        kinds = _choices(asked.shard, "none", "full" if self._may_share() else "none")
+        again = _choices(asked.activation_checkpointing, "off", "on")
+        ways = [self.with_settings(on, shard) for shard in kinds for on in again]
+        if not self.machine.num_gpus:
+            return ways[0]
+        return next((way for way in ways if way.has(1)), ways[-1])
 
-    def why(self, asked: Switch) -> str:
-        """Return what is said of activation checkpointing; "" without it."""
-        if not self._recomputes():
-            return ""
-        reason = " (without it not one sequence fits)" if asked == "auto" else ""
-        return f"with activation checkpointing{reason}"
+    def _may_share(self) -> bool:
+        return self.ranks.world_size > 1 and not self.config.compile
+
+    def why(self, asked: TrainConfig) -> str:
+        """Return what is said of activation checkpointing and of parts; "" without them."""
+        told = self._helps()
+        was_open = "auto" in {getattr(asked, name) for name, _ in told}
+        reason = " (without it not one sequence fits)" if was_open else ""
+        return " and ".join(f"with {words}" for _, words in told) + reason
+
+    def _helps(self) -> list[tuple[str, str]]:
+        """Return what spares memory here: settings, and what is said of them."""
+        helps = []
+        if self._recomputes():
+            helps.append(("activation_checkpointing", "activation checkpointing"))
+        if self._parts() > 1:
+            helps.append(("shard", f"the model in {self._parts()} parts"))
+        return helps
+
+    def _parts(self) -> int:
+        number = self.ranks.world_size
+        return number if is_in_parts(self.config, number) else 1
 
     def _recomputes(self) -> bool:
         return self.config.activation_checkpointing == "on"
@@ -181,10 +200,11 @@ class _Room(NamedTuple):
         if self.machine.num_gpus:
             tokens = size * config.seq_len
             again = self._recomputes()
-            return gpu_bytes(self.shape, tokens, config.precision, self.adapters, again)
-        staged = 1 / self.ranks.world_size if config.async_save else 0.0
+            parts = self._parts()
+            return gpu_bytes(self.shape, tokens, config.precision, self.adapters, again, parts)
         sized = replace(config, micro_batch_size=size)
-        return self.ranks.per_node * rank_bytes(self.shape, sized, staged, self.adapters)
+        number = self.ranks.world_size
+        return self.ranks.per_node * rank_bytes(self.shape, sized, number, self.adapters)
 
     def refusal(self, size: int, best: int | None, has_begun: bool) -> str:
         """Return what is said of a size that does not fit, and which change would."""
@@ -193,15 +213,32 @@ class _Room(NamedTuple):
         if machine.num_gpus:
             who, where, remedy = "A rank", f"a GPU of {machine.name}", "GPUs with more memory"
         change = remedy if has_begun else f"{remedy}, or a smaller --model"
-        with_it = self.with_recomputing("on")
         if best is not None:
             change = f"--micro-batch-size {best}"
-        elif with_it.has(1):
-            smaller = "" if with_it.has(size) else " --micro-batch-size 1"
-            change = f"--activation-checkpointing on{smaller}, or {change}"
-        again = " and activation checkpointing" if self._recomputes() else ""
+        elif help := self._another_help(size):
+            change = f"{help}, or {change}"
+        again = "".join(f" and {words}" for _, words in self._helps())
         return (
             f"{who} with --micro-batch-size {size}{again} would need about "
             f"{self._needed(size) / 1e9:.0f} GB, and {free / 1e9:.0f} GB are free on {where}. "
             f"Use {change}."
         )
+
+    def _another_help(self, size: int) -> str:
+        """Return the flags with which one sequence would fit, if there are any."""
+        now = self.config.activation_checkpointing, self.config.shard
+        shared: Shard = "full" if self._may_share() else now[1]
+        on: Switch = "on"
+        for recomputing, shard in ((on, now[1]), (now[0], shared), (on, shared)):
+            way = self.with_settings(recomputing, shard)
+            if way != self and way.has(1):
+                words = ["--activation-checkpointing on"] if recomputing != now[0] else []
+                words += ["--shard full"] if shard != now[1] else []
+                words += [] if way.has(size) else ["--micro-batch-size 1"]
+                return " ".join(words)
+        return ""
+
+
+def _choices(asked: str, *ways: Any) -> list[Any]:
+    """Return what was typed; where that was left open, the ways in the order to try them."""
+    return list(dict.fromkeys(ways)) if asked == "auto" else [asked]

@@ -39,7 +39,7 @@ class Plan(NamedTuple):
     submission: Submission
     ranks: Ranks
     init: str  # in words
-    why: str  # its micro-batch is not the recipe's own, or layers are recomputed; see Settings
+    why: str  # its micro-batch is not the recipe's own, or what spares memory; see Settings
     step: int  # that the run has reached
     is_new: bool  # there was no such run before
     adapters: int = 0  # numbers that are trained, if not all weights are

@@ -25,6 +25,8 @@ from launch.flags.slurm import SlurmFlags
 from launch.flags.typed import difference
 from launch.training.notification import HAD_URL
 
+SPARES_MEMORY = ("activation_checkpointing", "shard")  # settings that each launch may choose anew
+
 
 class Places(NamedTuple):
     """Where a run reads and writes, as absolute paths or URLs; which step `init` is, and its hash."""
@@ -47,7 +49,7 @@ def settle(
 ) -> TrainConfig:
     """
     Return the settings of a run on such nodes; the shards' fingerprint is left to be filled in, and
-    a micro-batch and activation checkpointing that were not typed to be fitted.
+    a micro-batch, activation checkpointing and sharding that were not typed to be fitted.
 
     Args:
         flags: What was typed, or what the run has.
@@ -98,7 +100,7 @@ def open_settings(recipe: Recipe) -> list[str]:
         "min_learning_rate",
         "precision",
         "micro_batch_size",
-        "activation_checkpointing",
+        *SPARES_MEMORY,
     ]
     if recipe.lora is not None:
         may_be_open += ["lora_alpha", "lora_targets"]
@@ -116,8 +118,7 @@ def resumed_flags(stored: TrainConfig, asked: Mapping[str, Any]) -> Finetune:
     slurm = {**asked.get("slurm", {}), "after": None}  # waited for already
     typed = {
         "micro_batch_size": asked.get("micro_batch_size", stored.micro_batch_size),
-        "activation_checkpointing": asked.get("activation_checkpointing", "auto"),
-    }
+    } | {name: asked.get(name, "auto") for name in SPARES_MEMORY}
     return Finetune(
         run=stored.run,
         shards=stored.shards,
@@ -137,12 +138,12 @@ def resumed_flags(stored: TrainConfig, asked: Mapping[str, Any]) -> Finetune:
 
 def asked_of(flags: Finetune) -> dict[str, Any]:
     """
-    Return what a run asks the cluster for, its micro-batch and activation checkpointing if typed: all may
+    Return what a run asks the cluster for, its micro-batch and what spares memory if typed: all may
     change later; and the run that it begins with, as typed.
     """
     rare: dict[str, Any] = {"init": flags.init} if is_fork(flags.init) else {}
-    if (again := flags.recipe.activation_checkpointing) != "auto":
-        rare["activation_checkpointing"] = again
+    typed = {name: getattr(flags.recipe, name) for name in SPARES_MEMORY}
+    rare |= {name: value for name, value in typed.items() if value != "auto"}
     rare |= {HAD_URL: True} if is_url(flags.notify or "") else {}
     return rare | {
         "nodes": flags.nodes,

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from instruct_core import ranks
 from instruct_core.checkpoints.loader import Loaded
 from instruct_core.checkpoints.manifest import Manifest, Progress
 from instruct_core.config import TrainConfig, identity_of
@@ -20,6 +21,7 @@ from instruct_core.errors import ConfigError, InstructError, NoCheckpointError
 from jobs import attempt as module
 from jobs import gpu_memory
 from jobs.attempt import _Attempt
+from jobs.gpu_memory import out_of_gpu_memory_is_a_setting
 from jobs.job_folder import AwayError
 from tests.fakes import facts_of
 
@@ -133,6 +135,28 @@ def test_gpu_that_is_too_small_for_one_sequence_is_told_of_activation_checkpoint
         watched.run(config=config)
     with pytest.raises(ConfigError, match="No smaller one is left"):
         watched.run(config=replace(config, activation_checkpointing="on"))
+
+
+@pytest.mark.parametrize(
+    ("ranks_of_run", "changes", "told"),
+    [
+        (2, {}, "with --shard full, which shares the model out over the GPUs: the run goes on"),
+        (2, {"shard": "full"}, "No smaller one is left"),
+        (2, {"compile": True}, "No smaller one is left"),
+        (1, {}, "No smaller one is left"),
+    ],
+)
+def test_gpus_that_are_too_small_for_a_whole_model_are_told_to_share_it(
+    monkeypatch: pytest.MonkeyPatch, ranks_of_run: int, changes: dict[str, Any], told: str
+) -> None:
+    monkeypatch.setattr(ranks, "world_size", lambda: ranks_of_run)
+    config = replace(CONFIG, micro_batch_size=1, activation_checkpointing="on", **changes)
+
+    with (
+        pytest.raises(ConfigError, match=told),
+        out_of_gpu_memory_is_a_setting(config, torch.device("cuda:0")),
+    ):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
 
 
 def test_other_errors_of_a_step_stay_what_they_are(watched: Watched) -> None:

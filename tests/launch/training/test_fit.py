@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[3]
         "tiny 8 256 --precision bf16",
         "tiny 4 1024 --dropout 0.1",
         "small-demo 4 1024 --activation-checkpointing on",
+        "small-demo 2 64 --ranks 2 --shard full",
     ],
 )
 def test_estimate_of_a_ranks_memory_is_what_a_process_takes(shape: str) -> None:
@@ -61,9 +62,28 @@ def test_estimates_know_of_activation_checkpointing() -> None:
     assert 1.2 * seconds < longer < 4 / 3 * seconds
 
 
-def cpu(shape: Shape, micro_batch_size: int, seq_len: int, **changes: Any) -> int:
+def test_estimates_know_of_a_model_in_parts() -> None:
+    """Of gpt2-xl a rank of eight keeps two of 16 bytes a number, and little more comes and goes."""
+    shape = PRESETS["gpt2-xl"]
+    weights = shape.num_parameters
+
+    whole, parts = (gpu_bytes(shape, 1024, "bf16", parts=number) for number in (1, 8))
+    assert 12 * weights < whole - parts < 14 * weights
+    adapted = [gpu_bytes(shape, 1024, "bf16", 10**6, parts=number) for number in (1, 8)]
+    assert 1.5 * weights < adapted[0] - adapted[1] < 1.75 * weights
+    assert (
+        cpu(shape, 1, 64, num_ranks=8) - cpu(shape, 1, 64, num_ranks=8, shard="full") > 11 * weights
+    )
+    assert cpu(shape, 1, 64, shard="full") == cpu(shape, 1, 64)  # one rank has it all
+    # A start has all weights, however many share them.
+    assert cpu(shape, 1, 64, num_ranks=1000, shard="full") > 4 * weights
+
+
+def cpu(
+    shape: Shape, micro_batch_size: int, seq_len: int, num_ranks: int = 1, **changes: Any
+) -> int:
     config = TrainConfig(
         "run", "", "", "", "random", "tiny", "", micro_batch_size=micro_batch_size, seq_len=seq_len,
         tokens_per_step=micro_batch_size * seq_len, **changes,
     )  # fmt: skip
-    return rank_bytes(shape, config, 0.0)
+    return rank_bytes(shape, config, num_ranks)

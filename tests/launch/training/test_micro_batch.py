@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 
@@ -144,9 +145,11 @@ def test_micro_batch_fits_the_memory_of_the_gpus() -> None:
         ConfigError, match=r"need about 51 GB, and 40 GB .* Use --micro-batch-size 4\."
     ):
         fitted(config, Ranks(1, 8), small, 8, None, "gpt2-xl")
-    with pytest.raises(ConfigError, match="Use GPUs with more memory, or a smaller --model"):
+    with pytest.raises(
+        ConfigError, match="Use --shard full, or GPUs with more memory, or a smaller --model"
+    ):
         fitted(config, Ranks(1, 8), smaller, None, None, "gpt2-xl")
-    with pytest.raises(ConfigError, match=r"Use GPUs with more memory\.$"):
+    with pytest.raises(ConfigError, match=r"Use --shard full, or GPUs with more memory\.$"):
         fitted(config, Ranks(1, 8), smaller, None, 4, "gpt2-xl")
 
 
@@ -209,6 +212,60 @@ def test_typed_activation_checkpointing_is_taken_or_advised() -> None:
         fitted(auto, Ranks(1, 1), GPUS._replace(gpu_bytes=24 * 10**9), None, None, "gpt2-xl")
     with pytest.raises(ConfigError, match="Use --activation-checkpointing on, or fewer --gpus"):
         fitted(auto, Ranks(1, 1), CORES._replace(memory_bytes=49 * 10**9), 1, None, "gpt2-xl")
+
+
+@pytest.mark.parametrize(
+    ("gigabytes", "number", "changes", "expected"),
+    [
+        (40, 4, {}, ("off", "none")),
+        (28, 4, {}, ("on", "none")),  # layers computed twice cost no exchange
+        (28, 4, {"activation_checkpointing": "off"}, ("off", "full")),
+        (24, 4, {}, ("off", "full")),
+        (7, 8, {}, ("on", "full")),
+        (7, 8, {"shard": "full"}, ("on", "full")),
+        (80, 4, {"shard": "full"}, ("off", "full")),
+        (80, 1, {"shard": "full"}, ("off", "full")),  # of one rank, which has it all
+        (None, 4, {}, ("off", "none")),  # nobody knows their memory
+    ],
+)
+def test_model_is_shared_out_where_not_one_sequence_fits_otherwise(
+    gigabytes: int | None, number: int, changes: dict[str, Any], expected: tuple[str, str]
+) -> None:
+    """gpt2-xl, whose state takes 25 GB."""
+    asked = settings(
+        **{"precision": "bf16", "activation_checkpointing": "auto", "shard": "auto"} | changes
+    )
+    machine = GPUS._replace(gpu_bytes=gigabytes and gigabytes * 10**9)
+
+    chosen = fit(asked, Ranks(1, number), PRESETS["gpt2-xl"], machine, None, None)
+
+    config = chosen.config
+    assert (config.activation_checkpointing, config.shard) == expected
+    assert (f"with the model in {number} parts" in chosen.why) == (
+        expected[1] == "full" and number > 1
+    )
+    was_open = "(without it not one sequence fits)" in chosen.why
+    assert was_open == (
+        (expected[0] == "on" and "activation_checkpointing" not in changes)
+        or (expected[1] == "full" and "shard" not in changes)
+    )
+
+
+def test_sharing_out_is_advised_where_it_would_do() -> None:
+    shut = {"precision": "bf16", "activation_checkpointing": "off", "shard": "none"}
+    for gigabytes, ranks, changes, change in (
+        (24, 4, {}, "Use --shard full, or GPUs"),
+        (7, 8, {}, "Use --activation-checkpointing on --shard full, or GPUs"),
+        (24, 1, {"shard": "auto"}, "Use GPUs with more"),
+        (24, 4, {"shard": "auto", "compile": True}, "Use GPUs with more"),
+        (2, 8, {"shard": "full"}, r"1 and the model in 8 parts would need .* Use GPUs with more"),
+    ):
+        machine = GPUS._replace(gpu_bytes=gigabytes * 10**9)
+        with pytest.raises(ConfigError, match=change):
+            fitted(settings(**shut | changes), Ranks(1, ranks), machine, None, None, "gpt2-xl")
+    cores = CORES._replace(memory_bytes=60 * 10**9)
+    with pytest.raises(ConfigError, match="Use --shard full, or fewer --gpus"):
+        fitted(settings(**shut | {"precision": "fp32"}), Ranks(1, 4), cores, 1, None, "gpt2-large")
 
 
 @pytest.mark.parametrize(
