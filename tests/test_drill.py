@@ -65,7 +65,9 @@ def test_drill_of_a_model_in_parts_is_equal(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stdout + result.stderr
     said = json.loads(result.stdout.splitlines()[-1])
     assert (said["equal"], [fault["came"] for fault in said["faults"]]) == (True, [True] * 4)
-    assert result.stdout.count("with the model in 2 parts\n") == 3  # undisturbed, hit, and after term
+    assert (
+        result.stdout.count("with the model in 2 parts\n") == 3
+    )  # undisturbed, hit, and after term
 
 
 def test_receipt_of_a_run_that_was_hit_names_every_second(tmp_path: Path) -> None:

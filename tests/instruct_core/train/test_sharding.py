@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed.fsdp  # once, and not in each rank
+from torch import nn
 
 from instruct_core import ranks
 from instruct_core.checkpoints.loader import Loaded, load_newest
@@ -40,11 +41,15 @@ def bits(folder: Path) -> list[Any]:
     return [loaded.step, *hashes, loaded.manifest.progress.val_loss]
 
 
+def is_in_parts(module: nn.Module) -> bool:
+    return all(ranks.is_in_parts(parameter) for parameter in module.parameters())
+
+
 @pytest.mark.parametrize(
     ("config", "world_size"),
     [
         (FULL, 2),
-        (replace(FULL, micro_batch_size=2, tokens_per_step=320), 3),
+        (FULL, 3),
         (replace(FULL, dropout=0.1, activation_checkpointing="on"), 2),
         (replace(FULL, model="tiny-llama", precision="bf16"), 2),
         (replace(WITH_LORA, shard="full", decay_steps=4, precision="bf16"), 2),
@@ -105,16 +110,28 @@ def test_run_goes_on_in_parts_and_whole_to_the_same_losses(tmp_path: Path, shard
 def test_rank_has_its_rows_and_a_step_has_whole_tensors(tmp_path: Path, shard_set: Path) -> None:
     """Three ranks divide nothing evenly: what one has is no more than a third, rounded up to a row."""
 
-    def work(rank: int) -> list[list[int]]:
+    def work(rank: int) -> list[Any]:
         trainer = trainer_of(tmp_path, shard_set, replace(FULL, tokens_per_step=320))
+        layers = trainer._core.model.blocks
+        together: set[int] = set()
+
+        def look(*_: object) -> None:
+            together.add(sum(not is_in_parts(layer) for layer in layers))
+
+        for layer in layers:
+            layer.register_forward_hook(look, prepend=True)
+        trainer._evaluate()
+        assert is_in_parts(trainer._core), "it stays together for a backward that never comes"
         trainer.run()
         optimizer = trainer._optimizer
+        kept = [*optimizer.state, *(state["exp_avg"] for state in optimizer.state.values())]
         return [
-            [ranks.own(tensor).numel(), tensor.numel(), tensor.numel() // max(1, len(tensor))]
-            for tensor in [*optimizer.state, *(s["exp_avg"] for s in optimizer.state.values())]
+            sorted(together),
+            [[ranks.own(t).numel(), t.numel(), t.numel() // max(1, len(t))] for t in kept],
         ]
 
-    for tensors in in_ranks(3, work):
+    for together, tensors in in_ranks(3, work):
+        assert together == [1]
         for mine, of_all, of_a_row in tensors:
             assert mine <= of_all / 3 + of_a_row
     files = {path.name for path in (tmp_path / "step-00000004").iterdir()}
