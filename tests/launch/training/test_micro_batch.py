@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import pytest
 
@@ -151,121 +150,6 @@ def test_micro_batch_fits_the_memory_of_the_gpus() -> None:
         fitted(config, Ranks(1, 8), smaller, None, None, "gpt2-xl")
     with pytest.raises(ConfigError, match=r"Use --shard full, or GPUs with more memory\.$"):
         fitted(config, Ranks(1, 8), smaller, None, 4, "gpt2-xl")
-
-
-@pytest.mark.parametrize(
-    ("machine", "typed", "kept", "expected"),
-    [
-        (40, None, None, ("off", 4)),  # a smaller micro-batch is faster than layers computed twice
-        (28, 1, None, ("on", 1)),
-        (28, None, None, ("on", 1)),
-        (28, None, 4, ("on", 1)),
-        (32, None, 8, ("off", 1)),  # begun without, goes on without while anything fits
-        (80, None, 1, ("off", 1)),  # begun with it on smaller ones
-        (None, 32, None, ("off", 32)),  # nobody knows their memory
-        (CORES._replace(memory_bytes=10**12), 8, None, ("off", 8)),
-    ],
-)
-def test_layers_are_recomputed_on_gpus_where_a_step_does_not_fit_without(
-    machine: int | Machine | None, typed: int | None, kept: int | None, expected: tuple[str, int]
-) -> None:
-    """gpt2-xl, whose state takes 25 GB."""
-    config = settings(precision="bf16", activation_checkpointing="auto")
-    if not isinstance(machine, Machine):
-        machine = GPUS._replace(gpu_bytes=machine and machine * 10**9)
-
-    chosen = fit(config, Ranks(1, 1), PRESETS["gpt2-xl"], machine, typed, kept)
-
-    settled = chosen.config.activation_checkpointing, chosen.config.micro_batch_size
-    assert settled == expected
-    told = "with activation checkpointing (without it not one sequence fits)"
-    assert chosen.why.endswith(told) == (expected[0] == "on")
-    assert ("activation checkpointing" in chosen.why) == (expected[0] == "on")
-
-
-def test_typed_activation_checkpointing_is_taken_or_advised() -> None:
-    small = GPUS._replace(gpu_bytes=28 * 10**9)
-    on, off, auto = (
-        settings(precision="bf16", activation_checkpointing=it) for it in ("on", "off", "auto")
-    )
-
-    taken = fit(on, Ranks(1, 1), PRESETS["tiny"], CORES, None, None)
-    assert (taken.config.activation_checkpointing, taken.why) == (
-        "on",
-        "with activation checkpointing",
-    )
-    for typed, change in (
-        (1, "Use --activation-checkpointing on, or GPUs"),
-        (8, "Use --activation-checkpointing on --micro-batch-size 1, or GPUs"),
-    ):
-        with pytest.raises(ConfigError, match=change):
-            fitted(off, Ranks(1, 1), small, typed, None, "gpt2-xl")
-    for config in (on, auto):
-        with pytest.raises(
-            ConfigError, match=r"8 and activation checkpointing would .* Use --micro-batch-size 1\."
-        ):
-            fitted(config, Ranks(1, 1), small, 8, None, "gpt2-xl")
-    with pytest.raises(
-        ConfigError,
-        match=r"1 and activation checkpointing would need about 27 GB, and 24 GB .* Use GPUs with more",
-    ):
-        fitted(auto, Ranks(1, 1), GPUS._replace(gpu_bytes=24 * 10**9), None, None, "gpt2-xl")
-    with pytest.raises(ConfigError, match="Use --activation-checkpointing on, or fewer --gpus"):
-        fitted(auto, Ranks(1, 1), CORES._replace(memory_bytes=49 * 10**9), 1, None, "gpt2-xl")
-
-
-@pytest.mark.parametrize(
-    ("gigabytes", "number", "changes", "expected"),
-    [
-        (40, 4, {}, ("off", "none")),
-        (28, 4, {}, ("on", "none")),  # layers computed twice cost no exchange
-        (28, 4, {"activation_checkpointing": "off"}, ("off", "full")),
-        (24, 4, {}, ("off", "full")),
-        (7, 8, {}, ("on", "full")),
-        (7, 8, {"shard": "full"}, ("on", "full")),
-        (80, 4, {"shard": "full"}, ("off", "full")),
-        (80, 1, {"shard": "full"}, ("off", "full")),  # of one rank, which has it all
-        (None, 4, {}, ("off", "none")),  # nobody knows their memory
-    ],
-)
-def test_model_is_shared_out_where_not_one_sequence_fits_otherwise(
-    gigabytes: int | None, number: int, changes: dict[str, Any], expected: tuple[str, str]
-) -> None:
-    """gpt2-xl, whose state takes 25 GB."""
-    asked = settings(
-        **{"precision": "bf16", "activation_checkpointing": "auto", "shard": "auto"} | changes
-    )
-    machine = GPUS._replace(gpu_bytes=gigabytes and gigabytes * 10**9)
-
-    chosen = fit(asked, Ranks(1, number), PRESETS["gpt2-xl"], machine, None, None)
-
-    config = chosen.config
-    assert (config.activation_checkpointing, config.shard) == expected
-    assert (f"with the model in {number} parts" in chosen.why) == (
-        expected[1] == "full" and number > 1
-    )
-    was_open = "(without it not one sequence fits)" in chosen.why
-    assert was_open == (
-        (expected[0] == "on" and "activation_checkpointing" not in changes)
-        or (expected[1] == "full" and "shard" not in changes)
-    )
-
-
-def test_sharing_out_is_advised_where_it_would_do() -> None:
-    shut = {"precision": "bf16", "activation_checkpointing": "off", "shard": "none"}
-    for gigabytes, ranks, changes, change in (
-        (24, 4, {}, "Use --shard full, or GPUs"),
-        (7, 8, {}, "Use --activation-checkpointing on --shard full, or GPUs"),
-        (24, 1, {"shard": "auto"}, "Use GPUs with more"),
-        (24, 4, {"shard": "auto", "compile": True}, "Use GPUs with more"),
-        (2, 8, {"shard": "full"}, r"1 and the model in 8 parts would need .* Use GPUs with more"),
-    ):
-        machine = GPUS._replace(gpu_bytes=gigabytes * 10**9)
-        with pytest.raises(ConfigError, match=change):
-            fitted(settings(**shut | changes), Ranks(1, ranks), machine, None, None, "gpt2-xl")
-    cores = CORES._replace(memory_bytes=60 * 10**9)
-    with pytest.raises(ConfigError, match="Use --shard full, or fewer --gpus"):
-        fitted(settings(**shut | {"precision": "fp32"}), Ranks(1, 4), cores, 1, None, "gpt2-large")
 
 
 @pytest.mark.parametrize(
