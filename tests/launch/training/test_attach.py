@@ -45,6 +45,7 @@ def submitted(desk: Path, shard_set: Path, *more: str) -> list[str]:
         (["--runs=elsewhere"], ["--runs is ", "elsewhere"]),
         (["--compile", "--dry-run"], ["--compile is False, got True"]),
         (["--activation-checkpointing=on"], ["--activation-checkpointing is off, got on"]),
+        (["--shard=full"], ["--shard is none, got full"]),
     ],
 )
 def test_flags_that_a_queued_run_does_not_take_are_refused(
