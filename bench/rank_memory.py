@@ -20,7 +20,7 @@ import jobs.attempt  # noqa: F401  # what a rank has loaded
 from bench import train_step
 from bench.common import machine, parser, status_of
 from instruct_core.config import PRESETS, TrainConfig
-from jobs.world import keep_freed_memory
+from jobs.world import keep_freed_memory, return_freed_memory
 from launch.training.fit import rank_bytes
 from tests.forked_ranks import in_ranks
 
@@ -40,7 +40,7 @@ def measure(
     model: str, micro_batch_size: int, seq_len: int, num_ranks: int, **changes: Any
 ) -> None:
     """Train in this process, or in several, and print the peak beside the estimate."""
-    keep_freed_memory(changes["shard"] != "full")
+    (return_freed_memory if changes["shard"] == "full" else keep_freed_memory)()
     config = TrainConfig(
         "bench", "", "", "", "random", model, "", max_steps=train_step.WARMUP_STEPS + 1,
         seq_len=seq_len, micro_batch_size=micro_batch_size, **changes,

@@ -132,7 +132,7 @@ class Recipe:
     and a step takes about a third longer (auto: on GPUs, where not one sequence fits without)."""
     shard: Shard = _may_change("auto")  # noqa: RUF009  a field, as all others here
     """Spread weights, gradients and moments over all ranks, so that a model may be larger than one GPU's
-    memory; what a layer needs travels at every step (auto: full on GPUs, where not one sequence fits)."""
+    memory; layers travel at every micro-batch (auto: full on GPUs, where not one sequence fits)."""
     deterministic: Annotated[bool, RARE] = _may_change(True)
     """Use deterministic algorithms on GPUs, without which a resume is not exact to the bit."""
     record_samples: Annotated[bool, RARE] = _may_change(False)
@@ -158,7 +158,8 @@ class Recipe:
             )
         if self.compile and self.shard == "full":
             raise ConfigError(
-                "--shard full takes no --compile: a layer that comes and goes is no graph. Leave one out."
+                "--shard full takes no --compile: a layer that comes and goes is no graph. Give "
+                "--shard auto, or --no-compile."
             )
         for name in ("lora_alpha", "lora_targets"):
             if self.lora is None and (value := getattr(self, name)) is not None:

@@ -216,7 +216,7 @@ class _Attempt:
         else:
             self._refuse_lost()
         beginning = begin(self._config, loaded, _patience(self._config), val_rows.vocab_size)
-        with out_of_gpu_memory_is_a_setting(self._config, self._device):
+        with out_of_gpu_memory_is_a_setting(self._config, self._device, before_a_step=True):
             trainer = Trainer(self._config, self._setup(beginning, train, val_rows, val), loaded)
         reporter.resumed(trainer.progress.global_step, beginning.model.config)
         return trainer

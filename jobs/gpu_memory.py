@@ -23,13 +23,16 @@ SAYS = re.compile(r"CUDA error: out of memory|(CUBLAS|CUDNN|CUFFT)_STATUS_ALLOC_
 
 
 @contextmanager
-def out_of_gpu_memory_is_a_setting(config: TrainConfig, device: torch.device) -> Iterator[None]:
+def out_of_gpu_memory_is_a_setting(
+    config: TrainConfig, device: torch.device, before_a_step: bool = False
+) -> Iterator[None]:
     """
     Raise ConfigError, which is not tried again, where a GPU's memory does not suffice.
 
     Args:
         config: Of the run.
         device: Where it trains; the host's memory is the business of whoever kills us.
+        before_a_step: Only the model and what belongs to it is there: a micro-batch has no part in it.
     """
     try:
         yield
@@ -39,21 +42,25 @@ def out_of_gpu_memory_is_a_setting(config: TrainConfig, device: torch.device) ->
         said = str(error).strip().split("\n")[0].split(". ")[0]
         raise ConfigError(
             f"{device} has too little memory for --micro-batch-size {config.micro_batch_size} of "
-            f"{config.seq_len} tokens: {said}. {_advice(config, ranks.world_size())}"
+            f"{config.seq_len} tokens: {said}. {_advice(config, ranks.world_size(), before_a_step)}"
         ) from error
 
 
-def _advice(config: TrainConfig, world_size: int) -> str:
+def _advice(config: TrainConfig, world_size: int, before_a_step: bool) -> str:
     """Return what to type instead: half of what a rank has at once, or what spares memory."""
     same = "Give the same command with"
     goes_on = "the run goes on from its newest checkpoint."
+    share = f"{same} --shard full, which shares the model out over the GPUs: {goes_on}"
+    may_share = world_size > 1 and config.shard != "full" and not config.compile
+    if before_a_step and may_share:
+        return share
     most = math.ceil(config.global_batch_size / world_size)
     if half := min(config.micro_batch_size, most) // 2:
         return f"{same} --micro-batch-size {half}: {goes_on}"
     if config.activation_checkpointing != "on":
         return f"{same} --activation-checkpointing on, which takes longer: {goes_on}"
-    if world_size > 1 and config.shard != "full" and not config.compile:
-        return f"{same} --shard full, which shares the model out over the GPUs: {goes_on}"
+    if may_share:
+        return share
     return (
         "No smaller one is left: use GPUs with more memory, or begin another --run with a smaller "
         "--seq-len or --model."

@@ -88,7 +88,10 @@ def process_group(
     device = _own_device(world, needs_gpu)
     if device.type == "cpu":
         share_cores(-(-world.world_size // world.num_nodes))
-        keep_freed_memory(not in_parts)
+        if in_parts and world.world_size > 1:
+            return_freed_memory()
+        else:
+            keep_freed_memory()
     if world.world_size > 1:
         # NCCL's own watch over its threads takes them for stuck when the job was suspended.
         seconds = f"{ranks.TIMEOUT.total_seconds():.0f}"
@@ -237,15 +240,27 @@ def share_cores(processes_here: int) -> None:
     torch.set_num_threads(max(1, number_in("OMP_NUM_THREADS", share)))
 
 
-def keep_freed_memory(is_kept: bool = True) -> None:
+def keep_freed_memory() -> None:
     """
-    Keep glibc from returning large buffers to the system after every use, or have it return all.
+    Keep glibc from returning large buffers to the system after every use.
 
     A step on a CPU frees and takes hundreds of megabytes of logits; mapped anew each time, their
     pages are zeroed anew each time. See "malloc" in docs/performance.md. Source: mallopt(3).
-    Of a model in parts layers come and go, and what they leave is room for nothing else.
     """
+    _keep_up_to(2**31 - 1)
+
+
+def return_freed_memory() -> None:
+    """
+    Have glibc return large buffers to the system after every use.
+
+    Layers of a model in parts come and go, and what they leave is room for nothing else.
+    """
+    _keep_up_to(RETURNED_BYTES)
+
+
+def _keep_up_to(num_bytes: int) -> None:
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):  # musl has none
-        libc.mallopt(M_MMAP_THRESHOLD, 2**31 - 1 if is_kept else RETURNED_BYTES)
-        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1 if is_kept else RETURNED_BYTES)
+        libc.mallopt(M_MMAP_THRESHOLD, num_bytes)
+        libc.mallopt(M_TRIM_THRESHOLD, num_bytes)

@@ -70,6 +70,13 @@ def test_drill_of_a_model_in_parts_is_equal(tmp_path: Path) -> None:
     )  # undisturbed, hit, and after term
 
 
+def test_one_rank_proves_nothing_of_a_model_in_parts(tmp_path: Path) -> None:
+    result = launch("drill", ON_THIS_MACHINE, "--gpus=1", "--shard=full", cwd=tmp_path)
+
+    assert (result.returncode, list(tmp_path.iterdir())) == (2, [])
+    assert result.stderr.startswith("error: --shard full takes two ranks or more, got one: ")
+
+
 def test_receipt_of_a_run_that_was_hit_names_every_second(tmp_path: Path) -> None:
     faults = "--faults=usr2@3,kill@7,term@9"
     flags = (faults, "--steps=12", "--gpus=1", "--keep")

@@ -66,8 +66,13 @@ def snapshot_of(
     model_bytes = sum(tensor.nbytes for tensor in model.values())
     total = model_bytes + sum(tensor.nbytes for tensor in optimizer.values())
     in_parts = any(ranks.is_in_parts(tensor) for tensor in model.values())
-    moments = _put_together(optimizer, _share(optimizer, rank, world_size, model_bytes))
-    weights = _put_together(model, model if rank == 0 else ())
+    mine = _share(optimizer, rank, world_size, model_bytes)
+    if in_parts:
+        moments = _put_together(optimizer, mine)
+        weights = _put_together(model, model if rank == 0 else ())
+    else:
+        moments = {name: optimizer[name] for name in optimizer if name in mine}
+        weights = model
     state = {f"optimizer/{name}": tensor for name, tensor in moments.items()}
     state |= {f"rng/{name}": tensor for name, tensor in rng.items()}
     parts, documents = [Part(state_name(rank, world_size), state, {})], []
@@ -76,23 +81,23 @@ def snapshot_of(
         config_name, weights_name = model_files("base" in facts)
         parts.append(Part(weights_name, weights, {"format": "pt"}))
         documents.append(Image(config_name, [memoryview(dump_document(model_config))]))
-    # What was put together is nobody else's.
+    # What was put together, or copied beside it, is nobody else's.
     direct = in_parts or (may_be_direct and not any(tensor.is_cuda for tensor in model.values()))
     return Snapshot(step, parts, documents, facts, total, direct, threading.Event())
 
 
 def _put_together(tensors: Tensors, wanted: Collection[str]) -> Tensors:
     """
-    Return the wanted tensors whole.
+    Return the wanted tensors whole, on the host, as copies that training does not change.
 
-    Those of which every rank has a part are put together one at a time, by all ranks, also where nobody
-    here wants them; then they lie on the host.
+    Each of which every rank has a part is put together by all ranks, one at a time, also where nobody
+    here wants it. Counts of steps are everybody's, and change beside the writing.
     """
     found = {}
     for name, tensor in tensors.items():
         whole = ranks.whole(tensor)
         if name in wanted:
-            found[name] = whole.cpu() if ranks.is_in_parts(tensor) else tensor
+            found[name] = whole.cpu() if ranks.is_in_parts(tensor) else whole.to("cpu", copy=True)
     return found
 
 

@@ -23,7 +23,7 @@ from instruct_core.model.family import Model
 
 def shard(model: Model, device: torch.device) -> None:
     """
-    Share a model out over all ranks, layer by layer: never is more than one of them whole on a device.
+    Share a model out over all ranks, layer by layer: of these one is together at a time, and the next.
 
     Args:
         model: With its weights, on the host, the same on all ranks.

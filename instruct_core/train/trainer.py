@@ -85,12 +85,13 @@ class Trainer:
         self._landed: Landed | None = None  # and not voted on
         self._landed_at = 0.0
         # Ranks that meet in every layer are busy equally long, whatever each has to do.
-        shares = busy_shares(config, ranks.world_size())
-        self._pace = Pace([1] * len(shares) if self._in_parts else shares)
+        work = busy_shares(config, ranks.world_size())
+        self._pace = Pace([1] * len(work) if self._in_parts else work)
         self._busy_seconds = 0.0  # of a step, as far as all ranks know
         self._owes_save = False  # one that was due and waits for a step with a finite gradient
         moments = setup.moments if loaded is None else loaded.optimizer
         restore_optimizer(setup.model, self._optimizer, moments)
+        self._setup = replace(setup, moments={})  # they are the optimizer's, or copied
         if loaded is not None:
             self.progress = loaded.manifest.progress
             self._saves.saved_step = self.progress.global_step

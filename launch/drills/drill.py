@@ -101,6 +101,11 @@ def _plan(flags: Drill) -> Plan:
     on_slurm, gpus = cluster == "slurm", flags.gpus
     if not on_slurm and gpus == Drill.gpus and visible_gpus().number == 1:
         gpus = 1  # nobody typed two
+    if flags.shard == "full" and flags.nodes * gpus < 2:
+        raise ConfigError(
+            "--shard full takes two ranks or more, got one: it would have the model whole, and prove "
+            "nothing. Give --gpus 2, or leave it out."
+        )
     if on_slurm:
         request_of(flags.slurm, flags.nodes, gpus)
     else:

@@ -114,8 +114,19 @@ def together_bytes(shape: Shape, adapters: int = 0, frozen: int = 4) -> int:
     layers = shape.product_weights - shape.vocab_size * shape.width
     outside = shape.num_parameters - layers
     if adapters:  # nobody sums up gradients of what is frozen
-        return frozen * (outside + 2 * layers // shape.num_layers)
+        return 4 * outside + frozen * 2 * layers // shape.num_layers
     return 4 * (2 * outside + LAYERS_TOGETHER * layers // shape.num_layers)
+
+
+def cast_bytes(shape: Shape, precision: str, adapters: int, recomputes: bool) -> int:
+    """
+    Return how much of a model in parts stays from forward to backward: its layers, cast for products.
+
+    A layer that is let go of leaves them behind, unless it is recomputed, or lies there in halves.
+    """
+    if precision != "bf16" or adapters or recomputes:
+        return 0
+    return 2 * (shape.product_weights - shape.vocab_size * shape.width)
 
 
 def rank_bytes(shape: Shape, config: TrainConfig, num_ranks: int, adapters: int = 0) -> int:
@@ -148,10 +159,13 @@ def rank_bytes(shape: Shape, config: TrainConfig, num_ranks: int, adapters: int 
     if not in_parts:
         staged = 1 / num_ranks if config.async_save else 0.0
         return rest + state_bytes(shape.num_parameters, adapters, staged)
-    # A save puts tensors together for whoever writes them. A start has the whole model, and no more.
+    # A save puts tensors together for whoever writes them; a resume has all that was saved, and its part.
     state = state_bytes(shape.num_parameters, adapters, 1.0) // num_ranks
     state += together_bytes(shape, adapters)
-    return max(rest + state, process + 4 * shape.num_parameters)
+    state += cast_bytes(shape, config.precision, adapters, recomputes)
+    trained = adapters or shape.num_parameters
+    loaded = 4 * shape.num_parameters + 8 * trained + 12 * trained // num_ranks
+    return max(rest + state, process + loaded)
 
 
 def gpu_bytes(
@@ -187,6 +201,7 @@ def gpu_bytes(
     state = state_bytes(shape.num_parameters, adapters, 0.0, frozen) // parts
     if parts > 1:
         state += together_bytes(shape, adapters, frozen)
+        state += cast_bytes(shape, precision, adapters, recomputes)
     return GPU_PROCESS_BYTES + state + int(kept) + slices
 
 

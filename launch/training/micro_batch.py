@@ -160,6 +160,8 @@ class _Room(NamedTuple):
 
     def why(self, asked: TrainConfig) -> str:
         """Return what is said of activation checkpointing and of parts; "" without them."""
+        if asked.shard == "full" and self.ranks.world_size == 1:
+            return "with --shard full, which takes two ranks or more: this one has the model whole"
         told = self._helps()
         was_open = "auto" in {getattr(asked, name) for name, _ in told}
         reason = " (without it not one sequence fits)" if was_open else ""
@@ -236,6 +238,10 @@ class _Room(NamedTuple):
                 words += ["--shard full"] if shard != now[1] else []
                 words += [] if way.has(size) else ["--micro-batch-size 1"]
                 return " ".join(words)
+        if self.config.compile:
+            without = self._replace(config=replace(self.config, compile=False))
+            others = without._another_help(size)
+            return others and f"--no-compile {others}"
         return ""
 
 

@@ -159,6 +159,18 @@ def test_gpus_that_are_too_small_for_a_whole_model_are_told_to_share_it(
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
 
 
+def test_model_that_finds_no_room_before_a_step_is_to_be_shared_and_no_micro_batch_to_be_smaller(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ranks, "world_size", lambda: 2)
+
+    with (
+        pytest.raises(ConfigError, match="with --shard full, which shares"),
+        out_of_gpu_memory_is_a_setting(CONFIG, torch.device("cuda:0"), before_a_step=True),
+    ):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+
+
 def test_other_errors_of_a_step_stay_what_they_are(watched: Watched) -> None:
     watched.train = raising(RuntimeError("DefaultCPUAllocator: not enough memory"))
 

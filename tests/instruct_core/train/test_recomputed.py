@@ -56,7 +56,7 @@ def trainer_of(
     setup = Setup(
         model=beginning.model, device=torch.device("cpu"), train=readers["train"], val=readers["val"],
         val_rows=rows["val"], checkpoints=checkpoints, config_file=beginning.config_file,
-        facts=beginning.facts, stop=stop, working=lambda phase: None,
+        facts=beginning.facts, moments=beginning.moments, stop=stop, working=lambda phase: None,
         on_event=lambda event: None, on_step=lambda report: None,
         on_samples=lambda step, answers: None, on_read=lambda step, samples: None,
     )  # fmt: skip

@@ -14,14 +14,17 @@ import torch.distributed.fsdp  # once, and not in each rank
 from torch import nn
 
 from instruct_core import ranks
-from instruct_core.checkpoints.loader import Loaded, load_newest
+from instruct_core.checkpoints import saves
+from instruct_core.checkpoints.loader import Loaded, load_newest, load_step
 from instruct_core.checkpoints.writer import Checkpoints
 from instruct_core.config import TrainConfig
 from instruct_core.model.weights import hash_weights
 from instruct_core.storage.store import Store
 from instruct_core.train import gradients
 from instruct_core.train.gradients import Gradients
+from tests.conftest import wait_for
 from tests.forked_ranks import in_ranks
+from tests.instruct_core.train import test_recomputed as recomputed
 from tests.instruct_core.train.test_recomputed import CONFIG, WITH_LORA, attempt, trainer_of
 
 FULL = replace(CONFIG, shard="full", decay_steps=4)
@@ -31,6 +34,11 @@ def newest(folder: Path) -> Loaded:
     loaded = load_newest(Checkpoints(Store(folder)))
     assert loaded is not None
     return loaded
+
+
+def read_step(folder: Path, step: int) -> list[str]:
+    loaded = load_step(Store(folder), step)
+    return [hash_weights(loaded.model), hash_weights(loaded.optimizer)]
 
 
 def bits(folder: Path) -> list[Any]:
@@ -142,6 +150,47 @@ def test_rank_has_its_rows_and_a_step_has_whole_tensors(tmp_path: Path, shard_se
         sum(tensor.numel() for tensor in saved.model.values())
         == saved.manifest.model.num_parameters
     )
+
+
+def test_step_is_saved_as_it_was_though_training_goes_on(
+    tmp_path: Path, shard_set: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No file is written before another step has been made: what is written are copies."""
+    monkeypatch.setattr(saves, "WRITTEN_AT_ONCE_BYTES", 0)
+    put = Checkpoints._put
+
+    def work(rank: int) -> list[Any]:
+        attempt(tmp_path / "at-once", shard_set, replace(FULL, async_save=False))
+        trainer = trainer_of(tmp_path / "beside", shard_set, FULL)
+
+        def put_late(self: Checkpoints, folder: Store, step: int, images: Any) -> Any:
+            if step == 2:
+                wait_for(lambda: trainer.progress.global_step > 2, "a step more")
+            return put(self, folder, step, images)
+
+        monkeypatch.setattr(Checkpoints, "_put", put_late)
+        trainer.run()
+        return [read_step(tmp_path / name, 2) for name in ("at-once", "beside")]
+
+    for at_once, beside in in_ranks(2, work):
+        assert beside == at_once
+
+
+def test_moments_that_a_run_begins_with_are_not_kept_beside_its_own(
+    tmp_path: Path, shard_set: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = recomputed.begin
+
+    def with_moments(*arguments: Any, **options: Any) -> Any:
+        beginning = begun(*arguments, **options)
+        weight = beginning.model.head_weight
+        name = next(n for n, p in beginning.model.named_parameters() if p is weight)
+        return beginning._replace(moments={f"exp_avg/{name}": torch.zeros_like(weight)})
+
+    monkeypatch.setattr(recomputed, "begin", with_moments)
+    trainer = trainer_of(tmp_path, shard_set, CONFIG)
+
+    assert (len(trainer._optimizer.state), trainer._setup.moments) == (1, {})
 
 
 def test_warned_rank_gives_a_step_up_and_all_is_as_before(

@@ -104,6 +104,8 @@ def test_model_is_shared_out_where_not_one_sequence_fits_otherwise(
     assert (f"with the model in {number} parts" in chosen.why) == (
         expected[1] == "full" and number > 1
     )
+    alone = "this one has the model whole"
+    assert (alone in chosen.why) == (changes.get("shard") == "full" and number == 1)
     was_open = "(without it not one sequence fits)" in chosen.why
     assert was_open == (
         (expected[0] == "on" and "activation_checkpointing" not in changes)
@@ -117,7 +119,7 @@ def test_sharing_out_is_advised_where_it_would_do() -> None:
         (24, 4, {}, "Use --shard full, or GPUs"),
         (7, 8, {}, "Use --activation-checkpointing on --shard full, or GPUs"),
         (24, 1, {"shard": "auto"}, "Use GPUs with more"),
-        (24, 4, {"shard": "auto", "compile": True}, "Use GPUs with more"),
+        (24, 4, {"compile": True}, "Use --no-compile --shard full, or GPUs"),
         (2, 8, {"shard": "full"}, r"1 and the model in 8 parts would need .* Use GPUs with more"),
     ):
         machine = GPUS._replace(gpu_bytes=gigabytes * 10**9)
