@@ -78,7 +78,7 @@ def test_estimates_know_of_a_model_in_parts() -> None:
     assert 1.4 * weights < adapted[0] - adapted[1] < 1.75 * weights
     small = PRESETS["gpt2"]
     shared = cpu(small, 1, 64, num_ranks=4, shard="full")
-    assert cpu(small, 1, 64, num_ranks=4) - shared > 9 * small.num_parameters
+    assert cpu(small, 1, 64, num_ranks=4) - shared > 7 * small.num_parameters
     assert cpu(shape, 1, 64, shard="full") == cpu(shape, 1, 64)  # one rank has it all
     # A resume has all weights and moments, however many share them.
     assert cpu(shape, 1, 64, num_ranks=1000, shard="full") > 12 * weights
