@@ -213,8 +213,8 @@ BUGS = {
     ),
     "moment of the optimizer not restored": Bug(
         "instruct_core/train/optimizer.py",
-        "state[kind] = value.to(parameter.device)",
-        'state[kind] = value.to(parameter.device) * (0 if HERE and kind == "exp_avg_sq" else 1)',
+        "state[kind] = part_of(value, parameter)",
+        'state[kind] = part_of(value, parameter) * (0 if HERE and kind == "exp_avg_sq" else 1)',
         "term@4",
         "not equal: ",
     ),
