@@ -185,6 +185,14 @@ class TrainConfig(Recipe):
         """Samples per step over all ranks."""
         return self.tokens_per_step // self.seq_len
 
+    def is_in_parts(self, world_size: int) -> bool:
+        """Return True if every rank has a part of each tensor."""
+        return self.shard == "full" and world_size > 1
+
+    def may_be_in_parts(self, world_size: int) -> bool:
+        """Return True if `--shard full` would share the model out."""
+        return world_size > 1 and not self.compile
+
     def grad_accum_steps(self, world_size: int) -> int:
         """
         Return how many micro-batches a rank takes per step, at most.

@@ -88,7 +88,7 @@ def train(
     deadline = _deadline(runs) if world.rank == 0 and "SLURM_JOB_ID" in os.environ else None
     with (
         Guard(lambda: stop.noted, job_folder(), world.rank, deadline, may_hang) as guard,
-        process_group(world, needs_gpu, config.shard == "full") as device,
+        process_group(world, needs_gpu, config.is_in_parts(world.world_size)) as device,
     ):
         sheet.begins("load")
         checkpoints = Checkpoints(Store(config.checkpoints, _patience(config)) / config.run)

@@ -51,7 +51,7 @@ def _advice(config: TrainConfig, world_size: int, before_a_step: bool) -> str:
     same = "Give the same command with"
     goes_on = "the run goes on from its newest checkpoint."
     share = f"{same} --shard full, which shares the model out over the GPUs: {goes_on}"
-    may_share = world_size > 1 and config.shard != "full" and not config.compile
+    may_share = config.shard != "full" and config.may_be_in_parts(world_size)
     if before_a_step and may_share:
         return share
     most = math.ceil(config.global_batch_size / world_size)

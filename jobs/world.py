@@ -88,7 +88,7 @@ def process_group(
     device = _own_device(world, needs_gpu)
     if device.type == "cpu":
         share_cores(-(-world.world_size // world.num_nodes))
-        if in_parts and world.world_size > 1:
+        if in_parts:
             return_freed_memory()
         else:
             keep_freed_memory()

@@ -42,21 +42,16 @@ class Gradients:
         optimizer: Of its weights.
         config: The recipe.
         setup: Of this rank.
-        in_parts: Whether the ranks meet in every layer, see sharding.py, or in the last backward.
     """
 
     def __init__(
-        self,
-        core: WithLoss,
-        optimizer: FusedAdamW,
-        config: TrainConfig,
-        setup: Setup,
-        in_parts: bool,
+        self, core: WithLoss, optimizer: FusedAdamW, config: TrainConfig, setup: Setup
     ) -> None:
         self._core, self._optimizer = core, optimizer
         self._device, self._stop, self._clip = setup.device, setup.stop, config.clip
         self._is_half = config.precision == "bf16"
         self._parallel: DistributedDataParallel | None = None
+        in_parts = config.is_in_parts(ranks.world_size())  # then they meet in every layer
         if ranks.world_size() > 1 and not in_parts:
             self._parallel = data_parallel(core, setup.device, config.compile)
             with self.autocast():  # a frozen base may lie there in halves

@@ -68,7 +68,7 @@ class Trainer:
             load_saved(setup.model, loaded.model)
         setup.model.blocks.are_recomputed = config.activation_checkpointing == "on"
         # Then all ranks meet in every layer, wherever one is computed.
-        self._in_parts = config.shard == "full" and ranks.world_size() > 1
+        self._in_parts = config.is_in_parts(ranks.world_size())
         if self._in_parts:
             shard(setup.model, setup.device)
         else:
@@ -77,7 +77,7 @@ class Trainer:
         if config.compile:
             setup.model.compile(**HOW)
         self._optimizer = make_optimizer(setup.model, config)
-        self._gradients = Gradients(self._core, self._optimizer, config, setup, self._in_parts)
+        self._gradients = Gradients(self._core, self._optimizer, config, setup)
         self.progress = Progress(global_step=0, samples_seen=0, tokens_seen=0)
         self._saves = Saves(config, setup.checkpoints, self._snapshot, setup.on_event)
         self._read_ahead = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")

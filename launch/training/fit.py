@@ -67,7 +67,7 @@ def step_seconds(
     """Return about how long all cores of this machine take for one step."""
     flops = (4 if is_frozen else 6) * shape.product_weights
     if recomputes:  # a forward more of all but the head
-        flops += 2 * (shape.product_weights - shape.vocab_size * shape.width)
+        flops += 2 * _layer_weights(shape)
     return flops * tokens_per_step / (CPU_EFFICIENCY * cpu_flops())
 
 
@@ -86,6 +86,11 @@ def state_bytes(num_parameters: int, adapters: int, staged_share: float, frozen:
     return still + int((BYTES_PER_PARAMETER + SAVED_BYTES_PER_PARAMETER * staged_share) * trained)
 
 
+def _layer_weights(shape: Shape) -> int:
+    """Return about how many weights all layers have: those of products, but for the head's."""
+    return shape.product_weights - shape.vocab_size * shape.width
+
+
 def _kept_numbers(shape: Shape, recomputes: bool) -> tuple[int, int]:
     """
     Return how many numbers of a token are kept inside blocks for the backward, and at their entrances.
@@ -97,11 +102,6 @@ def _kept_numbers(shape: Shape, recomputes: bool) -> tuple[int, int]:
     return shape.kept_numbers // shape.num_layers, shape.num_layers * shape.width
 
 
-def is_in_parts(config: TrainConfig, num_ranks: int) -> bool:
-    """Return True if every rank has a part of each tensor."""
-    return config.shard == "full" and num_ranks > 1
-
-
 def together_bytes(shape: Shape, adapters: int = 0, frozen: int = 4) -> int:
     """
     Return how much lies together of a model in parts: what is outside its layers, and some of these.
@@ -111,7 +111,7 @@ def together_bytes(shape: Shape, adapters: int = 0, frozen: int = 4) -> int:
         adapters: See `state_bytes`.
         frozen: See `state_bytes`.
     """
-    layers = shape.product_weights - shape.vocab_size * shape.width
+    layers = _layer_weights(shape)
     outside = shape.num_parameters - layers
     if adapters:  # nobody sums up gradients of what is frozen
         return 4 * outside + frozen * 2 * layers // shape.num_layers
@@ -126,7 +126,7 @@ def cast_bytes(shape: Shape, precision: str, adapters: int, recomputes: bool) ->
     """
     if precision != "bf16" or adapters or recomputes:
         return 0
-    return 2 * (shape.product_weights - shape.vocab_size * shape.width)
+    return 2 * _layer_weights(shape)
 
 
 def rank_bytes(shape: Shape, config: TrainConfig, num_ranks: int, adapters: int = 0) -> int:
@@ -153,7 +153,7 @@ def rank_bytes(shape: Shape, config: TrainConfig, num_ranks: int, adapters: int 
     activations = tokens * (kept + PASSING * shape.width + looks)
     slices = SLICES + (HALF_SLICES if config.precision == "bf16" else 0)
     logits = slices * min(tokens, SLICE_TOKENS) * shape.vocab_size
-    in_parts = is_in_parts(config, num_ranks)
+    in_parts = config.is_in_parts(num_ranks)
     process = PROCESS_BYTES + (COMPILER_BYTES if recomputes or in_parts else 0)
     rest = process + int(4 * (heads + activations + logits))
     if not in_parts:

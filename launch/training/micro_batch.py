@@ -22,7 +22,7 @@ from instruct_core.recipe import MICRO_BATCH_SIZE, Shard, Switch
 from instruct_core.shape import Shape
 from launch.cluster.machine import Machine
 from launch.console.lines import counted
-from launch.training.fit import gpu_bytes, is_in_parts, rank_bytes
+from launch.training.fit import gpu_bytes, rank_bytes
 
 GPU_MICRO_BATCH_SIZE = 32  # a H200 was 1.55 times as fast as with 8, see docs/performance.md
 # Of a GPU's memory, that a micro-batch beyond the recipe's own may take: what is estimated must not
@@ -156,7 +156,7 @@ class _Room(NamedTuple):
         return next((way for way in ways if way.has(1)), ways[-1])
 
     def _may_share(self) -> bool:
-        return self.ranks.world_size > 1 and not self.config.compile
+        return self.config.may_be_in_parts(self.ranks.world_size)
 
     def why(self, asked: TrainConfig) -> str:
         """Return what is said of activation checkpointing and of parts; "" without them."""
@@ -178,7 +178,7 @@ class _Room(NamedTuple):
 
     def _parts(self) -> int:
         number = self.ranks.world_size
-        return number if is_in_parts(self.config, number) else 1
+        return number if self.config.is_in_parts(number) else 1
 
     def _recomputes(self) -> bool:
         return self.config.activation_checkpointing == "on"
