@@ -77,20 +77,35 @@ class Browser:
 
     def look(self, page: Path, width: int, dark: bool = False) -> Seen:
         """Open a page on a screen of a width and return what is there."""
-        self._events.clear()
+        self.resize(width)
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self._ask("Emulation.setEmulatedMedia", features=[scheme])
+        self.visit(page.as_uri())
+        return Seen(*self.value(LOOK).values(), self.errors())
+
+    def resize(self, width: int) -> None:
+        """Have a screen of a width from now on."""
         self._ask(
             "Emulation.setDeviceMetricsOverride",
             width=width, height=900, deviceScaleFactor=1, mobile=width < 600,
         )  # fmt: skip
-        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self._ask("Emulation.setEmulatedMedia", features=[scheme])
-        self._ask("Page.navigate", url=page.as_uri())
-        self._await("Page.loadEventFired")
-        found = self._ask("Runtime.evaluate", expression=LOOK, returnByValue=True)
-        assert "value" in found["result"], found
-        return Seen(*found["result"]["value"].values(), self._errors())
 
-    def _errors(self) -> list[str]:
+    def visit(self, url: str) -> None:
+        """Open a page and wait until it is loaded."""
+        self._events.clear()
+        self._ask("Page.navigate", url=url)
+        self._await("Page.loadEventFired")
+
+    def value(self, expression: str) -> Any:
+        """Return what an expression of JavaScript gives in the page; a promise is waited for."""
+        found = self._ask(
+            "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True
+        )
+        assert "value" in found["result"], found
+        return found["result"]["value"]
+
+    def errors(self) -> list[str]:
+        """Return what the console has of the page that is open."""
         said = {
             "Log.entryAdded": lambda event: event["entry"]["text"],
             "Runtime.exceptionThrown": lambda event: event["exceptionDetails"]["text"],

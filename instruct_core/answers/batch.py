@@ -52,7 +52,7 @@ def answer_prompts(
     answers = [Answered("", TOO_LONG if tokens else EMPTY, 0) for tokens in prompts]
     for start in range(0, len(by_length), batch_size):
         batch = by_length[start : start + batch_size]
-        texts = [AnswerText(tokenizer, template.heading) for _ in batch]
+        texts = [AnswerText(tokenizer, [template.heading]) for _ in batch]
 
         def goes_on(text: int, token: int, texts: list[AnswerText] = texts) -> bool:
             texts[text].take(token)

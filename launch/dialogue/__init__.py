@@ -1,1 +1,1 @@
-"""A conversation with a model. Imports runs, cluster, flags, console."""
+"""A conversation with a model, typed here or asked over HTTP. Imports runs, cluster, flags, console."""

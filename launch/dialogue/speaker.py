@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from instruct_core.answers.prompt import Prompt, fit_prompt
 from instruct_core.answers.sampling import Sampling
 from instruct_core.answers.text import AnswerText
+from instruct_core.data.encoding import prompt_tokens
 from instruct_core.data.model_template import template_of_model
 from instruct_core.data.template import Template
 from instruct_core.data.templates import end_ids
@@ -24,7 +25,7 @@ from instruct_core.recipe import Kept
 from instruct_core.shape import trained_said, usable_positions
 from jobs.environment import loading
 from launch.cluster.machine import set_up_torch
-from launch.console.lines import note
+from launch.console.lines import counted, note
 from launch.flags.run import ModelFlags
 from launch.runs.hub import model_place
 from launch.runs.run import Run
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
     from instruct_core.model.family import Model
 
 LOADS = 3  # a run that trains may remove a step while it is being read
+
+
+class ChatTooLongError(ConfigError):
+    """A chat that leaves the model no room for an answer."""
 
 
 class Answer(NamedTuple):
@@ -97,16 +102,37 @@ class Speaker:
         Raises:
             ConfigError: The question alone is too long for the model.
         """
+        tokens, num_dropped = self._prompt(turns, question, max_new_tokens)
+        answer = self.reply(tokens, sampling, max_new_tokens, on_text)
+        return answer._replace(num_dropped=num_dropped)
+
+    def reply(
+        self,
+        tokens: list[int],
+        sampling: Sampling,
+        max_new_tokens: int,
+        on_text: Callable[[str], None],
+        ends: Sequence[str] = (),
+        goes_on: Callable[[], bool] = lambda: True,
+    ) -> Answer:
+        """
+        Return what follows a prompt; Ctrl-C ends it early.
+
+        Args:
+            tokens: The prompt, as `prompt` gives it.
+            sampling, max_new_tokens, on_text: See `answer`.
+            ends: Texts that end the answer, beside the template's own.
+            goes_on: Asked after each token; False ends the answer.
+        """
         from instruct_core.answers.generation import generate
 
-        started_at = time.perf_counter()
-        tokens, num_dropped = self._prompt(turns, question, max_new_tokens)
-        text, times = AnswerText(self._tokenizer, self._template.heading), list[float]()
+        started_at, times = time.perf_counter(), list[float]()
+        text = AnswerText(self._tokenizer, [self._template.heading, *ends])
 
         def take(_: int, token: int) -> bool:
             times.append(time.perf_counter() - started_at)
             on_text(text.take(token))
-            return not text.is_over
+            return not text.is_over and goes_on()
 
         try:
             [generated] = generate(
@@ -122,10 +148,34 @@ class Speaker:
             reason = "interrupted"
         on_text(text.rest())
         return Answer(
-            text.shown, reason, len(tokens), len(times), num_dropped,
+            text.shown, reason, len(tokens), len(times), 0,
             round(time.perf_counter() - started_at, 4), round(times[0], 4) if times else 0.0,
             trained_said(self._model.config),
         )  # fmt: skip
+
+    def prompt(self, turns: Sequence[Turn]) -> list[int]:
+        """
+        Return the tokens of a whole chat, up to where its next answer begins.
+
+        Raises:
+            ChatTooLongError: It leaves no room for an answer.
+            ConfigError: The template has no words for it.
+        """
+        try:
+            segments = self._template.segments(turns, asks=True)
+        except ValueError as error:
+            raise ConfigError(
+                f"Template {self._template.name} cannot write this: {error}."
+            ) from None
+        tokens, shape = prompt_tokens(segments, self._tokenizer), self._model.config
+        if len(tokens) >= (positions := usable_positions(shape)):
+            trained = trained_said(shape)
+            why = f" (it was {trained})" if trained else ""
+            raise ChatTooLongError(
+                f"The chat has {counted(len(tokens), 'token')} with its headings, and the model takes at "
+                f"most {positions - 1:,} to leave room for an answer{why}. Leave its oldest turns out."
+            )
+        return tokens
 
     def _prompt(self, turns: Sequence[Exchange], question: Exchange, max_new_tokens: int) -> Prompt:
         said = [Turn("system", question.system)] if question.system.strip() else []

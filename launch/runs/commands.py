@@ -15,7 +15,7 @@ from launch.console.commands import as_typed, command, shown_path
 from launch.flags.run import ModelFlags
 from launch.runs.places import absolute
 
-BY_FLAG = ("chat", "evaluate", "finetune", "generate")  # others take a run's name as it is
+BY_FLAG = ("chat", "evaluate", "finetune", "generate", "serve")  # others take a run's name as it is
 
 
 def run_command(store: Store, verb: str, *words: str) -> str:

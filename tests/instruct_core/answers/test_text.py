@@ -17,7 +17,7 @@ PIECES = st.sampled_from(
 
 
 def shown(tokens: list[int]) -> list[str]:
-    text = AnswerText(TOKENIZER, HEADING)
+    text = AnswerText(TOKENIZER, [HEADING])
     parts = []
     for token in tokens:
         parts.append(text.take(token))
@@ -34,6 +34,21 @@ def test_parts_are_the_answer_up_to_a_next_instruction(text: str) -> None:
         "".join(shown(TOKENIZER.encode(text)))
         == text.split("### Instruction:", maxsplit=1)[0].strip()
     )
+
+
+@given(st.text("ab #\n", max_size=20), st.lists(st.text("ab#\n", max_size=3), max_size=3))
+def test_answer_ends_where_the_first_of_its_ends_is_complete(text: str, ends: list[str]) -> None:
+    said = text.lstrip()
+    found = [(said.find(end) + len(end), said.find(end)) for end in ends if end and end in said]
+    expected = said[: min(found)[1]] if found else said
+
+    answer = AnswerText(TOKENIZER, ends)
+    for token in TOKENIZER.encode(text):
+        answer.take(token)
+    answer.rest()
+
+    assert answer.shown == expected.rstrip()
+    assert answer.is_over == bool(found)
 
 
 @settings(max_examples=200)
@@ -54,7 +69,7 @@ def test_character_of_several_tokens_comes_whole(character: str) -> None:
 
 
 def test_words_come_as_soon_as_they_are_certain() -> None:
-    text = AnswerText(TOKENIZER, HEADING)
+    text = AnswerText(TOKENIZER, [HEADING])
 
     parts = [text.take(token) for token in TOKENIZER.encode("One two.\n\n### Instr")]
 

@@ -19,7 +19,7 @@ from launch.dialogue.dialogue import Dialogue
 from launch.dialogue.speaker import Answer, load_base, load_speaker, load_step
 from launch.flags.chat import Chat
 from launch.flags.run import ModelFlags
-from tests.conftest import HANGS_SECONDS, TINY_RUN, launch
+from tests.conftest import HANGS_SECONDS, launch
 from tests.launch.dialogue.terminal import Terminal
 
 ANSWER = ["--max-new-tokens=12"]
@@ -42,17 +42,6 @@ class Echo:
 
 def dialogue(**flags: object) -> Dialogue:
     return Dialogue(Chat(**flags), Echo())  # type: ignore[arg-type]
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, shard_set: Path) -> Path:
-    cwd = tmp_path_factory.mktemp("trained")
-    result = launch(
-        "finetune", "--run=r", f"--shards={shard_set}", "--max-steps=4", *TINY_RUN,
-        "--save-every=2", "--eval-every=4", cwd=cwd,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr
-    return cwd
 
 
 def chat(cwd: Path, *arguments: str, typed: str = "") -> subprocess.CompletedProcess[str]:

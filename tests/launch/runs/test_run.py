@@ -62,6 +62,7 @@ COMMANDS = {
     "control": "control.py NAME stop",
     "evaluate": "evaluate.py --run NAME --out report",
     "chat": "chat.py --run NAME --prompt Hi.",
+    "serve": "serve.py --run NAME --port 0",
     "generate": "generate.py --run NAME --source questions.jsonl --out a.jsonl",
     "finetune": "finetune.py --run NAME --shards shards/x --model tiny --init random",
 }

@@ -1,0 +1,72 @@
+"""
+One model that answers many, one after the other, in the order in which they asked.
+
+    in_turn = InTurn(speaker)
+    async for part in in_turn.parts(tokens, asked): ...      # texts, then an Answer
+
+Who goes away before the answer is there is not answered on: the next one's turn comes at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from concurrent.futures import ThreadPoolExecutor
+
+from launch.dialogue.request import Asked, RequestError
+from launch.dialogue.speaker import Answer, Speaker
+
+MOST_WAITING = 100  # requests; who comes then is told to come again, as clients do by themselves
+
+
+class InTurn:
+    """
+    A model and those who wait for it; all but the answering itself is of one event loop.
+
+    Args:
+        speaker: The model.
+    """
+
+    def __init__(self, speaker: Speaker) -> None:
+        self._speaker = speaker
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="answers")
+        self.num_waiting = 0  # who asked and has no answer yet
+        self.is_over = False  # no further token for anybody; a signal's handler may set it
+
+    def check_room(self) -> None:
+        """Raise RequestError if too many wait already."""
+        if self.num_waiting >= MOST_WAITING:
+            raise RequestError(
+                f"{self.num_waiting} requests wait for this model already. Ask again later.", 429
+            )
+
+    async def parts(self, tokens: list[int], asked: Asked) -> AsyncGenerator[str | Answer]:
+        """Give the parts of an answer as they come, and at last the answer; none once it is over."""
+        loop, said = asyncio.get_running_loop(), asyncio.Queue[str | None]()
+        is_gone = False
+
+        def goes_on() -> bool:
+            return not (is_gone or self.is_over)
+
+        def on_text(text: str) -> None:
+            loop.call_soon_threadsafe(said.put_nowait, text)
+
+        def answer() -> Answer | None:
+            if not goes_on():
+                return None
+            return self._speaker.reply(
+                tokens, asked.sampling, asked.max_new_tokens, on_text, asked.ends, goes_on
+            )
+
+        self.num_waiting += 1
+        answering = loop.run_in_executor(self._thread, answer)
+        answering.add_done_callback(lambda _: said.put_nowait(None))
+        try:
+            while (text := await said.get()) is not None:
+                if text:
+                    yield text
+            if (answered := await answering) is not None:
+                yield answered
+        finally:
+            is_gone = True
+            self.num_waiting -= 1

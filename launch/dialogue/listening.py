@@ -1,0 +1,141 @@
+"""
+A server at its port, from the start to Ctrl-C.
+
+    exit_code = serve(flags)
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import os
+import socket
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+
+from instruct_core.errors import ConfigError
+from launch.console.lines import note, say, term_as_interrupt
+from launch.dialogue.guard import OWN, Guard
+from launch.dialogue.request import Defaults
+from launch.dialogue.server import Server
+from launch.dialogue.speaker import Speaker, load_speaker
+from launch.flags.run import ModelFlags
+from launch.flags.serve import KEY, Serve
+
+LARGEST_PORT = 65_535
+HEADERS = [
+    (
+        "content-security-policy",
+        "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src data:; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    ),
+    ("x-content-type-options", "nosniff"),
+    ("referrer-policy", "no-referrer"),
+]
+
+
+def serve(flags: Serve) -> int:
+    """
+    Load a model and answer until Ctrl-C or TERM; return the exit code.
+
+    Raises:
+        ConfigError: The port cannot be had, or anybody could ask; nothing was loaded then.
+        MissingError: There is no such model.
+    """
+    key = _key()
+    with _bound(flags, key) as listener, term_as_interrupt():
+        speaker = load_speaker(flags.model)
+        names = _names(flags.model, speaker)
+        server = Server(speaker, names, Defaults(flags.sampling, flags.max_new_tokens))
+        app = Guard(server.app, key, {*OWN, flags.host.lower()})
+        listener.listen()
+        place = address_of(listener)
+        say(
+            f"{names[0]}, {Path(speaker.place).name}, answers at {place}/v1, and on a page at {place}. "
+            "Ctrl-C ends."
+        )
+        if not key:
+            note(
+                f"Whoever is on this machine may ask. Set {KEY} to a secret to answer those who have it."
+            )
+        try:
+            HttpServer(app, server).run(sockets=[listener])
+        except KeyboardInterrupt:
+            note("Stopped.")
+    return 0
+
+
+class HttpServer(uvicorn.Server):
+    """One whose answers end with it: a signal lets none of them grow by another token."""
+
+    def __init__(self, app: Guard, server: Server) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app, loop="asyncio", http="h11", ws="none", lifespan="off", access_log=False,
+                log_config=None, log_level="error", headers=HEADERS, server_header=False,
+            )
+        )  # fmt: skip
+        self._server = server
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """See uvicorn.Server."""
+        self._server.in_turn.is_over = True
+        super().handle_exit(sig, frame)
+
+
+def _key() -> str:
+    key = os.environ.get(KEY, "")
+    if key and not (key.isascii() and key.isprintable() and " " not in key):
+        raise ConfigError(f"{KEY} must be letters, digits and signs of ASCII without blanks.")
+    return key
+
+
+def _bound(flags: Serve, key: str) -> socket.socket:
+    """Return a socket at the port, so that nobody else takes it while the model is loaded."""
+    host, port = flags.host, flags.port
+    if not 0 <= port <= LARGEST_PORT:
+        raise ConfigError(f"--port must be from 0 to {LARGEST_PORT}, got {port}.")
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except (OSError, UnicodeError):
+        raise ConfigError(f"--host must be an address of this machine, got {host!r}.") from None
+    if not key and not ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback:
+        raise ConfigError(
+            f"--host {host} lets others than this machine ask, so a key is needed: set {KEY} to a secret."
+        )
+    listener = socket.socket(family, kind)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(address)
+    except OSError as error:
+        listener.close()
+        raise ConfigError(_why_not(host, port, error)) from None
+    return listener
+
+
+def address_of(listener: socket.socket) -> str:
+    """Return where a browser finds what listens there; by this machine's name where it is everywhere."""
+    host, port = listener.getsockname()[:2]
+    if ipaddress.ip_address(host.partition("%")[0]).is_unspecified:
+        host = socket.gethostname()
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _why_not(host: str, port: int, error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return (
+            f"--port {port} is taken on {host}. Give another one, or --port 0 for any that is free."
+        )
+    if error.errno == errno.EACCES:
+        return f"--port {port} is not yours to take. Give one of 1024 or more."
+    return f"--host must be an address of this machine, got {host!r}: {error.strerror}."
+
+
+def _names(flags: ModelFlags, speaker: Speaker) -> tuple[str, ...]:
+    """Return the names that the model is asked by: of its run, or of its place as it was typed."""
+    if speaker.run is not None:
+        return (speaker.run.name,)
+    typed = (flags.checkpoint or speaker.place).rstrip("/")
+    return tuple(dict.fromkeys([typed.rsplit("/", 1)[-1], typed]))

@@ -1,0 +1,88 @@
+"""
+A model that answers as a test wants, and a server for it at a port of its own.
+
+    with served(PlayedSpeaker()) as url:
+        ...                                 # url is http://127.0.0.1:43613
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from threading import Event, Thread
+from typing import Any
+
+from instruct_core.answers.sampling import Sampling
+from instruct_core.data.turns import Turn
+from launch.dialogue.guard import OWN, Guard
+from launch.dialogue.listening import HttpServer
+from launch.dialogue.request import Defaults
+from launch.dialogue.server import Server
+from launch.dialogue.speaker import Answer, ChatTooLongError
+from tests.conftest import HANGS_SECONDS
+
+MOST_TURNS = 3
+
+
+class PlayedSpeaker:
+    """Answers with the question; what it asks for in words happens."""
+
+    place, run = "checkpoints_instruct/r/step-00000004", None
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []  # in the order of the answers
+        self.goes_on = Event()  # a question with "wait" waits for it
+        self.waits, self.called_off = Event(), Event()
+        self._next_token = Event()  # never set: what a token takes
+
+    def prompt(self, turns: Sequence[Turn]) -> list[str]:
+        """The last question, as the only token."""
+        if len(turns) > MOST_TURNS:
+            raise ChatTooLongError(
+                "The chat has 9 tokens with its headings. Leave its oldest turns out."
+            )
+        return [turns[-1].text]
+
+    def reply(
+        self, tokens: Any, sampling: Sampling, max_new_tokens: int, on_text: Callable[[str], None],
+        ends: Sequence[str], goes_on: Callable[[], bool],
+    ) -> Answer:  # fmt: skip
+        """Words of the question, one after the other."""
+        [question] = tokens
+        self.asked.append(question)
+        if "fail" in question:
+            raise MemoryError("no room\nat all")
+        if "wait" in question:
+            self.waits.set()
+            assert self.goes_on.wait(HANGS_SECONDS)
+        words = ["You", *(f" {word}" for word in f"asked: <b>{question}</b>".split(" "))]
+        for word in words:
+            on_text(word)
+        if "forever" in question:
+            on_text(" and")
+            self.waits.set()
+            while goes_on():  # asked once a token, as a model does
+                self._next_token.wait(0.01)
+            self.called_off.set()
+            return Answer("cut", "stopped", 1, 9, 0, 0.5, 0.1)
+        reason = "length" if "long" in question else "end"
+        return Answer("".join(words), reason, len(question), len(words), 0, 0.5, 0.1)
+
+
+@contextmanager
+def served(speaker: PlayedSpeaker, key: str = "") -> Iterator[tuple[str, Server]]:
+    """Give the address of a server, and what answers there, for as long as it is needed."""
+    server = Server(speaker, ("r",), Defaults(Sampling(), 99))  # type: ignore[arg-type]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        http = HttpServer(Guard(server.app, key, OWN), server)
+        thread = Thread(target=http.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{port}", server
+        finally:
+            speaker.goes_on.set()
+            http.handle_exit(2, None)
+            thread.join(HANGS_SECONDS)
+    assert not thread.is_alive()

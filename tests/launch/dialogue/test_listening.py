@@ -1,0 +1,73 @@
+"""Where launch/serve.py listens, and what it refuses before it loads a model."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+from instruct_core.errors import ConfigError
+from launch import serve as door
+from launch.console.lines import guarded
+from launch.dialogue.listening import address_of, serve
+from launch.flags.serve import KEY, Serve
+
+
+def test_port_that_is_taken_is_told_before_a_model_is_loaded() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(
+            ConfigError, match=rf"^--port {port} is taken on 127\.0\.0\.1\. Give another"
+        ):
+            serve(Serve(port=port))
+
+
+@pytest.mark.parametrize(
+    ("flags", "key", "said"),
+    [
+        (Serve(port=65536), "", "--port must be from 0 to 65535, got 65536."),
+        (Serve(port=-1), "", "--port must be from 0 to 65535, got -1."),
+        (Serve(port=0, host="0.0.0.0"), "", "--host 0.0.0.0 lets others than this machine ask, so a key"),
+        (Serve(port=0, host="no such host"), "", "--host must be an address of this machine, got"),
+        (Serve(port=0, host="192.0.2.1"), "key", "of this machine, got '192.0.2.1': "),
+        (Serve(port=0), "two words", f"{KEY} must be letters, digits and signs of ASCII without blanks."),
+    ],
+)  # fmt: skip
+def test_place_that_cannot_be_listened_at_is_refused(
+    flags: Serve, key: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(KEY, key)
+
+    with pytest.raises(ConfigError) as refused:
+        serve(flags)
+
+    assert said in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("host", "shown"),
+    [("127.0.0.1", "127.0.0.1"), ("::1", "[::1]"), ("0.0.0.0", socket.gethostname()), ("::", socket.gethostname())],
+)  # fmt: skip
+def test_address_is_one_that_a_browser_finds(host: str, shown: str) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as listener:
+        listener.bind((host, 0))
+        port = listener.getsockname()[1]
+
+        assert address_of(listener) == f"http://{shown}:{port}"
+
+
+def test_package_that_is_missing_is_named_with_how_to_install_it(
+    desk: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(desk)
+    monkeypatch.setattr(sys, "argv", ["launch/serve.py", "--run=r"])
+    monkeypatch.setattr(door, "find_spec", lambda name: None if name == "uvicorn" else object())
+
+    assert guarded(door.main) == 2
+    assert capfd.readouterr().err == (
+        "error: This command needs the package uvicorn. Install it: "
+        "pip install -c constraints.txt -e '.[serve]'\n"
+    )
