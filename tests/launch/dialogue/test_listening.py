@@ -14,6 +14,8 @@ from launch.console.lines import guarded
 from launch.dialogue.listening import address_of, serve
 from launch.flags.serve import KEY, Serve
 
+HERE = socket.gethostname()
+
 
 def test_port_that_is_taken_is_told_before_a_model_is_loaded() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
@@ -48,7 +50,7 @@ def test_place_that_cannot_be_listened_at_is_refused(
 
 @pytest.mark.parametrize(
     ("host", "shown"),
-    [("127.0.0.1", "127.0.0.1"), ("::1", "[::1]"), ("0.0.0.0", socket.gethostname()), ("::", socket.gethostname())],
+    [("127.0.0.1", "127.0.0.1"), ("::1", "[::1]"), ("0.0.0.0", HERE), ("::", HERE)],
 )  # fmt: skip
 def test_address_is_one_that_a_browser_finds(host: str, shown: str) -> None:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
