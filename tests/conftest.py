@@ -231,9 +231,12 @@ def _ahead_of_others() -> Iterator[None]:
 
 
 def last_read_step(run: Path) -> int:
-    """Return the step that rank 0's newest attempt is at; needs --record-samples."""
-    files = sorted(run.glob("samples-*-00000.jsonl"))
-    lines = files[-1].read_text().splitlines() if files else []
+    """Return the step that rank 0's newest attempt is at, 0 until it reads; needs --record-samples."""
+    # Not the newest file: an attempt says that it has resumed before it reads.
+    attempts = sorted(run.glob("attempt-*.jsonl"))
+    number = attempts[-1].stem.removeprefix("attempt-") if attempts else "none"
+    files = list(run.glob(f"samples-{number}-00000.jsonl"))
+    lines = files[0].read_text().splitlines() if files else []
     return json.loads(lines[-1])["step"] - 1 if lines else 0  # it reads one step ahead
 
 
