@@ -33,7 +33,7 @@ def show_difference(one: RunStatus, other: RunStatus) -> None:
     table = Table("of", "what", *names, box=None)
     for of, differing in differences(one, other).items():
         for what, (here, there) in differing.items():
-            table.add_row(of, what, _shown(here), _shown(there))
+            table.add_row(of, what, shown(here), shown(there))
     if table.rows:
         show_table(table)
     else:
@@ -72,11 +72,12 @@ def _sides(status: RunStatus) -> dict[str, dict[str, Any]]:
         | asked_of_slurm,
         "versions": {"code": document.get("code")} | ((manifest and manifest.versions) or {}),
         "data": {name: config[name] for name in DATA},
-        "results": _results(status),
+        "results": results_of(status),
     }
 
 
-def _results(status: RunStatus) -> dict[str, Any]:
+def results_of(status: RunStatus) -> dict[str, Any]:
+    """Return what has come of a run, in a person's words; None for what has not come yet."""
     losses = [entry.event for entry in status.entries if isinstance(entry.event, Evaluated)]
     finite = [event for event in losses if math.isfinite(event.val_loss)]
     best = min(finite, key=lambda event: event.val_loss, default=None)
@@ -103,5 +104,6 @@ def _newest_manifest(run: Run) -> Manifest | None:
     return None
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """Return a setting or a result as a table has it."""
     return "" if value is None else value if isinstance(value, str) else json.dumps(value)
