@@ -78,7 +78,9 @@ def main() -> None:
     flags.add_argument("--activation-checkpointing", default="off")
     flags.add_argument("--ranks", type=int, default=1)
     flags.add_argument("--shard", default="none")
+    flags.add_argument("--steps", type=int, default=train_step.WARMUP_STEPS + 1)
     typed = flags.parse_args()
+    train_step.WARMUP_STEPS = typed.steps - 1
     if typed.model:
         names = ("dropout", "precision", "activation_checkpointing", "shard")
         changes = {name: getattr(typed, name) for name in names}

@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[3]
 )
 def test_estimate_of_a_ranks_memory_is_what_a_process_takes(shape: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "bench.rank_memory", *shape.split()],
+        [sys.executable, "-m", "bench.rank_memory", *shape.split(), "--steps", "3"],
         cwd=ROOT, check=True, stdout=subprocess.PIPE, encoding="utf-8",
     )  # fmt: skip
 
