@@ -1,11 +1,11 @@
 """
 How a step is divided over ranks: the micro-batch that was typed, or the best that fits.
 
-    config, why = fit(config, Ranks(nodes=2, per_node=8), shape, machine, typed=None, kept=None)
+    config, why = fit(config, Ranks(nodes=2, per_node=8), shape, machine, typed=None, begun=None)
 
 A step keeps its tokens however many ranks there are, and they may take unequal shares of it. A
 micro-batch that nobody typed is chosen anew for each launch; one that still fits is kept: sums then keep
-their order, and a resume its bits.
+their order, and a resume its bits. So is a model in parts, which free memory alone does not make whole.
 On GPUs whose memory is known it may be four times the recipe's own, which is what fills a large one;
 and where not one sequence fits into it, layers are recomputed, or the model is shared out over the ranks.
 """
@@ -55,7 +55,7 @@ def fit(
     shape: Shape,
     machine: Machine,
     typed: int | None,
-    kept: int | None,
+    begun: TrainConfig | None,
     adapters: int = 0,
 ) -> Settings:
     """
@@ -67,17 +67,18 @@ def fit(
         shape: Of the model.
         machine: What a node gives them.
         typed: The micro-batch that a person wants; None leaves it open.
-        kept: What the run has had, if it has saved: then nothing is advised that it keeps for life.
+        begun: Those that it has saved with, if it has: then nothing is advised that it keeps for life.
         adapters: Numbers that are trained, if not all weights are.
 
     Raises:
         ConfigError: A step has no sequence for every rank, or nothing fits; names what would do.
     """
-    has_begun = kept is not None
+    has_begun, kept = begun is not None, begun.micro_batch_size if begun is not None else None
     _check_ranks(config, ranks, has_begun)
     sequences, number = config.global_batch_size, ranks.world_size
     most = math.ceil(sequences / number)  # of one rank
-    room = _Room(config, ranks, shape, machine, adapters).settled()
+    was_in_parts = begun is not None and begun.is_in_parts(ranks.world_size)
+    room = _Room(config, ranks, shape, machine, adapters, was_in_parts).settled()
     again, config = room.why(config), room.config
     sizes = range(min(GPU_MICRO_BATCH_SIZE, most), 0, -1)
     fitting = [s for s in sizes if (room.has(s) if s <= MICRO_BATCH_SIZE else room.surely_has(s))]
@@ -139,6 +140,7 @@ class _Room(NamedTuple):
     shape: Shape
     machine: Machine
     adapters: int
+    was_in_parts: bool  # and stays so; once it is settled, only for that reason
 
     def with_settings(self, recomputing: Switch, shard: Shard) -> _Room:
         """Return the same with activation checkpointing or without, in parts or whole."""
@@ -152,20 +154,33 @@ class _Room(NamedTuple):
         again = _choices(asked.activation_checkpointing, "off", "on")
         ways = [self.with_settings(on, shard) for shard in kinds for on in again]
         if not self.machine.num_gpus:
-            return ways[0]
-        return next((way for way in ways if way.has(1)), ways[-1])
+            return ways[0]._replace(was_in_parts=False)
+        anew = next((way for way in ways if way.has(1)), ways[-1])
+        as_before = [way for way in ways if way.config.shard == "full" and way.has(1)]
+        if self.was_in_parts and as_before and anew.config.shard == "none":
+            return as_before[0]
+        return anew._replace(was_in_parts=False)
 
     def _may_share(self) -> bool:
         return self.config.may_be_in_parts(self.ranks.world_size)
 
     def why(self, asked: TrainConfig) -> str:
         """Return what is said of activation checkpointing and of parts; "" without them."""
+        chosen, told = [], []
+        for name, words in self._helps():
+            if getattr(asked, name) != "auto":
+                told.append(f"with {words}")
+            elif name == "shard" and self.was_in_parts:
+                told.append(f"with {words} as so far (--shard none has it whole)")
+            else:
+                chosen.append(f"with {words}")
         if asked.shard == "full" and self.ranks.world_size == 1:
-            return "with --shard full, which takes two ranks or more: this one has the model whole"
-        told = self._helps()
-        was_open = "auto" in {getattr(asked, name) for name, _ in told}
-        reason = " (without it not one sequence fits)" if was_open else ""
-        return " and ".join(f"with {words}" for _, words in told) + reason
+            told.append(
+                "with --shard full, which takes two ranks or more: this one has the model whole"
+            )
+        if chosen:
+            chosen[-1] += " (without it not one sequence fits)"
+        return " and ".join(chosen + told)
 
     def _helps(self) -> list[tuple[str, str]]:
         """Return what spares memory here: settings, and what is said of them."""

@@ -80,8 +80,8 @@ def finetune(flags: Finetune, arguments: Sequence[str], watches: bool = True) ->
         config = with_data(config, begun, submission.can_wait, flags)
     ranks = Ranks(flags.nodes, flags.gpus)
     adapters = inputs.adapters.number
-    typed, kept = flags.recipe.micro_batch_size, begun.micro_batch_size if begun else None
-    config, why = fit(config, ranks, inputs.shape, submission.machine, typed, kept, adapters)
+    typed = flags.recipe.micro_batch_size
+    config, why = fit(config, ranks, inputs.shape, submission.machine, typed, begun, adapters)
     steps = committed_steps(run.store)
     # What --epochs come to is known with the shards.
     knows_end = inputs.has_shards or flags.epochs is None

@@ -22,11 +22,16 @@ def settings(**changes: object) -> TrainConfig:
     return TrainConfig(**places, model="gpt2", data_fingerprint="f", **changes)  # type: ignore[arg-type]
 
 
+def had(kept: int | None) -> TrainConfig | None:
+    """Return the settings of a run that has saved with a micro-batch."""
+    return None if kept is None else settings(micro_batch_size=kept)
+
+
 def fitted(
     config: TrainConfig, ranks: Ranks, machine: Machine, typed: int | None, kept: int | None,
     model: str = "gpt2",
 ) -> int:  # fmt: skip
-    return fit(config, ranks, PRESETS[model], machine, typed, kept).config.micro_batch_size
+    return fit(config, ranks, PRESETS[model], machine, typed, had(kept)).config.micro_batch_size
 
 
 @pytest.mark.parametrize("machine", [GPUS, CORES])
@@ -48,7 +53,7 @@ def test_micro_batch_that_nobody_typed_fits_the_ranks(
 ) -> None:
     config = settings(tokens_per_step=tokens)
 
-    chosen = fit(config, ranks, PRESETS["tiny"], machine, typed=None, kept=None)
+    chosen = fit(config, ranks, PRESETS["tiny"], machine, typed=None, begun=None)
 
     assert chosen.config.micro_batch_size == expected
     assert chosen.config.grad_accum_steps(ranks.world_size) >= 1
@@ -60,7 +65,7 @@ def test_micro_batch_is_kept_on_a_resume_while_it_fits_and_chosen_anew_when_it_d
 
     assert fitted(config, Ranks(1, 1), CORES, typed=None, kept=2) == 2
     assert fitted(config, Ranks(1, 2), CORES, typed=None, kept=4) == 2
-    changed = fit(config, Ranks(1, 4), PRESETS["tiny"], CORES, typed=None, kept=4)
+    changed = fit(config, Ranks(1, 4), PRESETS["tiny"], CORES, typed=None, begun=had(4))
     assert changed.config.micro_batch_size == 1
     assert changed.why.startswith("instead of 4 so far, the largest that fits")
 
@@ -105,7 +110,7 @@ def test_advice_is_taken_and_changes_nothing_that_a_run_keeps_for_life(
 ) -> None:
     config = settings(tokens_per_step=1024, seq_len=64)
     with pytest.raises(ConfigError, match=r"There must be at most 16 ranks, .* Use ") as refused:
-        fit(config, ranks, PRESETS["tiny"], GPUS, typed, kept)
+        fit(config, ranks, PRESETS["tiny"], GPUS, typed, had(kept))
     advice = str(refused.value).partition("Use ")[2]
 
     flags = dict(re.findall(r"(--[a-z-]+) (\d+)", advice.partition(" or --tokens")[0]))
@@ -115,10 +120,10 @@ def test_advice_is_taken_and_changes_nothing_that_a_run_keeps_for_life(
         assert not any(flag in advice for flag in IDENTITY)
     again = Ranks(int(flags.get("--nodes", ranks.nodes)), int(flags.get("--gpus", ranks.per_node)))
     assert again.world_size in range(15, 17), "as many as may be"
-    fit(config, again, PRESETS["tiny"], GPUS, typed, kept)
+    fit(config, again, PRESETS["tiny"], GPUS, typed, had(kept))
     if kept is None:
         enough = settings(tokens_per_step=int(advice.split()[-1].rstrip(".")), seq_len=64)
-        fit(enough, ranks, PRESETS["tiny"], GPUS, typed, kept)
+        fit(enough, ranks, PRESETS["tiny"], GPUS, typed, had(kept))
 
 
 @pytest.mark.parametrize(
@@ -202,4 +207,4 @@ def test_more_ranks_than_there_are_anywhere_are_refused_at_once(ranks: Ranks) ->
     config = settings(tokens_per_step=1021 * 64, seq_len=64)
 
     with pytest.raises(ConfigError, match=r"at most 1021 ranks, .* Use --.* 1021 or --tokens-per"):
-        fit(config, ranks, PRESETS["tiny"], CORES, typed=2, kept=None)
+        fit(config, ranks, PRESETS["tiny"], CORES, typed=2, begun=None)

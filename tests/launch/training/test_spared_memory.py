@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from instruct_core.config import PRESETS
+from instruct_core.config import PRESETS, TrainConfig
 from instruct_core.errors import ConfigError
 from launch.cluster.machine import Machine
 from launch.training.micro_batch import Ranks, fit
-from tests.launch.training.test_micro_batch import CORES, GPUS, fitted, settings
+from tests.launch.training.test_micro_batch import CORES, GPUS, fitted, had, settings
 
 
 @pytest.mark.parametrize(
@@ -34,7 +35,7 @@ def test_layers_are_recomputed_on_gpus_where_a_step_does_not_fit_without(
     if not isinstance(machine, Machine):
         machine = GPUS._replace(gpu_bytes=machine and machine * 10**9)
 
-    chosen = fit(config, Ranks(1, 1), PRESETS["gpt2-xl"], machine, typed, kept)
+    chosen = fit(config, Ranks(1, 1), PRESETS["gpt2-xl"], machine, typed, had(kept))
 
     settled = chosen.config.activation_checkpointing, chosen.config.micro_batch_size
     assert settled == expected
@@ -110,6 +111,40 @@ def test_model_is_shared_out_where_not_one_sequence_fits_otherwise(
     assert was_open == (
         (expected[0] == "on" and "activation_checkpointing" not in changes)
         or (expected[1] == "full" and "shard" not in changes)
+    )
+
+
+def test_run_in_parts_stays_so_when_more_memory_is_free_and_what_was_typed_counts() -> None:
+    """Memory that others use comes and goes, and the order of sums would with it."""
+    roomy, full = GPUS._replace(gpu_bytes=80 * 10**9), GPUS._replace(gpu_bytes=24 * 10**9)
+    auto = settings(precision="bf16", activation_checkpointing="auto", shard="auto")
+    begun = settings(shard="full")
+
+    def chosen(asked: TrainConfig, machine: Machine, number: int = 4) -> tuple[str, str]:
+        config, why = fit(asked, Ranks(1, number), PRESETS["gpt2-xl"], machine, None, begun)
+        return config.shard, why[why.find("with ") :]
+
+    stays = "with the model in 4 parts as so far (--shard none has it whole)"
+    assert chosen(auto, roomy) == ("full", stays)
+    reason = " (without it not one sequence fits)"
+    assert chosen(auto, full) == ("full", f"with the model in 4 parts{reason}")
+    assert chosen(auto, roomy._replace(gpu_bytes=None)) == ("full", stays)
+    assert chosen(auto, roomy, number=1) == ("none", "")
+    assert chosen(replace(auto, shard="none"), roomy) == ("none", "")
+    assert chosen(replace(auto, shard="full"), roomy) == ("full", "with the model in 4 parts")
+    assert chosen(auto, CORES) == ("none", "")
+    with pytest.raises(ConfigError, match="checkpointing and the model in 4 parts would need"):
+        chosen(auto, GPUS._replace(gpu_bytes=2 * 10**9))
+
+
+def test_one_rank_is_told_of_both_that_was_typed() -> None:
+    asked = settings(shard="full", activation_checkpointing="on")
+
+    why = fit(asked, Ranks(1, 1), PRESETS["tiny"], CORES, None, None).why
+
+    assert why == (
+        "with activation checkpointing and with --shard full, which takes two ranks or more: this one "
+        "has the model whole"
     )
 
 
