@@ -115,7 +115,7 @@ class Reporter:
         facts = (self._number, world.job_id, len(places), str(self._device), pids, hosts)
         self.note(Started(*facts, own_restarts(), None if products == USUAL else products))
         if world.rank == 0:
-            around = surroundings(len(places), places, code_version, products)
+            around = surroundings(self._config, places, code_version, products)
             if (changed := note_surroundings(self._runs, self._number, around)) is not None:
                 self.note(changed)
 

@@ -1,12 +1,12 @@
 """
 What an attempt runs on and with, kept for each, and what has changed since the one before.
 
-    around = surroundings(world_size, places, "0f3c...", "usual")
+    around = surroundings(config, places, "0f3c...", "usual")
     event = note_surroundings(runs, attempt, around)        # Changed, or None
     kept_surroundings(runs)[3]["torch"]                      # no torch: launchers read them
 
-Bits may differ where torch, what it computes with, a kind of GPU or the number of ranks does; the rest
-is kept for whoever looks for a reason.
+Bits may differ where torch, what it computes with, a kind of GPU, the number of ranks or what each has of
+the model and of a step does; the rest is kept for whoever looks for a reason.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from instruct_core.config import TrainConfig
 from instruct_core.errors import InstructError
 from instruct_core.storage.documents import dump_document
 from instruct_core.storage.json_text import loose_json
@@ -33,7 +34,8 @@ logger = logging.getLogger(__name__)
 FILE = re.compile(r"surroundings-(\d+)\.json")
 DIST_INFO = re.compile(r"(?P<name>.+)-(?P<version>[^-]+)\.dist-info")
 MAY_ALTER_BITS = (
-    "torch", "cuda", "cudnn", "gpus", "world_size", "threads", "processor", "products"
+    "torch", "cuda", "cudnn", "gpus", "world_size", "parts", "micro_batch_size", "compile", "threads",
+    "processor", "products",
 )  # fmt: skip
 LIBRARIES_THAT_MAY = re.compile(r"triton|nvidia.*|numpy|tokenizers|tiktoken")
 MOST_BYTES = 1 << 20  # of a file
@@ -50,14 +52,18 @@ class Place(NamedTuple):
 
 
 def surroundings(
-    world_size: int, places: Sequence[Place], code_version: str, products: str
+    config: TrainConfig, places: Sequence[Place], code_version: str, products: str
 ) -> dict[str, Any]:
     """Return what an attempt runs on and with, on rank 0; everything is read in milliseconds."""
     import torch  # here: launchers read what was kept
 
+    world_size = len(places)
     return {
         "format": 1,
         "world_size": world_size,
+        "parts": world_size if config.is_in_parts(world_size) else 1,
+        "micro_batch_size": config.micro_batch_size,
+        "compile": config.compile,
         "threads": torch.get_num_threads(),
         "hosts": sorted({place.host for place in places}),
         "gpus": sorted({place.gpu for place in places} - {""}),

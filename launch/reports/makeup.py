@@ -30,6 +30,7 @@ KEPT = (
     ("Python", ("python",)),
     ("Slurm", ("slurm",)),
     ("code", ("git_commit",)),
+    ("parts of the model", ("parts",)),
 )
 
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from instruct_core.config import TrainConfig
 from instruct_core.storage.store import Store
 from jobs.surroundings import Place, changes, note_surroundings, surroundings
 
+CONFIG = TrainConfig("r", "s", "c", "t", "random", "tiny", "f")
 PLACES = [Place(7, "node1", ""), Place(8, "node2", "")]
 
 
 def around(**facts: Any) -> dict[str, Any]:
-    return surroundings(2, PLACES, "0f3c", "usual") | facts
+    return surroundings(CONFIG, PLACES, "0f3c", "usual") | facts
 
 
 def test_surroundings_have_all_that_a_reason_may_be_looked_for_in() -> None:
@@ -47,6 +50,28 @@ def test_change_that_may_alter_bits_is_told_as_that(name: str, before: Any, now:
     assert changed is not None
     assert len(changed.may_alter_bits) == 1
     assert "this may alter bits" in str(changed)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"shard": "full"}, "parts 1 -> 2"),
+        ({"micro_batch_size": 4}, "micro_batch_size 8 -> 4"),
+        ({"compile": True}, "compile False -> True"),
+    ],
+)
+def test_setting_that_orders_sums_is_told_where_it_differs(
+    change: dict[str, Any], told: str
+) -> None:
+    changed = changes(around(), surroundings(replace(CONFIG, **change), PLACES, "0f3c", "usual"))
+
+    assert str(changed) == f"{told}, since the last attempt: this may alter bits"
+
+
+def test_setting_that_nobody_kept_before_is_no_change() -> None:
+    earlier = {name: value for name, value in around().items() if name != "parts"}
+
+    assert changes(earlier, around(parts=2)) is None
 
 
 @pytest.mark.parametrize(

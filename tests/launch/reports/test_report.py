@@ -48,6 +48,7 @@ def tell(run: Run) -> None:
             "slurm": HOSTILE,
             "gpus": [],
             "cuda": 3,
+            "parts": 2 - number,
         }
         run.ledger.replace(f"surroundings-{number:04d}.json", json.dumps(around).encode())
         ledger.note(Resumed(first))
@@ -122,7 +123,8 @@ def test_page_has_what_each_attempt_ran_with_and_what_changed(page: Path) -> Non
     rows = [re.findall(r"<td[^>]*>(.*?)</td>", row, re.DOTALL) for row in text.split("<tr>")]
 
     attempts = [row for row in rows if row[:2] in (["0", "2"], ["1", "2"]) and "EPYC" in row]
-    assert [(row[0], row[5], row[6]) for row in attempts] == [("0", "2.0", "3"), ("1", "2.1", "3")]
+    kept = [(row[0], row[5], row[6], row[-1]) for row in attempts]
+    assert kept == [("0", "2.0", "3", "2"), ("1", "2.1", "3", "1")]
     assert ["1", "driver 550 -&gt; 560", ""] in rows
     assert [
         row[2] for row in rows if row[:1] == ["1"] and "onerror" in row[1] and len(row) == 3
