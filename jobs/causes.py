@@ -24,9 +24,11 @@ class Cause(NamedTuple):
 _SAYS = (
     (
         "out of GPU memory",
-        "a smaller --micro-batch-size, a smaller --seq-len, or GPUs with more memory",
-        r"has too little memory for --micro-batch-size|CUDA out of memory|CUDA error: out of memory|"
-        r"(CUBLAS|CUDNN|CUFFT)_STATUS_ALLOC_FAILED|torch.OutOfMemoryError",
+        "a smaller --micro-batch-size, --activation-checkpointing on, --shard full on several GPUs, or "
+        "GPUs with more memory",
+        r"has too little memory for (--micro-batch-size|the model)|CUDA out of memory|"
+        r"CUDA error: out of memory|(CUBLAS|CUDNN|CUFFT)_STATUS_ALLOC_FAILED|torch.OutOfMemoryError|"
+        r"Cuda failure (\d+ )?'out of memory'",
     ),
     (
         "out of host memory",

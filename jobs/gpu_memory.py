@@ -18,8 +18,11 @@ from instruct_core import ranks
 from instruct_core.config import TrainConfig
 from instruct_core.errors import ConfigError
 
-# cuBLAS and the driver have words of their own, in a RuntimeError.
-SAYS = re.compile(r"CUDA error: out of memory|(CUBLAS|CUDNN|CUFFT)_STATUS_ALLOC_FAILED|CUDA out of")
+# cuBLAS, NCCL and the driver have words of their own, in a RuntimeError.
+SAYS = re.compile(
+    r"CUDA error: out of memory|(CUBLAS|CUDNN|CUFFT)_STATUS_ALLOC_FAILED|CUDA out of|"
+    r"Cuda failure (\d+ )?'out of memory'"
+)
 
 
 @contextmanager
@@ -39,10 +42,12 @@ def out_of_gpu_memory_is_a_setting(
     except RuntimeError as error:  # torch.OutOfMemoryError is one
         if not isinstance(error, torch.OutOfMemoryError) and not SAYS.search(str(error)):
             raise
-        said = str(error).strip().split("\n")[0].split(". ")[0]
+        lines = str(error).strip().split("\n")
+        said = next(filter(SAYS.search, lines), lines[0]).split(". ")[0]
+        what = f"--micro-batch-size {config.micro_batch_size} of {config.seq_len} tokens"
         raise ConfigError(
-            f"{device} has too little memory for --micro-batch-size {config.micro_batch_size} of "
-            f"{config.seq_len} tokens: {said}. {_advice(config, ranks.world_size(), before_a_step)}"
+            f"{device} has too little memory for {'the model' if before_a_step else what}: {said}. "
+            f"{_advice(config, ranks.world_size(), before_a_step)}"
         ) from error
 
 
@@ -50,18 +55,18 @@ def _advice(config: TrainConfig, world_size: int, before_a_step: bool) -> str:
     """Return what to type instead: half of what a rank has at once, or what spares memory."""
     same = "Give the same command with"
     goes_on = "the run goes on from its newest checkpoint."
-    share = f"{same} --shard full, which shares the model out over the GPUs: {goes_on}"
-    may_share = config.shard != "full" and config.may_be_in_parts(world_size)
-    if before_a_step and may_share:
-        return share
     most = math.ceil(config.global_batch_size / world_size)
-    if half := min(config.micro_batch_size, most) // 2:
-        return f"{same} --micro-batch-size {half}: {goes_on}"
-    if config.activation_checkpointing != "on":
-        return f"{same} --activation-checkpointing on, which takes longer: {goes_on}"
-    if may_share:
-        return share
-    return (
-        "No smaller one is left: use GPUs with more memory, or begin another --run with a smaller "
-        "--seq-len or --model."
-    )
+    if not before_a_step:
+        if half := min(config.micro_batch_size, most) // 2:
+            return f"{same} --micro-batch-size {half}: {goes_on}"
+        if config.activation_checkpointing != "on":
+            return f"{same} --activation-checkpointing on, which takes longer: {goes_on}"
+    is_shared = config.is_in_parts(world_size)
+    share = "--no-compile --shard full" if config.compile else "--shard full"
+    if world_size > 1 and not is_shared:
+        return f"{same} {share}, which shares the model out over the GPUs: {goes_on}"
+    more = "more of them" if is_shared else f"more of them with {share}"
+    end = f"use GPUs with more memory, or {more}, or begin another --run with a smaller"
+    if before_a_step:
+        return f"No micro-batch is to blame: {end} --model."
+    return f"No smaller one is left: {end} --seq-len or --model."

@@ -232,7 +232,7 @@ class _Room(NamedTuple):
         change = remedy if has_begun else f"{remedy}, or a smaller --model"
         if best is not None:
             change = f"--micro-batch-size {best}"
-        elif help := self._another_help(size):
+        elif help := self._another_help(size) or self._more_gpus(size):
             change = f"{help}, or {change}"
         again = "".join(f" and {words}" for _, words in self._helps())
         return (
@@ -249,15 +249,34 @@ class _Room(NamedTuple):
         for recomputing, shard in ((on, now[1]), (now[0], shared), (on, shared)):
             way = self.with_settings(recomputing, shard)
             if way != self and way.has(1):
-                words = ["--activation-checkpointing on"] if recomputing != now[0] else []
-                words += ["--shard full"] if shard != now[1] else []
-                words += [] if way.has(size) else ["--micro-batch-size 1"]
-                return " ".join(words)
+                return " ".join(way._flags_beside(self.config, size))
         if self.config.compile:
             without = self._replace(config=replace(self.config, compile=False))
             others = without._another_help(size)
             return others and f"--no-compile {others}"
         return ""
+
+    def _more_gpus(self, size: int) -> str:
+        """Return how many GPUs would have room for one sequence of a model in parts, if that helps."""
+        now = self.config
+        eager = self._replace(config=replace(now, compile=False))
+        numbers = range(self.ranks.world_size + 1, now.global_batch_size + 1)
+        recomputing: Switch
+        for recomputing in (now.activation_checkpointing, "on") if self.machine.num_gpus else ():
+            way = eager.with_settings(recomputing, "full")
+            for more in (way._replace(ranks=Ranks(1, number)) for number in numbers):
+                if more.has(1):
+                    gpus, flags = f"{more.ranks.per_node} GPUs", more._flags_beside(now, size)
+                    return f"{gpus} with {' '.join(flags)}" if flags else gpus
+        return ""
+
+    def _flags_beside(self, now: TrainConfig, size: int) -> list[str]:
+        """Return the flags that make these settings of others, with a micro-batch that fits."""
+        on, shard = self.config.activation_checkpointing, self.config.shard
+        words = ["--no-compile"] if now.compile and not self.config.compile else []
+        words += ["--activation-checkpointing on"] if on != now.activation_checkpointing else []
+        words += ["--shard full"] if shard != now.shard else []
+        return words if self.has(size) else [*words, "--micro-batch-size 1"]
 
 
 def _choices(asked: str, *ways: Any) -> list[Any]:

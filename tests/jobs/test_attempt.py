@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,6 +19,7 @@ from instruct_core.checkpoints.loader import Loaded
 from instruct_core.checkpoints.manifest import Manifest, Progress
 from instruct_core.config import TrainConfig, identity_of
 from instruct_core.errors import ConfigError, InstructError, NoCheckpointError
+from instruct_core.recipe import Shard
 from jobs import attempt as module
 from jobs import gpu_memory
 from jobs.attempt import _Attempt
@@ -101,6 +103,7 @@ def test_loaded_state_is_gone_while_the_run_trains(watched: Watched) -> None:
     [
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has ..."),
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("NCCL error in: NCCLUtils.hpp\nLast error:\nCuda failure 2 'out of memory'"),
     ],
 )
 def test_gpu_that_is_too_small_names_the_next_smaller_micro_batch(
@@ -112,6 +115,7 @@ def test_gpu_that_is_too_small_names_the_next_smaller_micro_batch(
         watched.run()
 
     assert "\n" not in str(caught.value)
+    assert re.search("out of memory|ALLOC_FAILED", str(caught.value))
 
 
 def test_micro_batch_that_is_never_filled_is_not_the_one_to_make_smaller(
@@ -141,9 +145,17 @@ def test_gpu_that_is_too_small_for_one_sequence_is_told_of_activation_checkpoint
     ("ranks_of_run", "changes", "told"),
     [
         (2, {}, "with --shard full, which shares the model out over the GPUs: the run goes on"),
-        (2, {"shard": "full"}, "No smaller one is left"),
-        (2, {"compile": True}, "No smaller one is left"),
-        (1, {}, "No smaller one is left"),
+        (
+            2,
+            {"shard": "full"},
+            "No smaller one is left: use GPUs with more memory, or more of them, or",
+        ),
+        (2, {"compile": True}, "with --no-compile --shard full, which shares the model out"),
+        (
+            1,
+            {},
+            "No smaller one is left: use GPUs with more memory, or more of them with --shard full,",
+        ),
     ],
 )
 def test_gpus_that_are_too_small_for_a_whole_model_are_told_to_share_it(
@@ -169,6 +181,21 @@ def test_model_that_finds_no_room_before_a_step_is_to_be_shared_and_no_micro_bat
         out_of_gpu_memory_is_a_setting(CONFIG, torch.device("cuda:0"), before_a_step=True),
     ):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+
+
+@pytest.mark.parametrize(("ranks_of_run", "shard"), [(1, "none"), (2, "full")])
+def test_model_that_finds_no_room_although_nothing_spares_more_is_told_of_other_gpus(
+    monkeypatch: pytest.MonkeyPatch, ranks_of_run: int, shard: Shard
+) -> None:
+    monkeypatch.setattr(ranks, "world_size", lambda: ranks_of_run)
+
+    with (
+        pytest.raises(ConfigError, match=r"memory for the model: .* or begin another") as caught,
+        out_of_gpu_memory_is_a_setting(replace(CONFIG, shard=shard), torch.device("cuda:0"), True),
+    ):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+
+    assert not re.search("--micro-batch-size|--activation-checkpointing", str(caught.value))
 
 
 def test_other_errors_of_a_step_stay_what_they_are(watched: Watched) -> None:

@@ -22,6 +22,8 @@ def os_error(number: int) -> str:
     ("said", "name"),
     [
         ("cuda:0 has too little memory for --micro-batch-size 8 of 1024 tokens: x", "out of GPU memory"),
+        ("cuda:0 has too little memory for the model: x", "out of GPU memory"),
+        ("DistBackendError: NCCL error in: x, Cuda failure 2 'out of memory'", "out of GPU memory"),
         ("OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.", "out of GPU memory"),
         ("RuntimeError: [enforce fail] DefaultCPUAllocator: can't allocate memory", "out of host memory"),
         ("MemoryError: ", "out of host memory"),

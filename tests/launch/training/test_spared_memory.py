@@ -68,7 +68,7 @@ def test_typed_activation_checkpointing_is_taken_or_advised() -> None:
             fitted(config, Ranks(1, 1), small, 8, None, "gpt2-xl")
     with pytest.raises(
         ConfigError,
-        match=r"1 and activation checkpointing would need about 27 GB, and 24 GB .* Use GPUs with more",
+        match=r"1 and activation checkpointing would need about 27 GB, and 24 GB .* Use 2 GPUs with",
     ):
         fitted(auto, Ranks(1, 1), GPUS._replace(gpu_bytes=24 * 10**9), None, None, "gpt2-xl")
     with pytest.raises(ConfigError, match="Use --activation-checkpointing on, or fewer --gpus"):
@@ -153,13 +153,26 @@ def test_sharing_out_is_advised_where_it_would_do() -> None:
     for gigabytes, ranks, changes, change in (
         (24, 4, {}, "Use --shard full, or GPUs"),
         (7, 8, {}, "Use --activation-checkpointing on --shard full, or GPUs"),
-        (24, 1, {"shard": "auto"}, "Use GPUs with more"),
+        (24, 1, {"shard": "auto"}, "Use 2 GPUs with --shard full, or GPUs with more"),
+        (24, 1, {"compile": True}, "Use 2 GPUs with --no-compile --shard full, or GPUs"),
+        (7, 2, {}, "Use 7 GPUs with --activation-checkpointing on --shard full, or GPUs with"),
+        (
+            7,
+            2,
+            {"shard": "full", "activation_checkpointing": "on"},
+            "Use 7 GPUs, or GPUs with more",
+        ),
         (24, 4, {"compile": True}, "Use --no-compile --shard full, or GPUs"),
         (2, 8, {"shard": "full"}, r"1 and the model in 8 parts would need .* Use GPUs with more"),
     ):
         machine = GPUS._replace(gpu_bytes=gigabytes * 10**9)
         with pytest.raises(ConfigError, match=change):
             fitted(settings(**shut | changes), Ranks(1, ranks), machine, None, None, "gpt2-xl")
+    advised = settings(**shut | {"activation_checkpointing": "on", "shard": "full"})
+    machine = GPUS._replace(gpu_bytes=7 * 10**9)
+    assert fitted(advised, Ranks(1, 7), machine, None, None, "gpt2-xl") == 1
+    with pytest.raises(ConfigError, match="Use 7 GPUs, or"):
+        fitted(advised, Ranks(3, 2), machine, None, None, "gpt2-xl")
     cores = CORES._replace(memory_bytes=60 * 10**9)
     with pytest.raises(ConfigError, match="Use --shard full, or fewer --gpus"):
         fitted(settings(**shut | {"precision": "fp32"}), Ranks(1, 4), cores, 1, None, "gpt2-large")
