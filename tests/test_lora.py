@@ -141,9 +141,17 @@ def test_order_of_targets_decides_nothing_and_others_are_refused(
     train(tmp_path, shard_set, 1, f"--init={base}", "--lora=2", "--max-steps=1", "--decay-steps=1",
           "--lora-targets=c_fc,c_attn")  # fmt: skip
 
-    again = launch("finetune", "--run=r", "--lora-targets=c_attn,c_fc", "--dry-run", cwd=tmp_path)
+    again = launch(
+        "finetune",
+        "--run=r",
+        "--lora-targets=c_attn,c_fc",
+        "--max-steps=2",
+        "--dry-run",
+        cwd=tmp_path,
+    )
     other = launch("finetune", "--run=r", "--lora-targets=c_proj", cwd=tmp_path)
 
     assert again.returncode == 0, again.stderr
+    assert ": 1,152 numbers are trained, " in again.stdout, "what a run has is counted as it began"
     assert other.returncode == 2
     assert "--lora-targets is c_fc,c_attn, got c_proj" in other.stderr

@@ -52,9 +52,13 @@ def new_adapters(recipe: Recipe, weights: Weights) -> Adapters:
             f"--lora must be at most {weights.shape.width}, the width of the base, got {recipe.lora}: a "
             "higher rank adds nothing. Leave --lora out to train all weights."
         )
-    targets = recipe.lora_targets or usual_targets(weights.projections)
+    return _beside(recipe.lora_targets or usual_targets(weights.projections), recipe.lora, weights)
+
+
+def _beside(targets: str, rank: int, weights: Weights) -> Adapters:
+    """Return adapters of a rank beside the projections that are named."""
     names = chosen(targets, weights.projections)
-    return Adapters(targets, recipe.lora * sum(weights.projections[name] for name in names))
+    return Adapters(targets, rank * sum(weights.projections[name] for name in names))
 
 
 def adapters_of_run(manifest: Manifest | None, stored: TrainConfig) -> Adapters:
@@ -68,22 +72,24 @@ def adapters_of_run(manifest: Manifest | None, stored: TrainConfig) -> Adapters:
     base = manifest.base if manifest is not None else None
     if manifest is None or base is None:
         return Adapters()
-    if base.place != "random":
-        place = stored.init if base.xxh3 == stored.init_xxh3 else base.place
-        found = inspect_base(place, stored.run)
-        if found != base.xxh3:
-            raise RunConflictError(
-                f"Base {place} of run {stored.run} has other weights now (xxh3 {found[:12]}, not "
-                f"{base.xxh3[:12]}), and adapters fit no others. Put the old ones back."
-            )
-    [size] = [entry.bytes for entry in manifest.files if entry.file == WEIGHTS_FILE]
-    return Adapters(stored.lora_targets or "", size // 4)
+    targets = stored.lora_targets or ""
+    if base.place == "random":  # of which there is nothing to look at: a header counts too
+        [size] = [entry.bytes for entry in manifest.files if entry.file == WEIGHTS_FILE]
+        return Adapters(targets, size // 4)
+    place = stored.init if base.xxh3 == stored.init_xxh3 else base.place
+    found = inspect_base(place, stored.run)
+    if found.xxh3 != base.xxh3:
+        raise RunConflictError(
+            f"Base {place} of run {stored.run} has other weights now (xxh3 {found.xxh3[:12]}, not "
+            f"{base.xxh3[:12]}), and adapters fit no others. Put the old ones back."
+        )
+    return _beside(targets, stored.lora or 0, found)
 
 
-def inspect_base(place: str, run: str) -> str:
-    """Return the hash of a base; raises ConfigError, which says what to do where it is not there."""
+def inspect_base(place: str, run: str) -> Weights:
+    """Return a base after a look; raises ConfigError, which says what to do where it is not there."""
     try:
-        return inspect_weights(place).xxh3
+        return inspect_weights(place)
     except ConfigError as error:
         raise ConfigError(
             f"Base of run {run} cannot be loaded: {error} Put it back, or link it there: ln -s "
