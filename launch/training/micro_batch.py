@@ -78,8 +78,8 @@ def fit(
     sequences, number = config.global_batch_size, ranks.world_size
     most = math.ceil(sequences / number)  # of one rank
     was_in_parts = begun is not None and begun.is_in_parts(ranks.world_size)
-    room = _Room(config, ranks, shape, machine, adapters, was_in_parts).settled()
-    again, config = room.why(config), room.config
+    room = _Room(config, config, ranks, shape, machine, adapters, was_in_parts).settled()
+    again, config = room.why(), room.config
     sizes = range(min(GPU_MICRO_BATCH_SIZE, most), 0, -1)
     fitting = [s for s in sizes if (room.has(s) if s <= MICRO_BATCH_SIZE else room.surely_has(s))]
     if typed is None and kept is not None and kept <= most and room.has(kept):
@@ -136,6 +136,7 @@ class _Room(NamedTuple):
     """What there is for the ranks of one node, and what they need."""
 
     config: TrainConfig
+    asked: TrainConfig  # what was typed, with what was left open
     ranks: Ranks
     shape: Shape
     machine: Machine
@@ -149,7 +150,7 @@ class _Room(NamedTuple):
 
     def settled(self) -> _Room:
         """Return the same with what was typed, the rest settled so that one sequence fits."""
-        asked = self.config
+        asked = self.asked
         kinds = _choices(asked.shard, "none", "full" if self._may_share() else "none")
         again = _choices(asked.activation_checkpointing, "off", "on")
         ways = [self.with_settings(on, shard) for shard in kinds for on in again]
@@ -164,17 +165,17 @@ class _Room(NamedTuple):
     def _may_share(self) -> bool:
         return self.config.may_be_in_parts(self.ranks.world_size)
 
-    def why(self, asked: TrainConfig) -> str:
+    def why(self) -> str:
         """Return what is said of activation checkpointing and of parts; "" without them."""
         chosen, told = [], []
         for name, words in self._helps():
-            if getattr(asked, name) != "auto":
+            if getattr(self.asked, name) != "auto":
                 told.append(f"with {words}")
             elif name == "shard" and self.was_in_parts:
                 told.append(f"with {words} as so far (--shard none has it whole)")
             else:
                 chosen.append(f"with {words}")
-        if asked.shard == "full" and self.ranks.world_size == 1:
+        if self.asked.shard == "full" and self.ranks.world_size == 1:
             told.append(
                 "with --shard full, which takes two ranks or more: this one has the model whole"
             )
@@ -249,11 +250,10 @@ class _Room(NamedTuple):
         for recomputing, shard in ((on, now[1]), (now[0], shared), (on, shared)):
             way = self.with_settings(recomputing, shard)
             if way != self and way.has(1):
-                return " ".join(way._flags_beside(self.config, size))
+                return " ".join(way._flags(size))
         if self.config.compile:
             without = self._replace(config=replace(self.config, compile=False))
-            others = without._another_help(size)
-            return others and f"--no-compile {others}"
+            return " ".join(without._flags(size)) if without.has(1) else without._another_help(size)
         return ""
 
     def _more_gpus(self, size: int) -> str:
@@ -266,16 +266,22 @@ class _Room(NamedTuple):
             way = eager.with_settings(recomputing, "full")
             for more in (way._replace(ranks=Ranks(1, number)) for number in numbers):
                 if more.has(1):
-                    gpus, flags = f"{more.ranks.per_node} GPUs", more._flags_beside(now, size)
-                    return f"{gpus} with {' '.join(flags)}" if flags else gpus
+                    gpus, flags = f"{more.ranks.per_node} GPUs", " ".join(more._flags(size))
+                    return f"{gpus} with {flags}" if flags else gpus
         return ""
 
-    def _flags_beside(self, now: TrainConfig, size: int) -> list[str]:
-        """Return the flags that make these settings of others, with a micro-batch that fits."""
-        on, shard = self.config.activation_checkpointing, self.config.shard
-        words = ["--no-compile"] if now.compile and not self.config.compile else []
-        words += ["--activation-checkpointing on"] if on != now.activation_checkpointing else []
-        words += ["--shard full"] if shard != now.shard else []
+    def _flags(self, size: int) -> list[str]:
+        """Return the flags beside what was typed that make these settings, with a size that fits."""
+        config, asked = self.config, self.asked
+        words = ["--no-compile"] if asked.compile and not config.compile else []
+        # What is left open is chosen on GPUs, by the room for one sequence.
+        is_open = asked.activation_checkpointing == "auto" and size == 1 and self.machine.num_gpus
+        if (
+            config.activation_checkpointing == "on" != asked.activation_checkpointing
+            and not is_open
+        ):
+            words.append("--activation-checkpointing on")
+        words += ["--shard full"] if config.shard == "full" != asked.shard else []
         return words if self.has(size) else [*words, "--micro-batch-size 1"]
 
 

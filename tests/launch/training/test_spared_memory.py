@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +14,8 @@ from instruct_core.errors import ConfigError
 from launch.cluster.machine import Machine
 from launch.training.micro_batch import Ranks, fit
 from tests.launch.training.test_micro_batch import CORES, GPUS, fitted, had, settings
+
+MEMORIES = (4, 7, 10, 14, 18, 24, 28, 60, 180)  # in GB; from 60 on of a node without GPUs
 
 
 @pytest.mark.parametrize(
@@ -176,3 +180,38 @@ def test_sharing_out_is_advised_where_it_would_do() -> None:
     cores = CORES._replace(memory_bytes=60 * 10**9)
     with pytest.raises(ConfigError, match="Use --shard full, or fewer --gpus"):
         fitted(settings(**shut | {"precision": "fp32"}), Ranks(1, 4), cores, 1, None, "gpt2-large")
+
+
+def test_advice_is_enough_whatever_was_typed_and_left_open() -> None:
+    """gpt2-xl on GPUs and CPUs of many sizes: who does what is said first is not told to do more."""
+    ways = itertools.product(
+        ("auto", "on", "off"), ("auto", "none", "full"), (False, True), (1, 4), (None, 4)
+    )
+    taken = 0
+    for (again, shard, compiled, number, typed), memory in itertools.product(ways, MEMORIES):
+        if compiled and shard == "full":
+            continue
+        machine = GPUS._replace(gpu_bytes=memory * 10**9)
+        if memory > 40:
+            machine = CORES._replace(memory_bytes=memory * 10**9)
+        kinds = {"activation_checkpointing": again, "shard": shard, "compile": compiled}
+        asked = settings(precision="bf16", **kinds)
+        try:
+            fit(asked, Ranks(1, number), PRESETS["gpt2-xl"], machine, typed, None)
+        except ConfigError as error:
+            advice = str(error).partition("Use ")[2].partition(", or ")[0]
+            if "more memory" in advice or "--gpus" in advice:
+                continue
+            taken += 1
+            gpus, size = (re.search(how, advice) for how in (r"^(\d+) GPUs", r"size (\d+)"))
+            ranks = Ranks(1, int(gpus[1]) if gpus else number)
+            again_typed = int(size[1]) if size else typed
+            fit(as_advised(asked, advice), ranks, PRESETS["gpt2-xl"], machine, again_typed, None)
+    assert taken > 100
+
+
+def as_advised(asked: TrainConfig, advice: str) -> TrainConfig:
+    changes: dict[str, Any] = {"compile": False} if "--no-compile" in advice else {}
+    changes |= {"shard": "full"} if "--shard full" in advice else {}
+    on = {"activation_checkpointing": "on"} if "--activation-checkpointing on" in advice else {}
+    return replace(asked, **changes, **on)
