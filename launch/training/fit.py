@@ -205,6 +205,12 @@ def gpu_bytes(
     return GPU_PROCESS_BYTES + state + int(kept) + slices
 
 
+def gigabytes(more: int, less: int) -> tuple[str, str]:
+    """Return how much memory two numbers of bytes are, as a person says it, and apart: 27 GB, 24 GB."""
+    digits = next((d for d in range(3) if round(more / 1e9, d) != round(less / 1e9, d)), 3)
+    return f"{more / 1e9:.{digits}f} GB", f"{less / 1e9:.{digits}f} GB"
+
+
 def duration(seconds: float) -> str:
     """Return about how long something takes, as a person says it: 40 ms, 6 minutes, 3 days."""
     if seconds < 1:

@@ -22,7 +22,7 @@ from instruct_core.recipe import MICRO_BATCH_SIZE, Shard, Switch
 from instruct_core.shape import Shape
 from launch.cluster.machine import Machine
 from launch.console.lines import counted
-from launch.training.fit import gpu_bytes, rank_bytes
+from launch.training.fit import gigabytes, gpu_bytes, rank_bytes
 
 GPU_MICRO_BATCH_SIZE = 32  # a H200 was 1.55 times as fast as with 8, see docs/performance.md
 # Of a GPU's memory, that a micro-batch beyond the recipe's own may take: what is estimated must not
@@ -236,10 +236,10 @@ class _Room(NamedTuple):
         elif help := self._another_help(size) or self._more_gpus(size):
             change = f"{help}, or {change}"
         again = "".join(f" and {words}" for _, words in self._helps())
+        needed, there = gigabytes(self._needed(size), free)
         return (
-            f"{who} with --micro-batch-size {size}{again} would need about "
-            f"{self._needed(size) / 1e9:.0f} GB, and {free / 1e9:.0f} GB are free on {where}. "
-            f"Use {change}."
+            f"{who} with --micro-batch-size {size}{again} would need about {needed}, and {there} are "
+            f"free on {where}. Use {change}."
         )
 
     def _another_help(self, size: int) -> str:

@@ -12,7 +12,7 @@ import pytest
 
 from instruct_core.config import PRESETS, TrainConfig
 from instruct_core.shape import Shape, with_vocabulary
-from launch.training.fit import gpu_bytes, rank_bytes, step_seconds
+from launch.training.fit import gigabytes, gpu_bytes, rank_bytes, step_seconds
 
 ROOT = Path(__file__).parents[3]
 
@@ -92,3 +92,18 @@ def cpu(
         tokens_per_step=micro_batch_size * seq_len, **changes,
     )  # fmt: skip
     return rank_bytes(shape, config, num_ranks)
+
+
+@pytest.mark.parametrize(
+    ("more", "less", "told"),
+    [
+        (27.4e9, 23.6e9, ("27 GB", "24 GB")),
+        (2.14e9, 1.99e9, ("2.1 GB", "2.0 GB")),
+        (18.344e9, 18.338e9, ("18.344 GB", "18.338 GB")),
+        (5e9, 5e9, ("5.000 GB", "5.000 GB")),
+    ],
+)
+def test_memory_that_does_not_suffice_is_told_with_what_is_there_as_another_number(
+    more: float, less: float, told: tuple[str, str]
+) -> None:
+    assert gigabytes(int(more), int(less)) == told
