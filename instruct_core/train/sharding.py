@@ -15,6 +15,7 @@ Source: torch.distributed.fsdp.fully_shard of torch 2.13; Rajbhandari et al. 202
 from __future__ import annotations
 
 import torch
+import xxhash
 from torch import Tensor, nn
 
 from instruct_core import ranks
@@ -26,9 +27,10 @@ def shard(model: Model, device: torch.device) -> None:
     Share a model out over all ranks, layer by layer: of these one is together at a time, and the next.
 
     Args:
-        model: With its weights, on the host, the same on all ranks.
+        model: With its weights, on the host; where ranks have others, those of rank 0 count.
         device: Of this rank.
     """
+    _agree(model)
     from torch.distributed.device_mesh import init_device_mesh  # they take a second to load
     from torch.distributed.fsdp import fully_shard
 
@@ -36,6 +38,22 @@ def shard(model: Model, device: torch.device) -> None:
     for layer in model.blocks:
         fully_shard(layer, mesh=mesh)
     fully_shard(model, mesh=mesh)
+
+
+def _agree(model: Model) -> None:
+    """
+    Have all ranks begin with the same weights, as DDP does.
+
+    A node may have kept an older file in its memory, and nobody would see that parts of two models
+    make one.
+    """
+    weights = [w.view(-1).view(torch.uint8) for _, w in sorted(model.state_dict().items())]
+    hasher = xxhash.xxh3_128()
+    for weight in weights:
+        hasher.update(weight.numpy().data)
+    if len(set(ranks.gather_from_ranks(hasher.hexdigest()))) > 1:
+        for weight in weights:
+            ranks.broadcast(weight, 0)
 
 
 def part_of(whole: Tensor, parameter: Tensor) -> Tensor:

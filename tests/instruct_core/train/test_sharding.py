@@ -152,6 +152,28 @@ def test_rank_has_its_rows_and_a_step_has_whole_tensors(tmp_path: Path, shard_se
     )
 
 
+@pytest.mark.parametrize("config", [FULL, replace(WITH_LORA, shard="full", precision="bf16")])
+def test_ranks_that_read_other_weights_begin_with_those_of_rank_0(
+    tmp_path: Path, shard_set: Path, monkeypatch: pytest.MonkeyPatch, config: TrainConfig
+) -> None:
+    begun = recomputed.begin
+
+    def work(rank: int) -> list[float]:
+        def other(*arguments: Any, **options: Any) -> Any:
+            beginning = begun(*arguments, **options)
+            with torch.no_grad():
+                for weight in beginning.model.parameters():
+                    weight.fill_(rank)
+            return beginning
+
+        monkeypatch.setattr(recomputed, "begin", other)
+        trainer = trainer_of(tmp_path, shard_set, config)
+        found = {ranks.whole(w.detach()).float().max().item() for w in trainer._core.parameters()}
+        return sorted(found)
+
+    assert in_ranks(2, work) == [[0.0]] * 2
+
+
 def test_step_is_saved_as_it_was_though_training_goes_on(
     tmp_path: Path, shard_set: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
