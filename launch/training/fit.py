@@ -163,9 +163,13 @@ def rank_bytes(shape: Shape, config: TrainConfig, num_ranks: int, adapters: int 
     state = state_bytes(shape.num_parameters, adapters, 1.0) // num_ranks
     state += together_bytes(shape, adapters)
     state += cast_bytes(shape, config.precision, adapters, recomputes)
-    trained = adapters or shape.num_parameters
-    loaded = 4 * shape.num_parameters + 8 * trained + 12 * trained // num_ranks
-    return max(rest + state, process + loaded)
+    part = 12 * (adapters or shape.num_parameters) // num_ranks
+    return max(rest + state, process + loaded_bytes(shape, adapters) + part)
+
+
+def loaded_bytes(shape: Shape, adapters: int = 0) -> int:
+    """Return how much memory of its node a step takes that a rank has read, with its base if any."""
+    return 4 * shape.num_parameters + 8 * (adapters or shape.num_parameters)
 
 
 def gpu_bytes(

@@ -22,7 +22,7 @@ from instruct_core.shape import Shape
 from instruct_core.storage.store import Store
 from launch.console.lines import counted, perhaps
 from launch.runs.run import Run, runs_in
-from launch.training.fit import duration, step_seconds
+from launch.training.fit import PROCESS_BYTES, duration, gigabytes, loaded_bytes, step_seconds
 from launch.training.fork import other_batches
 from launch.training.micro_batch import Ranks
 from launch.training.submission import Submission
@@ -136,7 +136,20 @@ def _notes(plan: Plan) -> list[str]:
         )
     if plan.is_new and (others := other_batches(config)):
         notes.append(others)
-    return notes
+    return [*notes, *_memory_of_a_resume(plan)]
+
+
+def _memory_of_a_resume(plan: Plan) -> list[str]:
+    """Return what is said where GPUs can begin, and not go on: each rank reads all of a step."""
+    machine, number = plan.submission.machine, plan.ranks.per_node
+    needed = number * (PROCESS_BYTES + loaded_bytes(plan.shape, plan.adapters))
+    if not machine.num_gpus or machine.memory_bytes is None or needed < machine.memory_bytes:
+        return []
+    taken, there = gigabytes(needed, machine.memory_bytes)
+    return [
+        f"a run that comes back reads all of a step on each rank: {taken} of a node's memory for a "
+        f"moment, and {there} are free on {machine.name}: give {machine.remedy}"
+    ]
 
 
 def _ranks(plan: Plan) -> str:

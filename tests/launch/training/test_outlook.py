@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
+from instruct_core.config import PRESETS
 from launch.training import outlook as module
 from launch.training.micro_batch import Ranks
-from launch.training.outlook import Plan, _time
+from launch.training.outlook import Plan, _notes, _time
 from tests.conftest import launch
 from tests.instruct_core.train.desk import CONFIG, TINY
+from tests.launch.training.test_micro_batch import GPUS
 
 
 def test_rows_that_will_be_cut_are_counted(tmp_path: Path) -> None:
@@ -96,3 +98,31 @@ def test_time_of_a_step_is_that_of_the_ranks_that_have_most_of_it(
 
     assert "a step of 256 tokens takes about 6 minutes" in three
     assert "a step of 256 tokens takes about 4 minutes" in two
+
+
+@pytest.mark.parametrize(
+    ("gigabytes", "gpus", "adapters", "told"),
+    [
+        (100, 8, 0, True),  # 12 bytes a parameter of gpt2-xl, of eight ranks
+        (300, 8, 0, False),
+        (100, 4, 0, False),
+        (100, 8, 1_000_000, False),  # 4 bytes a parameter, of the base
+        (None, 8, 0, False),
+        (100, 0, 0, False),  # of CPU ranks more than this is counted, and refused
+    ],
+)
+def test_node_without_the_memory_to_come_back_is_said(
+    gigabytes: int | None, gpus: int, adapters: int, told: bool
+) -> None:
+    memory = gigabytes and gigabytes * 10**9
+    machine = GPUS._replace(num_gpus=gpus, memory_bytes=memory, remedy="more --mem")
+    submission: Any = SimpleNamespace(machine=machine)
+    shape, ranks = PRESETS["gpt2-xl"], Ranks(2, gpus or 8)
+    plan = Plan(CONFIG, shape, submission, ranks, "", "", 0, is_new=False, adapters=adapters)
+
+    notes = [note for note in _notes(plan) if "comes back" in note]
+
+    assert bool(notes) == told
+    if told:
+        assert notes[0].endswith("152 GB of a node's memory for a moment, and 100 GB are free on this "
+                                 "machine: give more --mem")  # fmt: skip
