@@ -43,11 +43,13 @@ class Started(Event):
     hosts: list[str]
     restarts: int = 0  # Slurm's count
     products: str | None = None  # the library that multiplies, where it is not torch's usual one
+    parts: int | None = None  # that the model is in, where no rank has all of it
 
     def __str__(self) -> str:
         ranks = "1 rank" if self.world_size == 1 else f"{self.world_size} ranks"
+        parts = f", the model in {self.parts} parts" if self.parts else ""
         products = f", with products by {self.products}" if self.products else ""
-        return self.sentence.format(**vars(self), ranks=ranks) + products
+        return self.sentence.format(**vars(self), ranks=ranks) + parts + products
 
 
 @dataclass(frozen=True)

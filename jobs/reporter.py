@@ -113,7 +113,9 @@ class Reporter:
         self._places, world = places, self._world
         pids, hosts = [place.pid for place in places], [place.host for place in places]
         facts = (self._number, world.job_id, len(places), str(self._device), pids, hosts)
-        self.note(Started(*facts, own_restarts(), None if products == USUAL else products))
+        library = None if products == USUAL else products
+        parts = len(places) if self._config.is_in_parts(len(places)) else None
+        self.note(Started(*facts, own_restarts(), library, parts))
         if world.rank == 0:
             around = surroundings(self._config, places, code_version, products)
             if (changed := note_surroundings(self._runs, self._number, around)) is not None:

@@ -50,6 +50,12 @@ ALL = [
          "hosts": ["a", "a"], "restarts": 1},
         "Attempt 3 started: 2 ranks on cpu",
     ),
+    (
+        Started(4, "7", 2, "cpu", [10, 11], ["a", "a"], products="oneDNN", parts=2),
+        {"attempt": 4, "job_id": "7", "world_size": 2, "device": "cpu", "pids": [10, 11],
+         "hosts": ["a", "a"], "restarts": 0, "products": "oneDNN", "parts": 2},
+        "Attempt 4 started: 2 ranks on cpu, the model in 2 parts, with products by oneDNN",
+    ),
     (Resumed(5), {"step": 5}, "Going on from step 5"),
     (Resumed(0), {"step": 0}, "Beginning at step 0"),
     (Damaged("x is corrupt."), {"message": "x is corrupt."}, "x is corrupt."),

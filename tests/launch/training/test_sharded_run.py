@@ -18,11 +18,14 @@ def test_choice_that_was_typed_stays_and_the_run_goes_on_either_way(
     assert SETTING[:-6] not in told(desk, *words, "--max-steps=2", "--dry-run")
     told(desk, *words, "--max-steps=2", "--decay-steps=6")
 
-    assert SAID in told(desk, "--max-steps=4", "--shard=full")
+    in_parts = told(desk, "--max-steps=4", "--shard=full")
     again = told(desk, "--max-steps=6", "--dry-run")
     whole = told(desk, "--max-steps=6", "--gpus=1")
     answered = launch("chat", "--run=r", "--max-new-tokens=3", "--prompt=Hi.", cwd=desk)
 
+    assert SAID in in_parts
+    assert "2 ranks on cpu, the model in 2 parts" in in_parts
+    assert "parts 1 -> 2, since the last attempt: this may alter bits" in in_parts
     assert (SAID in again, SETTING in again) == (True, True)
     assert "in 2 parts" not in whole
     assert answered.returncode == 0, answered.stderr
