@@ -132,7 +132,8 @@ class Recipe:
     and a step takes about a third longer (auto: on GPUs, where not one sequence fits without)."""
     shard: Shard = _may_change("auto")  # noqa: RUF009  a field, as all others here
     """Spread weights, gradients and moments over all ranks, so that a model may be larger than one GPU's
-    memory; layers travel at every micro-batch (auto: full on GPUs, where not one sequence fits)."""
+    memory; layers travel at every micro-batch (auto: full on GPUs, where not one sequence fits, or where
+    the run has saved so)."""
     deterministic: Annotated[bool, RARE] = _may_change(True)
     """Use deterministic algorithms on GPUs, without which a resume is not exact to the bit."""
     record_samples: Annotated[bool, RARE] = _may_change(False)
