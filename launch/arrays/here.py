@@ -23,7 +23,14 @@ from launch.cluster.job_folder import new_job_folder
 from launch.cluster.local import LocalJob, submit_local
 from launch.cluster.lock import RunLock
 from launch.console.display import progress_bar
-from launch.console.lines import EXIT_FAILED, counted, note, say, term_as_interrupt
+from launch.console.lines import (
+    EXIT_FAILED,
+    counted,
+    ctrl_c_waits,
+    note,
+    say,
+    term_as_interrupt,
+)
 
 LOCAL_POLL_SECONDS = 0.05
 AGAIN = "Give the same command again to make what is missing."
@@ -86,8 +93,9 @@ def _run_all(
                     number, *waiting = waiting
                     place = folder / f"task-{number:05d}"
                     gpu = min(work.gpus, key=[gpu for _, gpu in running].count, default=None)
-                    job = submit_local(work.task(number), place, 1, lock, code=folder, gpu=gpu)
-                    running.append((job, gpu))
+                    with ctrl_c_waits():  # or nobody would know of what is started just now
+                        job = submit_local(work.task(number), place, 1, lock, code=folder, gpu=gpu)
+                        running.append((job, gpu))
                     lock.name_task(job.pid)
                 time.sleep(LOCAL_POLL_SECONDS)
                 ended = [job for job, _ in running if not job.is_running()]

@@ -149,6 +149,29 @@ def term_as_interrupt() -> Iterator[None]:
         put_back(signal.SIGTERM, before)
 
 
+@contextmanager
+def ctrl_c_waits() -> Iterator[list[int]]:
+    """
+    Have Ctrl-C and TERM wait until this is over: what is half done in it nobody could undo.
+
+    Yields:
+        Which of them have come so far.
+    """
+    came = list[int]()
+    before = {
+        signum: signal.signal(signum, lambda number, _: came.append(number))
+        for signum in (signal.SIGINT, signal.SIGTERM)
+        if signal.getsignal(signum) != signal.SIG_IGN
+    }
+    try:
+        yield came
+    finally:
+        for signum, handler in before.items():
+            put_back(signum, handler)
+        for number in came[:1]:
+            signal.raise_signal(number)
+
+
 def _in_words(error: InstructError | OSError) -> str:
     if isinstance(error, InstructError) or not error.strerror:
         return str(error)

@@ -105,7 +105,6 @@ class _Follower:
 
     def __init__(self, job: LocalJob | SlurmJob) -> None:
         self._job, self._ledger = job, GrowingLedger(Store(job.ledger))
-        self._ledger.news()  # what was told before it is followed
         self._line_at, self._line_step, self._seen_at = time.monotonic(), 0, 0.0
         self._noted: set[str] = set()
         self._told_wait, self._is_silent = "", False
@@ -124,6 +123,7 @@ class _Follower:
             say("Stopping: all ranks save at the next step (Ctrl-C again kills the run)")
 
     def follow(self) -> None:
+        self._ledger.news()  # what was told before it is followed
         numbers = TextColumn("{task.fields[numbers]}")
         with progress_bar("step", numbers) as bar:
             task = bar.add_task("", total=None, numbers="")

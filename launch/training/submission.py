@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -40,7 +41,7 @@ from launch.cluster.script import Resources, batch_script, notes_on
 from launch.cluster.slurm import SlurmJob, running_array, submit_slurm, test_submission
 from launch.console.ctrl_c import EXIT_INTERRUPTED
 from launch.console.display import zone
-from launch.console.lines import counted
+from launch.console.lines import counted, ctrl_c_waits
 from launch.flags.finetune import Finetune
 from launch.flags.site import Site
 from launch.flags.slurm import without_slurm
@@ -225,10 +226,14 @@ class OnThisMachine:
         """Start the job, which holds the lock as long as it lives."""
         run = self._run
         run.forget_slurm()
-        job = submit_local(function, folder, self._num_tasks, lock, imports=["jobs.attempt"])
-        job.ledger = run.ledger.url
-        lock.name_job(job.pid, folder, job.ledger)
-        lock.close()  # the job has inherited it
+        # Half started, it would hold the lock, and nobody could tell whose that is.
+        with ctrl_c_waits() as came:
+            job = submit_local(function, folder, self._num_tasks, lock, imports=["jobs.attempt"])
+            job.ledger = run.ledger.url
+            lock.name_job(job.pid, folder, job.ledger)
+            lock.close()  # the job has inherited it
+            if came:
+                job.warn(signal.SIGTERM)
         next_step = f"Ctrl-C saves and stops; curves: tensorboard --logdir {shlex.quote(run.runs)}"
         return Submitted(job, next_step, lambda: watch(job, run))
 

@@ -56,15 +56,20 @@ def before() -> Iterator[Any]:
 
 
 class EndedJob:
-    """A job that has ended well, and noted how TERM was handled when it was started."""
+    """A job that has ended well, and noted how TERM was handled when it was looked at."""
 
     pid = os.getpid()
+    term: Any = None
 
     def __init__(self) -> None:
-        self.term = signal.getsignal(signal.SIGTERM)
+        self.warned = list[signal.Signals]()
 
     def is_running(self) -> bool:
+        self.term = signal.getsignal(signal.SIGTERM)
         return False
+
+    def warn(self, signum: signal.Signals) -> None:
+        self.warned.append(signum)
 
     def exit_code(self) -> int:
         return 0
@@ -91,12 +96,16 @@ def test_term_ends_the_tasks_and_is_what_it_was_afterwards(
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_term_is_what_it_was_after_an_interrupt(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: Any
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_while_a_task_is_started_ends_that_task_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: Any, signum: signal.Signals
 ) -> None:
+    jobs = list[EndedJob]()
+
     def submit(*args: Any, **kwargs: Any) -> EndedJob:
-        signal.raise_signal(signal.SIGTERM)
-        return EndedJob()
+        signal.raise_signal(signum)
+        jobs.append(EndedJob())
+        return jobs[-1]
 
     monkeypatch.setattr(here, "submit_local", submit)
     work = work_of(tmp_path)
@@ -104,6 +113,7 @@ def test_term_is_what_it_was_after_an_interrupt(
     with pytest.raises(KeyboardInterrupt), alone(work) as lock:
         here.run_here(work, tasks=[0], parallelism=1, lock=lock)
 
+    assert [job.warned for job in jobs] == [[signal.SIGKILL]]
     assert signal.getsignal(signal.SIGTERM) is before
 
 

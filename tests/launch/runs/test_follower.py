@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -12,11 +15,13 @@ from instruct_core.errors import SlurmError
 from instruct_core.storage.store import Store
 from jobs.failures import write_outcome
 from jobs.job_folder import START, Progress, write_progress
+from jobs.ledger import Entry, GrowingLedger
 from jobs.slurm import JobRecord
+from launch.cluster.local import LocalJob
 from launch.cluster.slurm import SlurmJob
 from launch.console.lines import EXIT_FAILED
 from launch.runs import follower
-from launch.runs.follower import watch_slurm
+from launch.runs.follower import watch, watch_slurm
 from launch.runs.run import Run
 from tests.fakes import record
 from tests.launch.played_slurm import PlayedSlurm
@@ -95,6 +100,30 @@ class Followed:
             self.job.folder,
             Progress(global_step=step, max_steps=9, loss=1.0, tokens_per_second=1.0),
         )
+
+
+def test_ctrl_c_before_a_run_here_is_looked_at_stops_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nobody looks at it any more then: it would train on, unasked."""
+    warned = list[signal.Signals]()
+    monkeypatch.setattr(LocalJob, "is_running", lambda job: False)
+    monkeypatch.setattr(LocalJob, "warn", lambda job, signum: warned.append(signum))
+
+    class LedgerOfASlowDisk(GrowingLedger):
+        def news(self) -> list[Entry]:
+            signal.raise_signal(signal.SIGINT)
+            return super().news()
+
+    monkeypatch.setattr(follower, "GrowingLedger", LedgerOfASlowDisk)
+    with subprocess.Popen(["true"]) as process:
+        job = LocalJob(tmp_path / "job", process.pid, str(tmp_path / "r"), process=process)
+
+        with suppress(KeyboardInterrupt):  # pytest would end
+            watch(job, a_run(tmp_path))
+
+    assert warned[:1] == [signal.SIGTERM]
+    assert capsys.readouterr().out.startswith("Stopping: all ranks save at the next step")
 
 
 def test_late_line_of_a_lost_attempt_is_told_once_and_hides_nothing(
