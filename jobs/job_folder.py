@@ -17,7 +17,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import time as utc_seconds
@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 from instruct_core.converter import structure
 from instruct_core.errors import InstructError
 from instruct_core.storage.json_text import loose_json
-from instruct_core.storage.names import scratch_of
+from instruct_core.storage.names import gone_if_it_fails, scratch_of
 from instruct_core.storage.patience import on_a_disk, patiently
 from instruct_core.storage.plain_errors import may_pass
 
@@ -151,13 +151,9 @@ def replace_json(path: Path, document: dict[str, Any]) -> None:
     """Write a document so that a reader sees the old one or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = scratch_of(path)
-    try:
+    with gone_if_it_fails(scratch):
         scratch.write_text(json.dumps(document), encoding="utf-8")
         scratch.replace(path)
-    except OSError:
-        with suppress(OSError):
-            scratch.unlink()
-        raise
 
 
 def leave_word(path: Path, document: dict[str, Any]) -> None:

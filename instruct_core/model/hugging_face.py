@@ -62,8 +62,12 @@ def whole_or_nothing(target: Store) -> Iterator[Callable[[str, Sequence[memoryvi
     written: list[str] = []
 
     def put(name: str, views: Sequence[memoryview]) -> None:
-        target.put(name, views)
-        written.append(name)
+        written.append(name)  # before it is: Ctrl-C may come as soon as it is there
+        try:
+            target.put(name, views)
+        except FileExistsError:  # somebody else's
+            written.remove(name)
+            raise
 
     try:
         yield put

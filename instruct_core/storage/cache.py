@@ -27,7 +27,7 @@ import xxhash
 
 from instruct_core.errors import CorruptFileError
 from instruct_core.storage.disk import NO_LOCKS
-from instruct_core.storage.names import real_path
+from instruct_core.storage.names import gone_if_it_fails, real_path
 from instruct_core.storage.patience import naming
 from instruct_core.storage.store import Store
 
@@ -105,13 +105,8 @@ def _locked(path: Path) -> Iterator[bool]:
 
 def _write_aside(path: Path, data: bytes) -> Path:
     descriptor, scratch = tempfile.mkstemp(".tmp", f"{path.name}.", path.parent)
-    try:
-        with naming(path), os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-    except OSError:  # others need what room is left
-        with contextlib.suppress(OSError):
-            Path(scratch).unlink()
-        raise
+    with gone_if_it_fails(Path(scratch)), naming(path), os.fdopen(descriptor, "wb") as file:
+        file.write(data)
     return Path(scratch)
 
 

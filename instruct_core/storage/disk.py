@@ -35,6 +35,7 @@ from instruct_core.storage.direct import (
     write_straight,
 )
 from instruct_core.storage.names import (
+    gone_if_it_fails,
     identity,
     link,
     nearest,
@@ -219,7 +220,8 @@ class Disk:
         path = self._in_new_folder(name)
         scratch = scratch_of(path)
         self._write_aside(scratch, [data])
-        rename(scratch, path, identity(scratch))
+        with gone_if_it_fails(scratch):
+            rename(scratch, path, identity(scratch))
 
     def claim(self, name: str, data: bytes) -> bool:
         """Create a whole file that nobody else created; False if somebody did."""
@@ -237,12 +239,8 @@ class Disk:
     def _write_aside(self, scratch: Path, views: Sequence[memoryview]) -> str:
         # Left by a try of ours, or by a process of the same number that was killed.
         scratch.unlink(missing_ok=True)
-        try:
+        with gone_if_it_fails(scratch):
             return self._put(scratch, views)
-        except OSError:
-            with contextlib.suppress(OSError):  # on a full disk others need the room
-                scratch.unlink(missing_ok=True)
-            raise
 
     def _in_new_folder(self, name: str) -> Path:
         """Return the path of a file whose folders are there and will still be after a power cut."""

@@ -20,7 +20,8 @@ import os
 import shutil
 import socket
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from instruct_core.errors import ConfigError
@@ -110,6 +111,17 @@ def scratch_of(path: Path) -> Path:
     """Return where a thread writes what will have another name: nobody else writes there."""
     who = f"{socket.gethostname()}.{os.getpid()}.{threading.get_native_id()}"
     return path.with_name(f".{path.name}.{who}.tmp")
+
+
+@contextmanager
+def gone_if_it_fails(scratch: Path) -> Iterator[None]:
+    """Leave nothing of a file where its writing fails, or Ctrl-C ends it: others need the room."""
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            scratch.unlink(missing_ok=True)
+        raise
 
 
 def sync_folder(path: Path) -> None:

@@ -197,3 +197,17 @@ def test_two_threads_that_write_one_document_at_once_do_not_meet(
 
     assert document(place) == [("rank", 0)]
     assert [path.name for path in folder.iterdir()] == ["slow.json"]
+
+
+def test_word_that_ctrl_c_breaks_off_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(_: Path, target: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", interrupted)
+
+    with pytest.raises(KeyboardInterrupt):
+        replace_json(tmp_path / "word.json", {"a": 1})
+
+    assert not list(tmp_path.iterdir())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,11 @@ from instruct_core.storage import disk
 from instruct_core.storage.plain_errors import without_secrets
 from instruct_core.storage.store import Store
 from tests.power import Power
+
+
+def interrupted(*_: Any) -> Any:
+    """Stand in for what Ctrl-C breaks off."""
+    raise KeyboardInterrupt
 
 
 class Away(MemoryFileSystem):
@@ -175,3 +181,24 @@ def test_two_threads_that_write_one_file_at_once_do_not_meet(
 
     assert store.read("file") == b"ours"
     assert store.names() == ["file"]
+
+
+@pytest.mark.parametrize(
+    ("at", "write"),
+    [
+        ("sync_folder", lambda store: store.put("big", [memoryview(b"data")])),
+        ("link", lambda store: store.put("big", [memoryview(b"data")])),
+        ("sync_folder", lambda store: store.replace("big", b"data")),
+        ("rename", lambda store: store.replace("big", b"data")),
+    ],
+)
+def test_write_that_ctrl_c_breaks_off_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str, write: Callable[[Store], Any]
+) -> None:
+    """The hidden half of a large file is in an export for good: nobody else removes it."""
+    monkeypatch.setattr(disk, at, interrupted)
+
+    with pytest.raises(KeyboardInterrupt):
+        write(Store(tmp_path))
+
+    assert not list(tmp_path.iterdir())
