@@ -10,6 +10,7 @@ Of a long curve the mean of each stretch is drawn, with a shadow from its least 
 from __future__ import annotations
 
 import io
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -50,6 +51,8 @@ def line_chart(
         marks: What stands above a vertical line, by its x.
         ends: Points to mark with a cross.
     """
+    # Where nobody has a home that can be written, it tells of a folder for its fonts.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
