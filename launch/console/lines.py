@@ -17,7 +17,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from instruct_core.errors import InstructError
@@ -125,7 +125,8 @@ def _run(main: Callable[[], int]) -> int:
         return EXIT_BROKEN_PIPE
     except (InstructError, OSError) as error:
         line = " ".join(_in_words(error).split())
-        note(f"error: {as_typed(line)}")
+        with suppress(OSError):  # where that goes may be full, or gone: the exit code says it too
+            note(f"error: {as_typed(line)}")
         return EXIT_BAD_INPUT
 
 
@@ -179,4 +180,5 @@ def _in_words(error: InstructError | OSError) -> str:
         return f"What this command prints, or a file without a name, has no room: {error.strerror}."
     if not error.filename:
         return str(error)
-    return f"{error.filename} cannot be used: {error.strerror}."
+    remedy = " Ask who owns it." if isinstance(error, PermissionError) else ""
+    return f"{error.filename} cannot be used: {error.strerror}.{remedy}"

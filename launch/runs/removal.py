@@ -9,6 +9,7 @@ Killed half-way, the same command goes on: see unfinished.py.
 from __future__ import annotations
 
 import shutil
+from contextlib import ExitStack
 from typing import NamedTuple
 
 from instruct_core.storage.store import Store
@@ -48,12 +49,15 @@ def remove(flags: Control) -> int:
     if flags.dry_run:
         _show(run, folders, "Would remove")
         return 0
-    with allowed(run), at_rest(run, "removed"):
-        for place in (run.checkpoints, run.store.url, run.runs):
-            Store(place).try_out()
-        _show(run, folders, "Removes")
-        begin(run.store, REMOVED, {"run": run.name, "runs": run.runs})
-        _remove(run)
+    with ExitStack() as stack:
+        with allowed(run):
+            stack.enter_context(at_rest(run, "removed"))
+            for place in (run.checkpoints, run.store.url, run.runs):
+                Store(place).try_out()
+        _show(run, folders, "Removes")  # who does not take it is no disk of the run's
+        with allowed(run):
+            begin(run.store, REMOVED, {"run": run.name, "runs": run.runs})
+            _remove(run)
     say(f"Run {run.name} is removed.")
     return 0
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sys
 import unicodedata
 from collections.abc import Callable
@@ -127,3 +129,28 @@ def test_output_for_which_there_is_no_room_is_one_line_that_says_so(
     assert said.startswith(
         "error: What this command prints, or a file without a name, has no room: No"
     )
+
+
+def test_error_that_nobody_hears_still_has_its_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job of cron's whose log lies on a full disk."""
+
+    def fail() -> int:
+        raise ConfigError("Source a is not there.")
+
+    with Path("/dev/full").open("w") as full:
+        monkeypatch.setattr(sys, "stderr", full)
+
+        assert guarded(fail) == EXIT_BAD_INPUT
+
+        os.dup2(os.open(os.devnull, os.O_WRONLY), full.fileno())  # for what it still has
+
+
+def test_file_that_is_not_ours_is_named_with_what_to_do(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail() -> int:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "runs/r/job")
+
+    assert guarded(fail) == EXIT_BAD_INPUT
+    said = capsys.readouterr().err
+    assert said == "error: runs/r/job cannot be used: Permission denied. Ask who owns it.\n"

@@ -9,10 +9,12 @@ import pytest
 from instruct_core.checkpoints.steps import committed_steps, damage_of
 from instruct_core.errors import ConfigError
 from instruct_core.storage.store import Store
+from launch.runs import removal
 from launch.runs.removal import remove
 from launch.runs.renaming import rename
 from launch.runs.run import Run, runs_in
 from tests.launch.runs.test_control import at_rest, told
+from tests.launch.test_errors import snapshot
 
 
 @pytest.fixture
@@ -92,3 +94,21 @@ def test_renaming_that_is_killed_leaves_no_run_that_looks_whole_and_can_be_finis
     assert {"attempt-0000.jsonl", "job"} <= set(renamed.ledger.names())
     assert [found.name for found in runs_in(run.checkpoints)] == ["q"]
     assert not run.store.local_path("").exists()
+
+
+def test_run_stays_where_nobody_reads_what_its_removal_says(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And its owner is not to be asked for that."""
+    before = snapshot(tmp_path)
+
+    def say(_: str) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(removal, "say", say)
+
+    with pytest.raises(BrokenPipeError):
+        remove(told(run, "remove"))
+
+    run.lock.unlink()
+    assert snapshot(tmp_path) == before
