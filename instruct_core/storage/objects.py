@@ -80,8 +80,10 @@ class Objects:
             self._fs, self._root = fsspec.core.url_to_fs(url, **OPTIONS.get(protocol, {}))
         except Exception as error:  # no such protocol, no client installed, no account given
             extra = EXTRAS.get(protocol)
-            hint = f" Install it: pip install -c constraints.txt -e '.[{extra}]'" if extra else ""
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+            hint = " Check the URL, and the credentials in the environment." if extra else ""
+            if extra and isinstance(error, ImportError):
+                hint = f" Install it: pip install -c constraints.txt -e '.[{extra}]'"
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".!")
             raise ConfigError(
                 without_secrets(f"Place {url} cannot be used: {reason}.{hint}")
             ) from None

@@ -123,6 +123,19 @@ def test_place_whose_client_is_not_installed_names_the_extra(
         Store(url)
 
 
+def test_place_whose_client_wants_an_account_is_not_told_to_install_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class WithoutAccount(MemoryFileSystem):
+        def __init__(self, *_: Any, **__: Any) -> None:
+            raise ValueError("Must provide either a connection_string or account_name!!")
+
+    monkeypatch.setitem(_registry, "az", WithoutAccount)
+
+    with pytest.raises(ConfigError, match=r"account_name\. Check the URL, and the credentials in"):
+        Store("az://container/x")
+
+
 def test_secrets_of_the_environment_do_not_reach_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "very-secret-value")
 
