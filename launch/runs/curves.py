@@ -42,6 +42,7 @@ def read_curves(run: Store, tags: Sequence[str]) -> Told:
     """Return what a run has logged: finite values of some curves, and all of its samples."""
     if not any(name.startswith(EVENTS) for name in run.names()):
         return Told({}, [])
+    from tensorboard.backend.event_processing.directory_watcher import DirectoryDeletedError
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     # It warns of what every resume asks it to do: to forget the steps that are made again.
@@ -49,7 +50,10 @@ def read_curves(run: Store, tags: Sequence[str]) -> Told:
     with _on_this_disk(run) as folder:
         everything = {"scalars": 0, "tensors": 0, "histograms": 1, "images": 1}
         events = EventAccumulator(str(folder), size_guidance=everything)
-        events.Reload()
+        try:
+            events.Reload()
+        except DirectoryDeletedError:  # the run was removed, or renamed, just now
+            return Told({}, [])
         known = events.Tags()
         curves = {
             tag: [(p.step, p.value) for p in events.Scalars(tag) if math.isfinite(p.value)]
