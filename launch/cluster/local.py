@@ -10,7 +10,6 @@ lock on the run, so a second launcher attaches instead of starting a second writ
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -28,7 +27,7 @@ from jobs.survival.stop_signal import WARNINGS
 from launch.cluster.frozen_code import CODE
 from launch.cluster.gpus import VISIBLE
 from launch.cluster.job_folder import UNLIMITED
-from launch.cluster.lock import Holder, RunLock, holder_in
+from launch.cluster.lock import Holder, RunLock, holder_in, word_of
 from launch.cluster.machine import THREADS
 
 
@@ -53,15 +52,15 @@ class LocalJob:
         """
         if not RunLock.is_held(lock):
             return None
-        text = on_a_disk(lock, lambda: lock.read_text(encoding="utf-8"))
-        entry = json.loads(text) if text.endswith("\n") else {}
-        if "folder" not in entry:
+        entry = word_of(lock)
+        try:
+            folder, ledger, holder = Path(entry["folder"]), str(entry["ledger"]), holder_in(entry)
+        except (KeyError, TypeError, ValueError):  # it names no job yet, or is damaged
             verb = entry.get("verb", "started")
             raise ConfigError(
                 f"Run {lock.parent.name} is being {verb} by another launcher. Try again in a second."
-            )
-        folder, holder = Path(entry["folder"]), holder_in(entry)
-        return cls(folder, holder.pid, entry["ledger"], lock=lock, holder=holder)
+            ) from None
+        return cls(folder, holder.pid, ledger, lock=lock, holder=holder)
 
     @property
     def label(self) -> str:

@@ -142,9 +142,19 @@ def _holders_of(path: Path) -> Iterator[Holder]:
             yield holder_in(loose_json(line))
 
 
+def word_of(path: Path) -> dict[str, Any]:
+    """Return what a lock's file says; {} where that is half written, or damaged."""
+    data = on_a_disk(path, path.read_bytes)
+    try:
+        entry = loose_json(data) if data.endswith(b"\n") else {}
+    except ValueError:
+        return {}
+    return entry if isinstance(entry, dict) else {}
+
+
 def holder_in(entry: dict[str, Any]) -> Holder:
     """Return who holds a lock, from the line in its file; older lines name no host."""
-    return Holder(entry["pid"], entry.get("host", "an unknown host"), entry.get("started", -1))
+    return Holder(int(entry["pid"]), entry.get("host", "an unknown host"), entry.get("started", -1))
 
 
 def _opened(path: Path) -> IO[str]:
@@ -155,7 +165,10 @@ def _opened(path: Path) -> IO[str]:
 def _is_held(path: Path) -> bool:
     if not path.exists():
         return False
-    got = _shared(path)
+    try:
+        got = _shared(path)
+    except FileNotFoundError:  # its run was removed, or renamed, just now
+        return False
     return _is_held_by_word(path) if got is None else not got
 
 

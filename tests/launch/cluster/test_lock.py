@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from instruct_core.errors import ConfigError
 from launch.cluster import lock as module
 from launch.cluster.local import LocalJob
 from launch.cluster.lock import Holder, RunLock
@@ -38,6 +39,43 @@ def held_by(tmp_path: Path, pid: int, **facts: object) -> RunLock:
     entry = json.loads((tmp_path / "lock").read_text())
     (tmp_path / "lock").write_text(json.dumps(entry | facts) + "\n")
     return lock
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        b"", b"\xff{\n", b"{\n", b"[1]\n", b"7\n", b'{"folder": "/job"}\n',
+        b'{"pid": "x", "folder": "/job", "ledger": "/r"}\n',
+        b'{"pid": 1, "folder": 2, "ledger": "/r"}\n', b"[" * 100_000 + b"\n",
+    ],
+)  # fmt: skip
+def test_lock_that_is_held_and_whose_word_is_damaged_is_one_line(
+    tmp_path: Path, word: bytes
+) -> None:
+    """Or one such run would end every look at all runs."""
+    lock = held_by(tmp_path, os.getpid())
+    (tmp_path / "lock").write_bytes(word)
+
+    with pytest.raises(ConfigError, match=r"is being started by another launcher\. Try again"):
+        LocalJob.found(tmp_path / "lock")
+
+    lock.close()
+
+
+def test_lock_that_goes_as_it_is_looked_at_is_held_by_nobody(
+    tmp_path: Path,
+) -> None:
+    """Its run has been removed, or renamed, just now."""
+    path = tmp_path / "lock"
+    path.touch()
+
+    class GoingPath(type(path)):  # type: ignore[misc]
+        def exists(self) -> bool:
+            there = super().exists()
+            self.unlink(missing_ok=True)
+            return bool(there)
+
+    assert not RunLock.is_held(GoingPath(path))
 
 
 def can_be_taken(path: Path) -> bool:
