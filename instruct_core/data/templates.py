@@ -73,6 +73,8 @@ def choose_template(typed: str, tokenizer: Tokenizer) -> Template:
             f"--template must be alpaca, chatml, base or a .jinja file, got {typed!r}."
         )
     try:
+        if Path(typed).is_fifo():  # it would never end
+            raise ConfigError(f"--template {typed} is no file but a pipe. Give a file.")
         text = Path(typed).read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ConfigError(f"--template {typed} is not there.") from None

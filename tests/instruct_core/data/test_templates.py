@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +202,13 @@ def test_template_that_cannot_be_used_is_refused_with_the_turn_that_shows_it(
 def test_template_that_is_not_there_is_refused(typed: str, problem: str) -> None:
     with pytest.raises(ConfigError, match=problem):
         choose_template(typed, load_tokenizer())
+
+
+def test_template_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jinja")
+
+    with pytest.raises(ConfigError, match=r"pipe\.jinja is no file but a pipe\. Give a file"):
+        choose_template(str(tmp_path / "pipe.jinja"), load_tokenizer())
 
 
 def test_template_says_which_turn_of_a_row_it_cannot_write(bases: dict[str, Path]) -> None:
