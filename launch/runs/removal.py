@@ -18,7 +18,7 @@ from launch.flags.control import Control
 from launch.runs.control import allowed, at_rest
 from launch.runs.places import absolute
 from launch.runs.run import Run
-from launch.runs.unfinished import REMOVED, begin, empty, mark_in
+from launch.runs.unfinished import REMOVED, begin, empty, mark_in, refuse_links
 
 
 class _Folder(NamedTuple):
@@ -46,6 +46,7 @@ def remove(flags: Control) -> int:
         run = Run.find(flags.run, flags.checkpoints, flags.runs)
         run = Run(run.name, run.store, run.ledger.url.rpartition("/")[0])
     folders = _folders(run)
+    refuse_links(run.name, (folder.store for folder in folders), "removed")
     if flags.dry_run:
         _show(run, folders, "Would remove")
         return 0

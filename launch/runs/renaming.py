@@ -18,7 +18,7 @@ from launch.console.lines import say
 from launch.flags.control import Control
 from launch.runs.control import allowed, at_rest
 from launch.runs.run import Run
-from launch.runs.unfinished import RENAMED, begin, empty, mark_in
+from launch.runs.unfinished import RENAMED, begin, empty, mark_in, refuse_links
 
 ITS_JOBS = "slurm.json"  # of a job that has ended, by the path it had
 
@@ -41,6 +41,7 @@ def rename(flags: Control) -> int:
         _refuse_taken(new)
     else:
         old, new = (Run(run.name, run.store, str(begun["runs"])) for run in (old, new))
+    refuse_links(old.name, (old.store, old.ledger, Store(old.job_parent.parent)), "renamed")
     with allowed(old), at_rest(old, "renamed"):
         for place in (old.checkpoints, old.runs):
             Store(place).try_out()

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from instruct_core.data.columns import shown_names
@@ -70,6 +70,26 @@ def refuse_unfinished(name: str, store: Store) -> None:
             f"Run {name} is half renamed, in {store.url}. Finish that: "
             f"{run_command(before, 'control', 'rename', str(facts.get('to')))}"
         )
+
+
+def refuse_links(name: str, stores: Iterable[Store], verb: str) -> None:
+    """
+    Refuse a run whose folder is a link: what it leads to would stay, or not come along.
+
+    Args:
+        name: Of the run.
+        stores: Of what it has left.
+        verb: What would be done to it: removed, renamed.
+
+    Raises:
+        ConfigError: Names the link, and where it leads.
+    """
+    for folder in (store.local_path("") for store in stores if store.is_local):
+        if folder.is_symlink():
+            raise ConfigError(
+                f"Run {name} cannot be {verb}: {folder} is a link to {folder.readlink()}. Put that "
+                "folder in the link's place, and give the same command again."
+            )
 
 
 def refuse_taken(name: str, store: Store) -> None:

@@ -9,6 +9,7 @@ import pytest
 from instruct_core.checkpoints.steps import committed_steps, damage_of
 from instruct_core.errors import ConfigError
 from instruct_core.storage.store import Store
+from launch.flags.control import Verb
 from launch.runs import removal
 from launch.runs.removal import remove
 from launch.runs.renaming import rename
@@ -112,3 +113,25 @@ def test_run_stays_where_nobody_reads_what_its_removal_says(
 
     run.lock.unlink()
     assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize(("verb", "done"), [("remove", "removed"), ("rename", "renamed")])
+@pytest.mark.parametrize("linked", ["checkpoints", "ledger"])
+def test_run_whose_folder_is_a_link_is_neither_half_removed_nor_half_renamed(
+    run: Run, tmp_path: Path, verb: Verb, done: str, linked: str
+) -> None:
+    """As people move what is large to another disk: what is there would stay, or go without its name."""
+    folder = (run.store if linked == "checkpoints" else run.ledger).local_path("")
+    folder.rename(tmp_path / "elsewhere")
+    folder.symlink_to("../elsewhere")
+    before = snapshot(tmp_path)
+
+    with pytest.raises(
+        ConfigError, match=rf"Run r cannot be {done}: .*/r is a link to \.\./elsewhere"
+    ):
+        {"remove": remove, "rename": rename}[verb](told(run, verb, "q"))
+
+    assert snapshot(tmp_path) == before
+    folder.unlink()
+    (tmp_path / "elsewhere").rename(folder)
+    assert {"remove": remove, "rename": rename}[verb](told(run, verb, "q")) == 0
