@@ -12,6 +12,7 @@ out, and are chosen when the machine is known: `TrainConfig` is a recipe in whic
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Literal, NamedTuple
@@ -196,7 +197,9 @@ def check_rules(settings: Any) -> None:
     for setting in fields(settings):
         value, rule = getattr(settings, setting.name), setting.metadata.get("rule", ANY)
         if value is not None and not rule.holds(value):
-            raise ConfigError(f"{flag_of(setting.name)} must be {rule.words}, got {value}.")
+            is_endless = value == math.inf and rule.holds(sys.float_info.max)
+            words = f"{rule.words}, and finite" if is_endless else rule.words
+            raise ConfigError(f"{flag_of(setting.name)} must be {words}, got {value}.")
 
 
 def flag_of(name: str) -> str:

@@ -21,10 +21,11 @@ CONFIG = TrainConfig("r", "s", "c", "t", "random", "tiny", "f")
         ("micro_batch_size", 0, "--micro-batch-size must be at least 1, got 0."),
         ("seq_len", 1, "--seq-len must be at least 2, got 1."),
         ("dropout", 1.0, "--dropout must be from 0 up to but not including 1, got 1.0."),
-        ("epsilon", float("inf"), "--epsilon must be more than 0, got inf."),
+        ("epsilon", float("inf"), "--epsilon must be more than 0, and finite, got inf."),
+        ("dropout", float("inf"), "--dropout must be from 0 up to but not including 1, got inf."),
         ("save_every_minutes", float("nan"), "--save-every-minutes must be more than 0, got nan."),
         ("seed", 2**63, "--seed must be at least 0 and less than 2**63, got"),
-        ("weight_decay", float("inf"), "--weight-decay must be at least 0, got inf."),
+        ("weight_decay", float("inf"), "--weight-decay must be at least 0, and finite, got inf."),
         (
             "weight_decay",
             5e4,
