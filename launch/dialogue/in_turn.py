@@ -2,6 +2,7 @@
 One model that answers many, one after the other, in the order in which they asked.
 
     in_turn = InTurn(speaker)
+    tokens = await in_turn.prompt(asked.turns)
     async for part in in_turn.parts(tokens, asked): ...      # texts, then an Answer
 
 Who goes away before the answer is there is not answered on: the next one's turn comes at once.
@@ -10,9 +11,10 @@ Who goes away before the answer is there is not answered on: the next one's turn
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from instruct_core.data.turns import Turn
 from launch.dialogue.request import Asked, RequestError
 from launch.dialogue.speaker import Answer, Speaker
 
@@ -21,7 +23,7 @@ MOST_WAITING = 100  # requests; who comes then is told to come again, as clients
 
 class InTurn:
     """
-    A model and those who wait for it; all but the answering itself is of one event loop.
+    A model and those who wait for it; all but the reading and answering itself is of one event loop.
 
     Args:
         speaker: The model.
@@ -29,20 +31,38 @@ class InTurn:
 
     def __init__(self, speaker: Speaker) -> None:
         self._speaker = speaker
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="answers")
+        # A long question is read while another is answered, and holds nobody else up meanwhile.
+        self._reading = ThreadPoolExecutor(1, thread_name_prefix="questions")
+        self._answering = ThreadPoolExecutor(1, thread_name_prefix="answers")
+        self._num_read = 0  # questions that are being read
         self.num_waiting = 0  # who asked and has no answer yet
         self.is_over = False  # no further token for anybody; a signal's handler may set it
 
-    def check_room(self) -> None:
-        """Raise RequestError if too many wait already."""
-        if self.num_waiting >= MOST_WAITING:
+    async def prompt(self, turns: Sequence[Turn]) -> list[int]:
+        """
+        Return the tokens of a whole chat.
+
+        Raises:
+            RequestError: Too many wait already.
+            ConfigError: As `Speaker.prompt`.
+        """
+        if (waiting := self._num_read + self.num_waiting) >= MOST_WAITING:
             raise RequestError(
-                f"{self.num_waiting} requests wait for this model already. Ask again later.", 429
+                f"{waiting} requests wait for this model already. Ask again later.", 429
             )
+
+        def read() -> list[int]:
+            return [] if self.is_over else self._speaker.prompt(turns)
+
+        self._num_read += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._reading, read)
+        finally:
+            self._num_read -= 1
 
     async def parts(self, tokens: list[int], asked: Asked) -> AsyncGenerator[str | Answer]:
         """Give the parts of an answer as they come, and at last the answer; none once it is over."""
-        loop, said = asyncio.get_running_loop(), asyncio.Queue[str | None]()
+        loop, said = asyncio.get_running_loop(), asyncio.Queue[str | BaseException | None]()
         is_gone = False
 
         def goes_on() -> bool:
@@ -59,10 +79,11 @@ class InTurn:
             )
 
         self.num_waiting += 1
-        answering = loop.run_in_executor(self._thread, answer)
-        answering.add_done_callback(lambda _: said.put_nowait(None))
+        answering = loop.run_in_executor(self._answering, answer)
+        # What went wrong is looked at here, because who has gone does not: asyncio would complain.
+        answering.add_done_callback(lambda done: said.put_nowait(done.exception()))
         try:
-            while (text := await said.get()) is not None:
+            while isinstance(text := await said.get(), str):
                 if text:
                     yield text
             if (answered := await answering) is not None:

@@ -48,7 +48,7 @@ class Server:
     """
 
     def __init__(self, speaker: Speaker, names: tuple[str, ...], defaults: Defaults) -> None:
-        self._speaker, self._names, self._defaults = speaker, names, defaults
+        self._names, self._defaults = names, defaults
         self._checkpoint = Path(speaker.place).name
         self._created = int(time.time())
         self.in_turn = InTurn(speaker)
@@ -76,12 +76,11 @@ class Server:
     async def _chat(self, request: Request) -> Response:
         asked = read_request(await _body(request), self._names, self._defaults)
         try:
-            tokens = self._speaker.prompt(asked.turns)
+            tokens = await self.in_turn.prompt(asked.turns)
         except ChatTooLongError as error:
             raise RequestError(str(error), 400, "messages", "context_length_exceeded") from None
         except ConfigError as error:
             raise RequestError(str(error), 400, "messages") from None
-        self.in_turn.check_room()
         parts = self.in_turn.parts(tokens, asked)
         reply = Reply(self._names[0], self._checkpoint, int(time.time()))
         if asked.streams:

@@ -7,6 +7,7 @@ A model that answers as a test wants, and a server for it at a port of its own.
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from launch.dialogue.speaker import Answer, ChatTooLongError
 from tests.conftest import HANGS_SECONDS
 
 MOST_TURNS = 3
+FOREVER = 10_000  # tokens, each of which takes a hundredth of a second or longer
 
 
 class PlayedSpeaker:
@@ -33,15 +35,19 @@ class PlayedSpeaker:
     def __init__(self) -> None:
         self.asked: list[str] = []  # in the order of the answers
         self.goes_on = Event()  # a question with "wait" waits for it
-        self.waits, self.called_off = Event(), Event()
+        self.waits, self.reads, self.called_off = Event(), Event(), Event()
         self._next_token = Event()  # never set: what a token takes
 
     def prompt(self, turns: Sequence[Turn]) -> list[str]:
         """The last question, as the only token."""
+        assert not _has_loop(), "who asks meanwhile would wait"
         if len(turns) > MOST_TURNS:
             raise ChatTooLongError(
                 "The chat has 9 tokens with its headings. Leave its oldest turns out."
             )
+        if "huge" in turns[-1].text:  # takes as long to read as the test wants
+            self.reads.set()
+            assert self.goes_on.wait(HANGS_SECONDS)
         return [turns[-1].text]
 
     def reply(
@@ -51,23 +57,39 @@ class PlayedSpeaker:
         """Words of the question, one after the other."""
         [question] = tokens
         self.asked.append(question)
-        if "fail" in question:
+        if question == "fail":
             raise MemoryError("no room\nat all")
         if "wait" in question:
             self.waits.set()
             assert self.goes_on.wait(HANGS_SECONDS)
+            if not goes_on():
+                return Answer("cut", "stopped", 1, 1, 0, 0.5, 0.1)
         words = ["You", *(f" {word}" for word in f"asked: <b>{question}</b>".split(" "))]
         for word in words:
             on_text(word)
         if "forever" in question:
             on_text(" and")
             self.waits.set()
-            while goes_on():  # asked once a token, as a model does
+            for _ in range(FOREVER):
+                if not goes_on():  # asked once a token, as a model does
+                    break
                 self._next_token.wait(0.01)
+            else:
+                raise AssertionError("nobody has called it off")
             self.called_off.set()
+            if "fail" in question:
+                raise MemoryError("too late")
             return Answer("cut", "stopped", 1, 9, 0, 0.5, 0.1)
         reason = "length" if "long" in question else "end"
         return Answer("".join(words), reason, len(question), len(words), 0, 0.5, 0.1)
+
+
+def _has_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 @contextmanager
@@ -82,7 +104,7 @@ def served(speaker: PlayedSpeaker, key: str = "") -> Iterator[tuple[str, Server]
         try:
             yield f"http://127.0.0.1:{port}", server
         finally:
-            speaker.goes_on.set()
             http.handle_exit(2, None)
+            speaker.goes_on.set()
             thread.join(HANGS_SECONDS)
     assert not thread.is_alive()
