@@ -6,10 +6,14 @@ A server at its port, from the start to Ctrl-C.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import ipaddress
 import os
+import signal
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
@@ -25,6 +29,7 @@ from launch.flags.run import ModelFlags
 from launch.flags.serve import KEY, Serve
 
 LARGEST_PORT = 65_535
+PATIENCE_SECONDS = 5.0  # at the end, for who has not read or sent all yet
 HEADERS = [
     (
         "content-security-policy",
@@ -45,12 +50,11 @@ def serve(flags: Serve) -> int:
         MissingError: There is no such model.
     """
     key = _key()
-    with _bound(flags, key) as listener, term_as_interrupt():
+    with listener_at(flags, key) as listener, term_as_interrupt():
         speaker = load_speaker(flags.model)
         names = _names(flags.model, speaker)
         server = Server(speaker, names, Defaults(flags.sampling, flags.max_new_tokens))
         app = Guard(server.app, key, {*OWN, flags.host.lower()})
-        listener.listen()
         place = address_of(listener)
         say(
             f"{names[0]}, {Path(speaker.place).name}, answers at {place}/v1, and on a page at {place}. "
@@ -68,7 +72,7 @@ def serve(flags: Serve) -> int:
 
 
 class HttpServer(uvicorn.Server):
-    """One whose answers end with it: a signal lets none of them grow by another token."""
+    """One that no client keeps: a signal lets no answer grow by another token, and soon ends all."""
 
     def __init__(self, app: Guard, server: Server) -> None:
         super().__init__(
@@ -84,6 +88,25 @@ class HttpServer(uvicorn.Server):
         self._server.in_turn.is_over = True
         super().handle_exit(sig, frame)
 
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """See uvicorn.Server; who ignores Ctrl-C, as a job in the background, goes on ignoring it."""
+        before = signal.getsignal(signal.SIGINT)
+        with super().capture_signals():
+            if before == signal.SIG_IGN:
+                signal.signal(signal.SIGINT, before)
+            yield
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """See uvicorn.Server."""
+        last = asyncio.get_running_loop().call_later(PATIENCE_SECONDS, self._let_all_go)
+        await super().shutdown(sockets)
+        last.cancel()
+
+    def _let_all_go(self) -> None:
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+
 
 def _key() -> str:
     key = os.environ.get(KEY, "")
@@ -92,8 +115,13 @@ def _key() -> str:
     return key
 
 
-def _bound(flags: Serve, key: str) -> socket.socket:
-    """Return a socket at the port, so that nobody else takes it while the model is loaded."""
+def listener_at(flags: Serve, key: str) -> socket.socket:
+    """
+    Return a socket that listens at the port: one that is only bound, another command can have too.
+
+    Raises:
+        ConfigError: The port cannot be had, or anybody could ask.
+    """
     host, port = flags.host, flags.port
     if not 0 <= port <= LARGEST_PORT:
         raise ConfigError(f"--port must be from 0 to {LARGEST_PORT}, got {port}.")
@@ -109,6 +137,7 @@ def _bound(flags: Serve, key: str) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind(address)
+        listener.listen()
     except OSError as error:
         listener.close()
         raise ConfigError(_why_not(host, port, error)) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import sys
 from pathlib import Path
@@ -11,8 +12,11 @@ import pytest
 from instruct_core.errors import ConfigError
 from launch import serve as door
 from launch.console.lines import guarded
-from launch.dialogue.listening import address_of, serve
+from launch.dialogue import listening
+from launch.dialogue.listening import HttpServer, address_of, listener_at, serve
 from launch.flags.serve import KEY, Serve
+from tests.conftest import HANGS_SECONDS
+from tests.launch.dialogue.played_speaker import PlayedSpeaker, served
 
 HERE = socket.gethostname()
 
@@ -24,6 +28,41 @@ def test_port_that_is_taken_is_told_before_a_model_is_loaded() -> None:
             ConfigError, match=rf"^--port {port} is taken on 127\.0\.0\.1\. Give another"
         ):
             serve(Serve(port=port))
+
+
+def test_port_is_taken_before_a_model_is_loaded() -> None:
+    with listener_at(Serve(port=0), "") as listener, socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as every server does
+
+        with pytest.raises(OSError, match="in use"):
+            other.bind(listener.getsockname())
+
+
+def test_server_ends_though_a_client_never_sends_all_of_its_question(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(listening, "PATIENCE_SECONDS", 0.0)
+    with served(PlayedSpeaker()) as (url, _):
+        host, _, port = url.removeprefix("http://").partition(":")
+        client = socket.create_connection((host, int(port)), HANGS_SECONDS)
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}\r\nContent-Length: 99\r\n"
+        client.sendall(f"{head}Expect: 100-continue\r\n\r\n".encode())
+        assert client.recv(99).startswith(b"HTTP/1.1 100 ")  # now it waits for the question
+
+    with client:  # the server has ended
+        assert client.recv(99) == b""
+
+
+def test_server_in_the_background_goes_on_ignoring_ctrl_c() -> None:
+    http = HttpServer(None, None)  # type: ignore[arg-type]
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with http.capture_signals():
+            caught = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+    assert caught == (signal.SIG_IGN, http.handle_exit)
 
 
 @pytest.mark.parametrize(
