@@ -48,7 +48,7 @@ class Guard:
 
     def _refused(self, path: str, headers: Headers) -> RequestError | None:
         if self._key:
-            sent = headers.get("authorization", "").removeprefix("Bearer ").strip()
+            sent = headers.get("authorization", "").rpartition(" ")[2]  # behind Bearer, bearer
             if not path.startswith("/v1") or hmac.compare_digest(sent.encode(), self._key.encode()):
                 return None  # the page itself says nothing
             said = "another one was sent" if sent else "none was sent"

@@ -15,6 +15,7 @@ import json
 import secrets
 from typing import Any
 
+from launch.console.lines import one_line
 from launch.dialogue.request import RequestError
 from launch.dialogue.speaker import Answer
 
@@ -87,7 +88,8 @@ def usage(answer: Answer) -> dict[str, int]:
 def refusal(error: RequestError) -> dict[str, Any]:
     """Return the document of a request that gets no answer."""
     kind = "invalid_request_error" if error.status < 429 else "server_error"
-    told = {"message": str(error), "type": kind, "param": error.param, "code": error.code}
+    param = None if error.param is None else one_line(error.param)  # a client's own words
+    told = {"message": one_line(str(error)), "type": kind, "param": param, "code": error.code}
     return {"error": told}
 
 
@@ -102,8 +104,8 @@ def model(name: str, created: int) -> dict[str, Any]:
 
 
 def event(document: dict[str, Any]) -> bytes:
-    """Return a piece as an event of a stream."""
-    return b"data: " + json.dumps(document, ensure_ascii=False).encode() + b"\n\n"
+    """Return a piece as an event of a stream, in ASCII: some clients see more ends of lines in others."""
+    return f"data: {json.dumps(document)}\n\n".encode()
 
 
 STREAM_ENDS = b"data: [DONE]\n\n"

@@ -180,15 +180,17 @@ def _sampling(request: dict[str, Any], default: Sampling) -> Sampling:
         if (value := request.get(setting.name)) is None:
             continue
         is_whole = isinstance(getattr(default, setting.name), int)
-        is_number = isinstance(value, int if is_whole else (int, float))
+        is_number = type(value) in ((int,) if is_whole else (int, float))  # and no bool
         rule = setting.metadata["rule"]
-        if isinstance(value, bool) or not is_number or not rule.holds(value):
+        # Of an integer that no float is as large as, this makes infinity, which no rule lets in.
+        number = float(str(value)) if is_number and not is_whole else value
+        if not is_number or not rule.holds(number):
             kind = "a whole number, " if is_whole else ""
             raise RequestError(
                 f"{setting.name} must be {kind}{rule.words}, got {json.dumps(value)}.",
                 param=setting.name,
             )
-        chosen[setting.name] = value if is_whole else float(value)
+        chosen[setting.name] = number
     return replace(default, **chosen)
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from pathlib import Path
 
 from starlette.applications import Starlette
@@ -154,7 +154,7 @@ async def _leaving(request: Request) -> None:
 
 
 def _tell(answer: Answer) -> None:
-    note(
+    _note(
         f"{counted(answer.num_prompt_tokens, 'token')} asked, {answer.num_new_tokens:,} answered in "
         f"{answer.seconds:.2f} s"
     )
@@ -162,8 +162,13 @@ def _tell(answer: Answer) -> None:
 
 def _failed(error: Exception) -> RequestError:
     said = one_line(f"{type(error).__name__}: {error}")
-    note(f"error: A request could not be answered: {said}")
+    _note(f"error: A request could not be answered: {said}")
     return RequestError(f"The model could not answer: {said}", 500)
+
+
+def _note(text: str) -> None:
+    with suppress(OSError):  # who read the lines has gone, or their disk is full: answers go on
+        note(text)
 
 
 async def _refuse(_: Request, error: Exception) -> Response:

@@ -50,8 +50,11 @@ function leaveOldestOut() {
 async function* events(response) {
   const decoder = new TextDecoder();
   let held = "";
-  for await (const bytes of response.body) {
-    const lines = (held + decoder.decode(bytes, { stream: true })).split("\n\n");
+  const reader = response.body.getReader(); // no loop over the body itself: not every browser has that
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) return;
+    const lines = (held + decoder.decode(value, { stream: true })).split("\n\n");
     held = lines.pop();
     for (const line of lines) {
       const said = line.replace(/^data: /, "");

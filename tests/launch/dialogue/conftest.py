@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import TINY_RUN, launch, made_once
+from tests.launch.dialogue.played_speaker import PlayedSpeaker, served
 
 
 @pytest.fixture(scope="session")
@@ -21,3 +23,16 @@ def trained(folder_of_all: Path, shard_set: Path) -> Path:
         assert result.returncode == 0, result.stderr
 
     return made_once(folder_of_all / "trained", make)
+
+
+@pytest.fixture
+def speaker() -> PlayedSpeaker:
+    """A model that answers at once."""
+    return PlayedSpeaker()
+
+
+@pytest.fixture
+def url(speaker: PlayedSpeaker) -> Iterator[str]:
+    """The address of a server for it."""
+    with served(speaker) as (url, _):
+        yield url

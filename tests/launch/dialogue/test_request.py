@@ -56,7 +56,10 @@ def test_newer_name_of_the_longest_answer_is_the_one_that_holds() -> None:
 
 
 WRONG = {
-    "temperature": [(-1, "temperature must be at least 0, got -1"), ("hot", 'got "hot"'), (True, "true")],
+    "temperature": [
+        (-1, "temperature must be at least 0, got -1"), ("hot", 'got "hot"'), (True, "true"),
+        (10**309, "must be at least 0, got 1000"),
+    ],
     "top_k": [(2.5, "top_k must be a whole number, at least 0, got 2.5")],
     "top_p": [(0, "top_p must be more than 0 and at most 1, got 0")],
     "seed": [(2**63, "seed must be a whole number, at least 0 and less than 2**63")],

@@ -5,58 +5,17 @@ from __future__ import annotations
 import http.client
 import json
 import signal
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import openai
 import pytest
 
 from launch.dialogue import in_turn, server
-from launch.flags.serve import KEY
 from tests.conftest import HANGS_SECONDS, launch, start, wait_for
+from tests.launch.dialogue.asking import ask, asking, client, request
 from tests.launch.dialogue.played_speaker import PlayedSpeaker, served
 from tests.tiny_runs import line_of
-
-
-@pytest.fixture
-def speaker() -> PlayedSpeaker:
-    return PlayedSpeaker()
-
-
-@pytest.fixture
-def url(speaker: PlayedSpeaker) -> Iterator[str]:
-    with served(speaker) as (url, _):
-        yield url
-
-
-def client(url: str, key: str = "any") -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0, timeout=HANGS_SECONDS)
-
-
-def ask(url: str, question: str, **more: Any) -> str:
-    """Return the answer to a question, asked by OpenAI's client."""
-    with client(url) as asking:
-        messages = [{"role": "user", "content": question}]
-        reply = asking.chat.completions.create(model="r", messages=messages, **more)  # type: ignore[call-overload]
-        return str(reply.choices[0].message.content)
-
-
-def request(
-    url: str, method: str, path: str, body: str | None = None, **headers: str
-) -> tuple[int, str]:
-    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=HANGS_SECONDS)
-    connection.request(method, path, body, headers)
-    reply = connection.getresponse()
-    try:
-        return reply.status, reply.read().decode()
-    finally:
-        connection.close()
-
-
-def asking(question: str, **more: Any) -> str:
-    return json.dumps({"messages": [{"role": "user", "content": question}], **more})
 
 
 def test_run_answers_openais_client_as_it_answers_in_a_chat(trained: Path) -> None:
@@ -187,6 +146,39 @@ def test_answer_that_fails_is_told_and_the_next_question_is_answered(
     assert capfd.readouterr().err.count("error: A request could not be answered: MemoryError") == 2
 
 
+def test_answers_go_on_where_nobody_reads_what_the_server_says(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(_: str) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(server, "note", gone)
+
+    assert ask(url, "Hi.") == "You asked: <b>Hi.</b>"
+    assert "[DONE]" in request(url, "POST", "/v1/chat/completions", asking("Hi.", stream=True))[1]
+    with pytest.raises(openai.InternalServerError, match="no room"):
+        ask(url, "fail")
+
+
+def test_every_line_of_a_stream_is_an_event_to_who_splits_at_any_end_of_line(url: str) -> None:
+    body = asking("Hi\u2028there\x85.", stream=True)
+
+    _, said = request(url, "POST", "/v1/chat/completions", body)
+
+    lines = [line.removeprefix("data: ") for line in said.splitlines() if line]
+    pieces = [json.loads(line)["choices"][0]["delta"].get("content", "") for line in lines[:-1]]
+    assert "".join(pieces) == "You asked: <b>Hi\u2028there\x85.</b>"
+
+
+def test_refusal_of_what_utf_8_cannot_write_is_one_line_that_it_can(url: str) -> None:
+    body = asking("Hi.", **{"half \ud800\nof a character": 1})
+
+    status, said = request(url, "POST", "/v1/chat/completions", body)
+
+    assert status == 400
+    assert "\n" not in json.loads(said)["error"]["message"]
+
+
 def test_server_that_ends_lets_no_answer_grow(speaker: PlayedSpeaker) -> None:
     with ThreadPoolExecutor(1) as pool:
         with served(speaker) as (url, _):
@@ -235,33 +227,3 @@ def test_request_of_any_length_is_not_kept(url: str, monkeypatch: pytest.MonkeyP
 
     assert status == 413
     assert "at most 1,000 bytes" in said
-
-
-@pytest.mark.parametrize(
-    "header",
-    [{"Host": "evil.example"}, {"Origin": "https://evil.example"}, {"Origin": "null"}, {"Host": "[::1"}],
-)  # fmt: skip
-def test_page_of_somebody_else_is_not_answered(
-    speaker: PlayedSpeaker, url: str, header: dict[str, str]
-) -> None:
-    for path in ("/v1/chat/completions", "/"):
-        status, said = request(url, "POST", path, asking("Hi."), **header)
-
-        assert status == 403
-        assert KEY in json.loads(said)["error"]["message"]
-    assert speaker.asked == []
-    for own in ("http://localhost:80", url, "http://[::1]:8000"):
-        assert request(url, "POST", "/v1/chat/completions", asking("Hi."), Origin=own)[0] == 200
-
-
-def test_with_a_key_only_those_who_send_it_are_answered(speaker: PlayedSpeaker) -> None:
-    with served(speaker, key="s3cret") as (url, _):
-        with pytest.raises(
-            openai.AuthenticationError, match=f"its key, the {KEY}.*another one was sent"
-        ):
-            ask(url, "Hi.")
-        assert "none was sent" in request(url, "GET", "/v1/models")[1]
-        assert speaker.asked == []
-        with client(url, key="s3cret") as asked:
-            assert [model.id for model in asked.models.list()] == ["r"]
-        assert request(url, "GET", "/", Host="login1.cluster")[0] == 200
