@@ -29,7 +29,7 @@ from launch.flags.run import ModelFlags
 from launch.flags.serve import KEY, Serve
 
 LARGEST_PORT = 65_535
-PATIENCE_SECONDS = 5.0  # at the end, for who has not read or sent all yet
+PATIENCE_SECONDS = 5.0
 HEADERS = [
     (
         "content-security-policy",
@@ -72,16 +72,25 @@ def serve(flags: Serve) -> int:
 
 
 class HttpServer(uvicorn.Server):
-    """One that no client keeps: a signal lets no answer grow by another token, and soon ends all."""
+    """
+    One that no client keeps: a signal lets no answer grow by another token, and soon ends all.
 
-    def __init__(self, app: Guard, server: Server) -> None:
+    Args:
+        app: What a request is given to.
+        server: What answers behind it.
+        patience_seconds: At the end, for who has not read or sent all yet.
+    """
+
+    def __init__(
+        self, app: Guard, server: Server, patience_seconds: float = PATIENCE_SECONDS
+    ) -> None:
         super().__init__(
             uvicorn.Config(
                 app, loop="asyncio", http="h11", ws="none", lifespan="off", access_log=False,
                 log_config=None, log_level="error", headers=HEADERS, server_header=False,
             )
         )  # fmt: skip
-        self._server = server
+        self._server, self._patience_seconds = server, patience_seconds
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """See uvicorn.Server."""
@@ -99,7 +108,7 @@ class HttpServer(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """See uvicorn.Server."""
-        last = asyncio.get_running_loop().call_later(PATIENCE_SECONDS, self._let_all_go)
+        last = asyncio.get_running_loop().call_later(self._patience_seconds, self._let_all_go)
         await super().shutdown(sockets)
         last.cancel()
 

@@ -93,13 +93,15 @@ def _has_loop() -> bool:
 
 
 @contextmanager
-def served(speaker: PlayedSpeaker, key: str = "") -> Iterator[tuple[str, Server]]:
+def served(
+    speaker: PlayedSpeaker, key: str = "", patience_seconds: float = HANGS_SECONDS
+) -> Iterator[tuple[str, Server]]:
     """Give the address of a server, and what answers there, for as long as it is needed."""
     server = Server(speaker, ("r",), Defaults(Sampling(), 99))  # type: ignore[arg-type]
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-        http = HttpServer(Guard(server.app, key, OWN), server)
-        thread = Thread(target=http.run, kwargs={"sockets": [listener]})
+        http = HttpServer(Guard(server.app, key, OWN), server, patience_seconds)
+        thread = Thread(target=http.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         try:
             yield f"http://127.0.0.1:{port}", server

@@ -12,7 +12,6 @@ import pytest
 from instruct_core.errors import ConfigError
 from launch import serve as door
 from launch.console.lines import guarded
-from launch.dialogue import listening
 from launch.dialogue.listening import HttpServer, address_of, listener_at, serve
 from launch.flags.serve import KEY, Serve
 from tests.conftest import HANGS_SECONDS
@@ -38,11 +37,8 @@ def test_port_is_taken_before_a_model_is_loaded() -> None:
             other.bind(listener.getsockname())
 
 
-def test_server_ends_though_a_client_never_sends_all_of_its_question(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(listening, "PATIENCE_SECONDS", 0.0)
-    with served(PlayedSpeaker()) as (url, _):
+def test_server_ends_though_a_client_never_sends_all_of_its_question() -> None:
+    with served(PlayedSpeaker(), patience_seconds=0.0) as (url, _):
         host, _, port = url.removeprefix("http://").partition(":")
         client = socket.create_connection((host, int(port)), HANGS_SECONDS)
         head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}\r\nContent-Length: 99\r\n"
