@@ -82,6 +82,7 @@ class Columns(NamedTuple):
                 raise ValueError(f"column {self.messages} is missing")
             turns = messages.turns_of(record[self.messages], f"column {self.messages}")
         elif prompts.fits(record, self.instruction, answer):
+            prompts.refuse_beside(record, self.instruction, (self.input, self.history))
             turns = prompts.turns_of(record, self.instruction, answer)
         else:
             turns = plain.turns_of(record, self.instruction, self.input, answer)

@@ -138,14 +138,22 @@ def _joined(turns: Sequence[Turn]) -> list[Turn]:
     for turn in turns:
         if joined and turn.role == joined[-1].role != "tool":
             last = joined[-1]
+            _check_alike(last, turn)
             joined[-1] = last._replace(
                 text="\n\n".join(text for text in (last.text, turn.text) if text.strip()),
                 calls=(*last.calls, *turn.calls),
-                learnt=last.learnt and turn.learnt,
             )
         else:
             joined.append(turn)
     return joined
+
+
+def _check_alike(last: Turn, turn: Turn) -> None:
+    """Refuse to join what is in one turn no more what it was in two; raises ValueError."""
+    if turn.role == "assistant" and last.learnt != turn.learnt:
+        raise ValueError("has two answers in a row, one of weight 0 and one to be learnt")
+    if last.input or turn.input:
+        raise ValueError("has two questions in a row, and an input that belongs to one of them")
 
 
 def _check_said(turns: Sequence[Turn], is_answered: bool) -> None:

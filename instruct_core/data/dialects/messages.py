@@ -45,7 +45,9 @@ def _turn_of(message: dict[str, Any], where: str) -> Turn:
         raise ValueError(f"{where} has both role and from, and they differ: leave one out")
     if is_filled(said) and said != turn.text:
         raise ValueError(f"{where} has both content and value, and they differ: leave one out")
-    if message.keys() <= READ:
+    has_inside = turn.calls or type(message.get("content")) is list
+    if message.keys() <= READ and not has_inside:  # as most
         return turn
     others = [name for name in message if name not in READ and is_filled(message[name])]
-    return turn._replace(unread=tuple(others))
+    inside = openai.unread_inside(message) if has_inside else []
+    return turn._replace(unread=tuple(others + inside))

@@ -10,7 +10,7 @@ fine-tuning (`weight`: 0 shows an answer without learning it).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from instruct_core.data.turns import Turn
@@ -34,6 +34,8 @@ UNREAD = {
 }  # fmt: skip
 # What most messages have, none of which is refused.
 PLAIN = {"role", "content", "from", "value", "name", "weight", "tool_calls", "tool_call_id"}
+# What a call and a part of a content have; the first says which call it is, and of what kind.
+OF_A_CALL, OF_A_PART = {"id", "type", "index", "function", "name", "arguments"}, {"type", "text"}
 # Many words say whether an answer is to be learnt: "train": false, "train_on_turn": false, "mask": 1.
 LEARNS, EITHER = ("loss", "train", "learn"), ("mask",)
 
@@ -111,6 +113,9 @@ def _part(part: Any, where: str) -> str:
     text = part.get("text") if isinstance(part, dict) else None
     if kind not in TEXT_PARTS or not isinstance(text, str):
         raise ValueError(f"{where}: content has a part of type {kind}, which is no text")
+    for name in _others(part, OF_A_PART):
+        if name in UNREAD or "type" not in part:
+            raise ValueError(f"{where}: content has a part with {name}, which is not read")
     return checked(text, f"{where}: content")
 
 
@@ -123,6 +128,12 @@ def _calls(message: dict[str, Any], where: str) -> tuple[dict[str, Any], ...]:
         called = entry.get("function", entry) if isinstance(entry, dict) else None
         if not isinstance(called, dict) or not isinstance(called.get("name"), str):
             raise ValueError(f"{where}: tool_calls has an entry without a function's name")
+        others = _others(called, OF_A_CALL)
+        if others and called.get("arguments") is None:
+            raise ValueError(
+                f"{where}: tool_calls has {called['name']} with {others[0]}, which is not read, and "
+                "without arguments"
+            )
         arguments = called.get("arguments", {})
         if isinstance(arguments, str):
             try:
@@ -134,6 +145,23 @@ def _calls(message: dict[str, Any], where: str) -> tuple[dict[str, Any], ...]:
         calls.append({"name": called["name"], "arguments": arguments})
         check_json(calls[-1], f"{where}: arguments of {called['name']}")
     return tuple(calls)
+
+
+def _others(value: Mapping[str, Any], known: Collection[str]) -> list[str]:
+    return [name for name, said in value.items() if name not in known and is_filled(said)]
+
+
+def unread_inside(message: Mapping[str, Any]) -> list[str]:
+    """Return the keys of a message's parts and calls that nobody reads, each with what it is a key of."""
+    content, calls = message.get("content"), message.get("tool_calls") or []
+    parts = [part for part in content if isinstance(part, dict)] if type(content) is list else []
+    made = [call for call in (*calls, message.get("function_call")) if isinstance(call, dict)]
+    called = [
+        part for call in made for part in (call, call.get("function")) if isinstance(part, dict)
+    ]
+    return [f"content.{name}" for part in parts for name in _others(part, OF_A_PART)] + [
+        f"tool_calls.{name}" for part in called for name in _others(part, OF_A_CALL)
+    ]
 
 
 def is_learnt(message: Mapping[str, Any], where: str) -> bool:

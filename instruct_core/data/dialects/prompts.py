@@ -8,11 +8,12 @@ Either may be a list of messages or a text; every answer in them is learnt, thos
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from instruct_core.data.dialects import messages
 from instruct_core.data.turns import Turn
-from instruct_core.data.values import text_in
+from instruct_core.data.values import is_filled, text_in
 
 
 def fits(record: dict[str, Any], question: str, answer: str) -> bool:
@@ -38,6 +39,25 @@ def turns_of(record: dict[str, Any], question: str, answer: str) -> list[Turn]:
     """
     turns = _side(record, question, "user")
     return turns + _side(record, answer, "assistant") if answer else turns
+
+
+def refuse_beside(record: dict[str, Any], question: str, others: Iterable[str]) -> None:
+    """
+    Refuse a row that says more than its prompt: nothing tells to which of the messages it belongs.
+
+    Args:
+        record: A row that `fits`.
+        question: The prompt's column.
+        others: Columns that a question of text would be read with; "" for none.
+
+    Raises:
+        ValueError: One of them is filled.
+    """
+    for name in others:
+        if name and is_filled(record.get(name)):
+            raise ValueError(
+                f"column {name} is filled, and is not read where {question} and its answer are messages"
+            )
 
 
 def _side(record: dict[str, Any], column: str, role: str) -> list[Turn]:

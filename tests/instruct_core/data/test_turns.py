@@ -105,8 +105,13 @@ def test_shape_is_read_as_turns(record: dict[str, Any], turns: list[Turn]) -> No
         ({"tools": ["add"]}, "column tools, entry 1 is no function with a name"),
         ({"tools": [{"function": {}}]}, "column tools, entry 1 is no function with a name"),
         ({"tools": [{"name": "\ud800"}]}, "column tools is not valid UTF-8"),
+        ({"history": [MESSAGES[0]], "input": "t"},
+         "column history has two questions in a row, and an input that belongs to one of them"),
+        ({"instruction": MESSAGES[:1], "input": "t"}, "column input is filled, and is not read where"),
+        ({"output": MESSAGES[1:], "input": "t"}, "column input is filled, and is not read where"),
+        ({"instruction": MESSAGES[:1], "history": [["a", "b"]]}, "column history is filled, and is not"),
     ],
-)
+)  # fmt: skip
 def test_what_stands_beside_a_question_and_is_none_is_named(
     beside: dict[str, Any], problem: str
 ) -> None:
@@ -157,6 +162,10 @@ def test_rule_brings_turns_into_order(turns: list[Turn], chat: Chat) -> None:
         ([*HI, USER, Turn("assistant", ""), *HI], "has an answer that is empty"),
         ([Turn("user", " "), BOT], "has a question that is empty"),
         ([USER, BOT._replace(learnt=False)], "has no answer of weight 1"),
+        (
+            [USER, BOT._replace(learnt=False), BOT],
+            "two answers in a row, one of weight 0 and one to be",
+        ),
     ],
 )
 def test_chat_without_an_order_is_refused(turns: list[Turn], problem: str) -> None:
@@ -182,6 +191,12 @@ def test_chat_without_an_order_is_refused(turns: list[Turn], problem: str) -> No
         ([message("assistant", "a", loss_mask=0)], "message 1 has loss_mask 0, .*: say weight 0"),
         ([message("assistant", "a", train_detail=[{"train": False}])], "has train_detail, which is not"),
         ([{"from": "gpt", "value": "a", "tool_calls": [1]}], "has tool_calls beside from"),
+        ([message("assistant", None, tool_calls=[{"name": "add", "parameters": {"a": 1}}])],
+         "tool_calls has add with parameters, which is not read, and without arguments"),
+        ([message("assistant", None, function_call={"name": "add", "input": "1", "arguments": None})],
+         "tool_calls has add with input, which is not read, and without arguments"),
+        ([message("user", [{"type": "text", "text": "Hi", "image": "a.png"}])], "a part with image, "),
+        ([message("user", [{"text": "Hi", "image_url": "a.png"}])], "a part with image_url, which"),
         ([message("user", "\ud800")], "message 1: content is not valid UTF-8"),
         ([message("assistant", None, tool_calls=[{"function": {}}])], "without a function's name"),
         ([MESSAGES[0], message("assistant", "a", weight=0.5)], "has weight 0.5, expected 0 or 1"),
@@ -256,6 +271,10 @@ def test_keys_of_messages_that_nobody_reads_are_counted(tmp_path: Path) -> None:
     chats = [
         [user, answer],
         [user, answer | {"name": "", "end": None}, message("user", "?", name="B")],
+        [
+            message("user", [{"type": "text", "text": "Hi", "cache": {"ttl": 5}, "image": None}]),
+            message("assistant", "", tool_calls=[AS_OPENAI | {"index": 0, "signature": "x"}]),
+        ],
     ]
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps({"n": 1, "messages": chat}) + "\n" for chat in chats))
@@ -263,5 +282,6 @@ def test_keys_of_messages_that_nobody_reads_are_counted(tmp_path: Path) -> None:
     plan = scan(Source("rows", "rows", [str(path)]), None, None, skip_bad_rows=False)
 
     assert plan.reading == (
-        "messages=messages; not read: n, messages.name (in 3), messages.id (in 2), messages.train (in 2)"
+        "messages=messages; not read: n, messages.name (in 3), messages.id (in 2), "
+        "messages.train (in 2), messages.content.cache (in 1), messages.tool_calls.signature (in 1)"
     )
