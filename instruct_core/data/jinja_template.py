@@ -29,11 +29,13 @@ from instruct_core.data.jinja_limits import BoundedEnvironment, EndlessError
 from instruct_core.data.template import NO_TOOLS, Segment
 from instruct_core.data.tokenizer import Tokenizer
 from instruct_core.data.turns import Turn
+from instruct_core.data.values import checked
 from instruct_core.errors import ConfigError
 
 # Part of the fingerprint, before a hash of the text. By the first, line breaks of Windows stayed.
 JINJA_1, JINJA = "jinja-", "jinja-lf-"
 SHOWN_CHARS = 40
+OBJECT = re.compile(r"(<[^<>\n]{1,80}) (at 0x[0-9a-f]+)>")
 PRIVATE = range(0xE000, 0xF8FF)  # characters that no text means anything by
 
 
@@ -133,7 +135,7 @@ class JinjaTemplate:
             ValueError: It refuses these messages; has the template's own words.
         """
         try:
-            return self._environment.render(
+            text = self._environment.render(
                 self._template,
                 messages=messages,
                 tools=list(tools) or None,
@@ -141,6 +143,9 @@ class JinjaTemplate:
                 add_generation_prompt=asks,
                 **self._names,
             )
+            if "at 0x" in text:
+                _refuse_objects(text, f"{self.text}{messages!r}{tools!r}")
+            return checked(text, "what it writes")
         except Exception as error:  # whatever a stranger's code comes to
             reason = str(error).strip().split("\n")[0] or type(error).__name__
             turn = f"turn {len(messages)} ({messages[-1]['role']})"
@@ -228,6 +233,15 @@ def _check_beginning(before: str, after: str, number: int, what: str) -> None:
         f"with turn {number}, {what}, the text before it changes: {_shown(before[place:])} becomes "
         f"{_shown(after[place:])}"
     )
+
+
+def _refuse_objects(text: str, given: str) -> None:
+    """Refuse a method that is not called, or the like: it is written as its place in memory."""
+    for found in OBJECT.finditer(text):
+        if found[2] not in given:
+            raise ValueError(
+                f"it writes {found[1]}> and its place in memory, which is no text (is it to be called?)"
+            )
 
 
 def _shown(text: str) -> str:

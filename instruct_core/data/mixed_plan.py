@@ -12,6 +12,7 @@ and no others.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -57,9 +58,8 @@ class MixedPlan(ShardPlan):
             held_out: Whether the last is there to validate.
             num_also_trained: How many rows of the others it has too.
         """
-        if not held_out:  # the largest tells best which hashes hold so many rows
-            largest = max(sources, key=lambda source: source.num_rows)
-            sources = [replace(source, val_hashes=largest.val_hashes) for source in sources]
+        if not held_out:
+            sources = _split_alike(sources)
         first, texts = sources[0], [source.template for source in sources]
         return cls(
             source=", ".join(source.source for source in sources),
@@ -85,6 +85,7 @@ class MixedPlan(ShardPlan):
             num_open_starts=sum(source.num_open_starts for source in sources),
             num_markers=sum(source.num_markers or 0 for source in sources) or None,
             num_filled=sum(source.num_filled or 0 for source in sources) or None,
+            unwritten=dict(sum((Counter(s.unwritten or {}) for s in sources), Counter())) or None,
             own_tokenizer=first.own_tokenizer,
             sources=list(sources),
             weights=list(weights),
@@ -199,6 +200,12 @@ class MixedPlan(ShardPlan):
             return cls.of(plans, weights, held_out, int(document.get("num_also_trained", 0)))
         except (KeyError, TypeError, ValueError, IndexError):
             raise CorruptFileError(f"{where} is no plan of this version.") from None
+
+
+def _split_alike(sources: Sequence[ShardPlan]) -> list[ShardPlan]:
+    """Return the plans with one range of hashes: the largest tells best which has so many rows."""
+    largest = max(sources, key=lambda source: source.num_rows)
+    return [replace(source, val_hashes=largest.val_hashes) for source in sources]
 
 
 def load_shard_plan(store: Store) -> ShardPlan:

@@ -29,6 +29,7 @@ from instruct_core.data.template import Segment, Template, text_of
 from instruct_core.data.templates import name_of_rows
 from instruct_core.data.turns import Turn
 from instruct_core.data.unread import ColumnCheck, News
+from instruct_core.data.unwritten import unwritten
 from instruct_core.errors import BadRowError, ConfigError
 
 MAX_BAD_ROWS = 1000  # that are listed: a plan is read whole, by every task
@@ -50,6 +51,8 @@ class Notes:
     num_open_starts: int = 0
     num_markers: int = 0
     num_filled: int = 0  # that had keys of tools or calls which only other rows have
+    unwritten: Counter[str] = field(default_factory=Counter)
+    """Whose words the template does not write as they stand: in how many rows each."""
     is_anew: bool = False  # whether the template of the version before wrote one of them otherwise
     has_chats: bool = False
     hashes: array[int] = field(default_factory=lambda: array("Q"))  # of the texts of the good ones
@@ -118,6 +121,8 @@ class RowReader:
         notes.has_chats = notes.has_chats or not chat.is_exchange or chat.has_open_end
         notes.num_markers += any(map(_has_marker, chat.turns))
         notes.num_filled += chat.had_fill
+        if self._template.text:  # the code's own leave nothing out
+            notes.unwritten.update(unwritten(chat.turns, segments))
         notes.is_anew = notes.is_anew or self._template.writes_anew(chat.turns)
         return segments
 
@@ -154,6 +159,7 @@ class SeenRows:
         self.bad_rows: list[dict[str, str]] = []
         self.num_rows = self.num_bad_rows = self.num_open_ends = self.num_open_starts = 0
         self.num_markers = self.num_filled = 0
+        self._unwritten = Counter[str]()
         self._has_chats, self._is_anew = bool(check.columns.messages), False
 
     def add(self, notes: Notes) -> None:
@@ -169,6 +175,7 @@ class SeenRows:
         self.num_open_starts += notes.num_open_starts
         self.num_markers += notes.num_markers
         self.num_filled += notes.num_filled
+        self._unwritten += notes.unwritten
         self._is_anew = self._is_anew or notes.is_anew
         self._has_chats = self._has_chats or notes.has_chats
 
@@ -187,6 +194,7 @@ class SeenRows:
             "num_open_ends": self.num_open_ends,
             "num_open_starts": self.num_open_starts,
             "num_markers": self.num_markers or None,
+            "unwritten": dict(sorted(self._unwritten.items())) or None,
             "num_filled": self.num_filled if has_types(self._source.files) else None,
         }
 

@@ -41,7 +41,7 @@ BY_PLACE = "place-1"  # rows to validate with were drawn by their number, in pla
 BY_TEXT = "text-1"
 FORMAT_2_KEYS = {"split", "val_hashes", "num_duplicates", "more_bad_rows", "refused", "unread"}
 # Written where there is something to say.
-OPTIONAL_KEYS = ("own_tokenizer", "val_rows", "num_markers", "num_filled")
+OPTIONAL_KEYS = ("own_tokenizer", "val_rows", "num_markers", "num_filled", "unwritten")
 FORMAT_3_KEYS = {
     "template_typed", "template_text", "long_rows", "num_open_ends", "num_open_starts",
 }  # fmt: skip
@@ -81,6 +81,7 @@ class ShardPlan(Plan):
     val_rows: int | None = None  # to validate with, where that was said
     num_markers: int | None = None  # rows whose text has a marker of a picture or sound, if any
     num_filled: int | None = None  # rows without what the types of their file filled in; None: kept
+    unwritten: dict[str, int] | None = None  # rows that lose words to the template, by whose
     # From here on: what format 3 has besides.
     template_typed: str = "alpaca"  # as it was given
     long_rows: LongRows = "cut"  # what becomes of rows that are longer than a sequence

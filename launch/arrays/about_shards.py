@@ -42,6 +42,12 @@ def _how_written(plan: ShardPlan) -> list[str]:
         lines.append(
             f"Template: {plan.template_typed} ({plan.template}); its text is in the manifest"
         )
+    if plan.unwritten:
+        said = ", ".join(f"{who} (in {number:,})" for who, number in plan.unwritten.items())
+        lines.append(
+            f"Template: it leaves out, or writes in another way, what some rows say: {said}. See what "
+            "is learnt with --inspect"
+        )
     if plan.long_rows != "cut":
         what = "truncated" if plan.long_rows == "truncate" else "dropped"
         lines.append(f"Long rows: those that are longer than a run's --seq-len are {what} by it")

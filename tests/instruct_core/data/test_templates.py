@@ -179,6 +179,10 @@ def test_special_token_that_a_row_spells_is_ordinary_text(
         ("{{ ''.__class__.__mro__ }}", ".*unsafe"),
         ("{{ messages.append(1) }}", ".*(unsafe|not safely)"),
         ("{% for m in messages %}", "line 1: "),
+        ("{% for m in messages %}{{ m.content }}{{ m.role.upper ~ eos_token }}{% endfor %}",
+         "it stops at turn . .*: it writes <built-in method upper of str object> and its place"),
+        ("{{ messages | map('upper') }}", ".*it writes <generator object sync_do_map> and its place"),
+        ("{{ '\\ud83d' }}", ".*what it writes is not valid UTF-8: lone surrogate"),
     ],
 )  # fmt: skip
 def test_template_that_cannot_be_used_is_refused_with_the_turn_that_shows_it(
@@ -216,6 +220,13 @@ def test_template_says_which_turn_of_a_row_it_cannot_write(bases: dict[str, Path
 
     with pytest.raises(ValueError, match="Only user and assistant"):
         template.segments([Turn("system", "Be kind."), *CHAT])
+
+
+def test_place_in_memory_that_a_row_itself_shows_is_text(bases: dict[str, Path]) -> None:
+    template, _ = chosen(bases, "bytes", "chatml")
+    shown = "What is\n'<built-in method lower of str object at 0x7f30036575b0>'?"
+
+    assert shown in text_of(template.segments(Exchange(shown, "", shown).turns))
 
 
 @pytest.mark.parametrize("has_words", [False, True])
