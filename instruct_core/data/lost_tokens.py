@@ -49,10 +49,16 @@ def lost_of(rows: ShardSet, packing: Packing) -> Lost:
 
 def learns_nothing(rows: ShardSet, packing: Packing, loss_on: LossOn) -> bool:
     """Tell whether no token of a split is a target: all answers lie beyond what is read of their rows."""
+    return not _learns(rows, packing, loss_on, 0, len(rows))
+
+
+def _learns(rows: ShardSet, packing: Packing, loss_on: LossOn, begin: int, end: int) -> bool:
+    """Tell whether a token of the rows from ``begin`` to ``end`` is a target."""
+    read = packing.rows[(begin <= packing.rows) & (packing.rows < end)]
     if loss_on == "all" or rows.long_rows == "cut":
-        return not packing.num_sequences
+        return len(read) > 0
     # A piece's last place has the token behind it as its target; the first row mostly has an answer.
-    return not any(rows.spans(row)[0, 0] <= packing.seq_len for row in packing.rows.tolist())
+    return any(rows.spans(row)[0, 0] <= packing.seq_len for row in read.tolist())
 
 
 def fate_of(rows: ShardSet) -> str:
@@ -63,12 +69,26 @@ def fate_of(rows: ShardSet) -> str:
 
 
 def check_learns(rows: ShardSet, packing: Packing, loss_on: LossOn) -> None:
-    """Refuse to train on a split that has nothing to learn; raises ConfigError."""
+    """Refuse a split, or a source of it with a weight, that has nothing to learn; raises ConfigError."""
     if learns_nothing(rows, packing, loss_on):
         raise ConfigError(
             f"--seq-len {packing.seq_len} leaves nothing to learn: every row is {fate_of(rows)}. Give a "
             f"longer --seq-len; the longest row has {rows.lengths().max(initial=0):,} tokens."
         )
+    end = 0
+    for (count, _), source in zip(rows.groups, rows.sources, strict=True):
+        begin, end = end, end + count
+        if not count:
+            raise ConfigError(
+                f"Source {source} has a weight and no row to train on: its rows validate. Make shards "
+                "without it."
+            )
+        if not _learns(rows, packing, loss_on, begin, end):
+            raise ConfigError(
+                f"--seq-len {packing.seq_len} leaves nothing to learn of {source}, which has a weight: "
+                f"every row of it is {fate_of(rows)}. Give a longer --seq-len, or make shards without "
+                f"it; its longest row has {rows.lengths()[begin:end].max():,} tokens."
+            )
 
 
 def measurable(rows: ShardSet, packing: Packing, loss_on: LossOn) -> Packing:

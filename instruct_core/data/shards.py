@@ -228,7 +228,8 @@ class ShardSet:
         self.long_rows: LongRows = manifest.get("long_rows", "cut")
         self.vocab_size = own["vocab_size"] if own else VOCAB_SIZE
         self._first_rows = np.cumsum([0, *(entry["rows"] for entry in self._entries)])
-        self.groups = self._groups(manifest.get("mixture", [])) if split == "train" else []
+        mixture = manifest.get("mixture", []) if split == "train" else []
+        self.groups, self.sources = self._groups(mixture), [part["source"] for part in mixture]
         self._files = VerifiedFiles(store, self._entries)
 
     def __len__(self) -> int:

@@ -13,10 +13,14 @@ from instruct_core.data.batches import IGNORED, SampleReader
 from instruct_core.data.fast_tokenizer import choose_tokenizer
 from instruct_core.data.long_rows import LongRows, pieces_of
 from instruct_core.data.lost_tokens import check_learns, learns_nothing, lost_of, measurable
-from instruct_core.data.packing import load_packing, pack
+from instruct_core.data.mixed_plan import MixedPlan
+from instruct_core.data.packing import load_packing, pack, packing_of
 from instruct_core.data.shard_plan import ShardPlan, scan
 from instruct_core.data.shards import ShardSet, load_manifest, write_manifest, write_shard
 from instruct_core.data.sources import Source
+from instruct_core.data.split import hash_of
+from instruct_core.data.template import text_of
+from instruct_core.data.templates import BY_HEADINGS
 from instruct_core.errors import ConfigError
 from instruct_core.recipe import LossOn
 from instruct_core.storage.store import Store
@@ -120,6 +124,44 @@ def test_nothing_to_learn_is_refused_and_nothing_to_validate_is_left_out(
 
     assert measurable(rows, packing, "response").num_sequences == 0
     assert (measurable(rows, packing, "all") is packing) == (choice == "truncate")
+
+
+@pytest.mark.parametrize(
+    ("choice", "loss_on", "others", "said"),
+    [
+        (
+            "truncate",
+            "response",
+            9,
+            "of long, which has a weight: every row of it is cut off before",
+        ),
+        ("drop", "all", 9, "of long, which has a weight: every row of it is longer, and left out"),
+        ("drop", "all", 0, "Source long has a weight and no row to train on: its rows validate"),
+    ],
+)
+def test_source_with_a_weight_of_which_nothing_is_learnt_is_refused(
+    tmp_path: Path, choice: LongRows, loss_on: LossOn, others: int, said: str
+) -> None:
+    short = [{"instruction": f"Say {n}.", "output": "It is said."} for n in range(20)]
+    long = [{"instruction": f"{n} " + "word " * 90, "output": "Yes."} for n in range(others)]
+    plans = []
+    for name, rows in (("short", short), ("long", [*long, short[0]])):
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        plans.append(scan(Source(name, name, [str(path)]), None, None, skip_bad_rows=False))
+    first = f"{hash_of(text_of(next(plans[0].rows(0, BY_HEADINGS)) or [])):016x}"
+    plans = [replace(p, val_hashes=[first, first], long_rows=choice) for p in plans]
+    plan, store = MixedPlan.of(plans, [0.7, 0.3]), Store(tmp_path / "set")
+    for shard in range(plan.num_parts):
+        write_shard(store, plan, shard, choose_tokenizer("tiktoken"))
+    assert write_manifest(store, plan)
+    rows = ShardSet(store, "train")
+
+    with pytest.raises(ConfigError, match=said):
+        check_learns(rows, packing_of(rows, SEQ_LEN, 1), loss_on)
+
+    if others:
+        check_learns(rows, packing_of(rows, 200, 1), loss_on)
 
 
 def test_choice_is_part_of_the_set(tmp_path: Path) -> None:
