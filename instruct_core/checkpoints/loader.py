@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Mapping
+from time import sleep
 from typing import NamedTuple
 
 import torch
@@ -23,12 +24,14 @@ from instruct_core.checkpoints.manifest import Manifest, manifest_from, state_na
 from instruct_core.checkpoints.removal import put_back, set_aside
 from instruct_core.checkpoints.steps import (
     DAMAGED_FOLDER,
+    LOOK_AGAIN_SECONDS,
     committed_newest_first,
     folder_of,
     look_again,
     mark_committed,
     read_manifest,
     read_verified,
+    saved_in,
     step_name,
 )
 from instruct_core.checkpoints.writer import Checkpoints
@@ -155,10 +158,30 @@ class _Tried(NamedTuple):
     problems: list[str]  # of each rank
     is_certain: bool = False  # every byte is as the manifest says, and makes no checkpoint
 
+    @property
+    def is_gone(self) -> bool:
+        return self.loaded is None and not any(self.problems)
+
+
+def _is_listed(store: Store, step: int, folder: str) -> bool:
+    """Tell on all ranks whether a checkpoint that was not found is named by the store all the same."""
+    listed = False
+    if ranks.rank() == 0:
+        store.forget_listings()
+        if listed := saved_in(store, step) == folder:
+            sleep(LOOK_AGAIN_SECONDS)  # one look is no verdict
+    return bool(ranks.value_of_rank_0(listed))
+
 
 def _load(store: Store, step: int, folder: str) -> tuple[Loaded | None, str]:
     """Return a checkpoint, or what is wrong with it for certain; neither for one that is gone."""
     tried = _try(store, step, folder)
+    if tried.is_gone and _is_listed(store, step, folder):
+        tried = _try(store, step, folder)
+        if tried.is_gone and _is_listed(store, step, folder):
+            raise OSError(
+                errno.EIO, f"Checkpoint {store.where(folder)} is listed, and cannot be found"
+            )
     if not any(tried.problems):
         return tried.loaded, ""
     if tried.is_certain:

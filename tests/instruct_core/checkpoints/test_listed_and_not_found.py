@@ -1,0 +1,65 @@
+"""A checkpoint that the store names and does not find is looked for again, and never passed over."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from instruct_core.checkpoints import loader
+from instruct_core.checkpoints.loader import load_newest
+from instruct_core.checkpoints.retention import Keep
+from instruct_core.checkpoints.steps import committed_steps
+from instruct_core.checkpoints.writer import Checkpoints
+from instruct_core.storage import disk, patience
+from instruct_core.storage.store import Store
+from tests.fakes import facts_of
+
+
+class Forgetful:
+    """The disk module's `os`, to which some files are not there when they are opened."""
+
+    def __init__(self, times: int) -> None:
+        self.times = times
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(os, name)
+
+    def open(self, path: Path, *args: int) -> int:
+        if self.times and str(path).endswith("manifest.json"):
+            self.times -= 1
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+        return os.open(path, *args)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_checkpoint_that_is_listed_and_not_found_at_one_look_is_not_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    checkpoints = Checkpoints(Store(tmp_path / "run"))
+    checkpoints.claim_attempt()
+    for step in (1, 2):
+        weights = {"w": torch.full((300,), float(step))}
+        snapshot = checkpoints.take(step, weights, {}, weights, {}, facts_of(step))
+        checkpoints.write(snapshot, Keep(last=9))
+    waited: list[float] = []
+    monkeypatch.setattr(loader, "sleep", waited.append)
+    forgetful = Forgetful(times)
+    monkeypatch.setattr(disk, "os", forgetful)
+
+    if times == 1:
+        loaded = load_newest(checkpoints, on_damaged=pytest.fail)
+        assert loaded is not None
+        assert loaded.step == 2
+    else:
+        with pytest.raises(OSError, match="step-00000002 is listed, and cannot be found") as caught:
+            load_newest(checkpoints, on_damaged=pytest.fail)
+        assert caught.value.errno in patience.PASSING
+
+    assert forgetful.times == 0
+    assert len(waited) == times
+    assert committed_steps(checkpoints.store) == [1, 2]
