@@ -220,7 +220,20 @@ def damage_of(store: Store, step: int, every_byte: bool = True, folder: str = ""
 
 
 def is_saved_as(store: Store, step: int, folder: str, files: list[FileEntry]) -> bool:
-    """Return True if a folder's manifest names these very bytes, and files of their sizes are there."""
+    """
+    Return True if a folder's manifest names these very bytes, and files of their sizes are there.
+
+    Who hears False removes what is there, so where a manifest is, one look is no verdict.
+    """
+    if _is_saved_as(store, step, folder, files):
+        return True
+    if saved_in(store, step) != folder:
+        return False
+    _past_caches(store, folder)
+    return _is_saved_as(store, step, folder, files)
+
+
+def _is_saved_as(store: Store, step: int, folder: str, files: list[FileEntry]) -> bool:
     try:
         manifest = read_manifest(store, step, folder)
     except (CorruptFileError, FileNotFoundError):
@@ -235,12 +248,17 @@ def look_again(store: Store, step: int, folder: str = "") -> str:
 
     One look is no verdict: a node may have kept an old size or a bad page. Raises as `damage_of` does.
     """
+    folder = folder or folder_of(store, step)
+    _past_caches(store, folder)
+    return damage_of(store, step, folder=folder)
+
+
+def _past_caches(store: Store, folder: str) -> None:
+    """Wait a moment, and have the next look at a checkpoint be at what is there."""
     sleep(LOOK_AGAIN_SECONDS)
     store.forget_listings()
-    folder = folder or folder_of(store, step)
     with contextlib.suppress(FileNotFoundError, CorruptFileError):
         store.digest(f"{folder}/manifest.json")  # read from the disk, and remembered anew
-    return damage_of(store, step, folder=folder)
 
 
 def damage_seen_twice(store: Store, step: int, every_byte: bool = True, folder: str = "") -> str:

@@ -1,4 +1,4 @@
-"""A checkpoint that the store names and does not find is looked for again, and never passed over."""
+"""A checkpoint that is listed and not found is looked for again: neither passed over nor removed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from instruct_core.checkpoints import loader
+from instruct_core.checkpoints import loader, steps
 from instruct_core.checkpoints.loader import load_newest
 from instruct_core.checkpoints.retention import Keep
 from instruct_core.checkpoints.steps import committed_steps
@@ -36,16 +36,25 @@ class Forgetful:
         return os.open(path, *args)
 
 
+def begin(tmp_path: Path) -> Checkpoints:
+    checkpoints = Checkpoints(Store(tmp_path / "run"))
+    checkpoints.claim_attempt()
+    return checkpoints
+
+
+def save(checkpoints: Checkpoints, step: int) -> None:
+    weights = {"w": torch.full((300,), float(step))}
+    snapshot = checkpoints.take(step, weights, {}, weights, {}, facts_of(step))
+    checkpoints.write(snapshot, Keep(last=9))
+
+
 @pytest.mark.parametrize("times", [1, 2])
 def test_checkpoint_that_is_listed_and_not_found_at_one_look_is_not_passed_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int
 ) -> None:
-    checkpoints = Checkpoints(Store(tmp_path / "run"))
-    checkpoints.claim_attempt()
+    checkpoints = begin(tmp_path)
     for step in (1, 2):
-        weights = {"w": torch.full((300,), float(step))}
-        snapshot = checkpoints.take(step, weights, {}, weights, {}, facts_of(step))
-        checkpoints.write(snapshot, Keep(last=9))
+        save(checkpoints, step)
     waited: list[float] = []
     monkeypatch.setattr(loader, "sleep", waited.append)
     forgetful = Forgetful(times)
@@ -63,3 +72,22 @@ def test_checkpoint_that_is_listed_and_not_found_at_one_look_is_not_passed_over(
     assert forgetful.times == 0
     assert len(waited) == times
     assert committed_steps(checkpoints.store) == [1, 2]
+
+
+def test_step_that_a_resume_saves_again_stays_though_one_look_does_not_find_its_manifest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was removed and written anew: a kill on the way lost the only one that a run had."""
+    save(begin(tmp_path), 1)
+    checkpoints = begin(tmp_path)
+    assert load_newest(checkpoints) is not None
+    [folder] = (tmp_path / "run").glob("step-*")
+    (folder / "mark").touch()
+    monkeypatch.setattr(steps, "sleep", lambda _: None)
+    forgetful = Forgetful(1)
+    monkeypatch.setattr(disk, "os", forgetful)
+
+    save(checkpoints, 1)
+
+    assert forgetful.times == 0
+    assert (folder / "mark").exists()
