@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -59,6 +59,7 @@ class Gpt2Tokenizer:
     end_ids = frozenset({END_OF_TEXT_ID})
     specials: Mapping[str, int] = MappingProxyType({END_OF_TEXT: END_OF_TEXT_ID})
     files: Mapping[str, bytes] = MappingProxyType({})
+    loses: Callable[[str], bool] | None = None
 
     def __init__(self, encoding: tiktoken.Encoding) -> None:
         self.encoding = encoding

@@ -13,7 +13,7 @@ stands between them is encoded as if it stood alone; only `Metaspace` may ask wh
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from itertools import chain
 from types import MappingProxyType
@@ -24,7 +24,7 @@ import orjson
 import tokenizers
 import xxhash
 
-from instruct_core.data.pieces import BYTE, spelling_of
+from instruct_core.data.pieces import BYTE, BYTE_OF_CHAR, spelling_of
 from instruct_core.data.token_rows import EncodedRows, Part, Stretch, stretches_of, token_type
 from instruct_core.data.tokenizer_files import GENERATION, TOKENIZER_FOLDER, TokenizerFiles
 from instruct_core.errors import ConfigError
@@ -53,6 +53,14 @@ class JsonTokenizer:
         for engine in (self._first, self._later):
             engine.post_processor = None  # it would shorten what is known of a token's place
         self._refuse_spelled_specials(found.where)
+        model = document["model"]
+        self._unknown = model.get("unk_id", self._vocabulary.get(model.get("unk_token")))
+        falls_back = self._spelling.has_bytes and model.get("byte_fallback")
+        pieces = (
+            BYTE_OF_CHAR if self._spelling.is_byte_level else map("<0x{:02X}>".format, range(256))
+        )
+        is_of_bytes = self._spelling.is_byte_level or falls_back
+        self._has_every_byte = is_of_bytes and self._vocabulary.keys() >= set(pieces)
         self.identity = _identity(document, self.begin_ids, self.end_id)
 
     def _control_tokens(self) -> dict[str, int]:
@@ -118,6 +126,22 @@ class JsonTokenizer:
         text = b"".join(map(self.bytes_of, tokens)).decode(errors="replace")
         return text.removeprefix(" ") if self._spelling.strips_blank else text
 
+    @property
+    def loses(self) -> Callable[[str], bool] | None:
+        """Tells whether a text has characters that no token says; None where every byte has one."""
+        return None if self._has_every_byte else self._loses
+
+    def _loses(self, text: str) -> bool:
+        encoding = self._first.encode(text, add_special_tokens=False)
+        if self._unknown in encoding.ids:
+            return True
+        if self._first.normalizer is None:
+            return _bare(self.decode(encoding.ids)) != _bare(text)
+        said = bytearray(len(text))
+        for begin, end in encoding.offsets:
+            said[begin:end] = b"\1" * (end - begin)
+        return not all(is_said or char.isspace() for is_said, char in zip(said, text, strict=True))
+
     def _refuse_spelled_specials(self, where: str) -> None:
         """Refuse a tokenizer in which a text can say a control token."""
         unknown = getattr(self._first.model, "unk_token", None)
@@ -128,6 +152,10 @@ class JsonTokenizer:
                     f"Tokenizer {where} takes {text} in a text for the control token, so a row of a "
                     "data set could end itself. Such a tokenizer is not used."
                 )
+
+
+def _bare(text: str) -> str:
+    return "".join(text.split())
 
 
 def _with_ends(files: dict[str, bytes], end_ids: list[int]) -> dict[str, bytes]:

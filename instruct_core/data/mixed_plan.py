@@ -83,9 +83,7 @@ class MixedPlan(ShardPlan):
             long_rows=first.long_rows,
             num_open_ends=sum(source.num_open_ends for source in sources),
             num_open_starts=sum(source.num_open_starts for source in sources),
-            num_markers=sum(source.num_markers or 0 for source in sources) or None,
-            num_filled=sum(source.num_filled or 0 for source in sources) or None,
-            unwritten=dict(sum((Counter(s.unwritten or {}) for s in sources), Counter())) or None,
+            **_noted(sources),
             own_tokenizer=first.own_tokenizer,
             sources=list(sources),
             weights=list(weights),
@@ -200,6 +198,16 @@ class MixedPlan(ShardPlan):
             return cls.of(plans, weights, held_out, int(document.get("num_also_trained", 0)))
         except (KeyError, TypeError, ValueError, IndexError):
             raise CorruptFileError(f"{where} is no plan of this version.") from None
+
+
+def _noted(sources: Sequence[ShardPlan]) -> dict[str, Any]:
+    """Return what is written where there is something to say, over all sources."""
+    numbers = {
+        name: sum(getattr(source, name) or 0 for source in sources) or None
+        for name in ("num_markers", "num_filled", "num_lossy")
+    }
+    unwritten = sum((Counter(source.unwritten or {}) for source in sources), Counter[str]())
+    return {**numbers, "unwritten": dict(sorted(unwritten.items())) or None}
 
 
 def _split_alike(sources: Sequence[ShardPlan]) -> list[ShardPlan]:

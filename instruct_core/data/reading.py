@@ -57,6 +57,8 @@ class How(NamedTuple):
     """Has processes read parts; None reads all in this one."""
     spool: Spool | None = None
     """Keeps the tokens of the rows; None makes none."""
+    loses: Callable[[str], bool] | None = None
+    """Tells of a row's text whether tokens say all of it; None where they do."""
 
 
 def read_rows(
@@ -84,7 +86,7 @@ def read_rows(
     check, spool = ColumnCheck(source, columns), how.spool
 
     def reader(number: int) -> RowReader:
-        return RowReader(check, template, spool.writer(number) if spool else None)
+        return RowReader(check, template, spool.writer(number) if spool else None, how.loses)
 
     seen = SeenRows(source, check, template, texts)
     is_small = sum(size for _, size, _ in stat_files(source.files)) < WORTH_BYTES

@@ -17,6 +17,7 @@ from __future__ import annotations
 import re
 from array import array
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,6 +52,7 @@ class Notes:
     num_open_starts: int = 0
     num_markers: int = 0
     num_filled: int = 0  # that had keys of tools or calls which only other rows have
+    num_lossy: int = 0  # that have characters which no token says
     unwritten: Counter[str] = field(default_factory=Counter)
     """Whose words the template does not write as they stand: in how many rows each."""
     is_anew: bool = False  # whether the template of the version before wrote one of them otherwise
@@ -67,12 +69,17 @@ class RowReader:
         check: Knows the columns.
         template: Writes the rows.
         writer: Keeps their tokens; None where tasks will make them.
+        loses: Tells whether a text has characters that no token says; None where none has.
     """
 
     def __init__(
-        self, check: ColumnCheck, template: Template, writer: DraftWriter | None = None
+        self,
+        check: ColumnCheck,
+        template: Template,
+        writer: DraftWriter | None = None,
+        loses: Callable[[str], bool] | None = None,
     ) -> None:
-        self._check, self._template, self._writer = check, template, writer
+        self._check, self._template, self._writer, self._loses = check, template, writer, loses
         self._notes, self._block = Notes(), list[list[Segment]]()
 
     def take(self, record: Record) -> None:
@@ -93,6 +100,8 @@ class RowReader:
         if segments is None:
             return None
         text = text_of(segments)
+        if self._loses and self._loses(text):
+            return None
         if "<" in text and MARKER.search(text):
             return None
         try:
@@ -107,7 +116,8 @@ class RowReader:
         try:
             chat = self._check.chat(record)
             segments = self._template.segments(chat.turns)
-            notes.hashes.append(hash_of(text_of(segments)))
+            text = text_of(segments)
+            notes.hashes.append(hash_of(text))
         except ConfigError:  # the template's fault: every row would show it, and take its time
             raise
         except ValueError as error:
@@ -121,6 +131,7 @@ class RowReader:
         notes.has_chats = notes.has_chats or not chat.is_exchange or chat.has_open_end
         notes.num_markers += any(map(_has_marker, chat.turns))
         notes.num_filled += chat.had_fill
+        notes.num_lossy += self._loses is not None and self._loses(text)
         if self._template.text:  # the code's own leave nothing out
             notes.unwritten.update(unwritten(chat.turns, segments))
         notes.is_anew = notes.is_anew or self._template.writes_anew(chat.turns)
@@ -158,7 +169,7 @@ class SeenRows:
         self.drafts: list[Draft] = []
         self.bad_rows: list[dict[str, str]] = []
         self.num_rows = self.num_bad_rows = self.num_open_ends = self.num_open_starts = 0
-        self.num_markers = self.num_filled = 0
+        self.num_markers = self.num_filled = self.num_lossy = 0
         self._unwritten = Counter[str]()
         self._has_chats, self._is_anew = bool(check.columns.messages), False
 
@@ -175,6 +186,7 @@ class SeenRows:
         self.num_open_starts += notes.num_open_starts
         self.num_markers += notes.num_markers
         self.num_filled += notes.num_filled
+        self.num_lossy += notes.num_lossy
         self._unwritten += notes.unwritten
         self._is_anew = self._is_anew or notes.is_anew
         self._has_chats = self._has_chats or notes.has_chats
@@ -194,6 +206,7 @@ class SeenRows:
             "num_open_ends": self.num_open_ends,
             "num_open_starts": self.num_open_starts,
             "num_markers": self.num_markers or None,
+            "num_lossy": self.num_lossy or None,
             "unwritten": dict(sorted(self._unwritten.items())) or None,
             "num_filled": self.num_filled if has_types(self._source.files) else None,
         }

@@ -41,7 +41,7 @@ BY_PLACE = "place-1"  # rows to validate with were drawn by their number, in pla
 BY_TEXT = "text-1"
 FORMAT_2_KEYS = {"split", "val_hashes", "num_duplicates", "more_bad_rows", "refused", "unread"}
 # Written where there is something to say.
-OPTIONAL_KEYS = ("own_tokenizer", "val_rows", "num_markers", "num_filled", "unwritten")
+OPTIONAL_KEYS = ("own_tokenizer", "val_rows", "num_markers", "num_filled", "num_lossy", "unwritten")
 FORMAT_3_KEYS = {
     "template_typed", "template_text", "long_rows", "num_open_ends", "num_open_starts",
 }  # fmt: skip
@@ -81,6 +81,7 @@ class ShardPlan(Plan):
     val_rows: int | None = None  # to validate with, where that was said
     num_markers: int | None = None  # rows whose text has a marker of a picture or sound, if any
     num_filled: int | None = None  # rows without what the types of their file filled in; None: kept
+    num_lossy: int | None = None  # rows with characters that the tokenizer has no token for, if any
     unwritten: dict[str, int] | None = None  # rows that lose words to the template, by whose
     # From here on: what format 3 has besides.
     template_typed: str = "alpaca"  # as it was given
@@ -178,13 +179,11 @@ class ShardPlan(Plan):
         One of an earlier format goes on as it was begun, where the rest is the same.
         """
         rows_per_shard = rows_per_shard or default_rows_per_shard(self.num_rows)
-        asked = (source.identity, limit_rows, skip_bad_rows, rows_per_shard, long_rows, val_rows)
-        planned = (
-            self.identity, self.limit_rows, self.skip_bad_rows, self.rows_per_shard, self.long_rows,
-            self.val_rows,
-        )  # fmt: skip
+        asked = (source.identity, limit_rows, skip_bad_rows, rows_per_shard)
+        planned = (self.identity, self.limit_rows, self.skip_bad_rows, self.rows_per_shard)
         return (
             asked == planned
+            and (long_rows, val_rows) == (self.long_rows, self.val_rows)
             and (columns is None or (str(columns) == self.columns and not self.refused))
             and self.tokenizer == encoder.identity
             and self.template in names_of(template)

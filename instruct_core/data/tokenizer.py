@@ -13,7 +13,7 @@ text it is ordinary text, so no row of a data set can end itself, or speak for s
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from instruct_core.data.token_rows import EncodedRows, Part
@@ -68,6 +68,10 @@ class Tokenizer(Protocol):
     @property
     def files(self) -> Mapping[str, bytes]:
         """What another machine needs to load the same one, by file name; none for GPT-2's."""
+
+    @property
+    def loses(self) -> Callable[[str], bool] | None:
+        """Tells whether a text has characters that no token says; None where every text can be said."""
 
     def special_id(self, text: str) -> int | None:
         """Return the control token that is spelled so; None where there is none."""

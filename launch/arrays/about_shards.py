@@ -42,6 +42,11 @@ def _how_written(plan: ShardPlan) -> list[str]:
         lines.append(
             f"Template: {plan.template_typed} ({plan.template}); its text is in the manifest"
         )
+    if plan.num_lossy:
+        lines.append(
+            f"Tokenizer: {counted(plan.num_lossy, 'row')} with characters that it has no token for: they "
+            "are left out, or learnt as the one for all such"
+        )
     if plan.unwritten:
         said = ", ".join(f"{who} (in {number:,})" for who, number in plan.unwritten.items())
         lines.append(

@@ -230,7 +230,7 @@ def _plan(
             choices.encoder,
             _val_rows(flags, source),
             texts,
-            how(),
+            how()._replace(loses=choices.tokenizer.loses),
         )
     return replace(
         plan,
