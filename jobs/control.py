@@ -24,7 +24,8 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Literal, NamedTuple, Self, cast
 
-from instruct_core.checkpoints.steps import newest_attempt, newest_committed_step
+from instruct_core.checkpoints.attempts import newest_attempt
+from instruct_core.checkpoints.steps import newest_committed_step
 from instruct_core.storage.json_text import loose_json
 from instruct_core.storage.store import Store
 from instruct_core.train.wishes import Wishes

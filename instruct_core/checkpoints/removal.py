@@ -15,7 +15,8 @@ from __future__ import annotations
 import contextlib
 import re
 
-from instruct_core.checkpoints.steps import age_of, check_fence, folder_of, step_name
+from instruct_core.checkpoints.attempts import check_fence
+from instruct_core.checkpoints.steps import age_of, folder_of, step_name
 from instruct_core.errors import FencedError
 from instruct_core.storage.store import Store
 

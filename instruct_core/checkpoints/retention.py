@@ -23,6 +23,7 @@ from instruct_core.checkpoints.steps import (
     SPARE_BYTES,
     SPARE_FILES,
     damage_seen_twice,
+    saved_in,
     step_name,
 )
 from instruct_core.storage.store import Store
@@ -167,7 +168,9 @@ class Retention:
     def _remove_left(self, found: Found, may_go: Callable[[int], bool], removed: Removed) -> None:
         """Remove what saves and removals that were killed have left."""
         for step in filter(may_go, found.unfinished):
-            self._remove(step, removed)
+            with self._may_stay(step_name(step), removed):
+                if saved_in(self._store, step) is None:  # at another look too
+                    self._remove(step, removed)
         for name in found.left:
             with self._may_stay(name, removed):
                 if not self._store.exists(f"{name}/manifest.json"):  # else it may have to go back

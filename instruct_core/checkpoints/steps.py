@@ -25,8 +25,7 @@ from time import sleep
 from typing import TYPE_CHECKING
 
 from instruct_core.checkpoints.manifest import FileEntry, Manifest, manifest_in
-from instruct_core.errors import ConfigError, CorruptFileError, FencedError
-from instruct_core.storage.json_text import loose_json
+from instruct_core.errors import ConfigError, CorruptFileError
 from instruct_core.storage.store import Store
 
 if TYPE_CHECKING:
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
 STEP_FOLDER = re.compile(r"step-(\d{8})")
 SAVE_FOLDER = re.compile(r"attempt-(\d{4,})-save-(\d{4,})")
 MANIFEST = re.compile(rf"({STEP_FOLDER.pattern}(?:/{SAVE_FOLDER.pattern})?)/manifest\.json")
-ATTEMPT_FILE = re.compile(r"(\d{4,})\.json")
 DAMAGED_FOLDER = re.compile(r"damaged-step-\d{8}-attempt-\d{4,}")
 # Of a disk that stay free at a save: the ledger and the logs go on.
 SPARE_BYTES, SPARE_FILES = 16 << 20, 100
@@ -79,7 +77,13 @@ def saved_in(store: Store, step: int) -> str | None:
     """Return the folder, below the run's, of the save of a step that counts; None for a step without."""
     folder = step_name(step)
     if not store.is_local:
-        return saved_folders(f"{folder}/{name}" for name in (store / folder).tree()).get(step)
+        tree = (store / folder).tree()
+        listed = saved_folders(f"{folder}/{name}" for name in tree).get(step)
+        # A listing may be older than what it lists, and what is asked by its name is not.
+        age = age_of((listed or "").rpartition("/")[2])
+        newer = {save for save in (name.partition("/")[0] for name in tree) if age_of(save) > age}
+        found = (f"{folder}/{save}" for save in sorted(newer, key=age_of, reverse=True))
+        return next((save for save in found if store.exists(f"{save}/manifest.json")), listed)
     # Listed, for NFS remembers a name that was not there; and not as a tree, which asks for sizes.
     names = store.names(folder)
     for save in filter(SAVE_FOLDER.fullmatch, names):
@@ -272,28 +276,3 @@ def mark_committed(store: Store, step: int) -> None:
     if not store.exists("committed.json"):
         first = {"first_step": step, "token": uuid.uuid4().hex}
         store.claim("committed.json", json.dumps(first).encode())
-
-
-def newest_attempt(store: Store) -> int:
-    """Return the number of a run's newest attempt; -1 before there is one."""
-    matches = [ATTEMPT_FILE.fullmatch(name) for name in store.names("attempts")]
-    return max((int(match[1]) for match in matches if match), default=-1)
-
-
-def host_of(store: Store, attempt: int) -> str:
-    """Return where rank 0 of an attempt was when it began; "an unknown host" where nobody can tell."""
-    try:
-        host = loose_json(store.read(f"attempts/{attempt:04d}.json", at_most=1 << 16))["host"]
-    except (OSError, ValueError, KeyError, TypeError):
-        host = ""
-    return str(host) or "an unknown host"
-
-
-def check_fence(store: Store, attempt: int) -> None:
-    """Raise FencedError if a newer attempt has begun."""
-    if (newest := newest_attempt(store)) > attempt:
-        raise FencedError(
-            f"Run {store.url} belongs to attempt {newest} now; this is attempt {attempt}, which must "
-            f"not write any more. Attempt {newest} began on {host_of(store, newest)}: if that is "
-            "another command's, end one of the two."
-        )

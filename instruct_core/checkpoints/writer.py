@@ -32,18 +32,13 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from instruct_core import ranks
+from instruct_core.checkpoints.attempts import check_fence, newest_attempt
 from instruct_core.checkpoints.manifest import FileEntry, Manifest
 from instruct_core.checkpoints.removal import clear_step, remove_save
 from instruct_core.checkpoints.retention import Keep, Removed, Retention, SpoiledError
 from instruct_core.checkpoints.snapshot import Snapshot, snapshot_of
 from instruct_core.checkpoints.staging import Image, Staging, direct_image
-from instruct_core.checkpoints.steps import (
-    check_fence,
-    is_saved_as,
-    mark_committed,
-    new_folder,
-    newest_attempt,
-)
+from instruct_core.checkpoints.steps import is_saved_as, mark_committed, new_folder
 from instruct_core.checkpoints.together import on_rank_0, together
 from instruct_core.errors import FencedError
 from instruct_core.storage.documents import seal

@@ -10,13 +10,13 @@ import time
 
 from rich.table import Table
 
+from instruct_core.checkpoints.attempts import newest_attempt
 from instruct_core.checkpoints.manifest import Manifest
 from instruct_core.checkpoints.retention import Keep, Retention, SpoiledError
 from instruct_core.checkpoints.steps import (
     DAMAGED_FOLDER,
     committed_steps,
     damage_seen_twice,
-    newest_attempt,
     read_manifest,
     step_name,
     steps_of,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from instruct_core.checkpoints.steps import host_of, newest_attempt
+from instruct_core.checkpoints.attempts import host_of, newest_attempt
 from instruct_core.errors import ConfigError
 from launch.cluster.local import LocalJob
 from launch.cluster.lock import RunLock
