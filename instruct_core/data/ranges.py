@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import NamedTuple
 
@@ -19,9 +20,10 @@ import fsspec
 import xxhash
 
 from instruct_core.data.record import FIRST, Cursor, Record
-from instruct_core.data.records import open_source, read_cuts, read_records
+from instruct_core.data.records import read_cuts, read_records
+from instruct_core.data.source_file import asked, open_source
 from instruct_core.data.sources import Source
-from instruct_core.errors import BadRowError
+from instruct_core.errors import BadRowError, ConfigError
 
 HASH_BYTES = 8 << 20
 Start = tuple[int, int, int]  # file index, byte offset, line
@@ -144,11 +146,22 @@ def first_records(files: Sequence[str]) -> list[Record]:
 
 
 def stat_files(files: Sequence[str]) -> list[tuple[str, int, str]]:
-    """Return (url, bytes, last change) of each file: cheap, and enough to know nothing changed."""
+    """
+    Return (url, bytes, last change) of each file: cheap, and enough to know nothing changed.
+
+    Raises:
+        ConfigError: The server of one does not say how long it is.
+        OSError: One cannot be asked.
+    """
     stats = []
     for url in files:
         fs, path = fsspec.core.url_to_fs(url)
-        info = fs.info(path)
+        info = asked(url, partial(fs.info, path))
+        if info["size"] is None:
+            raise ConfigError(
+                f"Source {url} cannot be read from any row on: its server does not say how long it is. "
+                "Fetch it, and give the file."
+            )
         changed = info.get("mtime") or info.get("ETag") or info.get("LastModified") or ""
         stats.append((url, int(info["size"]), str(changed)))
     return stats

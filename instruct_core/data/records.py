@@ -17,16 +17,13 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-import fsspec
-
 from instruct_core.data.csv_rows import read_csv
 from instruct_core.data.json_rows import cut_json, read_json
 from instruct_core.data.parquet_rows import cut_parquet, read_parquet, rows_at_once
 from instruct_core.data.record import FIRST, Cursor, Cut, Record, cut_records
+from instruct_core.data.source_file import open_source
 from instruct_core.errors import BadRowError, ConfigError
 
-BLOCK_BYTES = 8 << 20  # of an object store, fetched at once
-BUFFER_BYTES = 1 << 20
 ROWS_AT_ONCE = 2000
 
 _READERS: dict[str, Callable[[Any, str, Cursor], Iterator[Record]]] = {
@@ -78,18 +75,6 @@ def format_of(url: str) -> str:
 def has_types(urls: Iterable[str]) -> bool:
     """Return True if the records of any of these files are typed."""
     return any(format_of(url) == "parquet" for url in urls)
-
-
-@contextmanager
-def open_source(url: str) -> Iterator[io.BufferedReader]:
-    """Open a source for reading; one that lies in an object store is fetched in large pieces."""
-    fs, path = fsspec.core.url_to_fs(url)
-    # A store's file by itself looks through a whole block for every line.
-    with (
-        fs.open(path, "rb", block_size=BLOCK_BYTES) as raw,
-        io.BufferedReader(raw, BUFFER_BYTES) as file,
-    ):
-        yield file
 
 
 def read_records(url: str, start: Cursor = FIRST) -> Iterator[Record]:

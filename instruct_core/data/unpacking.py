@@ -16,9 +16,8 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from typing import IO, Any
 
-import fsspec
-
-from instruct_core.errors import ConfigError
+from instruct_core.data.source_file import open_source
+from instruct_core.errors import ConfigError, InstructError
 
 PIECE_BYTES = 1 << 18
 
@@ -56,10 +55,12 @@ def unpack(url: str, ending: str, plain: IO[bytes]) -> None:
             "Install it: pip install -c constraints.txt -e '.[zstd]'"
         )
     try:
-        with fsspec.open(url, "rb") as file:
+        with open_source(url) as file:
             _copy(file, COMPRESSIONS[ending], plain)
     except Exception as error:  # every compression has a kind of its own for a damaged file
-        if isinstance(error, OSError) and error.errno is not None:
+        if isinstance(error, InstructError) or (
+            isinstance(error, OSError) and error.errno is not None
+        ):
             raise  # of the disk or the store, which may pass
         raise ConfigError(
             f"Source {url} is damaged, or no .{ending}: {str(error).rstrip('.')}. "

@@ -19,7 +19,7 @@ from fsspec.spec import AbstractBufferedFile, AbstractFileSystem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from instruct_core.data import json_rows, records
+from instruct_core.data import json_rows, records, source_file
 from instruct_core.data.parquet_rows import read_parquet
 from instruct_core.data.record import FIRST
 from instruct_core.data.records import read_records
@@ -177,8 +177,8 @@ class CountedStore(AbstractFileSystem):  # type: ignore[misc]
 @pytest.fixture
 def counted_store(monkeypatch: pytest.MonkeyPatch) -> type[CountedFile]:
     fsspec.register_implementation("counted", CountedStore, clobber=True)
-    monkeypatch.setattr(records, "BLOCK_BYTES", 1 << 20)
-    monkeypatch.setattr(records, "BUFFER_BYTES", 1 << 17)
+    monkeypatch.setattr(source_file, "BLOCK_BYTES", 1 << 20)
+    monkeypatch.setattr(source_file, "BUFFER_BYTES", 1 << 17)
     monkeypatch.setattr(json_rows, "READ_BYTES", 1 << 18)
     for count in ("bytes_read", "bytes_fetched", "requests"):
         monkeypatch.setattr(CountedFile, count, 0)
@@ -196,9 +196,9 @@ def test_source_in_a_bucket_is_read_once_in_large_pieces(
     whole = list(read_records(f"counted://rows.{ending}"))
 
     assert len(whole) == 2_500
-    assert counted_store.bytes_read <= size + 2 * records.BUFFER_BYTES
-    assert counted_store.bytes_fetched <= size + records.BLOCK_BYTES
-    assert counted_store.requests <= size / records.BLOCK_BYTES + 2
+    assert counted_store.bytes_read <= size + 2 * source_file.BUFFER_BYTES
+    assert counted_store.bytes_fetched <= size + source_file.BLOCK_BYTES
+    assert counted_store.requests <= size / source_file.BLOCK_BYTES + 2
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "json", "csv"])
@@ -213,5 +213,5 @@ def test_a_range_of_a_source_in_a_bucket_costs_little_more_than_itself(
     range_of_rows = list(islice(read_records(f"counted://rows.{ending}", start), 250))
 
     assert [record.value for record in range_of_rows] == rows[3_001:3_251]
-    assert counted_store.bytes_read <= 2 * records.BLOCK_BYTES
-    assert counted_store.bytes_fetched <= 3 * records.BLOCK_BYTES
+    assert counted_store.bytes_read <= 2 * source_file.BLOCK_BYTES
+    assert counted_store.bytes_fetched <= 3 * source_file.BLOCK_BYTES
