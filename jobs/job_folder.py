@@ -166,12 +166,18 @@ def leave_word(path: Path, document: dict[str, Any]) -> None:
 
 @contextmanager
 def store_may_be_away() -> Iterator[None]:
-    """Raise what a disk or a store refuses for a while as AwayError, which is no crash of the job."""
+    """
+    Raise what a disk or a store refuses for a while as AwayError, which is no crash of the job.
+
+    A store's 403 too: the launcher was let in, and keys are changed, and clocks set right, on the way.
+    """
     try:
         yield
     except InstructError:
         raise
     except OSError as error:
+        if isinstance(error, PermissionError) and error.errno is None:  # a disk's has a number
+            raise AwayError(f"a store refuses us: {error}") from error
         if may_pass(error):
             raise AwayError(
                 f"a disk or a store does not answer: {describe_error(error)}"

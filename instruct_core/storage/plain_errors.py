@@ -37,7 +37,10 @@ def plain_errors(where: str) -> Iterator[None]:
         told = [_one_line(a) if isinstance(a, str) else a for a in error.args]
         kind = _lasting_kind(error) if type(error) is OSError and error.errno is None else None
         told = told if any(told) else [f"{where}: {_in_words(error)}"]
-        raise (kind or type(error))(*told) from None
+        kind = kind or type(error)
+        if issubclass(kind, PermissionError) and error.errno is None and where not in str(told[0]):
+            told = [f"{where}: {told[0]}"]  # some say no more than "Forbidden"
+        raise kind(*told) from None
     except Exception as error:  # botocore's, aiohttp's, azure's and google's own
         line = _in_words(error)
         refused = "redential" in type(error).__name__ + line

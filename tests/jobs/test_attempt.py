@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import re
 import weakref
@@ -223,7 +224,7 @@ def test_store_that_is_away_at_a_start_is_told_as_that(watched: Watched) -> None
 
 
 @pytest.mark.parametrize(
-    "error", [PermissionError("no"), FileNotFoundError("gone"), ConfigError("x")]
+    "error", [PermissionError(errno.EACCES, "no"), FileNotFoundError("gone"), ConfigError("x")]
 )
 def test_what_will_not_pass_is_not_taken_for_a_store_that_is_away(
     watched: Watched, error: Exception
@@ -234,6 +235,13 @@ def test_what_will_not_pass_is_not_taken_for_a_store_that_is_away(
         watched.run()
 
     assert not isinstance(caught.value, AwayError)
+
+
+def test_store_that_refuses_us_at_a_start_may_let_us_in_at_the_next(watched: Watched) -> None:
+    watched.load = raising(PermissionError("s3://bucket/r: Forbidden"))
+
+    with pytest.raises(AwayError, match=r"^a store refuses us: s3://bucket/r: Forbidden$"):
+        watched.run()
 
 
 def test_unreadable_ledger_does_not_end_a_start(

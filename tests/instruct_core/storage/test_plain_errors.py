@@ -45,6 +45,14 @@ def test_error_without_a_word_is_told_by_its_kind() -> None:
     assert str(raised(ValueError())) == "https://h/rows: ValueError"
 
 
+def test_refusal_without_a_place_is_told_with_its_place() -> None:
+    told = raised(PermissionError("Forbidden"))
+
+    assert (str(told), told.errno) == ("https://h/rows: Forbidden", None)
+    assert str(raised(PermissionError("https://h/rows: no"))) == "https://h/rows: no"
+    assert str(raised(PermissionError(13, "Permission denied"))) == "[Errno 13] Permission denied"
+
+
 @pytest.mark.parametrize(
     ("name", "status"), [("status", 429), ("code", 429), ("code", "429"), ("status_code", 429)]
 )

@@ -200,11 +200,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.parametrize(
+    "error", [OSError("no answer in time"), PermissionError("s3://bucket: Forbidden")]
+)
 def test_store_that_is_away_is_no_crash_and_blames_no_node(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, monkeypatch: pytest.MonkeyPatch, error: OSError
 ) -> None:
     with pytest.raises(AwayError), failure_report(folder, 0), store_may_be_away():
-        raise OSError("no answer in time")
+        raise error
     crash = cause_of(read_failures(folder))
 
     steps = in_starts(monkeypatch, [5] * 11)
