@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 
 from instruct_core import ranks
-from instruct_core.storage.plain_errors import may_pass
+from instruct_core.storage.plain_errors import is_refusal, may_pass
 from instruct_core.storage.store import Store
 from jobs.job_folder import FAILED_CHECK, BadNodeError, describe_error
 
@@ -66,8 +66,8 @@ def _first_problem(checks: dict[str, Callable[[], bool]]) -> str:
             if not check():
                 return problem
         except (RuntimeError, OSError) as error:
-            if isinstance(error, OSError) and may_pass(error):
-                raise  # the store is away: no node's fault
+            if isinstance(error, OSError) and (may_pass(error) or is_refusal(error)):
+                raise  # the store is away, or lets nobody in: no node's fault
             return describe_error(error).partition("\n")[0]
     return ""
 

@@ -28,7 +28,7 @@ from instruct_core.errors import InstructError
 from instruct_core.storage.json_text import loose_json
 from instruct_core.storage.names import gone_if_it_fails, scratch_of
 from instruct_core.storage.patience import on_a_disk, patiently
-from instruct_core.storage.plain_errors import may_pass
+from instruct_core.storage.plain_errors import is_refusal, may_pass
 
 logger = logging.getLogger(__name__)
 
@@ -176,7 +176,7 @@ def store_may_be_away() -> Iterator[None]:
     except InstructError:
         raise
     except OSError as error:
-        if isinstance(error, PermissionError) and error.errno is None:  # a disk's has a number
+        if is_refusal(error):
             raise AwayError(f"a store refuses us: {error}") from error
         if may_pass(error):
             raise AwayError(

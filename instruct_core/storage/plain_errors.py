@@ -25,6 +25,11 @@ def may_pass(error: OSError) -> bool:
     return not isinstance(error, lasting) and error.errno != errno.EINVAL
 
 
+def is_refusal(error: OSError) -> bool:
+    """Return True for a store that does not let us in (HTTP 403); a disk's word for it has a number."""
+    return isinstance(error, PermissionError) and error.errno is None
+
+
 @contextmanager
 def plain_errors(where: str) -> Iterator[None]:
     """Turn a client's own exceptions into OSError, and keep secrets out of all messages."""

@@ -71,15 +71,18 @@ def test_node_without_the_shared_disk_is_named(store: Store, tmp_path: Path) -> 
     )
 
 
+@pytest.mark.parametrize(
+    "error", [TimeoutError("no answer in time"), PermissionError("s3://bucket: Forbidden")]
+)
 def test_store_that_is_away_is_no_nodes_fault(
-    store: Store, monkeypatch: pytest.MonkeyPatch
+    store: Store, monkeypatch: pytest.MonkeyPatch, error: OSError
 ) -> None:
     def read(*_: object, **__: object) -> bytes:
-        raise TimeoutError("no answer in time")
+        raise error
 
     monkeypatch.setattr(store, "read", read)
 
-    with pytest.raises(TimeoutError):
+    with pytest.raises(type(error)):
         try_out(CPU, store, "node0")
 
 
