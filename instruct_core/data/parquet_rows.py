@@ -37,14 +37,37 @@ def read_parquet(file: Any, url: str, start: Cursor) -> Iterator[Record]:
         for batch in parquet.iter_batches(BATCH_ROWS, groups) if groups else ():
             begin = min(batch.num_rows, max(0, start.offset - first_row))
             first_row += begin
-            for value in batch.slice(begin).to_pylist():
+            for value, problem in _values(batch.slice(begin)):
                 place = (url, first_row + 1, first_row + 1, first_row + 2)
-                yield Record(*place, value=value, is_typed=True)
+                yield Record(*place, value=value, problem=problem, is_typed=True)
                 first_row += 1
     except BadRowError:
         raise
     except (pa.ArrowException, ValueError, OverflowError, OSError) as error:
         _refuse(url, first_row, error)
+
+
+def _values(batch: Any) -> Iterator[tuple[Any, str]]:
+    """Yield the rows of a batch, each with what is wrong with it, which is nothing for most."""
+    try:
+        rows = batch.to_pylist()
+    except (
+        ValueError,
+        OverflowError,
+    ):  # one value that Python has no word for: the others are well
+        yield from (_value(batch, row) for row in range(batch.num_rows))
+        return
+    yield from ((row, "") for row in rows)
+
+
+def _value(batch: Any, row: int) -> tuple[Any, str]:
+    value = {}
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        try:
+            value[name] = column[row].as_py()
+        except (ValueError, OverflowError) as error:
+            return None, f"column {name} cannot be read: {error}"
+    return value, ""
 
 
 def cut_parquet(file: Any, url: str, first: int, every: int) -> Iterator[Cut]:

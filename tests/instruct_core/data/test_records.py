@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import fsspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -122,6 +123,23 @@ def test_damaged_parquet_is_named(tmp_path: Path, place: str) -> None:
         list(read_records(url))
 
     assert "\n" not in str(caught.value)
+
+
+def test_value_of_a_parquet_file_that_cannot_be_read_costs_its_own_row_alone(
+    tmp_path: Path,
+) -> None:
+    offsets = pa.py_buffer(np.array([0, 1, 2, 3, 4], np.int32).tobytes())
+    letters = pa.Array.from_buffers(pa.string(), 4, [None, offsets, pa.py_buffer(b"a\xffcd")])
+    when = pa.array([0, 0, 2**62, 0], pa.timestamp("us"))
+    pq.write_table(pa.table({"letter": letters, "when": when}), tmp_path / "rows.parquet")
+
+    found = list(read_records(str(tmp_path / "rows.parquet")))
+
+    assert [record.value and record.value["letter"] for record in found] == ["a", None, None, "d"]
+    assert [record.problem[:28] for record in found if record.value is None] == [
+        "column letter cannot be read", "column when cannot be read: "
+    ]  # fmt: skip
+    assert [record.line for record in found] == [1, 2, 3, 4]
 
 
 def test_parquet_with_a_column_twice_is_refused(tmp_path: Path) -> None:
