@@ -172,6 +172,24 @@ def test_rows_that_train_and_validate_too_are_counted_and_said(
     assert "Overlap" not in capsys.readouterr().out
 
 
+def test_rows_that_stand_in_several_sources_are_counted_and_said(
+    make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    half = "".join((tmp_path / "a.jsonl").read_text().splitlines(keepends=True)[:40])
+    (tmp_path / "half.jsonl").write_text(half)
+    said = "Duplicates: 40 rows, word for word as one of a source before; they are read from each"
+
+    for weights in (None, "0.5,0.3,0.2"):
+        make(f"in-{weights}", "a.jsonl", "b.jsonl", "half.jsonl", weights=weights)
+        assert said in capsys.readouterr().out
+        make(f"in-{weights}", "a.jsonl", "b.jsonl", "half.jsonl", weights=weights)  # from its plan
+        assert said in capsys.readouterr().out
+    make("twice", "half.jsonl", "half.jsonl", val_source="v.jsonl")
+    assert said in capsys.readouterr().out
+    make("apart", "a.jsonl", "b.jsonl")
+    assert "Duplicates" not in capsys.readouterr().out
+
+
 def test_template_that_a_base_has_and_rows_do_not_use_is_said(
     make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -40,6 +40,7 @@ class MixedPlan(ShardPlan):
     weights: list[float] = field(default_factory=list)  # of what is read; none reads all rows alike
     held_out: bool = False  # the last source is there to validate, and no other
     num_also_trained: int = 0  # rows to train on that say what one that validates does
+    num_in_several: int = 0  # rows to train on that say what one of a source before does
 
     @classmethod
     def of(
@@ -177,7 +178,8 @@ class MixedPlan(ShardPlan):
 
     def to_document(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
-        return {
+        noted = {"num_in_several": self.num_in_several} if self.num_in_several else {}
+        return noted | {
             "format": self.format,
             "fingerprint": self.fingerprint,
             "template": self.template,
@@ -195,7 +197,8 @@ class MixedPlan(ShardPlan):
             sources, weights = document["sources"], [float(w) for w in document["weights"]]
             plans = [ShardPlan.from_document(source, where) for source in sources]
             held_out = document["held_out"] is True
-            return cls.of(plans, weights, held_out, int(document.get("num_also_trained", 0)))
+            plan = cls.of(plans, weights, held_out, int(document.get("num_also_trained", 0)))
+            return replace(plan, num_in_several=int(document.get("num_in_several", 0)))
         except (KeyError, TypeError, ValueError, IndexError):
             raise CorruptFileError(f"{where} is no plan of this version.") from None
 

@@ -48,6 +48,10 @@ class Texts:
         """Take the hashes of some texts."""
         self._hashes.extend(hashes)
 
+    def add_all(self, others: Texts) -> None:
+        """Take the texts of another source too."""
+        self.extend(others._hashes)
+
     def draw(self, num_rows: int | None = None) -> Drawn:
         """
         Return the split; where two texts differ, there is one at least on either side.

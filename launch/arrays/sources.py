@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -111,16 +112,30 @@ def plan_of(asked: Sources, old: ShardPlan | None, make: Make) -> ShardPlan:
     olds = [*there, *[None] * number][:number]
     texts = [Texts() for _ in olds]
     plans = [make(n, before, texts[n]) for n, before in enumerate(olds)]
-    if asked.val_source is None:
-        return MixedPlan.of(plans, asked.weights)
+    held_out = asked.val_source is not None
     kept = [plan is before for plan, before in zip(plans, olds, strict=True)]
     if isinstance(old, MixedPlan) and all(kept):
-        return MixedPlan.of(plans, asked.weights, True, old.num_also_trained)
-    # Those of which nothing was read: what their rows say is compared.
-    plans = [make(n, None, texts[n]) if kept[n] else plan for n, plan in enumerate(plans)]
-    validates = plans[-1].val_hashes if plans[-1].val_rows is not None else []
-    also_trained = sum(trained.num_among(texts[-1], validates) for trained in texts[:-1])
-    return MixedPlan.of(plans, asked.weights, True, also_trained)
+        counts = old.num_also_trained if held_out else 0, old.num_in_several
+    else:
+        # Those of which nothing was read: what their rows say is compared.
+        plans = [make(n, None, texts[n]) if kept[n] else plan for n, plan in enumerate(plans)]
+        counts = _copies(texts, plans[-1] if held_out else None)
+    plan = MixedPlan.of(plans, asked.weights, held_out, counts[0])
+    return replace(plan, num_in_several=counts[1])
+
+
+def _copies(texts: Sequence[Texts], validates: ShardPlan | None) -> tuple[int, int]:
+    """Return how many rows to train on are among those that validate, and in a source before theirs."""
+    trained, also_trained = list(texts), 0
+    if validates is not None:
+        hashes = validates.val_hashes if validates.val_rows is not None else []
+        also_trained = sum(one.num_among(trained[-1], hashes) for one in trained[:-1])
+        del trained[-1]
+    before, in_several = Texts(), 0
+    for one in trained:
+        in_several += one.num_among(before, [])
+        before.add_all(one)
+    return also_trained, in_several
 
 
 def folder_lines(sources: Sequence[Source]) -> list[str]:
@@ -143,6 +158,11 @@ def mixture_lines(plan: ShardPlan) -> list[str]:
         + (f", {share:.1%} of what is read" if share else "")
         for source, share in zip(plan.trained, shares, strict=True)
     ]
+    if plan.num_in_several:
+        lines.append(
+            f"Duplicates: {counted(plan.num_in_several, 'row')}, word for word as one of a source "
+            "before; they are read from each"
+        )
     lines += [f"Validation: {source.identity}" for source in plan.sources[len(plan.trained) :]]
     if plan.num_also_trained:
         lines.append(
