@@ -25,6 +25,7 @@ from threading import Thread
 from typing import Literal, NamedTuple
 
 from instruct_core.names import PLAIN_NAME
+from instruct_core.storage.looks import entries_in
 from instruct_core.storage.patience import on_a_disk, passes_on_a_disk
 from jobs.causes import Cause
 from jobs.job_folder import FAILED_CHECK, read_json, replace_json, this_start
@@ -137,7 +138,7 @@ def bad_nodes(folder: Path, cluster: str | None = None) -> list[BadNode]:
         cluster: Of which cluster, if not of all.
     """
     found = []
-    for place in sorted(on_a_disk(folder, lambda: list(folder.glob(f"{cluster or '*'}/*")))):
+    for place in _places(folder, cluster or "*"):
         faults = [fault for _, fault in _faults_in(place)]
         if (bad := _judged(place.parent.name, place.name, faults, time.time())) is not None:
             found.append(bad)
@@ -147,14 +148,20 @@ def bad_nodes(folder: Path, cluster: str | None = None) -> list[BadNode]:
 def forgive(folder: Path, node: str) -> int:
     """Forget all that a node has done, on every cluster; return how much that was. Raises OSError."""
     forgotten = 0
-    for place in sorted(folder.glob("*/*")):
+    for place in _places(folder, "*"):
         if place.name == node:
-            for path in place.glob("*.json"):
+            for path in entries_in(place, "*.json"):
                 path.unlink(missing_ok=True)
                 forgotten += 1
             with suppress(OSError):  # a job has noted something meanwhile
                 place.rmdir()
     return forgotten
+
+
+def _places(folder: Path, cluster: str) -> list[Path]:
+    """Return the folders of all nodes of a cluster, or of each."""
+    clusters = on_a_disk(folder, lambda: entries_in(folder, cluster))
+    return [place for one in clusters for place in on_a_disk(one, partial(entries_in, one, "*"))]
 
 
 def _faults_in(place: Path) -> Iterator[tuple[Path, Fault]]:
@@ -164,7 +171,7 @@ def _faults_in(place: Path) -> Iterator[tuple[Path, Fault]]:
     Raises:
         OSError: The disk does not answer for a while: whether the node is bad nobody knows.
     """
-    for path in sorted(on_a_disk(place, lambda: list(place.glob("*.json")))):
+    for path in on_a_disk(place, lambda: entries_in(place, "*.json")):
         try:
             told = on_a_disk(path, partial(read_json, path))
             kind, why, run = (str(told[name]) for name in ("kind", "why", "run"))

@@ -21,6 +21,7 @@ from pathlib import Path
 from time import time as utc_seconds
 
 from instruct_core.errors import InstructError, LateSaveError, MissingError, SlurmError
+from instruct_core.storage.looks import entries_in, is_there
 from instruct_core.storage.patience import passes_on_a_disk
 from jobs.causes import LOST_PEER
 from jobs.job_folder import (
@@ -75,9 +76,9 @@ def write_failure(
     node = os.environ.get("SLURMD_NODENAME", "") if node is None else node
     path, after = folder / f"failure-{this_start()}-{rank}.json", 0
     with suppress(OSError):
-        if path.exists():
+        if is_there(path):
             return
-        after = len(list(folder.glob(f"failure-{this_start()}-*.json")))
+        after = len(entries_in(folder, f"failure-{this_start()}-*.json"))
     failure = Failure(utc_seconds(), rank, node, error, trace, retry, away, after)
     unsaid = ("away", "after")  # where they are nothing
     said = {name: value for name, value in vars(failure).items() if value or name not in unsaid}
@@ -86,7 +87,7 @@ def write_failure(
 
 def read_failures(folder: Path) -> list[Failure]:
     """Return the failures of this start, the first one first."""
-    paths = sorted(folder.glob(f"failure-{this_start()}-*.json"))
+    paths = entries_in(folder, f"failure-{this_start()}-*.json")
     failures = [failure for path in paths if (failure := read_record(path, Failure))]
     return sorted(failures, key=lambda failure: failure.order)
 
@@ -94,7 +95,7 @@ def read_failures(folder: Path) -> list[Failure]:
 def newest_failure(folder: Path) -> Failure | None:
     """Return why the newest start of a job fails; None where it has not, or has not said so."""
     starts: dict[str, list[Path]] = {}
-    for path in [*folder.glob("progress-*.json"), *folder.glob("failure-*.json")]:
+    for path in [*entries_in(folder, "progress-*.json"), *entries_in(folder, "failure-*.json")]:
         start = "-".join(path.stem.split("-")[1:3])
         starts.setdefault(start, []).append(path)
     newest = starts[max(starts)] if starts else []

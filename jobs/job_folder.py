@@ -26,6 +26,7 @@ from typing import Any, TypeVar
 from instruct_core.converter import structure
 from instruct_core.errors import InstructError
 from instruct_core.storage.json_text import loose_json
+from instruct_core.storage.looks import entries_in
 from instruct_core.storage.names import gone_if_it_fails, scratch_of
 from instruct_core.storage.patience import on_a_disk, patiently
 from instruct_core.storage.plain_errors import is_refusal, may_pass
@@ -110,14 +111,14 @@ def write_progress(folder: Path, progress: Progress) -> None:
 
 def read_progress(folder: Path) -> Progress:
     """Return the progress of the newest start of a job; all is None before the first report."""
-    for path in sorted(folder.glob("progress-*.json"), reverse=True):
+    for path in reversed(entries_in(folder, "progress-*.json")):
         return read_record(path, Progress) or Progress()
     return Progress()
 
 
 def read_all_progress(folder: Path) -> list[Progress]:
     """Return the progress of every start of a job, oldest first."""
-    paths = sorted(folder.glob("progress-*.json"))
+    paths = entries_in(folder, "progress-*.json")
     return [progress for path in paths if (progress := read_record(path, Progress))]
 
 

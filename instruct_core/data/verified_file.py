@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from instruct_core.data.remake import command_that_makes
 from instruct_core.errors import CorruptFileError
 from instruct_core.storage.cache import local_copy
+from instruct_core.storage.looks import is_there
 from instruct_core.storage.patience import on_a_disk
 from instruct_core.storage.store import Store
 from instruct_core.storage.tensor_file import NUMPY_TYPES, Place, parse_header
@@ -185,7 +186,7 @@ def _opened_again(known: Verified) -> dict[str, Column] | None:
 
 
 def _open(path: Path, store: Store, entry: dict[str, Any]) -> tuple[OpenFile, Verified]:
-    if not path.exists():
+    if not is_there(path):
         raise _unfit(store, entry, "is gone, though the manifest names it")
     if (size := path.stat().st_size) != entry["bytes"]:
         raise _unfit(store, entry, f"is corrupt: it has {size} bytes, expected {entry['bytes']}")

@@ -34,6 +34,7 @@ from instruct_core.storage.direct import (
     set_direct,
     write_straight,
 )
+from instruct_core.storage.looks import is_folder, is_there
 from instruct_core.storage.names import (
     gone_if_it_fails,
     identity,
@@ -113,13 +114,13 @@ class Disk:
         scratch = scratch_of(self.root / "look")
         # Where nothing can be written the listing may be an old one; that must not keep us from reading.
         with contextlib.suppress(OSError):
-            if self.patiently("", self.root.is_dir):
+            if self.patiently("", lambda: is_folder(self.root)):
                 self.patiently("", scratch.touch)
                 self.patiently("", lambda: scratch.unlink(missing_ok=True))
 
     def exists(self, name: str) -> bool:
         """Return True if a file or folder of that name is there."""
-        return self.patiently(name, (self.root / name).exists)
+        return self.patiently(name, lambda: is_there(self.root / name))
 
     def size_bytes(self, name: str) -> int:
         """Return a file's size; raises FileNotFoundError."""
@@ -245,7 +246,7 @@ class Disk:
     def _in_new_folder(self, name: str) -> Path:
         """Return the path of a file whose folders are there and will still be after a power cut."""
         path = self.root / name
-        missing = [folder for folder in (path.parent, *path.parent.parents) if not folder.exists()]
+        missing = [folder for folder in (path.parent, *path.parent.parents) if not is_there(folder)]
         path.parent.mkdir(parents=True, exist_ok=True)
         for folder in missing:
             sync_folder(folder.parent)

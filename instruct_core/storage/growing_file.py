@@ -22,6 +22,7 @@ import threading
 import time
 from pathlib import Path
 
+from instruct_core.storage.looks import is_there
 from instruct_core.storage.names import sync_folder
 from instruct_core.storage.patience import naming, patiently
 
@@ -115,7 +116,7 @@ class GrowingFile:
         folder = self.path.parent
         if not self._is_made:
             above = (folder, *folder.parents)
-            self._new_names_in |= {each.parent for each in above if not each.exists()}
+            self._new_names_in |= {each.parent for each in above if not is_there(each)}
             folder.mkdir(parents=True, exist_ok=True)
         anew = 0 if self._is_made else os.O_TRUNC
         descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | anew, 0o666)

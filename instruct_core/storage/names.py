@@ -25,6 +25,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from instruct_core.errors import ConfigError
+from instruct_core.storage.looks import is_folder, is_there
 
 
 def without_tilde(place: str | Path) -> Path:
@@ -74,7 +75,7 @@ def rename(source: Path, target: Path, mine: tuple[int, int]) -> None:
     try:
         source.rename(target)
     except OSError:
-        if source.exists() or identity(target) != mine:
+        if is_there(source) or identity(target) != mine:
             raise
         # It was done, and the answer was lost.
     sync_folder(target.parent)
@@ -96,7 +97,7 @@ def nearest(folder: Path) -> Path:
 
 def remove(path: Path) -> None:
     """Remove a file or a folder with all it holds; fine if it is gone already."""
-    if path.is_dir() and not path.is_symlink():
+    if is_folder(path) and not path.is_symlink():
         shutil.rmtree(path, onerror=_unless_gone)
     else:
         path.unlink(missing_ok=True)

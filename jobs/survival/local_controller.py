@@ -30,6 +30,7 @@ from typing import Literal, NoReturn
 from submitit.core.utils import JobPaths
 from submitit.local.local import LOCAL_REQUEUE_RETURN_CODE
 
+from instruct_core.storage.looks import entries_in
 from instruct_core.storage.patience import MAX_PAUSE_SECONDS, on_a_disk, patiently
 from jobs.environment import loading
 from jobs.failures import failure_report, read_failures, write_outcome
@@ -142,7 +143,7 @@ class LocalController:
 
     def _start(self) -> None:
         # Left by a kill in the middle of a requeue, it would block every later one (utils.py:182).
-        for leftover in self._folder.glob("*.save_tmp"):
+        for leftover in entries_in(self._folder, "*.save_tmp"):
             leftover.unlink()
         job_id = str(os.getpid())
         os.environ |= {FOLDER: str(self._folder), START: f"{self._num_starts:04d}"}

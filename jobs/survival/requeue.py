@@ -31,6 +31,7 @@ from typing import Any, Literal
 import submitit
 
 from instruct_core.errors import InstructError, SlurmError
+from instruct_core.storage.looks import entries_in
 from instruct_core.storage.patience import on_a_disk
 from instruct_core.storage.store import Store
 from jobs.bad_nodes import blame_crash, may_be_of_a_node
@@ -119,7 +120,7 @@ def starts_without_progress(folder: Path) -> int:
     """Return how many starts there have been since the last that is known to have got further."""
     best, good_start = -1, ""
     try:
-        for path in sorted(folder.glob("progress-*.json")):
+        for path in entries_in(folder, "progress-*.json"):
             committed = read_json(path).get("committed")
             if isinstance(committed, int) and committed > best:
                 best, good_start = committed, path.stem.removeprefix("progress-")

@@ -9,6 +9,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+from instruct_core.storage.looks import entries_below
 from instruct_core.storage.patience import NO_ROOM, on_a_disk
 
 CODE = "code"  # folder of a job with the code it runs
@@ -71,7 +72,7 @@ def freeze_code(folder: Path) -> None:
 
 
 def _sources(package: Path) -> list[Path]:
-    return on_a_disk(package, lambda: sorted(package.rglob("*.py")))
+    return on_a_disk(package, lambda: entries_below(package, "*.py"))
 
 
 def _compiled(package: Path) -> list[Path]:
@@ -82,7 +83,7 @@ def _compiled(package: Path) -> list[Path]:
     if not sys.dont_write_bytecode:
         compileall.compile_dir(package, quiet=2)  # what an import would write; nothing on a failure
     pattern = f"*.{sys.implementation.cache_tag}.pyc"
-    found = on_a_disk(package, lambda: sorted(package.rglob(pattern)))
+    found = on_a_disk(package, lambda: entries_below(package, pattern))
     sources = {source.parent / "__pycache__" / source.stem for source in _sources(package)}
     return [path for path in found if path.with_name(path.name.partition(".")[0]) in sources]
 

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from instruct_core.errors import ConfigError
+from instruct_core.storage.looks import entries_in, is_folder, is_there
 from instruct_core.storage.names import real_path
 from instruct_core.storage.patience import on_a_disk
 from instruct_core.storage.store import Store
@@ -37,7 +38,7 @@ def folder_of_url(folder: Path, url: str, sign: str) -> Path:
         url: What it stands for.
         sign: Name of a file that only the jobs of a URL leave there.
     """
-    if (folder / sign).exists():
+    if is_there(folder / sign):
         return folder
     return folder.with_name(f"{folder.name}-{hashlib.sha256(url.encode()).hexdigest()[:8]}")
 
@@ -84,4 +85,4 @@ def _make_next(parent: Path) -> Path:
 
 def job_folders(parent: Path) -> list[Path]:
     """Return the numbered job folders below ``parent``, oldest first."""
-    return sorted(path for path in parent.glob("[0-9]*") if path.is_dir())
+    return [path for path in entries_in(parent, "[0-9]*") if is_folder(path)]

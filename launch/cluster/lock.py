@@ -22,6 +22,7 @@ from typing import IO, Any, NamedTuple
 
 from instruct_core.storage.disk import NO_LOCKS
 from instruct_core.storage.json_text import loose_json
+from instruct_core.storage.looks import is_there
 from instruct_core.storage.patience import on_a_disk
 from jobs.process import start_ticks
 
@@ -163,7 +164,7 @@ def _opened(path: Path) -> IO[str]:
 
 
 def _is_held(path: Path) -> bool:
-    if not path.exists():
+    if not is_there(path):
         return False
     try:
         got = _shared(path)

@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from instruct_core.errors import ConfigError, SlurmError
+from instruct_core.storage.looks import entries_in
 from jobs.queueing import (
     MARK,
     is_being_queued,
@@ -61,9 +62,9 @@ def folder_to_submit(parent: Path) -> Iterator[Path]:
 
 def _may_have_a_job(folder: Path, asks: bool) -> bool:
     """Return True unless nobody has been asked for a job, or Slurm, if it is asked, has none."""
-    if known_jobs(folder) or any(folder.glob("*_submitted.pkl")):  # of a job on this machine
+    if known_jobs(folder) or entries_in(folder, "*_submitted.pkl"):  # of a job on this machine
         return True
-    if not any(folder.glob("*.sh")):  # nobody has been asked yet
+    if not entries_in(folder, "*.sh"):  # nobody has been asked yet
         return False
     if not asks:  # who presses Ctrl-C does not wait for that; what has no answer may be taken later
         return True
