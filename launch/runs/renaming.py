@@ -13,6 +13,8 @@ from typing import Any
 
 from instruct_core.errors import ConfigError
 from instruct_core.storage.documents import dump_document
+from instruct_core.storage.looks import is_there
+from instruct_core.storage.patience import on_a_disk
 from instruct_core.storage.store import Store
 from launch.console.lines import say
 from launch.flags.control import Control
@@ -87,7 +89,8 @@ def _refuse_taken(new: Run) -> None:
 def _move(old: Run, new: Run) -> None:
     """Move all that an old name has to a new one, entry by entry; what has moved already stays."""
     _move_entries(Store(old.runs), old.name, new.name)
-    if old.job_parent.exists() and not old.ledger.is_local:
+    has_jobs = on_a_disk(old.job_parent, lambda: is_there(old.job_parent))
+    if has_jobs and not old.ledger.is_local:
         new.job_parent.parent.parent.mkdir(parents=True, exist_ok=True)
         old.job_parent.parent.rename(new.job_parent.parent)
     _move_entries(Store(old.checkpoints), old.name, new.name)

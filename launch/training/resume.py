@@ -9,7 +9,11 @@ and partition, on Slurm if it was there and here if it was here.
 
 from __future__ import annotations
 
+from functools import partial
+
 from instruct_core.errors import ConfigError
+from instruct_core.storage.looks import is_there
+from instruct_core.storage.patience import on_a_disk
 from jobs.job_folder import JOB_IDS
 from launch.console.lines import say
 from launch.flags.control import Control
@@ -55,4 +59,5 @@ def resume(flags: Control) -> int:
 def _cluster(status: RunStatus) -> str:
     """Return where its last job ran."""
     folders = status.job_folders()
-    return "slurm" if folders and (folders[-1] / JOB_IDS).exists() else "local"
+    ids = [folder / JOB_IDS for folder in folders[-1:]]
+    return "slurm" if any(on_a_disk(path, partial(is_there, path)) for path in ids) else "local"
