@@ -76,7 +76,10 @@ def reachable(flag: str, place: str) -> Iterator[None]:
         raise
     except OSError as error:
         hint = _hint(error) if "://" in place else "Give another place"
-        reason = (error.strerror or str(error)).rstrip(".")
+        # A store's errors begin with its place, which is said already.
+        reason = re.sub(
+            rf"^{re.escape(place)}\S*: ", "", (error.strerror or str(error)).rstrip(".")
+        )
         file = f"{error.filename}: " if error.filename not in (None, place) else ""
         raise ConfigError(f"{flag} {place} cannot be used: {file}{reason}. {hint}.") from None
 

@@ -73,5 +73,15 @@ def test_credentials_are_spoken_of_where_a_store_refuses_them_and_nowhere_else(
         raise error
 
     said = str(refused.value)
-    assert said.startswith(f"--shards s3://b cannot be used: {error}. {begin}")
+    reason = str(error).removeprefix("s3://b: ")  # the place is named once
+    assert said.startswith(f"--shards s3://b cannot be used: {reason}. {begin}")
     assert ("credentials" in said) == names_keys
+
+
+@pytest.mark.parametrize("where", ["s3://b/c: ", "s3://b/c/.try-1a: ", ""])
+def test_place_that_refuses_us_is_named_once(where: str) -> None:
+    with (
+        pytest.raises(ConfigError, match=r"^--out s3://b/c cannot be used: Forbidden\. [^:]*"),
+        reachable("--out", "s3://b/c"),
+    ):
+        raise PermissionError(f"{where}Forbidden")
