@@ -18,6 +18,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NoReturn
 
+NOT_OURS = {errno.EACCES, errno.EPERM}
 NOT_THERE = {errno.ENOENT, errno.ENOTDIR, errno.EBADF, errno.ELOOP}  # what Python takes for that
 
 
@@ -49,8 +50,10 @@ def entries_in(folder: Path, pattern: str) -> list[Path]:
     """
     try:
         names = os.listdir(folder)  # noqa: PTH208  Path.iterdir asks for a Path of each
-    except (FileNotFoundError, NotADirectoryError, PermissionError):
-        return []
+    except OSError as error:
+        if error.errno in NOT_THERE | NOT_OURS:
+            return []
+        raise
     return [folder / name for name in sorted(names) if fnmatchcase(name, pattern)]
 
 
