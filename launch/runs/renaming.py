@@ -49,7 +49,13 @@ def rename(flags: Control) -> int:
             Store(place).try_out()
         facts = begun or _facts(old, new)
         new.store.replace(RENAMED, dump_document(facts))
-        begin(old.store, RENAMED, facts)
+        try:
+            begin(old.store, RENAMED, facts)
+        except PermissionError:
+            if begun is None:
+                new.store.remove(RENAMED)
+                empty(Store(new.checkpoints), new.name)
+            raise
         _move(old, new)
         new.store.replace("run.json", dump_document(facts["document"]))
         new.store.remove(RENAMED)

@@ -32,9 +32,20 @@ OF_A_RUN = re.compile(
 
 
 def begin(store: Store, mark: str, facts: Mapping[str, Any]) -> None:
-    """Leave a mark in a run's folder, and make it no run."""
+    """
+    Leave a mark in a run's folder, and make it no run.
+
+    Raises:
+        PermissionError: Only who owns a file may remove it there. Nothing is begun then.
+    """
+    is_new = mark_in(store, mark) is None
     store.replace(mark, dump_document({"format": 1, **facts}))
-    store.remove("run.json")
+    try:
+        store.remove("run.json")
+    except PermissionError:
+        if is_new:
+            store.remove(mark)
+        raise
 
 
 def mark_in(store: Store, mark: str) -> dict[str, Any] | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -135,3 +137,24 @@ def test_run_whose_folder_is_a_link_is_neither_half_removed_nor_half_renamed(
     folder.unlink()
     (tmp_path / "elsewhere").rename(folder)
     assert {"remove": remove, "rename": rename}[verb](told(run, verb, "q")) == 0
+
+
+@pytest.mark.parametrize("verb", ["remove", "rename"])
+def test_folder_in_which_only_owners_remove_gets_no_mark_of_others(
+    run: Run, tmp_path: Path, verb: Verb, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shared folder that is sticky: others may write into it, and take nothing out of it."""
+    before, remove_file = snapshot(tmp_path), Store.remove
+
+    def refuses(store: Store, name: str) -> None:
+        if name == "run.json":
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), store.where(name))
+        remove_file(store, name)
+
+    monkeypatch.setattr(Store, "remove", refuses)
+
+    with pytest.raises(ConfigError, match=r"refuses: Operation not permitted\. Ask who owns it"):
+        {"remove": remove, "rename": rename}[verb](told(run, verb, "q"))
+
+    run.lock.unlink()
+    assert snapshot(tmp_path) == before
