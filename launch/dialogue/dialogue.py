@@ -55,6 +55,7 @@ class Dialogue:
             "quit": (self._quit, "end, as Ctrl-D does"),
         }
         self.is_over = False
+        self.is_typed = False  # by somebody who sees the answers, and asks the next question then
 
     def take(self, line: str) -> None:
         """
@@ -86,6 +87,8 @@ class Dialogue:
         if answer.text:
             self._asked = row._replace(output=answer.text)
             self.turns[:] = [*before, self._asked]
+        if answer.finish_reason == "interrupted" and not self.is_typed:
+            raise KeyboardInterrupt  # no other question is wanted, and nobody takes this for a success
 
     def _answer(self, speaker: Speaker, turns: list[Exchange], row: Exchange, show: bool) -> Answer:
         def on_text(part: str) -> None:

@@ -31,6 +31,7 @@ def talk(dialogue: Dialogue) -> int:
     if isinstance(sys.stdin, io.TextIOWrapper):
         # A file is UTF-8 whatever the locale says; a terminal writes as its locale does.
         sys.stdin.reconfigure(encoding=None if interactive else "utf-8", errors="replace")
+    dialogue.is_typed = interactive
     if interactive:
         _edit_lines()
         note(f"Talking to {Path(dialogue.speaker.place).name}. /help shows commands, Ctrl-D ends.")

@@ -130,3 +130,17 @@ def test_program_gets_every_letter_whatever_the_locale(monkeypatch: pytest.Monke
     talk.take("One?")
 
     assert json.loads(written.getvalue())["response"] == "\u4e2d"
+
+
+@pytest.mark.parametrize("is_typed", [False, True])
+def test_ctrl_c_in_an_answer_ends_all_questions_but_those_of_somebody_who_types(
+    capsys: pytest.CaptureFixture[str], is_typed: bool
+) -> None:
+    speaker = Scripted("half", reason="interrupted")
+    talk = Dialogue(Chat(json=True), speaker)  # type: ignore[arg-type]
+    talk.is_typed = is_typed
+
+    with contextlib.nullcontext() if is_typed else pytest.raises(KeyboardInterrupt):
+        talk.ask("One?")
+
+    assert json.loads(capsys.readouterr().out)["finish_reason"] == "interrupted"
