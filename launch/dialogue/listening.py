@@ -56,10 +56,8 @@ def serve(flags: Serve) -> int:
         server = Server(speaker, names, Defaults(flags.sampling, flags.max_new_tokens))
         app = Guard(server.app, key, {*OWN, flags.host.lower()})
         place = address_of(listener)
-        say(
-            f"{names[0]}, {Path(speaker.place).name}, answers at {place}/v1, and on a page at {place}. "
-            "Ctrl-C ends."
-        )
+        who = names[0] if speaker.run is None else f"{names[0]}, {Path(speaker.place).name},"
+        say(f"{who} answers at {place}/v1, and on a page at {place}. Ctrl-C ends.")
         if not key:
             note(
                 f"Whoever is on this machine may ask. Set {KEY} to a secret to answer those who have it."

@@ -12,7 +12,9 @@ import pytest
 from instruct_core.errors import ConfigError
 from launch import serve as door
 from launch.console.lines import guarded
+from launch.dialogue import listening
 from launch.dialogue.listening import HttpServer, address_of, listener_at, serve
+from launch.flags.run import ModelFlags
 from launch.flags.serve import KEY, Serve
 from tests.conftest import HANGS_SECONDS
 from tests.launch.dialogue.played_speaker import PlayedSpeaker, served
@@ -47,6 +49,18 @@ def test_server_ends_though_a_client_never_sends_all_of_its_question() -> None:
 
     with client:  # the server has ended
         assert client.recv(99) == b""
+
+
+def test_model_that_is_no_step_of_a_run_is_named_once(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    speaker = PlayedSpeaker()
+    speaker.place = "models/good"
+    monkeypatch.setattr(listening, "load_speaker", lambda _: speaker)
+    monkeypatch.setattr(HttpServer, "run", lambda *_, **__: None)
+
+    assert serve(Serve(ModelFlags(checkpoint="models/good/"), port=0)) == 0
+    assert capfd.readouterr().out.startswith("good answers at http://127.0.0.1:")
 
 
 def test_server_in_the_background_goes_on_ignoring_ctrl_c() -> None:
