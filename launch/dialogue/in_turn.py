@@ -34,7 +34,7 @@ class InTurn:
         # A long question is read while another is answered, and holds nobody else up meanwhile.
         self._reading = ThreadPoolExecutor(1, thread_name_prefix="questions")
         self._answering = ThreadPoolExecutor(1, thread_name_prefix="answers")
-        self._num_read = 0  # questions that are being read
+        self._num_reading = 0  # questions that are being read
         self.num_waiting = 0  # who asked and has no answer yet
         self.is_over = False  # no further token for anybody; a signal's handler may set it
 
@@ -46,7 +46,7 @@ class InTurn:
             RequestError: Too many wait already.
             ConfigError: As `Speaker.prompt`.
         """
-        if (waiting := self._num_read + self.num_waiting) >= MOST_WAITING:
+        if (waiting := self._num_reading + self.num_waiting) >= MOST_WAITING:
             raise RequestError(
                 f"{waiting} requests wait for this model already. Ask again later.", 429
             )
@@ -54,11 +54,11 @@ class InTurn:
         def read() -> list[int]:
             return [] if self.is_over else self._speaker.prompt(turns)
 
-        self._num_read += 1
+        self._num_reading += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._reading, read)
         finally:
-            self._num_read -= 1
+            self._num_reading -= 1
 
     async def parts(self, tokens: list[int], asked: Asked) -> AsyncGenerator[str | Answer]:
         """Give the parts of an answer as they come, and at last the answer; none once it is over."""
