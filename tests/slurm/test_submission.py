@@ -128,6 +128,26 @@ def test_real_accounting_is_no_obstacle(
     assert_ended_as_if_undisturbed(run, undisturbed_pair)
 
 
+def test_sweep_is_a_job_for_each_run_and_compares_them_later(
+    desk: Run, light_shards: Path, cluster: SlurmCluster
+) -> None:
+    shared = [word for word in desk.arguments if not word.startswith("--run=")]
+    runs = [Run(cluster, desk.cwd, light_shards, name=f"s-seed-{seed}") for seed in (1, 2)]
+    words = ("--over", "seed=1,2", *shared, "--max-steps=3", *ONE_RANK)
+
+    begun = desk.launch("sweep", "s", *words)
+    again = desk.launch("sweep", "s", *words)
+    for run in runs:
+        run.wait_for_end()
+    compared = desk.launch("sweep", "s")
+
+    assert begun.returncode == again.returncode == compared.returncode == 0, begun.stderr
+    assert len({run.job_id for run in runs}) == 2
+    assert [len(run.job_ids) for run in runs] == [1, 1]
+    states = [line.split()[:3] for line in compared.stdout.splitlines()[1:3]]
+    assert sorted(states) == [["s-seed-1", "1", "finished"], ["s-seed-2", "2", "finished"]]
+
+
 def test_launcher_that_dies_after_submitting_leaves_a_run_that_goes_on(
     cluster: SlurmCluster, tmp_path: Path, light_shards: Path
 ) -> None:
