@@ -53,16 +53,21 @@ def folder_to_submit(parent: Path) -> Iterator[Path]:
         asks = isinstance(error, Exception) and not isinstance(error, UnansweredError)
         if not _may_have_a_job(folder, asks):
             shutil.rmtree(folder, ignore_errors=True)
-        elif not known_jobs(folder):
+        elif not known_jobs(folder) and not _has_begun_here(folder):
             tell(
                 f"Folder {folder} stays: a job may have been queued from it. The same command finds out."
             )
         raise
 
 
+def _has_begun_here(folder: Path) -> bool:
+    """Return True if a job on this machine has been given what it does."""
+    return bool(entries_in(folder, "*_submitted.pkl"))
+
+
 def _may_have_a_job(folder: Path, asks: bool) -> bool:
     """Return True unless nobody has been asked for a job, or Slurm, if it is asked, has none."""
-    if known_jobs(folder) or entries_in(folder, "*_submitted.pkl"):  # of a job on this machine
+    if known_jobs(folder) or _has_begun_here(folder):
         return True
     if not entries_in(folder, "*.sh"):  # nobody has been asked yet
         return False

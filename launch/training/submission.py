@@ -41,7 +41,7 @@ from launch.cluster.script import Resources, batch_script, notes_on
 from launch.cluster.slurm import SlurmJob, running_array, submit_slurm, test_submission
 from launch.console.ctrl_c import EXIT_INTERRUPTED
 from launch.console.display import zone
-from launch.console.lines import counted, ctrl_c_waits
+from launch.console.lines import counted, ctrl_c_waits, say
 from launch.flags.finetune import Finetune
 from launch.flags.site import Site
 from launch.flags.slurm import without_slurm
@@ -234,6 +234,7 @@ class OnThisMachine:
             lock.close()  # the job has inherited it
             if came:
                 job.warn(signal.SIGTERM)
+                say(f"Stopping run {run.name}, just begun. Give the same command again to go on.")
         next_step = f"Ctrl-C saves and stops; curves: tensorboard --logdir {shlex.quote(run.runs)}"
         return Submitted(job, next_step, lambda: watch(job, run))
 

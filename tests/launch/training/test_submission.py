@@ -15,6 +15,7 @@ from instruct_core.storage.store import Store
 from jobs.finetune import FinetuneJob
 from launch.cluster.local import LocalJob
 from launch.cluster.lock import RunLock
+from launch.cluster.lost import folder_to_submit
 from launch.flags.finetune import Finetune
 from launch.runs.run import Run
 from launch.training import submission
@@ -32,7 +33,10 @@ def term_interrupts() -> Iterator[None]:
 @pytest.mark.usefixtures("term_interrupts")
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_interrupt_while_a_run_is_started_stops_it_and_leaves_no_lock_of_nobody(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signum: signal.Signals
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    signum: signal.Signals,
 ) -> None:
     """Whoever looks at a run whose lock names no job is told to try again in a second, for ever."""
     run = Run("r", Store(tmp_path / "checkpoints" / "r"), str(tmp_path / "runs"))
@@ -44,20 +48,22 @@ def test_interrupt_while_a_run_is_started_stops_it_and_leaves_no_lock_of_nobody(
     assert lock.acquire()
     inherited = os.dup(lock.fd)  # as the job's controller has it
 
-    def submit(*_: Any, **__: Any) -> LocalJob:
+    def submit(_: FinetuneJob, folder: Path, *__: Any, **___: Any) -> LocalJob:
         signal.raise_signal(signum)
-        return LocalJob(tmp_path / "job", os.getpid())
+        (folder / f"{os.getpid()}_submitted.pkl").touch()
+        return LocalJob(folder, os.getpid())
 
     monkeypatch.setattr(submission, "submit_local", submit)
     monkeypatch.setattr(LocalJob, "warn", lambda job, signum: warned.append((job.pid, signum)))
 
-    with pytest.raises(KeyboardInterrupt):
-        OnThisMachine(Finetune(), run, why="").submit(
-            FinetuneJob(config, "v"), tmp_path / "job", lock
-        )
+    with pytest.raises(KeyboardInterrupt), folder_to_submit(run.job_parent) as folder:
+        OnThisMachine(Finetune(), run, why="").submit(FinetuneJob(config, "v"), folder, lock)
 
     found = LocalJob.found(run.lock)
     os.close(inherited)
     assert found is not None
-    assert found.folder == tmp_path / "job"
+    assert found.folder == folder
     assert warned == [(os.getpid(), signal.SIGTERM)]
+    said = capsys.readouterr()
+    assert said.out == "Stopping run r, just begun. Give the same command again to go on.\n"
+    assert said.err == ""
