@@ -10,7 +10,7 @@ A run has one log a job, of the rank that is asked for; an array one a task and 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -89,6 +89,10 @@ class ArrayLog:
     job: SlurmJob | None
     task: int | None
 
+    def tasks(self) -> list[int]:
+        """Return the tasks that have logged, whichever is asked for."""
+        return [file.task for file in replace(self, task=None).files() if file.task is not None]
+
     def files(self) -> list[LogFile]:
         """Return the logs, by task."""
         here = [
@@ -139,7 +143,7 @@ def log_source(flags: Logs) -> RunLog | ArrayLog:
 
     Raises:
         ConfigError: A flag goes with the other kind alone, or the name is no plain one.
-        MissingError: There is nothing of the name, or no such rank in a run that has ended.
+        MissingError: There is nothing of the name, or no such rank or task of what has ended.
     """
     for flag, number in (("--task", flags.task), ("--rank", flags.rank)):
         if number is not None and number < 0:
@@ -165,6 +169,12 @@ def log_source(flags: Logs) -> RunLog | ArrayLog:
         return log
     if flags.rank:
         raise ConfigError(f"--rank is of a run, and {array.what} is an array. Use --task.")
+    tasks = array.tasks()
+    if tasks and flags.task not in (None, *tasks) and not array.goes_on():
+        raise MissingError(
+            f"--task {flags.task} is not there: of the tasks that logged anything in {array.folder} the "
+            f"first is {tasks[0]} and the last {tasks[-1]}."
+        )
     return array
 
 
