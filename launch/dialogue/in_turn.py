@@ -1,7 +1,7 @@
 """
 One model that answers many, one after the other, in the order in which they asked.
 
-    in_turn = InTurn(speaker)
+    in_turn = InTurn(speaker, thread_to_answer())
     tokens = await in_turn.prompt(asked.turns)
     async for part in in_turn.parts(tokens, asked): ...      # texts, then an Answer
 
@@ -21,19 +21,29 @@ from launch.dialogue.speaker import Answer, Speaker
 MOST_WAITING = 100  # requests; who comes then is told to come again, as clients do by themselves
 
 
+def thread_to_answer() -> ThreadPoolExecutor:
+    """
+    Return a thread that loads a model and answers, and is the only one that computes.
+
+    For each thread that computes, libgomp keeps as many as there are cores; of two such sets each sleeps
+    after every product, and a token takes a fifth longer (bench/serve.py).
+    """
+    return ThreadPoolExecutor(1, thread_name_prefix="answers")
+
+
 class InTurn:
     """
     A model and those who wait for it; all but the reading and answering itself is of one event loop.
 
     Args:
         speaker: The model.
+        answering: The one thread that answers; see `thread_to_answer`.
     """
 
-    def __init__(self, speaker: Speaker) -> None:
-        self._speaker = speaker
+    def __init__(self, speaker: Speaker, answering: ThreadPoolExecutor) -> None:
+        self._speaker, self._answering = speaker, answering
         # A long question is read while another is answered, and holds nobody else up meanwhile.
         self._reading = ThreadPoolExecutor(1, thread_name_prefix="questions")
-        self._answering = ThreadPoolExecutor(1, thread_name_prefix="answers")
         self._num_reading = 0  # questions that are being read
         self.num_waiting = 0  # who asked and has no answer yet
         self.is_over = False  # no further token for anybody; a signal's handler may set it

@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -20,8 +21,10 @@ from types import FrameType
 import uvicorn
 
 from instruct_core.errors import ConfigError
+from launch.console.ctrl_c import EXIT_INTERRUPTED
 from launch.console.lines import note, say, term_as_interrupt
 from launch.dialogue.guard import OWN, Guard
+from launch.dialogue.in_turn import thread_to_answer
 from launch.dialogue.request import Defaults
 from launch.dialogue.server import Server
 from launch.dialogue.speaker import Speaker, load_speaker
@@ -51,9 +54,11 @@ def serve(flags: Serve) -> int:
     """
     key = _key()
     with listener_at(flags, key) as listener, term_as_interrupt():
-        speaker = load_speaker(flags.model)
+        answering = thread_to_answer()
+        speaker = loaded(flags.model, answering)
         names = _names(flags.model, speaker)
-        server = Server(speaker, names, Defaults(flags.sampling, flags.max_new_tokens))
+        defaults = Defaults(flags.sampling, flags.max_new_tokens)
+        server = Server(speaker, names, defaults, answering)
         app = Guard(server.app, key, {*OWN, flags.host.lower()})
         place = address_of(listener)
         who = names[0] if speaker.run is None else f"{names[0]}, {Path(speaker.place).name},"
@@ -67,6 +72,14 @@ def serve(flags: Serve) -> int:
         except KeyboardInterrupt:
             note("Stopped.")
     return 0
+
+
+def loaded(flags: ModelFlags, answering: ThreadPoolExecutor) -> Speaker:
+    """Return the model, loaded by the thread that will answer; raises as `load_speaker` does."""
+    try:
+        return answering.submit(load_speaker, flags).result()
+    except KeyboardInterrupt:
+        os._exit(EXIT_INTERRUPTED)  # nothing is to undo, and the thread would be waited for
 
 
 class HttpServer(uvicorn.Server):

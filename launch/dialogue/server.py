@@ -1,7 +1,7 @@
 """
 A model that programs ask over HTTP, as they ask OpenAI's, and people on a page.
 
-    app = Server(speaker, ("my-run",), defaults).app
+    app = Server(speaker, ("my-run",), defaults, thread_to_answer()).app
 
     GET /                       the page
     GET /v1/models              the one model, and /v1/models/NAME
@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
 from pathlib import Path
 
@@ -45,13 +46,20 @@ class Server:
         speaker: The model.
         names: By which it may be asked for, its own first.
         defaults: What holds where a request says nothing.
+        answering: The thread that answers, and has loaded the model.
     """
 
-    def __init__(self, speaker: Speaker, names: tuple[str, ...], defaults: Defaults) -> None:
+    def __init__(
+        self,
+        speaker: Speaker,
+        names: tuple[str, ...],
+        defaults: Defaults,
+        answering: ThreadPoolExecutor,
+    ) -> None:
         self._names, self._defaults = names, defaults
         self._checkpoint = Path(speaker.place).name
         self._created = int(time.time())
-        self.in_turn = InTurn(speaker)
+        self.in_turn = InTurn(speaker, answering)
         self.app = Starlette(
             routes=[
                 Route("/v1/models", self._models),

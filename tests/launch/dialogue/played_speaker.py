@@ -10,13 +10,15 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from threading import Event, Thread
+from threading import Event, Thread, get_ident
 from typing import Any
 
 from instruct_core.answers.sampling import Sampling
 from instruct_core.data.turns import Turn
 from launch.dialogue.guard import OWN, Guard
+from launch.dialogue.in_turn import thread_to_answer
 from launch.dialogue.listening import HttpServer
 from launch.dialogue.request import Defaults
 from launch.dialogue.server import Server
@@ -34,6 +36,7 @@ class PlayedSpeaker:
 
     def __init__(self) -> None:
         self.asked: list[str] = []  # in the order of the answers
+        self.answered_in = 0  # the thread
         self.goes_on = Event()  # a question with "wait" waits for it
         self.waits, self.reads, self.called_off = Event(), Event(), Event()
         self._next_token = Event()  # never set: what a token takes
@@ -57,6 +60,7 @@ class PlayedSpeaker:
         """Words of the question, one after the other."""
         [question] = tokens
         self.asked.append(question)
+        self.answered_in = get_ident()
         if question == "fail":
             raise MemoryError("no room\nat all")
         if "wait" in question:
@@ -94,10 +98,14 @@ def _has_loop() -> bool:
 
 @contextmanager
 def served(
-    speaker: PlayedSpeaker, key: str = "", patience_seconds: float = HANGS_SECONDS
+    speaker: PlayedSpeaker,
+    key: str = "",
+    patience_seconds: float = HANGS_SECONDS,
+    answering: ThreadPoolExecutor | None = None,
 ) -> Iterator[tuple[str, Server]]:
     """Give the address of a server, and what answers there, for as long as it is needed."""
-    server = Server(speaker, ("r",), Defaults(Sampling(), 99))  # type: ignore[arg-type]
+    defaults, answering = Defaults(Sampling(), 99), answering or thread_to_answer()
+    server = Server(speaker, ("r",), defaults, answering)  # type: ignore[arg-type]
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         http = HttpServer(Guard(server.app, key, OWN), server, patience_seconds)

@@ -6,6 +6,7 @@ import signal
 import socket
 import sys
 from pathlib import Path
+from threading import get_ident
 
 import pytest
 
@@ -13,13 +14,30 @@ from instruct_core.errors import ConfigError
 from launch import serve as door
 from launch.console.lines import guarded
 from launch.dialogue import listening
+from launch.dialogue.in_turn import thread_to_answer
 from launch.dialogue.listening import HttpServer, address_of, listener_at, serve
 from launch.flags.run import ModelFlags
 from launch.flags.serve import KEY, Serve
 from tests.conftest import HANGS_SECONDS
+from tests.launch.dialogue.asking import ask
 from tests.launch.dialogue.played_speaker import PlayedSpeaker, served
 
 HERE = socket.gethostname()
+
+
+def test_model_is_loaded_by_the_thread_that_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two threads that compute have two sets of libgomp's, which then sleep after every product."""
+    speaker, loaded_in, answering = PlayedSpeaker(), list[int](), thread_to_answer()
+    monkeypatch.setattr(
+        listening, "load_speaker", lambda _: loaded_in.append(get_ident()) or speaker
+    )
+
+    found = listening.loaded(ModelFlags(), answering)
+    with served(speaker, answering=answering) as (url, _):
+        ask(url, "Hi.")
+
+    assert found is speaker
+    assert [speaker.answered_in] == loaded_in
 
 
 def test_port_that_is_taken_is_told_before_a_model_is_loaded() -> None:
