@@ -21,14 +21,18 @@ class Cause(NamedTuple):
     remedy: str  # one line
 
 
+# The driver, cuBLAS and NCCL each have words of their own for a GPU that is full.
+GPU_IS_FULL = (
+    r"CUDA error: out of memory|(CUBLAS|CUDNN|CUFFT)_STATUS_ALLOC_FAILED|"
+    r"Cuda failure (\d+ )?'out of memory'"
+)
 _SAYS = (
     (
         "out of GPU memory",
         "a smaller --micro-batch-size, --activation-checkpointing on, --shard full on several GPUs, or "
         "GPUs with more memory",
         r"has too little memory for (--micro-batch-size|the model)|CUDA out of memory|"
-        r"CUDA error: out of memory|(CUBLAS|CUDNN|CUFFT)_STATUS_ALLOC_FAILED|torch.OutOfMemoryError|"
-        r"Cuda failure (\d+ )?'out of memory'",
+        rf"torch.OutOfMemoryError|{GPU_IS_FULL}",
     ),
     (
         "out of host memory",

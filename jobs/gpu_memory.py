@@ -17,12 +17,9 @@ import torch
 from instruct_core import ranks
 from instruct_core.config import TrainConfig
 from instruct_core.errors import ConfigError
+from jobs.causes import GPU_IS_FULL
 
-# cuBLAS, NCCL and the driver have words of their own, in a RuntimeError.
-SAYS = re.compile(
-    r"CUDA error: out of memory|(CUBLAS|CUDNN|CUFFT)_STATUS_ALLOC_FAILED|CUDA out of|"
-    r"Cuda failure (\d+ )?'out of memory'"
-)
+SAYS = re.compile(f"CUDA out of|{GPU_IS_FULL}")  # in a RuntimeError
 
 
 @contextmanager

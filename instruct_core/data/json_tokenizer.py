@@ -27,6 +27,7 @@ import xxhash
 from instruct_core.data.pieces import BYTE, BYTE_OF_CHAR, spelling_of
 from instruct_core.data.token_rows import EncodedRows, Part, Stretch, stretches_of, token_type
 from instruct_core.data.tokenizer_files import GENERATION, TOKENIZER_FOLDER, TokenizerFiles
+from instruct_core.data.values import without_blanks
 from instruct_core.errors import ConfigError
 
 # What of tokenizer.json decides the tokens; where a text is cut or filled up is for others to say.
@@ -136,7 +137,7 @@ class JsonTokenizer:
         if self._unknown in encoding.ids:
             return True
         if self._first.normalizer is None:
-            return _bare(self.decode(encoding.ids)) != _bare(text)
+            return without_blanks(self.decode(encoding.ids)) != without_blanks(text)
         said = bytearray(len(text))
         for begin, end in encoding.offsets:
             said[begin:end] = b"\1" * (end - begin)
@@ -152,10 +153,6 @@ class JsonTokenizer:
                     f"Tokenizer {where} takes {text} in a text for the control token, so a row of a "
                     "data set could end itself. Such a tokenizer is not used."
                 )
-
-
-def _bare(text: str) -> str:
-    return "".join(text.split())
 
 
 def _with_ends(files: dict[str, bytes], end_ids: list[int]) -> dict[str, bytes]:

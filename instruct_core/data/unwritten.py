@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from instruct_core.data.template import Segment, text_of
 from instruct_core.data.turns import Turn
+from instruct_core.data.values import without_blanks
 
 
 def unwritten(turns: Sequence[Turn], segments: Sequence[Segment]) -> set[str]:
@@ -22,22 +23,18 @@ def unwritten(turns: Sequence[Turn], segments: Sequence[Segment]) -> set[str]:
         turns: Of the chat.
         segments: What a template made of them.
     """
-    written, missing, place = _bare(text_of(segments)), set[str](), 0
+    written, missing, place = without_blanks(text_of(segments)), set[str](), 0
     for turn in turns:
         for text in (turn.text, turn.input):
-            said = _bare(text)
+            said = without_blanks(text)
             # A template may put the system prompt anywhere; all others speak one after another.
             found = written.find(said, 0 if turn.role == "system" else place)
             if found < 0:
                 missing.add(turn.role)
             elif turn.role != "system":
                 place = found + len(said)
-        if any(_bare(call["name"]) not in written for call in turn.calls):
+        if any(without_blanks(call["name"]) not in written for call in turn.calls):
             missing.add("calls")
-        if any(_bare(tool["function"]["name"]) not in written for tool in turn.tools):
+        if any(without_blanks(tool["function"]["name"]) not in written for tool in turn.tools):
             missing.add("tools")
     return missing
-
-
-def _bare(text: str) -> str:
-    return "".join(text.split())

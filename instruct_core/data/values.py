@@ -103,6 +103,11 @@ def with_article(word: str) -> str:
     return f"{'an' if word[:1].lower() in 'aeiou' else 'a'} {word}"
 
 
+def without_blanks(text: str) -> str:
+    """Return a text without its blanks and line breaks, for comparison."""
+    return "".join(text.split())
+
+
 def is_nan(value: Any) -> bool:
     """Return True for what tables write where they have no value."""
     return isinstance(value, float) and math.isnan(value)

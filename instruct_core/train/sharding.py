@@ -15,11 +15,11 @@ Source: torch.distributed.fsdp.fully_shard of torch 2.13; Rajbhandari et al. 202
 from __future__ import annotations
 
 import torch
-import xxhash
 from torch import Tensor, nn
 
 from instruct_core import ranks
 from instruct_core.model.family import Model
+from instruct_core.model.weights import hash_weights
 
 
 def shard(model: Model, device: torch.device) -> None:
@@ -47,13 +47,10 @@ def _agree(model: Model) -> None:
     A node may have kept an older file in its memory, and nobody would see that parts of two models
     make one.
     """
-    weights = [w.view(-1).view(torch.uint8) for _, w in sorted(model.state_dict().items())]
-    hasher = xxhash.xxh3_128()
-    for weight in weights:
-        hasher.update(weight.numpy().data)
-    if len(set(ranks.gather_from_ranks(hasher.hexdigest()))) > 1:
-        for weight in weights:
-            ranks.broadcast(weight, 0)
+    weights = {n: weight.view(-1).view(torch.uint8) for n, weight in model.state_dict().items()}
+    if len(set(ranks.gather_from_ranks(hash_weights(weights)))) > 1:
+        for name in sorted(weights):
+            ranks.broadcast(weights[name], 0)
 
 
 def part_of(whole: Tensor, parameter: Tensor) -> Tensor:

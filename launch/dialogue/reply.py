@@ -19,9 +19,6 @@ from launch.console.lines import one_line
 from launch.dialogue.request import RequestError
 from launch.dialogue.speaker import Answer
 
-# An answer that was called off has nobody who reads this.
-FINISH = {"length": "length"}
-
 
 class Reply:
     """
@@ -72,7 +69,7 @@ class Reply:
 
 
 def _finish(answer: Answer) -> str:
-    return FINISH.get(answer.finish_reason, "stop")
+    return "length" if answer.finish_reason == "length" else "stop"
 
 
 def usage(answer: Answer) -> dict[str, int]:

@@ -25,15 +25,11 @@ from instruct_core.storage.json_text import parse_json
 
 MOST_STOPS = 16
 # What is read here, and what a client may send that has no part in the answer.
+LENGTHS = ("max_completion_tokens", "max_tokens")  # the first that is there holds
 READ = {
-    "model",
-    "messages",
-    "stream",
-    "stream_options",
-    "max_tokens",
-    "max_completion_tokens",
-    "stop",
-}
+    "model", "messages", "stream", "stream_options", "stop", *LENGTHS,
+    *(setting.name for setting in fields(Sampling)),
+}  # fmt: skip
 NO_PART = {
     "metadata", "parallel_tool_calls", "prompt_cache_key", "prompt_cache_retention", "safety_identifier",
     "service_tier", "store", "user",
@@ -100,11 +96,10 @@ def read_request(body: bytes, names: Sequence[str], defaults: Defaults) -> Asked
         _check_is_done(name, value)
     check_model_name(request.get("model", names[0]), names)
     options = _typed(request, "stream_options", dict, "an object", {})
-    most = request.get("max_completion_tokens", request.get("max_tokens"))
     return Asked(
         turns=_turns(request),
         sampling=_sampling(request, defaults.sampling),
-        max_new_tokens=_at_least_one(request, most, defaults.max_new_tokens),
+        max_new_tokens=_max_new_tokens(request, defaults.max_new_tokens),
         ends=_ends(request),
         streams=_typed(request, "stream", bool, "true or false", False),
         counts_at_end=bool(options.get("include_usage")),
@@ -131,8 +126,7 @@ def _object(body: bytes) -> dict[str, Any]:
 
 
 def _check_is_done(name: str, value: Any) -> None:
-    settings = {setting.name for setting in fields(Sampling)}
-    if name in READ | NO_PART | settings:
+    if name in READ or name in NO_PART:
         return
     if name not in NOT_DONE:
         raise RequestError(f"{name} is not known here. Leave it out.", param=name)
@@ -194,11 +188,10 @@ def _sampling(request: dict[str, Any], default: Sampling) -> Sampling:
     return replace(default, **chosen)
 
 
-def _at_least_one(request: dict[str, Any], value: Any, default: int) -> int:
-    if value is None:
-        return default
+def _max_new_tokens(request: dict[str, Any], default: int) -> int:
+    name = next((name for name in LENGTHS if name in request), "")
+    value = request.get(name, default)
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        name = "max_completion_tokens" if "max_completion_tokens" in request else "max_tokens"
         raise RequestError(
             f"{name} must be a whole number, at least 1, got {json.dumps(value)}.", param=name
         )
