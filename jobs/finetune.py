@@ -57,6 +57,13 @@ class FinetuneJob:
             stop.ignore_from_now_on()
             return result.outcome
 
+    def imports(self, num_ranks: int) -> list[str]:
+        """Return what every rank will load, for a process that they are forked from."""
+        config = self.config
+        recomputes = config.activation_checkpointing == "on"
+        compiler = config.compile or recomputes or config.is_in_parts(num_ranks)
+        return ["jobs.attempt", *(["torch._dynamo"] if compiler else [])]
+
     def checkpoint(self, *args: Any, **kwargs: Any) -> submitit.helpers.DelayedSubmission:
         """Return what runs after a requeue; submitit calls this, see the module's page."""
         return submitit.helpers.DelayedSubmission(self, *args, **kwargs)

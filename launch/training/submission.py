@@ -224,11 +224,12 @@ class OnThisMachine:
 
     def submit(self, function: FinetuneJob, folder: Path, lock: RunLock) -> Submitted:
         """Start the job, which holds the lock as long as it lives."""
-        run = self._run
+        run, num_tasks = self._run, self._num_tasks
         run.forget_slurm()
         # Half started, it would hold the lock, and nobody could tell whose that is.
         with ctrl_c_waits() as came:
-            job = submit_local(function, folder, self._num_tasks, lock, imports=["jobs.attempt"])
+            imports = function.imports(num_tasks)
+            job = submit_local(function, folder, num_tasks, lock, imports=imports)
             job.ledger = run.ledger.url
             lock.name_job(job.pid, folder, job.ledger)
             lock.close()  # the job has inherited it
