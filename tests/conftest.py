@@ -45,23 +45,26 @@ TINY_RUN = [
     "--save-every=5",
 ]  # fmt: skip
 # Each worker takes whole files, in this order: a long one begun last would be waited for by all. Those
-# that wait for Slurm's clocks come before those that compute.
+# that wait for clocks, of Slurm or of stores, come between those that compute.
 LONGEST_FIRST = (
     "slurm/test_failing_disk.py", "slurm/test_coming_back.py", "slurm/test_slow_faults.py",
-    "slurm/test_queue.py", "slurm/test_faults.py", "slurm/test_doctor.py", "slurm/test_arrays.py",
-    "slurm/test_start_up.py", "slurm/test_inside.py", "slurm/test_asked.py", "slurm/test_sites.py",
-    "slurm/test_submission.py", "stores/test_training.py", "stores/test_store.py",
-    "stores/test_saves.py", "test_object_store.py", "test_resume.py", "test_world_sizes.py",
-    "test_drill.py", "shared_disk/test_run.py", "instruct_core/checkpoints/test_crash.py",
-    "test_generate.py",
-    "instruct_core/answers/test_generation.py", "instruct_core/checkpoints/test_writer.py",
-    "instruct_core/checkpoints/test_late_removals.py", "test_lora.py",
-    "instruct_core/checkpoints/test_sharing.py", "launch/test_errors.py", "test_preprocess.py",
-    "instruct_core/checkpoints/test_crash_s3.py", "launch/evaluation/test_evaluation.py",
-    "stores/test_away.py", "test_control.py", "test_llama_bases.py", "test_positions.py",
-    "test_notify.py", "test_readme.py", "test_full_disk.py", "test_sources.py", "test_chats.py",
-    "launch/dialogue/test_dialogue.py", "test_tokenizers.py", "shared_disk/test_last_words.py",
-    "jobs/survival/test_local_controller.py", "launch/training/test_attach.py",
+    "test_drill.py", "slurm/test_faults.py", "test_object_store.py", "stores/test_saves.py",
+    "launch/training/test_fit.py", "slurm/test_queue.py", "instruct_core/train/test_sharding.py",
+    "stores/test_store.py", "test_resume.py", "slurm/test_start_up.py", "test_world_sizes.py",
+    "stores/test_training.py", "launch/test_errors.py", "slurm/test_doctor.py", "test_generate.py",
+    "slurm/test_arrays.py", "shared_disk/test_run.py", "instruct_core/checkpoints/test_writer.py",
+    "instruct_core/checkpoints/test_crash_s3.py", "slurm/test_inside.py",
+    "instruct_core/checkpoints/test_crash.py", "stores/test_away.py", "slurm/test_submission.py",
+    "launch/evaluation/test_evaluation.py", "shared_disk/test_last_words.py", "slurm/test_asked.py",
+    "slurm/test_sites.py", "instruct_core/train/test_compiled.py", "test_lora.py",
+    "instruct_core/answers/test_generation.py", "instruct_core/checkpoints/test_late_removals.py",
+    "instruct_core/checkpoints/test_sharing.py", "test_preprocess.py", "test_control.py",
+    "test_llama_bases.py", "test_positions.py", "test_notify.py", "test_readme.py",
+    "test_full_disk.py", "test_sources.py", "test_chats.py", "launch/dialogue/test_dialogue.py",
+    "test_tokenizers.py", "instruct_core/train/test_adapter_training.py",
+    "instruct_core/train/test_recomputed.py", "jobs/survival/test_guard.py",
+    "jobs/survival/test_local_controller.py", "launch/runs/test_checkpoints.py",
+    "launch/training/test_attach.py", "launch/training/test_start.py",
     "launch/training/test_debug.py",
 )  # fmt: skip
 
