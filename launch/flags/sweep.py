@@ -13,6 +13,7 @@ import tyro
 
 from instruct_core.errors import ConfigError
 from launch.flags.finetune import Finetune, check_flags
+from launch.flags.nearest import nearest
 from launch.flags.parse import check_name, parse_flags
 from launch.flags.site import flags_in, parse_on_site
 
@@ -78,6 +79,8 @@ def parse_sweep(
     for flag in {flag for flag, _ in ways if sum(flag == other for other, _ in ways) > 1}:
         raise ConfigError(f"--over {flag}=... is given twice. Give all its values at once.")
     if not ways and (left := sorted(flags_in(others) - {"--checkpoints"})):
+        if meant := nearest(left[0], ["over", "json"]):
+            raise ConfigError(f"There is no flag {left[0]}. Perhaps you meant {meant[0]}.")
         raise ConfigError(
             f"{left[0]} is for training, and without --over nothing is trained. Give --over "
             "FLAG=VALUE,VALUE, or leave it out to compare the runs that are there."

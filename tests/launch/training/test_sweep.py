@@ -62,6 +62,7 @@ def test_value_that_is_no_name_makes_one() -> None:
         ("lr --over seed=one", "--seed takes a whole number, got one"),
         ("lr --over learning-rate=1e-4,2", "--learning-rate must be more than 0 and at most 1"),
         ("lr --over init=a/b,a-b", "would have one name"),
+        ("lr --ovr learning-rate=1,2", "There is no flag --ovr. Perhaps you meant --over."),
         ("lr --shards x", "--shards is for training, and without --over nothing is trained"),
         ("lr --over seed=1 --json", "--json is for comparing"),
         (f"lr --over seed={','.join(map(str, range(1001)))}", "at most 1,000 runs, got 1,001"),
