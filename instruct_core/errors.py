@@ -23,6 +23,11 @@ a caller would expect.
 from __future__ import annotations
 
 
+def how_to_install(extra: str) -> str:
+    """Return the sentence that a message ends with where a package of an extra is missing."""
+    return f"Install it: pip install -c constraints.txt -e '.[{extra}]'"
+
+
 class InstructError(Exception):
     """Base of all errors above. The message says what, which value, where, and what to do."""
 

@@ -15,7 +15,7 @@ import sys
 from importlib.util import find_spec
 
 import launch.console.ctrl_c  # noqa: F401  first: it is for what follows
-from instruct_core.errors import ConfigError
+from instruct_core.errors import ConfigError, how_to_install
 from launch.console.lines import guarded
 from launch.flags.parse import check_counts, parse_flags
 from launch.flags.run import check_model_flags
@@ -29,10 +29,7 @@ def main() -> int:
     check_model_flags(flags.model)
     missing = [name for name in ("starlette", "uvicorn") if find_spec(name) is None]
     if missing:
-        raise ConfigError(
-            f"This command needs the package {missing[0]}. "
-            "Install it: pip install -c constraints.txt -e '.[serve]'"
-        )
+        raise ConfigError(f"This command needs the package {missing[0]}. {how_to_install('serve')}")
     from launch.dialogue.listening import serve
 
     return serve(flags)

@@ -25,7 +25,7 @@ from instruct_core.data.gpt2_tokenizer import (
     load_gpt2_tokenizer,
     merges_path,
 )
-from instruct_core.errors import ConfigError
+from instruct_core.errors import ConfigError, how_to_install
 
 logger = logging.getLogger(__name__)
 
@@ -83,8 +83,7 @@ def choose_tokenizer(name: EncoderName) -> Gpt2Tokenizer:
     installed = find_spec("fastokens") is not None
     if name == "fastokens" and not installed:
         raise ConfigError(
-            "--encoder fastokens needs the package fastokens. "
-            "Install it: pip install 'instruct-cluster[fast]'"
+            f"--encoder fastokens needs the package fastokens. {how_to_install('fast')}"
         )
     if name == "tiktoken" or not installed:
         return load_gpt2_tokenizer()

@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from typing import IO, Any
 
 from instruct_core.data.source_file import open_source
-from instruct_core.errors import ConfigError, InstructError
+from instruct_core.errors import ConfigError, InstructError, how_to_install
 
 PIECE_BYTES = 1 << 18
 
@@ -50,10 +50,7 @@ def unpack(url: str, ending: str, plain: IO[bytes]) -> None:
         ConfigError: It is damaged, cut off or of another kind, or a package is missing.
     """
     if ending == "zst" and find_spec("zstandard") is None:
-        raise ConfigError(
-            f"Source {url} needs the package zstandard. "
-            "Install it: pip install -c constraints.txt -e '.[zstd]'"
-        )
+        raise ConfigError(f"Source {url} needs the package zstandard. {how_to_install('zstd')}")
     try:
         with open_source(url) as file:
             _copy(file, COMPRESSIONS[ending], plain)

@@ -29,7 +29,7 @@ import xxhash
 from fsspec.asyn import AsyncFileSystem
 from fsspec.spec import AbstractFileSystem
 
-from instruct_core.errors import ConfigError, CorruptFileError
+from instruct_core.errors import ConfigError, CorruptFileError, how_to_install
 from instruct_core.storage.backend import Free, ReadAt
 from instruct_core.storage.client_pauses import leave_generator_alone
 from instruct_core.storage.client_words import keep_quiet_of_other_parts
@@ -82,7 +82,7 @@ class Objects:
             extra = EXTRAS.get(protocol)
             hint = " Check the URL, and the credentials in the environment." if extra else ""
             if extra and isinstance(error, ImportError):
-                hint = f" Install it: pip install -c constraints.txt -e '.[{extra}]'"
+                hint = f" {how_to_install(extra)}"
             reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".!")
             raise ConfigError(
                 without_secrets(f"Place {url} cannot be used: {reason}.{hint}")

@@ -13,11 +13,12 @@ import tiktoken
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from instruct_core.data import fast_tokenizer
 from instruct_core.data import gpt2_tokenizer as module
 from instruct_core.data.fast_tokenizer import EncoderName, FastTokenizer, choose_tokenizer
 from instruct_core.data.gpt2_tokenizer import END_OF_TEXT_ID, Gpt2Tokenizer, load_gpt2_tokenizer
 from instruct_core.data.token_rows import stretches_of
-from instruct_core.errors import CorruptFileError
+from instruct_core.errors import ConfigError, CorruptFileError
 
 URL = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/"
 
@@ -85,10 +86,21 @@ def test_merges_with_another_hash_are_refused(tmp_path: Path) -> None:
         module.read_merges(tmp_path / "vocab.bpe")
 
 
+def test_encoder_that_is_not_installed_is_named_with_what_installs_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fast_tokenizer, "find_spec", lambda name: None)
+
+    with pytest.raises(ConfigError, match=r"pip install -c constraints.txt -e '.\[fast\]'$"):
+        choose_tokenizer("fastokens")
+
+
 @pytest.fixture(scope="module")
 def fast() -> FastTokenizer:
     """One that has passed its own check, so that nothing steps in for it any more."""
-    pytest.importorskip("fastokens", reason="optional extra: pip install 'instruct-cluster[fast]'")
+    pytest.importorskip(
+        "fastokens", reason="optional extra: pip install -c constraints.txt -e '.[fast]'"
+    )
     fast = choose_tokenizer("fastokens")
     fast.encode_texts(["hello"])
     assert isinstance(fast, FastTokenizer)
