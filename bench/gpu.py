@@ -71,6 +71,7 @@ class Step:
         compiled: As with --compile.
         by_mask: Attention goes by a mask, as on older GPUs, and not by the rows' starts.
         whole_rows: A sequence is one row, and not eight packed ones.
+        in_float16: Products are, and not in bfloat16; nothing is scaled.
     """
 
     def __init__(
@@ -80,8 +81,10 @@ class Step:
         compiled: bool = False,
         by_mask: bool = False,
         whole_rows: bool = False,
+        in_float16: bool = False,
     ) -> None:
         self._kind = place.device.type
+        self._half = torch.float16 if in_float16 else torch.bfloat16
         self._model = build(place.shape)
         self._model.initialize(1)
         self._with_loss = WithLoss(self._model.to(place.device), compiled)
@@ -94,7 +97,7 @@ class Step:
         self._batch = batch if place.is_gpu and not by_mask else batch[:4]
 
     def __call__(self) -> None:
-        with torch.autocast(self._kind, torch.bfloat16):
+        with torch.autocast(self._kind, self._half):
             loss = self._with_loss(*self._batch)
         (loss / self._batch[0].numel()).backward()
         norm = torch.nn.utils.clip_grad_norm_(self._model.parameters(), 1.0)
@@ -153,6 +156,7 @@ def training_steps(place: Place, ceiling: float) -> dict[bool, float]:
     with changed(sliced.SLICE_TOKENS, place, 512):
         measure_step(place, "training step, loss by 512 tokens", ceiling, size)
     if place.is_gpu:
+        measure_step(place, "training step, --precision fp16", ceiling, size, in_float16=True)
         with changed(sliced.COMPILED_SLICE_TOKENS, place, 2048):
             measure_step(place, "training step, loss by 2,048 tokens", ceiling, size, compiled=True)
     torch.use_deterministic_algorithms(False)

@@ -83,7 +83,7 @@ class Steps:
 def adapted_model(name: str) -> Model:
     """Return a model with adapters of rank 8 beside its usual projections."""
     model = random_model(name)
-    adapt(model, Lora(8, 16.0, usual_targets(projections(model))), dropout=0.0, is_half=False)
+    adapt(model, Lora(8, 16.0, usual_targets(projections(model))), dropout=0.0)
     draw(model, seed=1)
     return model
 

@@ -214,7 +214,7 @@ def main() -> None:
     flags.add_argument("--model", default="small-demo")
     flags.add_argument("--seq-len", type=int, default=256)
     flags.add_argument("--micro-batch-size", type=int, default=4)
-    flags.add_argument("--precision", default="bf16")
+    flags.add_argument("--precision", default="bf16", choices=("bf16", "fp32"))
     flags.add_argument("--threads", type=int, default=torch.get_num_threads())
     flags.add_argument("--contender", help=argparse.SUPPRESS)
     arguments = flags.parse_args()

@@ -26,7 +26,7 @@ MICRO_BATCH_SIZE = 8  # where the memory suffices and the ranks can share a step
 # Settings that came later are written only where they are used: a run without them stays what it was.
 IS_LATER = {"is_later": True}
 
-Precision = Literal["auto", "fp32", "bf16"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
 LossOn = Literal["all", "response"]
 Switch = Literal["auto", "on", "off"]
 Shard = Literal["auto", "none", "full"]
@@ -109,7 +109,8 @@ class Recipe:
     """Learn all tokens, or only those of the response (auto: response, where the base has a chat
     template; else all)."""
     precision: Precision = _decides("auto")  # noqa: RUF009  a field, as all others here
-    """Of matrix products (auto: bf16 on GPUs, fp32 on CPUs); weights are always fp32."""
+    """Of matrix products (auto: bf16 on GPUs that have it, else fp32); weights are always fp32. fp16 is
+    for GPUs without bf16: the loss is scaled, and a step that overflows is left out."""
     seed: int = _decides(1337, A_SEED)
     """Of weights, order and dropout."""
     eval_every: int = _may_change(100, AT_LEAST_ONE)

@@ -20,6 +20,7 @@ import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from instruct_core.checkpoints.manifest import Scale, manifest_in
 from instruct_core.config import PRESETS
 from instruct_core.data.batches import SampleReader
 from instruct_core.data.packing import pack
@@ -61,6 +62,11 @@ def checkpoint_hashes(cwd: Path, step: int = STEPS) -> dict[str, str]:
     return hashes_of(cwd / "checkpoints_instruct" / "r", step)
 
 
+def scale_of(cwd: Path) -> Scale | None:
+    store = Store(cwd / "checkpoints_instruct" / "r")
+    return manifest_in(store / f"step-{STEPS:08d}").loss_scale
+
+
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, shard_set: Path) -> Path:
     return train(tmp_path_factory.mktemp("gpu") / "undisturbed", shard_set)
@@ -68,8 +74,14 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, shard_set: Path) -> Pa
 
 @pytest.mark.parametrize(
     "more",
-    [(), ("--dropout=0",), ("--dropout=0", "--compile")],
-    ids=["dropout", "rows by their starts", "compiled"],
+    [
+        (),
+        ("--dropout=0",),
+        ("--dropout=0", "--compile"),
+        ("--precision=fp16",),
+        ("--dropout=0", "--compile", "--precision=fp16"),
+    ],
+    ids=["dropout", "rows by their starts", "compiled", "float16", "float16, compiled"],
 )
 def test_interrupted_run_ends_like_an_undisturbed_one_bit_for_bit(
     undisturbed: Path, tmp_path: Path, shard_set: Path, more: tuple[str, ...]
@@ -99,6 +111,7 @@ def test_interrupted_run_ends_like_an_undisturbed_one_bit_for_bit(
     assert launcher.returncode == 0, errors
     assert sum(event["event"] == "resumed" for event in events_of(run)) == 3
     assert checkpoint_hashes(cwd) == checkpoint_hashes(expected)
+    assert scale_of(cwd) == scale_of(expected)
 
 
 def test_save_beside_the_next_step_holds_what_was_there_before_it(

@@ -25,6 +25,7 @@ from instruct_core.storage.store import Store
 FORMAT, WITH_BASE = 1, 2  # a whole model, adapters on a base
 
 MAX_SHAPE = 1 << 20  # of any number in a model's shape
+LARGEST_SCALE = 2.0**24
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,14 @@ class Progress:
     non_finite_in_a_row: int = 0
     evaluated_at_step: int = -1
     val_loss: float | None = None
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What the loss of a run in float16 is multiplied with, see instruct_core/train/precision.py."""
+
+    value: float
+    steps: int  # made since it last changed
 
 
 @dataclass(frozen=True)
@@ -65,6 +74,7 @@ class Manifest:
     model: Shape
     base: Base | None = None  # of a step that has adapters alone
     progress: Progress
+    loss_scale: Scale | None = None  # of a run in float16
     files: list[FileEntry]
 
     @property
@@ -165,6 +175,10 @@ def _check(manifest: Manifest) -> None:
     for name in ("samples_seen", "tokens_seen"):
         _require(getattr(progress, name) >= 0, name, getattr(progress, name))
     _require(progress.global_step == step, "progress", progress)
+    if (scale := manifest.loss_scale) is not None:
+        _require(
+            1 <= scale.value <= LARGEST_SCALE and 0 <= scale.steps <= step, "loss_scale", scale
+        )
 
 
 def _require(holds: bool, name: str, value: object) -> None:

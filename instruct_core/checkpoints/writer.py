@@ -121,7 +121,8 @@ class Checkpoints:
             model_config: Content of config.json, or of adapter_config.json.
             optimizer: All optimizer tensors, the same on every rank.
             rng: This rank's random number generators.
-            facts: Further fields of the manifest: progress, model, identity, versions; base of adapters.
+            facts: Further fields of the manifest: progress, model, identity, versions; base of adapters;
+                loss_scale in float16.
             copied: False to write CPU tensors from where they lie, all the time.
         """
         self._staging.mark()

@@ -1,13 +1,13 @@
 """
 Low-rank adapters beside the projections of any model, which knows nothing of them.
 
-    adapt(model, lora, dropout=0.0, is_half=False)     # freezes all else
+    adapt(model, lora, dropout=0.0)                    # freezes all else
     draw(model, seed=1337)
     tensors = saved_tensors(model)                     # what a checkpoint keeps, under PEFT's names
     load_saved(model, tensors)
 
 An adapted projection adds scale * B(A(x)) to what it returns; A is drawn, B is zero, so the model
-begins as its base. Where products are made in bfloat16 the frozen projections lie in it: autocast would
+begins as its base. Where products are made in 16 bits the frozen projections lie in these: autocast would
 round them at every product anyway, so nothing that is computed changes. All else stays in float32.
 
 Sources: Hu et al. 2021 (arXiv 2106.09685); PEFT's lora/layer.py (how A is drawn, names of the tensors).
@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from instruct_core.errors import CorruptFileError
+from instruct_core.errors import ConfigError, CorruptFileError
 from instruct_core.lora_settings import PREFIX, Base, Lora, adapter_config, chosen
 from instruct_core.model.family import Model, misfit
 
@@ -88,7 +88,7 @@ class Adapted(nn.Module):
         return y
 
 
-def adapt(model: Model, lora: Lora, dropout: float, is_half: bool) -> None:
+def adapt(model: Model, lora: Lora, dropout: float, half: torch.dtype | None = None) -> None:
     """
     Freeze a model and put adapters beside its projections; `draw` or `load_saved` sets them.
 
@@ -96,18 +96,29 @@ def adapt(model: Model, lora: Lora, dropout: float, is_half: bool) -> None:
         model: With its weights, on the host.
         lora: How it is adapted.
         dropout: Probability on what enters an adapter while training.
-        is_half: Products are made in bfloat16.
+        half: Type of 16 bits in which products are made, if they are.
 
     Raises:
-        ConfigError: There is no such projection.
+        ConfigError: There is no such projection, or a weight is too large for that type.
     """
     model.requires_grad_(False)
     found = projections(model)
-    for module in found.values() if is_half else ():
-        module.to(torch.bfloat16)
+    for name, module in found.items() if half is not None else ():
+        if half == torch.float16:
+            _check_range(name, module)
+        module.to(half)
     for name in chosen(lora.targets, found):
         parent, _, own = name.rpartition(".")
         setattr(model.get_submodule(parent), own, Adapted(found[name], lora, dropout))
+
+
+def _check_range(name: str, module: nn.Module) -> None:
+    most = torch.finfo(torch.float16).max
+    if (largest := max(float(each.abs().max()) for each in module.parameters())) > most:
+        raise ConfigError(
+            f"--precision fp16 has numbers up to {most:,.0f}, and {name} of this base has "
+            f"{largest:,.0f}. Begin another --run with --precision fp32."
+        )
 
 
 def _adapted(model: nn.Module) -> dict[str, Adapted]:

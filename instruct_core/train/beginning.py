@@ -26,6 +26,7 @@ from instruct_core.model.families import build
 from instruct_core.model.family import Model
 from instruct_core.shape import Shape, config_file, usable_positions, with_trained
 from instruct_core.storage.store import Store
+from instruct_core.train.precision import HALVES
 
 
 class Beginning(NamedTuple):
@@ -129,7 +130,7 @@ def _first_adapted(config: TrainConfig, lora: Lora, vocab_size: int) -> tuple[Mo
 
     model, found = _first(config, vocab_size)
     shape = model.config = _as_trained(config, model.config)
-    adapt(model, lora, config.dropout, config.precision == "bf16")
+    adapt(model, lora, config.dropout, HALVES.get(config.precision))
     if config.init == "random":
         draw(model, config.seed)
         return model, Base(config.init, found, config.model, config.seed, vocab_size)
@@ -156,7 +157,7 @@ def _adapted(config: TrainConfig, lora: Lora, base: Base) -> Model:
     shape, weights = load_base(base, f"run {config.run}")
     model = build(shape, config.dropout)
     model.load_state_dict(weights)
-    adapt(model, lora, config.dropout, config.precision == "bf16")
+    adapt(model, lora, config.dropout, HALVES.get(config.precision))
     return model
 
 

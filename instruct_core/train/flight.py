@@ -63,7 +63,9 @@ class Step(NamedTuple):
 
     progress: Progress
     values: dict[str, float]
-    readings: Readings  # of its loss's sum, and the norm of its gradient
+    readings: (
+        Readings  # of its loss's sum, the norm of its gradient, and in float16 its loss's scale
+    )
     watch: Stopwatch
     started_at: float
 
@@ -74,8 +76,10 @@ class Step(NamedTuple):
         Args:
             after: When the step before it had: until then the device was busy with that one.
         """
-        loss_sum, grad_norm = self.readings.read()
+        loss_sum, grad_norm, *scale = self.readings.read()
         started_at = max(self.started_at, after)
         seconds = time.monotonic() - started_at
         values = {"train/grad_norm": grad_norm, "time/compute_seconds": seconds}
+        if scale:
+            values["train/loss_scale"] = scale[0]
         return Landed(self.progress, self.values | values, loss_sum, self.watch.seconds, started_at)

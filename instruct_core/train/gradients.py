@@ -1,11 +1,11 @@
 """
 The gradients of one step: of a rank's micro-batches in turn, then of all ranks.
 
-    gradients = Gradients(core, optimizer, config, setup)
+    gradients = Gradients(core, optimizer, config, setup, loaded)
     loss_sum = gradients.add_up(micro_batches, scale, watch, busy_seconds)
     if loss_sum is None: ...         # given up, and all is as before
     norm = gradients.clip()
-    optimizer.step(); gradients.clear()
+    gradients.update(norm)           # the optimizer's step; they are forgotten
 """
 
 from __future__ import annotations
@@ -19,12 +19,15 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from instruct_core import ranks
+from instruct_core.checkpoints.loader import Loaded
+from instruct_core.checkpoints.manifest import Scale
 from instruct_core.config import TrainConfig
 from instruct_core.data.batches import MicroBatch
 from instruct_core.train.compiler import data_parallel, settle_buckets
 from instruct_core.train.loss import WithLoss, on_device
 from instruct_core.train.optimizer import FusedAdamW
 from instruct_core.train.pace import Stopwatch
+from instruct_core.train.precision import HALVES, LossScale
 from instruct_core.train.progress import Setup
 from instruct_core.train.rng import restore_rng, rng_state
 from instruct_core.train.sharding import meet
@@ -42,14 +45,24 @@ class Gradients:
         optimizer: Of its weights.
         config: The recipe.
         setup: Of this rank.
+        loaded: The checkpoint to go on from, or None.
     """
 
     def __init__(
-        self, core: WithLoss, optimizer: FusedAdamW, config: TrainConfig, setup: Setup
+        self,
+        core: WithLoss,
+        optimizer: FusedAdamW,
+        config: TrainConfig,
+        setup: Setup,
+        loaded: Loaded | None = None,
     ) -> None:
         self._core, self._optimizer = core, optimizer
         self._device, self._stop, self._clip = setup.device, setup.stop, config.clip
-        self._is_half = config.precision == "bf16"
+        self._half = HALVES.get(config.precision)
+        self._scale: LossScale | None = None
+        if config.precision == "fp16":
+            kept = None if loaded is None else loaded.manifest.loss_scale
+            self._scale = LossScale(setup.device, kept)
         self._parallel: DistributedDataParallel | None = None
         in_parts = config.is_in_parts(ranks.world_size())  # then they meet in every layer
         if ranks.world_size() > 1 and not in_parts:
@@ -80,6 +93,7 @@ class Gradients:
         began = time.monotonic()
         before = rng_state() if len(batches) > 1 else {}
         loss_sum = torch.zeros((), device=self._device)
+        factor = None if self._scale is None else scale * self._scale.value
         # The last backward takes about two forwards, however little comes before: this step is not long.
         is_short = 0 < 3 * busy_seconds <= STOP_PATIENCE_SECONDS
         for index, batch in enumerate(batches):
@@ -92,9 +106,9 @@ class Gradients:
                 continue
             with self._sync_only_if(index == len(batches) - 1):
                 with self.autocast():
-                    loss = (self._parallel or self._core)(*on_device(batch, self._device))
+                    loss = (self._parallel or self._core)(*on_device(batch, self._device), factor)
                 watch.stop()  # the last of the step counts: its backward waits for others
-                (loss * scale).backward()
+                (loss * (scale if factor is None else factor)).backward()
             loss_sum += loss.detach()
         return loss_sum
 
@@ -108,17 +122,44 @@ class Gradients:
 
     def clip(self) -> Tensor:
         """Make them no longer than the recipe allows; return their norm before, on the device. ()"""
+        if self._scale is not None:
+            parameters = self._core.parameters()
+            self._scale.take_off(p.grad for p in parameters if p.grad is not None)
         norm = torch.nn.utils.clip_grad_norm_(self._core.parameters(), self._clip)
         return ranks.whole(norm)
+
+    def update(self, norm: Tensor) -> None:
+        """
+        Have the optimizer make its step with them, and forget them.
+
+        Args:
+            norm: As `clip` returns it. The device itself leaves out a step where it is not finite: that
+                must not be made, nor waited for.
+        """
+        left_out = norm.isfinite().logical_not().float()
+        self._optimizer.step(left_out)
+        self.clear()
+        if self._scale is not None:
+            self._scale.note(left_out)
 
     def clear(self) -> None:
         """Forget them."""
         # Under DDP they stay where they are, in its buckets: fresh ones would be a second copy.
         self._optimizer.zero_grad(set_to_none=self._parallel is None)
 
+    @property
+    def loss_scale(self) -> list[Tensor]:
+        """What the loss of the next step is multiplied with, in float16 alone, on the device. [()]"""
+        return [] if self._scale is None else [self._scale.value]
+
+    @property
+    def scale(self) -> Scale | None:
+        """Of the loss, for a checkpoint; waits for the device."""
+        return None if self._scale is None else self._scale.state
+
     def autocast(self) -> AbstractContextManager[None]:
         """Return a context with the precision of the run's products."""
-        return torch.autocast(self._device.type, torch.bfloat16, self._is_half)
+        return torch.autocast(self._device.type, self._half, enabled=self._half is not None)
 
     def _sync_only_if(self, last: bool) -> AbstractContextManager[None]:
         if last or self._parallel is None:

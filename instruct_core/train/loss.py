@@ -74,12 +74,13 @@ class WithLoss(nn.Module):
         row_ids: Tensor,
         row_starts: Tensor | None = None,
         learnt: Tensor | None = None,
+        factor: Tensor | None = None,
     ) -> Tensor:
-        """Return the summed loss of all targets that count; for what it takes, see Inputs."""
+        """Return the summed loss of all targets that count; see Inputs and `summed_loss`."""
         where = where_to_look(self.model, row_ids, row_starts, self._compiled)
         hidden = self.model(tokens, positions, where)
         head = self.model.head_weight
-        return summed_loss(hidden, head, targets, learnt, self._compiled, self._room)
+        return summed_loss(hidden, head, targets, learnt, self._compiled, self._room, factor)
 
 
 def where_to_look(
@@ -112,6 +113,7 @@ def summed_loss(
     learnt: Tensor | None = None,
     compiled: bool = False,
     room: Room | None = None,
+    factor: Tensor | None = None,
 ) -> Tensor:
     """
     Return the sum of the cross-entropies of all targets that count, in float32.
@@ -123,9 +125,11 @@ def summed_loss(
         learnt: Places of those that count among the B x T, if the others are to be left out.
         compiled: See softmax.py.
         room: Where a CPU puts the logits, if it does so again and again.
+        factor: What the loss is multiplied with before its backward: gradients are made with it already,
+            so that none is too small or too large for float16. ()
     """
     loss: Tensor = _SlicedLoss.apply(  # type: ignore[no-untyped-call]  # torch does not type it
-        hidden.flatten(0, 1), head, targets.flatten(), learnt, compiled, room
+        hidden.flatten(0, 1), head, targets.flatten(), learnt, compiled, room, factor
     )
     return loss
 
@@ -140,9 +144,10 @@ class _SlicedLoss(torch.autograd.Function):
         learnt: Tensor | None,
         compiled: bool,
         room: Room | None,
+        factor: Tensor | None,
     ) -> Tensor:
         needs_grad, needs_head_grad = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
-        slices = _Slices(hidden, head, compiled and needs_grad, room)
+        slices = _Slices(hidden, head, compiled and needs_grad, room, factor)
         chosen = hidden
         if learnt is not None:
             chosen, targets = hidden.index_select(0, learnt), targets.index_select(0, learnt)
@@ -162,15 +167,17 @@ class _SlicedLoss(torch.autograd.Function):
                 head_grad = grad.to(head.dtype) if head_grad is None else head_grad.add_(grad)
         if learnt is not None and hidden_grad is not None:
             hidden_grad = torch.zeros_like(hidden).index_copy_(0, learnt, hidden_grad)
-        ctx.save_for_backward(hidden_grad, None if head_grad is None else head_grad[: len(head)])
+        of_head = None if head_grad is None else head_grad[: len(head)]
+        ctx.save_for_backward(hidden_grad, of_head, factor)
         return total
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        hidden_grad, head_grad = ctx.saved_tensors
+        hidden_grad, head_grad, factor = ctx.saved_tensors
+        rest = grads[0] if factor is None else grads[0] / factor
         # In place: these buffers are nobody else's, and the head's is 150 MB.
-        of_head = None if head_grad is None else head_grad.mul_(grads[0])
-        return hidden_grad.mul_(grads[0]), of_head, None, None, None, None
+        of_head = None if head_grad is None else head_grad.mul_(rest)
+        return hidden_grad.mul_(rest), of_head, None, None, None, None, None
 
 
 class _Slices:
@@ -182,14 +189,23 @@ class _Slices:
         head: See `summed_loss`.
         compiled: Whether loss and gradient are made in one pass, in memory that all slices share.
         room: See `summed_loss`.
+        factor: See `summed_loss`.
     """
 
-    def __init__(self, hidden: Tensor, head: Tensor, compiled: bool, room: Room | None) -> None:
+    def __init__(
+        self,
+        hidden: Tensor,
+        head: Tensor,
+        compiled: bool,
+        room: Room | None,
+        factor: Tensor | None = None,
+    ) -> None:
         self.weight, self._bias = _for_products(head)
         of_kind = COMPILED_SLICE_TOKENS if compiled else SLICE_TOKENS
         # Not fewer for a micro-batch of which little is learnt: what is compiled has one shape.
         self.num_tokens = min(of_kind[hidden.device.type], len(hidden))
         self._logits: Tensor | None = None
+        self._factor = factor
         self._room = room if hidden.device.type == "cpu" else None
         if compiled:
             self._logits = self.weight.new_empty((self.num_tokens, len(self.weight)))
@@ -205,7 +221,7 @@ class _Slices:
             loss = F.cross_entropy(scores, targets, ignore_index=IGNORED, reduction="sum")
             return loss, scores
         loss, gradient = as_written(scores, targets)
-        return loss, gradient.to(self.weight.dtype)
+        return loss, self._scaled(gradient).to(self.weight.dtype)
 
     def _in_room(
         self, room: Room, h: Tensor, targets: Tensor, needs_grad: bool
@@ -216,7 +232,10 @@ class _Slices:
         else:
             scores.copy_(F.linear(h, self.weight, self._bias))
         loss = in_room(scores, targets, log_probabilities, needs_grad)
-        return loss, scores.to(self.weight.dtype) if needs_grad else scores
+        return loss, self._scaled(scores).to(self.weight.dtype) if needs_grad else scores
+
+    def _scaled(self, gradient: Tensor) -> Tensor:
+        return gradient if self._factor is None else gradient.mul_(self._factor)
 
     def _product(self, h: Tensor, logits: Tensor) -> None:
         """Put what `F.linear` returns into a tensor."""
@@ -229,7 +248,7 @@ class _Slices:
         self._product(h, logits[: len(h)])
         # Rows behind the last one hold what was there before; their targets are ignored.
         filled = F.pad(targets, (0, len(logits) - len(targets)), value=IGNORED)
-        loss = one_pass()(logits, filled)
+        loss = one_pass()(logits, filled, self._factor)
         return loss, logits[: len(h)]
 
 

@@ -73,7 +73,9 @@ def after_step(before: Progress, config: TrainConfig) -> Progress:
     )
 
 
-def noted(progress: Progress, step: int, finite: bool, config: TrainConfig) -> Progress:
+def noted(
+    progress: Progress, step: int, finite: bool, config: TrainConfig, scale: float = 1.0
+) -> Progress:
     """
     Count whether a step was made, or left out because its gradient was not finite.
 
@@ -82,19 +84,25 @@ def noted(progress: Progress, step: int, finite: bool, config: TrainConfig) -> P
         step: Which one it was.
         finite: What came of it.
         config: Of the run.
+        scale: Of its loss; above 1 the next step has a smaller one.
 
     Raises:
-        NonFiniteError: It is the tenth in a row that was left out.
+        NonFiniteError: Ten in a row were left out, or more, and the scale cannot be smaller.
     """
     in_a_row = 0 if finite else progress.non_finite_in_a_row + 1
-    if in_a_row >= MAX_NON_FINITE_IN_A_ROW:
+    if in_a_row >= MAX_NON_FINITE_IN_A_ROW and scale <= 1:
         raise NonFiniteError(
-            f"Run {config.run} had {MAX_NON_FINITE_IN_A_ROW} steps in a row without a finite "
-            f"gradient, up to step {step}. Lower --learning-rate, or look "
-            "for broken rows; the last checkpoint is from before."
+            f"Run {config.run} had {in_a_row} steps in a row without a finite "
+            f"gradient, up to step {step}. Lower --learning-rate, or look for broken "
+            f"rows{_more_range(config)}; the last checkpoint is from before."
         )
     skipped = progress.skipped_steps + (not finite)
     return replace(progress, skipped_steps=skipped, non_finite_in_a_row=in_a_row)
+
+
+def _more_range(config: TrainConfig) -> str:
+    other = ", or begin another --run in bf16 or fp32, which have more range than fp16"
+    return other if config.precision == "fp16" else ""
 
 
 def check_end(progress: Progress, config: TrainConfig) -> None:
@@ -113,7 +121,8 @@ def check_end(progress: Progress, config: TrainConfig) -> None:
         raise NonFiniteError(
             f"Run {config.run} came to its last step, {step}, with a validation loss of {loss}: its "
             "weights are broken, and this step is not saved. Lower --learning-rate, or look for "
-            "broken rows; begin another --run from a step before: --init run:NAME@STEP."
+            f"broken rows{_more_range(config)}; begin another --run from a step before: --init "
+            "run:NAME@STEP."
         )
 
 

@@ -87,7 +87,7 @@ def in_room(scores: Tensor, targets: Tensor, log_probabilities: Tensor, needs_gr
 
 
 @functools.cache
-def one_pass() -> Callable[[Tensor, Tensor], Tensor]:
+def one_pass() -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
     """
     Return what turns logits of any precision into the gradient, in place, and returns the loss.
 
@@ -96,8 +96,8 @@ def one_pass() -> Callable[[Tensor, Tensor], Tensor]:
     return torch.compile(in_place, fullgraph=True, **HOW)
 
 
-def in_place(logits: Tensor, targets: Tensor) -> Tensor:
-    """Do what `one_pass` compiles. (N, V), (N,)"""
+def in_place(logits: Tensor, targets: Tensor, factor: Tensor | None = None) -> Tensor:
+    """Do what `one_pass` compiles; the gradient is that of the loss times a factor. (N, V), (N,), ()"""
     counts = targets != IGNORED
     scores = logits.float()
     log_sums = scores.logsumexp(1, keepdim=True)
@@ -105,6 +105,8 @@ def in_place(logits: Tensor, targets: Tensor) -> Tensor:
     losses = (log_sums - scores.gather(1, places)).squeeze(1)
     words = torch.arange(logits.shape[1], device=logits.device)
     gradient = torch.exp(scores - log_sums) - (words == places).float()
+    if factor is not None:
+        gradient = gradient * factor
     # Rows that do not count may hold anything: 0 times that would not do.
     logits.copy_(torch.where(counts[:, None], gradient, 0.0))
     return torch.where(counts, losses, 0.0).sum()

@@ -77,7 +77,7 @@ class Trainer:
         if config.compile:
             setup.model.compile(**HOW)
         self._optimizer = make_optimizer(setup.model, config)
-        self._gradients = Gradients(self._core, self._optimizer, config, setup)
+        self._gradients = Gradients(self._core, self._optimizer, config, setup, loaded)
         self.progress = Progress(global_step=0, samples_seen=0, tokens_seen=0)
         self._saves = Saves(config, setup.checkpoints, self._snapshot, setup.on_event)
         self._read_ahead = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
@@ -147,7 +147,8 @@ class Trainer:
             landed = self._flying.pop(0).land(self._landed_at)
             self._landed_at = time.monotonic()
             ended, made = landed.progress, landed.was_made
-            self.progress = noted(self.progress, ended.global_step, made, self._config)
+            scale = landed.values.get("train/loss_scale", 1.0)
+            self.progress = noted(self.progress, ended.global_step, made, self._config, scale)
             so_far = self.progress.skipped_steps, self.progress.non_finite_in_a_row
             ended = replace(ended, skipped_steps=so_far[0], non_finite_in_a_row=so_far[1])
             self._landed = landed._replace(progress=ended)
@@ -222,11 +223,9 @@ class Trainer:
         if loss_sum is None:
             return False
         norm = self._gradients.clip()
-        readings = Readings(loss_sum, norm)
+        readings = Readings(loss_sum, norm, *self._gradients.loss_scale)
         self._saves.hold_update()
-        # The device itself leaves out a step that is not finite: it must not be made, nor waited for.
-        self._optimizer.step(left_out=norm.isfinite().logical_not().float())
-        self._gradients.clear()
+        self._gradients.update(norm)
         self.progress = after_step(self.progress, self._config)
         values = {
             "train/learning_rate": learning_rate,
@@ -287,13 +286,14 @@ class Trainer:
         return outcome
 
     def _snapshot(self, copied: bool) -> Snapshot:
-        setup = self._setup
+        setup, progress = self._setup, self.progress
+        facts = {"progress": progress, "loss_scale": self._gradients.scale}
         return setup.checkpoints.take(
-            self.progress.global_step,
+            progress.global_step,
             model=saved_tensors(setup.model),
             model_config=setup.config_file,
             optimizer=optimizer_tensors(setup.model, self._optimizer),
             rng=rng_state(),
-            facts=setup.facts | {"model": setup.model.config, "progress": self.progress},
+            facts=setup.facts | {"model": setup.model.config, **facts},
             copied=copied,
         )

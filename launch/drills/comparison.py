@@ -58,7 +58,8 @@ def first_difference(undisturbed: Store, hit: Store, step: int) -> Difference | 
         if np.array_equal(data[0], data[1]):
             continue
         return _in_file(entries[0], data[0], data[1])
-    return None
+    ours, theirs = (manifest.loss_scale for manifest in manifests)
+    return None if ours == theirs else Difference("loss_scale", "", str(ours), str(theirs))
 
 
 def _in_file(

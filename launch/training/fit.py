@@ -28,7 +28,7 @@ SLICE_TOKENS, GPU_SLICE_TOKENS = 512, 2048  # of the loss, see instruct_core/tra
 # Measured with bench/rank_memory.py: what Python and torch take, of which ranks share 0.1 GB.
 PROCESS_BYTES = 320_000_000
 SLICES = 2  # logits of a slice and what is made of them, see instruct_core/train/softmax.py
-HALF_SLICES = 2.5  # beside them where products are in bfloat16: memory that is taken anew each time
+HALF_SLICES = 2.5  # beside them where products are in 16 bits: memory that is taken anew each time
 HEADS = 4  # gradients of head and embedding beside the state's own, and holes that they leave
 PASSING = 16  # numbers of the model's width that a token has for a moment, in a backward
 # Of a run with dropout or what is compiled, beside the mask that every layer keeps: holes of their size.
@@ -42,11 +42,11 @@ COMPILER_BYTES = 85_000_000
 LAYERS_TOGETHER = 5
 # Of one GPU, from the table of bench/gpu.py in docs/performance.md: so much of a token is kept for the
 # backward. CUDA's own context and NCCL's buffers are not in that table, which is of what torch allocates.
-GPU_BYTES_PER_NUMBER = {"bf16": 37 / 24, "fp32": 74 / 24}
+GPU_BYTES_PER_NUMBER = {"bf16": 37 / 24, "fp16": 37 / 24, "fp32": 74 / 24}
 GPU_PROCESS_BYTES = 600_000_000  # CUDA's context and kernels, see `gpu_bytes`
 # By reading, for one vocabulary confirmed by that table: logits, their probabilities and two gradients
 # in float32, and the slice's before in the precision of the products.
-GPU_BYTES_PER_LOGIT = {"bf16": 18, "fp32": 20}
+GPU_BYTES_PER_LOGIT = {"bf16": 18, "fp16": 18, "fp32": 20}
 
 
 @functools.cache
@@ -124,7 +124,7 @@ def cast_bytes(shape: Shape, precision: str, adapters: int, recomputes: bool) ->
 
     A layer that is let go of leaves them behind, unless it is recomputed, or lies there in halves.
     """
-    if precision != "bf16" or adapters or recomputes:
+    if precision == "fp32" or adapters or recomputes:
         return 0
     return 2 * _layer_weights(shape)
 
@@ -151,7 +151,7 @@ def rank_bytes(shape: Shape, config: TrainConfig, num_ranks: int, adapters: int 
         looks += weights * shape.num_heads * seq_len
     kept = sum(_kept_numbers(shape, recomputes))
     activations = tokens * (kept + PASSING * shape.width + looks)
-    slices = SLICES + (HALF_SLICES if config.precision == "bf16" else 0)
+    slices = SLICES + (HALF_SLICES if config.precision != "fp32" else 0)
     logits = slices * min(tokens, SLICE_TOKENS) * shape.vocab_size
     in_parts = config.is_in_parts(num_ranks)
     process = PROCESS_BYTES + (COMPILER_BYTES if recomputes or in_parts else 0)
@@ -190,7 +190,7 @@ def gpu_bytes(
     Args:
         shape: Of the model.
         micro_tokens: Tokens of a forward.
-        precision: "bf16" or "fp32", of matrix products, and of weights that are not trained.
+        precision: "bf16", "fp16" or "fp32", of matrix products, and of weights that are not trained.
         adapters: See `state_bytes`.
         recomputes: With activation checkpointing, by reading: what enters a block is float32, and beside
             a block's own there is as much for a moment as on a CPU. Without it that is in the table.
@@ -199,7 +199,7 @@ def gpu_bytes(
     inside, entrances = _kept_numbers(shape, recomputes)
     passing = PASSING * shape.width if recomputes else 0
     kept = micro_tokens * (GPU_BYTES_PER_NUMBER[precision] * inside + 4 * (entrances + passing))
-    frozen = 2 if precision == "bf16" else 4
+    frozen = 4 if precision == "fp32" else 2
     logits = min(micro_tokens, GPU_SLICE_TOKENS) * shape.vocab_size
     slices = GPU_BYTES_PER_LOGIT[precision] * logits
     state = state_bytes(shape.num_parameters, adapters, 0.0, frozen) // parts

@@ -158,9 +158,10 @@ def _ranks(plan: Plan) -> str:
     if plan.ranks.nodes > 1:
         ranks += f" on {plan.ranks.nodes} nodes"
     if machine.num_gpus and not machine.has_bf16 and config.precision == "fp32":
-        ranks += " (in fp32: bf16 needs compute capability 8.0)"
+        ranks += " (in fp32: bf16 needs compute capability 8.0; --precision fp16 does not)"
     if not machine.num_gpus:
-        ranks += f" (no GPU on {machine.name}: gloo)"
+        slow = "; fp16 is for GPUs, and slow on cores" if config.precision == "fp16" else ""
+        ranks += f" (no GPU on {machine.name}: gloo{slow})"
     why = f", {plan.why}" if plan.why else ""
     return f"{ranks}; each takes {_share(config, size, why)}"
 
@@ -269,7 +270,7 @@ def _time(plan: Plan, epochs: float | None) -> str:
     if epochs is not None:
         steps += f" ({epochs:,.1f} epochs)" if not plan.step else f" ({epochs:,.1f} epochs in all)"
     minutes = plan.submission.minutes
-    if plan.submission.machine.num_gpus:
+    if plan.submission.machine.num_gpus or config.precision == "fp16":  # slow on any cores
         return steps
     # All ranks wait for those that have most of a step.
     size, most = plan.ranks.world_size, math.ceil(config.global_batch_size / plan.ranks.world_size)

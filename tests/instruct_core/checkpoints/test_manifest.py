@@ -110,6 +110,13 @@ def test_further_file_that_would_lead_astray_is_refused(
             "samples_seen is -1",
         ),
         ({"progress": {"global_step": 7, "samples_seen": 0, "tokens_seen": 0}}, "progress is "),
+        ({"loss_scale": {"value": float("nan"), "steps": 0}}, "loss_scale is "),
+        ({"loss_scale": {"value": 0.5, "steps": 0}}, "loss_scale is "),
+        ({"loss_scale": {"value": 2.0**25, "steps": 0}}, "loss_scale is "),
+        ({"loss_scale": {"value": 2.0, "steps": -1}}, "loss_scale is "),
+        ({"loss_scale": {"value": 2.0, "steps": 10**400}}, "loss_scale is "),
+        ({"loss_scale": {"value": "2", "steps": 0}}, "'2' is no float"),
+        ({"loss_scale": {"value": 2.0}}, "required field missing"),
     ],
 )
 def test_manifest_that_would_lead_astray_is_refused(

@@ -31,7 +31,7 @@ def base_model() -> GPT2:
 def adapted(targets: str, alpha: float = 6.0) -> tuple[GPT2, Lora]:
     """Return a model whose adapters add something."""
     model, lora = base_model(), Lora(4, alpha, targets)
-    adapt(model, lora, dropout=0.0, is_half=False)
+    adapt(model, lora, dropout=0.0)
     draw(model, seed=1)
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():

@@ -56,7 +56,7 @@ def test_adapted_model_begins_as_its_base() -> None:
     model = base_model()
     before = scores(model)
 
-    adapt(model, Lora(4, 8.0, "all"), dropout=0.0, is_half=False)
+    adapt(model, Lora(4, 8.0, "all"), dropout=0.0)
     draw(model, seed=1)
 
     assert torch.equal(scores(model), before)
@@ -131,7 +131,7 @@ def test_what_is_saved_is_the_adapters_alone_and_comes_back_to_the_bit() -> None
     model, lora = adapted("all")
     tensors = {name: value.clone() for name, value in saved_tensors(model).items()}
     again = base_model()
-    adapt(again, lora, dropout=0.0, is_half=False)
+    adapt(again, lora, dropout=0.0)
 
     load_saved(again, tensors)
 
@@ -143,7 +143,7 @@ def test_what_is_saved_is_the_adapters_alone_and_comes_back_to_the_bit() -> None
 def test_adapters_of_another_rank_are_not_loaded() -> None:
     model, _ = adapted("c_attn")
     other = base_model()
-    adapt(other, Lora(2, 4.0, "c_attn"), dropout=0.0, is_half=False)
+    adapt(other, Lora(2, 4.0, "c_attn"), dropout=0.0)
 
     with pytest.raises(
         CorruptFileError, match=r"are of another model: .*lora_A.* has shape \(4, 32\)"
@@ -152,26 +152,29 @@ def test_adapters_of_another_rank_are_not_loaded() -> None:
 
 
 @contextlib.contextmanager
-def in_bf16() -> Iterator[None]:
-    with torch.autocast("cpu", torch.bfloat16):
+def in_bits(half: torch.dtype) -> Iterator[None]:
+    with torch.autocast("cpu", half):
         yield
 
 
-def test_base_in_bf16_computes_the_same_bits_where_products_are_in_bf16() -> None:
-    """Autocast rounds a float32 weight at every product; one that lies in bfloat16 it takes as it is."""
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_base_in_16_bits_computes_the_same_bits_where_products_are_in_them(
+    half: torch.dtype,
+) -> None:
+    """Autocast rounds a float32 weight at every product; one that lies in 16 bits it takes as it is."""
     results = []
-    for is_half in (False, True):
+    for lies_in in (None, half):
         model = base_model().train()
-        adapt(model, Lora(4, 8.0, "c_attn,c_fc"), dropout=0.0, is_half=is_half)
+        adapt(model, Lora(4, 8.0, "c_attn,c_fc"), dropout=0.0, half=lies_in)
         draw(model, seed=1)
         zeros = torch.zeros_like(TOKENS)
-        with in_bf16():
+        with in_bits(half):
             loss = WithLoss(model)(TOKENS, TOKENS, torch.arange(TOKENS.shape[1])[None], zeros)
         loss.backward()
         gradients = [p.grad for _, p in sorted(model.named_parameters()) if p.requires_grad]
         results.append((loss.detach(), *gradients))
 
-    halves = [p for p in model.parameters() if p.dtype == torch.bfloat16]
+    halves = [p for p in model.parameters() if p.dtype == half]
     assert len(halves) == 2 * 4 * SHAPE.num_layers  # weight and bias of every projection
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
@@ -180,7 +183,7 @@ def test_a_seed_draws_the_same_adapters_and_another_one_others() -> None:
     drawn = []
     for seed in (1, 1, 2):
         model = base_model()
-        adapt(model, Lora(4, 8.0, "all"), dropout=0.0, is_half=False)
+        adapt(model, Lora(4, 8.0, "all"), dropout=0.0)
         draw(model, seed)
         drawn.append(torch.cat([t.flatten() for t in saved_tensors(model).values()]))
 
@@ -190,7 +193,7 @@ def test_a_seed_draws_the_same_adapters_and_another_one_others() -> None:
 
 def test_dropout_is_on_what_enters_an_adapter() -> None:
     model = base_model()
-    adapt(model, Lora(4, 8.0, "c_attn"), dropout=0.5, is_half=False)
+    adapt(model, Lora(4, 8.0, "c_attn"), dropout=0.5)
     draw(model, seed=1)
     module = model.transformer.h[0].attn.c_attn
     with torch.no_grad():
@@ -252,7 +255,7 @@ def test_adapters_of_a_llama_are_merged_and_are_pefts_too(targets: str, tmp_path
 
     merged = loaded(tmp_path / "adapter")
     unmerged = loaded(tmp_path / "base")
-    adapt(unmerged, Lora(4, 6.0, targets), dropout=0.0, is_half=False)
+    adapt(unmerged, Lora(4, 6.0, targets), dropout=0.0)
     load_saved(unmerged, adapter.tensors)
 
     with torch.no_grad():

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from instruct_core.checkpoints.manifest import Scale
 from instruct_core.checkpoints.retention import Keep
 from instruct_core.checkpoints.writer import Checkpoints
 from instruct_core.storage.store import Store
@@ -17,7 +18,9 @@ from tests.forked_ranks import in_ranks
 STEP = 30
 
 
-def saved(place: Path, weights: torch.Tensor, seed: int = 1, width: int = 8) -> Store:
+def saved(
+    place: Path, weights: torch.Tensor, seed: int = 1, width: int = 8, scale: Scale | None = None
+) -> Store:
     checkpoints = Checkpoints(Store(place))
     checkpoints.claim_attempt()
     snapshot = checkpoints.take(
@@ -26,7 +29,7 @@ def saved(place: Path, weights: torch.Tensor, seed: int = 1, width: int = 8) -> 
         {"n_embd": width},
         {"exp_avg/w.weight": torch.ones(3)},
         {"torch": torch.tensor([seed], dtype=torch.uint8)},
-        facts_of(STEP),
+        facts_of(STEP) | {"loss_scale": scale},
     )
     checkpoints.write(snapshot, Keep(last=1))
     return checkpoints.store
@@ -38,6 +41,17 @@ def test_equal_runs_have_no_difference(tmp_path: Path) -> None:
     a, b = saved(tmp_path / "a", weights), saved(tmp_path / "b", weights.clone())
 
     assert first_difference(a, b, STEP) is None
+
+
+def test_other_scale_of_a_loss_is_a_difference(tmp_path: Path) -> None:
+    weights = torch.zeros(3)
+    a, b, c = (
+        saved(tmp_path / name, weights, scale=Scale(2.0, steps))
+        for name, steps in (("a", 1), ("b", 1), ("c", 2))
+    )
+
+    assert first_difference(a, b, STEP) is None
+    assert str(first_difference(a, c, STEP)).startswith("loss_scale is Scale(value=2.0, steps=2)")
 
 
 def test_first_other_weight_is_named_with_both_values(tmp_path: Path) -> None:

@@ -41,6 +41,17 @@ def test_process_on_a_gpu_takes_some_of_it_before_it_has_a_tensor() -> None:
     assert gpu_bytes(PRESETS["tiny"], 1, "bf16") > 500_000_000
 
 
+def test_16_bits_take_as_much_memory_whichever_they_are() -> None:
+    shape = PRESETS["gpt2-large"]
+    for parts, adapters in ((1, 0), (8, 0), (1, 10**6)):
+        takes = [
+            gpu_bytes(shape, 8192, kind, adapters, parts=parts) for kind in ("fp16", "bf16", "fp32")
+        ]
+        assert takes[0] == takes[1] < takes[2]
+    by_kind = [cpu(PRESETS["tiny"], 4, 256, precision=kind) for kind in ("fp16", "bf16")]
+    assert by_kind[0] == by_kind[1]
+
+
 def test_estimates_know_of_the_vocabulary_and_of_what_attention_keeps() -> None:
     small, tiny = with_vocabulary(PRESETS["tiny"], 512), PRESETS["tiny"]
 

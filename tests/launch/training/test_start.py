@@ -294,6 +294,6 @@ def test_partition_with_small_old_gpus_gets_a_micro_batch_and_a_precision_that_f
 
     said = looked(desk, *words)
 
-    assert "4 GPUs (in fp32: bf16 needs compute capability 8.0)" in said
+    assert "4 GPUs (in fp32: bf16 needs compute capability 8.0; --precision fp16 does not)" in said
     assert "micro-batches of 4 a step, the largest that fits a node of partition low" in said
     assert "Use --micro-batch-size 4." in refused(desk, "finetune", *words, "--micro-batch-size=8")
