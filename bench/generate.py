@@ -5,9 +5,10 @@
 Our generation beside transformers.generate: same random weights, same prompts, same threads, in
 turn in one process. Tokens per second greedy and sampled, one text and sixteen; the time to the
 first token; and, each in a fresh process, the memory that generation takes above the loaded model.
-On a CPU ours takes part with its weights in float16 too, and for one text there is a ceiling: each
+On a CPU ours takes part with its weights in float16 too, and there is a ceiling. For one text each
 token takes every weight from memory once, so it is how often they can be read as float32, and nothing
-else done.
+else done. For several it is torch's own quickest products alone, of the prompts and of each step, and
+reading once what attention looks at.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from bench.shapes import SHAPES, random_model, transformers_of
 from instruct_core.answers.generation import generate
 from instruct_core.answers.sampling import Sampling
 from instruct_core.model.family import Model
+from instruct_core.model.lora import is_turned, projections, sides
+from instruct_core.model.packed import PackedLinear
 from instruct_core.model.weights import ready
 from instruct_core.recipe import Kept
 from jobs.process import peak_bytes
@@ -86,6 +89,45 @@ def read_weights(model: Model) -> float:
     return NEW_TOKENS / seconds_of(lambda: [w.sum() for _ in range(NEW_TOKENS) for w in weights])
 
 
+class Bare:
+    """
+    What several texts cost at least: products, and keys and values that are read.
+
+    Args:
+        model: On the CPU, not packed.
+        batch_size: Texts.
+    """
+
+    def __init__(self, model: Model, batch_size: int) -> None:
+        shape, self._batch_size = model.config, batch_size
+        self._layers = []
+        for module in projections(model).values():
+            weight = module.get_parameter("weight")
+            layer = PackedLinear(weight.t() if is_turned(module) else weight, None, batch_size)
+            self._layers.append((layer, sides(module)[0]))
+        self._head = PackedLinear(model.head_weight, None, batch_size), shape.width
+        rows = batch_size * PROMPT_TOKENS
+        self._states = {inputs: torch.randn(rows, inputs) for _, inputs in self._layers}
+        self._seen_by_text = 2 * batch_size * shape.num_kv_heads * shape.head_dim
+        tokens = PROMPT_TOKENS + NEW_TOKENS
+        self._seen = torch.zeros(shape.num_layers, self._seen_by_text * tokens)
+
+    @torch.inference_mode()
+    def __call__(self) -> float:
+        """Return tokens per second."""
+        return self._batch_size * NEW_TOKENS / seconds_of(self._once)
+
+    def _once(self) -> None:
+        for layer, inputs in self._layers:
+            layer(self._states[inputs])
+        step = [*self._layers, self._head]
+        for tokens in range(PROMPT_TOKENS, PROMPT_TOKENS + NEW_TOKENS):
+            for layer, inputs in step:
+                layer(self._states[inputs][: self._batch_size])
+            for seen in self._seen[:, : self._seen_by_text * tokens]:
+                seen.sum()
+
+
 def memory_command(contender: str, batch_size: int, flags: argparse.Namespace) -> list[str]:
     command = [sys.executable, "-m", "bench.generate", "--model", flags.model]
     command += ["--device", flags.device, "--memory-of", contender]
@@ -130,7 +172,7 @@ def main() -> None:
     for batch_size in arguments.batch_sizes:
         where = (arguments.model, arguments.device, batch_size)
         runs = {who: make(*where) for who, make in makers.items()}
-        measure_speed(runs, batch_size, model if batch_size == 1 else None)
+        measure_speed(runs, batch_size, model)
         measure_first_token(runs, batch_size)
         commands = {who: memory_command(who, batch_size, arguments) for who in runs}
         report(
@@ -143,7 +185,7 @@ def main() -> None:
 
 
 def measure_speed(runs: dict[str, Run], batch_size: int, model: Model | None) -> None:
-    """Report tokens per second, greedy and sampled, and how often a model's weights can be read."""
+    """Report tokens per second, greedy and sampled, and what no generation passes."""
     batch = prompts(batch_size)
 
     def speed(run: Run, sampling: Sampling) -> float:
@@ -155,13 +197,15 @@ def measure_speed(runs: dict[str, Run], batch_size: int, model: Model | None) ->
 
         return made / seconds if (seconds := seconds_of(once)) else 0.0
 
+    ceiling: dict[str, Callable[[], float]] = {}
+    if model is not None:
+        read = functools.partial(read_weights, model)
+        ceiling["ceiling"] = read if batch_size == 1 else Bare(model, batch_size)
     for name, sampling in SETTINGS.items():
-        contenders = {who: functools.partial(speed, run, sampling) for who, run in runs.items()}
-        if model is not None:
-            contenders["ceiling"] = functools.partial(read_weights, model)
+        speeds = {who: functools.partial(speed, run, sampling) for who, run in runs.items()}
         report(
             f"generate/{name}/batch-{batch_size}",
-            contenders,
+            speeds | ceiling,
             baseline="transformers",
             unit="tokens_per_second",
         )
