@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Self
 
 from tests.slurm.configuration import ClusterSettings, write_accounting, write_configuration
-from tests.slurm.leftovers import end_processes, remove_networks, watch
+from tests.slurm.leftovers import cgroups_of, end_processes, remove_spaces, watch
 from tests.slurm.network import make_networks
 from tests.slurm.processes import (
     PORTS,
@@ -64,6 +64,7 @@ class SlurmCluster:
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
         nodes = [0, *self._nodes()] if self._in_netns else []
         self._networks = [f"{self._space}-{node}" for node in nodes]
+        self._cgroups = cgroups_of(folder)
 
     def __enter__(self) -> Self:
         self._watcher = watch(self.folder, self._networks)
@@ -157,6 +158,11 @@ class SlurmCluster:
         """Start a node, for the first time or again."""
         hosts = self.folder / "etc" / "hosts"
         inner = f"mount --bind {hosts} /etc/hosts; exec slurmd -D -N node{node} -f {self.conf}"
+        if self.settings.cgroups:  # it calls them by its node alone, and so would another cluster
+            inner = (
+                "; ".join(f"mount --bind {own} {own.parent}" for own in self._cgroups)
+                + f"; {inner}"
+            )
         command = ["unshare", "--mount", "bash", "-c", inner]
         if self._in_netns:
             inner = f"mount -t proc proc /proc; hostname node{node}; {inner}"
@@ -184,6 +190,9 @@ class SlurmCluster:
             self.folder, self.settings, self._port, [self._address(n) for n in (0, *self._nodes())]
         )
         self._write_clients()
+        if self.settings.cgroups:
+            for own in self._cgroups:
+                own.mkdir()
         if self._in_netns:
             make_networks(self._space, [self._address(n) for n in (0, *self._nodes())])
         if self.settings.accounting == "dbd":
@@ -214,7 +223,7 @@ class SlurmCluster:
             process.wait()
         self._daemons.clear()
         self._held.close()
-        remove_networks(self._networks)
+        remove_spaces(self.folder, self._networks)
         self._watcher.kill()
         self._watcher.wait()
 

@@ -1,10 +1,10 @@
 """
-What would be left of a cluster: processes, networks, files. And a process that sees to it.
+What would be left of a cluster: processes, networks, cgroups, files. And a process that sees to it.
 
     watcher = watch(folder, networks)       # takes them away as soon as this session has been killed
     ...
     end_processes(folder)
-    remove_networks(networks)
+    remove_spaces(folder, networks)
     watcher.kill()
 
 Slurm's daemons, and what they start, leave every process tree and session: they are found by the
@@ -20,10 +20,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from tests.slurm.processes import environment_of, kill
 
+CGROUPS = Path("/sys/fs/cgroup")
 REPO = Path(__file__).resolve().parent.parent.parent
 
 
@@ -46,9 +48,20 @@ def end_processes(folder: Path) -> None:
         time.sleep(0.02)
 
 
-def remove_networks(networks: Sequence[str]) -> None:
+def cgroups_of(folder: Path) -> list[Path]:
+    """Return what a cluster's jobs are held in, of each kind that Slurm uses; cgroup v1."""
+    name = str(folder).strip(os.sep).replace(os.sep, "-")
+    return [CGROUPS / kind / name for kind in ("memory", "freezer")]
+
+
+def remove_spaces(folder: Path, networks: Sequence[str]) -> None:
+    """Remove a cluster's networks, and what its jobs were held in, where all have ended."""
     for name in networks:
         subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
+    for own in cgroups_of(folder):
+        for path in sorted(own.glob("**/"), reverse=True):  # the innermost first
+            with suppress(OSError):
+                path.rmdir()
 
 
 def watch(folder: Path, networks: Sequence[str]) -> subprocess.Popen[bytes]:
@@ -70,7 +83,7 @@ def main() -> None:
     if opened is not None and os.getppid() == session:  # else its number may be another's
         select.select([opened], [], [])
     end_processes(folder)
-    remove_networks(networks)
+    remove_spaces(folder, networks)
     shutil.rmtree(folder, ignore_errors=True)
 
 

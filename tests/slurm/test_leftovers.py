@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import REPO, wait_for
-from tests.slurm.leftovers import processes_of
+from tests.slurm.leftovers import cgroups_of, processes_of
+from tests.slurm.test_memory import HAS_CGROUPS
 
 BOOTS = """
 import os, signal, sys
@@ -19,7 +20,9 @@ from tests.conftest import wait_for
 from tests.slurm.cluster import SlurmCluster
 from tests.slurm.configuration import ClusterSettings
 
-cluster = SlurmCluster(Path(sys.argv[1]), ClusterSettings(num_nodes=1, network=sys.argv[2]))
+has_cgroups = sys.argv[3] == "True"
+settings = ClusterSettings(num_nodes=1, network=sys.argv[2], cgroups=has_cgroups)
+cluster = SlurmCluster(Path(sys.argv[1]), settings)
 cluster.__enter__()
 job = cluster.run("sbatch", "--parsable", "--output=/dev/null", "--wrap=sleep 1000").strip()
 wait_for(lambda: cluster.job(job)["JobState"] == "RUNNING", "the job")
@@ -28,17 +31,20 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-@pytest.mark.parametrize("network", ["loop", "netns"])
-def test_cluster_of_a_session_that_is_killed_goes_with_it(tmp_path: Path, network: str) -> None:
+@pytest.mark.parametrize(("network", "cgroups"), [("loop", HAS_CGROUPS), ("netns", False)])
+def test_cluster_of_a_session_that_is_killed_goes_with_it(
+    tmp_path: Path, network: str, cgroups: bool
+) -> None:
     folder = tmp_path / "c"
 
     done = subprocess.run(
-        [sys.executable, "-c", BOOTS, str(folder), network],
+        [sys.executable, "-c", BOOTS, str(folder), network, str(cgroups)],
         cwd=REPO, stdout=subprocess.PIPE, text=True, check=False,
     )  # fmt: skip
 
     assert done.returncode == -signal.SIGKILL
     wait_for(lambda: not folder.exists(), "the end of its files")
     assert processes_of(folder) == []
+    assert not any(own.exists() for own in cgroups_of(folder))
     there = subprocess.check_output(["ip", "netns", "list"], text=True).split()
     assert not set(done.stdout.split()) & set(there)

@@ -8,10 +8,11 @@ import pytest
 
 from tests.slurm.configuration import slurm_version
 from tests.slurm.conftest import Cluster, Run
+from tests.slurm.leftovers import cgroups_of
 
+HAS_CGROUPS = Path("/sys/fs/cgroup/memory/tasks").exists() and slurm_version() < (24, 11)
 needs_cgroup_v1 = pytest.mark.skipif(
-    not Path("/sys/fs/cgroup/memory/tasks").exists() or slurm_version() >= (24, 11),
-    reason="needs cgroup v1 at /sys/fs/cgroup; newer Slurms are not tried yet",
+    not HAS_CGROUPS, reason="needs cgroup v1 at /sys/fs/cgroup; newer Slurms are not tried yet"
 )
 
 
@@ -31,3 +32,5 @@ def test_rank_that_runs_out_of_memory_is_told_as_that(
     assert run.cluster.job(run.job_id)["Restarts"] == "0"
     note = run.launch("status", "r").stdout
     assert "was killed: the job's 0.1 GB of memory on a node are used up. Raise --mem." in note
+    # Another cluster has a node1 and a job 2 too: their memory would be counted together.
+    assert all((own / "slurm_node1").is_dir() for own in cgroups_of(cluster.folder))
