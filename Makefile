@@ -14,8 +14,9 @@ demo: $(VENV)/installed
 demo-smollm2: $(VENV)/installed-smollm2
 	$(VENV)/bin/python -m bench.smollm2
 
+# More workers than cores: some wait for clocks, of Slurm and of stores.
 test: $(VENV)/installed-dev slurm fuse
-	$(VENV)/bin/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(PYTEST_FLAGS)
+	$(VENV)/bin/python -m pytest -n 5 --dist loadfile --no-loadscope-reorder $(PYTEST_FLAGS)
 
 # All tests with each Python that is here, in an environment of its own.
 PYTHONS := python3.11 python3.12 python3.13 python3.14
