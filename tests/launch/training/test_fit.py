@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[3]
     [
         "tiny 4 256",
         "tiny 8 256 --precision bf16",
-        "tiny 2 1024 --dropout 0.1",
+        "tiny 4 1024 --dropout 0.1",
         "small-demo 2 512 --activation-checkpointing on",
         "small-demo 2 64 --ranks 2 --shard full",
     ],
