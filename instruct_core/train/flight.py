@@ -63,9 +63,7 @@ class Step(NamedTuple):
 
     progress: Progress
     values: dict[str, float]
-    readings: (
-        Readings  # of its loss's sum, the norm of its gradient, and in float16 its loss's scale
-    )
+    readings: Readings  # of its loss's sum, its gradient's norm and, in float16, its loss's scale
     watch: Stopwatch
     started_at: float
 

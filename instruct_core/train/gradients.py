@@ -148,7 +148,7 @@ class Gradients:
         self._optimizer.zero_grad(set_to_none=self._parallel is None)
 
     @property
-    def loss_scale(self) -> list[Tensor]:
+    def scale_on_device(self) -> list[Tensor]:
         """What the loss of the next step is multiplied with, in float16 alone, on the device. [()]"""
         return [] if self._scale is None else [self._scale.value]
 

@@ -198,7 +198,7 @@ class _Slices:
         head: Tensor,
         compiled: bool,
         room: Room | None,
-        factor: Tensor | None = None,
+        factor: Tensor | None,
     ) -> None:
         self.weight, self._bias = _for_products(head)
         of_kind = COMPILED_SLICE_TOKENS if compiled else SLICE_TOKENS

@@ -223,7 +223,7 @@ class Trainer:
         if loss_sum is None:
             return False
         norm = self._gradients.clip()
-        readings = Readings(loss_sum, norm, *self._gradients.loss_scale)
+        readings = Readings(loss_sum, norm, *self._gradients.scale_on_device)
         self._saves.hold_update()
         self._gradients.update(norm)
         self.progress = after_step(self.progress, self._config)

@@ -64,7 +64,6 @@ class SlurmCluster:
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
         nodes = [0, *self._nodes()] if self._in_netns else []
         self._networks = [f"{self._space}-{node}" for node in nodes]
-        self._cgroups = cgroups_of(folder)
 
     def __enter__(self) -> Self:
         self._watcher = watch(self.folder, self._networks)
@@ -159,10 +158,8 @@ class SlurmCluster:
         hosts = self.folder / "etc" / "hosts"
         inner = f"mount --bind {hosts} /etc/hosts; exec slurmd -D -N node{node} -f {self.conf}"
         if self.settings.cgroups:  # it calls them by its node alone, and so would another cluster
-            inner = (
-                "; ".join(f"mount --bind {own} {own.parent}" for own in self._cgroups)
-                + f"; {inner}"
-            )
+            binds = [f"mount --bind {own} {own.parent}; " for own in cgroups_of(self.folder)]
+            inner = "".join(binds) + inner
         command = ["unshare", "--mount", "bash", "-c", inner]
         if self._in_netns:
             inner = f"mount -t proc proc /proc; hostname node{node}; {inner}"
@@ -191,7 +188,7 @@ class SlurmCluster:
         )
         self._write_clients()
         if self.settings.cgroups:
-            for own in self._cgroups:
+            for own in cgroups_of(self.folder):
                 own.mkdir()
         if self._in_netns:
             make_networks(self._space, [self._address(n) for n in (0, *self._nodes())])

@@ -174,6 +174,11 @@ def slurm_version() -> tuple[int, int]:
     return int(major), int(minor)
 
 
+def has_cgroups() -> bool:
+    """Return True where a cluster can have them; newer Slurms are not tried yet."""
+    return Path("/sys/fs/cgroup/memory/tasks").exists() and slurm_version() < (24, 11)
+
+
 def _cgroup_settings(settings: ClusterSettings) -> str:
     """Return a cgroup.conf; newer Slurms look for a file system of them unless it says that none are."""
     if settings.cgroups:

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import REPO, wait_for
+from tests.slurm.configuration import has_cgroups
 from tests.slurm.leftovers import cgroups_of, processes_of
-from tests.slurm.test_memory import HAS_CGROUPS
 
 BOOTS = """
 import os, signal, sys
@@ -31,7 +31,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-@pytest.mark.parametrize(("network", "cgroups"), [("loop", HAS_CGROUPS), ("netns", False)])
+@pytest.mark.parametrize(("network", "cgroups"), [("loop", has_cgroups()), ("netns", False)])
 def test_cluster_of_a_session_that_is_killed_goes_with_it(
     tmp_path: Path, network: str, cgroups: bool
 ) -> None:

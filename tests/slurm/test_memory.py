@@ -6,13 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.slurm.configuration import slurm_version
+from tests.slurm.configuration import has_cgroups
 from tests.slurm.conftest import Cluster, Run
 from tests.slurm.leftovers import cgroups_of
 
-HAS_CGROUPS = Path("/sys/fs/cgroup/memory/tasks").exists() and slurm_version() < (24, 11)
 needs_cgroup_v1 = pytest.mark.skipif(
-    not HAS_CGROUPS, reason="needs cgroup v1 at /sys/fs/cgroup; newer Slurms are not tried yet"
+    not has_cgroups(), reason="needs cgroup v1 at /sys/fs/cgroup; newer Slurms are not tried yet"
 )
 
 

@@ -12,12 +12,9 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed.fsdp  # once, and not in each rank
 from torch import Tensor, nn
 
-from instruct_core.checkpoints.loader import Loaded, load_newest
 from instruct_core.checkpoints.manifest import Scale
-from instruct_core.checkpoints.writer import Checkpoints
 from instruct_core.config import PRESETS, TrainConfig
 from instruct_core.data.batches import IGNORED
 from instruct_core.errors import ConfigError, NonFiniteError
@@ -25,9 +22,7 @@ from instruct_core.lora_settings import Lora
 from instruct_core.model.families import build
 from instruct_core.model.gpt2 import GPT2
 from instruct_core.model.lora import adapt
-from instruct_core.model.weights import hash_weights
 from instruct_core.shape import with_vocabulary
-from instruct_core.storage.store import Store
 from instruct_core.train import loss, precision
 from instruct_core.train.loss import WithLoss, summed_loss
 from instruct_core.train.precision import FIRST_SCALE, STEPS_TO_DOUBLE, LossScale
@@ -36,6 +31,7 @@ from tests.forked_ranks import in_ranks
 from tests.instruct_core.train import desk as in_one_process
 from tests.instruct_core.train.desk import Desk, poison
 from tests.instruct_core.train.test_recomputed import CONFIG, WITH_LORA, attempt
+from tests.instruct_core.train.test_sharding import bits, newest
 
 CPU = torch.device("cpu")
 HALF = replace(CONFIG, precision="fp16", max_steps=7, save_every=3, eval_every=100, decay_steps=7)
@@ -61,24 +57,14 @@ def desk_in(folder: Path, shard_set: Path) -> Desk:
     return desk
 
 
-def newest(folder: Path) -> Loaded:
-    loaded = load_newest(Checkpoints(Store(folder)))
-    assert loaded is not None
-    return loaded
-
-
-def bits(folder: Path) -> list[Any]:
-    loaded = newest(folder)
-    assert loaded.rng is not None
-    told = asdict(loaded.manifest.progress), scale_in(folder)
-    hashes = [hash_weights(tensors) for tensors in (loaded.model, loaded.optimizer, loaded.rng)]
-    return [*hashes, *told]
-
-
 def scale_in(folder: Path) -> tuple[float, int]:
     scale = newest(folder).manifest.loss_scale
     assert scale is not None
     return scale.value, scale.steps
+
+
+def all_of(folder: Path) -> list[Any]:
+    return [*bits(folder), asdict(newest(folder).manifest.progress), *scale_in(folder)]
 
 
 def noted(scale: LossScale, *left_out: int) -> Scale:
@@ -126,7 +112,7 @@ def test_run_in_float16_ends_with_the_same_bits_after_a_resume(
         for steps in (1, 2, 3, 4, 5, 6, 7):
             attempt(tmp_path / "hit", shard_set, replace(config, max_steps=steps))
             scales.append(scale_in(tmp_path / "hit"))
-        return [bits(tmp_path / "whole"), bits(tmp_path / "hit"), scales]
+        return [all_of(tmp_path / "whole"), all_of(tmp_path / "hit"), scales]
 
     for whole, hit, scales in in_ranks(world_size, work):
         assert hit == whole
