@@ -45,9 +45,10 @@ LOOK_SECONDS = 15.0  # for Slurm to answer a person who waits
 # `make test`. A cluster that does not answer is another thing.
 NO_CLUSTER = "Could not establish a configuration source"
 # Read when torch is loaded. Threads that spin for long while they wait for each other keep the very
-# thread they wait for from a core that others use too. This many turns are some 0.2 ms; the default
-# is 60 times as many. See bench/busy_cores.py; libgomp's manual.
-THREADS = {"GOMP_SPINCOUNT": "5000"}
+# thread they wait for from a core that others use too; those that sleep too soon are woken after every
+# product. This many turns are 0.3 to 1 ms, longer than what one thread does between two products; the
+# default is 15 times as many. See bench/busy_cores.py; libgomp's manual.
+THREADS = {"GOMP_SPINCOUNT": "20000"}
 
 
 def this_machine() -> Machine:

@@ -38,7 +38,7 @@ def refusal(
     """Type a command in a project: it is refused with exit code 2, and this line; nothing changes."""
     (tmp_path / "questions.jsonl").write_text('{"prompt": "Hi."}\n')
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("GOMP_SPINCOUNT", "5000")
+    monkeypatch.setenv("GOMP_SPINCOUNT", "20000")
     monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "1")
 
     def refuse(script: str, *words: str) -> str:

@@ -101,7 +101,7 @@ def test_wrong_step_is_one_line_of_every_command(
     (tmp_path / "questions.jsonl").write_text('{"prompt": "Hi."}\n')
     script, *words = STEPS[command].split()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("GOMP_SPINCOUNT", "5000")
+    monkeypatch.setenv("GOMP_SPINCOUNT", "20000")
     monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "1")
     monkeypatch.setattr(sys, "argv", [script, *words, "--step", step])
     before = snapshot(tmp_path)
