@@ -64,10 +64,16 @@ def make_ours(name: str, device: str, batch_size: int, kept: Kept = "fp32") -> R
     return run
 
 
-def make_theirs(name: str, device: str, batch_size: int) -> Run:
+def endless(name: str, device: str) -> Any:
+    """Return transformers' own model, whose texts go on to the last token."""
     theirs = transformers_of(random_model(name).to(device)).eval()
-    theirs.generation_config.eos_token_id = None  # all texts go on to the last token
+    theirs.generation_config.eos_token_id = None
     theirs.generation_config.pad_token_id = 0
+    return theirs
+
+
+def make_theirs(name: str, device: str, batch_size: int) -> Run:
+    theirs = endless(name, device)
 
     def run(batch: list[list[int]], sampling: Sampling, num_tokens: int) -> int:
         tokens = torch.tensor(batch, device=device)

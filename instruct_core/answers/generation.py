@@ -4,16 +4,18 @@ Text from a model, token by token, with the keys and values of earlier tokens ke
     [answer] = generate(model, [tokenizer.encode("What is AI?")], max_new_tokens=64)
     answer.tokens, answer.finish_reason        # [1212, 318, ...], "end"
 
-Prompts of a batch may differ in length: they end together, and what stands before the shorter ones
-is masked. Each text draws its random numbers from its own stream, so a sampled answer does not
-depend on its neighbours, and sampling while training leaves the run's random numbers alone.
+Prompts and answers may differ in length. Where more texts are asked for than grow side by side, others
+come in as soon as some of those have ended: a step costs nearly the same for few texts as for many, so
+none should go by half empty. Each text draws its random numbers from its own stream, so a sampled answer
+does not depend on its neighbours, and sampling while training leaves the run's random numbers alone.
 
-B: texts that still grow, T: tokens of the longest prompt, V: vocabulary
+B: texts that grow, T: tokens of the longest prompt among those that come in, V: vocabulary
 """
 
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from typing import Literal, NamedTuple
 
@@ -22,11 +24,15 @@ import torch
 from torch import Tensor
 
 from instruct_core.answers.sampling import Sampling
-from instruct_core.model.family import Cache, Model
+from instruct_core.model.cache import Cache
+from instruct_core.model.family import Model
 from instruct_core.shape import usable_positions
 
 NUCLEUS_TOKENS = 1024  # looked at first for top-p: sorting the whole vocabulary takes far longer
 UNIFORM_STEPS = 1 << 24  # so coarse that a draw times the total never rounds up to the total
+PART_THAT_ENDS = (
+    4  # one in so many places is free before texts come in: prompts are quicker together
+)
 
 FinishReason = Literal["end", "stopped", "length"]
 
@@ -43,51 +49,74 @@ def generate(
     model: Model,
     prompts: Sequence[Sequence[int]],
     *,
+    side_by_side: int | None = None,
     max_new_tokens: int = 128,
     sampling: Sampling | None = None,
     end_ids: Collection[int] = (),
     streams: Sequence[int] | None = None,
     on_token: Callable[[int, int], bool] = lambda text, token: True,
+    on_end: Callable[[int], None] = lambda text: None,
 ) -> list[Generated]:
     """
     Return what follows each prompt; a token that ends a text is not among its tokens.
 
     Args:
         model: In eval mode; its device is used.
-        prompts: Token ids, at least one each, and fewer than the model has positions to use.
+        prompts: Token ids, at least one each, fewer than there are positions. They begin in this order.
+        side_by_side: How many grow at a time; None has all do so.
         max_new_tokens: Of each text at most; fewer where those positions end.
         sampling: How tokens are chosen; None takes the likeliest.
         end_ids: Tokens that end a text, beside the model's own.
         streams: Which random numbers of the seed each text draws; None numbers them from 0.
         on_token: Called with the text's index and its new token; False ends the text with it.
+        on_end: Called with the index of each text that is whole.
 
     Raises:
         ValueError: A prompt is empty, or leaves no room for a token.
     """
-    ends = {*model.config.end_ids, *end_ids}
+    if not prompts:
+        return []
     room = _room(prompts, usable_positions(model.config), max_new_tokens)
     sampling, streams = sampling or Sampling(), streams or range(len(prompts))
-    batch = _Batch(model, prompts, max(room), sampling, streams)
-    answers: list[list[int]] = [[] for _ in prompts]
-    reasons: list[FinishReason] = ["length" for _ in prompts]
-    growing = [text for text in range(len(prompts)) if room[text] > 0]
-    batch.keep(growing)
-    while growing:
-        still = []
+    most = min(side_by_side or len(prompts), len(prompts))
+    batch = _Batch(model, prompts, _uniform(sampling, streams, max(room)), most, sampling)
+    said = _Said(room, {*model.config.end_ids, *end_ids}, on_token)
+    waiting = deque(text for text in range(len(prompts)) if room[text] > 0)
+    while waiting or batch.texts:
+        first, free = len(batch.texts), most - len(batch.texts)
+        if waiting and free >= min(max(1, most // PART_THAT_ENDS), len(waiting)):
+            tokens = batch.begin([waiting.popleft() for _ in range(min(free, len(waiting)))])
+        else:
+            first, tokens = 0, batch.grow()
         # The next token depends on these: the wait for the GPU is real.
-        for place, token in enumerate(batch.next_tokens().tolist()):
-            text = growing[place]
-            if token in ends:
-                reasons[text] = "end"
-                continue
-            answers[text].append(token)
-            if not on_token(text, token):
-                reasons[text] = "stopped"
-            elif len(answers[text]) < room[text]:
-                still.append(place)
-        growing = [growing[place] for place in still]
-        batch.keep(still)
-    return [Generated(*pair) for pair in zip(answers, reasons, strict=True)]
+        said_now = zip(batch.texts[first:], tokens.tolist(), strict=True)
+        ended = {text for text, token in said_now if said.ends_with(text, token)}
+        for text in sorted(ended):
+            on_end(text)
+        batch.end(ended)
+    return [Generated(*pair) for pair in zip(said.tokens, said.reasons, strict=True)]
+
+
+class _Said:
+    """What each text has become, and whether it is whole."""
+
+    def __init__(
+        self, room: Sequence[int], ends: Collection[int], on_token: Callable[[int, int], bool]
+    ) -> None:
+        self._room, self._ends, self._on_token = room, ends, on_token
+        self.tokens: list[list[int]] = [[] for _ in room]
+        self.reasons: list[FinishReason] = ["length" for _ in room]
+
+    def ends_with(self, text: int, token: int) -> bool:
+        """Take a text's next token; return True where it is the last one, or says that there is none."""
+        if token in self._ends:
+            self.reasons[text] = "end"
+            return True
+        self.tokens[text].append(token)
+        if not self._on_token(text, token):
+            self.reasons[text] = "stopped"
+            return True
+        return len(self.tokens[text]) == self._room[text]
 
 
 def _room(prompts: Sequence[Sequence[int]], positions: int, max_new_tokens: int) -> list[int]:
@@ -99,72 +128,95 @@ def _room(prompts: Sequence[Sequence[int]], positions: int, max_new_tokens: int)
 
 
 class _Batch:
-    """Texts that grow together, one token a step."""
+    """Texts that grow together, one token a step, in places of which the first ones are taken."""
 
     def __init__(
         self,
         model: Model,
         prompts: Sequence[Sequence[int]],
-        most_new_tokens: int,
+        draws: Tensor,
+        most_texts: int,
         sampling: Sampling,
-        streams: Sequence[int],
     ) -> None:
-        self._model, self._sampling = model, sampling
+        self._model, self._prompts, self._sampling = model, prompts, sampling
         self._device = model.head_weight.device
-        lengths = torch.tensor([len(prompt) for prompt in prompts])
-        longest = int(lengths.max())
-        tokens = torch.zeros((len(prompts), longest), dtype=torch.int64)
+        self._cache, self._draws = Cache(model.config, model.head_weight, most_texts), draws
+        self.texts: list[int] = []  # of each place that is taken
+        self._tokens = self._places([])  # not in the cache yet. (B,)
+        self._said = self._seen([])  # (B, V)
+
+    def begin(self, texts: Sequence[int]) -> Tensor:
+        """Take texts in behind the others; return their first tokens. (new B,)"""
+        prompts = [self._prompts[text] for text in texts]
+        lengths = [len(prompt) for prompt in prompts]
+        tokens = torch.zeros((len(texts), max(lengths)), dtype=torch.int64)
         for row, prompt in zip(tokens, prompts, strict=True):
-            row[longest - len(prompt) :] = torch.tensor(prompt)
-        self._tokens = tokens.to(self._device)  # (B, T) first, then (B, 1): not in the cache yet
-        self._padding = (longest - lengths).to(self._device)  # (B,)
-        self._is_ragged = bool((lengths < longest).any())
-        self._cache = Cache(model, len(prompts), longest + most_new_tokens)
-        self._said = self._seen(prompts) if sampling.repetition_penalty != 1 else None
-        self._draws = _uniform(sampling, streams, most_new_tokens).to(self._device)
-        self._step = 0
-
-    def _seen(self, prompts: Sequence[Sequence[int]]) -> Tensor:
-        """Return which tokens each prompt has; what pads it was never said. (B, V)"""
-        said = torch.zeros((len(prompts), self._model.config.vocab_size), dtype=torch.bool)
-        for row, prompt in zip(said, prompts, strict=True):
-            row[torch.tensor(prompt)] = True
-        return said.to(self._device)
-
-    def keep(self, places: Sequence[int]) -> None:
-        """Go on with some of the texts only."""
-        if len(places) == len(self._tokens) or not places:
-            return
-        chosen = torch.tensor(places, device=self._device)
-        self._tokens, self._padding = self._tokens[chosen], self._padding[chosen]
-        self._draws = self._draws[chosen]
-        if self._said is not None:
-            self._said = self._said[chosen]
-        self._cache.keep(chosen)
-
-    def next_tokens(self) -> Tensor:
-        """Take a step; return every text's new token. (B,)"""
-        start, end = self._cache.length, self._cache.length + self._tokens.shape[1]
-        places = torch.arange(start, end, device=self._device)
-        positions = (places - self._padding[:, None]).clamp_(min=0)  # (B, T)
-        mask = self._mask(places, end) if self._is_ragged else None
-        hidden = self._model(self._tokens, positions, mask, self._cache)
-        logits = self._model.last_logits(hidden).float()  # (B, V)
-        if self._said is not None:
-            logits = torch.where(self._said, _lowered(logits, self._sampling), logits)
-        chosen = choose(logits, self._sampling, self._draws[:, self._step])
-        if self._said is not None:
-            self._said.scatter_(1, chosen[:, None], True)
-        self._tokens, self._step = chosen[:, None], self._step + 1
+            row[: len(prompt)] = torch.tensor(prompt)
+        positions, said = self._cache.begin(lengths), self._seen(prompts)
+        chosen = self._next(tokens.to(self._device), positions, texts, said)
+        self.texts += texts
+        self._tokens = torch.cat((self._tokens, chosen))
+        self._said = torch.cat((self._said, said))
         return chosen
 
-    def _mask(self, places: Tensor, end: int) -> Tensor:
-        """Return where each new token may look. (B, 1, T, P + T)"""
-        before = torch.arange(end, device=self._device)
-        is_text = before >= self._padding[:, None, None]  # (B, 1, P + T)
-        # Padding looks at itself: looking nowhere would make it, and then everything, NaN.
-        own = before == places[:, None]
-        return ((before <= places[:, None]) & is_text | own)[:, None]
+    def grow(self) -> Tensor:
+        """Return every text's next token. (B,)"""
+        positions = self._cache.grow()
+        self._tokens = self._next(self._tokens[:, None], positions, self.texts, self._said)
+        return self._tokens
+
+    def end(self, texts: Collection[int]) -> None:
+        """Let some texts go; the last ones take their places."""
+        if not texts:
+            return
+        count, stays = len(self.texts) - len(texts), [text not in texts for text in self.texts]
+        behind = (place for place in range(count, len(stays)) if stays[place])
+        kept = [place if stays[place] else next(behind) for place in range(count)]
+        self.texts = [self.texts[place] for place in kept]
+        chosen = self._places(kept)
+        self._tokens, self._said = self._tokens[chosen], self._said[chosen]
+        self._cache.keep(kept)
+
+    def _next(
+        self, tokens: Tensor, positions: Tensor, texts: Sequence[int], said: Tensor
+    ) -> Tensor:
+        """
+        Return the next token of each text. (B,)
+
+        Args:
+            tokens: Not in the cache yet. (B, T)
+            positions: Theirs. (B, T)
+            texts: Whose they are.
+            said: What each has said, see `_seen`; the next token is added. (B, V)
+        """
+        hidden = self._model(tokens, positions, None, self._cache)
+        logits = self._model.last_logits(hidden).float()  # (B, V)
+        is_penalized = self._sampling.repetition_penalty != 1
+        if is_penalized:
+            logits = torch.where(said, _lowered(logits, self._sampling), logits)
+        chosen = choose(logits, self._sampling, self._drawn(texts))
+        if is_penalized:
+            said.scatter_(1, chosen[:, None], True)
+        return chosen
+
+    def _drawn(self, texts: Sequence[int]) -> Tensor:
+        """Return the random number of each text's next token. (B,)"""
+        lengths = self._cache.lengths[-len(texts) :]
+        steps = [n - len(self._prompts[text]) for n, text in zip(lengths, texts, strict=True)]
+        return self._draws[texts, steps].to(self._device)
+
+    def _seen(self, prompts: Sequence[Sequence[int]]) -> Tensor:
+        """Return which tokens each prompt has, where it matters. (B, V), or (B, 0)"""
+        is_asked = self._sampling.repetition_penalty != 1
+        words = self._model.config.vocab_size if is_asked else 0
+        said = torch.zeros((len(prompts), words), dtype=torch.bool)
+        for row, prompt in zip(said, prompts, strict=True):
+            if is_asked:
+                row[torch.tensor(prompt)] = True
+        return said.to(self._device)
+
+    def _places(self, places: Sequence[int]) -> Tensor:
+        return torch.tensor(places, dtype=torch.int64, device=self._device)
 
 
 def _lowered(logits: Tensor, sampling: Sampling) -> Tensor:

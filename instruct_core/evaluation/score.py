@@ -65,7 +65,7 @@ def greedy_answers(
     tokenizer: Tokenizer,
     template: Template,
     max_new_tokens: int,
-    on_answers: Callable[[int], None] = lambda count: None,
+    on_answer: Callable[[], None] = lambda: None,
 ) -> list[str]:
     """
     Return the model's answer to each example, up to where it begins an instruction of its own.
@@ -75,7 +75,7 @@ def greedy_answers(
         examples: Their prompts are shorter than the model has positions.
         tokenizer, template: Of the prompts, and of the model.
         max_new_tokens: Longest answer.
-        on_answers: Told how many answers were given, after each batch.
+        on_answer: Called for each answer that is whole.
     """
     answers = answer_prompts(
         model,
@@ -84,7 +84,7 @@ def greedy_answers(
         template,
         batch_size=BATCH_SIZE,
         max_new_tokens=max_new_tokens,
-        on_answers=on_answers,
+        on_answer=on_answer,
     )
     return [answer.text for answer in answers]
 

@@ -4,7 +4,7 @@ Causal attention through torch's kernels, with rows that are packed into a seque
     mask = row_mask(row_ids)                 # or RowStarts, which no work is lost with
     y = attend(q, k, v, mask)                # (B, T, H, D)
 
-B: batch size, T: tokens, P: tokens before these in the cache, H: heads, G: heads with keys and values,
+B: batch size, T: tokens, P: tokens that are looked at, H: heads, G: heads with keys and values,
 D: numbers of a head
 """
 
@@ -51,8 +51,8 @@ def attend(
 
     Args:
         q: Queries. (B, H, T, D)
-        k: Keys, those of the cache first. (B, G, P + T, D)
-        v: Values. (B, G, P + T, D)
+        k: Keys. (B, G, P, D)
+        v: Values. (B, G, P, D)
         mask: See Model.
         dropout: Probability on the weights of attention.
     """

@@ -3,14 +3,12 @@ What the rest of the project knows of a model, whichever family it is of, and wh
 
     hidden = model(tokens, positions, row_mask(row_ids))        # (B, T, C)
     loss = summed_loss(hidden, model.head_weight, targets)
-    cache = Cache(model, batch_size=1, room=512)
-    hidden = model(tokens, positions, None, cache)
+    hidden = model(tokens, cache.begin([tokens.shape[1]]), None, cache)     # see cache.py
 
 A family is a file of its own beside this one (gpt2.py, llama.py): its module, under the names of
 Hugging Face's checkpoints. families.py finds it by `model_type`.
 
-B: batch size, T: tokens, P: tokens before these in the cache, C: width, H: heads, G: heads with keys
-and values, D: numbers of a head, V: vocabulary
+B: batch size, T: tokens, C: width, V: vocabulary
 """
 
 from __future__ import annotations
@@ -25,75 +23,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from instruct_core.model.attention import RowStarts, attend, attend_from_one
+from instruct_core.model.attention import RowStarts
+from instruct_core.model.cache import Cache
 from instruct_core.shape import Shape
 
 INIT_STD = 0.02
-
-
-class Cache:
-    """
-    Keys and values of the tokens so far, in room that is made once, and attention over them.
-
-    A model's first call with it takes the prompts, each later one a token. Of the last layer only the
-    last token is computed: nothing else is asked of it.
-
-    Args:
-        model: Whose layers they belong to.
-        batch_size: Texts side by side.
-        room: Most tokens of a text.
-    """
-
-    def __init__(self, model: Model, batch_size: int, room: int) -> None:
-        config, self._weight = model.config, model.head_weight
-        self._sizes = (config.num_kv_heads, room, config.head_dim)
-        self._layers = [self._empty(batch_size) for _ in model.blocks]
-        self.length = 0  # tokens that all layers have, P
-
-    def _empty(self, batch_size: int) -> tuple[Tensor, Tensor]:
-        """Return room for keys and values, each (B, G, room, D)."""
-        heads, room, size = self._sizes
-        # Memory that no token has reached is never touched, so it costs nothing on a CPU.
-        keys, values = (self._weight.new_empty((batch_size, heads, room, size)) for _ in range(2))
-        if keys.device.type == "cpu":  # which is quicker where each number's keys lie side by side
-            keys = keys.view(batch_size, heads, size, room).mT
-        return keys, values
-
-    def attend(
-        self, layer: int, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | RowStarts | None
-    ) -> Tensor:
-        """
-        Take T new tokens of a layer; return what they see, of the last layer the last token alone.
-
-        Args:
-            layer: Its number.
-            q: Queries. (B, H, T, D)
-            k: Keys. (B, G, T, D)
-            v: Values. (B, G, T, D)
-            mask: Where they may look, or None for causal order. (B, 1, T, P + T)
-
-        Returns:
-            (B, T, H, D); of the last layer (B, 1, H, D).
-        """
-        assert not isinstance(mask, RowStarts), "rows that are packed have no cache"
-        end = self.length + k.shape[2]
-        keys, values = self._layers[layer]
-        keys[:, :, self.length : end] = k
-        values[:, :, self.length : end] = v
-        if layer == len(self._layers) - 1:
-            q, mask = q[:, :, -1:], None if mask is None else mask[:, :, -1:]
-        if q.shape[2] > 1:
-            assert not self.length, "several tokens at once are prompts, with nothing before them"
-            return attend(q, k, v, mask)
-        one = attend_from_one if q.device.type == "cpu" else attend
-        return one(q, keys[:, :, :end], values[:, :, :end], mask)
-
-    def keep(self, texts: Tensor) -> None:
-        """Forget all texts but these. (B,)"""
-        for layer, olds in enumerate(self._layers):
-            self._layers[layer] = news = self._empty(len(texts))
-            for new, old in zip(news, olds, strict=True):
-                new[:, :, : self.length] = old[texts, :, : self.length]
 
 
 class Blocks(nn.ModuleList):
@@ -155,10 +89,10 @@ class Model(nn.Module, ABC):
         Args:
             tokens: Ids. (B, T)
             positions: Place of each token in its row. (B, T)
-            mask: Where attention may look, (B, 1, T, P + T), or the rows it stays in, which takes
-                no dropout, no cache and, on a GPU, half precision; or None for plain causal order.
-            cache: Keys and values of earlier tokens; this call's are appended to it, and of what would
-                be returned only the last token's is, (B, 1, C).
+            mask: Where attention may look, (B, 1, T, T), or the rows it stays in, which takes no dropout
+                and, on a GPU, half precision; or None for plain causal order, or for what a cache knows.
+            cache: Keys and values of earlier tokens, which was told of this call; its own are appended to
+                it, and of what would be returned only each text's last token is, (B, 1, C).
         """
         hidden: Tensor = self.trunk(tokens, positions, mask, cache)
         return hidden

@@ -10,7 +10,7 @@ and positions begin anew.
 
 Sources: Radford et al. 2019 (the model); transformers' modeling_gpt2.py (names; parity is tested).
 
-B: batch size, T: tokens, P: tokens before these in the cache, C: width, H: heads, V: vocabulary
+B: batch size, T: tokens, C: width, H: heads, V: vocabulary
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from instruct_core.config import LAYER_NORM_EPSILON, ModelConfig
 from instruct_core.model.attention import RowStarts, attend
-from instruct_core.model.family import Blocks, Cache, Model, empty_embedding
+from instruct_core.model.cache import Cache
+from instruct_core.model.family import Blocks, Model, empty_embedding
 
 
 class GPT2(Model):
@@ -69,8 +70,6 @@ class Transformer(nn.Module):
         cache: Cache | None,
     ) -> Tensor:
         x = self.h(self.drop(self.wte(tokens) + self.wpe(positions)), mask, cache)
-        if cache is not None:
-            cache.length += tokens.shape[1]
         normed: Tensor = self.ln_f(x)
         return normed
 
@@ -89,7 +88,7 @@ class Block(nn.Module):
         self, x: Tensor, mask: Tensor | RowStarts | None, cache: Cache | None, layer: int
     ) -> Tensor:
         seen = self.attn(self.ln_1(x), mask, cache, layer)
-        x = x[:, -seen.shape[1] :] + seen  # a cache may ask for the last token alone
+        x = (x if cache is None else cache.asked(layer, x)) + seen
         after_mlp: Tensor = x + self.mlp(self.ln_2(x))
         return after_mlp
 
@@ -112,7 +111,7 @@ class Attention(nn.Module):
         heads = self.c_attn(x).view(b, t, 3, self.num_heads, c // self.num_heads)
         q, k, v = heads.permute(2, 0, 3, 1, 4)  # each (B, H, T, C/H)
         if cache is not None:
-            y = cache.attend(layer, q, k, v, mask)
+            y = cache.attend(layer, q, k, v)
         else:
             y = attend(q, k, v, mask, self.dropout if self.training else 0.0)
         projected: Tensor = self.drop(self.c_proj(y.flatten(2)))

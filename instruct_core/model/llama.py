@@ -24,7 +24,8 @@ from torch import Tensor, nn
 
 from instruct_core.llama_config import LlamaConfig
 from instruct_core.model.attention import RowStarts, attend
-from instruct_core.model.family import Blocks, Cache, Model, empty_embedding
+from instruct_core.model.cache import Cache
+from instruct_core.model.family import Blocks, Model, empty_embedding
 from instruct_core.model.rms_norm import RMSNorm
 from instruct_core.model.rope import Turn, rope_frequencies
 
@@ -79,8 +80,6 @@ class Transformer(nn.Module):
         cache: Cache | None,
     ) -> Tensor:
         x = self.layers(self.drop(self.embed_tokens(tokens)), self._turn(positions), mask, cache)
-        if cache is not None:
-            cache.length += tokens.shape[1]
         normed: Tensor = self.norm(x)
         return normed
 
@@ -110,7 +109,7 @@ class Block(nn.Module):
         layer: int,
     ) -> Tensor:
         seen = self.self_attn(self.input_layernorm(x), turn, mask, cache, layer)
-        x = x[:, -seen.shape[1] :] + seen  # a cache may ask for the last token alone
+        x = (x if cache is None else cache.asked(layer, x)) + seen
         after_mlp: Tensor = x + self.mlp(self.post_attention_layernorm(x))
         return after_mlp
 
@@ -149,7 +148,7 @@ class Attention(nn.Module):
         q, k = turn.of(q).to(v.dtype), turn.of(k).to(v.dtype)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         if cache is not None:
-            y = cache.attend(layer, q, k, v, mask)
+            y = cache.attend(layer, q, k, v)
         else:
             y = attend(q, k, v, mask, self.dropout if self.training else 0.0)
         projected: Tensor = self.drop(self.o_proj(y.flatten(2)))

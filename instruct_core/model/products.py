@@ -49,6 +49,17 @@ def is_quicker() -> bool:
 
 
 @functools.cache
+def is_plain_best_for_a_row() -> bool:
+    """
+    Return True where torch's usual library takes one row through plain weights as fast as they are read.
+
+    So does MKL on processors of Intel's, where weights that are packed are slower. See docs/performance.md.
+    """
+    has_mkl: bool = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
+    return has_mkl and "GenuineIntel" in _processor()
+
+
+@functools.cache
 def is_exact() -> bool:
     """Return True where oneDNN multiplies, and errs no more than float32 does."""
     if not _has_onednn():

@@ -26,6 +26,7 @@ from instruct_core.model.families import build, read
 from instruct_core.model.family import Model, misfit
 from instruct_core.model.lora import merge
 from instruct_core.model.packed import can_halve, can_pack, halve, pack
+from instruct_core.model.products import is_plain_best_for_a_row
 from instruct_core.model.weight_files import read_weight_files
 from instruct_core.recipe import Kept
 from instruct_core.shape import Shape, with_trained, with_vocabulary
@@ -216,7 +217,7 @@ def check_kept(kept: Kept) -> None:
 
 def ready(model: Model, texts: int = 1, kept: Kept = "fp32") -> Model:
     """
-    Return a model that answers and does nothing else: on the GPU, or packed for the CPU.
+    Return a model that answers and does nothing else: on the GPU, or as the CPU is quickest with it.
 
     Args:
         model: With its weights, on the host.
@@ -232,6 +233,6 @@ def ready(model: Model, texts: int = 1, kept: Kept = "fp32") -> Model:
         return model.to("cuda")
     if kept == "fp16":
         halve(model)
-    elif can_pack():
+    elif can_pack() and not (texts == 1 and is_plain_best_for_a_row()):
         pack(model, texts)
     return model

@@ -168,7 +168,7 @@ def _measure(when: str, model: Model, data: Data, max_new_tokens: int) -> Measur
             data.rows.tokenizer,
             data.rows.template,
             max_new_tokens,
-            lambda count: bar.advance(given, count),
+            lambda: bar.advance(given),
         )
     return Measured(losses, score(answers, [e.reference for e in data.examples]), answers)
 

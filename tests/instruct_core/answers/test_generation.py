@@ -1,4 +1,4 @@
-"""Generation: the text of transformers, the same alone and in company, drawn as it should be."""
+"""Generation: the text of transformers, drawn as it should be."""
 
 from __future__ import annotations
 
@@ -11,21 +11,12 @@ from transformers import GPT2LMHeadModel
 
 from instruct_core.answers.generation import Generated, choose, generate
 from instruct_core.answers.sampling import Sampling
-from instruct_core.config import ModelConfig
 from instruct_core.data.gpt2_tokenizer import END_OF_TEXT_ID, VOCAB_SIZE
 from instruct_core.errors import ConfigError
-from instruct_core.model.family import Cache
+from instruct_core.model.cache import Cache
 from instruct_core.model.gpt2 import GPT2
+from tests.instruct_core.answers.asking import alone, prompts
 from tests.instruct_core.conftest import SHAPE
-
-
-def prompts(count: int, seed: int = 0) -> list[list[int]]:
-    draw = np.random.default_rng(seed)
-    return [draw.integers(VOCAB_SIZE, size=draw.integers(1, 50)).tolist() for _ in range(count)]
-
-
-def alone(model: GPT2, prompt: list[int], **settings: object) -> Generated:
-    return generate(model, [prompt], **settings)[0]  # type: ignore[arg-type]
 
 
 @torch.no_grad()
@@ -33,12 +24,11 @@ def test_logits_are_the_same_with_and_without_the_cache(model: GPT2) -> None:
     tokens = torch.tensor([prompts(1)[0] + list(range(40))])
     positions = torch.arange(tokens.shape[1])[None]
     whole = model.logits(model(tokens, positions, None))
-    cache = Cache(model, 1, room=tokens.shape[1])
+    cache = Cache(SHAPE, model.head_weight, most_texts=1)
 
-    pieces = [
-        model.logits(model(tokens[:, a:b], positions[:, a:b], None, cache))
-        for a, b in [(0, 7), *((n, n + 1) for n in range(7, tokens.shape[1]))]
-    ]
+    pieces = [model.logits(model(tokens[:, :7], cache.begin([7]), None, cache))]
+    for n in range(7, tokens.shape[1]):
+        pieces.append(model.logits(model(tokens[:, n : n + 1], cache.grow(), None, cache)))
 
     assert len(pieces[0][0]) == 1, "of a prompt the last token's alone"
     assert (torch.cat(pieces, dim=1) - whole[:, 6:]).abs().max() < 1e-4
@@ -60,48 +50,6 @@ def test_greedy_text_is_that_of_transformers(
         )[0, len(prompt) :].tolist()  # fmt: skip
         assert ours.tokens == [token for token in theirs if token != END_OF_TEXT_ID]
         assert len(ours.tokens) == 200 or ours.finish_reason == "end"
-
-
-BY_EVERY_SETTING = pytest.mark.parametrize(
-    "sampling",
-    [
-        Sampling(),
-        Sampling(repetition_penalty=1.5),
-        Sampling(repetition_penalty=0.7),
-        Sampling(temperature=0.8, seed=2),
-        Sampling(temperature=1.0, top_k=40, top_p=0.9, repetition_penalty=1.1, seed=5),
-        Sampling(temperature=2.0, top_p=0.99, repetition_penalty=1.3, seed=6),
-    ],
-    ids=["greedy", "penalty", "reward", "sampled", "nucleus", "hot"],
-)
-
-
-@BY_EVERY_SETTING
-def test_text_in_a_batch_is_the_text_alone(model: GPT2, sampling: Sampling) -> None:
-    batch = prompts(7, seed=1)
-
-    together = generate(model, batch, max_new_tokens=24, sampling=sampling)
-
-    for stream, prompt in enumerate(batch):
-        one = alone(model, prompt, max_new_tokens=24, sampling=sampling, streams=[stream])
-        assert one == together[stream]
-
-
-@BY_EVERY_SETTING
-def test_text_that_ends_does_so_alone_and_in_a_batch(sampling: Sampling) -> None:
-    ending = GPT2(ModelConfig(num_layers=2, num_heads=2, width=32, max_seq_len=128))
-    ending.initialize(3)
-    likes_to_end = ending.head_weight.detach()[END_OF_TEXT_ID] * 1000
-    with torch.no_grad():
-        ending.transformer.ln_f.bias.copy_(likes_to_end * max(1, sampling.temperature))
-    batch = [*prompts(5, seed=2), [9, END_OF_TEXT_ID, 8]]  # one says the token itself
-
-    together = generate(ending.eval(), batch, max_new_tokens=20, sampling=sampling)
-
-    for stream, prompt in enumerate(batch):
-        one = alone(ending, prompt, max_new_tokens=20, sampling=sampling, streams=[stream])
-        assert one == together[stream]
-    assert {"end"} <= {text.finish_reason for text in together}
 
 
 def test_drawn_token_does_not_depend_on_how_flat_a_neighbour_is() -> None:
@@ -154,23 +102,6 @@ def test_text_ends_where_the_model_ends_it(model: GPT2, of_template: tuple[int, 
     assert 1 not in free
     assert short == Generated(free[: free.index(free[4])], "end")
     assert END_OF_TEXT_ID not in long.tokens
-
-
-def test_caller_ends_one_text_and_the_others_go_on(model: GPT2) -> None:
-    batch = prompts(4, seed=2)
-    free = generate(model, batch, max_new_tokens=20)
-    heard: list[tuple[int, int]] = []
-
-    def until_third(text: int, token: int) -> bool:
-        heard.append((text, token))
-        return text != 1 or sum(t == 1 for t, _ in heard) < 3
-
-    answers = generate(model, batch, max_new_tokens=20, on_token=until_third)
-
-    assert answers[1] == Generated(free[1].tokens[:3], "stopped")
-    assert [answers[n] for n in (0, 2, 3)] == [free[n] for n in (0, 2, 3)]
-    for text, answer in enumerate(answers):
-        assert [token for t, token in heard if t == text] == answer.tokens
 
 
 def test_text_fills_the_positions_and_no_more(model: GPT2) -> None:

@@ -65,10 +65,10 @@ def test_prompts_without_room_for_a_token_are_left_out(rows: ShardSet) -> None:
 
 def test_answers_do_not_depend_on_their_neighbours(rows: ShardSet, model: GPT2) -> None:
     examples = drawn_examples(rows, count=20, max_seq_len=SHAPE.max_seq_len)
-    told = list[int]()
+    told = list[None]()
 
     together = greedy_answers(
-        model, examples, load_tokenizer(), BY_HEADINGS, 8, on_answers=told.append
+        model, examples, load_tokenizer(), BY_HEADINGS, 8, lambda: told.append(None)
     )
 
     alone = [
@@ -77,7 +77,7 @@ def test_answers_do_not_depend_on_their_neighbours(rows: ShardSet, model: GPT2) 
     ]
     assert together == alone
     assert len(set(alone)) > 1, "answers that are all alike cannot be mixed up"
-    assert told == [8, 8, 4]
+    assert len(told) == len(examples)
 
 
 def test_answer_ends_where_another_instruction_begins(

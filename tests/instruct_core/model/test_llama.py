@@ -17,8 +17,9 @@ from instruct_core.answers.generation import generate
 from instruct_core.llama_config import LlamaConfig
 from instruct_core.model import attention
 from instruct_core.model.attention import RowStarts, row_mask
+from instruct_core.model.cache import Cache
 from instruct_core.model.families import build
-from instruct_core.model.family import Cache, Model
+from instruct_core.model.family import Model
 from instruct_core.model.llama import Llama
 from instruct_core.model.weights import load_model, load_pretrained
 from tests.instruct_core.model.their_llama import KINDS, SIZES, reference, save_folder
@@ -108,18 +109,21 @@ def test_texts_of_a_batch_are_the_texts_alone(pair: tuple[Model, PreTrainedModel
     prompts = [TOKENS[0, :3].tolist(), TOKENS[1, :31].tolist(), TOKENS[0, 40:52].tolist()]
 
     together = generate(ours, prompts, max_new_tokens=12)
+    in_turn = generate(ours, prompts, side_by_side=2, max_new_tokens=12)
 
     assert together == [generate(ours, [prompt], max_new_tokens=12)[0] for prompt in prompts]
+    assert in_turn == together
 
 
 def test_cache_has_room_for_the_heads_with_keys_alone(pair: tuple[Model, PreTrainedModel]) -> None:
     ours, theirs = pair
 
-    cache = Cache(ours, batch_size=1, room=5)
+    cache = Cache(ours.config, ours.head_weight, most_texts=1)
 
-    ours(TOKENS[:1, :5], POSITIONS[:1, :5], None, cache)
+    ours(TOKENS[:1, :5], cache.begin([5]), None, cache)
     for room in cache._layers[0]:
-        assert room.shape == (1, theirs.config.num_key_value_heads, 5, ours.config.head_dim)
+        size = theirs.config.num_key_value_heads, 80, ours.config.head_dim
+        assert room.shape == (1, *size)
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ from torch.profiler import ProfilerActivity, profile
 from instruct_core.answers.generation import generate
 from instruct_core.config import PRESETS, ModelConfig
 from instruct_core.llama_config import LlamaConfig
+from instruct_core.model import products, weights
 from instruct_core.model.families import build
 from instruct_core.model.family import Model
 from instruct_core.model.packed import can_pack, pack
@@ -80,6 +81,29 @@ def test_greedy_texts_are_those_of_the_plain_model_alone_and_in_a_batch(kind: st
 
     assert together == generate(plain, prompts, max_new_tokens=20)
     assert together == [generate(packed, [prompt], max_new_tokens=20)[0] for prompt in prompts]
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "texts", "expected"),
+    [
+        ("vendor_id : GenuineIntel", 1, False),
+        ("vendor_id : GenuineIntel", 2, True),
+        ("vendor_id : AuthenticAMD", 1, True),
+        ("CPU implementer : 0x41", 1, True),
+    ],
+)
+def test_for_one_text_nothing_is_packed_on_processors_of_intels(
+    monkeypatch: pytest.MonkeyPatch, cpuinfo: str, texts: int, expected: bool
+) -> None:
+    monkeypatch.setattr(products, "_processor", lambda: cpuinfo)
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    asked_anew = products.is_plain_best_for_a_row.__wrapped__
+    monkeypatch.setattr(weights, "is_plain_best_for_a_row", asked_anew)
+
+    answering = weights.ready(models("gpt2", 1)[0], texts)
+
+    assert (answering.answering_head is not None) == expected
 
 
 @pytest.mark.parametrize("kind", SHAPES)
