@@ -53,7 +53,7 @@ def is_plain_best_for_a_row() -> bool:
     """
     Return True where torch's usual library takes one row through plain weights as fast as they are read.
 
-    So does MKL on processors of Intel's, where weights that are packed are slower. See docs/performance.md.
+    So does MKL on processors of Intel's, where packed weights are slower. See docs/performance.md.
     """
     has_mkl: bool = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
     return has_mkl and "GenuineIntel" in _processor()
