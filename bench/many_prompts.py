@@ -80,6 +80,8 @@ def main() -> None:
     flags.add_argument("--model", default="gpt2", choices=sorted(SHAPES))
     flags.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     arguments = flags.parse_args()
+    on_gpu = torch.cuda.is_available()
+    assert arguments.device == ("cuda" if on_gpu else "cpu"), "where ready() puts ours"
     many = Many.drawn()
     ours = functools.partial(many.ours, ready(random_model(arguments.model), SIDE_BY_SIDE))
     theirs = functools.partial(many.theirs, endless(arguments.model, arguments.device))

@@ -79,7 +79,7 @@ def generate(
     room = _room(prompts, usable_positions(model.config), max_new_tokens)
     sampling, streams = sampling or Sampling(), streams or range(len(prompts))
     most = min(side_by_side or len(prompts), len(prompts))
-    batch = _Batch(model, prompts, _uniform(sampling, streams, max(room)), most, sampling)
+    batch = _Batch(model, prompts, _uniform(sampling, streams, max(room)), sampling)
     said = _Said(room, {*model.config.end_ids, *end_ids}, on_token)
     waiting = deque(text for text in range(len(prompts)) if room[text] > 0)
     while waiting or batch.texts:
@@ -135,12 +135,12 @@ class _Batch:
         model: Model,
         prompts: Sequence[Sequence[int]],
         draws: Tensor,
-        most_texts: int,
         sampling: Sampling,
     ) -> None:
         self._model, self._prompts, self._sampling = model, prompts, sampling
         self._device = model.head_weight.device
-        self._cache, self._draws = Cache(model.config, model.head_weight, most_texts), draws
+        self._cache = Cache(model.config, model.head_weight)
+        self._draws = draws.to(self._device)  # of every prompt and step
         self.texts: list[int] = []  # of each place that is taken
         self._tokens = self._places([])  # not in the cache yet. (B,)
         self._said = self._seen([])  # (B, V)
@@ -189,12 +189,14 @@ class _Batch:
             texts: Whose they are.
             said: What each has said, see `_seen`; the next token is added. (B, V)
         """
+        # Before the model: a GPU that computes is not waited for.
+        draws = self._drawn(texts)
         hidden = self._model(tokens, positions, None, self._cache)
         logits = self._model.last_logits(hidden).float()  # (B, V)
         is_penalized = self._sampling.repetition_penalty != 1
         if is_penalized:
             logits = torch.where(said, _lowered(logits, self._sampling), logits)
-        chosen = choose(logits, self._sampling, self._drawn(texts))
+        chosen = choose(logits, self._sampling, draws)
         if is_penalized:
             said.scatter_(1, chosen[:, None], True)
         return chosen
@@ -203,7 +205,7 @@ class _Batch:
         """Return the random number of each text's next token. (B,)"""
         lengths = self._cache.lengths[-len(texts) :]
         steps = [n - len(self._prompts[text]) for n, text in zip(lengths, texts, strict=True)]
-        return self._draws[texts, steps].to(self._device)
+        return self._draws[texts, steps]
 
     def _seen(self, prompts: Sequence[Sequence[int]]) -> Tensor:
         """Return which tokens each prompt has, where it matters. (B, V), or (B, 0)"""

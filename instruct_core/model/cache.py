@@ -1,7 +1,7 @@
 """
 Keys and values of texts that grow side by side.
 
-    cache = Cache(model.config, model.head_weight, most_texts=16)
+    cache = Cache(model.config, model.head_weight)
     hidden = model(prompts, cache.begin([5, 7]), None, cache)           # (2, 1, C), of prompts (2, 7)
     hidden = model(tokens, cache.grow(), None, cache)                   # of one more token each, (2, 1)
     cache.keep([1])                                                     # the first text has ended
@@ -17,6 +17,7 @@ and values, D: numbers of a head
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -26,9 +27,7 @@ from instruct_core.model.attention import attend, attend_from_one
 from instruct_core.shape import Shape
 
 MORE_ROOM = 64  # tokens that a cache has room for at least, beyond what it must
-ALIGNED = (
-    16  # tokens: where each number's keys begin a line of a processor's cache, products are quicker
-)
+ALIGNED = 16  # tokens: each number's keys begin a line of a processor's cache, as products like it
 
 
 class Cache:
@@ -38,26 +37,19 @@ class Cache:
     Args:
         shape: Of the model whose layers they belong to.
         weight: One of its weights: they are on its device, of its type.
-        most_texts: Side by side.
     """
 
-    def __init__(self, shape: Shape, weight: Tensor, most_texts: int) -> None:
-        self._sizes, self._weight = (most_texts, shape.num_kv_heads, shape.head_dim), weight
-        # What shorter texts do not look at is multiplied by 0, and must be a number.
-        self._make = self._weight.new_zeros if most_texts > 1 else self._weight.new_empty
-        self._room = 0  # tokens of a row
+    def __init__(self, shape: Shape, weight: Tensor) -> None:
+        self._heads, self._weight = (shape.num_kv_heads, shape.head_dim), weight
+        self._num_rows = self._room = 0  # texts and tokens that there is room for
         self._layers = [self._empty() for _ in range(shape.num_layers)]
         self.lengths: list[int] = []  # tokens of each text, those of the next call among them
         # Of the next call: its rows, where its tokens go in them, and those of a row that are looked at.
         self._rows = self._end = slice(0)
         self._every = self._on_device([])  # 0 and so on, one a text. (B,)
         self._places: Tensor | None = None  # (B,); None where all go to the same
-        self._last: Tensor | None = (
-            None  # token of each prompt; None where they are of one length. (B,)
-        )
-        self._may_see: Tensor | None = (
-            None  # keys of a row for one token; None for all. (B, 1, 1, P)
-        )
+        self._last: Tensor | None = None  # tokens of prompts; None if of one length. (B,)
+        self._may_see: Tensor | None = None  # keys of a row; None for all. (B, 1, 1, P)
 
     def begin(self, lengths: Sequence[int]) -> Tensor:
         """
@@ -69,19 +61,23 @@ class Cache:
         Returns:
             Positions for that call. (B, T)
         """
-        self._have_room(max(lengths))
         first, longest = len(self.lengths), max(lengths)
+        self._have_room(first + len(lengths), longest)
         self.lengths += lengths
         self._rows, self._end = slice(first, len(self.lengths)), slice(0, longest)
         self._every, self._places = self._counted(len(lengths)), None
         self._last = self._on_device(lengths) - 1 if min(lengths) < longest else None
         self._may_see = self._up_to(self._last)
+        for x in itertools.chain(*self._layers):
+            x[self._rows, :, longest:] = (
+                0  # not looked at, but multiplied by 0: it must be a number
+            )
         return self._counted(longest).expand(len(lengths), -1)
 
     def grow(self) -> Tensor:
         """Have the model's next call take one more token of each text; return their positions. (B, 1)"""
         places, longest = self._on_device(self.lengths), max(self.lengths)
-        self._have_room(longest + 1)
+        self._have_room(len(places), longest + 1)
         is_even = min(self.lengths) == longest
         self.lengths = [length + 1 for length in self.lengths]
         self._rows = slice(0, len(self.lengths))
@@ -132,32 +128,33 @@ class Cache:
         Args:
             rows: What becomes row 0, row 1 and so on: the row itself, or one behind all that stay.
         """
-        for olds in self._layers:
-            for new, old in enumerate(rows):
-                for x in olds if new != old else ():
-                    x[new, :, : self.lengths[old]] = x[old, :, : self.lengths[old]]
+        for new, old in enumerate(rows):
+            for x in itertools.chain(*self._layers) if new != old else ():
+                x[new] = x[old]
         self.lengths = [self.lengths[row] for row in rows]
 
     def _empty(self) -> tuple[Tensor, Tensor]:
-        """Return room for keys and values, each (texts, G, room, D)."""
-        texts, heads, size = self._sizes
-        shape = (texts, heads, self._room, size)
-        keys, values = self._make(shape), self._make(shape)
+        """Return room for keys and values, each (rows, G, room, D)."""
+        heads, size = self._heads
+        shape = (self._num_rows, heads, self._room, size)
+        keys, values = self._weight.new_empty(shape), self._weight.new_empty(shape)
         if keys.device.type == "cpu":  # which is quicker where each number's keys lie side by side
-            keys = keys.view(texts, heads, size, self._room).mT
+            keys = keys.view(self._num_rows, heads, size, self._room).mT
         return keys, values
 
-    def _have_room(self, tokens: int) -> None:
-        """Have every row take so many, and as a cache that is made anew is copied, some more."""
-        if tokens <= self._room:
+    def _have_room(self, texts: int, tokens: int) -> None:
+        """Have room for so many; rows that are made anew are as many as there are texts, and longer."""
+        if texts <= self._num_rows and tokens <= self._room:
             return
-        room = tokens + max(MORE_ROOM, tokens // 4)
-        self._room = -(-room // ALIGNED) * ALIGNED
+        self._num_rows, old_room, before = texts, self._room, len(self.lengths)
+        if tokens > self._room:
+            room = tokens + max(MORE_ROOM, tokens // 4)
+            self._room = -(-room // ALIGNED) * ALIGNED
         for layer, olds in enumerate(self._layers):
             self._layers[layer] = news = self._empty()
             for new, old in zip(news, olds, strict=True):
-                for row, length in enumerate(self.lengths):
-                    new[row, :, :length] = old[row, :, :length]
+                new[:before, :, :old_room] = old[:before]
+                new[:before, :, old_room:] = 0
 
     def _up_to(self, places: Tensor | None) -> Tensor | None:
         """Return True for what lies no further than each text's place. (B, 1, 1, P)"""

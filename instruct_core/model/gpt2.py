@@ -111,6 +111,7 @@ class Attention(nn.Module):
         heads = self.c_attn(x).view(b, t, 3, self.num_heads, c // self.num_heads)
         q, k, v = heads.permute(2, 0, 3, 1, 4)  # each (B, H, T, C/H)
         if cache is not None:
+            assert mask is None, "a cache knows where its texts may look"
             y = cache.attend(layer, q, k, v)
         else:
             y = attend(q, k, v, mask, self.dropout if self.training else 0.0)

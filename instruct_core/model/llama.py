@@ -148,6 +148,7 @@ class Attention(nn.Module):
         q, k = turn.of(q).to(v.dtype), turn.of(k).to(v.dtype)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         if cache is not None:
+            assert mask is None, "a cache knows where its texts may look"
             y = cache.attend(layer, q, k, v)
         else:
             y = attend(q, k, v, mask, self.dropout if self.training else 0.0)

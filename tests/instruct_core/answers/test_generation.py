@@ -24,7 +24,7 @@ def test_logits_are_the_same_with_and_without_the_cache(model: GPT2) -> None:
     tokens = torch.tensor([prompts(1)[0] + list(range(40))])
     positions = torch.arange(tokens.shape[1])[None]
     whole = model.logits(model(tokens, positions, None))
-    cache = Cache(SHAPE, model.head_weight, most_texts=1)
+    cache = Cache(SHAPE, model.head_weight)
 
     pieces = [model.logits(model(tokens[:, :7], cache.begin([7]), None, cache))]
     for n in range(7, tokens.shape[1]):

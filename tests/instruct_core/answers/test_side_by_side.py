@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import Any
 
@@ -15,6 +16,7 @@ from instruct_core.config import ModelConfig
 from instruct_core.data.gpt2_tokenizer import END_OF_TEXT_ID
 from instruct_core.model.gpt2 import GPT2
 from tests.instruct_core.answers.asking import alone, prompts
+from tests.instruct_core.conftest import SHAPE
 
 BY_EVERY_SETTING = pytest.mark.parametrize(
     "sampling",
@@ -113,6 +115,59 @@ def test_no_place_is_empty_while_texts_wait(model: GPT2, monkeypatch: pytest.Mon
     # 40 texts of 6 tokens, of which a prompt gives the first, take 50 steps in four places.
     assert len(sizes) == 59
     assert sizes[:50] == [5] * 50
+
+
+def test_texts_that_wait_come_in_several_at_a_time(
+    model: GPT2, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = list[int]()
+    real = GPT2.forward
+
+    def counted(self: GPT2, tokens: Tensor, *rest: Any) -> Tensor:
+        if tokens.shape[1] > 1:
+            begun.append(len(tokens))
+        return real(self, tokens, *rest)
+
+    monkeypatch.setattr(GPT2, "forward", counted)
+    answered = Counter[int]()
+
+    def goes_on(text: int, _: int) -> bool:
+        answered[text] += 1
+        return answered[text] < 3 + text  # no two end together
+
+    generate(model, [[1, 2, 3]] * 27, side_by_side=12, max_new_tokens=100, on_token=goes_on)
+
+    assert begun == [12, 3, 3, 3, 3, 3]
+
+
+@BY_EVERY_SETTING
+def test_long_texts_beside_short_ones_are_the_texts_alone(model: GPT2, sampling: Sampling) -> None:
+    """Each row gets longer, more than once, while others are longer or shorter than it."""
+    batch = [prompt[: 3 + n] for n, prompt in enumerate(prompts(7, seed=9))]
+
+    together = generate(model, batch, side_by_side=5, max_new_tokens=200, sampling=sampling)
+
+    for stream, prompt in enumerate(batch):
+        one = alone(model, prompt, max_new_tokens=200, sampling=sampling, streams=[stream])
+        assert one == together[stream]
+
+
+@torch.no_grad()
+def test_text_that_went_wrong_leaves_nothing_to_the_next_one_in_its_place(model: GPT2) -> None:
+    broken = GPT2(SHAPE)
+    broken.load_state_dict(model.state_dict())
+    broken.transformer.wpe.weight[45] = math.nan  # where the second text alone comes to
+    batch = [[9, 8, 7], [1, 2, 3], [6, 5, 4], [9, 9, 9], [2, 2, 2]]
+    answered = Counter[int]()
+
+    def goes_on(text: int, _: int) -> bool:
+        answered[text] += 1
+        return answered[text] < (50 if text == 1 else 30)
+
+    found = generate(broken.eval(), batch, side_by_side=2, max_new_tokens=50, on_token=goes_on)
+
+    for text in (0, 2, 3, 4):
+        assert found[text].tokens == alone(model, batch[text], max_new_tokens=30).tokens
 
 
 @torch.no_grad()

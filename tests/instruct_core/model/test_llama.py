@@ -118,7 +118,7 @@ def test_texts_of_a_batch_are_the_texts_alone(pair: tuple[Model, PreTrainedModel
 def test_cache_has_room_for_the_heads_with_keys_alone(pair: tuple[Model, PreTrainedModel]) -> None:
     ours, theirs = pair
 
-    cache = Cache(ours.config, ours.head_weight, most_texts=1)
+    cache = Cache(ours.config, ours.head_weight)
 
     ours(TOKENS[:1, :5], cache.begin([5]), None, cache)
     for room in cache._layers[0]:
