@@ -30,9 +30,7 @@ from instruct_core.shape import usable_positions
 
 NUCLEUS_TOKENS = 1024  # looked at first for top-p: sorting the whole vocabulary takes far longer
 UNIFORM_STEPS = 1 << 24  # so coarse that a draw times the total never rounds up to the total
-PART_THAT_ENDS = (
-    4  # one in so many places is free before texts come in: prompts are quicker together
-)
+PART_THAT_ENDS = 4  # one place in so many is free before texts come in, several at once
 
 FinishReason = Literal["end", "stopped", "length"]
 

@@ -69,9 +69,8 @@ class Cache:
         self._last = self._on_device(lengths) - 1 if min(lengths) < longest else None
         self._may_see = self._up_to(self._last)
         for x in itertools.chain(*self._layers):
-            x[self._rows, :, longest:] = (
-                0  # not looked at, but multiplied by 0: it must be a number
-            )
+            # Nobody looks there, but it is multiplied by 0: it must be a number.
+            x[self._rows, :, longest:] = 0
         return self._counted(longest).expand(len(lengths), -1)
 
     def grow(self) -> Tensor:

@@ -5,11 +5,11 @@ A model's matrices laid out for answering on a CPU: as oneDNN reads them, by all
     halve(model)            # instead: quicker again, with every weight rounded to float16
 
 A step of generation is a few rows that meet every matrix, so it should take as long as reading them
-does. On AMD's processors MKL takes one row through a matrix on one thread, and on all it is far from that
-speed with sixteen. Weights that oneDNN has packed beforehand are read once, in order, by every thread; long
-prompts gain too. They stay float32 and take the place of the plain ones; only an output head lies there
-twice, since tokens are looked up in it. GELU and SiLU are computed where oneDNN writes the product that they
-are of.
+does. On AMD's processors MKL takes one row through a matrix on one thread, and on all it is far from
+that speed with sixteen. Weights that oneDNN has packed beforehand are read once, in order, by every
+thread; long prompts gain too. They stay float32 and take the place of the plain ones; only an output
+head lies there twice, since tokens are looked up in it. GELU and SiLU are computed where oneDNN writes
+the product that they are of.
 
 The operators are those that torch's compiler calls where weights are constant; none is compiled here.
 
