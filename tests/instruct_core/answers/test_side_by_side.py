@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -65,6 +66,31 @@ def test_text_that_ends_does_so_alone_and_in_a_batch(sampling: Sampling) -> None
     assert {"end"} <= {text.finish_reason for text in together}
 
 
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """What each call of the model took: prompts or one token each, and of how many texts."""
+    made = list[tuple[str, int]]()
+    real = GPT2.forward
+
+    def counted(self: GPT2, tokens: Tensor, *rest: Any) -> Tensor:
+        made.append(("begin" if tokens.shape[1] > 1 else "grow", len(tokens)))
+        return real(self, tokens, *rest)
+
+    monkeypatch.setattr(GPT2, "forward", counted)
+    return made
+
+
+def until(lengths: list[int]) -> Callable[[int, int], bool]:
+    """Let each text have so many tokens."""
+    answered = Counter[int]()
+
+    def goes_on(text: int, _: int) -> bool:
+        answered[text] += 1
+        return answered[text] < lengths[text]
+
+    return goes_on
+
+
 @BY_EVERY_SETTING
 @pytest.mark.parametrize("side_by_side", [2, 9])
 def test_text_that_comes_in_for_another_is_the_text_alone(
@@ -74,16 +100,11 @@ def test_text_that_comes_in_for_another_is_the_text_alone(
     longest = [
         99 if stream % 5 == 0 else len(prompt) % 7 + 1 for stream, prompt in enumerate(batch)
     ]
-    answered = Counter[int]()
     whole = list[int]()
-
-    def goes_on(text: int, _: int) -> bool:
-        answered[text] += 1
-        return answered[text] < longest[text]
 
     found = generate(
         model, batch, side_by_side=side_by_side, max_new_tokens=20, sampling=sampling,
-        on_token=goes_on, on_end=whole.append,
+        on_token=until(longest), on_end=whole.append,
     )  # fmt: skip
 
     for stream, (prompt, most) in enumerate(zip(batch, longest, strict=True)):
@@ -93,51 +114,26 @@ def test_text_that_comes_in_for_another_is_the_text_alone(
     assert sorted(whole) == list(range(23))
 
 
-def test_no_place_is_empty_while_texts_wait(model: GPT2, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_place_is_empty_while_texts_wait(model: GPT2, calls: list[tuple[str, int]]) -> None:
     """Beside one long text the others' places go to those that wait."""
-    sizes = list[int]()
-    real = GPT2.forward
+    lengths = [60] + [6] * 40
 
-    def counted(self: GPT2, tokens: Tensor, *rest: Any) -> Tensor:
-        if tokens.shape[1] == 1:
-            sizes.append(len(tokens))
-        return real(self, tokens, *rest)
-
-    monkeypatch.setattr(GPT2, "forward", counted)
-    answered = Counter[int]()
-
-    def goes_on(text: int, _: int) -> bool:
-        answered[text] += 1
-        return answered[text] < (60 if text == 0 else 6)
-
-    generate(model, [[1, 2, 3]] * 41, side_by_side=5, max_new_tokens=100, on_token=goes_on)
+    generate(model, [[1, 2, 3]] * 41, side_by_side=5, max_new_tokens=100, on_token=until(lengths))
 
     # 40 texts of 6 tokens, of which a prompt gives the first, take 50 steps in four places.
+    sizes = [size for what, size in calls if what == "grow"]
     assert len(sizes) == 59
     assert sizes[:50] == [5] * 50
 
 
 def test_texts_that_wait_come_in_several_at_a_time(
-    model: GPT2, monkeypatch: pytest.MonkeyPatch
+    model: GPT2, calls: list[tuple[str, int]]
 ) -> None:
-    begun = list[int]()
-    real = GPT2.forward
+    lengths = [3 + text for text in range(27)]  # no two of those side by side end together
 
-    def counted(self: GPT2, tokens: Tensor, *rest: Any) -> Tensor:
-        if tokens.shape[1] > 1:
-            begun.append(len(tokens))
-        return real(self, tokens, *rest)
+    generate(model, [[1, 2, 3]] * 27, side_by_side=12, max_new_tokens=100, on_token=until(lengths))
 
-    monkeypatch.setattr(GPT2, "forward", counted)
-    answered = Counter[int]()
-
-    def goes_on(text: int, _: int) -> bool:
-        answered[text] += 1
-        return answered[text] < 3 + text  # no two end together
-
-    generate(model, [[1, 2, 3]] * 27, side_by_side=12, max_new_tokens=100, on_token=goes_on)
-
-    assert begun == [12, 3, 3, 3, 3, 3]
+    assert [size for what, size in calls if what == "begin"] == [12, 3, 3, 3, 3, 3]
 
 
 def test_long_texts_beside_short_ones_are_the_texts_alone(model: GPT2) -> None:
