@@ -5,10 +5,10 @@
 Our generation beside transformers.generate: same random weights, same prompts, same threads, in
 turn in one process. Tokens per second greedy and sampled, one text and sixteen; the time to the
 first token; and, each in a fresh process, the memory that generation takes above the loaded model.
-On a CPU ours takes part with its weights in float16 too, and there is a ceiling. For one text each
-token takes every weight from memory once, so it is how often they can be read as float32, and nothing
-else done. For several it is torch's own quickest products alone, of the prompts and of each step, and
-reading once what attention looks at.
+On a GPU ours takes part without recorded steps too, on a CPU with its weights in float16, and there is a
+ceiling. For one text each token takes every weight from memory once, so it is how often they can be read
+as float32, and nothing else done. For several it is torch's own quickest products alone, of the prompts
+and of each step, and reading once what attention looks at.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ SETTINGS = {
     "greedy": Sampling(),
     "sampled": Sampling(temperature=0.8, top_k=50, top_p=0.95),
 }
+ONE_BY_ONE = "ours, kernels launched one by one"
 NUM_WORDS = 49152  # that all vocabularies have
 Run = Callable[[list[list[int]], Sampling, int], int]  # returns how many tokens it made
 
@@ -53,9 +54,13 @@ def prompts(batch_size: int) -> list[list[int]]:
     return drawn
 
 
-def make_ours(name: str, device: str, batch_size: int, kept: Kept = "fp32") -> Run:
+def make_ours(
+    name: str, device: str, batch_size: int, kept: Kept = "fp32", records: bool = True
+) -> Run:
     assert device == ("cuda" if torch.cuda.is_available() else "cpu"), "where ready() puts it"
     model = ready(random_model(name), batch_size, kept)
+    if not records:
+        model.recorder = None
 
     def run(batch: list[list[int]], sampling: Sampling, num_tokens: int) -> int:
         answers = generate(model, batch, max_new_tokens=num_tokens, sampling=sampling)
@@ -168,6 +173,8 @@ def main() -> None:
     makers = {"ours": make_ours, "transformers": make_theirs}
     if arguments.device == "cpu":
         makers["ours in fp16"] = functools.partial(make_ours, kept="fp16")
+    else:
+        makers[ONE_BY_ONE] = functools.partial(make_ours, records=False)
     if arguments.memory_of:
         [batch_size] = arguments.batch_sizes
         run = makers[arguments.memory_of](arguments.model, arguments.device, batch_size)

@@ -12,6 +12,7 @@ import random
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +20,19 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor
 
+from instruct_core.answers.generation import generate
 from instruct_core.checkpoints.manifest import Scale, manifest_in
 from instruct_core.config import PRESETS
 from instruct_core.data.batches import SampleReader
 from instruct_core.data.packing import pack
 from instruct_core.data.shards import ShardSet
+from instruct_core.model.families import build
+from instruct_core.model.family import Recording
 from instruct_core.model.gpt2 import GPT2
+from instruct_core.model.step import record_on_gpu
+from instruct_core.model.weights import ready
 from instruct_core.storage.store import Store
 from instruct_core.train.loss import WithLoss, on_device
 from tests.conftest import (
@@ -177,6 +184,26 @@ def test_model_of_the_gpu_answers_without_one_too(undisturbed: Path) -> None:
         )  # fmt: skip
         answers.append(json.loads(said.stdout)["response"])
 
+    assert answers[0] == answers[1]
+
+
+@pytest.mark.parametrize("shape", ["small-demo", "tiny-llama"])
+def test_repeated_steps_of_the_gpu_are_those_that_it_records(shape: str) -> None:
+    model = build(PRESETS[shape])
+    model.initialize(1)
+    draw = np.random.default_rng(1)
+    batch = [draw.integers(50000, size=draw.integers(1, 40)).tolist() for _ in range(40)]
+
+    def made_again(step: Callable[[], Tensor]) -> Recording:
+        result = step().clone()
+        return Recording(lambda: result.copy_(step()), result)
+
+    answers, recorder = [], ready(model).recorder
+    for how in (made_again, recorder):
+        model.recorder = how
+        answers.append(generate(model, batch, side_by_side=16, max_new_tokens=120))
+
+    assert model.recorder is recorder is record_on_gpu, "it could repeat them"
     assert answers[0] == answers[1]
 
 

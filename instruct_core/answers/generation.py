@@ -26,6 +26,7 @@ from torch import Tensor
 from instruct_core.answers.sampling import Sampling
 from instruct_core.model.cache import Cache
 from instruct_core.model.family import Model
+from instruct_core.model.step import Step, scores
 from instruct_core.shape import usable_positions
 
 NUCLEUS_TOKENS = 1024  # looked at first for top-p: sorting the whole vocabulary takes far longer
@@ -138,6 +139,7 @@ class _Batch:
         self._model, self._prompts, self._sampling = model, prompts, sampling
         self._device = model.head_weight.device
         self._cache = Cache(model.config, model.head_weight)
+        self._step = Step(model, self._cache)
         self._draws = draws.to(self._device)  # of every prompt and step
         self.texts: list[int] = []  # of each place that is taken
         self._tokens = self._places([])  # not in the cache yet. (B,)
@@ -150,8 +152,11 @@ class _Batch:
         tokens = torch.zeros((len(texts), max(lengths)), dtype=torch.int64)
         for row, prompt in zip(tokens, prompts, strict=True):
             row[: len(prompt)] = torch.tensor(prompt)
-        positions, said = self._cache.begin(lengths), self._seen(prompts)
-        chosen = self._next(tokens.to(self._device), positions, texts, said)
+        # Before the model: a GPU that computes is not waited for.
+        draws, said = self._drawn(texts, lengths), self._seen(prompts)
+        positions = self._cache.begin(lengths)
+        logits = scores(self._model, tokens.to(self._device), positions, self._cache)
+        chosen = self._next(logits, draws, said)
         self.texts += texts
         self._tokens = torch.cat((self._tokens, chosen))
         self._said = torch.cat((self._said, said))
@@ -159,8 +164,8 @@ class _Batch:
 
     def grow(self) -> Tensor:
         """Return every text's next token. (B,)"""
-        positions = self._cache.grow()
-        self._tokens = self._next(self._tokens[:, None], positions, self.texts, self._said)
+        draws = self._drawn(self.texts, [length + 1 for length in self._cache.lengths])
+        self._tokens = self._next(self._step(self._tokens), draws, self._said)
         return self._tokens
 
     def end(self, texts: Collection[int]) -> None:
@@ -175,22 +180,15 @@ class _Batch:
         self._tokens, self._said = self._tokens[chosen], self._said[chosen]
         self._cache.keep(kept)
 
-    def _next(
-        self, tokens: Tensor, positions: Tensor, texts: Sequence[int], said: Tensor
-    ) -> Tensor:
+    def _next(self, logits: Tensor, draws: Tensor, said: Tensor) -> Tensor:
         """
         Return the next token of each text. (B,)
 
         Args:
-            tokens: Not in the cache yet. (B, T)
-            positions: Theirs. (B, T)
-            texts: Whose they are.
+            logits: Its scores. (B, V)
+            draws: A random number for each. (B,)
             said: What each has said, see `_seen`; the next token is added. (B, V)
         """
-        # Before the model: a GPU that computes is not waited for.
-        draws = self._drawn(texts)
-        hidden = self._model(tokens, positions, None, self._cache)
-        logits = self._model.last_logits(hidden).float()  # (B, V)
         is_penalized = self._sampling.repetition_penalty != 1
         if is_penalized:
             logits = torch.where(said, _lowered(logits, self._sampling), logits)
@@ -199,9 +197,8 @@ class _Batch:
             said.scatter_(1, chosen[:, None], True)
         return chosen
 
-    def _drawn(self, texts: Sequence[int]) -> Tensor:
-        """Return the random number of each text's next token. (B,)"""
-        lengths = self._cache.lengths[-len(texts) :]
+    def _drawn(self, texts: Sequence[int], lengths: Sequence[int]) -> Tensor:
+        """Return the random number of each text's next token, which comes behind so many. (B,)"""
         steps = [n - len(self._prompts[text]) for n, text in zip(lengths, texts, strict=True)]
         return self._draws[texts, steps]
 

@@ -3,16 +3,16 @@ Keys and values of texts that grow side by side.
 
     cache = Cache(model.config, model.head_weight)
     hidden = model(prompts, cache.begin([5, 7]), None, cache)           # (2, 1, C), of prompts (2, 7)
-    hidden = model(tokens, cache.grow(), None, cache)                   # of one more token each, (2, 1)
+    hidden = model(tokens, cache.grow(cache.lengthen()), None, cache)   # of one more token each, (2, 1)
     cache.keep([1])                                                     # the first text has ended
 
 `begin` and `grow` say what the model's next call takes: the prompts of texts that come in behind those
-that are there, or one more token of each. Of the last layer each text's last token alone is computed:
-nothing else is asked of it. A text's tokens lie in its row from the row's start, so texts of any length
-grow together; rows get longer when the longest text does.
+that are there, or one more token of each; `grow_all` tells the latter to a GPU alone. Of the last layer
+each text's last token alone is computed: nothing else is asked of it. A text's tokens lie in its row from
+the row's start, so texts of any length grow together; rows get longer when the longest text does.
 
-B: texts of a call, T: tokens of each in it, P: tokens that are looked at, H: heads, G: heads with keys
-and values, D: numbers of a head
+B: texts of a call, T: tokens of each in it, R: rows, P: tokens that are looked at, H: heads,
+G: heads with keys and values, D: numbers of a head
 """
 
 from __future__ import annotations
@@ -51,6 +51,11 @@ class Cache:
         self._last: Tensor | None = None  # tokens of prompts; None if of one length. (B,)
         self._may_see: Tensor | None = None  # keys of a row; None for all. (B, 1, 1, P)
 
+    @property
+    def form(self) -> tuple[int, int]:
+        """How many rows there are, and tokens that each has room for; what changes is made anew."""
+        return self._num_rows, self._room
+
     def begin(self, lengths: Sequence[int]) -> Tensor:
         """
         Take in texts; the model's next call has their prompts, filled up at their ends.
@@ -73,17 +78,37 @@ class Cache:
             x[self._rows, :, longest:] = 0
         return self._counted(longest).expand(len(lengths), -1)
 
-    def grow(self) -> Tensor:
-        """Have the model's next call take one more token of each text; return their positions. (B, 1)"""
-        places, longest = self._on_device(self.lengths), max(self.lengths)
-        self._have_room(len(places), longest + 1)
-        is_even = min(self.lengths) == longest
-        self.lengths = [length + 1 for length in self.lengths]
-        self._rows = slice(0, len(self.lengths))
+    def lengthen(self) -> list[int]:
+        """Have room for one more token of each text; return where each goes. (B,)"""
+        places = self.lengths
+        self._have_room(len(places), max(places) + 1)
+        self.lengths = [place + 1 for place in places]
+        return places
+
+    def grow(self, places: Sequence[int]) -> Tensor:
+        """Have the model's next call take a token of each text; return `places` on the device. (B, 1)"""
+        positions, longest = self._on_device(places), max(places)
+        is_even = min(places) == longest
+        self._rows = slice(0, len(places))
         self._end = slice(longest if is_even else 0, longest + 1)
         self._every, self._last = self._counted(len(places)), None
-        self._places = None if is_even else places
+        self._places = None if is_even else positions
         self._may_see = self._up_to(self._places)
+        return positions[:, None]
+
+    def grow_all(self, places: Tensor) -> Tensor:
+        """
+        Have the model's next call take a token of each row there is, also of those without a text.
+
+        Args:
+            places: On the device; the call does the same whatever they are. (R,)
+
+        Returns:
+            Their positions. (R, 1)
+        """
+        self._rows, self._end = slice(0, self._num_rows), slice(0, self._room)
+        self._every, self._last, self._places = self._counted(self._num_rows), None, places
+        self._may_see = self._up_to(places)
         return places[:, None]
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +28,16 @@ from instruct_core.model.cache import Cache
 from instruct_core.shape import Shape
 
 INIT_STD = 0.02
+
+
+class Recording(NamedTuple):
+    """A step of generation that can be made again, with what is in its inputs by then."""
+
+    repeat: Callable[[], None]
+    result: Tensor  # is written by each repetition
+
+
+Recorder = Callable[[Callable[[], Tensor]], Recording]
 
 
 class Blocks(nn.ModuleList):
@@ -75,6 +85,7 @@ class Model(nn.Module, ABC):
         super().__init__()
         self.config, self.dropout = config, dropout
         self.answering_head: nn.Module | None = None  # a packed one, see packed.py
+        self.recorder: Recorder | None = None  # of steps of generation, see step.py
 
     def forward(
         self,

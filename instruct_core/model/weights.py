@@ -27,6 +27,7 @@ from instruct_core.model.family import Model, misfit
 from instruct_core.model.lora import merge
 from instruct_core.model.packed import can_halve, can_pack, halve, pack
 from instruct_core.model.products import is_plain_best_for_a_row
+from instruct_core.model.step import record_on_gpu
 from instruct_core.model.weight_files import read_weight_files
 from instruct_core.recipe import Kept
 from instruct_core.shape import Shape, with_trained, with_vocabulary
@@ -230,6 +231,7 @@ def ready(model: Model, texts: int = 1, kept: Kept = "fp32") -> Model:
     check_kept(kept)
     model.eval()
     if torch.cuda.is_available():
+        model.recorder = record_on_gpu
         return model.to("cuda")
     if kept == "fp16":
         halve(model)

@@ -28,7 +28,9 @@ def test_logits_are_the_same_with_and_without_the_cache(model: GPT2) -> None:
 
     pieces = [model.logits(model(tokens[:, :7], cache.begin([7]), None, cache))]
     for n in range(7, tokens.shape[1]):
-        pieces.append(model.logits(model(tokens[:, n : n + 1], cache.grow(), None, cache)))
+        pieces.append(
+            model.logits(model(tokens[:, n : n + 1], cache.grow(cache.lengthen()), None, cache))
+        )
 
     assert len(pieces[0][0]) == 1, "of a prompt the last token's alone"
     assert (torch.cat(pieces, dim=1) - whole[:, 6:]).abs().max() < 1e-4
