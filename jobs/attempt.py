@@ -33,6 +33,7 @@ from instruct_core.model.products import USUAL, products_by
 from instruct_core.storage.patience import LOOK_AGAIN_SECONDS
 from instruct_core.storage.store import Store
 from instruct_core.train.beginning import Beginning, begin
+from instruct_core.train.compiler import keep_compiled_apart
 from instruct_core.train.progress import Setup
 from instruct_core.train.rng import be_deterministic
 from instruct_core.train.trainer import Trainer
@@ -82,8 +83,7 @@ def train(
     sheet = Timesheet()
     sheet.begins("meeting")
     world = read_world()
-    if config.deterministic:
-        be_deterministic()
+    _set_up_torch(config)
     runs = Store(config.runs) / config.run
     deadline = _deadline(runs) if world.rank == 0 and "SLURM_JOB_ID" in os.environ else None
     with (
@@ -112,6 +112,13 @@ def train(
             raise
         finally:
             reporter.close()
+
+
+def _set_up_torch(config: TrainConfig) -> None:
+    if config.deterministic:
+        be_deterministic()
+    if config.compile:
+        keep_compiled_apart()
 
 
 def _hits(config: TrainConfig, attempt: int, world: World, stop: StopSignal) -> Hits:

@@ -40,6 +40,11 @@ def cache_folder() -> Path:
         place.mkdir(parents=True, exist_ok=True, mode=0o700)
         if _is_ours_alone(place):
             return place
+    return own_folder(place)
+
+
+def own_folder(place: Path) -> Path:
+    """Return a folder below a place that all may write, which nobody else can write."""
     folder = place / f"instruct-cluster-{os.getuid()}"
     with contextlib.suppress(FileExistsError):  # perhaps as a link or a file
         folder.mkdir(mode=0o700)

@@ -11,9 +11,12 @@ inside torch 2.13; tests/instruct_core/train/test_compiler.py fails where anothe
 
 from __future__ import annotations
 
+import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,7 +24,11 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from instruct_core.storage.cache import own_folder
+
 COMPILER = "torch._dynamo"
+COMPILED = "TORCHINDUCTOR_CACHE_DIR"  # names the folder of what was compiled
+TORCHS_OWN = "torchinductor_"  # how the name begins that torch has for it
 # A shape has kernels of its own: what a run computes must not depend on the shapes that came before.
 HOW: dict[str, Any] = {"backend": "inductor", "dynamic": False}
 # A buffer is a table that every rank has made for itself: nothing to send.
@@ -37,6 +44,23 @@ def data_parallel(
         return DistributedDataParallel(module, device_ids=ids, **OPTIONS)
     with _unloaded():
         return _EagerDataParallel(module, **OPTIONS)
+
+
+def keep_compiled_apart() -> None:
+    """
+    Have what is compiled kept where nobody else can write, unless the person has named a place for it.
+
+    It is machine code, and torch loads what it finds. By itself it looks below the temporary folder, in a
+    folder whose name is known to all and which the first to come may create.
+    """
+    shared = Path(tempfile.gettempdir())
+    # Torch names its own when its compiler is imported, which may have been by now.
+    named = os.environ.get(COMPILED)
+    if not named or named.startswith(f"{shared / TORCHS_OWN}"):
+        os.environ[COMPILED] = str(own_folder(shared) / "compiled")
+    from torch._inductor import config
+
+    config.cpp_cache_precompile_headers = False  # which lie in torch's own folder all the same
 
 
 def eagerly() -> AbstractContextManager[Any]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import gc
+import os
 import re
+import tempfile
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,11 +23,15 @@ from instruct_core.checkpoints.manifest import Manifest, Progress
 from instruct_core.config import TrainConfig, identity_of
 from instruct_core.errors import ConfigError, InstructError, NoCheckpointError
 from instruct_core.recipe import Shard
+from instruct_core.storage.cache import cache_folder
+from instruct_core.train.compiler import COMPILED
 from jobs import attempt as module
 from jobs import gpu_memory
 from jobs.attempt import _Attempt
 from jobs.gpu_memory import out_of_gpu_memory_is_a_setting
 from jobs.job_folder import AwayError
+from jobs.survival.stop_signal import StopSignal
+from jobs.world import World
 from tests.fakes import facts_of
 
 CONFIG = TrainConfig(
@@ -257,3 +263,24 @@ def raising(error: Exception) -> Callable[..., Any]:
         raise error
 
     return call
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_run_keeps_what_it_compiles_where_nobody_else_can_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiled: bool
+) -> None:
+    class EnoughError(Exception): ...
+
+    def enough() -> None:
+        raise EnoughError
+
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    monkeypatch.setattr(module, "read_world", lambda: World(0, 1, 0, 1, "7", ""))
+    monkeypatch.setattr(module, "job_folder", enough)
+    monkeypatch.setenv(COMPILED, str(Path(tempfile.gettempdir()) / "torchinductor_me"))
+    config = replace(CONFIG, compile=compiled, deterministic=False, runs=str(tmp_path))
+
+    with pytest.raises(EnoughError):
+        module.train(config, "", StopSignal())
+
+    assert (Path(os.environ[COMPILED]).parent == cache_folder()) == compiled

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import getpass
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
-from instruct_core.train.compiler import COMPILER
+from instruct_core.train.compiler import COMPILED, COMPILER
 from instruct_core.train.optimizer import FusedAdamW
 from tests.conftest import environment
 
@@ -97,3 +100,45 @@ def _groups(parameters: list[torch.Tensor]) -> list[dict[str, object]]:
         {"params": parameters[:2], "weight_decay": 0.1},
         {"params": parameters[2:], "weight_decay": 0.0},
     ]
+
+
+WHERE_COMPILED = """
+import sys
+from instruct_core.train.compiler import keep_compiled_apart
+if sys.argv[1] == "late":
+    import torch._dynamo
+    keep_compiled_apart()
+from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+keep_compiled_apart()
+print(cache_dir())
+"""
+
+
+@pytest.mark.parametrize(("is_ours", "when"), [(True, "early"), (False, "early"), (True, "late")])
+def test_code_that_somebody_else_has_put_down_is_not_run(
+    tmp_path: Path, is_ours: bool, when: str
+) -> None:
+    """The temporary folder is everybody's: so may be what torch's name for its own code leads to."""
+    usual = tmp_path / f"instruct-cluster-{os.getuid()}"
+    for name in (f"torchinductor_{getpass.getuser()}", *([] if is_ours else [usual.name])):
+        (tmp_path / name).mkdir()
+        (tmp_path / name).chmod(0o777)
+
+    folder = Path(asked_of_torch(when, {"TMPDIR": str(tmp_path)}))
+
+    assert folder.parent.parent == tmp_path
+    assert (folder.parent == usual) == is_ours
+    assert folder.parent.name.startswith("instruct-cluster-")
+
+
+def test_person_says_where_compiled_code_lies(tmp_path: Path) -> None:
+    assert asked_of_torch("early", {COMPILED: str(tmp_path / "mine")}) == str(tmp_path / "mine")
+
+
+def asked_of_torch(when: str, env: dict[str, str]) -> str:
+    cleared = {name: value for name, value in environment().items() if name != COMPILED}
+    return subprocess.run(
+        [sys.executable, "-c", WHERE_COMPILED, when],
+        env=cleared | env, capture_output=True, text=True, check=True,
+    ).stdout.strip()  # fmt: skip
