@@ -30,7 +30,7 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 LossOn = Literal["all", "response"]
 Switch = Literal["auto", "on", "off"]
 Shard = Literal["auto", "none", "full"]
-Kept = Literal["fp32", "fp16"]  # numbers of a model's weights while it answers on a CPU
+Kept = Literal["fp32", "bf16", "fp16"]  # numbers of a model's weights while it answers
 
 
 class Rule(NamedTuple):
@@ -206,3 +206,26 @@ def check_rules(settings: Any) -> None:
 def flag_of(name: str) -> str:
     """Return a setting as it is typed: --max-steps."""
     return f"--{name.replace('_', '-')}"
+
+
+def refuse_kept(kept: Kept, on_gpu: bool, has_bf16: bool, where: str) -> None:
+    """
+    Raise ConfigError where a model cannot answer with its weights kept so.
+
+    Args:
+        kept: What was typed, or is the default.
+        on_gpu: Whether a GPU answers.
+        has_bf16: Whether that computes in bf16.
+        where: In words, what answers.
+    """
+    if kept != "bf16" or (on_gpu and has_bf16):
+        return
+    if on_gpu:
+        raise ConfigError(
+            f"--weights bf16 needs a GPU since Ampere, and {where} has an older one. Give "
+            "--weights fp16, or leave it out."
+        )
+    raise ConfigError(
+        f"--weights bf16 is for GPUs, and {where} has none. Give --weights fp16, which is what gains "
+        "on a processor, or leave it out."
+    )

@@ -53,11 +53,20 @@ class GenerateJob(ArrayJob[AnswerPlan]):
         ask_for_huge_pages()
         with loading():
             from instruct_core.answers.writer import load_planned_model, write_part
+            from jobs.gpu_memory import gpu_holds
             from jobs.world import share_cores
         share_cores(self.tasks_here)
 
-        store, model = self.store, load_planned_model(plan)
-        return lambda part: write_part(store, plan, part, model)
+        store, kept, most = self.store, plan.settings.weights, plan.settings.batch_size
+        with gpu_holds("the model", kept):
+            model = load_planned_model(plan)
+        fewer = f"--batch-size {most // 2} and another --out" if most > 1 else ""
+
+        def write(part: int) -> None:
+            with gpu_holds(f"{most} answers side by side", kept, fewer):
+                write_part(store, plan, part, model)
+
+        return write
 
     def is_complete(self, plan: AnswerPlan) -> bool:
         """Return True if the file of all answers is of this plan and verifies."""

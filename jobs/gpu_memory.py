@@ -3,6 +3,8 @@ What a GPU that has run out of memory means to a person: another setting, and no
 
     with out_of_gpu_memory_is_a_setting(config, device):
         trainer.run()
+    with gpu_holds("the model", kept="fp32"):
+        model = load_model(place)
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import torch
 from instruct_core import ranks
 from instruct_core.config import TrainConfig
 from instruct_core.errors import ConfigError
+from instruct_core.recipe import Kept
 from jobs.causes import GPU_IS_FULL
 
 SAYS = re.compile(f"CUDA out of|{GPU_IS_FULL}")  # in a RuntimeError
@@ -36,16 +39,49 @@ def out_of_gpu_memory_is_a_setting(
     """
     try:
         yield
-    except RuntimeError as error:  # torch.OutOfMemoryError is one
-        if not isinstance(error, torch.OutOfMemoryError) and not SAYS.search(str(error)):
+    except RuntimeError as error:
+        if not (said := _said(error)):
             raise
-        lines = str(error).strip().split("\n")
-        said = next(filter(SAYS.search, lines), lines[0]).split(". ")[0]
         what = f"--micro-batch-size {config.micro_batch_size} of {config.seq_len} tokens"
         raise ConfigError(
             f"{device} has too little memory for {'the model' if before_a_step else what}: {said}. "
             f"{_advice(config, ranks.world_size(), before_a_step)}"
         ) from error
+
+
+@contextmanager
+def gpu_holds(what: str, kept: Kept, advice: str = "") -> Iterator[None]:
+    """
+    Raise ConfigError where the memory of the GPU that answers does not suffice.
+
+    Args:
+        what: It should hold.
+        kept: Numbers of the model's weights.
+        advice: What to type instead, before all else.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not (said := _said(error)):
+            raise
+        ways = [advice] if advice else []
+        if kept == "fp32":
+            ways.append("--weights bf16, which takes half (fp16 on GPUs before Ampere)")
+        ways += [
+            "a GPU with more memory",
+            "the processor: CUDA_VISIBLE_DEVICES= before the command",
+        ]
+        raise ConfigError(
+            f"The GPU has too little memory for {what}: {said}. Try {', or '.join(ways)}."
+        ) from error
+
+
+def _said(error: RuntimeError) -> str:
+    """Return what a GPU without memory says, or "" of anything else."""
+    if not isinstance(error, torch.OutOfMemoryError) and not SAYS.search(str(error)):
+        return ""
+    lines = str(error).strip().split("\n")
+    return next(filter(SAYS.search, lines), lines[0]).split(". ")[0]
 
 
 def _advice(config: TrainConfig, world_size: int, before_a_step: bool) -> str:

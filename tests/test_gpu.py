@@ -33,6 +33,7 @@ from instruct_core.model.family import Recording
 from instruct_core.model.gpt2 import GPT2
 from instruct_core.model.step import record_on_gpu
 from instruct_core.model.weights import ready
+from instruct_core.recipe import Kept
 from instruct_core.storage.store import Store
 from instruct_core.train.loss import WithLoss, on_device
 from tests.conftest import (
@@ -187,8 +188,11 @@ def test_model_of_the_gpu_answers_without_one_too(undisturbed: Path) -> None:
     assert answers[0] == answers[1]
 
 
+@pytest.mark.parametrize("kept", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("shape", ["small-demo", "tiny-llama"])
-def test_repeated_steps_of_the_gpu_are_those_that_it_records(shape: str) -> None:
+def test_repeated_steps_of_the_gpu_are_those_that_it_records(shape: str, kept: Kept) -> None:
+    if kept == "bf16" and torch.cuda.get_device_capability() < (8, 0):
+        pytest.skip("this GPU has no bf16")
     model = build(PRESETS[shape])
     model.initialize(1)
     draw = np.random.default_rng(1)
@@ -198,7 +202,7 @@ def test_repeated_steps_of_the_gpu_are_those_that_it_records(shape: str) -> None
         result = step().clone()
         return Recording(lambda: result.copy_(step()), result)
 
-    answers, recorder = [], ready(model).recorder
+    answers, recorder = [], ready(model, kept=kept).recorder
     for how in (made_again, recorder):
         model.recorder = how
         answers.append(generate(model, batch, side_by_side=16, max_new_tokens=120))

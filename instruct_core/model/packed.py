@@ -1,8 +1,9 @@
 """
-A model's matrices laid out for answering on a CPU: as oneDNN reads them, by all threads.
+A model's matrices laid out for answering: on a CPU as oneDNN reads them, by all threads.
 
     pack(model, texts=1)    # it answers as before, and quicker; it cannot be trained or saved any more
     halve(model)            # instead: quicker again, with every weight rounded to float16
+    narrow(model, "bf16")   # for a GPU: half of its memory, and the tensor cores
 
 A step of generation is a few rows that meet every matrix, so it should take as long as reading them
 does. On AMD's processors MKL takes one row through a matrix on one thread, and on all it is far from
@@ -20,7 +21,7 @@ else is rounded.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +29,9 @@ from torch import Tensor, nn
 from instruct_core.errors import ConfigError
 from instruct_core.model.family import Model
 from instruct_core.model.lora import is_turned, projections
+from instruct_core.recipe import Kept
 
+NARROW = {"bf16": torch.bfloat16, "fp16": torch.float16}
 MOST_IN_FLOAT16 = torch.finfo(torch.float16).max
 
 
@@ -82,14 +85,37 @@ def halve(model: Model) -> None:
         ConfigError: A weight is too large for float16.
     """
     matrices = {name: module.get_parameter("weight") for name, module in projections(model).items()}
-    for name, weight in (matrices | {"the output head": model.head_weight}).items():
+    _check_range(matrices | {"the output head": model.head_weight})
+    model.head_weight.copy_(model.head_weight.half())
+    _replace(model, HalvedLinear)
+
+
+@torch.no_grad()
+def narrow(model: Model, kept: Kept) -> None:
+    """
+    Round all weights to 16 bits; from then on the model computes in them, but for sums and positions.
+
+    Args:
+        model: In float32, on the host: a GPU need not have room for the wide ones.
+        kept: bf16 or fp16.
+
+    Raises:
+        ConfigError: A weight is too large for float16.
+    """
+    if kept == "fp16":
+        _check_range(dict(model.named_parameters()))
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(NARROW[kept])
+
+
+def _check_range(weights: Mapping[str, Tensor]) -> None:
+    """Raise ConfigError where a weight is too large for float16."""
+    for name, weight in weights.items():
         if (largest := float(weight.abs().max())) > MOST_IN_FLOAT16:
             raise ConfigError(
                 f"--weights fp16 has numbers up to {MOST_IN_FLOAT16:,.0f}, and {name} of this model has "
                 f"{largest:,.0f}. Leave --weights out."
             )
-    model.head_weight.copy_(model.head_weight.half())
-    _replace(model, HalvedLinear)
 
 
 def _replace(model: Model, layer: Callable[[Tensor, Tensor | None], nn.Module]) -> None:

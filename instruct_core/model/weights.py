@@ -25,11 +25,11 @@ from instruct_core.model.adapters import Adapter, find_adapter
 from instruct_core.model.families import build, read
 from instruct_core.model.family import Model, misfit
 from instruct_core.model.lora import merge
-from instruct_core.model.packed import can_halve, can_pack, halve, pack
+from instruct_core.model.packed import can_halve, can_pack, halve, narrow, pack
 from instruct_core.model.products import is_plain_best_for_a_row
 from instruct_core.model.step import record_on_gpu
 from instruct_core.model.weight_files import read_weight_files
-from instruct_core.recipe import Kept
+from instruct_core.recipe import Kept, refuse_kept
 from instruct_core.shape import Shape, with_trained, with_vocabulary
 
 
@@ -202,18 +202,18 @@ def answering_model(
 
 def check_kept(kept: Kept) -> None:
     """Raise ConfigError where a model that answers here cannot keep its weights in such numbers."""
-    if kept == "fp32":
-        return
-    if torch.cuda.is_available():
-        raise ConfigError(
-            f"--weights {kept} is for processors, and a GPU answers here. Leave it out, or hide the GPU: "
-            "CUDA_VISIBLE_DEVICES= before the command."
-        )
-    if not can_halve():
+    on_gpu = torch.cuda.is_available()
+    refuse_kept(kept, on_gpu, on_gpu and _has_bf16(), "this machine")
+    if kept == "fp16" and not on_gpu and not can_halve():
         raise ConfigError(
             f"--weights {kept} needs FBGEMM and a processor with AVX2, and torch {torch.__version__} "
             "does not find them here. Leave it out."
         )
+
+
+def _has_bf16() -> bool:
+    """Return True for a GPU that computes in bf16 and does not only emulate it."""
+    return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 def ready(model: Model, texts: int = 1, kept: Kept = "fp32") -> Model:
@@ -223,7 +223,7 @@ def ready(model: Model, texts: int = 1, kept: Kept = "fp32") -> Model:
     Args:
         model: With its weights, on the host.
         texts: How many it mostly answers side by side.
-        kept: In which numbers its matrices are kept.
+        kept: In which numbers its matrices are kept; a GPU computes in them too.
 
     Raises:
         ConfigError: They cannot be kept so here.
@@ -231,6 +231,8 @@ def ready(model: Model, texts: int = 1, kept: Kept = "fp32") -> Model:
     check_kept(kept)
     model.eval()
     if torch.cuda.is_available():
+        if kept != "fp32":
+            narrow(model, kept)
         model.recorder = record_on_gpu
         return model.to("cuda")
     if kept == "fp16":

@@ -93,7 +93,9 @@ def where_to_look(
     if not row_ids.is_cuda:
         # Compiled, every step's rows would be another graph.
         return row_mask(row_ids) if compiled else RowStarts(row_starts, longest)
-    if _product_dtype("cuda", torch.float32).itemsize > 2 or not RowStarts.suit(model.config):
+    if _product_dtype("cuda", model.head_weight.dtype).itemsize > 2 or not RowStarts.suit(
+        model.config
+    ):
         return row_mask(row_ids)
     from torch._dynamo import mark_dynamic  # takes a second, and is for GPUs
 

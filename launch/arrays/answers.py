@@ -22,14 +22,14 @@ from instruct_core.data.sources import BUILTIN, Source, resolve_files
 from instruct_core.data.tokenizer import tokenizer_of_model
 from instruct_core.data.unpacking import COMPRESSIONS
 from instruct_core.errors import ConfigError
-from instruct_core.recipe import Kept
+from instruct_core.recipe import Kept, refuse_kept
 from instruct_core.storage.documents import load_sealed
 from instruct_core.storage.store import Store
 from jobs.generate import GenerateJob, place_of
 from launch.arrays.array import make
 from launch.arrays.other_things import OF_ANSWERS, refuse_other_things
 from launch.arrays.work import Work, here_because, shown_scan
-from launch.cluster.gpus import check_torch_sees, gpu_names, visible_gpus
+from launch.cluster.gpus import Gpus, check_torch_sees, gpu_names, visible_gpus
 from launch.cluster.machine import Choice, choose_cluster
 from launch.cluster.request import Request, request_of
 from launch.console.commands import command
@@ -65,10 +65,10 @@ def answer_file(flags: Generate, words: Sequence[str] = ()) -> int:
     check_url("--out", out.rpartition("/")[0], writes=not flags.array.dry_run)
     choice = choose_cluster(flags.array.cluster, flags.slurm.clusters)
     request = request_of(flags.slurm) if choice.cluster == "slurm" else None
-    num_gpus = visible_gpus().number if request is None else 0
-    if num_gpus:
-        check_torch_sees(num_gpus)
-    _refuse_on_gpus(flags.model.weights, request, num_gpus)
+    gpus = visible_gpus() if request is None else Gpus(0)
+    if gpus.number:
+        check_torch_sees(gpus.number)
+    _check_kept(flags.model.weights, request, gpus)
     old = GenerateJob(out, flags.array.num_tasks).plan_if_there()
     if old is None:
         refuse_other_things(flags.out, store, OF_ANSWERS)
@@ -77,7 +77,7 @@ def answer_file(flags: Generate, words: Sequence[str] = ()) -> int:
         place = Store(scratch) if flags.array.dry_run else store
         plan = _plan(flags, resolve_files(flags.source, place), old)
         _refuse_other_answers(flags, plan, old, out)
-        work = _work(flags, words, plan, old, out, choice, gpu_names(num_gpus))
+        work = _work(flags, words, plan, old, out, choice, gpu_names(gpus.number))
         return make(work, flags.array, flags.slurm, request, parallelism_here=1)
 
 
@@ -102,21 +102,13 @@ def _check(flags: Generate) -> None:
     check_model_flags(flags.model)
 
 
-def _refuse_on_gpus(kept: Kept, request: Request | None, num_gpus: int) -> None:
-    """Refuse weights that are kept for processors where tasks have GPUs; see `check_kept`."""
-    if kept == "fp32":
-        return
-    problem = f"--weights {kept} is for processors, and "
-    if request is not None and request.gpus_per_node:
-        raise ConfigError(
-            f"{problem}tasks on partition {request.partition} get a GPU each. Leave it out, or give a "
-            "--partition without GPUs."
-        )
-    if num_gpus:
-        raise ConfigError(
-            f"{problem}this machine has a GPU. Leave it out, or hide the GPU: CUDA_VISIBLE_DEVICES= "
-            "before the command."
-        )
+def _check_kept(kept: Kept, request: Request | None, here: Gpus) -> None:
+    """Refuse weights that tasks cannot keep so where they run; see `refuse_kept`."""
+    if request is None:
+        refuse_kept(kept, bool(here.number), here.has_bf16, "this machine")
+    else:
+        where = f"partition {request.partition}"
+        refuse_kept(kept, bool(request.gpus_per_node), request.has_bf16, where)
 
 
 def _plan(flags: Generate, source: Source, old: AnswerPlan | None) -> AnswerPlan:

@@ -68,11 +68,15 @@ def evaluate(flags: Evaluate) -> int:
     base = find_base(flags, subject)
     shards, manifest = find_shards(flags, subject)
     out = find_out(flags, subject)
-    after, before, base_words = _load_models(flags, subject, base)
+    with loading():
+        from jobs.gpu_memory import gpu_holds
+    with gpu_holds("both models", flags.model.weights):
+        after, before, base_words = _load_models(flags, subject, base)
     data = _prepare(flags, subject, shards, manifest, [before, after])
     say(f"Evaluating {subject.place} and what it was trained from, {base_words}, on {shards}")
-    was = _measure("before", before, data, flags.max_new_tokens)
-    now = _measure("after", after, data, flags.max_new_tokens)
+    with gpu_holds("both models and their answers", flags.model.weights):
+        was = _measure("before", before, data, flags.max_new_tokens)
+        now = _measure("after", after, data, flags.max_new_tokens)
     report = _report(flags, subject, base_words, data, was, now)
     _write(report, out)
     print_summary(report)

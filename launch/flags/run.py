@@ -52,8 +52,8 @@ class ModelFlags:
     """Path or URL of a step folder, a Hugging Face folder or a .pt file, or a Hugging Face id, instead of
     a run."""
     weights: Kept = "fp32"
-    """Numbers in which a model that answers on a CPU keeps its weights: fp16 answers quicker and in less
-    memory, and rounds each to 11 bits; see docs/performance.md for what that costs."""
+    """Numbers in which a model keeps its weights while it answers. fp16, and bf16 on GPUs since Ampere,
+    take half of the memory, answer quicker, and round each to 11 or 8 bits: see docs/performance.md."""
 
 
 def check_model_flags(flags: ModelFlags) -> None:

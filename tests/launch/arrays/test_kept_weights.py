@@ -1,4 +1,4 @@
-"""Weights that are kept for processors are refused where GPUs would answer, before anything is read."""
+"""Weights that tasks cannot keep so where they run are refused, before anything is read."""
 
 from __future__ import annotations
 
@@ -7,31 +7,35 @@ import pytest
 from instruct_core.errors import ConfigError
 from instruct_core.recipe import Kept
 from launch.arrays import answers
+from launch.cluster.gpus import Gpus
 from launch.cluster.request import Request
 
-NOTHING = Request("debug", 60, 0, 2, None, "partition debug", ())
+CORES = Request("debug", 60, 0, 2, None, "partition debug", ())
+OLD, NEW = CORES._replace(gpus_per_node=2, has_bf16=False), CORES._replace(gpus_per_node=2)
 
 
 @pytest.mark.parametrize(
-    ("request_", "gpus", "message"),
+    ("request_", "here", "message"),
     [
-        (None, 1, "this machine has a GPU. Leave it out, or hide the GPU: CUDA_VISIBLE_DEVICES= "),
-        (
-            NOTHING._replace(gpus_per_node=2), 0,
-            "tasks on partition debug get a GPU each. Leave it out, or give a --partition without",
-        ),
+        (None, Gpus(0), "is for GPUs, and this machine has none"),
+        (None, Gpus(2, None, has_bf16=False), "since Ampere, and this machine has an older one"),
+        (CORES, Gpus(0), "is for GPUs, and partition debug has none"),
+        (OLD, Gpus(0), "since Ampere, and partition debug has an older one"),
+    ],
+)
+def test_place_that_does_not_compute_in_bf16_is_named(
+    request_: Request | None, here: Gpus, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"--weights bf16 .*{message}"):
+        answers._check_kept("bf16", request_, here)
+
+
+@pytest.mark.parametrize(
+    ("kept", "request_", "here"),
+    [
+        ("fp16", None, Gpus(0)), ("fp16", CORES, Gpus(0)), ("fp16", OLD, Gpus(0)), ("bf16", NEW, Gpus(0)),
+        ("bf16", None, Gpus(1)), ("fp32", OLD, Gpus(0)),
     ],
 )  # fmt: skip
-def test_gpus_that_would_answer_are_named(
-    request_: Request | None, gpus: int, message: str
-) -> None:
-    with pytest.raises(ConfigError, match=f"--weights fp16 is for processors, and {message}"):
-        answers._refuse_on_gpus("fp16", request_, gpus)
-
-
-@pytest.mark.parametrize(
-    ("kept", "request_", "gpus"),
-    [("fp16", None, 0), ("fp16", NOTHING, 0), ("fp32", NOTHING._replace(gpus_per_node=1), 0)],
-)
-def test_processors_that_answer_are_not(kept: Kept, request_: Request | None, gpus: int) -> None:
-    answers._refuse_on_gpus(kept, request_, gpus)
+def test_others_are_not(kept: Kept, request_: Request | None, here: Gpus) -> None:
+    answers._check_kept(kept, request_, here)
