@@ -25,7 +25,6 @@ BITS = {"bf16": 8, "fp16": 11}  # of a number
 @pytest.mark.parametrize("kind", SHAPES)
 @torch.inference_mode()
 def test_scores_are_nearly_those_of_the_wide_model(kind: str, kept: Kept) -> None:
-    """Also far from a text's beginning, where a rounded position would be another one."""
     wide, model = drawn(kind), drawn(kind)
     narrow(model, kept)
     words = torch.randint(0, 300, (2, 90), generator=torch.Generator().manual_seed(2))
@@ -39,6 +38,8 @@ def test_scores_are_nearly_those_of_the_wide_model(kind: str, kept: Kept) -> Non
     assert 0 < off.mean() < 2 * 2 ** -BITS[kept]
     assert off.max() < 6 * 2 ** -BITS[kept]
     assert {p.dtype for p in model.parameters()} == {NARROW[kept]}
+    # By how much each position turns: rounded, it would be off by whole turns far into a text.
+    assert {table.dtype for table in model.buffers()} <= {torch.float32}
 
 
 @pytest.mark.parametrize("kind", SHAPES)
