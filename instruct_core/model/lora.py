@@ -25,9 +25,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from instruct_core.errors import ConfigError, CorruptFileError
+from instruct_core.errors import CorruptFileError
 from instruct_core.lora_settings import PREFIX, Base, Lora, adapter_config, chosen
 from instruct_core.model.family import Model, misfit
+from instruct_core.model.halves import check_range
+
+AS_FLOAT32 = "Begin another --run with --precision fp32."
 
 
 def projections(model: Model) -> dict[str, nn.Module]:
@@ -105,20 +108,12 @@ def adapt(model: Model, lora: Lora, dropout: float, half: torch.dtype | None = N
     found = projections(model)
     for name, module in found.items() if half is not None else ():
         if half == torch.float16:
-            _check_range(name, module)
+            for each in module.parameters():
+                check_range({name: each}, "--precision", "base", AS_FLOAT32)
         module.to(half)
     for name in chosen(lora.targets, found):
         parent, _, own = name.rpartition(".")
         setattr(model.get_submodule(parent), own, Adapted(found[name], lora, dropout))
-
-
-def _check_range(name: str, module: nn.Module) -> None:
-    most = torch.finfo(torch.float16).max
-    if (largest := max(float(each.abs().max()) for each in module.parameters())) > most:
-        raise ConfigError(
-            f"--precision fp16 has numbers up to {most:,.0f}, and {name} of this base has "
-            f"{largest:,.0f}. Begin another --run with --precision fp32."
-        )
 
 
 def _adapted(model: nn.Module) -> dict[str, Adapted]:

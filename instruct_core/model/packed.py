@@ -21,18 +21,17 @@ else is rounded.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from instruct_core.errors import ConfigError
 from instruct_core.model.family import Model
+from instruct_core.model.halves import HALVES, check_range
 from instruct_core.model.lora import is_turned, projections
 from instruct_core.recipe import Kept
 
-NARROW = {"bf16": torch.bfloat16, "fp16": torch.float16}
-MOST_IN_FLOAT16 = torch.finfo(torch.float16).max
+LEAVE_OUT = ("--weights", "model", "Leave --weights out.")
 
 
 def can_pack() -> bool:
@@ -85,7 +84,7 @@ def halve(model: Model) -> None:
         ConfigError: A weight is too large for float16.
     """
     matrices = {name: module.get_parameter("weight") for name, module in projections(model).items()}
-    _check_range(matrices | {"the output head": model.head_weight})
+    check_range(matrices | {"the output head": model.head_weight}, *LEAVE_OUT)
     model.head_weight.copy_(model.head_weight.half())
     _replace(model, HalvedLinear)
 
@@ -103,19 +102,9 @@ def narrow(model: Model, kept: Kept) -> None:
         ConfigError: A weight is too large for float16.
     """
     if kept == "fp16":
-        _check_range(dict(model.named_parameters()))
+        check_range(dict(model.named_parameters()), *LEAVE_OUT)
     for parameter in model.parameters():
-        parameter.data = parameter.data.to(NARROW[kept])
-
-
-def _check_range(weights: Mapping[str, Tensor]) -> None:
-    """Raise ConfigError where a weight is too large for float16."""
-    for name, weight in weights.items():
-        if (largest := float(weight.abs().max())) > MOST_IN_FLOAT16:
-            raise ConfigError(
-                f"--weights fp16 has numbers up to {MOST_IN_FLOAT16:,.0f}, and {name} of this model has "
-                f"{largest:,.0f}. Leave --weights out."
-            )
+        parameter.data = parameter.data.to(HALVES[kept])
 
 
 def _replace(model: Model, layer: Callable[[Tensor, Tensor | None], nn.Module]) -> None:

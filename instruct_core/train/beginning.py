@@ -24,9 +24,9 @@ from instruct_core.errors import RunConflictError
 from instruct_core.lora_settings import Base, Lora
 from instruct_core.model.families import build
 from instruct_core.model.family import Model
+from instruct_core.model.halves import HALVES
 from instruct_core.shape import Shape, config_file, usable_positions, with_trained
 from instruct_core.storage.store import Store
-from instruct_core.train.precision import HALVES
 
 
 class Beginning(NamedTuple):

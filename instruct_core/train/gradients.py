@@ -23,11 +23,12 @@ from instruct_core.checkpoints.loader import Loaded
 from instruct_core.checkpoints.manifest import Scale
 from instruct_core.config import TrainConfig
 from instruct_core.data.batches import MicroBatch
+from instruct_core.model.halves import HALVES
 from instruct_core.train.compiler import data_parallel, settle_buckets
 from instruct_core.train.loss import WithLoss, on_device
 from instruct_core.train.optimizer import FusedAdamW
 from instruct_core.train.pace import Stopwatch
-from instruct_core.train.precision import HALVES, LossScale
+from instruct_core.train.precision import LossScale
 from instruct_core.train.progress import Setup
 from instruct_core.train.rng import restore_rng, rng_state
 from instruct_core.train.sharding import meet

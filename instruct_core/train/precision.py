@@ -1,7 +1,6 @@
 """
-The numbers that matrix products are made in, and what float16 needs beside.
+What float16 needs beside: a loss that is scaled.
 
-    torch.autocast("cuda", HALVES["fp16"])
     scale = LossScale(device, manifest.loss_scale)
     (loss * scale.value).backward(); scale.take_off(gradients)
     scale.note(left_out)             # 1 where the step was left out: half of it from now on
@@ -25,7 +24,6 @@ from torch import Tensor
 from instruct_core.checkpoints.manifest import LARGEST_SCALE, Scale
 from instruct_core.ranks import own
 
-HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 FIRST_SCALE = 65536.0
 STEPS_TO_DOUBLE = 2000
 

@@ -10,7 +10,8 @@ from instruct_core.errors import ConfigError
 from instruct_core.model import weights
 from instruct_core.model.cache import Cache
 from instruct_core.model.family import Model
-from instruct_core.model.packed import NARROW, narrow
+from instruct_core.model.halves import HALVES
+from instruct_core.model.packed import narrow
 from instruct_core.model.step import scores
 from instruct_core.model.weights import ready
 from instruct_core.recipe import Kept, refuse_kept
@@ -21,7 +22,7 @@ from tests.instruct_core.model.test_packed import SHAPES
 BITS = {"bf16": 8, "fp16": 11}  # of a number
 
 
-@pytest.mark.parametrize("kept", NARROW)
+@pytest.mark.parametrize("kept", HALVES)
 @pytest.mark.parametrize("kind", SHAPES)
 @torch.inference_mode()
 def test_scores_are_nearly_those_of_the_wide_model(kind: str, kept: Kept) -> None:
@@ -33,11 +34,11 @@ def test_scores_are_nearly_those_of_the_wide_model(kind: str, kept: Kept) -> Non
     expected = wide.logits(wide(words, places, None))
     found = model.logits(model(words, places, None))
 
-    assert found.dtype == NARROW[kept]
+    assert found.dtype == HALVES[kept]
     off = (found.float() - expected).square().mean(-1).sqrt() / expected.std()  # (2, 90)
     assert 0 < off.mean() < 2 * 2 ** -BITS[kept]
     assert off.max() < 6 * 2 ** -BITS[kept]
-    assert {p.dtype for p in model.parameters()} == {NARROW[kept]}
+    assert {p.dtype for p in model.parameters()} == {HALVES[kept]}
     # By how much each position turns: rounded, it would be off by whole turns far into a text.
     assert {table.dtype for table in model.buffers()} <= {torch.float32}
 
@@ -121,7 +122,7 @@ def test_gpu_never_holds_wider_weights(kept: Kept, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(model, "to", to)
 
     assert ready(model, kept=kept).recorder is not None
-    assert sent == [{NARROW.get(kept, torch.float32)}]
+    assert sent == [{HALVES.get(kept, torch.float32)}]
 
 
 def test_gpu_without_bf16_is_told_before_anything_is_loaded(
