@@ -53,17 +53,17 @@ class GenerateJob(ArrayJob[AnswerPlan]):
         ask_for_huge_pages()
         with loading():
             from instruct_core.answers.writer import load_planned_model, write_part
-            from jobs.gpu_memory import gpu_holds
+            from jobs.gpu_memory import advice_of_a_task, gpu_holds
             from jobs.world import share_cores
         share_cores(self.tasks_here)
 
         store, kept, most = self.store, plan.settings.weights, plan.settings.batch_size
-        with gpu_holds("the model", kept):
+        with gpu_holds("the model", advice_of_a_task(kept)):
             model = load_planned_model(plan)
-        fewer = f"--batch-size {most // 2} and another --out" if most > 1 else ""
+        advice = advice_of_a_task(kept, most)
 
         def write(part: int) -> None:
-            with gpu_holds(f"{most} answers side by side", kept, fewer):
+            with gpu_holds(f"the model and --batch-size {most}", advice):
                 write_part(store, plan, part, model)
 
         return write

@@ -3,7 +3,7 @@ What a GPU that has run out of memory means to a person: another setting, and no
 
     with out_of_gpu_memory_is_a_setting(config, device):
         trainer.run()
-    with gpu_holds("the model", kept="fp32"):
+    with gpu_holds("the model", advice_of_a_command("fp32")):
         model = load_model(place)
 """
 
@@ -22,6 +22,7 @@ from instruct_core.errors import ConfigError
 from instruct_core.recipe import Kept
 from jobs.causes import GPU_IS_FULL
 
+HALF = "--weights bf16 (fp16 on GPUs before Ampere), which halves the model"
 SAYS = re.compile(f"CUDA out of|{GPU_IS_FULL}")  # in a RuntimeError
 
 
@@ -50,30 +51,38 @@ def out_of_gpu_memory_is_a_setting(
 
 
 @contextmanager
-def gpu_holds(what: str, kept: Kept, advice: str = "") -> Iterator[None]:
+def gpu_holds(what: str, advice: str) -> Iterator[None]:
     """
     Raise ConfigError where the memory of the GPU that answers does not suffice.
 
     Args:
         what: It should hold.
-        kept: Numbers of the model's weights.
-        advice: What to type instead, before all else.
+        advice: What to do instead.
     """
     try:
         yield
     except RuntimeError as error:
         if not (said := _said(error)):
             raise
-        ways = [advice] if advice else []
-        if kept == "fp32":
-            ways.append("--weights bf16, which takes half (fp16 on GPUs before Ampere)")
-        ways += [
-            "a GPU with more memory",
-            "the processor: CUDA_VISIBLE_DEVICES= before the command",
-        ]
-        raise ConfigError(
-            f"The GPU has too little memory for {what}: {said}. Try {', or '.join(ways)}."
-        ) from error
+        raise ConfigError(f"The GPU has too little memory for {what}: {said}. {advice}") from error
+
+
+def advice_of_a_command(kept: Kept) -> str:
+    """Return what to do where a command's own GPU is too small for a model whose weights are kept so."""
+    half = f"Give {HALF}, or use" if kept == "fp32" else "Use"
+    return (
+        f"{half} a GPU with more memory, or have the processor answer: CUDA_VISIBLE_DEVICES= before the "
+        "command."
+    )
+
+
+def advice_of_a_task(kept: Kept, side_by_side: int = 1) -> str:
+    """Return what to do where the GPU of a task is, which answers so many questions side by side."""
+    ways = [f"--batch-size {side_by_side // 2}"] if side_by_side > 1 else []
+    if kept == "fp32":
+        ways.append(HALF)
+    given = f"Give {' or '.join(ways)}, and another --out, or use" if ways else "Use"
+    return f"{given} GPUs with more memory, or a machine or --partition without any."
 
 
 def _said(error: RuntimeError) -> str:

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from instruct_core.answers.sampling import Sampling
+from instruct_core.errors import NonFiniteError
 from instruct_core.model.cache import Cache
 from instruct_core.model.family import Model
 from instruct_core.model.step import Step, scores
@@ -31,6 +32,7 @@ from instruct_core.shape import usable_positions
 
 NUCLEUS_TOKENS = 1024  # looked at first for top-p: sorting the whole vocabulary takes far longer
 UNIFORM_STEPS = 1 << 24  # so coarse that a draw times the total never rounds up to the total
+NO_TOKEN = -1
 PART_THAT_ENDS = 4  # one place in so many is free before texts come in, several at once
 
 FinishReason = Literal["end", "stopped", "length"]
@@ -66,21 +68,22 @@ def generate(
         max_new_tokens: Of each text at most; fewer where those positions end.
         sampling: How tokens are chosen; None takes the likeliest.
         end_ids: Tokens that end a text, beside the model's own.
-        streams: Which random numbers of the seed each text draws; None numbers them from 0.
+        streams: Which random numbers of the seed each text draws; None: from 0 on.
         on_token: Called with the text's index and its new token; False ends the text with it.
         on_end: Called with the index of each text that is whole.
 
     Raises:
         ValueError: A prompt is empty, or leaves no room for a token.
+        NonFiniteError: Scores are no numbers.
     """
     if not prompts:
         return []
     room = _room(prompts, usable_positions(model.config), max_new_tokens)
-    sampling, streams = sampling or Sampling(), streams or range(len(prompts))
-    most = min(side_by_side or len(prompts), len(prompts))
-    batch = _Batch(model, prompts, _uniform(sampling, streams, max(room)), sampling)
+    most, sampling = min(side_by_side or len(prompts), len(prompts)), sampling or Sampling()
+    draws = _uniform(sampling, streams or range(len(prompts)), max(room))
+    batch = _Batch(model, prompts, draws, sampling)
     said = _Said(room, {*model.config.end_ids, *end_ids}, on_token)
-    waiting = deque(text for text in range(len(prompts)) if room[text] > 0)
+    waiting = deque(text for text, size in enumerate(room) if size > 0)
     while waiting or batch.texts:
         first, free = len(batch.texts), most - len(batch.texts)
         if waiting and free >= min(max(1, most // PART_THAT_ENDS), len(waiting)):
@@ -88,8 +91,7 @@ def generate(
         else:
             first, tokens = 0, batch.grow()
         # The next token depends on these: the wait for the GPU is real.
-        said_now = zip(batch.texts[first:], tokens.tolist(), strict=True)
-        ended = {text for text, token in said_now if said.ends_with(text, token)}
+        ended = said.ended(batch.texts[first:], tokens.tolist())
         for text in sorted(ended):
             on_end(text)
         batch.end(ended)
@@ -106,8 +108,18 @@ class _Said:
         self.tokens: list[list[int]] = [[] for _ in room]
         self.reasons: list[FinishReason] = ["length" for _ in room]
 
-    def ends_with(self, text: int, token: int) -> bool:
+    def ended(self, texts: Sequence[int], tokens: Sequence[int]) -> set[int]:
+        """Take the next token of each of some texts; return those that are whole."""
+        now = zip(texts, tokens, strict=True)
+        return {text for text, token in now if self._ends_with(text, token)}
+
+    def _ends_with(self, text: int, token: int) -> bool:
         """Take a text's next token; return True where it is the last one, or says that there is none."""
+        if token == NO_TOKEN:
+            raise NonFiniteError(
+                "The model's scores are no numbers: what it computes is too large for float16, where "
+                "--weights fp16 was given, or its weights are broken. Leave it out, or take another step."
+            )
         if token in self._ends:
             self.reasons[text] = "end"
             return True
@@ -194,7 +206,7 @@ class _Batch:
             logits = torch.where(said, _lowered(logits, self._sampling), logits)
         chosen = choose(logits, self._sampling, draws)
         if is_penalized:
-            said.scatter_(1, chosen[:, None], True)
+            said.scatter_(1, chosen[:, None].clamp(min=0), True)
         return chosen
 
     def _drawn(self, texts: Sequence[int], lengths: Sequence[int]) -> Tensor:
@@ -226,7 +238,7 @@ def _lowered(logits: Tensor, sampling: Sampling) -> Tensor:
 
 def choose(logits: Tensor, sampling: Sampling, draws: Tensor) -> Tensor:
     """
-    Return one token for each row of scores. (B,)
+    Return one token for each row of scores, NO_TOKEN where they are no numbers. (B,)
 
     Args:
         logits: Scores. (B, V)
@@ -234,12 +246,14 @@ def choose(logits: Tensor, sampling: Sampling, draws: Tensor) -> Tensor:
         draws: A number from [0, 1) for each row, float64. (B,)
     """
     if sampling.temperature == 0:
-        return logits.argmax(dim=-1)
+        chosen = logits.argmax(dim=-1)  # of a NaN, where there is one
+        return _if_number(chosen, logits.gather(-1, chosen[:, None])[:, 0])
+    highest = logits.amax(dim=-1)
     if 0 < sampling.top_k < logits.shape[-1]:
         least = logits.topk(sampling.top_k).values[:, -1:]
         logits = logits.masked_fill(logits < least, -math.inf)
     # Below the highest score, so that no temperature makes a number that is too large.
-    below = (logits - logits.amax(dim=-1, keepdim=True)).double()
+    below = (logits - highest[:, None]).double()
     weights = torch.softmax(below / sampling.temperature, dim=-1)
     if sampling.top_p < 1:
         weights = weights.masked_fill(weights < _least_of_nucleus(weights, sampling.top_p), 0.0)
@@ -247,7 +261,13 @@ def choose(logits: Tensor, sampling: Sampling, draws: Tensor) -> Tensor:
     # change, would change places and so the token that is drawn.
     sums = weights.cumsum(dim=-1)
     # The first place whose sum exceeds the draw: a token without probability is never taken.
-    return torch.searchsorted(sums, draws[:, None] * sums[:, -1:], right=True)[:, 0]
+    places = torch.searchsorted(sums, draws[:, None] * sums[:, -1:], right=True)[:, 0]
+    return _if_number(places, highest)
+
+
+def _if_number(tokens: Tensor, best: Tensor) -> Tensor:
+    """Return tokens, and NO_TOKEN for those whose score is no number. (B,)"""
+    return torch.where(best.isfinite(), tokens, NO_TOKEN)
 
 
 def _least_of_nucleus(weights: Tensor, top_p: float) -> Tensor:
@@ -258,7 +278,7 @@ def _least_of_nucleus(weights: Tensor, top_p: float) -> Tensor:
         likeliest = weights.sort(dim=-1, descending=True).values
     before = likeliest.cumsum(dim=-1) - likeliest
     count = (before < top_p).sum(dim=-1, keepdim=True)
-    return likeliest.gather(-1, count - 1)
+    return likeliest.gather(-1, (count - 1).clamp(min=0))  # no weights are NaN: then it is none
 
 
 def _uniform(sampling: Sampling, streams: Sequence[int], num_steps: int) -> Tensor:

@@ -25,7 +25,7 @@ from instruct_core.data.templates import template_of
 from instruct_core.data.tokenizer import tokenizer_of_model
 from instruct_core.errors import ConfigError
 from instruct_core.model.family import Model
-from instruct_core.model.weights import answering_model, hash_weights, load_pretrained
+from instruct_core.model.weights import answering_model, check_kept, hash_weights, load_pretrained
 from instruct_core.shape import with_trained
 from instruct_core.storage.documents import seal
 from instruct_core.storage.store import Store
@@ -38,6 +38,7 @@ def load_planned_model(plan: AnswerPlan) -> Model:
     Raises:
         ConfigError: Its weights are no longer those that were planned with.
     """
+    check_kept(plan.settings.weights)
     shape, weights = load_pretrained(plan.settings.model)
     if hash_weights(weights) != plan.settings.model_xxh3:
         raise ConfigError(

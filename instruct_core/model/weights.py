@@ -27,7 +27,7 @@ from instruct_core.model.family import Model, misfit
 from instruct_core.model.lora import merge
 from instruct_core.model.packed import can_halve, can_pack, halve, narrow, pack
 from instruct_core.model.products import is_plain_best_for_a_row
-from instruct_core.model.step import record_on_gpu
+from instruct_core.model.step import record_on_gpu, try_recorder
 from instruct_core.model.weight_files import read_weight_files
 from instruct_core.recipe import Kept, refuse_kept
 from instruct_core.shape import Shape, with_trained, with_vocabulary
@@ -192,11 +192,12 @@ def load_model(init: str, texts: int = 1, kept: Kept = "fp32") -> Model:
 
 
 def answering_model(
-    shape: Shape, weights: Mapping[str, Tensor], texts: int, kept: Kept = "fp32"
+    shape: Shape, weights: dict[str, Tensor], texts: int, kept: Kept = "fp32"
 ) -> Model:
-    """Return the model of what `load_pretrained` returned, ready to answer; it takes the very tensors."""
+    """Return the model of what `load_pretrained` returned, ready to answer; it takes the tensors away."""
     model = build(shape)
     model.load_state_dict(weights, assign=True)
+    weights.clear()  # so that wide ones go as narrow ones come
     return ready(model, texts, kept)
 
 
@@ -233,8 +234,11 @@ def ready(model: Model, texts: int = 1, kept: Kept = "fp32") -> Model:
     if torch.cuda.is_available():
         if kept != "fp32":
             narrow(model, kept)
-        model.recorder = record_on_gpu
-        return model.to("cuda")
+        # For 16 bits torch takes it first on new GPUs. It plans anew for each length, and answers wrongly
+        # where few heads have keys: https://github.com/pytorch/pytorch/issues/193893
+        torch.backends.cuda.enable_cudnn_sdp(False)
+        try_recorder(model.to("cuda"), record_on_gpu)
+        return model
     if kept == "fp16":
         halve(model)
     elif can_pack() and not (texts == 1 and is_plain_best_for_a_row()):

@@ -28,7 +28,6 @@ from instruct_core.storage.cache import own_folder
 
 COMPILER = "torch._dynamo"
 COMPILED = "TORCHINDUCTOR_CACHE_DIR"  # names the folder of what was compiled
-TORCHS_OWN = "torchinductor_"  # how the name begins that torch has for it
 # A shape has kernels of its own: what a run computes must not depend on the shapes that came before.
 HOW: dict[str, Any] = {"backend": "inductor", "dynamic": False}
 # A buffer is a table that every rank has made for itself: nothing to send.
@@ -53,13 +52,12 @@ def keep_compiled_apart() -> None:
     It is machine code, and torch loads what it finds. By itself it looks below the temporary folder, in a
     folder whose name is known to all and which the first to come may create.
     """
-    shared = Path(tempfile.gettempdir())
-    # Torch names its own when its compiler is imported, which may have been by now.
-    named = os.environ.get(COMPILED)
-    if not named or named.startswith(f"{shared / TORCHS_OWN}"):
-        os.environ[COMPILED] = str(own_folder(shared) / "compiled")
     from torch._inductor import config
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
+    # Torch names its own when its compiler is imported, which may have been by now.
+    if os.environ.get(COMPILED, "") in ("", default_cache_dir()):
+        os.environ[COMPILED] = str(own_folder(Path(tempfile.gettempdir())) / "compiled")
     config.cpp_cache_precompile_headers = False  # which lie in torch's own folder all the same
 
 

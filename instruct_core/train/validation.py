@@ -10,16 +10,17 @@ tokens; so it does not depend on the number of ranks.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 
 import numpy as np
 import torch
 
 from instruct_core import ranks
-from instruct_core.answers.generation import generate
+from instruct_core.answers.generation import Generated, generate
 from instruct_core.data.batches import MicroBatch, SampleReader, without_loss
 from instruct_core.data.shards import ShardSet
 from instruct_core.data.templates import end_ids
+from instruct_core.errors import NonFiniteError
 from instruct_core.shape import usable_positions
 from instruct_core.train.compiler import eagerly
 from instruct_core.train.loss import WithLoss, on_device
@@ -29,6 +30,7 @@ from instruct_core.train.sharding import let_go
 NUM_SAMPLES = 3
 SAMPLE_TOKENS = 48
 REFERENCE_TOKENS = 256  # of a reference that are shown
+NOTHING = Generated([], "stopped")
 FIRST = np.zeros(1, np.uint64)  # sequences
 
 
@@ -89,7 +91,9 @@ def sample_answers(model: WithLoss, rows: ShardSet, stop: Callable[[], bool]) ->
         # The last token of an answer is end-of-text.
         length = min(end - start - 1, REFERENCE_TOKENS)
         reference = tokenizer.decode(rows.tokens(row, start, length).tolist())
-        with eagerly():  # every length would be compiled anew
+        answer = NOTHING
+        # A model of no numbers has no answer; that the run ends is the business of its losses.
+        with eagerly(), suppress(NonFiniteError):  # compiled, every length would be another graph
             [answer] = generate(
                 model.model,
                 [prompt],

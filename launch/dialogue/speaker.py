@@ -125,7 +125,7 @@ class Speaker:
             goes_on: Asked after each token; False ends the answer.
         """
         from instruct_core.answers.generation import generate
-        from jobs.gpu_memory import gpu_holds
+        from jobs.gpu_memory import advice_of_a_command, gpu_holds
 
         started_at, times = time.perf_counter(), list[float]()
         text = AnswerText(self._tokenizer, [self._template.heading, *ends])
@@ -136,7 +136,7 @@ class Speaker:
             return not text.is_over and goes_on()
 
         try:
-            with gpu_holds("the answer", self.kept):
+            with gpu_holds("the answer", advice_of_a_command(self.kept)):
                 [generated] = generate(
                     self._model,
                     [tokens],
@@ -204,11 +204,11 @@ def _speaker(
 ) -> Speaker:
     with loading():
         from instruct_core.model.weights import load_model
-        from jobs.gpu_memory import gpu_holds
+        from jobs.gpu_memory import advice_of_a_command, gpu_holds
 
     tokenizer = tokenizer_of_model(place)
     template = template_of_model(place, tokenizer)
-    with gpu_holds("the model", kept):
+    with gpu_holds("the model", advice_of_a_command(kept)):
         model = load_model(place, kept=kept)
     return Speaker(place, model, tokenizer, template, run, step, kept)
 
@@ -238,7 +238,7 @@ def load_base(place: str, base: str | None, kept: Kept) -> Speaker:
         ConfigError: Nothing was named, and the place is no step of a run that would tell.
     """
     from instruct_core.model.weights import first_model, ready
-    from jobs.gpu_memory import gpu_holds
+    from jobs.gpu_memory import advice_of_a_command, gpu_holds
 
     if base:
         return _speaker(model_place("--base", base), kept=kept)
@@ -254,6 +254,6 @@ def load_base(place: str, base: str | None, kept: Kept) -> Speaker:
     what = f"random weights of {config.model}" if config.init == "random" else config.init
     # Both are asked in the same words.
     template = template_of_model(place, tokenizer)
-    with gpu_holds("the base beside the model", kept):
+    with gpu_holds("the base beside the model", advice_of_a_command(kept)):
         answering = ready(model, kept=kept)
     return Speaker(what, answering, tokenizer, template, kept=kept)

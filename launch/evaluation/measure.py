@@ -69,12 +69,13 @@ def evaluate(flags: Evaluate) -> int:
     shards, manifest = find_shards(flags, subject)
     out = find_out(flags, subject)
     with loading():
-        from jobs.gpu_memory import gpu_holds
-    with gpu_holds("both models", flags.model.weights):
+        from jobs.gpu_memory import advice_of_a_command, gpu_holds
+    advice = advice_of_a_command(flags.model.weights)
+    with gpu_holds("both models", advice):
         after, before, base_words = _load_models(flags, subject, base)
     data = _prepare(flags, subject, shards, manifest, [before, after])
     say(f"Evaluating {subject.place} and what it was trained from, {base_words}, on {shards}")
-    with gpu_holds("both models and their answers", flags.model.weights):
+    with gpu_holds("both models and their answers", advice):
         was = _measure("before", before, data, flags.max_new_tokens)
         now = _measure("after", after, data, flags.max_new_tokens)
     report = _report(flags, subject, base_words, data, was, now)

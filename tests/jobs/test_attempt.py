@@ -6,7 +6,6 @@ import errno
 import gc
 import os
 import re
-import tempfile
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from instruct_core import ranks
 from instruct_core.checkpoints.loader import Loaded
@@ -277,7 +277,7 @@ def test_run_keeps_what_it_compiles_where_nobody_else_can_write(
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     monkeypatch.setattr(module, "read_world", lambda: World(0, 1, 0, 1, "7", ""))
     monkeypatch.setattr(module, "job_folder", enough)
-    monkeypatch.setenv(COMPILED, str(Path(tempfile.gettempdir()) / "torchinductor_me"))
+    monkeypatch.setenv(COMPILED, default_cache_dir())
     config = replace(CONFIG, compile=compiled, deterministic=False, runs=str(tmp_path))
 
     with pytest.raises(EnoughError):

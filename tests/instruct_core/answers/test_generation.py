@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -9,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import GPT2LMHeadModel
 
-from instruct_core.answers.generation import Generated, choose, generate
+from instruct_core.answers.generation import NO_TOKEN, Generated, choose, generate
 from instruct_core.answers.sampling import Sampling
 from instruct_core.data.gpt2_tokenizer import END_OF_TEXT_ID, VOCAB_SIZE
-from instruct_core.errors import ConfigError
+from instruct_core.errors import ConfigError, NonFiniteError
 from instruct_core.model.cache import Cache
 from instruct_core.model.gpt2 import GPT2
 from tests.instruct_core.answers.asking import alone, prompts
@@ -194,3 +196,41 @@ def test_token_without_probability_is_never_drawn(draw: float) -> None:
 def test_setting_without_sense_is_named_as_its_flag(field: str, value: float) -> None:
     with pytest.raises(ConfigError, match=f"--{field.replace('_', '-')} must be .*, got {value}"):
         Sampling(**{field: value}).check()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(),
+        Sampling(repetition_penalty=1.5),
+        Sampling(temperature=0.8),
+        Sampling(temperature=0.8, top_k=40),
+        Sampling(temperature=0.8, top_p=0.9),
+    ],
+    ids=["greedy", "penalty", "sampled", "top-k", "nucleus"],
+)
+@pytest.mark.parametrize("score", [math.nan, math.inf])
+def test_scores_that_are_no_numbers_are_an_error(sampling: Sampling, score: float) -> None:
+    """On a GPU the token that they gave ended all that is computed there."""
+    broken = GPT2(SHAPE)
+    broken.initialize(1)
+    broken.logits = lambda hidden: torch.full((len(hidden), VOCAB_SIZE), score)  # type: ignore[method-assign]
+
+    with pytest.raises(
+        NonFiniteError, match=r"scores are no numbers: .* Leave it out, or take another"
+    ):
+        generate(broken.eval(), [[1, 2]], sampling=sampling)
+
+
+@pytest.mark.parametrize("score", [math.nan, math.inf])
+@pytest.mark.parametrize("place", [0, 3, 7])
+def test_row_without_numbers_has_no_token_and_its_neighbours_have(score: float, place: int) -> None:
+    logits = torch.zeros(3, 8)
+    logits[1, place] = score
+    draws = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
+
+    for sampling in (Sampling(), Sampling(temperature=1.0), Sampling(temperature=1.0, top_p=0.5)):
+        first, broken, last = choose(logits, sampling, draws).tolist()
+        assert broken == NO_TOKEN
+        assert 0 <= first < 8
+        assert 0 <= last < 8

@@ -12,7 +12,7 @@ from instruct_core.model.cache import Cache
 from instruct_core.model.family import Model
 from instruct_core.model.halves import HALVES
 from instruct_core.model.packed import narrow
-from instruct_core.model.step import scores
+from instruct_core.model.step import record_on_gpu, scores
 from instruct_core.model.weights import ready
 from instruct_core.recipe import Kept, refuse_kept
 from instruct_core.train.loss import summed_loss
@@ -109,7 +109,7 @@ def test_numbers_that_a_machine_cannot_compute_in_are_refused(
 
 @pytest.mark.parametrize("kept", ["fp32", "bf16", "fp16"])
 def test_gpu_never_holds_wider_weights(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
-    sent = list[set[torch.dtype]]()
+    sent, tried, cudnn = list[set[torch.dtype]](), list[object](), list[bool]()
     model = drawn("gpt2")
 
     def to(place: str) -> Model:
@@ -120,8 +120,13 @@ def test_gpu_never_holds_wider_weights(kept: Kept, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(weights.torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(weights, "_has_bf16", lambda: True)
     monkeypatch.setattr(model, "to", to)
+    monkeypatch.setattr(weights, "try_recorder", lambda model, recorder: tried.append(recorder))
+    monkeypatch.setattr(weights.torch.backends.cuda, "enable_cudnn_sdp", cudnn.append)
 
-    assert ready(model, kept=kept).recorder is not None
+    ready(model, kept=kept)
+
+    assert tried == [record_on_gpu]
+    assert cudnn == [False]
     assert sent == [{HALVES.get(kept, torch.float32)}]
 
 

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from instruct_core.answers.generation import generate
 from instruct_core.answers.sampling import Sampling
 from instruct_core.config import ModelConfig
-from instruct_core.model.family import Recording
+from instruct_core.model import cache
+from instruct_core.model.attention import attend
+from instruct_core.model.family import Model, Recording
 from instruct_core.model.gpt2 import GPT2
-from instruct_core.model.step import FIRST_STEPS
+from instruct_core.model.packed import narrow
+from instruct_core.model.step import FIRST_STEPS, try_recorder
 from instruct_core.model.weights import load_model
 from tests.instruct_core.answers.asking import alone
 from tests.instruct_core.model.recording import Recorder
@@ -114,29 +120,60 @@ def test_few_steps_are_not_recorded(model: GPT2, recorder: Recorder) -> None:
     assert recorder.recordings == 0
 
 
+@pytest.mark.parametrize("kind", ["gpt2", "smollm2"])
+def test_attention_of_a_gpu_is_recorded_too(
+    tmp_path: Path, model: GPT2, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """A GPU takes torch's kernels, also where heads share keys, and not the products that a CPU does."""
+    chosen: Model = model
+    if kind != "gpt2":
+        save_folder(tmp_path / "m", reference(kind))
+        chosen = load_model(str(tmp_path / "m"))
+    monkeypatch.setattr(cache, "attend_from_one", attend)
+    recorder = Recorder()
+    batch = [[5, 9], [7] * 20, [8]]
+
+    with sdpa_kernel(SDPBackend.MATH):
+        expected = generate(chosen, batch, max_new_tokens=40)
+        chosen.recorder = recorder.record
+        found = generate(chosen, batch, max_new_tokens=40)
+
+    assert found == expected
+    assert recorder.repetitions > 25
+
+
+ASKS_THE_HOST: list[Callable[[Tensor], Any]] = [
+    lambda x: x[0].item(),
+    lambda x: int(x[1]),
+    lambda x: bool((x > 0).any()),
+    lambda x: x[x > 1],
+    lambda x: torch.where(x > 1)[0],
+    lambda x: x.unique(),
+    lambda x: torch.allclose(x, x),
+    lambda x: torch.tensor([1]),
+    lambda x: x.repeat_interleave(x),
+]
+
+
+@pytest.mark.parametrize("asks", ASKS_THE_HOST)
+@torch.inference_mode()
+def test_stand_in_refuses_what_a_gpu_does(asks: Callable[[Tensor], Any]) -> None:
+    x = torch.arange(4)
+
+    with pytest.raises(RuntimeError, match="not permitted when stream is capturing"):
+        Recorder().record(lambda: asks(x))
+
+
 def raises(step: Callable[[], Tensor]) -> Recording:
     raise RuntimeError("CUDA error: operation not permitted\nCompile with ...")
 
 
-def repeats_nothing(step: Callable[[], Tensor]) -> Recording:
-    return Recording(lambda: None, torch.zeros_like(step()))
-
-
-def repeats_the_first(step: Callable[[], Tensor]) -> Recording:
-    first = step().clone()
-    return Recording(lambda: first.add_(1.0), first)
-
-
-@pytest.mark.parametrize("recorder", [raises, repeats_nothing, repeats_the_first])
-def test_gpu_that_cannot_repeat_a_step_answers_all_the_same(
-    model: GPT2,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    recorder: Callable[[Callable[[], Tensor]], Recording],
+def test_gpu_that_refuses_answers_all_the_same(
+    model: GPT2, caplog: pytest.LogCaptureFixture
 ) -> None:
     batch = prompts(2)
     expected = generate(model, batch, max_new_tokens=40)
-    monkeypatch.setattr(model, "recorder", recorder)
+    model.recorder = raises
 
     with caplog.at_level(logging.WARNING):
         found = generate(model, batch, max_new_tokens=40)
@@ -146,3 +183,112 @@ def test_gpu_that_cannot_repeat_a_step_answers_all_the_same(
     [line] = caplog.messages
     assert "answers take longer: " in line
     assert "Compile" not in line
+
+
+def test_texts_without_room_for_a_recording_go_without_and_others_do_not(
+    model: GPT2, caplog: pytest.LogCaptureFixture
+) -> None:
+    recorder, refused = Recorder(), list[int]()
+
+    def once(step: Callable[[], Tensor]) -> Recording:
+        if not refused:
+            refused.append(1)
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return recorder.record(step)
+
+    batch = prompts(2)
+    expected = generate(model, batch, max_new_tokens=40)
+    model.recorder = once
+
+    assert generate(model, batch, max_new_tokens=40) == expected
+    assert recorder.recordings == 0
+    assert generate(model, batch, max_new_tokens=40) == expected
+    assert recorder.recordings == 1
+    assert not caplog.messages
+
+
+def test_ctrl_c_while_a_step_is_recorded_ends_the_answer(model: GPT2) -> None:
+    """CUDA then says that the recording was cut off, in place of it."""
+
+    def cut_off(step: Callable[[], Tensor]) -> Recording:
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise RuntimeError("capture was invalidated")
+
+    model.recorder = cut_off
+
+    with pytest.raises(KeyboardInterrupt):
+        generate(model, prompts(1), max_new_tokens=40)
+
+
+def repeats_nothing(step: Callable[[], Tensor]) -> Recording:
+    return Recording(lambda: None, torch.zeros_like(step()))
+
+
+def repeats_the_first(step: Callable[[], Tensor]) -> Recording:
+    return Recording(lambda: None, step())
+
+
+def with_first_places(step: Callable[[], Tensor]) -> Recording:
+    """The same with what the host knew at first: new tokens go where the first one went."""
+    made = step.__self__  # type: ignore[attr-defined]
+    first, result = made._places.clone(), step().clone()
+
+    def repeat() -> None:
+        now = made._places
+        made._places = first
+        result.copy_(step())
+        made._places = now
+
+    return Recording(repeat, result)
+
+
+@pytest.mark.parametrize("recorder", [repeats_nothing, repeats_the_first, with_first_places])
+def test_recorder_that_repeats_something_else_is_found_out_before_a_text_is_spoiled(
+    model: GPT2,
+    caplog: pytest.LogCaptureFixture,
+    recorder: Callable[[Callable[[], Tensor]], Recording],
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        try_recorder(model, recorder)
+
+    assert model.recorder is None
+    assert caplog.messages == [
+        "this GPU cannot repeat steps, so answers take longer: a repeated one had other results"
+    ]
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "bf16", "smollm2"])
+def test_recorder_that_repeats_the_step_is_kept(
+    tmp_path: Path, model: GPT2, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    chosen: Model = model
+    if kind == "bf16":
+        narrow(model, "bf16")
+    elif kind == "smollm2":
+        save_folder(tmp_path / "m", reference(kind))
+        chosen = load_model(str(tmp_path / "m"))
+    recorder = Recorder()
+
+    try_recorder(chosen, recorder.record)
+
+    assert chosen.recorder is not None
+    assert (recorder.recordings, recorder.repetitions) == (1, 4)
+    assert not caplog.messages
+
+
+def test_model_that_computes_nan_and_one_of_few_positions_are_not_tried_aloud(
+    model: GPT2, caplog: pytest.LogCaptureFixture
+) -> None:
+    short = GPT2(ModelConfig(num_layers=1, num_heads=2, width=8, max_seq_len=4, vocab_size=9))
+    short.initialize(1)
+    with torch.no_grad():
+        model.transformer.ln_f.bias.fill_(math.nan)
+
+    for each in (short, model):
+        try_recorder(each.eval(), Recorder().record)
+
+    assert short.recorder is None
+    assert model.recorder is None
+    assert not caplog.messages
