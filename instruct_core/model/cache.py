@@ -7,9 +7,9 @@ Keys and values of texts that grow side by side.
     cache.keep([1])                                                     # the first text has ended
 
 `begin` and `grow` say what the model's next call takes: the prompts of texts that come in behind those
-that are there, or one more token of each; `grow_all` tells the latter to a GPU alone. Of the last layer
-each text's last token alone is computed: nothing else is asked of it. A text's tokens lie in its row from
-the row's start, so texts of any length grow together; rows get longer when the longest text does.
+that are there, or one more token of each; `grow_all` says the latter without a number of the host. Of the
+last layer each text's last token alone is computed: nothing else is asked of it. A text's tokens lie in
+its row from the row's start, so texts of any length grow together; rows get longer when the longest does.
 
 B: texts of a call, T: tokens of each in it, R: rows, P: tokens that are looked at, H: heads,
 G: heads with keys and values, D: numbers of a head
@@ -53,7 +53,7 @@ class Cache:
 
     @property
     def form(self) -> tuple[int, int]:
-        """How many rows there are, and tokens that each has room for; what changes is made anew."""
+        """How many rows there are, and tokens that each has room for; the memory stays while both do."""
         return self._num_rows, self._room
 
     def begin(self, lengths: Sequence[int]) -> Tensor:

@@ -92,7 +92,7 @@ def halve(model: Model) -> None:
 @torch.no_grad()
 def narrow(model: Model, kept: Kept) -> None:
     """
-    Round all weights to 16 bits; from then on the model computes in them, but for sums and positions.
+    Round all weights to 16 bits; from then on the model computes in them, but for positions.
 
     Args:
         model: In float32, on the host: a GPU need not have room for the wide ones.
