@@ -75,7 +75,7 @@ def choose_template(typed: str, tokenizer: Tokenizer) -> Template:
     try:
         if Path(typed).is_fifo():  # it would never end
             raise ConfigError(f"--template {typed} is no file but a pipe. Give a file.")
-        text = Path(typed).read_text(encoding="utf-8")
+        text = Path(typed).read_text(encoding="utf-8-sig")  # Windows writes a mark before it
     except FileNotFoundError:
         raise ConfigError(f"--template {typed} is not there.") from None
     except (OSError, UnicodeDecodeError) as error:

@@ -208,6 +208,18 @@ def test_template_that_is_not_there_is_refused(typed: str, problem: str) -> None
         choose_template(typed, load_tokenizer())
 
 
+def test_mark_of_windows_before_a_template_is_no_part_of_it(
+    bases: dict[str, Path], tmp_path: Path
+) -> None:
+    windows = tmp_path / "windows.jinja"
+    windows.write_bytes(b"\xef\xbb\xbf" + CHATML.replace("\n", "\r\n").encode())
+    tokenizer = load_tokenizer(str(bases["bytes"]))
+
+    template = choose_template(str(windows), tokenizer)
+
+    assert template.text == CHATML
+
+
 def test_template_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jinja")
 
