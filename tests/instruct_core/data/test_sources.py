@@ -109,8 +109,7 @@ def test_folder_is_its_own_files_with_rows_in_the_order_of_their_names(tmp_path:
     ("names", "splits"),
     [
         (["train-00000-of-00001.parquet", "test-00000-of-00001.parquet"], "train, test"),
-        (["gsm8k_train.jsonl", "gsm8k_dev.jsonl", "more.jsonl"], "train, validation"),
-        (["Testing.csv", "validation.csv"], "validation, test"),
+        (["Testing.csv", "gsm8k_dev.jsonl", "more.jsonl"], "validation, test"),
         (["train_test.jsonl", "train-1.jsonl", "latest.jsonl", "contest.jsonl"], ""),
     ],
 )
