@@ -167,6 +167,23 @@ def test_end_is_the_models_where_the_tokenizer_names_none(tmp_path: Path) -> Non
     assert load_tokenizer(str(folder)).end_id == 0
 
 
+def test_ends_of_the_model_go_along_where_its_file_for_generation_names_none(
+    tmp_path: Path,
+) -> None:
+    folder, copy = write_byte_level(tmp_path / "base", end=None), tmp_path / "copy"
+    (folder / "generation_config.json").write_text('{"do_sample": true}')
+    (folder / "config.json").write_text('{"eos_token_id": [2, 0]}')
+    tokenizer = load_tokenizer(str(folder))
+    copy.mkdir()
+    for name, data in tokenizer.files.items():
+        (copy / name).write_bytes(data)
+
+    again = load_tokenizer(str(copy))
+
+    assert (again.end_id, again.end_ids) == (tokenizer.end_id, frozenset({0, 2}))
+    assert json.loads(tokenizer.files["generation_config.json"])["do_sample"] is True
+
+
 def unigram(document: dict[str, Any]) -> None:
     pieces = [[text, 0.0] for text in ("<unk>", "</s>", "a", "▁", "b", "<", "/", "s", ">")]
     document["model"] = {"type": "Unigram", "unk_id": 0, "vocab": pieces, "byte_fallback": False}

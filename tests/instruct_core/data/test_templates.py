@@ -144,6 +144,21 @@ def test_answer_ends_at_the_token_of_the_template_too(tmp_path: Path) -> None:
     ] * 2
 
 
+@pytest.mark.parametrize("said", [{}, {"eos_token_id": None}, {"eos_token_id": 0}])
+def test_exported_model_ends_where_its_tokenizer_does_whatever_the_base_says(
+    tmp_path: Path, said: dict[str, Any]
+) -> None:
+    place = write_byte_level(tmp_path, chat_template=CHATML)
+    (place / "generation_config.json").write_text(json.dumps({"do_sample": True, **said}))
+
+    exported = json.loads(tokenizer_files(str(place), PRESETS["tiny"])["generation_config.json"])
+
+    tokenizer = load_tokenizer(str(place))
+    ends = exported["eos_token_id"]
+    assert exported["do_sample"] is True
+    assert set(ends if isinstance(ends, list) else [ends]) == tokenizer.end_ids
+
+
 @pytest.mark.parametrize("typed", ["alpaca", "chatml", "base"])
 def test_special_token_that_a_row_spells_is_ordinary_text(
     bases: dict[str, Path], typed: str
