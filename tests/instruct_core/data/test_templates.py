@@ -223,6 +223,35 @@ def test_template_that_is_not_there_is_refused(typed: str, problem: str) -> None
         choose_template(typed, load_tokenizer())
 
 
+@pytest.mark.parametrize(
+    ("token", "side", "is_beside"),
+    [
+        ("<|im_start|>", "lstrip", True), ("<|im_start|>", "rstrip", False),
+        ("<|im_end|>", "rstrip", True), ("<|im_end|>", "lstrip", False),
+        ("<|endoftext|>", "rstrip", False),
+    ],
+)  # fmt: skip
+def test_blank_that_the_bases_token_takes_away_is_not_learnt(
+    tmp_path: Path, token: str, side: str, is_beside: bool
+) -> None:
+    place = write_byte_level(tmp_path, chat_template=CHATML)
+    document = json.loads((place / "tokenizer.json").read_text())
+    [entry] = [entry for entry in document["added_tokens"] if entry["content"] == token]
+    entry[side] = True
+    (place / "tokenizer.json").write_text(json.dumps(document))
+    tokenizer = load_tokenizer(str(place))
+
+    if is_beside:
+        with pytest.raises(ConfigError, match=rf"a blank beside <\|.*\|>, which has {side} in the"):
+            choose_template("base", tokenizer)
+        return
+    template = choose_template("base", tokenizer)
+    theirs = transformers.PreTrainedTokenizerFast.from_pretrained(place)
+    text = theirs.apply_chat_template(MESSAGES, tokenize=False)
+    tokens = prompt_tokens(template.segments(CHAT), tokenizer)
+    assert tokens == theirs(text, add_special_tokens=False).input_ids
+
+
 def test_mark_of_windows_before_a_template_is_no_part_of_it(
     bases: dict[str, Path], tmp_path: Path
 ) -> None:
