@@ -13,7 +13,7 @@ from typing import NamedTuple
 from instruct_core.data.remake import command_that_makes
 from instruct_core.data.templates import base_template
 from instruct_core.data.tokenizer import Tokenizer, load_tokenizer, place_of_tokenizer
-from instruct_core.data.tokenizer_files import GPT2
+from instruct_core.data.tokenizer_files import GPT2, TOKENIZER, TOKENIZER_FOLDER
 from instruct_core.errors import ConfigError
 from instruct_core.storage.store import Store
 from launch.runs.hub import SHORT, hub_id, tokenizer_folder
@@ -64,6 +64,9 @@ def same_tokenizer(model: str, words: str, shards: str, made_with: str | None) -
     place = place_of_tokenizer(model)
     tokenizer = load_tokenizer(place)
     if made_with in (None, tokenizer.identity):
+        return tokenizer
+    own = Store(shards) / TOKENIZER_FOLDER  # which an earlier version may have named otherwise
+    if own.exists(TOKENIZER) and load_tokenizer(own.url).identity == tokenizer.identity:
         return tokenizer
     has_template = base_template(tokenizer) is not None
     make = command_that_makes(Store(shards), f"{shards}-{tokenizer.name}", place, has_template)

@@ -14,7 +14,6 @@ import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from instruct_core.data.fast_tokenizer import gpt2_as_json
 from instruct_core.data.gpt2_tokenizer import TOKENIZER_NAME
 from instruct_core.data.tokenizer import Tokenizer, load_tokenizer, tokenizer_of_model
 from instruct_core.errors import ConfigError, CorruptFileError, MissingError
@@ -255,22 +254,6 @@ def test_file_that_is_missing_or_broken_is_named(tmp_path: Path) -> None:
     (folder / "tokenizer.json").rename(folder / "tokenizer.model")
     with pytest.raises(MissingError, match=r"has no tokenizer.json. Convert tokenizer.model"):
         load_tokenizer(str(folder))
-
-
-def test_gpt2s_own_files_are_gpt2s_tokenizer(tmp_path: Path) -> None:
-    document = json.loads(gpt2_as_json())
-    document["added_tokens"] = [
-        {"id": 50256, "content": "<|endoftext|>", "single_word": False, "lstrip": False,
-         "rstrip": False, "normalized": True, "special": True}
-    ]  # fmt: skip
-    (tmp_path / "tokenizer.json").write_text(json.dumps(document))
-    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "<|endoftext|>"}')
-
-    assert load_tokenizer(str(tmp_path)).identity == TOKENIZER_NAME
-
-    document["added_tokens"][0] |= {"id": 50257, "content": "<|pad|>"}
-    (tmp_path / "tokenizer.json").write_text(json.dumps(document))
-    assert load_tokenizer(str(tmp_path)).identity != TOKENIZER_NAME
 
 
 def test_tokenizer_of_a_step_is_that_of_its_run(tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import transformers
 
-from instruct_core.config import PRESETS
 from instruct_core.data.encoding import encode, prompt_tokens
 from instruct_core.data.model_template import template_of_model
 from instruct_core.data.template import Template, text_of
@@ -18,7 +17,6 @@ from instruct_core.data.templates import choose_template, end_ids, jinja_of, tem
 from instruct_core.data.tokenizer import Tokenizer, load_tokenizer
 from instruct_core.data.turns import Exchange, Turn
 from instruct_core.errors import ConfigError
-from instruct_core.model.hugging_face import tokenizer_files
 from tests.small_tokenizers import write_byte_level, write_metaspace
 
 CHATML = """\
@@ -126,37 +124,6 @@ def test_template_that_is_carried_along_writes_the_same_text(
     assert template_of(template.name, template.text, tokenizer).segments(CHAT) == template.segments(
         CHAT
     )
-
-
-def test_answer_ends_at_the_token_of_the_template_too(tmp_path: Path) -> None:
-    place = write_byte_level(tmp_path, end="<|endoftext|>", chat_template=CHATML)
-    tokenizer = load_tokenizer(str(place))
-    template = choose_template("base", tokenizer)
-
-    ends = end_ids(template, tokenizer)
-
-    assert ends == {tokenizer.special_id("<|endoftext|>"), tokenizer.special_id("<|im_end|>")}
-    exported = json.loads(tokenizer_files(str(place), PRESETS["tiny"])["generation_config.json"])
-    assert exported["eos_token_id"] == [tokenizer.end_id, *(ends - {tokenizer.end_id})]
-    rows = encode([template.segments(CHAT)], tokenizer)
-    assert [rows.tokens[last - 1] for _, last in rows.spans] == [
-        tokenizer.special_id("<|im_end|>")
-    ] * 2
-
-
-@pytest.mark.parametrize("said", [{}, {"eos_token_id": None}, {"eos_token_id": 0}])
-def test_exported_model_ends_where_its_tokenizer_does_whatever_the_base_says(
-    tmp_path: Path, said: dict[str, Any]
-) -> None:
-    place = write_byte_level(tmp_path, chat_template=CHATML)
-    (place / "generation_config.json").write_text(json.dumps({"do_sample": True, **said}))
-
-    exported = json.loads(tokenizer_files(str(place), PRESETS["tiny"])["generation_config.json"])
-
-    tokenizer = load_tokenizer(str(place))
-    ends = exported["eos_token_id"]
-    assert exported["do_sample"] is True
-    assert set(ends if isinstance(ends, list) else [ends]) == tokenizer.end_ids
 
 
 @pytest.mark.parametrize("typed", ["alpaca", "chatml", "base"])
