@@ -36,7 +36,7 @@ from instruct_core.data import gpt2_tokenizer as module
 from instruct_core.data.builtin import builtin_rows
 from instruct_core.data.fast_tokenizer import gpt2_as_json
 from instruct_core.data.gpt2_tokenizer import END_OF_TEXT_ID, VOCAB_SIZE
-from instruct_core.data.shards import load_manifest
+from instruct_core.data.set_manifest import load_manifest
 from instruct_core.data.template import text_of
 from instruct_core.data.templates import BY_HEADINGS
 from instruct_core.data.turns import Exchange
@@ -166,7 +166,7 @@ def tokens_per_second(
 
 def num_tokens_of(out: Path) -> int:
     manifest = load_manifest(Store(out))
-    return int(manifest["train_tokens"] + manifest["val_tokens"])
+    return manifest.train_tokens + manifest.val_tokens
 
 
 def bench_gpt2(desk: Path, texts: list[str]) -> None:

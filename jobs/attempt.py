@@ -27,7 +27,8 @@ from instruct_core.config import TrainConfig, identity_of
 from instruct_core.data.batches import SampleReader
 from instruct_core.data.lost_tokens import check_learns, measurable
 from instruct_core.data.packing import load_packing
-from instruct_core.data.shards import ShardSet, load_manifest
+from instruct_core.data.set_manifest import load_manifest
+from instruct_core.data.shards import ShardSet
 from instruct_core.errors import NoCheckpointError, RunConflictError
 from instruct_core.model.products import USUAL, products_by
 from instruct_core.storage.patience import LOOK_AGAIN_SECONDS
@@ -240,16 +241,16 @@ class _Attempt:
         config = self._config
         store = Store(config.shards, _patience(config))
         manifest = load_manifest(store)
-        if manifest["fingerprint"] != config.data_fingerprint:
+        if manifest.fingerprint != config.data_fingerprint:
             raise RunConflictError(
                 f"Shards {store.url} are not those the run {config.run} was begun with: fingerprint "
-                f"{manifest['fingerprint'][:12]}, expected {config.data_fingerprint[:12]}. Give the "
+                f"{manifest.fingerprint[:12]}, expected {config.data_fingerprint[:12]}. Give the "
                 "old ones back with --shards, or begin another --run."
             )
         rows = {split: ShardSet(store, split, manifest) for split in ("train", "val")}
         packings = {
             split: load_packing(
-                store, these, split, manifest["fingerprint"], config.seq_len, config.seed
+                store, these, split, manifest.fingerprint, config.seq_len, config.seed
             )
             for split, these in rows.items()
         }

@@ -14,7 +14,7 @@ from typing import cast
 
 import pytest
 
-from instruct_core.data.shards import load_manifest
+from instruct_core.data.set_manifest import load_manifest
 from instruct_core.storage.store import Store
 from launch.dialogue.dialogue import Dialogue
 from launch.dialogue.terminal import talk
@@ -93,5 +93,5 @@ def test_shards_are_the_same_in_a_locale_without_utf_8(tmp_path: Path) -> None:
         )  # fmt: skip
 
     here, there = (load_manifest(Store(tmp_path / out)) for out in ("here", "there"))
-    assert here["train_rows"] == 38
+    assert here.train_rows == 38
     assert here == there

@@ -12,8 +12,9 @@ import pytest
 from instruct_core.data.batches import SampleReader
 from instruct_core.data.mixed_plan import MixedPlan, load_shard_plan
 from instruct_core.data.packing import load_packing, shares_of
+from instruct_core.data.set_manifest import load_manifest
 from instruct_core.data.shard_plan import ShardPlan
-from instruct_core.data.shards import ShardSet, load_manifest
+from instruct_core.data.shards import ShardSet
 from instruct_core.errors import ConfigError
 from instruct_core.storage.store import Store
 from launch.arrays.shards import prepare
@@ -64,7 +65,7 @@ def texts_of(shards: Path, split: str) -> list[str]:
 def reader_of(shards: Path, split: str = "train") -> SampleReader:
     store = Store(shards)
     rows = ShardSet(store, split)
-    fingerprint = load_manifest(store)["fingerprint"]
+    fingerprint = load_manifest(store).fingerprint
     return SampleReader(rows, load_packing(store, rows, split, fingerprint, SEQ_LEN, SEED), "all")
 
 
@@ -99,7 +100,7 @@ def test_sequences_of_sources_with_weights_are_of_one_source_each_and_come_by_we
     assert not any(blue and red for blue, red in zip(is_blue, is_red, strict=True))
     store = Store(shards)
     rows = ShardSet(store, "train")
-    packing = load_packing(store, rows, "train", load_manifest(store)["fingerprint"], SEQ_LEN, SEED)
+    packing = load_packing(store, rows, "train", load_manifest(store).fingerprint, SEQ_LEN, SEED)
     red, _ = shares_of(packing, rows.groups)
     assert abs((order < red.sequences).mean() - 0.7) < 0.001
 
@@ -130,10 +131,10 @@ def test_weights_are_part_of_the_fingerprint_and_sources_go_on_as_they_were(make
     plain = load_shard_plan(Store(make("plain", "a.jsonl")))
     again = load_shard_plan(Store(make("one", "a.jsonl", "b.jsonl", weights="0.7,0.3")))
 
-    assert one["fingerprint"] != other["fingerprint"]
+    assert one.fingerprint != other.fingerprint
     assert type(plain) is ShardPlan
     assert isinstance(again, MixedPlan)
-    assert again.fingerprint == one["fingerprint"]
+    assert again.fingerprint == one.fingerprint
     assert "sources" not in json.loads(Path("plain/plan.json").read_text())
 
 

@@ -11,8 +11,9 @@ import pytest
 from instruct_core.data.batches import SampleReader
 from instruct_core.data.encoder import Encoder
 from instruct_core.data.packing import pack
+from instruct_core.data.set_manifest import load_manifest
 from instruct_core.data.shard_plan import scan
-from instruct_core.data.shards import ShardSet, load_manifest, write_manifest, write_shard
+from instruct_core.data.shards import ShardSet, write_manifest, write_shard
 from instruct_core.data.sources import Source
 from instruct_core.data.tokenizer import load_tokenizer, tokenizer_of_model, write_tokenizer
 from instruct_core.data.tokenizer_files import TOKENIZER_FOLDER
@@ -79,10 +80,11 @@ def test_shards_of_another_tokenizer_have_another_fingerprint_and_come_with_its_
     sets = [make_shards(tmp_path / f"shards-{base.name}", base, rows_file) for base in (one, other)]
 
     manifests = [load_manifest(Store(shards)) for shards in sets]
-    assert manifests[0]["fingerprint"] != manifests[1]["fingerprint"]
-    assert manifests[0]["own_tokenizer"]["name"] == "one"
+    assert manifests[0].fingerprint != manifests[1].fingerprint
+    assert manifests[0].own_tokenizer is not None
+    assert manifests[0].own_tokenizer.name == "one"
     copied = load_tokenizer(str(sets[1] / TOKENIZER_FOLDER))
-    assert copied.identity == manifests[1]["tokenizer"] == load_tokenizer(str(other)).identity
+    assert copied.identity == manifests[1].tokenizer == load_tokenizer(str(other)).identity
     assert copied.end_ids == load_tokenizer(str(other)).end_ids
 
 

@@ -70,6 +70,7 @@ class AnswerPlan(Plan):
     unread: list[str] = field(default_factory=list, compare=False)
     template_text: str = ""  # of a template that is no part of the code
     num_filled: int | None = None  # rows without what the types of their file filled in, if any
+    num_text_calls: int | None = None  # rows with calls of tools that stand in a text, if any
 
     @property
     def choices(self) -> dict[str, Any]:
@@ -87,6 +88,7 @@ class AnswerPlan(Plan):
             **sampling,
             **settings,
             "null_keys": "left out" if self.num_filled else "kept",
+            "text_calls": "read" if self.num_text_calls else "kept",
         }
 
     @property
@@ -101,6 +103,8 @@ class AnswerPlan(Plan):
             del choices["weights"]
         if not self.num_filled:  # and so of this
             del choices["null_keys"]
+        if not self.num_text_calls:  # and so of this
+            del choices["text_calls"]
         return fingerprint_of(choices)
 
     def as_begun(self, old: AnswerPlan) -> AnswerPlan:
@@ -120,6 +124,8 @@ class AnswerPlan(Plan):
             del document["template_text"]
         if not self.num_filled:
             del document["num_filled"]
+        if not self.num_text_calls:
+            del document["num_text_calls"]
         if self.settings.positions is None:
             del document["settings"]["positions"]
         if self.settings.weights == "fp32":
@@ -193,6 +199,7 @@ def scan_prompts(
         unread=check.unread,
         template_text=template.text,
         num_filled=asked.num_filled or None,
+        num_text_calls=asked.num_text_calls or None,
     )
 
 
@@ -209,7 +216,7 @@ class _Questions:
     def __init__(self, check: ColumnCheck, template: Template, answer_column: str) -> None:
         self._check, self._template, self._answer_column = check, template, answer_column
         self.names = {exchanges_name(template)}
-        self.num_filled = 0
+        self.num_filled = self.num_text_calls = 0
 
     def read(self, record: Record) -> None:
         """Take a row; raises BadRowError."""
@@ -217,6 +224,7 @@ class _Questions:
             with contextlib.suppress(EmptyQuestionError):  # answered with nothing
                 chat = self._check.chat(record)
                 self.num_filled += chat.had_fill
+                self.num_text_calls += chat.had_text_calls
                 self._template.segments(chat.turns, asks=True)
                 self.names.add(_name_of(self._template, chat.turns))
             refuse_taken(record.value, self._answer_column)

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from instruct_core.data.record import FIRST, MAX_RECORD_BYTES, Cursor, Record
+from instruct_core.data.record import FIRST, MAX_RECORD_BYTES, TOO_LONG, Cursor, Record
 from instruct_core.errors import BadRowError
 
 # A row without a mistake is suspected only if its quote spans so many lines that are rows.
@@ -34,10 +34,10 @@ def read_csv(file: Any, url: str, start: Cursor, delimiters: str) -> Iterator[Re
             among equals.
 
     Raises:
-        BadRowError: There is no header that can be used.
+        BadRowError: There is no header that can be used, or a line that is longer than any row.
     """
     csv.field_size_limit(MAX_RECORD_BYTES)
-    lines = _Lines(file)
+    lines = _Lines(file, url)
     header, delimiter = _read_header(lines, url, delimiters)
     if start != FIRST:
         lines.enter(start)
@@ -48,8 +48,8 @@ def read_csv(file: Any, url: str, start: Cursor, delimiters: str) -> Iterator[Re
 class _Lines:
     """Decoded lines of a binary file: those of the row at hand, and a way back to each of them."""
 
-    def __init__(self, file: Any) -> None:
-        self._file = file
+    def __init__(self, file: Any, url: str) -> None:
+        self._file, self._url = file, url
         self._given_back: deque[bytes] = deque()
         self._offset, self.line = FIRST
         self.begin_row()
@@ -81,7 +81,7 @@ class _Lines:
         return self
 
     def __next__(self) -> str:
-        raw: bytes = self._given_back.popleft() if self._given_back else self._file.readline()
+        raw = self._given_back.popleft() if self._given_back else self._read_line()
         if not raw:
             raise StopIteration
         encoding = "utf-8-sig"  # in any line: files were joined
@@ -94,6 +94,12 @@ class _Lines:
         except UnicodeDecodeError:
             self.flaw = self.flaw or "not valid UTF-8"
             return raw.decode(encoding, "surrogateescape")  # the parser must see its quotes
+
+    def _read_line(self) -> bytes:
+        raw: bytes = self._file.readline(MAX_RECORD_BYTES + 1)
+        if len(raw) > MAX_RECORD_BYTES:
+            raise BadRowError(f"Row {self._url}:{self.line} cannot be used: {TOO_LONG}. Fix it.")
+        return raw
 
 
 class _Parsed(NamedTuple):

@@ -30,7 +30,15 @@ from numpy.typing import NDArray
 
 from instruct_core.data.pieces import BYTE_OF_CHAR
 from instruct_core.data.token_rows import EncodedRows, Part, stretches_of
-from instruct_core.data.tokenizer_files import GPT2, MERGES, TOKENIZER, Ends, TokenizerFiles
+from instruct_core.data.tokenizer_files import (
+    CHAT_TEMPLATE,
+    GPT2,
+    MERGES,
+    SETTINGS,
+    TOKENIZER,
+    Ends,
+    TokenizerFiles,
+)
 from instruct_core.errors import CorruptFileError, MissingError
 
 END_OF_TEXT = "<|endoftext|>"
@@ -233,7 +241,7 @@ def is_gpt2(found: TokenizerFiles) -> bool:
         or before.get("add_prefix_space")
         or not before.get("use_regex", True)
         or document.get("normalizer")
-        or (document.get("post_processor") or {}).get("type", "ByteLevel") != "ByteLevel"
+        or not _adds_nothing(found)
         or [(token["content"], token["id"]) for token in added] != [(END_OF_TEXT, END_OF_TEXT_ID)]
     ):
         return False
@@ -247,6 +255,18 @@ def is_gpt2(found: TokenizerFiles) -> bool:
         and pieces == ranks
         and order == list(ranks)[256:]
     )
+
+
+def _adds_nothing(found: TokenizerFiles) -> bool:
+    """Return True if nothing is put before or behind a text, as GPT-2's files say it in two ways."""
+    step = found.document.get("post_processor") or {}
+    if step.get("type", "ByteLevel") == "ByteLevel":
+        return True
+    # By the second, which transformers 5 writes, a base with a template of its own is one of its own.
+    has_template = CHAT_TEMPLATE in found.files or found.documents.get(SETTINGS, {}).get(
+        "chat_template"
+    )
+    return step["type"] == "TemplateProcessing" and not (step.get("special_tokens") or has_template)
 
 
 def _spelled(piece: str) -> bytes:

@@ -14,6 +14,7 @@ import os
 import re
 import ssl
 import urllib.request
+from collections.abc import Iterable
 from typing import IO, NamedTuple
 from urllib.error import HTTPError, URLError
 
@@ -21,6 +22,10 @@ from instruct_core.errors import MissingError
 
 HUB = "https://huggingface.co"
 TIMEOUT_SECONDS = 10.0
+SPLITS = {
+    "train": "train", "training": "train", "validation": "validation", "valid": "validation",
+    "val": "validation", "dev": "validation", "test": "test", "testing": "test", "eval": "test",
+}  # fmt: skip
 _TYPED = re.compile(
     r"(?P<id>[\w.-]+/[\w.-]+)(?::(?P<config>[\w.-]+))?(?:@(?P<revision>[\w./-]+))?"
     r"(?:\[(?P<split>[\w.+-]+)\])?"
@@ -95,3 +100,12 @@ def _is_answered(endpoint: str) -> bool:
     except OSError:
         return False
     return True
+
+
+def splits_of(files: Iterable[str]) -> list[str]:
+    """Return of which splits files are, by words in their names, as load_dataset tells them."""
+    found = {""}
+    for file in files:
+        words = re.findall("[a-z]+", file.rsplit("/", 1)[-1].lower())
+        found.add(next((SPLITS[word] for word in words if word in SPLITS), ""))
+    return [split for split in dict.fromkeys(SPLITS.values()) if split in found]

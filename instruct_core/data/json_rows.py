@@ -20,10 +20,13 @@ from instruct_core.data.record import (
     FIRST,
     MAX_RECORD_BYTES,
     READ_BYTES,
+    TOO_LONG,
     Cursor,
     Cut,
     Record,
     cut_records,
+    lines_in,
+    pass_line,
 )
 from instruct_core.errors import BadRowError
 from instruct_core.storage.json_text import NestedError, RepeatedKeyError, parse_json
@@ -67,10 +70,13 @@ def cut_json(file: Any, url: str, first: int, every: int) -> Iterator[Cut]:
         return
     file.seek(0)
     offset, line, count, wanted = *FIRST, 0, first
-    for raw in file:
+    for raw in lines_in(file):
         offset += len(raw)
         line += 1
-        if not raw.isspace():
+        is_long = len(raw) > MAX_RECORD_BYTES
+        if is_long:
+            offset += pass_line(file, raw)
+        if is_long or not raw.isspace():
             count += 1
             if count == wanted:
                 yield Cut(count, Cursor(offset, line))
@@ -200,10 +206,13 @@ def _value_end(buffer: bytes, start: int) -> int:
 def _read_lines(file: Any, url: str, start: Cursor) -> Iterator[Record]:
     file.seek(start.offset)
     offset, line = start
-    for raw in file:
+    for raw in lines_in(file):
         offset += len(raw)
         line += 1
-        if not raw.isspace():
+        if len(raw) > MAX_RECORD_BYTES:
+            offset += pass_line(file, raw)
+            yield Record(url, line - 1, offset, line, problem=TOO_LONG)
+        elif not raw.isspace():
             yield _parse_line(raw, url, line - 1, offset, line)
 
 

@@ -49,7 +49,9 @@ class JsonTokenizer:
         self.end_id, self.end_ids = found.ends(self._vocabulary)
         self.end = next(piece for piece, id_ in self._vocabulary.items() if id_ == self.end_id)
         self.specials: Mapping[str, int] = MappingProxyType(self._control_tokens())
-        self.files = MappingProxyType(_with_ends(found.files, sorted(self.end_ids)))
+        self.files = MappingProxyType(
+            _with_ends(found, [self.end_id, *sorted(self.end_ids - {self.end_id})])
+        )
         self.begin_ids = _begin_ids(self._first)
         for engine in (self._first, self._later):
             engine.post_processor = None  # it would shorten what is known of a token's place
@@ -155,9 +157,12 @@ class JsonTokenizer:
                 )
 
 
-def _with_ends(files: dict[str, bytes], end_ids: list[int]) -> dict[str, bytes]:
-    """Return the files to copy; without the model's config.json the ends need a place of their own."""
-    return {GENERATION: orjson.dumps({"eos_token_id": end_ids})} | files
+def _with_ends(found: TokenizerFiles, end_ids: list[int]) -> dict[str, bytes]:
+    """Return the files to copy; what the model's config.json says of the ends needs another place."""
+    known = found.documents.get(GENERATION, {})
+    if known.get("eos_token_id") not in (None, []):
+        return found.files
+    return found.files | {GENERATION: orjson.dumps(known | {"eos_token_id": end_ids})}
 
 
 def _engine(document: dict[str, Any], where: str) -> tokenizers.Tokenizer:

@@ -207,7 +207,7 @@ def _noted(sources: Sequence[ShardPlan]) -> dict[str, Any]:
     """Return what is written where there is something to say, over all sources."""
     numbers = {
         name: sum(getattr(source, name) or 0 for source in sources) or None
-        for name in ("num_markers", "num_filled", "num_lossy")
+        for name in ("num_markers", "num_filled", "num_text_calls", "num_lossy")
     }
     unwritten = sum((Counter(source.unwritten or {}) for source in sources), Counter[str]())
     return {**numbers, "unwritten": dict(sorted(unwritten.items())) or None}

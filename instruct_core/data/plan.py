@@ -26,6 +26,10 @@ from instruct_core.storage.documents import dump_document, load_document
 from instruct_core.storage.store import Store
 
 PLAN = "plan.json"
+BEGUN = (
+    "These shards were begun by an earlier version, which {}, and cannot be finished by this one. Give "
+    "another --out, or remove them."
+)
 
 
 class Plan(ABC):

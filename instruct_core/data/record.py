@@ -8,10 +8,12 @@ One row of a source, or what is wrong with it, and where the next one begins.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 READ_BYTES = 4 << 20
 MAX_RECORD_BYTES = 64 << 20  # a longer one is taken for a broken file
+TOO_LONG = "it is longer than 64 MB (is all of the file one line?)"
 
 
 class Cursor(NamedTuple):
@@ -45,6 +47,20 @@ class Record(NamedTuple):
     def where(self) -> str:
         """File and line, for messages."""
         return f"{self.url}:{self.line}"
+
+
+def lines_in(file: Any) -> Iterator[bytes]:
+    """Yield the lines of a binary file from where it stands; of one that is too long its beginning."""
+    return iter(partial(file.readline, MAX_RECORD_BYTES + 1), b"")
+
+
+def pass_line(file: Any, begun: bytes) -> int:
+    """Go behind a line of which this was the beginning; return how many bytes that took."""
+    num_bytes = 0
+    while begun and not begun.endswith(b"\n"):
+        begun = file.readline(READ_BYTES)
+        num_bytes += len(begun)
+    return num_bytes
 
 
 class Cut(NamedTuple):

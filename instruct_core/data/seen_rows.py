@@ -52,6 +52,7 @@ class Notes:
     num_open_starts: int = 0
     num_markers: int = 0
     num_filled: int = 0  # that had keys of tools or calls which only other rows have
+    num_text_calls: int = 0  # that have calls of tools which stand in a text
     num_lossy: int = 0  # that have characters which no token says
     unwritten: Counter[str] = field(default_factory=Counter)
     """Whose words the template does not write as they stand: in how many rows each."""
@@ -131,6 +132,7 @@ class RowReader:
         notes.has_chats = notes.has_chats or not chat.is_exchange or chat.has_open_end
         notes.num_markers += any(map(_has_marker, chat.turns))
         notes.num_filled += chat.had_fill
+        notes.num_text_calls += chat.had_text_calls
         notes.num_lossy += self._loses is not None and self._loses(text)
         if self._template.text:  # the code's own leave nothing out
             notes.unwritten.update(unwritten(chat.turns, segments))
@@ -169,7 +171,7 @@ class SeenRows:
         self.drafts: list[Draft] = []
         self.bad_rows: list[dict[str, str]] = []
         self.num_rows = self.num_bad_rows = self.num_open_ends = self.num_open_starts = 0
-        self.num_markers = self.num_filled = self.num_lossy = 0
+        self.num_markers = self.num_filled = self.num_text_calls = self.num_lossy = 0
         self._unwritten = Counter[str]()
         self._has_chats, self._is_anew = bool(check.columns.messages), False
 
@@ -186,6 +188,7 @@ class SeenRows:
         self.num_open_starts += notes.num_open_starts
         self.num_markers += notes.num_markers
         self.num_filled += notes.num_filled
+        self.num_text_calls += notes.num_text_calls
         self.num_lossy += notes.num_lossy
         self._unwritten += notes.unwritten
         self._is_anew = self._is_anew or notes.is_anew
@@ -206,6 +209,7 @@ class SeenRows:
             "num_open_ends": self.num_open_ends,
             "num_open_starts": self.num_open_starts,
             "num_markers": self.num_markers or None,
+            "num_text_calls": self.num_text_calls or None,
             "num_lossy": self.num_lossy or None,
             "unwritten": dict(sorted(self._unwritten.items())) or None,
             "num_filled": self.num_filled if has_types(self._source.files) else None,

@@ -24,7 +24,7 @@ from instruct_core.data.encoder import GPT2S, Encoder, OwnTokenizer
 from instruct_core.data.encoding import SPANS_FORMAT
 from instruct_core.data.long_rows import LongRows
 from instruct_core.data.order import sample_at
-from instruct_core.data.plan import Plan
+from instruct_core.data.plan import BEGUN, Plan
 from instruct_core.data.ranges import SourceFile, Start
 from instruct_core.data.reading import How, read_rows
 from instruct_core.data.records import format_of, has_types
@@ -41,14 +41,11 @@ BY_PLACE = "place-1"  # rows to validate with were drawn by their number, in pla
 BY_TEXT = "text-1"
 FORMAT_2_KEYS = {"split", "val_hashes", "num_duplicates", "more_bad_rows", "refused", "unread"}
 # Written where there is something to say.
-OPTIONAL_KEYS = ("own_tokenizer", "val_rows", "num_markers", "num_filled", "num_lossy", "unwritten")
-FORMAT_3_KEYS = {
-    "template_typed", "template_text", "long_rows", "num_open_ends", "num_open_starts",
-}  # fmt: skip
-_BEGUN = (
-    "These shards were begun by an earlier version, which {}, and cannot be finished by this one. Give "
-    "another --out, or remove them."
-)
+OPTIONAL_KEYS = (
+    "own_tokenizer", "val_rows", "num_markers", "num_filled", "num_text_calls", "num_lossy",
+    "unwritten",
+)  # fmt: skip
+FORMAT_3_KEYS = {"template_typed", "template_text", "long_rows", "num_open_ends", "num_open_starts"}
 
 
 @dataclass(frozen=True)
@@ -81,6 +78,7 @@ class ShardPlan(Plan):
     val_rows: int | None = None  # to validate with, where that was said
     num_markers: int | None = None  # rows whose text has a marker of a picture or sound, if any
     num_filled: int | None = None  # rows without what the types of their file filled in; None: kept
+    num_text_calls: int | None = None  # rows with calls of tools that stand in a text, if any
     num_lossy: int | None = None  # rows with characters that the tokenizer has no token for, if any
     unwritten: dict[str, int] | None = None  # rows that lose words to the template, by whose
     # From here on: what format 3 has besides.
@@ -132,6 +130,7 @@ class ShardPlan(Plan):
             "refused": self.refused,
             "val_rows": self.val_rows,
             "null_keys": "left out" if self.num_filled else "kept",
+            "text_calls": "read" if self.num_text_calls else "kept",
         }
 
     @property
@@ -148,7 +147,7 @@ class ShardPlan(Plan):
         if self.format == 1:
             del choices["split"], choices["refused"]
         # Plans of before there was such a choice have no word for it.
-        usual = {"long_rows": "cut", "val_rows": None, "null_keys": "kept"}
+        usual = {"long_rows": "cut", "val_rows": None, "null_keys": "kept", "text_calls": "kept"}
         choices = {name: v for name, v in choices.items() if (name, v) not in usual.items()}
         return fingerprint_of([hashes, split, choices])
 
@@ -158,8 +157,7 @@ class ShardPlan(Plan):
         later = FORMAT_3_KEYS if self.format < SPANS_FORMAT else set[str]()
         later = later | FORMAT_2_KEYS if self.format == 1 else later
         later = later | {name for name in OPTIONAL_KEYS if getattr(self, name) is None}
-        document = {key: value for key, value in document.items() if key not in later}
-        return document | {"format": self.format}
+        return {k: v for k, v in document.items() if k not in later} | {"format": self.format}
 
     def still_fits(
         self,
@@ -230,7 +228,7 @@ class ShardPlan(Plan):
             ConfigError: It was planned with a version that wrote chats in another way.
         """
         if self.may_end_once:
-            raise ConfigError(_BEGUN.format("learnt the last answer of a chat alone"))
+            raise ConfigError(BEGUN.format("learnt the last answer of a chat alone"))
         columns = parse_columns(self.columns)
         count = min(self.rows_per_shard, self.num_rows - shard * self.rows_per_shard)
         for record in self.records(shard, count):
@@ -243,7 +241,9 @@ class ShardPlan(Plan):
                 yield None
                 continue
             if chat.had_fill and self.may_have_fill:
-                raise ConfigError(_BEGUN.format("learnt null for keys that only other rows have"))
+                raise ConfigError(BEGUN.format("learnt null for keys that only other rows have"))
+            if chat.had_text_calls and not self.num_text_calls:
+                raise ConfigError(BEGUN.format("learnt calls that stand in a text as they stand"))
             yield row
 
 

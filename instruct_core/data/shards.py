@@ -16,7 +16,7 @@ Where the tokenizer is not GPT-2's, its files lie in `tokenizer/`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -24,19 +24,24 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from instruct_core.data.alpaca import ALPACA_1
 from instruct_core.data.encoding import SPANS_FORMAT, Encoded, encode
 from instruct_core.data.gpt2_tokenizer import END_OF_TEXT_ID, VOCAB_SIZE
 from instruct_core.data.long_rows import LongRows
 from instruct_core.data.order import sample_at
-from instruct_core.data.remake import command_that_makes
+from instruct_core.data.set_manifest import (
+    MANIFEST,
+    MixedSource,
+    ShardFile,
+    ShardManifest,
+    load_manifest,
+    manifest_of,
+)
 from instruct_core.data.template import Template, text_of
 from instruct_core.data.templates import template_of
 from instruct_core.data.tokenizer import Tokenizer, load_tokenizer
 from instruct_core.data.tokenizer_files import GPT2, TOKENIZER_FOLDER
 from instruct_core.data.verified_file import Column, VerifiedFiles
 from instruct_core.errors import CorruptFileError, MissingError
-from instruct_core.storage.documents import load_sealed, seal
 from instruct_core.storage.store import Store
 from instruct_core.storage.tensor_file import file_views, from_numpy, hash_arrays, parse_header
 
@@ -102,7 +107,7 @@ def is_written(store: Store, plan: ShardPlan, shard: int) -> bool:
     return all(_entry(store, plan, split, shard) for split in SPLITS)
 
 
-def _entry(store: Store, plan: ShardPlan, split: str, shard: int) -> dict[str, Any] | None:
+def _entry(store: Store, plan: ShardPlan, split: str, shard: int) -> ShardFile | None:
     """Return a file's line of the manifest; None unless it is there and verifies."""
     name = shard_name(split, shard)
     try:
@@ -113,13 +118,8 @@ def _entry(store: Store, plan: ShardPlan, split: str, shard: int) -> dict[str, A
     arrays = {key: place.view(data) for key, place in places.items()}
     if metadata != _metadata(plan, split, shard) | {"payload_xxh3": hash_arrays(arrays)}:
         return None
-    return {
-        "file": name,
-        "rows": len(arrays["offsets"]) - 1,
-        "tokens": len(arrays["tokens"]),
-        "bytes": len(data),
-        "xxh3": xxhash.xxh3_128_hexdigest(data),
-    }
+    rows, tokens = len(arrays["offsets"]) - 1, len(arrays["tokens"])
+    return ShardFile(name, rows, tokens, len(data), xxhash.xxh3_128_hexdigest(data))
 
 
 def missing_shards(store: Store, plan: ShardPlan) -> list[int]:
@@ -134,37 +134,13 @@ def missing_shards(store: Store, plan: ShardPlan) -> list[int]:
 
 def write_manifest(store: Store, plan: ShardPlan) -> bool:
     """Verify every shard and write the document that completes the set; False if one is not right."""
-    files = {
+    found = {
         split: [_entry(store, plan, split, k) for k in range(plan.num_parts)] for split in SPLITS
     }
-    if not all(entry for entries in files.values() for entry in entries):
+    files = {split: [entry for entry in entries if entry] for split, entries in found.items()}
+    if files != found:
         return False
-    document: dict[str, Any] = {
-        "format": plan.format,
-        "fingerprint": plan.fingerprint,
-        "source": plan.identity,
-        "source_rows": plan.num_rows,
-        "columns": plan.columns,
-        "template": plan.template,
-        "tokenizer": plan.tokenizer,
-    }
-    for split, entries in files.items():
-        document[f"{split}_rows"] = sum(entry["rows"] for entry in entries if entry)
-        document[f"{split}_tokens"] = sum(entry["tokens"] for entry in entries if entry)
-    if plan.format > 1:
-        document |= {
-            "split": plan.split,
-            "unread": plan.unread,
-            "num_duplicates": plan.num_duplicates,
-        }
-    if plan.own_tokenizer is not None:
-        document["own_tokenizer"] = vars(plan.own_tokenizer)
-    if plan.format >= SPANS_FORMAT:
-        document |= plan.rendering
-    if plan.mixture:
-        document["mixture"] = plan.mixture
-    document |= files | {"num_bad_rows": plan.num_bad_rows, "bad_rows": plan.bad_rows}
-    store.replace("manifest.json", seal(document))
+    store.replace(MANIFEST, manifest_of(plan, **files).data)
     for split in SPLITS:
         for name in store.names(split):
             if name.startswith("."):  # begun by a task that was killed
@@ -172,32 +148,10 @@ def write_manifest(store: Store, plan: ShardPlan) -> bool:
     return True
 
 
-def load_manifest(store: Store) -> dict[str, Any]:
-    """
-    Return the manifest of a complete shard set.
-
-    Raises:
-        MissingError: There is none: the set was never made, or is not finished.
-        CorruptFileError: It is no manifest.
-    """
-    make = f"Make it: {command_that_makes(store)}"
-    try:
-        manifest = load_sealed(store, "manifest.json")
-    except FileNotFoundError:
-        raise MissingError(
-            f"Shards {store.url} are not there or not finished: no manifest.json. {make}"
-        ) from None
-    except CorruptFileError as error:
-        raise CorruptFileError(f"{error} {make}") from error
-    if any(key not in manifest for key in ("fingerprint", *SPLITS)):
-        raise CorruptFileError(f"{store.where('manifest.json')} is no manifest of shards. {make}")
-    return manifest
-
-
 def is_complete(store: Store, plan: ShardPlan) -> bool:
     """Return True if the manifest is there and of this plan."""
     try:
-        return bool(load_manifest(store)["fingerprint"] == plan.fingerprint)
+        return load_manifest(store).fingerprint == plan.fingerprint
     except (MissingError, CorruptFileError):
         return False
 
@@ -219,27 +173,27 @@ class ShardSet:
         MissingError: The set is not finished.
     """
 
-    def __init__(self, store: Store, split: str, manifest: dict[str, Any] | None = None) -> None:
+    def __init__(self, store: Store, split: str, manifest: ShardManifest | None = None) -> None:
         manifest = manifest or load_manifest(store)
-        self._store, self._entries = store, manifest[split]
-        own = manifest.get("own_tokenizer")
-        self._has_own, self.end_id = own is not None, own["end_id"] if own else END_OF_TEXT_ID
-        self._written = manifest.get("template", ALPACA_1), manifest.get("template_text", "")
-        self.long_rows: LongRows = manifest.get("long_rows", "cut")
-        self.vocab_size = own["vocab_size"] if own else VOCAB_SIZE
-        self._first_rows = np.cumsum([0, *(entry["rows"] for entry in self._entries)])
-        mixture = manifest.get("mixture", []) if split == "train" else []
-        self.groups, self.sources = self._groups(mixture), [part["source"] for part in mixture]
+        self._store, self._entries = store, manifest.files(split)
+        own = manifest.own_tokenizer
+        self._has_own, self.end_id = own is not None, own.end_id if own else END_OF_TEXT_ID
+        self._written = manifest.template, manifest.template_text or ""
+        self.long_rows: LongRows = manifest.long_rows or "cut"
+        self.vocab_size = own.vocab_size if own else VOCAB_SIZE
+        self._first_rows = np.cumsum([0, *(entry.rows for entry in self._entries)])
+        mixture = manifest.mixture or [] if split == "train" else []
+        self.groups, self.sources = self._groups(mixture), [part.source for part in mixture]
         self._files = VerifiedFiles(store, self._entries)
 
     def __len__(self) -> int:
         return int(self._first_rows[-1])
 
-    def _groups(self, mixture: list[dict[str, Any]]) -> list[tuple[int, float]]:
+    def _groups(self, mixture: Sequence[MixedSource]) -> list[tuple[int, float]]:
         """Return how many rows each source has that is read at a pace of its own, and its weight."""
         entries = iter(self._entries)
-        counts = [sum(next(entries)["rows"] for _ in range(part["shards"])) for part in mixture]
-        return [(rows, float(part["weight"])) for rows, part in zip(counts, mixture, strict=True)]
+        counts = [sum(next(entries).rows for _ in range(part.shards)) for part in mixture]
+        return [(rows, part.weight) for rows, part in zip(counts, mixture, strict=True)]
 
     @cached_property
     def tokenizer(self) -> Tokenizer:

@@ -30,7 +30,7 @@ import xxhash
 from fsspec.implementations.local import LocalFileSystem
 
 from instruct_core.data.builtin import builtin_rows
-from instruct_core.data.hub import Dataset, dataset_of, fetch
+from instruct_core.data.hub import Dataset, dataset_of, fetch, splits_of
 from instruct_core.data.records import FORMATS, ending_of, format_of
 from instruct_core.data.unpacking import COMPRESSIONS, unpack
 from instruct_core.errors import ConfigError, InstructError, MissingError
@@ -77,7 +77,7 @@ def resolve_source(name: str, out: Store) -> Source:
 
     Raises:
         MissingError: No such file, no match of a glob, or no dataset of that name can be had.
-        ConfigError: A folder without rows, or a kind of file that is not read.
+        ConfigError: A folder without rows, or of several splits, or a kind of file that is not read.
     """
     if name == BUILTIN:
         return _builtin(out)
@@ -90,6 +90,8 @@ def resolve_source(name: str, out: Store) -> Source:
             f"Source {name} is not there: no file or dataset of that name. "
             "Give a path, a glob, a URL, a Hugging Face dataset id, or builtin."
         )
+    if not GLOB.search(name):
+        _refuse_splits(name, files)
     return _of_files(name, files, left, out)
 
 
@@ -183,6 +185,15 @@ def _files_in(fs: Any, path: str, name: str) -> tuple[list[str], list[str]]:
             f"{more}."
         )
     return [_url(fs, seen[n]["name"]) for n in with_rows], [n for n in files if n not in with_rows]
+
+
+def _refuse_splits(name: str, files: Sequence[str]) -> None:
+    """Refuse a folder with the splits of a dataset: what is there to test with would be learnt."""
+    if len(splits := splits_of(files)) > 1:
+        raise ConfigError(
+            f"Source {name} is a folder with several splits ({', '.join(splits)}), and all of them would "
+            f"be learnt. Name the files that are meant: '{name.rstrip('/')}/*{splits[0]}*'"
+        )
 
 
 def _has_rows(name: str) -> bool:

@@ -10,10 +10,12 @@ the whole, and a special token must stand behind every answer.
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
 
+import orjson
 import xxhash
 
 from instruct_core.data.alpaca import (
@@ -42,6 +44,7 @@ BEGIN
 {{- '<|im_start|>assistant\\n' }}
 {%- endif %}
 """
+SIDES = ("lstrip", "rstrip")  # on which a special token may take blanks away
 PROBE = Exchange("One?", "", "First.").turns + Exchange("Two?", "", "Second.").turns
 
 
@@ -75,7 +78,7 @@ def choose_template(typed: str, tokenizer: Tokenizer) -> Template:
     try:
         if Path(typed).is_fifo():  # it would never end
             raise ConfigError(f"--template {typed} is no file but a pipe. Give a file.")
-        text = Path(typed).read_text(encoding="utf-8")
+        text = Path(typed).read_text(encoding="utf-8-sig")  # Windows writes a mark before it
     except FileNotFoundError:
         raise ConfigError(f"--template {typed} is not there.") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -198,6 +201,7 @@ def checked_template(what: str, text: str, tokenizer: Tokenizer) -> JinjaTemplat
     try:
         template = JinjaTemplate(_name(text), text, tokenizer, what)
         _check(template)
+        _refuse_lost_blanks(template, tokenizer)
     except ConfigError:
         raise
     except ValueError as error:
@@ -244,6 +248,20 @@ def _check(template: Template) -> None:
             f"before the answer of turn 2 (assistant) it writes {heading!r}, and not where "
             "add_generation_prompt is set"
         )
+
+
+def _refuse_lost_blanks(template: Template, tokenizer: Tokenizer) -> None:
+    """Refuse a blank beside a special token that takes it away where the base learnt: here it stays."""
+    added = orjson.loads(tokenizer.files.get("tokenizer.json", b"{}")).get("added_tokens", [])
+    taking = {(token["content"], side) for token in added for side in SIDES if token.get(side)}
+    for before, after in itertools.pairwise(template.segments(PROBE) if taking else []):
+        text, side = (after.text, "lstrip") if after.is_special else (before.text, "rstrip")
+        is_beside = (before.text[-1:] if after.is_special else after.text[:1]).isspace()
+        if is_beside and (text, side) in taking:
+            raise ValueError(
+                f"it writes a blank beside {text}, which has {side} in the base's tokenizer.json and "
+                "takes it away there, and here it stays"
+            )
 
 
 def _name(text: str) -> str:

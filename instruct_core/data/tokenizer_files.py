@@ -31,8 +31,9 @@ SPECIAL = "special_tokens_map.json"
 GENERATION = "generation_config.json"
 MODEL = "config.json"
 MERGES = "merges.txt"  # of GPT-2, in a folder without tokenizer.json
+CHAT_TEMPLATE = "chat_template.jinja"
 # What goes along with a shard set, a run and an export; config.json is a model's, and stays.
-COPIED = (TOKENIZER, SETTINGS, SPECIAL, GENERATION, "chat_template.jinja")
+COPIED = (TOKENIZER, SETTINGS, SPECIAL, GENERATION, CHAT_TEMPLATE)
 
 
 class Ends(NamedTuple):

@@ -38,6 +38,8 @@ class Turn(NamedTuple):
     """Of a system turn, which may say nothing else: what the assistant may call, in OpenAI's form."""
     unread: tuple[str, ...] = ()
     """Keys of its message that nobody reads; none in a chat, which counts them."""
+    has_text_calls: bool = False
+    """Of an assistant's turn: its calls were a text; never in a chat, which notes it."""
 
     @property
     def spoken(self) -> str:
@@ -74,6 +76,7 @@ class Chat(NamedTuple):
     has_open_start: bool = False  # answers before the first question were left out
     unread: tuple[str, ...] = ()  # keys of messages that nobody reads, once for each message
     had_fill: bool = False  # keys of tools or calls were left out that only other rows have
+    had_text_calls: bool = False  # calls of tools were read that stand in a text
 
     @property
     def is_exchange(self) -> bool:
@@ -107,8 +110,9 @@ def ordered(turns: Sequence[Turn], is_answered: bool = True) -> Chat:
         ValueError: The turns are in no such order, or one of them is empty; said of their column.
     """
     unread = tuple([name for turn in turns for name in turn.unread])
-    if unread:
-        turns = [turn._replace(unread=()) for turn in turns]
+    had_text_calls = True in [turn.has_text_calls for turn in turns]
+    if unread or had_text_calls:
+        turns = [turn._replace(unread=(), has_text_calls=False) for turn in turns]
     head = [turn for turn in turns[:1] if turn.role == "system"]
     said = list(turns[len(head) :])
     if any(turn.role == "system" for turn in said):
@@ -129,7 +133,9 @@ def ordered(turns: Sequence[Turn], is_answered: bool = True) -> Chat:
     body_end = body[:end]
     _check_said(body_end, is_answered)
     system = [turn for turn in head if turn.text.strip()]
-    return Chat((*system, *body_end), end < len(body), first > 0, unread)
+    return Chat(
+        (*system, *body_end), end < len(body), first > 0, unread, had_text_calls=had_text_calls
+    )
 
 
 def _joined(turns: Sequence[Turn]) -> list[Turn]:

@@ -1,7 +1,7 @@
 """
 The files of shards as they lie on disk, each verified when it is first opened.
 
-    files = VerifiedFiles(store, manifest["train"])
+    files = VerifiedFiles(store, manifest.train)
     files.columns(3)["tokens"].rows(12, 40)               # read from the disk
 
 None is mapped into memory: a page that was verified may have left memory since, and where the disk does
@@ -28,6 +28,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from instruct_core.data.remake import command_that_makes
+from instruct_core.data.set_manifest import ShardFile
 from instruct_core.errors import CorruptFileError
 from instruct_core.storage.cache import local_copy
 from instruct_core.storage.looks import is_there
@@ -141,7 +142,7 @@ class VerifiedFiles:
         entries: Their lines of the manifest.
     """
 
-    def __init__(self, store: Store, entries: Sequence[dict[str, Any]]) -> None:
+    def __init__(self, store: Store, entries: Sequence[ShardFile]) -> None:
         # Nothing in it knows of this object, so all are closed as soon as it is gone.
         self._open = lru_cache(MAX_OPEN)(partial(_opened, store, entries, {}))
 
@@ -157,14 +158,14 @@ class VerifiedFiles:
 
 
 def _opened(
-    store: Store, entries: Sequence[dict[str, Any]], verified: dict[int, Verified], number: int
+    store: Store, entries: Sequence[ShardFile], verified: dict[int, Verified], number: int
 ) -> dict[str, Column]:
     """Return the tensors of a file, open from now on; note it among the verified ones."""
     known = verified.get(number)
     if known is not None and (columns := _opened_again(known)) is not None:
         return columns
     entry = entries[number]
-    path = local_copy(store, entry["file"], entry["bytes"], entry["xxh3"])
+    path = local_copy(store, entry.file, entry.bytes, entry.xxh3)
     try:
         file, known = on_a_disk(path, lambda: _open(path, store, entry))
     except CorruptFileError:
@@ -185,23 +186,23 @@ def _opened_again(known: Verified) -> dict[str, Column] | None:
     return None
 
 
-def _open(path: Path, store: Store, entry: dict[str, Any]) -> tuple[OpenFile, Verified]:
+def _open(path: Path, store: Store, entry: ShardFile) -> tuple[OpenFile, Verified]:
     if not is_there(path):
         raise _unfit(store, entry, "is gone, though the manifest names it")
-    if (size := path.stat().st_size) != entry["bytes"]:
-        raise _unfit(store, entry, f"is corrupt: it has {size} bytes, expected {entry['bytes']}")
+    if (size := path.stat().st_size) != entry.bytes:
+        raise _unfit(store, entry, f"is corrupt: it has {size} bytes, expected {entry.bytes}")
     file = OpenFile(path)
     with FileIO(file.descriptor, closefd=False) as content:
-        if _digest(content) != entry["xxh3"]:
+        if _digest(content) != entry.xxh3:
             raise _unfit(store, entry, "is corrupt: xxh3 differs from the manifest")
     head = file.read(0, 8 + int.from_bytes(file.read(0, 8), "little"))
     places, _ = parse_header(head, str(path), size)
     return file, Verified(path, file.state, places)
 
 
-def _unfit(store: Store, entry: dict[str, Any], problem: str) -> CorruptFileError:
+def _unfit(store: Store, entry: ShardFile, problem: str) -> CorruptFileError:
     """Return what is raised of a file; the command is read from the store, so it is asked for here."""
-    where, rebuild = store.where(entry["file"]), command_that_makes(store)
+    where, rebuild = store.where(entry.file), command_that_makes(store)
     return CorruptFileError(f"Shard {where} {problem}. Rebuild it: {rebuild}")
 
 

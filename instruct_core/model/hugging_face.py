@@ -106,10 +106,11 @@ def tokenizer_files(model: str, shape: Shape) -> Mapping[str, bytes]:
         known = json.loads(files[TOKENIZER_SETTINGS])
         limited = known | {"model_max_length": shape.trained_positions}
         files[TOKENIZER_SETTINGS] = json.dumps(limited, indent=1).encode()
-    if more := end_ids(template, tokenizer) - tokenizer.end_ids:
-        known = json.loads(files[GENERATION])
-        ends = sorted(tokenizer.end_ids - {tokenizer.end_id} | more)
-        files[GENERATION] = json.dumps(known | {"eos_token_id": [tokenizer.end_id, *ends]}).encode()
+    known = json.loads(files[GENERATION])  # a base's own may not name all, or none
+    said, ends = known.get("eos_token_id"), end_ids(template, tokenizer)
+    if not ends <= set(said if isinstance(said, list) else [said]):
+        numbers = [tokenizer.end_id, *sorted(ends - {tokenizer.end_id})]
+        files[GENERATION] = json.dumps(known | {"eos_token_id": numbers}).encode()
     return files | {TEMPLATE: jinja_of(template, tokenizer).encode()}
 
 

@@ -71,6 +71,11 @@ def _how_written(plan: ShardPlan) -> list[str]:
             f"Markers: {counted(plan.num_markers, 'row')} with <image>, <video>, <audio> or the like in "
             "the text, learnt as text: pictures and sounds are not read"
         )
+    if plan.num_text_calls:
+        lines.append(
+            f"Calls: {counted(plan.num_text_calls, 'row')} with calls of tools in a role of their own, "
+            "written as the template writes calls"
+        )
     if plan.num_filled:
         lines.append(
             f"Tables: {counted(plan.num_filled, 'row')} without keys of tools or calls that only other "

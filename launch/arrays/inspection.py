@@ -14,7 +14,8 @@ from typing import Any
 
 from instruct_core.data.inspection import Piece, lines_of, pieces_seen
 from instruct_core.data.packing import packing_of
-from instruct_core.data.shards import SPLITS, ShardSet, load_manifest
+from instruct_core.data.set_manifest import load_manifest
+from instruct_core.data.shards import SPLITS, ShardSet
 from instruct_core.errors import MissingError
 from instruct_core.recipe import Recipe
 from instruct_core.storage.store import Store

@@ -22,11 +22,11 @@ from instruct_core.data.encoder import Encoder
 from instruct_core.data.fast_tokenizer import choose_tokenizer
 from instruct_core.data.long_rows import LongRows
 from instruct_core.data.reading import How
+from instruct_core.data.set_manifest import load_manifest
 from instruct_core.data.shard_plan import ShardPlan, scan
 from instruct_core.data.shards import (
     SPLITS,
     is_complete,
-    load_manifest,
     write_manifest,
     write_shard,
 )
@@ -275,9 +275,9 @@ def _work(
     def ready() -> str:
         manifest = load_manifest(store)
         return (
-            f"Shards are ready in {store.url}: {counted(manifest['train_rows'], 'row')} and "
-            f"{counted(manifest['train_tokens'], 'token')} to train on, "
-            f"{counted(manifest['val_rows'], 'row')} to validate."
+            f"Shards are ready in {store.url}: {counted(manifest.train_rows, 'row')} and "
+            f"{counted(manifest.train_tokens, 'token')} to train on, "
+            f"{counted(manifest.val_rows, 'row')} to validate."
         )
 
     return Work(

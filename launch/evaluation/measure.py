@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from instruct_core.config import PRESETS, TrainConfig
 from instruct_core.data.lost_tokens import fate_of, learns_nothing
 from instruct_core.data.packing import Packing, pack
+from instruct_core.data.set_manifest import ShardManifest
 from instruct_core.data.shards import ShardSet
 from instruct_core.errors import ConfigError, MissingError
 from instruct_core.shape import trained_said, usable_positions, with_vocabulary
@@ -120,7 +121,7 @@ def _prepare(
     flags: Evaluate,
     subject: Subject,
     shards: str,
-    manifest: dict[str, Any],
+    manifest: ShardManifest,
     models: Sequence[Model],
 ) -> Data:
     """Return the rows, packed as the run packs them where both models have the positions."""
@@ -153,7 +154,7 @@ def _prepare(
                 f"with its answer has {positions:,} at most"
             )
             break
-    return Data(shards, manifest["fingerprint"], rows, packing, examples)
+    return Data(shards, manifest.fingerprint, rows, packing, examples)
 
 
 def _measure(when: str, model: Model, data: Data, max_new_tokens: int) -> Measured:

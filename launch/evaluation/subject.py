@@ -7,11 +7,11 @@ What is evaluated, what it is compared with, on which rows, and where the report
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from instruct_core.checkpoints.steps import step_name
 from instruct_core.config import TrainConfig
-from instruct_core.data.shards import load_manifest
+from instruct_core.data.set_manifest import ShardManifest, load_manifest
 from instruct_core.errors import ConfigError, RunConflictError
 from instruct_core.storage.store import Store
 from launch.console.lines import note
@@ -69,7 +69,7 @@ def find_base(flags: Evaluate, subject: Subject) -> str:
     return subject.config.init
 
 
-def find_shards(flags: Evaluate, subject: Subject) -> tuple[str, dict[str, Any]]:
+def find_shards(flags: Evaluate, subject: Subject) -> tuple[str, ShardManifest]:
     """Return the place of the shards, and their manifest."""
     config = subject.config
     if flags.shards:
@@ -80,14 +80,14 @@ def find_shards(flags: Evaluate, subject: Subject) -> tuple[str, dict[str, Any]]
         raise _not_told("--shards", flags, "what it was trained on.")
     with reachable("--shards", shards):
         manifest = load_manifest(Store(shards))
-    found = manifest["fingerprint"]
+    found = manifest.fingerprint
     if not flags.shards and config is not None and found != config.data_fingerprint:
         raise RunConflictError(
             f"Shards {shards} are not those the run {config.run} was trained on: fingerprint "
             f"{found[:12]}, expected {config.data_fingerprint[:12]}. Rows that it was trained on may "
             "be among those to validate now. Give the old ones, or these on purpose: --shards PLACE"
         )
-    same_tokenizer(subject.place, f"model {subject.place}", shards, manifest)
+    same_tokenizer(subject.place, f"model {subject.place}", shards, manifest.tokenizer)
     return shards, manifest
 
 

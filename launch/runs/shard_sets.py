@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from instruct_core.data.remake import command_that_makes
-from instruct_core.data.shards import load_manifest
+from instruct_core.data.set_manifest import load_manifest
 from instruct_core.errors import ConfigError, MissingError
 from instruct_core.storage.documents import load_document
 from instruct_core.storage.store import Store
@@ -72,7 +72,7 @@ def fingerprint_of(shards: str, can_wait: bool) -> str:
     """
     store = Store(shards)
     if store.exists("manifest.json"):
-        return str(load_manifest(store)["fingerprint"])
+        return load_manifest(store).fingerprint
     if not can_wait:
         raise ConfigError(
             f"Shards {shards} are still being made on Slurm. Wait for them, or train on Slurm too."

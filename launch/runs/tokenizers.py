@@ -8,13 +8,12 @@ shards and a model have the same.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from instruct_core.data.remake import command_that_makes
 from instruct_core.data.templates import base_template
 from instruct_core.data.tokenizer import Tokenizer, load_tokenizer, place_of_tokenizer
-from instruct_core.data.tokenizer_files import GPT2
+from instruct_core.data.tokenizer_files import GPT2, TOKENIZER, TOKENIZER_FOLDER
 from instruct_core.errors import ConfigError
 from instruct_core.storage.store import Store
 from launch.runs.hub import SHORT, hub_id, tokenizer_folder
@@ -45,7 +44,7 @@ def find_tokenizer(typed: str) -> Found:
     return Found(absolute(typed), absolute(typed))
 
 
-def same_tokenizer(model: str, words: str, shards: str, document: Mapping[str, Any]) -> Tokenizer:
+def same_tokenizer(model: str, words: str, shards: str, made_with: str | None) -> Tokenizer:
     """
     Return the tokenizer of a model and of shards.
 
@@ -56,7 +55,7 @@ def same_tokenizer(model: str, words: str, shards: str, document: Mapping[str, A
         model: Path or URL.
         words: The model as messages name it.
         shards: Place of the set.
-        document: Its manifest, or its plan until there is one; nothing where it is to be made.
+        made_with: What its manifest names, or its plan until there is one; None where it is to be made.
 
     Raises:
         ConfigError: They have different ones; says the command that makes the right shards.
@@ -64,8 +63,10 @@ def same_tokenizer(model: str, words: str, shards: str, document: Mapping[str, A
     """
     place = place_of_tokenizer(model)
     tokenizer = load_tokenizer(place)
-    made_with = document.get("tokenizer", tokenizer.identity)
-    if made_with == tokenizer.identity:
+    if made_with in (None, tokenizer.identity):
+        return tokenizer
+    own = Store(shards) / TOKENIZER_FOLDER  # which an earlier version may have named otherwise
+    if own.exists(TOKENIZER) and load_tokenizer(own.url).identity == tokenizer.identity:
         return tokenizer
     has_template = base_template(tokenizer) is not None
     make = command_that_makes(Store(shards), f"{shards}-{tokenizer.name}", place, has_template)

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 from instruct_core.config import TrainConfig
 from instruct_core.data.packing import load_packing
-from instruct_core.data.shards import ShardSet, load_manifest
+from instruct_core.data.set_manifest import load_manifest
+from instruct_core.data.shards import ShardSet
 from instruct_core.errors import ConfigError
 from instruct_core.storage.store import Store
 from launch.flags.finetune import Finetune
@@ -39,7 +40,5 @@ def steps_of_epochs(epochs: float, config: TrainConfig) -> int:
         )
     manifest = load_manifest(store)
     rows = ShardSet(store, "train", manifest)
-    packing = load_packing(
-        store, rows, "train", manifest["fingerprint"], config.seq_len, config.seed
-    )
+    packing = load_packing(store, rows, "train", manifest.fingerprint, config.seq_len, config.seed)
     return max(1, math.ceil(epochs * packing.num_sequences / config.global_batch_size))

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from instruct_core.config import TrainConfig
 from instruct_core.data.lost_tokens import check_learns, fate_of, learns_nothing, lost_of
 from instruct_core.data.packing import Packing, load_packing, shares_of
-from instruct_core.data.shards import ShardSet, load_manifest
+from instruct_core.data.set_manifest import ShardManifest, load_manifest
+from instruct_core.data.shards import ShardSet
 from instruct_core.errors import ConfigError
 from instruct_core.recipe import LEARNING_RATE, LORA_LEARNING_RATE
 from instruct_core.shape import Shape
@@ -187,9 +188,7 @@ def _data(plan: Plan) -> tuple[list[tuple[str, str]], float | None]:
         return [("Data", f"{config.shards}, still being made; {model}")], None
     manifest = load_manifest(store)
     rows = ShardSet(store, "train", manifest)
-    packing = load_packing(
-        store, rows, "train", manifest["fingerprint"], config.seq_len, config.seed
-    )
+    packing = load_packing(store, rows, "train", manifest.fingerprint, config.seq_len, config.seed)
     if not len(rows):
         raise ConfigError(f"Shards {config.shards} have no row to train on. Prepare more rows.")
     check_learns(rows, packing, config.loss_on)
@@ -203,17 +202,17 @@ def _data(plan: Plan) -> tuple[list[tuple[str, str]], float | None]:
     return [("Data", data), *mixture, ("Long", long)], epochs
 
 
-def _long_to_validate(store: Store, manifest: dict[str, Any], config: TrainConfig) -> str:
+def _long_to_validate(store: Store, manifest: ShardManifest, config: TrainConfig) -> str:
     """Return what is said of rows to validate that are too long for any loss; "" where one is not."""
     rows = ShardSet(store, "val", manifest)
-    packing = load_packing(store, rows, "val", manifest["fingerprint"], config.seq_len, config.seed)
+    packing = load_packing(store, rows, "val", manifest.fingerprint, config.seq_len, config.seed)
     if not len(rows) or not learns_nothing(rows, packing, config.loss_on):
         return ""
     return f"; every row to validate is {fate_of(rows)}: there is no validation loss"
 
 
 def _mixture(
-    manifest: dict[str, Any], rows: ShardSet, packing: Packing, config: TrainConfig
+    manifest: ShardManifest, rows: ShardSet, packing: Packing, config: TrainConfig
 ) -> list[tuple[str, str]]:
     """Return a row about sources with weights: how often each is read."""
     if not rows.groups:
@@ -222,9 +221,9 @@ def _mixture(
     shares = shares_of(packing, rows.groups)
     total = sum(share.weight for share in shares)
     words = [
-        f"{share.weight / total:.0%} {part['source']} "
+        f"{share.weight / total:.0%} {part.source} "
         f"({read * share.weight / total / max(1, share.sequences):,.1f} epochs)"
-        for share, part in zip(shares, manifest["mixture"], strict=True)
+        for share, part in zip(shares, manifest.mixture or [], strict=True)
     ]
     return [("Mix", ", ".join(words))]
 

@@ -42,7 +42,7 @@ def settle_vocabulary(shape: Shape, shards: str, has_shards: bool, init: str) ->
     if init == "random":
         own = document.get("own_tokenizer") or {}
         return Vocabulary(with_vocabulary(shape, own.get("vocab_size", VOCAB_SIZE)), GPT2)
-    tokenizer = same_tokenizer(init, f"--init {init}", shards, document)
+    tokenizer = same_tokenizer(init, f"--init {init}", shards, document.get("tokenizer"))
     if shape.vocab_size < tokenizer.vocab_size:
         raise ConfigError(
             f"--init {init} knows {shape.vocab_size:,} tokens, and its tokenizer has "

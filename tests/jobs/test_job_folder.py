@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from instruct_core.data.shards import load_manifest
+from instruct_core.data.set_manifest import load_manifest
 from instruct_core.errors import MissingError
 from instruct_core.storage import patience
 from instruct_core.storage.store import Store

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from instruct_core.data.dialects import openai, sharegpt
+from instruct_core.data.dialects.text_calls import is_calling, with_calls
 from instruct_core.data.turns import Turn
 from instruct_core.data.values import a_type, is_filled, listed
 
@@ -40,6 +41,7 @@ def _turn_of(message: dict[str, Any], where: str) -> Turn:
     # A table has fields for both, and null in those that a message does not use.
     is_openai = message.get("role") is not None or message.get("from") is None
     turn = openai.turn_of(message, where) if is_openai else sharegpt.turn_of(message, where)
+    read = with_calls(turn, where) if is_calling(message["role" if is_openai else "from"]) else turn
     role, said = (message.get(k) for k in (("from", "value") if is_openai else ("role", "content")))
     if is_filled(role) and openai.ROLES.get(str(role).strip().lower()) != turn.role:
         raise ValueError(f"{where} has both role and from, and they differ: leave one out")
@@ -47,7 +49,7 @@ def _turn_of(message: dict[str, Any], where: str) -> Turn:
         raise ValueError(f"{where} has both content and value, and they differ: leave one out")
     has_inside = turn.calls or type(message.get("content")) is list
     if message.keys() <= READ and not has_inside:  # as most
-        return turn
+        return read
     others = [name for name in message if name not in READ and is_filled(message[name])]
     inside = openai.unread_inside(message) if has_inside else []
-    return turn._replace(unread=tuple(others + inside))
+    return read._replace(unread=(*read.unread, *others, *inside))

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from instruct_core.data.csv_rows import MANY_LINES, read_csv
-from instruct_core.data.record import FIRST, Cursor, Record
+from instruct_core.data.record import FIRST, MAX_RECORD_BYTES, Cursor, Record
 from instruct_core.data.records import read_records
 from instruct_core.data.shard_plan import scan
 from instruct_core.data.sources import Source
@@ -217,6 +217,13 @@ def test_rows_of_utf_16_are_no_text() -> None:
 def test_header_that_is_none_is_refused_with_the_reason(data: bytes, reason: str) -> None:
     with pytest.raises(BadRowError, match=f"rows.csv:{reason}"):
         read(data)
+
+
+def test_line_longer_than_any_row_is_refused_by_its_number() -> None:
+    with pytest.raises(
+        BadRowError, match=r"Row rows.csv:3 cannot be used: it is longer than 64 MB"
+    ):
+        read(b"a,b\n1,2\n" + b"x" * 2 * MAX_RECORD_BYTES)
 
 
 def test_file_of_tabs_is_read_by_its_ending(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from instruct_core.data import json_rows
-from instruct_core.data.json_rows import read_json
-from instruct_core.data.record import FIRST, Cursor, Record
+from instruct_core.data.json_rows import cut_json, read_json
+from instruct_core.data.record import FIRST, MAX_RECORD_BYTES, READ_BYTES, Cursor, Record
 from instruct_core.errors import BadRowError
 
 
@@ -55,6 +55,40 @@ def test_bad_line_is_named(content: bytes, where: str, problem: str) -> None:
 
     assert bad.where == f"rows.json{where}"
     assert re.search(problem, bad.problem)
+
+
+class CountedLines(io.BytesIO):
+    """A file that notes how long the longest line was that anybody has held."""
+
+    longest = 0
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        raw = super().readline(size)
+        self.longest = max(self.longest, len(raw))
+        return raw
+
+    def __next__(self) -> bytes:
+        if raw := self.readline():
+            return raw
+        raise StopIteration
+
+
+@pytest.mark.parametrize("end", [b"\n", b""])
+def test_line_longer_than_any_row_is_one_bad_row_and_never_whole_in_memory(end: bytes) -> None:
+    long = b"x" * (MAX_RECORD_BYTES + 3 * READ_BYTES) + end
+    others = b'{"a": 2}\n' if end else b""
+    file = CountedLines(b'{"a": 1}\n' + long + others)
+
+    good, bad, *rest = read_json(file, "rows.json", FIRST)
+
+    assert (good.value, bad.where) == ({"a": 1}, "rows.json:2")
+    assert bad.problem.startswith("it is longer than 64 MB")
+    assert bad.next == Cursor(9 + len(long), 3)
+    assert [record.value for record in rest] == ([{"a": 2}] if end else [])
+    file.seek(0)
+    cuts = list(cut_json(file, "rows.json", 1, 1))
+    assert [cut.cursor for cut in cuts] == [record.next for record in (good, bad, *rest)]
+    assert file.longest == MAX_RECORD_BYTES + 1
 
 
 @pytest.mark.parametrize(

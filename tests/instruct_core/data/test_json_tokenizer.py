@@ -14,7 +14,6 @@ import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from instruct_core.data.fast_tokenizer import gpt2_as_json
 from instruct_core.data.gpt2_tokenizer import TOKENIZER_NAME
 from instruct_core.data.tokenizer import Tokenizer, load_tokenizer, tokenizer_of_model
 from instruct_core.errors import ConfigError, CorruptFileError, MissingError
@@ -167,6 +166,23 @@ def test_end_is_the_models_where_the_tokenizer_names_none(tmp_path: Path) -> Non
     assert load_tokenizer(str(folder)).end_id == 0
 
 
+def test_ends_of_the_model_go_along_where_its_file_for_generation_names_none(
+    tmp_path: Path,
+) -> None:
+    folder, copy = write_byte_level(tmp_path / "base", end=None), tmp_path / "copy"
+    (folder / "generation_config.json").write_text('{"do_sample": true}')
+    (folder / "config.json").write_text('{"eos_token_id": [2, 0]}')
+    tokenizer = load_tokenizer(str(folder))
+    copy.mkdir()
+    for name, data in tokenizer.files.items():
+        (copy / name).write_bytes(data)
+
+    again = load_tokenizer(str(copy))
+
+    assert (again.end_id, again.end_ids) == (tokenizer.end_id, frozenset({0, 2}))
+    assert json.loads(tokenizer.files["generation_config.json"])["do_sample"] is True
+
+
 def unigram(document: dict[str, Any]) -> None:
     pieces = [[text, 0.0] for text in ("<unk>", "</s>", "a", "▁", "b", "<", "/", "s", ">")]
     document["model"] = {"type": "Unigram", "unk_id": 0, "vocab": pieces, "byte_fallback": False}
@@ -238,22 +254,6 @@ def test_file_that_is_missing_or_broken_is_named(tmp_path: Path) -> None:
     (folder / "tokenizer.json").rename(folder / "tokenizer.model")
     with pytest.raises(MissingError, match=r"has no tokenizer.json. Convert tokenizer.model"):
         load_tokenizer(str(folder))
-
-
-def test_gpt2s_own_files_are_gpt2s_tokenizer(tmp_path: Path) -> None:
-    document = json.loads(gpt2_as_json())
-    document["added_tokens"] = [
-        {"id": 50256, "content": "<|endoftext|>", "single_word": False, "lstrip": False,
-         "rstrip": False, "normalized": True, "special": True}
-    ]  # fmt: skip
-    (tmp_path / "tokenizer.json").write_text(json.dumps(document))
-    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "<|endoftext|>"}')
-
-    assert load_tokenizer(str(tmp_path)).identity == TOKENIZER_NAME
-
-    document["added_tokens"][0] |= {"id": 50257, "content": "<|pad|>"}
-    (tmp_path / "tokenizer.json").write_text(json.dumps(document))
-    assert load_tokenizer(str(tmp_path)).identity != TOKENIZER_NAME
 
 
 def test_tokenizer_of_a_step_is_that_of_its_run(tmp_path: Path) -> None:

@@ -15,8 +15,9 @@ from instruct_core.data.long_rows import LongRows, pieces_of
 from instruct_core.data.lost_tokens import check_learns, learns_nothing, lost_of, measurable
 from instruct_core.data.mixed_plan import MixedPlan
 from instruct_core.data.packing import load_packing, pack, packing_of
+from instruct_core.data.set_manifest import load_manifest
 from instruct_core.data.shard_plan import ShardPlan, scan
-from instruct_core.data.shards import ShardSet, load_manifest, write_manifest, write_shard
+from instruct_core.data.shards import ShardSet, write_manifest, write_shard
 from instruct_core.data.sources import Source
 from instruct_core.data.split import hash_of
 from instruct_core.data.template import text_of
@@ -183,4 +184,4 @@ def test_set_of_which_no_row_is_left_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"--seq-len must be longer: all \d+ rows .* than 4 tokens"
     ):
-        load_packing(store, ShardSet(store, "train"), "train", manifest["fingerprint"], 4, 1)
+        load_packing(store, ShardSet(store, "train"), "train", manifest.fingerprint, 4, 1)

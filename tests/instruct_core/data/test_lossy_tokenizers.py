@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from instruct_core.data.mixed_plan import load_shard_plan
-from instruct_core.data.shards import load_manifest
+from instruct_core.data.set_manifest import load_manifest
 from instruct_core.data.tokenizer import load_tokenizer
 from instruct_core.storage.store import Store
 from launch.arrays.shards import prepare
@@ -109,4 +109,4 @@ def test_rows_that_lose_characters_are_counted_and_said(
 
     assert "Tokenizer: 2 rows with characters that it has no token for" in capsys.readouterr().out
     assert load_shard_plan(Store(tmp_path / "set")).num_lossy == 2
-    assert load_manifest(Store(tmp_path / "set"))["source_rows"] == 4
+    assert load_manifest(Store(tmp_path / "set")).source_rows == 4

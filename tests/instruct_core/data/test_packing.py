@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from instruct_core.data.order import sample_at
 from instruct_core.data.packing import load_packing, pack
-from instruct_core.data.shards import ShardSet, load_manifest
+from instruct_core.data.set_manifest import load_manifest
+from instruct_core.data.shards import ShardSet
 from instruct_core.storage.store import Store
 
 

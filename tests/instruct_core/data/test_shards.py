@@ -13,11 +13,11 @@ import pytest
 from safetensors.numpy import load_file
 
 from instruct_core.data import verified_file
+from instruct_core.data.set_manifest import load_manifest
 from instruct_core.data.shard_plan import ShardPlan, scan
 from instruct_core.data.shards import (
     ShardSet,
     is_written,
-    load_manifest,
     write_manifest,
     write_shard,
 )
@@ -127,7 +127,7 @@ def test_shards_of_an_object_store_are_fetched_once(
     monkeypatch.setenv("INSTRUCT_CACHE", str(tmp_path / "cache"))
     remote = Store("memory://shards")
     local = Store(shard_set)
-    for name in ["manifest.json", *(e["file"] for e in load_manifest(local)["train"])]:
+    for name in ["manifest.json", *(entry.file for entry in load_manifest(local).train)]:
         remote.replace(name, local.read(name))
 
     lengths = ShardSet(remote, "train").lengths()
@@ -150,9 +150,9 @@ def test_shard_of_a_scan_with_skipped_rows_has_the_good_ones(tmp_path: Path) -> 
     assert write_manifest(store, plan)
 
     manifest = load_manifest(store)
-    assert manifest["train_rows"] + manifest["val_rows"] == 2
-    assert manifest["num_bad_rows"] == 1
-    assert manifest["bad_rows"][0]["where"] == f"{path}:2"
+    assert manifest.train_rows + manifest.val_rows == 2
+    assert manifest.num_bad_rows == 1
+    assert manifest.bad_rows[0]["where"] == f"{path}:2"
 
 
 def test_bad_page_of_one_look_is_no_verdict(copied: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,11 +250,11 @@ def test_shard_that_has_become_shorter_is_no_rows_of_others(
 
     os.truncate(path, len(whole) - 40)  # the same file
     with pytest.raises(OSError, match="it has become shorter") as caught:
-        rows.tokens(rows._entries[0]["rows"] - 1, 0, 10**6)
+        rows.tokens(rows._entries[0].rows - 1, 0, 10**6)
 
     assert caught.value.errno == errno.EIO  # no damage: another look may find it whole
     path.write_bytes(whole)
-    assert len(rows.tokens(rows._entries[0]["rows"] - 1, 0, 10**6)) > 0
+    assert len(rows.tokens(rows._entries[0].rows - 1, 0, 10**6)) > 0
 
 
 def test_files_of_a_set_are_closed_as_soon_as_nobody_has_it(copied: Store) -> None:

@@ -105,6 +105,33 @@ def test_folder_is_its_own_files_with_rows_in_the_order_of_their_names(tmp_path:
     assert resolve_files(str(folder), Store(tmp_path / "out")).files == source.files
 
 
+@pytest.mark.parametrize(
+    ("names", "splits"),
+    [
+        (["train-00000-of-00001.parquet", "test-00000-of-00001.parquet"], "train, test"),
+        (["Testing.csv", "gsm8k_dev.jsonl", "more.jsonl"], "validation, test"),
+        (["train_test.jsonl", "train-1.jsonl", "latest.jsonl", "contest.jsonl"], ""),
+    ],
+)
+def test_folder_with_several_splits_is_not_learnt_as_a_whole(
+    tmp_path: Path, names: list[str], splits: str
+) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for name in names:
+        (folder / name).write_text("{}\n")
+
+    if not splits:
+        assert len(resolve_source(str(folder), Store(tmp_path / "out")).files) == len(names)
+        return
+    with pytest.raises(
+        ConfigError, match=rf"several splits \({splits}\).*meant: '{folder}/\*\w+\*'"
+    ):
+        resolve_source(str(folder), Store(tmp_path / "out"))
+    assert resolve_source(f"{folder}/*", Store(tmp_path / "out")).files
+    assert resolve_files(str(folder), Store(tmp_path / "out")).files, "to be answered all may be"
+
+
 @pytest.mark.parametrize("typed", ["rows.jsonl", "ro*.jsonl", "."])
 def test_pipe_is_refused_and_not_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, typed: str

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import transformers
 
-from instruct_core.config import PRESETS
 from instruct_core.data.encoding import encode, prompt_tokens
 from instruct_core.data.model_template import template_of_model
 from instruct_core.data.template import Template, text_of
@@ -18,7 +17,6 @@ from instruct_core.data.templates import choose_template, end_ids, jinja_of, tem
 from instruct_core.data.tokenizer import Tokenizer, load_tokenizer
 from instruct_core.data.turns import Exchange, Turn
 from instruct_core.errors import ConfigError
-from instruct_core.model.hugging_face import tokenizer_files
 from tests.small_tokenizers import write_byte_level, write_metaspace
 
 CHATML = """\
@@ -128,22 +126,6 @@ def test_template_that_is_carried_along_writes_the_same_text(
     )
 
 
-def test_answer_ends_at_the_token_of_the_template_too(tmp_path: Path) -> None:
-    place = write_byte_level(tmp_path, end="<|endoftext|>", chat_template=CHATML)
-    tokenizer = load_tokenizer(str(place))
-    template = choose_template("base", tokenizer)
-
-    ends = end_ids(template, tokenizer)
-
-    assert ends == {tokenizer.special_id("<|endoftext|>"), tokenizer.special_id("<|im_end|>")}
-    exported = json.loads(tokenizer_files(str(place), PRESETS["tiny"])["generation_config.json"])
-    assert exported["eos_token_id"] == [tokenizer.end_id, *(ends - {tokenizer.end_id})]
-    rows = encode([template.segments(CHAT)], tokenizer)
-    assert [rows.tokens[last - 1] for _, last in rows.spans] == [
-        tokenizer.special_id("<|im_end|>")
-    ] * 2
-
-
 @pytest.mark.parametrize("typed", ["alpaca", "chatml", "base"])
 def test_special_token_that_a_row_spells_is_ordinary_text(
     bases: dict[str, Path], typed: str
@@ -206,6 +188,47 @@ def test_template_that_cannot_be_used_is_refused_with_the_turn_that_shows_it(
 def test_template_that_is_not_there_is_refused(typed: str, problem: str) -> None:
     with pytest.raises(ConfigError, match=problem):
         choose_template(typed, load_tokenizer())
+
+
+@pytest.mark.parametrize(
+    ("token", "side", "is_beside"),
+    [
+        ("<|im_start|>", "lstrip", True), ("<|im_start|>", "rstrip", False),
+        ("<|im_end|>", "rstrip", True), ("<|im_end|>", "lstrip", False),
+        ("<|endoftext|>", "rstrip", False),
+    ],
+)  # fmt: skip
+def test_blank_that_the_bases_token_takes_away_is_not_learnt(
+    tmp_path: Path, token: str, side: str, is_beside: bool
+) -> None:
+    place = write_byte_level(tmp_path, chat_template=CHATML)
+    document = json.loads((place / "tokenizer.json").read_text())
+    [entry] = [entry for entry in document["added_tokens"] if entry["content"] == token]
+    entry[side] = True
+    (place / "tokenizer.json").write_text(json.dumps(document))
+    tokenizer = load_tokenizer(str(place))
+
+    if is_beside:
+        with pytest.raises(ConfigError, match=rf"a blank beside <\|.*\|>, which has {side} in the"):
+            choose_template("base", tokenizer)
+        return
+    template = choose_template("base", tokenizer)
+    theirs = transformers.PreTrainedTokenizerFast.from_pretrained(place)
+    text = theirs.apply_chat_template(MESSAGES, tokenize=False)
+    tokens = prompt_tokens(template.segments(CHAT), tokenizer)
+    assert tokens == theirs(text, add_special_tokens=False).input_ids
+
+
+def test_mark_of_windows_before_a_template_is_no_part_of_it(
+    bases: dict[str, Path], tmp_path: Path
+) -> None:
+    windows = tmp_path / "windows.jinja"
+    windows.write_bytes(b"\xef\xbb\xbf" + CHATML.replace("\n", "\r\n").encode())
+    tokenizer = load_tokenizer(str(bases["bytes"]))
+
+    template = choose_template(str(windows), tokenizer)
+
+    assert template.text == CHATML
 
 
 def test_template_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
