@@ -10,6 +10,8 @@ import torch
 
 from instruct_core.checkpoints.steps import committed_steps
 from instruct_core.errors import NonFiniteError
+from instruct_core.train.loss import WithLoss
+from instruct_core.train.validation import NUM_SAMPLES, sample_answers
 from tests.instruct_core.train.desk import CONFIG, Desk, poison
 
 
@@ -67,3 +69,14 @@ def test_steps_in_a_row_that_are_not_finite_are_counted_over_a_resume(desk: Desk
 
     with pytest.raises(NonFiniteError, match="up to step 10"):
         trainer.run()
+
+
+def test_model_of_no_numbers_has_no_sample_answers_and_trains_on(desk: Desk) -> None:
+    with torch.no_grad():
+        desk.model.transformer.ln_f.bias.fill_(math.nan)
+
+    answers = sample_answers(WithLoss(desk.model), desk.val_rows, lambda: False)
+
+    assert [answer.answer for answer in answers] == [""] * NUM_SAMPLES
+    assert all(answer.prompt for answer in answers)
+    assert desk.model.training
