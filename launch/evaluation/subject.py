@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 from instruct_core.checkpoints.steps import step_name
 from instruct_core.config import TrainConfig
 from instruct_core.data.shards import load_manifest
-from instruct_core.errors import ConfigError, RunConflictError
+from instruct_core.errors import ConfigError, CorruptFileError, RunConflictError
+from instruct_core.storage.documents import load_document
 from instruct_core.storage.store import Store
 from launch.console.lines import note
-from launch.evaluation.page import FILES, JSON
+from launch.evaluation.page import JSON
 from launch.flags.evaluate import Evaluate
 from launch.runs.hub import model_place
 from launch.runs.places import absolute, check_folder, check_url, reachable
@@ -102,11 +103,18 @@ def find_out(flags: Evaluate, subject: Subject) -> Store:
     if out.is_local:
         check_folder("--out", place, out.local_path(""), num_bytes=0)
     check_url("--out", place, writes=True)
-    # Without report.json, but nothing foreign in it: a report that was killed while it was written.
     names = set(out.contents())
-    if JSON not in names and names - set(FILES):
+    if names and not (JSON in names and _is_ours(out)):
         raise ConfigError(
             f"--out {place} is in use: it is not empty, and there is no {JSON} of this command in it. "
             "Give another folder: nothing else is overwritten."
         )
     return out
+
+
+def _is_ours(out: Store) -> bool:
+    """Return True if the report.json of a folder is of this command, of any version."""
+    try:
+        return "data_fingerprint" in load_document(out, JSON)
+    except CorruptFileError:
+        return False

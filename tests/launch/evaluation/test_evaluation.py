@@ -170,7 +170,8 @@ def test_step_folder_is_compared_with_a_named_base(evaluated: Path) -> None:
 def test_model_of_no_run_replaces_a_report_and_has_no_curve(evaluated: Path) -> None:
     cwd = evaluated.parents[2]
     shutil.copytree(evaluated, cwd / "again")
-    (cwd / "again" / "report.json").unlink()  # written last: a kill can leave the others
+    for name in set(FILES) - {"report.json"}:  # it is written first: a kill can leave it alone
+        (cwd / "again" / name).unlink()
     step = cwd / "checkpoints_instruct" / "r" / step_name(20)
     shutil.copytree(step, cwd / "plain", ignore=shutil.ignore_patterns("manifest*", "state*"))
 
@@ -254,6 +255,20 @@ def test_damaged_step_is_named_and_the_one_before_is_evaluated(desk: Path) -> No
     assert result.returncode == 0, result.stderr
     assert "is corrupt" in result.stdout + result.stderr
     assert report_of(desk / "runs_instruct" / "r" / "evaluation-step-00000010")["step"] == 10
+
+
+@pytest.mark.parametrize("theirs", [{}, {"report.json": '{"tests": []}'}, {"report.json": "[]"}])
+def test_report_of_another_tool_is_not_replaced(desk: Path, theirs: dict[str, str]) -> None:
+    (desk / "mine").mkdir()
+    for name, text in {"report.md": "What I found", **theirs}.items():
+        (desk / "mine" / name).write_text(text)
+    before = files_of(desk / "mine")
+
+    refused = launch("evaluate", "--run=r", "--out=mine", *QUICK, cwd=desk)
+
+    assert refused.returncode == 2, refused.stdout
+    assert "mine is in use: it is not empty, and there is no report.json of this" in refused.stderr
+    assert files_of(desk / "mine") == before
 
 
 BAD = {
