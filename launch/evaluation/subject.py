@@ -15,6 +15,7 @@ from instruct_core.data.shards import load_manifest
 from instruct_core.errors import ConfigError, CorruptFileError, RunConflictError
 from instruct_core.storage.documents import load_document
 from instruct_core.storage.store import Store
+from jobs.environment import loading
 from launch.console.lines import note
 from launch.evaluation.page import JSON
 from launch.flags.evaluate import Evaluate
@@ -46,8 +47,11 @@ def find_subject(flags: Evaluate) -> Subject:
     place = absolute(model_place("--checkpoint", model.checkpoint)).rstrip("/")
     with reachable("--checkpoint", model.checkpoint):
         of_step = Run.of_step(place)
-    if of_step is None:
-        return Subject(place)
+        if of_step is None:
+            with loading():
+                from instruct_core.model.weight_files import refuse_no_model
+            refuse_no_model(place)
+            return Subject(place)
     return Subject(place, of_step.kept_in(model.runs), int(place.rpartition("-")[2]))
 
 

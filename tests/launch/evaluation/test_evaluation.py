@@ -22,8 +22,10 @@ QUICK = ["--rows=6", "--max-new-tokens=8"]
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of 20 steps on rows that look like markup."""
+    """A run of 20 steps on rows that look like markup, and a model that is no step of it."""
     cwd = tmp_path_factory.mktemp("trained")
+    (cwd / "bare").mkdir()
+    (cwd / "bare" / "config.json").write_text("{}")
     with (cwd / "rows.jsonl").open("w") as file:
         for row in range(300):
             entry = {"instruction": f"{row}: {NASTY}", "output": f"{NASTY} {row}"}
@@ -279,9 +281,12 @@ BAD = {
     "--rows 0": "--rows must be at least 1, got 0",
     "--max-new-tokens 0": "--max-new-tokens must be at least 1, got 0",
     "--rows many": "--rows takes a whole number, got many",
-    "--checkpoint plain": "--base must be given with --checkpoint plain: no run.json beside it",
-    "--checkpoint plain --base random": "--shards must be given with --checkpoint plain",
-    "--checkpoint plain --base random --shards shards/nasty": "--out must be given with --checkpoint",
+    "--checkpoint checkpoints_instruct/r": "r is no model but a run's folder. Give a step of it: ",
+    "--checkpoint rows.jsonl": "rows.jsonl is a file, and none of .pt, .pth, .ckpt, .safetensors, .bin.",
+    "--checkpoint elsewhere": "elsewhere is not there, or empty. Give a Hugging Face folder",
+    "--checkpoint bare": "--base must be given with --checkpoint bare: no run.json beside it",
+    "--checkpoint bare --base random": "--shards must be given with --checkpoint bare",
+    "--checkpoint bare --base random --shards shards/nasty": "--out must be given with --checkpoint",
     "--checkpoint gone --base random --shards shards/nasty --out new": "gone is not there",
     "--base gone": "gone is not there",
     "--base someone/model": "--base someone/model is not here, and the Hugging Face Hub does not give it",
