@@ -22,10 +22,11 @@ QUICK = ["--rows=6", "--max-new-tokens=8"]
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of 20 steps on rows that look like markup, and a model that is no step of it."""
+    """A run of 20 steps on rows that look like markup; a model of no run, and reports of others."""
     cwd = tmp_path_factory.mktemp("trained")
-    (cwd / "bare").mkdir()
-    (cwd / "bare" / "config.json").write_text("{}")
+    for name in ("bare/config.json", "found/report.md", "tool/report.md", "tool/report.json"):
+        (cwd / name).parent.mkdir(exist_ok=True)
+        (cwd / name).write_text("{}")
     with (cwd / "rows.jsonl").open("w") as file:
         for row in range(300):
             entry = {"instruction": f"{row}: {NASTY}", "output": f"{NASTY} {row}"}
@@ -259,20 +260,6 @@ def test_damaged_step_is_named_and_the_one_before_is_evaluated(desk: Path) -> No
     assert report_of(desk / "runs_instruct" / "r" / "evaluation-step-00000010")["step"] == 10
 
 
-@pytest.mark.parametrize("theirs", [{}, {"report.json": '{"tests": []}'}, {"report.json": "[]"}])
-def test_report_of_another_tool_is_not_replaced(desk: Path, theirs: dict[str, str]) -> None:
-    (desk / "mine").mkdir()
-    for name, text in {"report.md": "What I found", **theirs}.items():
-        (desk / "mine" / name).write_text(text)
-    before = files_of(desk / "mine")
-
-    refused = launch("evaluate", "--run=r", "--out=mine", *QUICK, cwd=desk)
-
-    assert refused.returncode == 2, refused.stdout
-    assert "mine is in use: it is not empty, and there is no report.json of this" in refused.stderr
-    assert files_of(desk / "mine") == before
-
-
 BAD = {
     "--run gone": "Run gone is not there",
     "--run ../r": "--run must be a plain name",
@@ -292,6 +279,8 @@ BAD = {
     "--base someone/model": "--base someone/model is not here, and the Hugging Face Hub does not give it",
     "--shards gone": "gone are not there or not finished: no manifest.json",
     "--out shards": "is in use: it is not empty, and there is no report.json",
+    "--out found": "is in use: it is not empty, and there is no report.json",
+    "--out tool": "is in use: it is not empty, and there is no report.json of this command in it",
     "--out rows.jsonl": "rows.jsonl: Not a directory. Give another place",
     "--out s3://nobody/x": "--out s3://nobody/x cannot be used",
     "--checkpoints s3://nobody/x": "--checkpoints s3://nobody/x cannot be used",
