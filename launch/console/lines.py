@@ -23,7 +23,7 @@ from pathlib import Path
 from instruct_core.errors import InstructError
 from instruct_core.storage.patience import NO_ROOM
 from jobs.process import put_back
-from launch.console.commands import as_typed
+from launch.console.commands import about_another_copy, as_typed
 from launch.console.ctrl_c import EXIT_INTERRUPTED
 
 EXIT_FAILED = 1
@@ -119,6 +119,8 @@ def _run(main: Callable[[], int]) -> int:
         )
         return EXIT_BAD_INPUT
     try:
+        if said := about_another_copy():
+            note(said)
         return main()
     except BrokenPipeError:  # whoever read the output has gone, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
