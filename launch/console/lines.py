@@ -80,9 +80,16 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def perhaps(name: str, known: Iterable[str]) -> str:
-    """Return a sentence, with a blank before it, that names what may have been meant; "" for nothing."""
-    close = difflib.get_close_matches(name, list(known), n=2)
+def perhaps(name: str, known: Iterable[str], above: str = "") -> str:
+    """
+    Return a sentence, with a blank before it, that names what may have been meant; "" for nothing.
+
+    Args:
+        name: As it was typed.
+        known: The names that there are.
+        above: What stands before each where it is shown.
+    """
+    close = [above + each for each in difflib.get_close_matches(name, list(known), n=2)]
     return f" Perhaps you meant {' or '.join(close)}." if close else ""
 
 
