@@ -72,11 +72,11 @@ def _output(command: str, folder: Path, interrupt_after: list[str]) -> Iterator[
 
 def masked(text: str) -> str:
     """Return what is the same on every machine."""
+    for pattern, word in MASKS:
+        text = re.sub(pattern, word, text, flags=re.MULTILINE)
     if stopped := re.search(r"stopped at step (\d+)", text):
         text = re.sub(rf"\bstep {stopped[1]}\b", "step STOP", text, flags=re.IGNORECASE)
         text = re.sub(r"\d+ (?=of \d+ steps to go)", "REST ", text)
-    for pattern, word in MASKS:
-        text = re.sub(pattern, word, text, flags=re.MULTILINE)
     return text
 
 

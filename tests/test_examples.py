@@ -9,6 +9,7 @@ import pytest
 from tests.examples import SESSIONS, masked, played
 
 SHOWN = """Step 60: validation loss 3.1119, 1,967 tokens/s
+Step 7 of 60: loss 0.1234, 88 tokens/s
 Run r is stopped at step 7. Job: job 12, 2 rows
 """
 
@@ -28,6 +29,7 @@ def test_a_session_prints_what_it_shows(session: Path, tmp_path: Path) -> None:
         ("step 7", "step 8"),
         ("job 12", "job 3"),
         (" 2 rows", " 2   rows"),
+        ("Step 7 of 60: loss 0.1234, 88 tokens/s\n", ""),
     ],
 )
 def test_what_differs_from_machine_to_machine_is_not_compared(shown: str, printed: str) -> None:
