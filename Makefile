@@ -1,4 +1,4 @@
-# make demo: the main job in five minutes.   make test: all tests.   make check: style, types, layers.
+# make demo: the main job in five to ten minutes.   make test: all tests.   make check: style, types, layers.
 # make same BASE=REV: whether this code makes the same files as that commit.
 PYTHON ?= python3
 VENV := .venv

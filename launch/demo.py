@@ -2,7 +2,7 @@
     make demo
     python launch/demo.py
 
-The main job in five minutes on two cores, with a warning on the way: prepare, train, be warned,
+The main job in five to ten minutes on two cores, with a warning on the way: prepare, train, be warned,
 come back, finish, answer. It types the commands that a person would type, and prints each.
 
 Flags: flags/demo.py; work: training/demo.py.

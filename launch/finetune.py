@@ -3,7 +3,7 @@
     python launch/finetune.py --run my-run --shards shards/alpaca --nodes 2 --gpus 4 --time 4:00:00
     python launch/finetune.py --run my-run --max-steps 4000 --dry-run
 
-Fine-tunes GPT-2 on a shard set, on Slurm where there is one. Give the same run name again and it
+Fine-tunes a model on a shard set, on Slurm where there is one. Give the same run name again and it
 goes on where it stopped; if it is still training, you are told.
 
 Flags: flags/finetune.py; work: training/start.py.

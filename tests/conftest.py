@@ -56,7 +56,7 @@ LONGEST_FIRST = (
     "instruct_core/checkpoints/test_crash_s3.py", "slurm/test_inside.py",
     "instruct_core/checkpoints/test_crash.py", "stores/test_away.py", "slurm/test_submission.py",
     "launch/evaluation/test_evaluation.py", "shared_disk/test_last_words.py", "slurm/test_asked.py",
-    "slurm/test_sites.py", "instruct_core/train/test_compiled.py", "test_lora.py",
+    "slurm/test_sites.py", "test_examples.py", "instruct_core/train/test_compiled.py", "test_lora.py",
     "instruct_core/answers/test_generation.py", "instruct_core/checkpoints/test_late_removals.py",
     "instruct_core/checkpoints/test_sharing.py", "test_preprocess.py", "test_control.py",
     "test_llama_bases.py", "test_positions.py", "test_notify.py", "test_readme.py",

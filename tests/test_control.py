@@ -39,13 +39,16 @@ def test_run_that_is_saved_paused_resumed_and_extended_ends_with_the_bits_of_one
     wait_for(lambda: count(cwd, "saved"), "the save")
     told(cwd, "pause")
     assert launcher.wait(240) == 130
-    assert launch("control", "r", "resume", cwd=cwd).returncode == 0
+    resumed = launch("control", "r", "resume", cwd=cwd)
+    assert resumed.returncode == 0
     wait_for(lambda: count(cwd, "resumed") == 2, "the second attempt")
     told(cwd, "extend", "200000")
     wait_for(lambda: count(cwd, "asked") == 3, "the later end")
     told(cwd, "stop")
     wait_for(lambda: count(cwd, "stopped"), "the end")
 
+    assert "Ctrl-C" not in resumed.stdout  # it has returned
+    assert "; save and end it: python " in resumed.stdout
     assert asked(cwd)[:2] == [("save", "saved"), ("pause", "paused")]
     assert asked(cwd)[-1] == ("stop", "stopped")
     last = events_of(run_of(cwd))[-1]["step"]

@@ -45,6 +45,7 @@ FOLDER_FILES = (
 )  # the first that is there holds the weights
 GENERATION = "generation_config.json"
 PICKLES = (".pt", ".pth", ".ckpt")
+TENSORS = (".safetensors", ".bin")
 STATE_DICTS = ("model", "state_dict", "model_state_dict", "module")  # nanoGPT, Lightning, others
 SETTINGS = ("model_args", "config", "args", "hyper_parameters")  # what describes the model, first
 # What DDP, torch.compile, FSDP and activation checkpointing put into names, wherever they wrap.
@@ -78,9 +79,18 @@ def read_weight_files(init: str) -> Found:
     folder, _, name = init.rstrip("/").rpartition("/")
     if name.endswith(PICKLES):
         return _read_pickle(Store(folder or "."), name, init)
-    if name.endswith((".safetensors", ".bin")):
+    if name.endswith(TENSORS):
         return _read_folder(Store(folder or "."), init, name)
     return _read_folder(opened(init), init)
+
+
+def refuse_no_model(init: str) -> None:
+    """Refuse a folder that is no model, before it is read; raises as `read_weight_files`."""
+    if init.endswith((*PICKLES, *TENSORS)):
+        return
+    store = opened(init)
+    if "config.json" not in (names := store.names()):
+        raise MissingError(f"Model {init} {_lacking(store, init, names, None)}")
 
 
 def _read_folder(store: Store, init: str, name: str | None = None) -> Found:
@@ -140,6 +150,8 @@ def _lacking(store: Store, init: str, names: list[str], name: str | None) -> str
     """Return what is said of a place without a config.json, and what could be given in its stead."""
     if name is not None:
         return f"cannot be read alone: no config.json beside it tells its shape. {CHOICES}"
+    if not names and store.is_local and store.local_path("").is_file():
+        return f"is a file, and none of {', '.join((*PICKLES, *TENSORS))}. {CHOICES}"
     if not names:
         return f"is not there, or empty. {CHOICES}"
     if (step := newest_committed_step(store)) is not None:

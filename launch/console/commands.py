@@ -41,6 +41,17 @@ def as_typed(text: str) -> str:
     return AS_IN_THE_DOCS.sub(lambda found: f"{_python()} {shlex.quote(place + found[1])}", text)
 
 
+def about_another_copy() -> str:
+    """Return a note where a command of one copy of the project runs the code of another; else ""."""
+    typed = Path(sys.argv[0]).resolve().parent
+    if typed == LAUNCH or typed.name != LAUNCH.name or not (typed / "console").is_dir():
+        return ""
+    return (
+        f"Note: this environment has {LAUNCH.parent} installed, so its code runs, and not that of "
+        f"{typed.parent}. To run the latter, install it in an environment of its own."
+    )
+
+
 def _python() -> str:
     """Return what runs this very environment."""
     found = shutil.which("python")

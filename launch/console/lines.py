@@ -23,7 +23,7 @@ from pathlib import Path
 from instruct_core.errors import InstructError
 from instruct_core.storage.patience import NO_ROOM
 from jobs.process import put_back
-from launch.console.commands import as_typed
+from launch.console.commands import about_another_copy, as_typed
 from launch.console.ctrl_c import EXIT_INTERRUPTED
 
 EXIT_FAILED = 1
@@ -80,9 +80,16 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def perhaps(name: str, known: Iterable[str]) -> str:
-    """Return a sentence, with a blank before it, that names what may have been meant; "" for nothing."""
-    close = difflib.get_close_matches(name, list(known), n=2)
+def perhaps(name: str, known: Iterable[str], above: str = "") -> str:
+    """
+    Return a sentence, with a blank before it, that names what may have been meant; "" for nothing.
+
+    Args:
+        name: As it was typed.
+        known: The names that there are.
+        above: What stands before each where it is shown.
+    """
+    close = [above + each for each in difflib.get_close_matches(name, list(known), n=2)]
     return f" Perhaps you meant {' or '.join(close)}." if close else ""
 
 
@@ -119,6 +126,8 @@ def _run(main: Callable[[], int]) -> int:
         )
         return EXIT_BAD_INPUT
     try:
+        if said := about_another_copy():
+            note(said)
         return main()
     except BrokenPipeError:  # whoever read the output has gone, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -17,8 +17,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
+import h11
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from instruct_core.errors import ConfigError
 from launch.console.ctrl_c import EXIT_INTERRUPTED
@@ -82,6 +85,42 @@ def loaded(flags: ModelFlags, answering: ThreadPoolExecutor) -> Speaker:
         os._exit(EXIT_INTERRUPTED)  # nothing is to undo, and the thread would be waited for
 
 
+class Connection(H11Protocol):
+    """A client's connection, which is let go where a request takes a minute to come in whole."""
+
+    seconds = 60.0
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self._too_late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """See asyncio.Protocol."""
+        super().connection_made(transport)
+        self._limit()
+
+    def data_received(self, data: bytes) -> None:
+        """See asyncio.Protocol."""
+        super().data_received(data)
+        self._limit()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See asyncio.Protocol."""
+        super().connection_lost(exc)
+        self._forget()
+
+    def _limit(self) -> None:
+        if self.conn.their_state not in (h11.IDLE, h11.SEND_BODY):
+            self._forget()
+        elif self._too_late is None:
+            self._too_late = self.loop.call_later(self.seconds, self.transport.abort)
+
+    def _forget(self) -> None:
+        if self._too_late is not None:
+            self._too_late.cancel()
+            self._too_late = None
+
+
 class HttpServer(uvicorn.Server):
     """
     One that no client keeps: a signal lets no answer grow by another token, and soon ends all.
@@ -97,7 +136,7 @@ class HttpServer(uvicorn.Server):
     ) -> None:
         super().__init__(
             uvicorn.Config(
-                app, loop="asyncio", http="h11", ws="none", lifespan="off", access_log=False,
+                app, loop="asyncio", http=Connection, ws="none", lifespan="off", access_log=False,
                 log_config=None, log_level="error", headers=HEADERS, server_header=False,
             )
         )  # fmt: skip

@@ -36,6 +36,7 @@ from launch.dialogue.speaker import Answer, ChatTooLongError, Speaker
 PAGE = Path(__file__).with_name("page")
 LARGEST_BODY = 4 << 20  # bytes of a request: a hundred thousand tokens are half a megabyte
 CLIENT_HAS_GONE = 499  # as nginx has it; nobody reads it
+COME_AGAIN = {"retry-after": "10"}  # seconds, which clients wait by themselves
 
 
 class Server:
@@ -181,7 +182,9 @@ def _note(text: str) -> None:
 
 async def _refuse(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestError)
-    return JSONResponse(refusal(error), error.status)
+    return JSONResponse(
+        refusal(error), error.status, COME_AGAIN if error.status in (429, 503) else None
+    )
 
 
 async def _refuse_path(request: Request, error: Exception) -> Response:

@@ -29,14 +29,15 @@ from launch.pages.chart import line_chart
 from launch.pages.html import html_of
 
 JSON = "report.json"
-FILES = ("loss.svg", "report.md", "report.html", JSON)  # in the order they are written
+# In the order they are written: with the first the folder is this command's, and may be written again.
+FILES = (JSON, "loss.svg", "report.md", "report.html")
 SHOWN_SAMPLES = 10
 SHOWN_CHARS = 600  # of a text in a table; report.json has all of it
 MARKUP = re.compile(r"([\\`*_\[\]|~$])")  # what counts within a line
 
 
 def documents(report: Report) -> dict[str, bytes]:
-    """Return the report's files by name, in the order to write them: report.json makes it count."""
+    """Return the report's files by name."""
     title = f"{report.title}: before and after training"
     blocks = [*_facts(report), *findings(report), *_loss(report)]
     pictures = {b.name: b.svg.encode() for b in blocks if isinstance(b, Picture)}

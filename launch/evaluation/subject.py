@@ -12,10 +12,12 @@ from typing import NamedTuple
 from instruct_core.checkpoints.steps import step_name
 from instruct_core.config import TrainConfig
 from instruct_core.data.set_manifest import ShardManifest, load_manifest
-from instruct_core.errors import ConfigError, RunConflictError
+from instruct_core.errors import ConfigError, CorruptFileError, RunConflictError
+from instruct_core.storage.documents import load_document
 from instruct_core.storage.store import Store
+from jobs.environment import loading
 from launch.console.lines import note
-from launch.evaluation.page import FILES, JSON
+from launch.evaluation.page import JSON
 from launch.flags.evaluate import Evaluate
 from launch.runs.hub import model_place
 from launch.runs.places import absolute, check_folder, check_url, reachable
@@ -45,8 +47,11 @@ def find_subject(flags: Evaluate) -> Subject:
     place = absolute(model_place("--checkpoint", model.checkpoint)).rstrip("/")
     with reachable("--checkpoint", model.checkpoint):
         of_step = Run.of_step(place)
-    if of_step is None:
-        return Subject(place)
+        if of_step is None:
+            with loading():
+                from instruct_core.model.weight_files import refuse_no_model
+            refuse_no_model(place)
+            return Subject(place)
     return Subject(place, of_step.kept_in(model.runs), int(place.rpartition("-")[2]))
 
 
@@ -102,11 +107,18 @@ def find_out(flags: Evaluate, subject: Subject) -> Store:
     if out.is_local:
         check_folder("--out", place, out.local_path(""), num_bytes=0)
     check_url("--out", place, writes=True)
-    # Without report.json, but nothing foreign in it: a report that was killed while it was written.
     names = set(out.contents())
-    if JSON not in names and names - set(FILES):
+    if names and not (JSON in names and _is_ours(out)):
         raise ConfigError(
             f"--out {place} is in use: it is not empty, and there is no {JSON} of this command in it. "
             "Give another folder: nothing else is overwritten."
         )
     return out
+
+
+def _is_ours(out: Store) -> bool:
+    """Return True if the report.json of a folder is of this command, of any version."""
+    try:
+        return "data_fingerprint" in load_document(out, JSON)
+    except CorruptFileError:
+        return False

@@ -15,7 +15,7 @@ from launch.flags.values import PATH, TEXT
 @dataclass(frozen=True)
 class Chat:
     """
-    Talk to a checkpoint of a run, or to any GPT-2.
+    Talk to a checkpoint of a run, or to any other model that can be trained here.
 
     Questions are one conversation: what was said before is part of the prompt. Type /help for the
     commands; Ctrl-C stops an answer, Ctrl-D ends.

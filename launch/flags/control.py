@@ -22,13 +22,13 @@ class Control:
     Ask something of a run, its job or its files.
 
     save: a checkpoint now. stop: save, and end for good. pause: save, and give the nodes back until
-    resume. extend STEPS: end later. rename NAME. remove: all that the run has left.
+    resume. extend STEPS: end at that step, later. rename NAME. remove: all that the run has left.
     """
 
     run: RunName
     verb: Annotated[Verb, tyro.conf.Positional, tyro.conf.arg(metavar="VERB", help="What to do.")]
-    value: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="VALUE")] = None
-    """Steps of extend, or the name of rename."""
+    value: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[VALUE]")] = None
+    """Of extend, the step at which the run is to end; of rename, the new name."""
     dry_run: bool = False
     """Of remove: only say what would go, and how much that frees."""
     checkpoints: Checkpoints = "checkpoints_instruct"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class Demo:
     """
-    Do the main job in five minutes on two cores, with a warning on the way.
+    Do the main job in five to ten minutes on two cores, with a warning on the way.
 
     Prepares shards, trains, is warned, comes back, finishes and answers, in this folder.
     """

@@ -110,7 +110,7 @@ def check_flags(flags: Finetune, is_whole: bool = True) -> None:
 def check_model(model: str | None) -> None:
     """Refuse a --model that nobody knows; raises ConfigError."""
     if model is not None and model not in PRESETS:
-        raise ConfigError(f"--model must be one of {', '.join(PRESETS)}, got {model}.")
+        raise ConfigError(f"--model must be one of {', '.join(PRESETS)}, got {model!r}.")
 
 
 def is_fork(init: str | None) -> bool:

@@ -20,7 +20,7 @@ from launch.flags.site import flags_in, parse_on_site
 MOST_RUNS = 1000
 NO_NAME = re.compile(r"[^A-Za-z0-9._-]+")
 FIXED = {"--run", "--checkpoints", "--runs"}  # flags of finetune that make the runs one sweep
-OWN = {"--json", "-h", "--help", "--help-all"}
+OWN = {"--json", "--no-json", "-h", "--help", "--help-all"}
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,10 @@ def parse_sweep(
     for flag in {flag for flag, _ in ways if sum(flag == other for other, _ in ways) > 1}:
         raise ConfigError(f"--over {flag}=... is given twice. Give all its values at once.")
     if not ways and (left := sorted(flags_in(others) - {"--checkpoints"})):
-        if meant := nearest(left[0], ["over", "json"]):
-            raise ConfigError(f"There is no flag {left[0]}. Perhaps you meant {meant[0]}.")
+        for flag in left:
+            if meant := nearest(flag, ["over", "json"]):
+                raise ConfigError(f"There is no flag {flag}. Perhaps you meant {meant[0]}.")
+        parse_on_site(Finetune, others)  # one that is not finetune's either is named so
         raise ConfigError(
             f"{left[0]} is for training, and without --over nothing is trained. Give --over "
             "FLAG=VALUE,VALUE, or leave it out to compare the runs that are there."

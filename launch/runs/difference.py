@@ -33,7 +33,7 @@ def show_difference(one: RunStatus, other: RunStatus) -> None:
     table = Table("of", "what", *names, box=None)
     for of, differing in differences(one, other).items():
         for what, (here, there) in differing.items():
-            table.add_row(of, what, shown(here), shown(there))
+            table.add_row(of, what, *map(_of_result if of == "results" else shown, (here, there)))
     if table.rows:
         show_table(table)
     else:
@@ -107,3 +107,8 @@ def _newest_manifest(run: Run) -> Manifest | None:
 def shown(value: Any) -> str:
     """Return a setting or a result as a table has it."""
     return "" if value is None else value if isinstance(value, str) else json.dumps(value)
+
+
+def _of_result(value: Any) -> str:
+    """Return a result as a person compares it: of a loss, the digits that mean something."""
+    return f"{value:.6g}" if isinstance(value, float) else shown(value)

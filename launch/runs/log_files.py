@@ -156,6 +156,7 @@ def log_source(flags: Logs) -> RunLog | ArrayLog:
                 "RUN must be a run's plain name, or name or place of a shard set or of answers that an "
                 f"array makes, got {flags.run!r}: no tasks have logged anything there."
             )
+        _refuse_unlogged(flags)
         run = Run.find(flags.run, flags.checkpoints, flags.runs)
         if flags.task is not None:
             raise ConfigError(f"--task is of an array, and {flags.run} is a run. Use --rank.")
@@ -191,6 +192,15 @@ def _array(flags: Logs) -> ArrayLog | None:
             what = flags.run if flags.task is None else f"Task {flags.task} of {flags.run}"
             return ArrayLog(what, job.folder if job else folders[-1], job, flags.task)
     return None
+
+
+def _refuse_unlogged(flags: Logs) -> None:
+    place = f"{flags.shards}/{flags.run}"
+    is_run = Run.named(flags.run, flags.checkpoints).exists()
+    if not is_run and Store(absolute(place)).exists("plan.json"):
+        raise MissingError(
+            f"Shard set {place} has no log: no tasks made it, and the command itself said all there was."
+        )
 
 
 def _logs_in(folder: Path, rank: int) -> list[Path]:

@@ -90,11 +90,11 @@ def _not_there(typed: str, store: Store) -> MissingError:
         if errors := [outcome.error for outcome in failed if outcome is not None]:
             said += f" {counted(len(errors), 'task')} of job {job.job_id} failed: {errors[0]}"
     if not store.exists("plan.json"):
-        parent, _, name = store.url.rpartition("/")
-        above = typed.rstrip("/").rpartition("/")[0]
-        there = _sets_in(Store(parent or "/"))
-        places = [f"{above}/{set_}" if above else set_ for set_ in there]
-        said += f"{perhaps(name, there)} Sets there: {', '.join(places) or 'none'}."
+        above, slash, name = typed.rstrip("/").rpartition("/")
+        above += slash or "shards/"  # of a name alone
+        there = _sets_in(Store(absolute(above)))
+        places = ", ".join(above + name for name in there)
+        said += f"{perhaps(name, there, above)} Sets there: {places or 'none'}."
     return MissingError(f"{said} Make them: {command_that_makes(store, typed)}")
 
 

@@ -207,7 +207,8 @@ def _start(flags: Finetune, plan: Plan, run: Run, watches: bool) -> int:
     with folder_to_submit(run.job_parent) as folder:
         submitted = plan.submission.submit(function, folder, lock)
     say(f"Run {run.name}: job {submitted.job.label}; log {submitted.job.log_path()}")
-    say(f"{'Next':8}{submitted.next_step}")
+    next_step = "" if watches else submitted.unwatched
+    say(f"{'Next':8}{next_step or submitted.next_step}")
     return submitted.follow() if watches else 0
 
 

@@ -56,6 +56,7 @@ class Submitted(NamedTuple):
     job: LocalJob | SlurmJob
     next_step: str  # what can be typed now
     follow: Callable[[], int]  # shows how it goes if that was asked for; returns the exit code
+    unwatched: str = ""  # what can be typed instead where the command that started it returns
 
 
 class Submission(Protocol):
@@ -237,7 +238,11 @@ class OnThisMachine:
                 job.warn(signal.SIGTERM)
                 say(f"Stopping run {run.name}, just begun. Give the same command again to go on.")
         next_step = f"Ctrl-C saves and stops; curves: tensorboard --logdir {shlex.quote(run.runs)}"
-        return Submitted(job, next_step, lambda: watch(job, run))
+        unwatched = (
+            f"watch it: {run_command(run.store, 'finetune')}; save and end it: "
+            f"{run_command(run.store, 'control', 'stop')}"
+        )
+        return Submitted(job, next_step, lambda: watch(job, run), unwatched)
 
 
 class InThisProcess(OnThisMachine):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -87,3 +88,21 @@ def test_what_an_error_says_to_type_works_as_pasted(tmp_path: Path) -> None:
 
     assert "'../the code/launch/status.py' --help" in pasted
     assert (helped.returncode, helped.stdout.startswith("usage: ")) == (0, True)
+
+
+def test_command_of_another_copy_says_whose_code_runs(tmp_path: Path) -> None:
+    copy, link = tmp_path / "copy", tmp_path / "link"
+    shutil.copytree(REPO / "launch", copy / "launch", ignore=shutil.ignore_patterns("__pycache__"))
+    link.symlink_to(REPO)
+    env = os.environ | {"PYTHONPATH": str(REPO)}
+
+    said = [
+        subprocess.run(
+            [sys.executable, place / "launch" / "status.py", "--no-such-flag"], cwd=tmp_path, env=env,
+            capture_output=True, text=True, check=False,
+        ).stderr
+        for place in (copy, link, REPO)
+    ]  # fmt: skip
+
+    assert f"has {REPO} installed, so its code runs, and not that of {copy}." in said[0]
+    assert [text.count("\n") for text in said] == [2, 1, 1]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import signal
 import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
-from threading import get_ident
+from threading import Timer, get_ident
 
 import pytest
 
@@ -67,6 +68,36 @@ def test_server_ends_though_a_client_never_sends_all_of_its_question() -> None:
 
     with client:  # the server has ended
         assert client.recv(99) == b""
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [
+        b"",
+        b"GET / HTTP/1.1\r\nHost: ",
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{",
+    ],
+)
+def test_client_that_never_sends_all_of_a_request_is_let_go(
+    begun: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listening.Connection, "seconds", 0.2)
+    with served(PlayedSpeaker()) as (url, _):
+        host, _, port = url.removeprefix("http://").partition(":")
+        with socket.create_connection((host, int(port)), HANGS_SECONDS) as client:
+            client.sendall(begun)
+            with suppress(ConnectionResetError):
+                while client.recv(999):  # it may be refused before
+                    pass
+
+
+def test_answer_may_take_longer_than_a_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listening.Connection, "seconds", 0.2)
+    speaker = PlayedSpeaker()
+    Timer(0.5, speaker.goes_on.set).start()
+
+    with served(speaker) as (url, _):
+        assert "wait" in ask(url, "Please wait.")
 
 
 def test_model_that_is_no_step_of_a_run_is_named_once(

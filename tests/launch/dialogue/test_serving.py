@@ -124,8 +124,9 @@ def test_who_comes_when_too_many_wait_is_told_to_come_again(
         assert speaker.waits.wait(HANGS_SECONDS)
         with pytest.raises(
             openai.RateLimitError, match=r"1 requests? waits? for this model already"
-        ):
+        ) as refused:
             ask(url, "2", stream=True)
+        assert refused.value.response.headers["retry-after"] == "10"
         speaker.goes_on.set()
         first.result(HANGS_SECONDS)
 

@@ -22,8 +22,11 @@ QUICK = ["--rows=6", "--max-new-tokens=8"]
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of 20 steps on rows that look like markup."""
+    """A run of 20 steps on rows that look like markup; a model of no run, and reports of others."""
     cwd = tmp_path_factory.mktemp("trained")
+    for name in ("bare/config.json", "found/report.md", "tool/report.md", "tool/report.json"):
+        (cwd / name).parent.mkdir(exist_ok=True)
+        (cwd / name).write_text("{}")
     with (cwd / "rows.jsonl").open("w") as file:
         for row in range(300):
             entry = {"instruction": f"{row}: {NASTY}", "output": f"{NASTY} {row}"}
@@ -170,7 +173,8 @@ def test_step_folder_is_compared_with_a_named_base(evaluated: Path) -> None:
 def test_model_of_no_run_replaces_a_report_and_has_no_curve(evaluated: Path) -> None:
     cwd = evaluated.parents[2]
     shutil.copytree(evaluated, cwd / "again")
-    (cwd / "again" / "report.json").unlink()  # written last: a kill can leave the others
+    for name in set(FILES) - {"report.json"}:  # it is written first: a kill can leave it alone
+        (cwd / "again" / name).unlink()
     step = cwd / "checkpoints_instruct" / "r" / step_name(20)
     shutil.copytree(step, cwd / "plain", ignore=shutil.ignore_patterns("manifest*", "state*"))
 
@@ -260,18 +264,20 @@ BAD = {
     "--run gone": "Run gone is not there",
     "--run ../r": "--run must be a plain name",
     "--run r --checkpoint x": "--run and --checkpoint name two models",
-    "--checkpoints nowhere": "has saved yet. Train one",
     "--rows 0": "--rows must be at least 1, got 0",
     "--max-new-tokens 0": "--max-new-tokens must be at least 1, got 0",
-    "--rows many": "--rows takes a whole number, got many",
-    "--checkpoint plain": "--base must be given with --checkpoint plain: no run.json beside it",
-    "--checkpoint plain --base random": "--shards must be given with --checkpoint plain",
-    "--checkpoint plain --base random --shards shards/nasty": "--out must be given with --checkpoint",
-    "--checkpoint gone --base random --shards shards/nasty --out new": "gone is not there",
+    "--checkpoints nowhere": "has saved yet. Train one",
+    "--checkpoint checkpoints_instruct/r": "r is no model but a run's folder. Give a step of it: ",
+    "--checkpoint rows.jsonl": "rows.jsonl is a file, and none of .pt, .pth, .ckpt, .safetensors, .bin.",
+    "--checkpoint bare": "--base must be given with --checkpoint bare: no run.json beside it",
+    "--checkpoint bare --base random": "--shards must be given with --checkpoint bare",
+    "--checkpoint bare --base random --shards shards/nasty": "--out must be given with --checkpoint",
+    "--checkpoint gone": "gone is not there",
     "--base gone": "gone is not there",
     "--base someone/model": "--base someone/model is not here, and the Hugging Face Hub does not give it",
     "--shards gone": "gone are not there or not finished: no manifest.json",
-    "--out shards": "is in use: it is not empty, and there is no report.json",
+    "--out found": "is in use: it is not empty, and there is no report.json",
+    "--out tool": "is in use: it is not empty, and there is no report.json of this command in it",
     "--out rows.jsonl": "rows.jsonl: Not a directory. Give another place",
     "--out s3://nobody/x": "--out s3://nobody/x cannot be used",
     "--checkpoints s3://nobody/x": "--checkpoints s3://nobody/x cannot be used",

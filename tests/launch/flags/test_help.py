@@ -12,6 +12,7 @@ import pytest
 
 from launch.flags.chat import Chat
 from launch.flags.checkpoints import VERBS
+from launch.flags.control import Control
 from launch.flags.demo import Demo
 from launch.flags.doctor import Doctor
 from launch.flags.drill import Drill
@@ -22,10 +23,16 @@ from launch.flags.help import fields_of, is_rare
 from launch.flags.logs import Logs
 from launch.flags.parse import parse_flags
 from launch.flags.preprocess import Preprocess
+from launch.flags.report import Report
+from launch.flags.serve import Serve
 from launch.flags.status import Status
+from launch.flags.sweep import Sweep
 from tests.conftest import REPO, environment
 
-COMMANDS = [Finetune, Preprocess, Generate, Evaluate, Chat, Status, Logs, Demo, Drill, Doctor]
+COMMANDS = [
+    Finetune, Preprocess, Generate, Evaluate, Chat, Status, Logs, Demo, Drill, Doctor, Report, Control,
+    Serve, Sweep,
+]  # fmt: skip
 ALL = [*COMMANDS, *VERBS.values()]
 HEAVY = ("numpy", "rich", "fsspec", "submitit", "cattrs", "torch")
 
@@ -64,12 +71,21 @@ def test_every_flag_is_shown_and_the_rare_ones_only_if_asked_for(
     brief = help_of(flags, capsys, "--help").replace(",", " ").split()
     whole = help_of(flags, capsys, "--help-all").replace(",", " ").split()
 
-    positional = {"--run"} - set(whole)
+    positional = {"--run", "--name", "--verb", "--value"} - set(whole)
     for name in named.keys() - positional:
         assert name in whole, name
         assert (name in brief) is not named[name], name
     assert ("--help-all" in brief) is any(named.values())
     assert "--help-all" not in whole
+
+
+@pytest.mark.parametrize("flags", COMMANDS)
+def test_rare_flags_stand_in_the_guide(flags: type[Any]) -> None:
+    rows = (REPO / "docs/guide.md").read_text().split("## Rare flags")[1].splitlines()
+    own = " ".join(row for row in rows if f"`{flags.__name__.lower()}`" in row)
+
+    for name in (name.replace("_", "-") for name, hint in fields_of(flags) if is_rare(hint)):
+        assert f"`--{name}`" in own or f"`--no-{name}`" in own
 
 
 def test_looking_at_the_help_changes_no_flag(capsys: pytest.CaptureFixture[str]) -> None:

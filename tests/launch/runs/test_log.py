@@ -171,6 +171,17 @@ def test_logs_of_tasks_on_this_machine_and_of_answers_are_found(
     assert capsys.readouterr().out == "=== task 2\nanswered\n"
 
 
+def test_set_that_no_tasks_made_is_named_as_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "shards/s").mkdir(parents=True)
+    (tmp_path / "shards/s/plan.json").touch()
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(MissingError, match="Shard set shards/s has no log: no tasks made it"):
+        show_log(Logs("s"))
+
+
 def test_flags_of_the_other_kind_are_refused(
     project: Path, array: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

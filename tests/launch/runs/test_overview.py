@@ -183,7 +183,7 @@ def test_two_runs_are_compared_by_settings_data_and_results(
     document = json.loads((checkpoints / "r/run.json").read_text())
     document["config"] |= {"run": "other", "learning_rate": 0.5, "data_fingerprint": "g"}
     Store(checkpoints / "other").replace("run.json", dump_document(document))
-    Ledger(Store(project / "runs" / "other"), 0).note(Evaluated(10, 1.5))
+    Ledger(Store(project / "runs" / "other"), 0).note(Evaluated(10, 1.523456789012345))
 
     show_status(Status("r", checkpoints=str(checkpoints), diff="other"))
     said = [line.split() for line in capsys.readouterr().out.splitlines()]
@@ -196,7 +196,8 @@ def test_two_runs_are_compared_by_settings_data_and_results(
     assert found["runs"] == ["r", "other"]
     assert found["differences"]["settings"] == {"learning_rate": [2e-05, 0.5]}
     assert found["differences"]["data"] == {"data_fingerprint": ["f", "g"]}
-    assert found["differences"]["results"]["best val loss"] == [None, 1.5]
+    assert found["differences"]["results"]["best val loss"] == [None, 1.523456789012345]
+    assert ["results", "best", "val", "loss", "1.52346"] in said
     assert "Runs r and r do not differ." in capsys.readouterr().out
 
 

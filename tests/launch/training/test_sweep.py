@@ -63,6 +63,8 @@ def test_value_that_is_no_name_makes_one() -> None:
         ("lr --over learning-rate=1e-4,2", "--learning-rate must be more than 0 and at most 1"),
         ("lr --over init=a/b,a-b", "would have one name"),
         ("lr --ovr learning-rate=1,2", "There is no flag --ovr. Perhaps you meant --over."),
+        ("lr --max-steps 9 --ovr seed=1", "There is no flag --ovr. Perhaps you meant --over."),
+        ("lr --shrds x", "There is no flag --shrds. Perhaps you meant --shards."),
         ("lr --shards x", "--shards is for training, and without --over nothing is trained"),
         ("lr --over seed=1 --json", "--json is for comparing"),
         (f"lr --over seed={','.join(map(str, range(1001)))}", "at most 1,000 runs, got 1,001"),
@@ -73,6 +75,10 @@ def test_what_makes_no_sweep_is_refused_before_anything_is_begun(words: str, sai
         parse_sweep(words.split(), usage=None)
 
     assert said in str(refused.value)
+
+
+def test_switch_of_its_own_is_none_of_finetune() -> None:
+    assert not parse_sweep(["lr", "--no-json"], usage=None)[0].json
 
 
 def test_sweep_trains_what_has_not_ended_and_shows_the_best_first(
