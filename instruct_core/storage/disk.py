@@ -46,6 +46,7 @@ from instruct_core.storage.names import (
     sync_folder,
 )
 from instruct_core.storage.patience import naming, passes_on_a_disk, patiently
+from instruct_core.storage.plain_file import opened
 
 T = TypeVar("T")
 
@@ -131,7 +132,7 @@ class Disk:
         return self.patiently(name, lambda: self._read(name, at_most))
 
     def _read(self, name: str, at_most: int) -> bytes:
-        with _open_file(self.root / name) as descriptor:
+        with opened(self.root / name) as descriptor:
             size = min(at_most, os.fstat(descriptor).st_size)
             with os.fdopen(descriptor, "rb", closefd=False) as file:
                 return file.read(size)
@@ -147,7 +148,7 @@ class Disk:
                 that begin on a page.
         """
         path = self.root / name
-        with _open_file(path) as cached, _open_file(path) as straight:
+        with opened(path) as cached, opened(path) as straight:
             if (
                 past_cache
             ):  # and what is no whole page, or must not be read straight, comes anew too
@@ -281,15 +282,3 @@ class Disk:
             if found.st_uid != os.getuid() and found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
                 names.append(f"{folder}/{name}".rstrip("/"))
         return names
-
-
-@contextmanager
-def _open_file(path: Path) -> Iterator[int]:
-    """Open a plain file for reading; a pipe or a device in its place would never end."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise CorruptFileError(f"{path} is no plain file.")
-        yield descriptor
-    finally:
-        os.close(descriptor)

@@ -21,6 +21,7 @@ from instruct_core.converter import structure
 from instruct_core.errors import ConfigError, CorruptFileError, SlurmError
 from instruct_core.storage.json_text import loose_json
 from instruct_core.storage.patience import on_a_disk
+from instruct_core.storage.plain_file import text_of
 from instruct_core.storage.store import Store
 from jobs.job_folder import place_of, read_progress, replace_json
 from jobs.queueing import known_jobs, queue
@@ -113,7 +114,7 @@ class SlurmJob:
             CorruptFileError: It is no note.
         """
         try:
-            text = on_a_disk(note, lambda: note.read_text(encoding="utf-8"))
+            text = on_a_disk(note, lambda: text_of(note))
             word = structure(loose_json(text), _Note, str(note))
             return cls(Path(word.folder), word.ledger, controller or Controller(), word.cluster)
         except FileNotFoundError:

@@ -17,9 +17,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from instruct_core.storage.plain_file import opened
 from instruct_core.storage.store import Store
 
 EVENTS = "events.out.tfevents."  # how TensorBoard names its files
+TENSORBOARDS = "tfevents"  # and by what it knows them
 SAMPLES = "samples"
 Curve = list[tuple[int, float]]  # (global step, value)
 
@@ -79,8 +81,17 @@ def _samples(event: Any) -> Samples | None:
 
 @contextmanager
 def _on_this_disk(run: Store) -> Iterator[Path]:
-    """Yield a folder with the run's events; those of an object store are fetched."""
+    """
+    Yield a folder with the run's events; those of an object store are fetched.
+
+    Raises:
+        CorruptFileError: Something else than a file is among them.
+    """
     if run.is_local:
+        for name in run.names():
+            if TENSORBOARDS in name:
+                with opened(run.local_path(name)):  # a pipe would be waited for
+                    pass
         yield run.local_path("")
         return
     with tempfile.TemporaryDirectory(prefix="events-") as folder:
