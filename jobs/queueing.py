@@ -106,10 +106,11 @@ def known_jobs(folder: Path) -> list[str]:
     """Return the ids that were noted in a folder, in the order of their submission."""
     path = folder / JOB_IDS
     try:
-        said = on_a_disk(path, lambda: text_of(path))
+        said = on_a_disk(path, lambda: text_of(path, "replace"))
     except FileNotFoundError:
         return []
-    return list(dict.fromkeys(said.split()))  # one may have been written twice
+    ids = filter(re.compile(r"\d+").fullmatch, said.split())  # a power cut leaves anything
+    return list(dict.fromkeys(ids))  # one may have been written twice
 
 
 def note_job(folder: Path, job_id: str) -> None:
