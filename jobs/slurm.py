@@ -60,6 +60,7 @@ class JobRecord(NamedTuple):
     nodes: str
     excluded_nodes: str
     has_lost_its_script: bool = False  # killed, by nobody who wants the job to end
+    line: str = ""  # all that scontrol says
 
     @property
     def is_running(self) -> bool:
@@ -70,6 +71,15 @@ class JobRecord(NamedTuple):
     def is_active(self) -> bool:
         """Return True as long as the job waits, runs or is being taken down."""
         return self.state not in ENDED
+
+    def is_of(self, folder: str) -> bool:
+        """
+        Return False for somebody's job that has the number of one of this folder's.
+
+        A controller that was set up anew, or has lost its last seconds, counts from an earlier number on.
+        """
+        ours = (f" Command={folder}/", f" WorkDir={folder} ")
+        return " Command=/" not in self.line or any(place in f"{self.line} " for place in ours)
 
 
 def run_client(
@@ -212,6 +222,7 @@ def _parse_job(line: str) -> JobRecord:
         # After scancel there is no reason, and after its KILL no other exit code either.
         has_lost_its_script=facts.get("Reason") == "JobLaunchFailure"
         and facts.get("ExitCode") == "0:9",
+        line=line,
     )
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -159,7 +159,8 @@ class SlurmJob:
             ids, records = self.job_ids, list[JobRecord]()
             for job_id in ids:
                 if job_id not in self._forgotten:
-                    found = self.controller.records(job_id, self.cluster)
+                    told = self.controller.records(job_id, self.cluster)
+                    found = [record for record in told if record.is_of(str(self.folder))]
                     records += found
                     if not found and job_id != ids[-1]:
                         self._forgotten.add(job_id)
@@ -194,14 +195,17 @@ class SlurmJob:
 
     def cancel(self) -> None:
         """End those of its jobs that have not ended; raises SlurmError."""
-        ids = dict.fromkeys(record.job_id.partition("_")[0] for record in self._active())
-        if ids:
-            run_client(["scancel", *ids], on_cluster(self.cluster))
+        self._cancel(self._active())
 
     def cancel_waiting(self) -> None:
         """End those of its jobs that have not begun, and no others; raises SlurmError."""
-        run_client(["scancel", "--state=PENDING", *self.job_ids], on_cluster(self.cluster))
+        self._cancel(self.records(), "--state=PENDING")
         self._asked_at = float("-inf")
+
+    def _cancel(self, records: Sequence[JobRecord], *options: str) -> None:
+        ids = dict.fromkeys(record.job_id.partition("_")[0] for record in records)
+        if ids:
+            run_client(["scancel", *options, *ids], on_cluster(self.cluster))
 
     def state(self) -> str:
         """Return the newest job's state with its reason, as in `PENDING (Priority)`."""
