@@ -34,7 +34,7 @@ from instruct_core.storage.direct import (
     set_direct,
     write_straight,
 )
-from instruct_core.storage.looks import is_folder, is_there
+from instruct_core.storage.looks import NOT_THERE, is_folder, is_there
 from instruct_core.storage.names import (
     gone_if_it_fails,
     identity,
@@ -93,21 +93,24 @@ class Disk:
                 for entry in listing:
                     try:
                         found[entry.name] = None if entry.is_dir() else entry.stat().st_size
-                    except FileNotFoundError:  # removed meanwhile
-                        continue
+                    except OSError as error:
+                        if error.errno not in NOT_THERE:
+                            raise
+                        continue  # removed meanwhile, or a link that leads nowhere, or in a circle
         except (FileNotFoundError, NotADirectoryError):
             return {}
         return found
 
     def tree(self) -> dict[str, int | None]:
-        """Return all files below with their sizes, and all folders with None."""
+        """Return all files below with their sizes, and all folders with None; not what links lead to."""
         found: dict[str, int | None] = {}
         folders = [""]
         for folder in folders:
-            for name, size in self.entries(folder).items():
-                found[f"{folder}{name}"] = size
-                if size is None:
-                    folders.append(f"{folder}{name}/")
+            for entry, size in self.entries(folder).items():
+                name = f"{folder}{entry}"
+                found[name] = size
+                if size is None and not self.patiently(name, (self.root / name).is_symlink):
+                    folders.append(f"{name}/")
         return found
 
     def forget_listings(self) -> None:
