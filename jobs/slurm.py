@@ -60,6 +60,7 @@ class JobRecord(NamedTuple):
     nodes: str
     excluded_nodes: str
     has_lost_its_script: bool = False  # killed, by nobody who wants the job to end
+    has_lost_a_node: bool = False  # and Slurm, which may not requeue it, does not bring it back
     line: str = ""  # all that scontrol says
 
     @property
@@ -222,6 +223,7 @@ def _parse_job(line: str) -> JobRecord:
         # After scancel there is no reason, and after its KILL no other exit code either.
         has_lost_its_script=facts.get("Reason") == "JobLaunchFailure"
         and facts.get("ExitCode") == "0:9",
+        has_lost_a_node=facts.get("Reason") == "NodeDown" and facts.get("Requeue") == "0",
         line=line,
     )
 

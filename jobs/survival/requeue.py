@@ -18,6 +18,7 @@ What Slurm's own record says right after a warning (all seen on Slurm 22.05):
     scontrol requeue                COMPLETING, Restarts one higher: it comes back by itself
     scancel                         COMPLETING: a requeue would bring it back to life
     the batch script is killed      COMPLETING, JobLaunchFailure, 0:9: nobody but its ranks can requeue it
+    a node is lost, Requeue=0       COMPLETING, NodeDown: the batch script chains a follow-up
 """
 
 from __future__ import annotations
@@ -104,8 +105,10 @@ def _answer_of_slurm() -> Answer:
         return "unsure"  # to requeue a job that someone cancelled would bring it back to life
     if job is not None and job.num_restarts > own_restarts():
         return "requeued"
-    # Nobody is left to bring back a job whose script was killed.
-    goes_on = job is not None and (job.is_running or job.has_lost_its_script)
+    if job is None:
+        return "stop"
+    # Nobody else brings back a job whose script was killed, or one that may not be requeued.
+    goes_on = job.is_running or job.has_lost_its_script or job.has_lost_a_node
     return "requeue" if goes_on else "stop"
 
 

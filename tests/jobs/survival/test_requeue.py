@@ -63,6 +63,7 @@ def test_persons_stop_is_final_and_a_warning_is_not(
         (record(state="PENDING", num_restarts=2), "requeued"),
         (record(state="COMPLETING", num_restarts=1), "stop"),
         (record(state="COMPLETING", num_restarts=1, has_lost_its_script=True), "requeue"),
+        (record(state="COMPLETING", num_restarts=1, has_lost_a_node=True), "requeue"),
         (record(state="CANCELLED", num_restarts=1), "stop"),
         (None, "stop"),
     ],
