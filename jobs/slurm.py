@@ -36,6 +36,7 @@ ENDED = {
 REFUSALS = re.compile(r"(?i)permission denied|presently disabled|not supported|not permitted")
 # What a client says whose question may have been heard, and that has no answer.
 NO_ANSWER = re.compile(r"(?i)timed out|zero bytes|(?:receive|recv|send) failure|connection reset")
+SCRIPT_WAS_KILLED = re.compile(r"JobLaunchFailure$|RaisedSignal:")  # the second from 26.05 on
 TOKEN = "SLURM_JWT"  # by which a person is known to Slurm where there is no munge
 
 
@@ -221,8 +222,8 @@ def _parse_job(line: str) -> JobRecord:
         nodes=facts.get("NodeList", "").replace("(null)", ""),
         excluded_nodes=facts.get("ExcNodeList", "").replace("(null)", ""),
         # After scancel there is no reason, and after its KILL no other exit code either.
-        has_lost_its_script=facts.get("Reason") == "JobLaunchFailure"
-        and facts.get("ExitCode") == "0:9",
+        has_lost_its_script=bool(SCRIPT_WAS_KILLED.match(facts.get("Reason", "")))
+        and bool(re.fullmatch(r"0:[1-9]\d*", facts.get("ExitCode", ""))),
         has_lost_a_node=facts.get("Reason") == "NodeDown" and facts.get("Requeue") == "0",
         line=line,
     )

@@ -17,7 +17,8 @@ What Slurm's own record says right after a warning (all seen on Slurm 22.05):
     preempted                       RUNNING, PreemptTime set: requeue, or Slurm kills at its EndTime
     scontrol requeue                COMPLETING, Restarts one higher: it comes back by itself
     scancel                         COMPLETING: a requeue would bring it back to life
-    the batch script is killed      COMPLETING, JobLaunchFailure, 0:9: nobody but its ranks can requeue it
+    the batch script is killed      COMPLETING, JobLaunchFailure or RaisedSignal (26.05), and the signal's
+                                    number: nobody but its ranks can requeue it
     a node is lost, Requeue=0       COMPLETING, NodeDown: the batch script chains a follow-up
 """
 

@@ -51,11 +51,14 @@ def test_run_that_may_not_be_requeued_is_followed_also_where_a_node_of_it_is_los
     assert_ended_as_if_undisturbed(pair, undisturbed_pair)
 
 
-def test_run_whose_batch_script_is_killed_comes_back(pair: Run, undisturbed_pair: Run) -> None:
+@pytest.mark.parametrize("name", ["KILL", "HUP"])
+def test_run_whose_batch_script_is_killed_comes_back(
+    pair: Run, undisturbed_pair: Run, name: str
+) -> None:
     pair.submit()
 
     with pair.held_at(7):
-        pair.cluster.run("scancel", "--batch", "--signal=KILL", pair.job_id)
+        pair.cluster.run("scancel", "--batch", f"--signal={name}", pair.job_id)
         wait_for(lambda: pair.state() == "COMPLETING", "the end of the script")
 
     pair.wait_for_start(2)
