@@ -44,7 +44,7 @@ from jobs.drill import Hits, read_schedule
 from jobs.ending import Ran, Result, conclude
 from jobs.environment import number_in
 from jobs.events import Damaged, Failed, Foreign
-from jobs.first_seconds import try_out
+from jobs.first_seconds import look_for_settings, try_out
 from jobs.gpu_memory import out_of_gpu_memory_is_a_setting
 from jobs.job_folder import LEAD, describe_error, job_folder, store_may_be_away
 from jobs.ledger import lost_save, newest_timed_save
@@ -94,14 +94,14 @@ def train(
         sheet.begins("load")
         checkpoints = Checkpoints(Store(config.checkpoints, _patience(config)) / config.run)
         with store_may_be_away():
-            number = checkpoints.claim_attempt()
+            number = _claim(checkpoints)
             control, config = _control(checkpoints, config, world)
             products = choose_products(checkpoints.store, device)
         reporter = Reporter(config, number, world, device, guard, deadline, sheet, control)
         try:
             reporter.started(_places(device), code_version, products)
             with store_may_be_away():
-                try_out(device, checkpoints.store, os.environ.get("SLURMD_NODENAME", ""))
+                try_out(device, _node())
                 hits = _hits(config, number, world, stop)
             facts = _facts(config, code_version, products)
             attempt = _Attempt(config, facts, device, guard, checkpoints, reporter, hits)
@@ -120,6 +120,16 @@ def _set_up_torch(config: TrainConfig) -> None:
         be_deterministic()
     if config.compile:
         keep_compiled_apart()
+
+
+def _claim(checkpoints: Checkpoints) -> int:
+    """Take the next attempt number, where the run is seen: what is not there must not be begun."""
+    look_for_settings(checkpoints.store, _node())
+    return checkpoints.claim_attempt()
+
+
+def _node() -> str:
+    return os.environ.get("SLURMD_NODENAME", "")
 
 
 def _hits(config: TrainConfig, attempt: int, world: World, stop: StopSignal) -> Hits:
@@ -162,8 +172,7 @@ def _deadline(runs: Store) -> Deadline:
 def _places(device: torch.device) -> list[Place]:
     """Return where every rank is."""
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
-    node = os.environ.get("SLURMD_NODENAME", "")
-    found = ranks.gather_from_ranks((os.getpid(), socket.gethostname(), gpu, node))
+    found = ranks.gather_from_ranks((os.getpid(), socket.gethostname(), gpu, _node()))
     return [Place(*place) for place in found]
 
 

@@ -30,6 +30,7 @@ from instruct_core.storage.looks import entries_in
 from instruct_core.storage.names import gone_if_it_fails, scratch_of
 from instruct_core.storage.patience import on_a_disk, patiently
 from instruct_core.storage.plain_errors import is_refusal, may_pass
+from instruct_core.storage.plain_file import text_of
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +126,7 @@ def read_all_progress(folder: Path) -> list[Progress]:
 def read_record(path: Path, kind: type[T]) -> T | None:
     """Return a record; None where there is nothing, or a lost node left half of it."""
     try:
-        return structure(loose_json(path.read_text(encoding="utf-8")), kind, str(path))
+        return structure(loose_json(text_of(path)), kind, str(path))
     except (FileNotFoundError, ValueError):
         return None
 
@@ -142,7 +143,7 @@ def or_unknown(read: Callable[[], T], unknown: T) -> T:
 def read_json(path: Path) -> dict[str, Any]:
     """Return what `replace_json` wrote; {} where there is nothing, or a lost node left half of it."""
     try:
-        document = loose_json(path.read_text(encoding="utf-8"))
+        document = loose_json(text_of(path))
     except (FileNotFoundError, ValueError):
         return {}
     return document if isinstance(document, dict) else {}

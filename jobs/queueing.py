@@ -24,6 +24,7 @@ from pathlib import Path
 from instruct_core.errors import SlurmError
 from instruct_core.storage.names import identity, rename, scratch_of
 from instruct_core.storage.patience import on_a_disk, passes_on_a_disk
+from instruct_core.storage.plain_file import open_plain, text_of
 from jobs.job_folder import JOB_IDS
 from jobs.slurm import clean_environment, lines_by_job, run_client
 
@@ -105,10 +106,11 @@ def known_jobs(folder: Path) -> list[str]:
     """Return the ids that were noted in a folder, in the order of their submission."""
     path = folder / JOB_IDS
     try:
-        said = on_a_disk(path, lambda: path.read_text(encoding="utf-8"))
+        said = on_a_disk(path, lambda: text_of(path, "replace"))
     except FileNotFoundError:
         return []
-    return list(dict.fromkeys(said.split()))  # one may have been written twice
+    ids = filter(re.compile(r"\d+").fullmatch, said.split())  # a power cut leaves anything
+    return list(dict.fromkeys(ids))  # one may have been written twice
 
 
 def note_job(folder: Path, job_id: str) -> None:
@@ -116,7 +118,8 @@ def note_job(folder: Path, job_id: str) -> None:
     path = folder / JOB_IDS
 
     def append() -> None:
-        with path.open("a", encoding="utf-8") as file:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        with os.fdopen(open_plain(path, flags), "a", encoding="utf-8") as file:
             file.write(f"{job_id}\n")
 
     on_a_disk(path, append)

@@ -125,8 +125,12 @@ class Reporter:
         """Take what begins now: "first step", "step", "evaluation", "save", "ending"."""
         self._guard.working(phase)
         self._sheet.begins(phase)
-        if phase != "step" and self._progress.stepped_at is not None:
+        steps, seconds = phase == "step", self._guard.step_seconds
+        if not steps and self._progress.stepped_at is not None:
             self._report_progress("running", stepped_at=None)
+        elif steps and self._progress.stepped_at is None and seconds:
+            # Of a step that hangs right behind a save nobody would know that it had begun.
+            self._report_progress("running", stepped_at=time.time(), step_seconds=seconds)
         # A warned rank's time is short, and `ended` tells it behind the save.
         if phase == "save" and not self._guard.asked():
             self._records.write_before_a_save()

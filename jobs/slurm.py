@@ -36,6 +36,7 @@ ENDED = {
 REFUSALS = re.compile(r"(?i)permission denied|presently disabled|not supported|not permitted")
 # What a client says whose question may have been heard, and that has no answer.
 NO_ANSWER = re.compile(r"(?i)timed out|zero bytes|(?:receive|recv|send) failure|connection reset")
+SCRIPT_WAS_KILLED = re.compile(r"JobLaunchFailure$|RaisedSignal:")  # the second from 26.05 on
 TOKEN = "SLURM_JWT"  # by which a person is known to Slurm where there is no munge
 
 
@@ -60,6 +61,8 @@ class JobRecord(NamedTuple):
     nodes: str
     excluded_nodes: str
     has_lost_its_script: bool = False  # killed, by nobody who wants the job to end
+    has_lost_a_node: bool = False  # and Slurm, which may not requeue it, does not bring it back
+    line: str = ""  # all that scontrol says
 
     @property
     def is_running(self) -> bool:
@@ -70,6 +73,15 @@ class JobRecord(NamedTuple):
     def is_active(self) -> bool:
         """Return True as long as the job waits, runs or is being taken down."""
         return self.state not in ENDED
+
+    def is_of(self, folder: str) -> bool:
+        """
+        Return False for somebody's job that has the number of one of this folder's.
+
+        A controller that was set up anew, or has lost its last seconds, counts from an earlier number on.
+        """
+        ours = (f" Command={folder}/", f" WorkDir={folder} ")
+        return " Command=/" not in self.line or any(place in f"{self.line} " for place in ours)
 
 
 def run_client(
@@ -210,8 +222,10 @@ def _parse_job(line: str) -> JobRecord:
         nodes=facts.get("NodeList", "").replace("(null)", ""),
         excluded_nodes=facts.get("ExcNodeList", "").replace("(null)", ""),
         # After scancel there is no reason, and after its KILL no other exit code either.
-        has_lost_its_script=facts.get("Reason") == "JobLaunchFailure"
-        and facts.get("ExitCode") == "0:9",
+        has_lost_its_script=bool(SCRIPT_WAS_KILLED.match(facts.get("Reason", "")))
+        and bool(re.fullmatch(r"0:[1-9]\d*", facts.get("ExitCode", ""))),
+        has_lost_a_node=facts.get("Reason") == "NodeDown" and facts.get("Requeue") == "0",
+        line=line,
     )
 
 

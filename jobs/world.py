@@ -29,6 +29,7 @@ from torch._C._distributed_c10d import Store, TCPStore
 from instruct_core import ranks
 from instruct_core.errors import ConfigError
 from instruct_core.storage.patience import on_a_disk
+from instruct_core.storage.plain_file import text_of
 from jobs.environment import number_in
 from jobs.job_folder import replace_json, store_may_be_away, this_start
 from jobs.open_files import allow_open_files
@@ -184,7 +185,7 @@ def _meet(world: World) -> Store:
     with store_may_be_away():
         while path.name not in on_a_disk(folder, lambda: os.listdir(folder)):  # noqa: PTH208  names only
             time.sleep(max(POLL_SECONDS, world.world_size / LOOKS_PER_SECOND))
-        meeting = json.loads(on_a_disk(path, lambda: path.read_text(encoding="utf-8")))
+        meeting = json.loads(on_a_disk(path, lambda: text_of(path)))
     _use_interface_of(_address_towards(meeting["address"]))
     return TCPStore(meeting["address"], meeting["port"], world.world_size, False, ranks.TIMEOUT)
 

@@ -25,9 +25,10 @@ def record(
     end: str = "Unknown",
     may_requeue: bool = True,
     has_lost_its_script: bool = False,
+    has_lost_a_node: bool = False,
 ) -> JobRecord:
     """Return what Slurm says about a job."""
     return JobRecord(
         "7", state, "None", num_restarts, may_requeue, "Unknown", end, "node1", "",
-        has_lost_its_script=has_lost_its_script,
+        has_lost_its_script=has_lost_its_script, has_lost_a_node=has_lost_a_node,
     )  # fmt: skip

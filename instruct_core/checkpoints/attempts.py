@@ -32,8 +32,21 @@ def host_of(store: Store, attempt: int) -> str:
 
 
 def check_fence(store: Store, attempt: int) -> None:
-    """Raise FencedError if a newer attempt has begun."""
-    if (newest := newest_attempt(store)) > attempt:
+    """
+    Look whether a run is still that of an attempt.
+
+    Raises:
+        FencedError: A newer attempt has begun.
+        OSError: Its claim is not there, as where somebody has renamed the folder: what is written now
+            would be half a run in the place of the whole one.
+    """
+    newest = newest_attempt(store)
+    if newest < attempt:
+        raise OSError(
+            f"{store.url} is not the run's folder any more: the claim of attempt {attempt} is not in "
+            "it. If it was moved or renamed, move it back"
+        )
+    if newest > attempt:
         raise FencedError(
             f"Run {store.url} belongs to attempt {newest} now; this is attempt {attempt}, which must "
             f"not write any more. Attempt {newest} began on {host_of(store, newest)}: if that is "

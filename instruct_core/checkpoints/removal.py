@@ -52,25 +52,41 @@ def clear_step(store: Store, step: int, attempt: int) -> None:
     Raises:
         FencedError: A newer attempt has begun: what may be its own is where it was. On a disk alone.
     """
-    folder = step_name(step)
-    if not store.is_local:
-        names = [name for name in store.names(folder) if age_of(name)[0] <= attempt]
-        for name in sorted(names, key=lambda name: name != "manifest.json"):
-            remove_save(store, f"{folder}/{name}")
+    if store.is_local:
+        drop(store, take_away(store, step, attempt))
         return
+    folder = step_name(step)
+    names = [name for name in store.names(folder) if age_of(name)[0] <= attempt]
+    for name in sorted(names, key=lambda name: name != "manifest.json"):
+        remove_save(store, f"{folder}/{name}")
+
+
+def take_away(store: Store, step: int, attempt: int) -> str:
+    """
+    Have no folder of a step, on a disk; return what it is called now, which `drop` removes; "" for none.
+
+    Arguments and errors as of `clear_step`.
+    """
+    folder = step_name(step)
     aside = f"left-{folder}-attempt-{attempt:04d}"
     store.remove(aside)
     try:
         store.move(folder, aside)
     except FileNotFoundError:  # nothing was left
-        return
+        return ""
     except OSError:
         with contextlib.suppress(OSError):  # it was not moved, or its answer was lost
             store.move(aside, folder)
         raise
     _put_back_if_fenced(store, folder, aside, attempt)
-    store.remove(f"{aside}/manifest.json")  # what still has one may have to go back
-    store.remove(aside)
+    return aside
+
+
+def drop(store: Store, aside: str) -> None:
+    """Remove what was taken away, if there is such."""
+    if aside:
+        store.remove(f"{aside}/manifest.json")  # what still has one may have to go back
+        store.remove(aside)
 
 
 def remove_save(store: Store, folder: str) -> None:

@@ -34,7 +34,7 @@ from typing import Any, NamedTuple
 from instruct_core import ranks
 from instruct_core.checkpoints.attempts import check_fence, newest_attempt
 from instruct_core.checkpoints.manifest import FileEntry, Manifest
-from instruct_core.checkpoints.removal import clear_step, remove_save
+from instruct_core.checkpoints.removal import drop, remove_save, take_away
 from instruct_core.checkpoints.retention import Keep, Removed, Retention, SpoiledError
 from instruct_core.checkpoints.snapshot import Snapshot, snapshot_of
 from instruct_core.checkpoints.staging import Image, Staging, direct_image
@@ -206,7 +206,9 @@ class Checkpoints:
         self.retention.forget(step)
         # Elsewhere none is in the way, and what others left goes once ours is committed.
         if self._place.is_local:
-            clear_step(self._place, step, self.attempt)
+            aside = take_away(self._place, step, self.attempt)
+            with contextlib.suppress(OSError):  # a file of it is open, on NFS: it goes later
+                drop(self._place, aside)
         return False
 
     def _commit(self, snapshot: Snapshot, folder: Store, files: list[FileEntry]) -> None:

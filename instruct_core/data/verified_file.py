@@ -33,6 +33,7 @@ from instruct_core.errors import CorruptFileError
 from instruct_core.storage.cache import local_copy
 from instruct_core.storage.looks import is_there
 from instruct_core.storage.patience import on_a_disk
+from instruct_core.storage.plain_file import open_plain, opened
 from instruct_core.storage.store import Store
 from instruct_core.storage.tensor_file import NUMPY_TYPES, Place, parse_header
 
@@ -60,7 +61,7 @@ class OpenFile:
     """A file that is open for as long as somebody has it."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.descriptor = path, os.open(path, os.O_RDONLY)
+        self.path, self.descriptor = path, open_plain(path)
         self.state = State.of(self.descriptor)
 
     def __del__(self) -> None:
@@ -170,8 +171,8 @@ def _opened(
         file, known = on_a_disk(path, lambda: _open(path, store, entry))
     except CorruptFileError:
         sleep(LOOK_AGAIN_SECONDS)
-        with contextlib.suppress(FileNotFoundError), path.open("rb") as cached:
-            os.posix_fadvise(cached.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        with contextlib.suppress(FileNotFoundError), opened(path) as cached:
+            os.posix_fadvise(cached, 0, 0, os.POSIX_FADV_DONTNEED)
         file, known = on_a_disk(path, lambda: _open(path, store, entry))
     verified[number] = known
     return known.columns(file)

@@ -34,7 +34,7 @@ from instruct_core.storage.direct import (
     set_direct,
     write_straight,
 )
-from instruct_core.storage.looks import is_folder, is_there
+from instruct_core.storage.looks import NOT_THERE, is_folder, is_there
 from instruct_core.storage.names import (
     gone_if_it_fails,
     identity,
@@ -46,6 +46,7 @@ from instruct_core.storage.names import (
     sync_folder,
 )
 from instruct_core.storage.patience import naming, passes_on_a_disk, patiently
+from instruct_core.storage.plain_file import opened
 
 T = TypeVar("T")
 
@@ -92,21 +93,24 @@ class Disk:
                 for entry in listing:
                     try:
                         found[entry.name] = None if entry.is_dir() else entry.stat().st_size
-                    except FileNotFoundError:  # removed meanwhile
-                        continue
+                    except OSError as error:
+                        if error.errno not in NOT_THERE:
+                            raise
+                        continue  # removed meanwhile, or a link that leads nowhere, or in a circle
         except (FileNotFoundError, NotADirectoryError):
             return {}
         return found
 
     def tree(self) -> dict[str, int | None]:
-        """Return all files below with their sizes, and all folders with None."""
+        """Return all files below with their sizes, and all folders with None; not what links lead to."""
         found: dict[str, int | None] = {}
         folders = [""]
         for folder in folders:
-            for name, size in self.entries(folder).items():
-                found[f"{folder}{name}"] = size
-                if size is None:
-                    folders.append(f"{folder}{name}/")
+            for entry, size in self.entries(folder).items():
+                name = f"{folder}{entry}"
+                found[name] = size
+                if size is None and not self.patiently(name, (self.root / name).is_symlink):
+                    folders.append(f"{name}/")
         return found
 
     def forget_listings(self) -> None:
@@ -131,7 +135,7 @@ class Disk:
         return self.patiently(name, lambda: self._read(name, at_most))
 
     def _read(self, name: str, at_most: int) -> bytes:
-        with _open_file(self.root / name) as descriptor:
+        with opened(self.root / name) as descriptor:
             size = min(at_most, os.fstat(descriptor).st_size)
             with os.fdopen(descriptor, "rb", closefd=False) as file:
                 return file.read(size)
@@ -147,7 +151,7 @@ class Disk:
                 that begin on a page.
         """
         path = self.root / name
-        with _open_file(path) as cached, _open_file(path) as straight:
+        with opened(path) as cached, opened(path) as straight:
             if (
                 past_cache
             ):  # and what is no whole page, or must not be read straight, comes anew too
@@ -281,15 +285,3 @@ class Disk:
             if found.st_uid != os.getuid() and found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
                 names.append(f"{folder}/{name}".rstrip("/"))
         return names
-
-
-@contextmanager
-def _open_file(path: Path) -> Iterator[int]:
-    """Open a plain file for reading; a pipe or a device in its place would never end."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise CorruptFileError(f"{path} is no plain file.")
-        yield descriptor
-    finally:
-        os.close(descriptor)

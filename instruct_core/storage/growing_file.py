@@ -119,7 +119,9 @@ class GrowingFile:
             self._new_names_in |= {each.parent for each in above if not is_there(each)}
             folder.mkdir(parents=True, exist_ok=True)
         anew = 0 if self._is_made else os.O_TRUNC
-        descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | anew, 0o666)
+        # A pipe in its place is refused, and nobody waits for its reader.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK
+        descriptor = os.open(self.path, flags | anew, 0o666)
         self._is_made = True
         with os.fdopen(descriptor, "wb") as file:
             file.seek(self._written)

@@ -186,11 +186,16 @@ def _ours() -> JobRecord | None:
             sleep(RETRY_SECONDS)
             continue
         # Another count of restarts: this script is on a lost node, and the job runs elsewhere.
-        if job is not None and job.is_running and job.num_restarts == own_restarts():
+        if job is not None and job.num_restarts == own_restarts() and _goes_on(job):
             return job
         logger.info("Slurm has decided already: %s", _in_words(job))
         return None
     raise AssertionError("unreachable")
+
+
+def _goes_on(job: JobRecord) -> bool:
+    """Return True for a job that runs, and for one that Slurm ends without bringing it back."""
+    return job.is_running or job.has_lost_a_node
 
 
 def _in_words(job: JobRecord | None) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from instruct_core.storage.patience import PASSING
+from instruct_core.storage.plain_file import text_of
 from jobs.causes import LOST_PEER, PEER_IS_GONE, Cause, cause_of_text
 from jobs.failures import Failure
 from jobs.job_folder import LOG, SETUP_ENDED, or_unknown, this_start
@@ -239,7 +240,7 @@ def said_in_this_start() -> str:
 
 
 def _after_this_start(log: Path) -> str:
-    text = log.read_text(encoding="utf-8", errors="replace")
+    text = text_of(log, "replace")
     _, found, said = text.rpartition(f"start {this_start()}")
     # The disk may have been full; earlier starts do not count.
     return said.partition("\n")[2] if found else ""

@@ -16,6 +16,7 @@ import logging
 import os
 import re
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +24,7 @@ from instruct_core.errors import SlurmError
 from instruct_core.storage.patience import on_a_disk
 from jobs.bad_nodes import BAD_NODES, DAY, bad_nodes, own_cluster
 from jobs.environment import number_in
-from jobs.job_folder import job_folder, read_json, replace_json
+from jobs.job_folder import job_folder, read_record, replace_json
 from jobs.slurm import JobRecord, fields_of, own_job_id, run_client, show_job
 
 logger = logging.getLogger(__name__)
@@ -31,6 +32,13 @@ logger = logging.getLogger(__name__)
 # Bad nodes that the launcher has left out; set by the batch script.
 BAD_AT_LAUNCH = "INSTRUCT_BAD_AT_LAUNCH"
 EXCLUDED = "excluded.json"  # nodes that the job has excluded itself, and until when at least
+
+
+@dataclass(frozen=True)
+class _Excluded:
+    """What stands in it: UTC seconds by node."""
+
+    until: dict[str, float] = field(default_factory=dict)
 
 
 def nodes_to_exclude(job: JobRecord, bad_node: str) -> str:
@@ -107,11 +115,11 @@ def _ours() -> dict[str, float]:
     left_out = filter(None, os.environ.get(BAD_AT_LAUNCH, "").split(","))
     try:
         path = job_folder() / EXCLUDED
-        noted: dict[str, float] = on_a_disk(path, lambda: read_json(path)).get("until", {})
+        noted = on_a_disk(path, lambda: read_record(path, _Excluded)) or _Excluded()
     except OSError as error:
         logger.warning("Which nodes are excluded for a while could not be read: %s", error)
         return {}
-    return dict.fromkeys(left_out, 0.0) | noted
+    return dict.fromkeys(left_out, 0.0) | noted.until
 
 
 def _note(ours: dict[str, float]) -> None:

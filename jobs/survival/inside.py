@@ -50,6 +50,8 @@ def starts_inside(job: JobRecord, crash: Crash, said: str, bad_node: str) -> boo
     """
     if INSIDE not in os.environ or crash.away or TOLD_TO_END in os.environ:
         return False
+    if not job.is_running:
+        return False
     if number_in(INSIDE, 0) >= MOST_INSIDE or NOT_ALL_ENDED.search(said):
         return False
     if not _time_is_left(job):

@@ -17,7 +17,9 @@ What Slurm's own record says right after a warning (all seen on Slurm 22.05):
     preempted                       RUNNING, PreemptTime set: requeue, or Slurm kills at its EndTime
     scontrol requeue                COMPLETING, Restarts one higher: it comes back by itself
     scancel                         COMPLETING: a requeue would bring it back to life
-    the batch script is killed      COMPLETING, JobLaunchFailure, 0:9: nobody but its ranks can requeue it
+    the batch script is killed      COMPLETING, JobLaunchFailure or RaisedSignal (26.05), and the signal's
+                                    number: nobody but its ranks can requeue it
+    a node is lost, Requeue=0       COMPLETING, NodeDown: the batch script chains a follow-up
 """
 
 from __future__ import annotations
@@ -25,8 +27,9 @@ from __future__ import annotations
 import logging
 import signal
 from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import submitit
 
@@ -37,7 +40,14 @@ from instruct_core.storage.store import Store
 from jobs.bad_nodes import blame_crash, may_be_of_a_node
 from jobs.events import Crashed
 from jobs.failures import write_outcome
-from jobs.job_folder import FAILED_CHECK, Progress, place_of, read_json, replace_json, this_start
+from jobs.job_folder import (
+    FAILED_CHECK,
+    Progress,
+    place_of,
+    read_record,
+    replace_json,
+    this_start,
+)
 from jobs.ledger import note_crash
 from jobs.slurm import own_job_id, own_restarts, show_job
 from jobs.survival.crash import Crash
@@ -48,9 +58,29 @@ MAX_CRASHES_WITHOUT_PROGRESS = 3
 MAX_FRUITLESS_STARTS = 10  # warned, or without their store, before anything was done
 MAX_STARTS_WITHOUT_BOOKS = 20  # without progress, where nothing can be counted: the disk is full
 CRASHES_THAT_EXCLUDE_A_NODE = 2
-NO_CRASHES: dict[str, Any] = {"committed": -1, "in_a_row": 0, "node": "", "node_in_a_row": 0}
 
 Answer = Literal["requeue", "requeued", "stop", "unsure"]
+
+
+@dataclass(frozen=True)
+class _Fruitless:
+    """Starts in a row that came to nothing, up to one."""
+
+    committed: int = 0
+    in_a_row: int = 0
+    start: str = ""
+
+
+@dataclass(frozen=True)
+class _Crashes:
+    """Crashes in a row that committed nothing new, up to a start."""
+
+    committed: int = -1
+    in_a_row: int = 0
+    node: str = ""
+    node_in_a_row: int = 0
+    error: str = ""
+    start: str = ""
 
 
 def answer_to(received: Iterable[signal.Signals | None]) -> Answer:
@@ -76,8 +106,10 @@ def _answer_of_slurm() -> Answer:
         return "unsure"  # to requeue a job that someone cancelled would bring it back to life
     if job is not None and job.num_restarts > own_restarts():
         return "requeued"
-    # Nobody is left to bring back a job whose script was killed.
-    goes_on = job is not None and (job.is_running or job.has_lost_its_script)
+    if job is None:
+        return "stop"
+    # Nobody else brings back a job whose script was killed, or one that may not be requeued.
+    goes_on = job.is_running or job.has_lost_its_script or job.has_lost_a_node
     return "requeue" if goes_on else "stop"
 
 
@@ -91,15 +123,14 @@ def allows_fruitless_start(folder: Path, committed: int) -> bool:
     """
     path = folder / "warnings.json"
     try:
-        counts = {"committed": 0, "in_a_row": 0} | on_a_disk(path, lambda: read_json(path))
-        if counts.get("start") != this_start():
-            counts["in_a_row"] = 0 if committed > counts["committed"] else counts["in_a_row"] + 1
-            counts["committed"] = max(committed, counts["committed"])
-            counts["start"] = this_start()
-            on_a_disk(path, lambda: replace_json(path, counts))
+        counts = on_a_disk(path, lambda: read_record(path, _Fruitless)) or _Fruitless()
+        if counts.start != this_start():
+            in_a_row = 0 if committed > counts.committed else counts.in_a_row + 1
+            counts = _Fruitless(max(committed, counts.committed), in_a_row, this_start())
+            on_a_disk(path, lambda: replace_json(path, asdict(counts)))
     except OSError as error:  # a full disk must not be the end of the run
         return _allows_uncounted(folder, error)
-    return bool(counts["in_a_row"] < MAX_FRUITLESS_STARTS)
+    return counts.in_a_row < MAX_FRUITLESS_STARTS
 
 
 def too_many_warnings(unit: str) -> str:
@@ -121,8 +152,8 @@ def starts_without_progress(folder: Path) -> int:
     best, good_start = -1, ""
     try:
         for path in entries_in(folder, "progress-*.json"):
-            committed = read_json(path).get("committed")
-            if isinstance(committed, int) and committed > best:
+            committed = (read_record(path, Progress) or Progress()).committed
+            if committed is not None and committed > best:
                 best, good_start = committed, path.stem.removeprefix("progress-")
     except OSError as error:
         logger.warning("How far the job has come cannot be read: %s", error)
@@ -145,7 +176,7 @@ class CrashBudget:
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._path = folder, folder / "crashes.json"
-        self._counts = NO_CRASHES
+        self._counts = _Crashes()
 
     def allows_restart(self, committed: int, node: str = "", everywhere: str = "") -> bool:
         """
@@ -158,34 +189,35 @@ class CrashBudget:
                 that cannot see a file is, unless no other sees it either.
         """
         try:
-            counts = NO_CRASHES | on_a_disk(self._path, lambda: read_json(self._path))
-            if counts.get("start") != this_start():
-                if everywhere and everywhere == counts.get("error") and node != counts["node"]:
+            path = self._path
+            counts = on_a_disk(path, lambda: read_record(path, _Crashes)) or _Crashes()
+            if counts.start != this_start():
+                if everywhere and everywhere == counts.error and node != counts.node:
                     node = ""
-                counts["error"] = everywhere
-                self._count(counts, committed, node)
+                counts = _Crashes(
+                    committed=max(committed, counts.committed),
+                    in_a_row=counts.in_a_row + 1 if committed <= counts.committed else 1,
+                    node=node,
+                    node_in_a_row=counts.node_in_a_row + 1 if node == counts.node else 1,
+                    error=everywhere,
+                    start=this_start(),
+                )
+                on_a_disk(path, lambda: replace_json(path, asdict(counts)))
         except OSError as error:  # a full disk must not be the end of the run
             return _allows_uncounted(self._folder, error)
         self._counts = counts
-        return bool(counts["in_a_row"] < MAX_CRASHES_WITHOUT_PROGRESS)
-
-    def _count(self, counts: dict[str, Any], committed: int, node: str) -> None:
-        counts["in_a_row"] = counts["in_a_row"] + 1 if committed <= counts["committed"] else 1
-        counts["committed"] = max(committed, counts["committed"])
-        counts["node_in_a_row"] = counts["node_in_a_row"] + 1 if node == counts["node"] else 1
-        counts |= {"node": node, "start": this_start()}
-        on_a_disk(self._path, lambda: replace_json(self._path, counts))
+        return counts.in_a_row < MAX_CRASHES_WITHOUT_PROGRESS
 
     @property
     def is_everywhere(self) -> bool:
         """Return True if another node told the same before: what is counted blames none."""
-        return bool(self._counts.get("error")) and not self._counts["node"]
+        return bool(self._counts.error) and not self._counts.node
 
     @property
     def bad_node(self) -> str:
         """Return the node that crashed twice in a row, or ""."""
-        often = self._counts["node_in_a_row"] >= CRASHES_THAT_EXCLUDE_A_NODE
-        return str(self._counts["node"]) if often else ""
+        often = self._counts.node_in_a_row >= CRASHES_THAT_EXCLUDE_A_NODE
+        return self._counts.node if often else ""
 
 
 def judge_crash(crash: Crash, folder: Path, progress: Progress) -> tuple[bool, str]:

@@ -92,6 +92,10 @@ class LocalJob:
         """Return how the controller ended; 0 where somebody else is its parent."""
         return self.process.wait() if self.process is not None else 0
 
+    def ended_well(self) -> bool:
+        """Return True for one that we started, and whose run was done or stopped when it ended."""
+        return self.process is not None and self.exit_code() == 0
+
     def warn(self, signum: signal.Signals) -> None:
         """Pass a signal to the controller, which passes it to all tasks; to nobody else."""
         if self.is_ours and self.is_running():

@@ -24,6 +24,7 @@ from instruct_core.storage.disk import NO_LOCKS
 from instruct_core.storage.json_text import loose_json
 from instruct_core.storage.looks import is_there
 from instruct_core.storage.patience import on_a_disk
+from instruct_core.storage.plain_file import bytes_of, open_plain
 from jobs.process import start_ticks
 
 
@@ -138,14 +139,14 @@ def holder_of(path: Path) -> Holder | None:
 
 def _holders_of(path: Path) -> Iterator[Holder]:
     """Yield all that a lock's file names: who took it, and who has inherited it since."""
-    for line in path.read_bytes().splitlines():
+    for line in bytes_of(path).splitlines():
         with suppress(ValueError, KeyError, TypeError):
             yield holder_in(loose_json(line))
 
 
 def word_of(path: Path) -> dict[str, Any]:
     """Return what a lock's file says; {} where that is half written, or damaged."""
-    data = on_a_disk(path, path.read_bytes)
+    data = on_a_disk(path, lambda: bytes_of(path))
     try:
         entry = loose_json(data) if data.endswith(b"\n") else {}
     except ValueError:
@@ -160,7 +161,8 @@ def holder_in(entry: dict[str, Any]) -> Holder:
 
 def _opened(path: Path) -> IO[str]:
     path.parent.mkdir(parents=True, exist_ok=True)
-    return path.open("a+", encoding="utf-8")
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND
+    return os.fdopen(open_plain(path, flags), "a+", encoding="utf-8")
 
 
 def _is_held(path: Path) -> bool:
@@ -174,7 +176,7 @@ def _is_held(path: Path) -> bool:
 
 
 def _shared(path: Path) -> bool | None:
-    with path.open(encoding="utf-8") as file:
+    with os.fdopen(open_plain(path), encoding="utf-8") as file:
         return _flock(file, fcntl.LOCK_SH)
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from instruct_core.converter import structure
 from instruct_core.errors import ConfigError, CorruptFileError, SlurmError
 from instruct_core.storage.json_text import loose_json
 from instruct_core.storage.patience import on_a_disk
+from instruct_core.storage.plain_file import text_of
 from instruct_core.storage.store import Store
 from jobs.job_folder import place_of, read_progress, replace_json
 from jobs.queueing import known_jobs, queue
@@ -113,7 +114,7 @@ class SlurmJob:
             CorruptFileError: It is no note.
         """
         try:
-            text = on_a_disk(note, lambda: note.read_text(encoding="utf-8"))
+            text = on_a_disk(note, lambda: text_of(note))
             word = structure(loose_json(text), _Note, str(note))
             return cls(Path(word.folder), word.ledger, controller or Controller(), word.cluster)
         except FileNotFoundError:
@@ -158,7 +159,8 @@ class SlurmJob:
             ids, records = self.job_ids, list[JobRecord]()
             for job_id in ids:
                 if job_id not in self._forgotten:
-                    found = self.controller.records(job_id, self.cluster)
+                    told = self.controller.records(job_id, self.cluster)
+                    found = [record for record in told if record.is_of(str(self.folder))]
                     records += found
                     if not found and job_id != ids[-1]:
                         self._forgotten.add(job_id)
@@ -193,14 +195,17 @@ class SlurmJob:
 
     def cancel(self) -> None:
         """End those of its jobs that have not ended; raises SlurmError."""
-        ids = dict.fromkeys(record.job_id.partition("_")[0] for record in self._active())
-        if ids:
-            run_client(["scancel", *ids], on_cluster(self.cluster))
+        self._cancel(self._active())
 
     def cancel_waiting(self) -> None:
         """End those of its jobs that have not begun, and no others; raises SlurmError."""
-        run_client(["scancel", "--state=PENDING", *self.job_ids], on_cluster(self.cluster))
+        self._cancel(self.records(), "--state=PENDING")
         self._asked_at = float("-inf")
+
+    def _cancel(self, records: Sequence[JobRecord], *options: str) -> None:
+        ids = dict.fromkeys(record.job_id.partition("_")[0] for record in records)
+        if ids:
+            run_client(["scancel", *options, *ids], on_cluster(self.cluster))
 
     def state(self) -> str:
         """Return the newest job's state with its reason, as in `PENDING (Priority)`."""

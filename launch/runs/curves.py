@@ -13,13 +13,15 @@ import logging
 import math
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from instruct_core.storage.plain_file import opened
 from instruct_core.storage.store import Store
 
 EVENTS = "events.out.tfevents."  # how TensorBoard names its files
+TENSORBOARDS = "tfevents"  # and by what it knows them
 SAMPLES = "samples"
 Curve = list[tuple[int, float]]  # (global step, value)
 
@@ -40,14 +42,15 @@ class Told(NamedTuple):
 
 def read_curves(run: Store, tags: Sequence[str]) -> Told:
     """Return what a run has logged: finite values of some curves, and all of its samples."""
-    if not any(name.startswith(EVENTS) for name in run.names()):
+    names = run.names()
+    if not any(name.startswith(EVENTS) for name in names):
         return Told({}, [])
     from tensorboard.backend.event_processing.directory_watcher import DirectoryDeletedError
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     # It warns of what every resume asks it to do: to forget the steps that are made again.
     logging.getLogger("tensorboard").setLevel(logging.ERROR)
-    with _on_this_disk(run) as folder:
+    with _on_this_disk(run, names) as folder:
         everything = {"scalars": 0, "tensors": 0, "histograms": 1, "images": 1}
         events = EventAccumulator(str(folder), size_guidance=everything)
         try:
@@ -78,13 +81,23 @@ def _samples(event: Any) -> Samples | None:
 
 
 @contextmanager
-def _on_this_disk(run: Store) -> Iterator[Path]:
-    """Yield a folder with the run's events; those of an object store are fetched."""
+def _on_this_disk(run: Store, names: Sequence[str]) -> Iterator[Path]:
+    """
+    Yield a folder with the run's events; those of an object store are fetched.
+
+    Raises:
+        CorruptFileError: Something else than a file is among them.
+    """
     if run.is_local:
+        for name in names:
+            # A pipe would be waited for; what is gone is gone.
+            if TENSORBOARDS in name:
+                with suppress(FileNotFoundError), opened(run.local_path(name)):
+                    pass
         yield run.local_path("")
         return
     with tempfile.TemporaryDirectory(prefix="events-") as folder:
-        for name in run.names():
+        for name in names:
             if name.startswith(EVENTS):
                 (Path(folder) / name).write_bytes(run.read(name))
         yield Path(folder)

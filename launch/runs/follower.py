@@ -55,7 +55,7 @@ def watch(job: LocalJob, run: Run) -> int:
     finally:
         for signum, handler in before.items():
             put_back(signum, handler)
-    return _conclude(job, run, follower.stopping)
+    return _conclude(job, run, follower.stopping or job.ended_well())
 
 
 def watch_slurm(job: SlurmJob, run: Run) -> int:

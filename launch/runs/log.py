@@ -9,11 +9,13 @@ While the job waits, -f says for what and until when, beside what was logged.
 from __future__ import annotations
 
 import codecs
+import os
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from instruct_core.storage.plain_file import open_plain
 from launch.cluster.slurm import NEVER_STARTS_HELP
 from launch.console.lines import EXIT_FAILED, note, without_controls
 from launch.flags.logs import Logs
@@ -69,7 +71,7 @@ class _Reader:
             # A letter may be half written yet.
             fresh = codecs.getincrementaldecoder("utf-8")(errors="replace")
             size, decoder = self._read.get(path, (0, fresh))
-            with path.open("rb") as file:
+            with os.fdopen(open_plain(path), "rb") as file:
                 file.seek(size)
                 data = file.read()
             self._read[path] = (size + len(data), decoder)

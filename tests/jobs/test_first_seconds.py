@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from instruct_core.errors import MissingError
 from instruct_core.storage.store import Store
 from jobs import first_seconds as module
 from jobs.failures import failure_report, read_failures
-from jobs.first_seconds import try_out
+from jobs.first_seconds import look_for_settings, try_out
 from jobs.job_folder import BadNodeError, Progress
 from jobs.survival.crash import cause_of
 from jobs.survival.requeue import judge_crash
@@ -29,7 +30,8 @@ def store(tmp_path: Path) -> Store:
 
 def told(rank: int, store: Store) -> str:
     try:
-        try_out(CPU, store, f"node{rank}")
+        look_for_settings(store, f"node{rank}")
+        try_out(CPU, f"node{rank}")
     except BadNodeError as error:
         return f"{error.node}: {error}"
     return "well"
@@ -71,6 +73,20 @@ def test_node_without_the_shared_disk_is_named(store: Store, tmp_path: Path) -> 
     )
 
 
+def test_run_that_no_node_sees_is_missing_and_none_is_at_fault(store: Store) -> None:
+    gone = Store(f"{store.url}-renamed")
+
+    def work(rank: int) -> str:
+        with pytest.raises(MissingError) as caught:
+            look_for_settings(gone, f"node{rank}")
+        return str(caught.value)
+
+    said = in_ranks(2, work)
+
+    assert said[0] == said[1]
+    assert said[0].startswith(f"Run {gone.url} is not there: no rank reads its settings (FileNot")
+
+
 @pytest.mark.parametrize(
     "error", [TimeoutError("no answer in time"), PermissionError("s3://bucket: Forbidden")]
 )
@@ -83,7 +99,7 @@ def test_store_that_is_away_is_no_nodes_fault(
     monkeypatch.setattr(store, "read", read)
 
     with pytest.raises(type(error)):
-        try_out(CPU, store, "node0")
+        look_for_settings(store, "node0")
 
 
 @pytest.mark.parametrize("index", [(0, 3), (17, 90)])

@@ -13,7 +13,8 @@ import pytest
 
 from instruct_core.storage import patience
 from jobs import queueing
-from jobs.queueing import MARK, is_being_queued, is_unsettled, queue
+from jobs.job_folder import JOB_IDS
+from jobs.queueing import MARK, is_being_queued, is_unsettled, known_jobs, queue
 from tests.slow_clock import Clock
 
 
@@ -41,6 +42,12 @@ class Locks:
 @pytest.fixture
 def locks(monkeypatch: pytest.MonkeyPatch) -> Locks:
     return Locks(monkeypatch)
+
+
+def test_what_is_no_id_among_those_of_a_folder_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / JOB_IDS).write_bytes(b"12\n\x00\x00\x80\xff\n--help\n12\n13\n")
+
+    assert known_jobs(tmp_path) == ["12", "13"]
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE])

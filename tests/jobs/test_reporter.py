@@ -81,6 +81,19 @@ def test_progress_says_when_a_step_was_made_and_not_while_something_else_is_done
     assert read_progress(tmp_path / "job").global_step == 1
 
 
+def test_progress_says_that_a_step_has_begun_behind_a_save(
+    reporter: Reporter, tmp_path: Path
+) -> None:
+    reporter.working("step")
+    reporter.working("save")
+
+    reporter.working("step")
+
+    hanging = read_progress(tmp_path / "job")
+    assert hanging.stepped_at is not None
+    assert hanging.step_seconds == 0.25
+
+
 @pytest.mark.parametrize(("step_seconds", "to_go"), [(0.0, ""), (60.0, ", 3.0 min to go")])
 def test_log_says_how_long_the_rest_takes_once_that_is_known(
     reporter: Reporter, caplog: pytest.LogCaptureFixture, step_seconds: float, to_go: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from datetime import datetime
 from pathlib import Path
 
@@ -74,6 +75,29 @@ def test_every_state_of_slurm_is_known_as_alive_or_ended(
     (record,) = records_in([LINE.replace("JobState=PENDING", f"JobState={state}", 1)])
 
     assert (record.is_active, record.is_running) == alive
+
+
+@pytest.mark.parametrize(
+    ("reason", "exit_code", "lost"),
+    [
+        ("JobLaunchFailure", "0:9", True),
+        ("JobLaunchFailure", "0:1", True),
+        ("RaisedSignal:9(Killed)", "0:9", True),
+        ("RaisedSignal:1(Hangup)", "0:1", True),
+        ("JobLaunchFailure", "0:0", False),  # nothing has begun
+        ("NonZeroExitCode", "1:0", False),
+        ("None", "0:9", False),  # scancel --full --signal=KILL
+        ("None", "0:15", False),
+    ],
+)
+def test_killed_script_is_told_from_a_cancelled_job(
+    reason: str, exit_code: str, lost: bool
+) -> None:
+    line = re.sub(r"(Reason|ExitCode)=\S+ ?", "", LINE)
+
+    (record,) = records_in([f"{line} Reason={reason} ExitCode={exit_code}"])
+
+    assert record.has_lost_its_script == lost
 
 
 def test_job_that_slurm_has_forgotten_has_no_record(

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from typing import Literal
 
-Kind = Literal["EIO", "ESTALE", "EDQUOT", "hang", "lost"]
+Kind = Literal["EIO", "ESTALE", "EDQUOT", "EBUSY", "hang", "lost"]
 KINDS: tuple[Kind, ...] = ("EIO", "ESTALE", "EDQUOT", "hang", "lost")
 READ = ("read",)
 WRITE = ("write", "create")

@@ -145,3 +145,21 @@ def test_attempt_on_another_node_sees_the_newest_step_at_once(
 
         assert committed_steps(Store(here)) == [3, 4]
         assert newer.attempt == checkpoints.attempt + 1
+
+
+def test_save_does_not_wait_for_what_a_killed_one_has_left_and_nobody_can_remove(
+    disk: SharedDisk,
+) -> None:
+    """On NFS a file that a process of the node has open stays, under another name."""
+    url = str(disk.path / "run")
+    save(begin(url), 1)
+    left = disk.folder / "run" / "step-00000002"
+    left.mkdir()
+    (left / "model.safetensors").write_bytes(b"x")
+    checkpoints, _ = load(url, at_least=1)
+    disk.plan([Fault("EBUSY", ("change",), "*/left-*")])
+
+    save(checkpoints, 2)
+
+    assert load(url, at_least=2)[1] == 2
+    assert disk.counts()["EBUSY"]["refused"]

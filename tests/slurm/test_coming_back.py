@@ -32,11 +32,33 @@ def test_run_that_may_not_be_requeued_is_followed_by_another_job(
     assert_ended_as_if_undisturbed(pair, undisturbed_pair)
 
 
-def test_run_whose_batch_script_is_killed_comes_back(pair: Run, undisturbed_pair: Run) -> None:
+def test_run_that_may_not_be_requeued_is_followed_also_where_a_node_of_it_is_lost(
+    pair: Run, undisturbed_pair: Run
+) -> None:
     pair.submit()
 
     with pair.held_at(7):
-        pair.cluster.run("scancel", "--batch", "--signal=KILL", pair.job_id)
+        job = pair.job_id
+        pair.cluster.run("scontrol", "update", f"JobId={job}", "Requeue=0")
+        pair.cluster.run("scontrol", "update", "NodeName=node2", "State=DOWN", "Reason=test")
+        wait_for(lambda: pair.cluster.job(job)["Reason"] == "NodeDown", "the loss of the node")
+
+    pair.wait_for_start(2)
+    assert pair.job_ids[0] == job
+    assert pair.cluster.job(job)["JobState"] == "NODE_FAIL"
+    pair.wait_for_end()
+    assert not pair.events("stopped")
+    assert_ended_as_if_undisturbed(pair, undisturbed_pair)
+
+
+@pytest.mark.parametrize("name", ["KILL", "HUP"])
+def test_run_whose_batch_script_is_killed_comes_back(
+    pair: Run, undisturbed_pair: Run, name: str
+) -> None:
+    pair.submit()
+
+    with pair.held_at(7):
+        pair.cluster.run("scancel", "--batch", f"--signal={name}", pair.job_id)
         wait_for(lambda: pair.state() == "COMPLETING", "the end of the script")
 
     pair.wait_for_start(2)

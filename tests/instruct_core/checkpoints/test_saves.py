@@ -148,6 +148,25 @@ def test_failed_save_is_reported_and_tried_again_with_a_later_step(desk: Desk) -
     assert desk.saves.votes()[0] == 0.0
 
 
+def test_run_whose_folder_was_renamed_makes_no_other_and_saves_where_it_is_back(
+    tmp_path: Path,
+) -> None:
+    desk = Desk(tmp_path / "r", CONFIG)
+    desk.save(1)
+    (tmp_path / "r").rename(tmp_path / "renamed")
+
+    desk.save(2)
+
+    assert not (tmp_path / "r").exists()
+    assert desk.names() == ["saved", "save_failed"]
+    assert "the claim of attempt 0 is not in it" in desk.events[-1].facts["error"]
+
+    (tmp_path / "renamed").rename(tmp_path / "r")
+    desk.save(3)
+
+    assert desk.saved_weight() == (3, 3.0)
+
+
 def test_pauses_between_tries_grow(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(saving, "FIRST_RETRY_SECONDS", 5.0)
     desk.checkpoints.failures = 8

@@ -96,6 +96,18 @@ def test_tree_has_every_file_with_its_size() -> None:
         assert Store(f"{url}/nothing-here").tree() == {}
 
 
+@pytest.mark.timeout(60)
+def test_links_that_lead_in_circles_are_not_followed(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.put("a/b.json", [memoryview(b"12345")])
+    (tmp_path / "a" / "itself").symlink_to("itself")
+    for name in ("up", "again"):
+        (tmp_path / "a" / name).symlink_to("..")
+
+    assert store.sizes("a") == {"b.json": 5}
+    assert store.tree() == {"a": None, "a/again": None, "a/b.json": 5, "a/up": None}
+
+
 @pytest.mark.parametrize(
     "url",
     ["s3://key:secret@bucket/a", "az://x/y?sig=abc", "https://host/f?X-Amz-Signature=1", "s3://[x"],

@@ -55,6 +55,20 @@ def test_job_that_slurm_neither_requeues_nor_queues_gives_its_nodes_back(batch: 
     assert len(batch.asked()) == MAX_REFUSALS
 
 
+@pytest.mark.parametrize(("requeue", "followed"), [(0, ["sbatch"]), (1, [])])
+def test_job_that_loses_a_node_is_followed_where_slurm_does_not_requeue_it(
+    batch: Batch, monkeypatch: pytest.MonkeyPatch, requeue: int, followed: list[str]
+) -> None:
+    monkeypatch.setattr(batch, "slurm_facts", "Reason=NodeDown")
+    monkeypatch.setenv("INSTRUCT_TOLD_TO_END", "1")
+    monkeypatch.setenv("INSTRUCT_INSIDE", "0")
+    batch.slurm(state="COMPLETING", requeue=requeue)
+
+    assert decide_comeback() == 0
+
+    assert [line.split()[0] for line in batch.asked()] == followed
+
+
 def test_saved_job_that_may_not_be_requeued_is_followed_by_another(batch: Batch) -> None:
     write_progress(batch.folder, Progress(state="requeued", committed=5))
     batch.slurm(requeue=0)

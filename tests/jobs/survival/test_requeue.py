@@ -63,6 +63,7 @@ def test_persons_stop_is_final_and_a_warning_is_not(
         (record(state="PENDING", num_restarts=2), "requeued"),
         (record(state="COMPLETING", num_restarts=1), "stop"),
         (record(state="COMPLETING", num_restarts=1, has_lost_its_script=True), "requeue"),
+        (record(state="COMPLETING", num_restarts=1, has_lost_a_node=True), "requeue"),
         (record(state="CANCELLED", num_restarts=1), "stop"),
         (None, "stop"),
     ],
@@ -103,13 +104,19 @@ def test_warnings_that_let_no_step_be_made_come_to_an_end(
     assert allowed == [True] * 19 + [False]
 
 
-def test_budget_that_a_full_disk_has_cut_is_a_fresh_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "text",
+    ["", "\0" * 99, '{"committed": null}', '{"in_a_row": "2"}', '{"node_in_a_row": [1]}', "[]"],
+)
+def test_counts_that_a_full_disk_or_somebody_has_spoilt_are_fresh_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
     monkeypatch.setenv("INSTRUCT_START", "0000000007-0001")
-    (tmp_path / "crashes.json").write_text("")
+    for name in ("crashes.json", "warnings.json"):
+        (tmp_path / name).write_text(text)
 
     assert CrashBudget(tmp_path).allows_restart(5)
+    assert allows_fruitless_start(tmp_path, 5)
 
 
 def test_budget_counts_crashes_in_a_row_that_committed_nothing(

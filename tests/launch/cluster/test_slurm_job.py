@@ -12,6 +12,25 @@ from launch.cluster.slurm import SlurmJob
 from tests.launch.played_slurm import PlayedSlurm
 
 
+def test_job_of_somebody_that_has_the_number_of_ours_is_none_of_a_run(
+    tmp_path: Path, slurm: PlayedSlurm
+) -> None:
+    ours, other = tmp_path / "job" / "0000", tmp_path / "job" / "0001"
+    ours.mkdir(parents=True)
+    note_job(ours, "1")
+    slurm.add("1")
+
+    seen = []
+    for command, work_dir in (
+        (ours / "job.sh", ours), ("/var/spool/copy", ours), (ours / "job.sh", "/"), ("(null)", "/"),
+        (other / "job.sh", other), ("/home/me/train.sh", "/home/me"),
+    ):  # fmt: skip
+        slurm.change("1", Command=str(command), WorkDir=str(work_dir), JobState="RUNNING")
+        seen.append(SlurmJob(ours).is_running())
+
+    assert seen == [True] * 4 + [False] * 2
+
+
 def test_chained_job_that_slurm_has_forgotten_is_asked_about_once(
     tmp_path: Path, slurm: PlayedSlurm, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -126,6 +126,22 @@ def test_ctrl_c_before_a_run_here_is_looked_at_stops_it(
     assert capsys.readouterr().out.startswith("Stopping: all ranks save at the next step")
 
 
+@pytest.mark.parametrize(
+    ("controller", "said"),
+    [("true", "Run r is stopped."), ("false", "error: run r failed: its processes were killed")],
+)
+def test_run_that_somebody_stops_before_its_ranks_begin_is_not_told_for_killed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], controller: str, said: str
+) -> None:
+    with subprocess.Popen([controller]) as process:
+        job = LocalJob(tmp_path / "job", process.pid, str(tmp_path / "r"), process=process)
+
+        watch(job, a_run(tmp_path))
+
+    told = capsys.readouterr()
+    assert (told.out + told.err).startswith(said)
+
+
 def test_late_line_of_a_lost_attempt_is_told_once_and_hides_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
