@@ -9,7 +9,6 @@ meanwhile is the reporter's.
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 import traceback
@@ -42,22 +41,19 @@ from jobs.causes import cause_of_text
 from jobs.control import Control
 from jobs.drill import Hits, read_schedule
 from jobs.ending import Ran, Result, conclude
-from jobs.environment import number_in
 from jobs.events import Damaged, Failed, Foreign
 from jobs.first_seconds import look_for_settings, try_out
 from jobs.gpu_memory import out_of_gpu_memory_is_a_setting
-from jobs.job_folder import LEAD, describe_error, job_folder, store_may_be_away
-from jobs.ledger import lost_save, newest_timed_save
+from jobs.job_folder import describe_error, job_folder, store_may_be_away
+from jobs.ledger import lost_save
 from jobs.products import PRODUCTS, choose_products
 from jobs.reporter import Reporter
 from jobs.surroundings import Place
-from jobs.survival.deadline import DEFAULT_LEAD_SECONDS, Deadline
+from jobs.survival.deadline import deadline_of
 from jobs.survival.guard import PATIENCE_SECONDS, Guard
 from jobs.survival.stop_signal import StopSignal
 from jobs.timesheet import Timesheet
 from jobs.world import World, process_group, read_world
-
-logger = logging.getLogger(__name__)
 
 # With an object store that does not answer at a start; well below what the guard takes for a hang. After
 # it the job starts again, without the count of crashes.
@@ -86,7 +82,7 @@ def train(
     world = read_world()
     _set_up_torch(config)
     runs = Store(config.runs) / config.run
-    deadline = _deadline(runs) if world.rank == 0 and "SLURM_JOB_ID" in os.environ else None
+    deadline = deadline_of(runs) if world.rank == 0 and "SLURM_JOB_ID" in os.environ else None
     with (
         Guard(lambda: stop.noted, job_folder(), world.rank, deadline, may_hang) as guard,
         process_group(world, needs_gpu, config.is_in_parts(world.world_size)) as device,
@@ -156,17 +152,6 @@ def _control(
 
 def _patience(config: TrainConfig) -> float:
     return min(60 * config.max_unsaved_minutes, STORE_PATIENCE_SECONDS)
-
-
-def _deadline(runs: Store) -> Deadline:
-    try:
-        save = newest_timed_save(runs)
-    except OSError as error:  # the first save will tell
-        logger.warning("The ledger could not be read: %s", error)
-        save = None
-    return Deadline(
-        number_in(LEAD, DEFAULT_LEAD_SECONDS), 0.0 if save is None else save.seconds or 0.0
-    )
 
 
 def _places(device: torch.device) -> list[Place]:

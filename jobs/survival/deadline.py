@@ -2,6 +2,7 @@
 Where a run's time ends: Slurm's time limit, and whether a step and a save still fit before it.
 
     deadline = Deadline(lead_seconds=120, save_seconds=4.0)
+    deadline = deadline_of(Store("runs_instruct/my-run"))
 """
 
 from __future__ import annotations
@@ -15,8 +16,11 @@ from time import monotonic
 from time import time as utc_seconds
 
 from instruct_core.errors import SlurmError
+from instruct_core.storage.store import Store
+from jobs.environment import number_in
 from jobs.failures import write_outcome
-from jobs.job_folder import ASKS_BACK, Progress, job_folder, or_unknown, read_progress
+from jobs.job_folder import ASKS_BACK, LEAD, Progress, job_folder, or_unknown, read_progress
+from jobs.ledger import newest_timed_save
 from jobs.slurm import (
     CLIENT_TIMEOUT_SECONDS,
     JobRecord,
@@ -151,6 +155,18 @@ class Deadline:
             logger.warning("%s Asking again.", error)
             return False
         return True
+
+
+def deadline_of(runs: Store) -> Deadline:
+    """Return that of this job, whose run's ledger says what a save takes."""
+    try:
+        save = newest_timed_save(runs)
+    except OSError as error:  # the first save will tell
+        logger.warning("The ledger could not be read: %s", error)
+        save = None
+    return Deadline(
+        number_in(LEAD, DEFAULT_LEAD_SECONDS), 0.0 if save is None else save.seconds or 0.0
+    )
 
 
 def _may_come_back() -> bool:

@@ -30,6 +30,8 @@ from jobs import gpu_memory
 from jobs.attempt import _Attempt
 from jobs.gpu_memory import out_of_gpu_memory_is_a_setting
 from jobs.job_folder import AwayError
+from jobs.survival import deadline
+from jobs.survival.deadline import deadline_of
 from jobs.survival.stop_signal import StopSignal
 from jobs.world import World
 from tests.fakes import facts_of
@@ -253,9 +255,9 @@ def test_store_that_refuses_us_at_a_start_may_let_us_in_at_the_next(watched: Wat
 def test_unreadable_ledger_does_not_end_a_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "newest_timed_save", raising(OSError("no answer in time")))
+    monkeypatch.setattr(deadline, "newest_timed_save", raising(OSError("no answer in time")))
 
-    assert module._deadline(module.Store(tmp_path)).save_seconds == 0.0
+    assert deadline_of(module.Store(tmp_path)).save_seconds == 0.0
 
 
 def raising(error: Exception) -> Callable[..., Any]:
