@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
 from pathlib import Path
 
@@ -48,7 +49,7 @@ def test_run_that_is_saved_paused_resumed_and_extended_ends_with_the_bits_of_one
     wait_for(lambda: count(cwd, "stopped"), "the end")
 
     assert "Ctrl-C" not in resumed.stdout  # it has returned
-    assert "; save and end it: python " in resumed.stdout
+    assert re.search(r"; save and end it: \S*python\S* \S*control.py r stop", resumed.stdout)
     assert asked(cwd)[:2] == [("save", "saved"), ("pause", "paused")]
     assert asked(cwd)[-1] == ("stop", "stopped")
     last = events_of(run_of(cwd))[-1]["step"]

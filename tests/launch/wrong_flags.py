@@ -87,7 +87,7 @@ FINETUNE = {
 }  # fmt: skip
 CHAT = {
     "--run gone": "gone/run.json. Runs there: t.",
-    "--weights bf16": "--weights takes one of 'fp32', 'fp16', got bf16",
+    "--weights int8": "--weights takes one of 'fp32', 'bf16', 'fp16', got int8",
     "--checkpoint gone": "gone is not there, or empty. Give a Hugging Face folder or id, a step",
     "--checkpoint gone.pt": "gone.pt is not there. Give a Hugging Face folder or id, a step folder",
     "--checkpoint checkpoints_instruct/t": "a run's folder. Give a step of it: checkpoints_instruct/t/",

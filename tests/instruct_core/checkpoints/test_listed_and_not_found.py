@@ -16,14 +16,14 @@ from instruct_core.checkpoints.loader import load_newest
 from instruct_core.checkpoints.retention import Keep
 from instruct_core.checkpoints.steps import committed_steps
 from instruct_core.checkpoints.writer import Checkpoints
-from instruct_core.storage import disk, patience
+from instruct_core.storage import patience, plain_file
 from instruct_core.storage.objects import Objects
 from instruct_core.storage.store import Store
 from tests.fakes import facts_of
 
 
 class Forgetful:
-    """The disk module's `os`, to which some files are not there when they are opened."""
+    """The `os` of plain files, to which some files are not there when they are opened."""
 
     def __init__(self, times: int) -> None:
         self.times = times
@@ -60,7 +60,7 @@ def test_checkpoint_that_is_listed_and_not_found_at_one_look_is_not_passed_over(
     waited: list[float] = []
     monkeypatch.setattr(loader, "sleep", waited.append)
     forgetful = Forgetful(times)
-    monkeypatch.setattr(disk, "os", forgetful)
+    monkeypatch.setattr(plain_file, "os", forgetful)
 
     if times == 1:
         loaded = load_newest(checkpoints, on_damaged=pytest.fail)
@@ -87,7 +87,7 @@ def test_step_that_a_resume_saves_again_stays_though_one_look_does_not_find_its_
     (folder / "mark").touch()
     monkeypatch.setattr(steps, "sleep", lambda _: None)
     forgetful = Forgetful(1)
-    monkeypatch.setattr(disk, "os", forgetful)
+    monkeypatch.setattr(plain_file, "os", forgetful)
 
     save(checkpoints, 1)
 

@@ -23,7 +23,7 @@ from instruct_core.checkpoints.retention import Keep
 from instruct_core.checkpoints.steps import committed_steps, step_name
 from instruct_core.checkpoints.writer import Checkpoints
 from instruct_core.errors import NoCheckpointError
-from instruct_core.storage import disk, patience
+from instruct_core.storage import disk, patience, plain_file
 from instruct_core.storage.store import Store
 from tests.fakes import facts_of
 from tests.forked_ranks import in_ranks
@@ -64,7 +64,7 @@ def place(tmp_path: Path) -> Path:
 
 
 class SickDisk:
-    """The disk module's `os`, of which some functions fail for a while."""
+    """The `os` of a module that reads from disks, of which some functions fail for a while."""
 
     def __init__(self, names: tuple[str, ...], number: int, times: int) -> None:
         self._names, self._number, self.times = names, number, times
@@ -90,7 +90,8 @@ def test_disk_that_fails_for_a_while_is_asked_again(
 ) -> None:
     checkpoints = begin(place)
     sick = SickDisk(names, number, times=5)
-    monkeypatch.setattr(disk, "os", sick)
+    for module in (disk, plain_file):
+        monkeypatch.setattr(module, "os", sick)
 
     loaded = load_newest(checkpoints, on_damaged=pytest.fail)
 
