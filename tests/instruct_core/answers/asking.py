@@ -1,6 +1,9 @@
-"""Prompts that are drawn, and what follows one of them."""
+"""Prompts that are drawn, what follows one of them, and answers of so many tokens."""
 
 from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
 
 import numpy as np
 
@@ -16,3 +19,14 @@ def prompts(count: int, seed: int = 0) -> list[list[int]]:
 
 def alone(model: GPT2, prompt: list[int], **settings: object) -> Generated:
     return generate(model, [prompt], **settings)[0]  # type: ignore[arg-type]
+
+
+def until(lengths: list[int]) -> Callable[[int, int], bool]:
+    """Let each text have so many tokens."""
+    answered = Counter[int]()
+
+    def goes_on(text: int, _: int) -> bool:
+        answered[text] += 1
+        return answered[text] < lengths[text]
+
+    return goes_on

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,7 +15,7 @@ from instruct_core.config import ModelConfig
 from instruct_core.data.gpt2_tokenizer import END_OF_TEXT_ID
 from instruct_core.model.cache import Cache
 from instruct_core.model.gpt2 import GPT2
-from tests.instruct_core.answers.asking import alone, prompts
+from tests.instruct_core.answers.asking import alone, prompts, until
 from tests.instruct_core.conftest import SHAPE
 
 BY_EVERY_SETTING = pytest.mark.parametrize(
@@ -79,17 +77,6 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
 
     monkeypatch.setattr(GPT2, "forward", counted)
     return made
-
-
-def until(lengths: list[int]) -> Callable[[int, int], bool]:
-    """Let each text have so many tokens."""
-    answered = Counter[int]()
-
-    def goes_on(text: int, _: int) -> bool:
-        answered[text] += 1
-        return answered[text] < lengths[text]
-
-    return goes_on
 
 
 @BY_EVERY_SETTING

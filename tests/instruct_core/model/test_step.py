@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from instruct_core.model.gpt2 import GPT2
 from instruct_core.model.packed import narrow
 from instruct_core.model.step import FIRST_STEPS, try_recorder
 from instruct_core.model.weights import load_model
-from tests.instruct_core.answers.asking import alone
+from tests.instruct_core.answers.asking import alone, until
 from tests.instruct_core.model.recording import Recorder
 from tests.instruct_core.model.their_llama import reference, save_folder
 
@@ -50,16 +49,6 @@ def recorder(model: GPT2, monkeypatch: pytest.MonkeyPatch) -> Recorder:
 def prompts(count: int) -> list[list[int]]:
     draw = np.random.default_rng(count)
     return [draw.integers(300, size=draw.integers(1, 30)).tolist() for _ in range(count)]
-
-
-def until(lengths: list[int]) -> Callable[[int, int], bool]:
-    answered = Counter[int]()
-
-    def goes_on(text: int, _: int) -> bool:
-        answered[text] += 1
-        return answered[text] < lengths[text]
-
-    return goes_on
 
 
 @pytest.mark.parametrize(
