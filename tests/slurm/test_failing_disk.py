@@ -8,6 +8,7 @@ itself is looked at past the mount. It ends with the bits of a run that nobody d
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import tempfile
@@ -20,7 +21,9 @@ from tests.conftest import wait_for
 from tests.shared_disk.faults import OF_JOBS, drawn
 from tests.shared_disk.mount import SharedDisk, needs_fuse
 from tests.shared_disk.runs import Course
-from tests.slurm.conftest import Cluster, Run, assert_ended_as_if_undisturbed
+from tests.slurm.conftest import STEPS, Cluster, Run, assert_ended_as_if_undisturbed
+
+SCRATCH = re.compile(r"\..+\.tmp")
 
 pytestmark = needs_fuse
 
@@ -37,6 +40,11 @@ class RunOnDisk(Run):
     @property
     def checkpoints(self) -> Path:
         return self.seen / "checkpoints_instruct" / self.name
+
+    def hashes(self, step: int = STEPS) -> dict[str, str]:
+        """Of what counts: a disk that fails may keep the name that a file was written under."""
+        found = super().hashes(step).items()
+        return {name: digest for name, digest in found if not SCRATCH.fullmatch(name)}
 
 
 @pytest.fixture
