@@ -11,6 +11,7 @@ from tests.examples import SESSIONS, masked, played
 SHOWN = """Step 60: validation loss 3.1119, 1,967 tokens/s
 Step 7 of 60: loss 0.1234, 88 tokens/s
 Run r is stopped at step 7. Job: job 12, 2 rows
+ results   goodput   0.15   0.24
 """
 
 
@@ -29,6 +30,7 @@ def test_a_session_prints_what_it_shows(session: Path, tmp_path: Path) -> None:
         ("step 7", "step 8"),
         ("job 12", "job 3"),
         (" 2 rows", " 2   rows"),
+        (" results   goodput   0.15   0.24\n", ""),
         ("Step 7 of 60: loss 0.1234, 88 tokens/s\n", ""),
     ],
 )
